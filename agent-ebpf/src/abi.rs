@@ -1,0 +1,481 @@
+//! The binary interface between the programs and the agent.
+//!
+//! Every record of the ring buffer begins with a [`Header`]; `kind` says which struct it heads. All structs are
+//! `repr(C)` without implicit padding, all numbers are in the machine's own byte order, all times are nanoseconds of
+//! `CLOCK_MONOTONIC` (`bpf_ktime_get_ns`).
+
+/// Changes whenever a struct of this file changes: the first thing on a tape.
+pub const ABI_VERSION: u32 = 1;
+
+/// Most bytes of a segment that one record carries.
+pub const PIECE_BYTES: usize = 8192;
+
+/// Most records that one system call's bytes are copied into. What lies beyond is a gap.
+pub const PIECES: usize = 8;
+
+/// Slots of [`Follow`], a power of two. Connections share slots by `conn % FOLLOW_SLOTS`: a collision loses a word of
+/// advice, never a boundary.
+pub const FOLLOW_SLOTS: u32 = 16384;
+
+/// Highest process id that `TARGETS` can hold (the kernel's own limit, `PID_MAX_LIMIT`).
+pub const PID_LIMIT: u32 = 4 * 1024 * 1024;
+
+/// Most processors that have counters of their own; those above share the last row.
+pub const CPU_LIMIT: u32 = 512;
+
+/// Bytes of command line that an [`Exec`] carries.
+pub const CMDLINE_BYTES: usize = 512;
+
+/// What a record is: [`Header::kind`].
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// [`Open`]
+    Open = 1,
+    /// [`Connect`]
+    Connect = 2,
+    /// [`Segment`], followed by `captured` bytes
+    Segment = 3,
+    /// [`State`]
+    State = 4,
+    /// [`Fork`]
+    Fork = 5,
+    /// [`Exec`], followed by `cmdline_len` bytes
+    Exec = 6,
+    /// [`Exit`]
+    Exit = 7,
+    /// [`Listen`]
+    Listen = 8,
+    /// [`Unseen`]
+    Unseen = 9,
+}
+
+/// Who ran: a thread, or what its runtime multiplexes on threads.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Execution {
+    /// Process (thread group) id in the initial namespace.
+    pub tgid: u32,
+    /// Thread id in the initial namespace.
+    pub tid: u32,
+    /// The identity word that a runtime's chain of offsets led to; 0: the thread is the identity.
+    pub identity: u64,
+    /// The identity it descends from; 0: unknown.
+    pub parent: u64,
+    /// Tells two lives of one identity word apart.
+    pub generation: u32,
+    /// Which base and chain gave `identity`; 0: none.
+    pub source: u32,
+}
+
+/// The beginning of each record.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Header {
+    /// [`Kind`] as a number.
+    pub kind: u8,
+    /// Meaning depends on the record: [`Direction`] in a segment.
+    pub direction: u8,
+    /// Flags of the record, `SEGMENT_*` in a segment.
+    pub flags: u16,
+    /// The processor that wrote the record.
+    pub cpu: u32,
+    /// When: at the exit of the system call, or when the tracepoint fired.
+    pub time_ns: u64,
+    /// Who.
+    pub execution: Execution,
+}
+
+/// Which way the bytes of a segment went, seen from the socket's owner.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Direction {
+    /// Received.
+    Read = 0,
+    /// Sent.
+    Write = 1,
+}
+
+/// More records of the same system call follow this one.
+pub const SEGMENT_MORE: u16 = 1;
+/// The bytes could not be copied (a fault, or a call without a user buffer, as sendfile): a gap by its nature.
+pub const SEGMENT_OPAQUE: u16 = 2;
+/// A read that returned 0: the other end has closed (only told for Unix sockets, TCP tells by [`State`]).
+pub const SEGMENT_EOF: u16 = 4;
+
+/// A part of the bytes of one read or write. `captured` bytes follow the struct.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Segment {
+    /// kind = [`Kind::Segment`]
+    pub header: Header,
+    /// The connection, as [`Open::conn`].
+    pub conn: u64,
+    /// Stream offset of the first captured byte (of the first byte that is not, where nothing is captured).
+    pub offset: u64,
+    /// Stream offset behind the system call's last byte.
+    pub end: u64,
+    /// Bytes behind this struct.
+    pub captured: u32,
+    /// Bytes that the whole system call moved.
+    pub call_bytes: u32,
+}
+
+/// How a connection came to be: [`Open::role`].
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It is older than the agent, or its birth was not seen.
+    Unknown = 0,
+    /// This end called connect.
+    Client = 1,
+    /// This end called accept.
+    Server = 2,
+}
+
+/// [`Open::family`]: an IPv4 connection, addresses in the first 4 bytes.
+pub const FAMILY_INET: u8 = 2;
+/// [`Open::family`]: an IPv6 connection (v4-mapped addresses are told as they are).
+pub const FAMILY_INET6: u8 = 10;
+/// [`Open::family`]: a Unix stream socket.
+pub const FAMILY_UNIX: u8 = 1;
+
+/// A connection is seen for the first time, or is now known in full. Precedes its first segment.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Open {
+    /// kind = [`Kind::Open`]; the execution is the one that accepted, connected or first used it
+    pub header: Header,
+    /// Names the connection in all later records; never used twice while the agent runs.
+    pub conn: u64,
+    /// Address of the kernel's socket.
+    pub sock: u64,
+    /// Unix sockets: address of the other end's socket. Else 0.
+    pub peer: u64,
+    /// Inode number of the socket, as in /proc/PID/fd: the generation of `sock`.
+    pub inode: u64,
+    /// Bytes sent before this record.
+    pub written: u64,
+    /// Bytes received before this record.
+    pub read: u64,
+    /// TCP: `snd_una - bytes_acked`, the sequence number of the first byte sent; one less on the connecting side.
+    pub sent_base: u32,
+    /// TCP: `rcv_nxt - bytes_received`, the sequence number of the first byte received.
+    pub received_base: u32,
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// Local port, host order.
+    pub local_port: u16,
+    /// Remote port, host order.
+    pub remote_port: u16,
+    /// Local address, network order.
+    pub local: [u8; 16],
+    /// Remote address, network order.
+    pub remote: [u8; 16],
+    /// One of `FAMILY_*`.
+    pub family: u8,
+    /// [`Role`] as a number.
+    pub role: u8,
+    /// 1: sequence numbers are not to be had (MPTCP, Unix): offsets are counted, `sent_base`/`received_base` mean nothing.
+    pub counted: u8,
+    /// 1: seen from its first byte. 0: bytes passed before.
+    pub from_birth: u8,
+    /// Always 0.
+    pub pad: u32,
+}
+
+/// A connect(2) has returned.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Connect {
+    /// kind = [`Kind::Connect`]
+    pub header: Header,
+    /// The connection.
+    pub conn: u64,
+    /// When connect(2) was called.
+    pub start_ns: u64,
+    /// What it returned, 0 or `-errno`.
+    pub result: i32,
+    /// One of `FAMILY_*`.
+    pub family: u8,
+    /// Always 0.
+    pub pad: u8,
+    /// Remote port, host order.
+    pub remote_port: u16,
+    /// Remote address, network order.
+    pub remote: [u8; 16],
+}
+
+/// What happened to a connection: [`State::state`].
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateChange {
+    /// This end will send no more (close or shutdown).
+    LocalFin = 1,
+    /// The other end will send no more.
+    RemoteFin = 2,
+    /// Over: nothing follows on this connection. `error` says why.
+    Closed = 3,
+}
+
+/// A connection changed its state.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct State {
+    /// kind = [`Kind::State`]; the execution means nothing (TCP tells it in interrupt context)
+    pub header: Header,
+    /// The connection.
+    pub conn: u64,
+    /// `sk_err` of the socket, positive errno, 0 if none (ECONNRESET: a reset was received).
+    pub error: i32,
+    /// [`StateChange`] as a number.
+    pub state: u8,
+    /// TCP state it was in before, as the kernel numbers them.
+    pub old: u8,
+    /// Always 0.
+    pub pad: u16,
+}
+
+/// A target forked a process (not a thread).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fork {
+    /// kind = [`Kind::Fork`]; the execution is the parent
+    pub header: Header,
+    /// The new process.
+    pub child: u32,
+    /// Always 0.
+    pub pad: u32,
+}
+
+/// A process runs a new program. `cmdline_len` bytes of its command line follow (words end with NUL).
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Exec {
+    /// kind = [`Kind::Exec`]
+    pub header: Header,
+    /// Bytes behind this struct.
+    pub cmdline_len: u32,
+    /// 1: it was no target before, it is captured provisionally.
+    pub provisional: u32,
+    /// The thread's name, NUL padded.
+    pub comm: [u8; 16],
+}
+
+/// The last thread of a target has ended.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Exit {
+    /// kind = [`Kind::Exit`]
+    pub header: Header,
+    /// `task->exit_code`: the low 7 bits are the signal that killed it.
+    pub exit_code: u32,
+    /// Always 0.
+    pub pad: u32,
+}
+
+/// A process listens on a port that a rule names; it is a target from now on.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Listen {
+    /// kind = [`Kind::Listen`]
+    pub header: Header,
+    /// Local port, host order.
+    pub port: u32,
+    /// Always 0.
+    pub pad: u32,
+}
+
+/// A target does something that the programs cannot see into.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unseen {
+    /// kind = [`Kind::Unseen`]
+    pub header: Header,
+    /// [`UnseenCause`] as a number.
+    pub cause: u32,
+    /// Always 0.
+    pub pad: u32,
+}
+
+/// [`Unseen::cause`]
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnseenCause {
+    /// It set up an io_uring: what it sends through it is invisible.
+    IoUring = 1,
+    /// It runs 32-bit system calls.
+    ThirtyTwoBit = 2,
+}
+
+/// What Core tells the programs of a connection: an entry of the memory-mapped array `FOLLOW`.
+///
+/// The agent writes `conn` = 0, then `until`, then `conn`; the programs use an entry only if `conn` is theirs. An entry
+/// means: Core follows this connection (capture every segment, though its birth was not seen), and a segment that lies
+/// wholly below `until[direction]` needs no record. `u64::MAX`: the connection is of no interest any more.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Follow {
+    /// The connection that the words are for.
+    pub conn: u64,
+    /// Indexed by [`Direction`].
+    pub until: [u64; 2],
+}
+
+/// Switches that the agent may turn while the programs run: the memory-mapped array `CONTROL`, one entry.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Control {
+    /// 1: the reader sleeps and wants the next record to wake it; the program that does so writes 0.
+    pub reader_sleeps: u32,
+    /// 1: a process that execs becomes a (provisional) target.
+    pub capture_new: u32,
+    /// The agent's own process, never a target.
+    pub agent_tgid: u32,
+    /// Always 0.
+    pub pad: u32,
+}
+
+macro_rules! counters {
+    ($($(#[doc = $doc:expr])+ $name:ident = $text:literal,)+) => {
+        /// Why the kernel side lost or gave up something. Each is a row of the per-CPU counters.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Counter { $($(#[doc = $doc])+ $name,)+ }
+
+        impl Counter {
+            /// All counters, in the order of their numbers.
+            pub const ALL: &'static [Counter] = &[$(Counter::$name,)+];
+            /// The `cause` label of the metric `spoor_kernel_lost_total`.
+            pub const fn name(self) -> &'static str { match self { $(Counter::$name => $text,)+ } }
+        }
+    };
+}
+
+counters! {
+    /// The ring buffer had no room for a record.
+    RingFull = "ring_full",
+    /// The table of connections was full.
+    ConnectionsFull = "connections_full",
+    /// Bytes of a call could not be matched with the socket's sequence numbers (fd replaced, two threads at once).
+    SequenceMismatch = "sequence_mismatch",
+    /// Bytes that passed between two calls without an event.
+    Unreported = "unreported_bytes",
+    /// A read of user memory faulted.
+    UserFault = "user_fault",
+    /// A read of kernel memory failed.
+    KernelFault = "kernel_fault",
+    /// A call moved more than is copied of one call, and its framing was not known.
+    TooLarge = "call_too_large",
+    /// The bytes lay in more buffers than are walked.
+    TooManyBuffers = "too_many_buffers",
+    /// A connection was seen to be something else than HTTP/1, and is not looked at any more.
+    NotHttp = "connection_not_http",
+    /// Two readings of a socket's sequence numbers disagreed.
+    TornSequence = "torn_sequence",
+    /// A reader was woken.
+    Wakeups = "reader_wakeups",
+}
+
+/// Columns of the counter table: a row of `u64` for each processor.
+pub const COUNTER_COLUMNS: usize = 16;
+
+const _: () = assert!(Counter::ALL.len() <= COUNTER_COLUMNS);
+
+/// What the agent measures before it loads the programs: offsets in kernel structs (bytes, from BTF) and facts found by
+/// trying. A field that this kernel does not have is [`Offsets::MISSING`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Offsets {
+    /// `task_struct.stack`
+    pub task_stack: u32,
+    /// `task_struct.files`
+    pub task_files: u32,
+    /// `task_struct.tgid`
+    pub task_tgid: u32,
+    /// `task_struct.pid`
+    pub task_pid: u32,
+    /// `task_struct.signal`
+    pub task_signal: u32,
+    /// `task_struct.exit_code`
+    pub task_exit_code: u32,
+    /// `task_struct.mm`
+    pub task_mm: u32,
+    /// `mm_struct.arg_start`; `arg_end` follows it
+    pub mm_arg_start: u32,
+    /// `signal_struct.live`
+    pub signal_live: u32,
+    /// From `task->stack` to the saved registers of a system call, measured at start.
+    pub stack_to_regs: u32,
+    /// `files_struct.fdt`
+    pub files_fdt: u32,
+    /// `fdtable.max_fds`
+    pub fdt_max_fds: u32,
+    /// `fdtable.fd`
+    pub fdt_fd: u32,
+    /// `file.f_op`
+    pub file_op: u32,
+    /// `file.private_data`
+    pub file_private: u32,
+    /// `file.f_inode`
+    pub file_inode: u32,
+    /// The reference count of `struct file`: `f_count` (6.12 and older) or `f_ref`
+    pub file_count: u32,
+    /// 1: the count is stored minus one (`f_ref`, 6.13 and newer)
+    pub file_count_bias: u32,
+    /// `inode.i_ino`
+    pub inode_ino: u32,
+    /// `socket.sk`
+    pub socket_sk: u32,
+    /// `socket.type`
+    pub socket_type: u32,
+    /// `sock_common.skc_family`
+    pub sock_family: u32,
+    /// `sock_common.skc_state`
+    pub sock_state: u32,
+    /// `sock_common.skc_dport`
+    pub sock_dport: u32,
+    /// `sock_common.skc_num`
+    pub sock_num: u32,
+    /// `sock_common.skc_daddr`
+    pub sock_daddr: u32,
+    /// `sock_common.skc_rcv_saddr`
+    pub sock_saddr: u32,
+    /// `sock_common.skc_v6_daddr`
+    pub sock_v6_daddr: u32,
+    /// `sock_common.skc_v6_rcv_saddr`
+    pub sock_v6_saddr: u32,
+    /// `sock_common.skc_net`
+    pub sock_net: u32,
+    /// `net.ns.inum`
+    pub net_inum: u32,
+    /// `sock.sk_protocol` (u16 since 5.6)
+    pub sock_protocol: u32,
+    /// `sock.sk_err`
+    pub sock_err: u32,
+    /// `sock.sk_socket`
+    pub sock_socket: u32,
+    /// `inet_connection_sock.icsk_ulp_ops`
+    pub icsk_ulp_ops: u32,
+    /// `tcp_sock.copied_seq`
+    pub tcp_copied_seq: u32,
+    /// `tcp_sock.write_seq`
+    pub tcp_write_seq: u32,
+    /// `tcp_sock.rcv_nxt`
+    pub tcp_rcv_nxt: u32,
+    /// `tcp_sock.snd_una`
+    pub tcp_snd_una: u32,
+    /// `tcp_sock.bytes_received`
+    pub tcp_bytes_received: u32,
+    /// `tcp_sock.bytes_acked`
+    pub tcp_bytes_acked: u32,
+    /// `unix_sock.peer`
+    pub unix_peer: u32,
+    /// `file_operations` of sockets, as an address; learned from a socket of the agent's own.
+    pub socket_file_ops: u64,
+}
+
+impl Offsets {
+    /// In place of an offset: this kernel has no such field.
+    pub const MISSING: u32 = u32::MAX;
+}

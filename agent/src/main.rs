@@ -1,0 +1,3 @@
+//! The `spoor` command.
+
+fn main() {}

@@ -1,0 +1,43 @@
+//! What is known of a process, as Core and the exporters need it.
+
+use std::sync::Arc;
+
+use crate::trace::Resource;
+
+/// What kind of program a process runs, as far as it matters to causality.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Runtime {
+    /// Nothing special is known: the thread rule may be tried, behind its gate.
+    Unknown,
+    /// nginx: one loop a process, proved to send the call in the turn that read the request.
+    Nginx,
+    /// Go: goroutines move between threads, the thread says nothing.
+    Go,
+    /// Node.js, Deno, Bun: one loop for all requests.
+    Node,
+    /// CPython.
+    Python,
+    /// A Java virtual machine.
+    Jvm,
+    /// Ruby.
+    Ruby,
+    /// PHP.
+    Php,
+    /// Erlang: schedulers multiplex processes.
+    Beam,
+    /// .NET.
+    Dotnet,
+    /// A program whose binary holds an event loop that is known to multiplex (HAProxy, Envoy, a tokio program).
+    Loop,
+}
+
+/// What was read of a process when it was first seen.
+#[derive(Clone, Debug)]
+pub struct ProcessFacts {
+    /// Process id in the initial namespace.
+    pub tgid: u32,
+    /// The program's kind.
+    pub runtime: Runtime,
+    /// What its spans say about it.
+    pub resource: Arc<Resource>,
+}

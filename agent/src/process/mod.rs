@@ -1,0 +1,5 @@
+//! Processes: which are traced, and what they are.
+
+mod facts;
+
+pub use facts::{ProcessFacts, Runtime};

@@ -1,0 +1,144 @@
+//! HTTP/1.0 and 1.1 (RFC 9112).
+
+use crate::event::Stamp;
+
+/// A request's head, with the headers that spans need.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestHead {
+    /// As sent; any token.
+    pub method: Box<[u8]>,
+    /// The request target as sent: origin form, absolute form, authority form or `*`.
+    pub target: Box<[u8]>,
+    /// Minor version: 0 or 1.
+    pub minor_version: u8,
+    /// Value of `Content-Length`, if there was a valid one.
+    pub content_length: Option<u64>,
+    /// Only the headers that are of interest, in the order received.
+    pub headers: Vec<(Header, Box<[u8]>)>,
+}
+
+/// A response's head, with the headers that spans need.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResponseHead {
+    /// The status code, 100 to 999.
+    pub status: u16,
+    /// Minor version: 0 or 1.
+    pub minor_version: u8,
+    /// Value of `Content-Length`, if there was a valid one.
+    pub content_length: Option<u64>,
+    /// Only the headers that are of interest, in the order received.
+    pub headers: Vec<(Header, Box<[u8]>)>,
+}
+
+/// A header that spans need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Header {
+    /// `Host`
+    Host,
+    /// `User-Agent`
+    UserAgent,
+    /// `traceparent` (W3C Trace Context)
+    Traceparent,
+    /// `tracestate` (W3C Trace Context)
+    Tracestate,
+    /// `Forwarded` (RFC 7239)
+    Forwarded,
+    /// `X-Forwarded-For`
+    XForwardedFor,
+    /// `X-Forwarded-Proto`
+    XForwardedProto,
+    /// `X-Forwarded-Host`
+    XForwardedHost,
+    /// One that the user asked for: its index in [`Config::capture_request`] or [`Config::capture_response`].
+    Captured(u16),
+}
+
+/// What the parser keeps and how much it holds.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// Lower-case names of request headers that the user wants as attributes.
+    pub capture_request: Vec<String>,
+    /// Lower-case names of response headers that the user wants as attributes.
+    pub capture_response: Vec<String>,
+}
+
+/// What the parser found. `exchange` counts the requests of the connection from 0.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A request's head is complete.
+    RequestHead {
+        /// Number of the exchange.
+        exchange: u64,
+        /// The head.
+        head: Box<RequestHead>,
+        /// The call that moved the head's first byte.
+        first: Stamp,
+        /// The call that moved the head's last byte.
+        complete: Stamp,
+        /// Stream offset of the head's first byte.
+        offset: u64,
+    },
+    /// A request's body is complete (at once with the head, where there is none).
+    RequestEnd {
+        /// Number of the exchange.
+        exchange: u64,
+        /// The call that moved the last byte.
+        last: Stamp,
+        /// Size of the body: without the framing of chunks.
+        body_bytes: u64,
+    },
+    /// A final response's head is complete (1xx are passed over, 101 is final).
+    ResponseHead {
+        /// Number of the exchange.
+        exchange: u64,
+        /// The head.
+        head: Box<ResponseHead>,
+        /// The call that moved the head's first byte.
+        first: Stamp,
+        /// The call that moved the head's last byte.
+        complete: Stamp,
+        /// Stream offset of the head's first byte.
+        offset: u64,
+    },
+    /// A response's body is complete.
+    ResponseEnd {
+        /// Number of the exchange.
+        exchange: u64,
+        /// The call that moved the last byte (that closed, for a body until close).
+        last: Stamp,
+        /// Size of the body: without the framing of chunks.
+        body_bytes: u64,
+    },
+    /// The exchanges from this one on cannot be followed: bytes are missing or malformed. Those whose response was not
+    /// seen whole are lost; the parser looks for the next sure boundary.
+    Lost {
+        /// The first exchange that is lost.
+        exchange: u64,
+        /// Why.
+        cause: Cause,
+    },
+    /// The connection carries something else from here on (Upgrade, CONNECT) or always did: it is opaque.
+    Opaque {
+        /// Why.
+        cause: Cause,
+    },
+}
+
+/// Why the parser gave up on something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// Bytes that frame a message were not captured.
+    Gap,
+    /// A head or chunk that HTTP/1 does not allow.
+    Malformed,
+    /// A head longer than 64 KiB.
+    HeadTooLarge,
+    /// A response that no request asked for.
+    Unsolicited,
+    /// More requests are waiting for responses than are kept.
+    TooManyPending,
+    /// The first bytes are not HTTP/1.
+    NotHttp,
+    /// 101, or a 2xx to CONNECT.
+    Upgrade,
+}

@@ -1,0 +1,144 @@
+//! The span as it leaves Core: what OpenTelemetry's data model asks for, and nothing of how it was found.
+
+use std::{borrow::Cow, sync::Arc};
+
+use super::{SpanId, TraceId};
+
+/// An attribute's value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// Text.
+    Str(Cow<'static, str>),
+    /// A whole number.
+    Int(i64),
+    /// A truth value.
+    Bool(bool),
+    /// A list of texts (captured headers, command lines).
+    Strs(Vec<String>),
+}
+
+/// A key with its value. Keys are the names of the semantic conventions, or `spoor.*`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attribute {
+    /// The key.
+    pub key: Cow<'static, str>,
+    /// The value.
+    pub value: Value,
+}
+
+impl Attribute {
+    /// A text attribute.
+    pub fn str(key: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            key: Cow::Borrowed(key),
+            value: Value::Str(value.into()),
+        }
+    }
+
+    /// A number attribute.
+    pub fn int(key: &'static str, value: i64) -> Self {
+        Self {
+            key: Cow::Borrowed(key),
+            value: Value::Int(value),
+        }
+    }
+}
+
+/// What a span's process is, by the resource semantic conventions. One for each process, shared by its spans.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Resource {
+    /// `service.name`, also among the attributes.
+    pub service_name: String,
+    /// All attributes.
+    pub attributes: Vec<Attribute>,
+}
+
+/// OpenTelemetry's span kinds that Spoor makes, with OTLP's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SpanKind {
+    /// The serving end of an exchange.
+    Server = 2,
+    /// The calling end of an exchange.
+    Client = 3,
+}
+
+/// OpenTelemetry's span status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Nothing to say.
+    Unset,
+    /// It failed; a description only where no attribute says it already.
+    Error(Cow<'static, str>),
+}
+
+/// How a span's parent was found: the attribute `spoor.parent.method`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ParentMethod {
+    /// A `traceparent` header named it.
+    Header,
+    /// Both ends of the connection are on this host.
+    SameHost,
+    /// The first request on a connection belongs to what the connect was made for.
+    Opener,
+    /// The thread that read the request made the call before it wrote the response.
+    Thread,
+    /// Content of the request that appears again in the call.
+    Content,
+}
+
+impl ParentMethod {
+    /// The attribute's value.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Header => "header",
+            Self::SameHost => "same-host",
+            Self::Opener => "opener",
+            Self::Thread => "thread",
+            Self::Content => "content",
+        }
+    }
+}
+
+/// A reference to a span of which it is not certain that it is the parent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Link {
+    /// The other span's trace.
+    pub trace_id: TraceId,
+    /// The other span.
+    pub span_id: SpanId,
+    /// What is known of the relation.
+    pub attributes: Vec<Attribute>,
+}
+
+/// A finished exchange as OpenTelemetry sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Span {
+    /// The trace it belongs to.
+    pub trace_id: TraceId,
+    /// Its own id.
+    pub span_id: SpanId,
+    /// The parent, and how it was found; `None` for a root.
+    pub parent: Option<(SpanId, ParentMethod)>,
+    /// True if the parent is known only from a header: it lies outside of what Spoor saw.
+    pub parent_is_remote: bool,
+    /// W3C `tracestate`, as received.
+    pub trace_state: Option<Arc<str>>,
+    /// W3C trace flags (bit 0: sampled).
+    pub trace_flags: u8,
+    /// Which end of the exchange.
+    pub kind: SpanKind,
+    /// The name, of low cardinality.
+    pub name: Cow<'static, str>,
+    /// Begin, nanoseconds since the Unix epoch.
+    pub start_unix_ns: u64,
+    /// End, nanoseconds since the Unix epoch, never before the start.
+    pub end_unix_ns: u64,
+    /// Attributes by the semantic conventions, then `spoor.*`.
+    pub attributes: Vec<Attribute>,
+    /// Status by the semantic conventions.
+    pub status: Status,
+    /// References to other spans.
+    pub links: Vec<Link>,
+    /// The process it happened in.
+    pub resource: Arc<Resource>,
+}
