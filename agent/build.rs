@@ -74,8 +74,10 @@ fn build() -> Result<(), String> {
         return Err(mismatch(&linker, &linker_llvm, &compiler_llvm));
     }
 
-    // A target directory of its own: the outer cargo holds the lock on the usual one while this script runs.
-    let target_dir = out.join("ebpf-target");
+    // A target directory of its own, for the outer cargo holds the lock on the usual one while this script runs; one for
+    // check, clippy, tests and releases, for the object is the same in all of them.
+    let shared = out.ancestors().find(|folder| folder.join("CACHEDIR.TAG").exists());
+    let target_dir = shared.unwrap_or(&out).join("ebpf");
     let output = inner_cargo(&root, &target_dir, &linker)?
         .output()
         .map_err(|error| format!("cannot start {CARGO}: {error}. {SETUP}"))?;
@@ -120,6 +122,7 @@ fn inner_cargo(root: &Path, target_dir: &Path, linker: &Path) -> Result<Command,
         .current_dir(root)
         .args([
             "build",
+            "--quiet",
             "--release",
             "--locked",
             "--package",
