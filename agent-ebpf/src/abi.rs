@@ -20,6 +20,9 @@ pub const FOLLOW_SLOTS: u32 = 16384;
 /// Highest process id that `TARGETS` can hold (the kernel's own limit, `PID_MAX_LIMIT`).
 pub const PID_LIMIT: u32 = 4 * 1024 * 1024;
 
+/// Bytes in an entry of `TARGETS` and `PORTS`: one for each process, or port.
+pub const MARKS: usize = 4096;
+
 /// Most processors that have counters of their own; those above share the last row.
 pub const CPU_LIMIT: u32 = 512;
 
@@ -427,8 +430,8 @@ pub struct Offsets {
     pub inode_ino: u32,
     /// `socket.sk`
     pub socket_sk: u32,
-    /// `socket.type`
-    pub socket_type: u32,
+    /// `sock.sk_type` (u16 since 5.6)
+    pub sock_type: u32,
     /// `sock_common.skc_family`
     pub sock_family: u32,
     /// `sock_common.skc_state`
@@ -478,4 +481,51 @@ pub struct Offsets {
 impl Offsets {
     /// In place of an offset: this kernel has no such field.
     pub const MISSING: u32 = u32::MAX;
+
+    /// Before user space has filled them in.
+    pub const UNKNOWN: Self = Self {
+        task_stack: Self::MISSING,
+        task_files: Self::MISSING,
+        task_tgid: Self::MISSING,
+        task_pid: Self::MISSING,
+        task_signal: Self::MISSING,
+        task_exit_code: Self::MISSING,
+        task_mm: Self::MISSING,
+        mm_arg_start: Self::MISSING,
+        signal_live: Self::MISSING,
+        stack_to_regs: Self::MISSING,
+        files_fdt: Self::MISSING,
+        fdt_max_fds: Self::MISSING,
+        fdt_fd: Self::MISSING,
+        file_op: Self::MISSING,
+        file_private: Self::MISSING,
+        file_inode: Self::MISSING,
+        file_count: Self::MISSING,
+        file_count_bias: Self::MISSING,
+        inode_ino: Self::MISSING,
+        socket_sk: Self::MISSING,
+        sock_type: Self::MISSING,
+        sock_family: Self::MISSING,
+        sock_state: Self::MISSING,
+        sock_dport: Self::MISSING,
+        sock_num: Self::MISSING,
+        sock_daddr: Self::MISSING,
+        sock_saddr: Self::MISSING,
+        sock_v6_daddr: Self::MISSING,
+        sock_v6_saddr: Self::MISSING,
+        sock_net: Self::MISSING,
+        net_inum: Self::MISSING,
+        sock_protocol: Self::MISSING,
+        sock_err: Self::MISSING,
+        sock_socket: Self::MISSING,
+        icsk_ulp_ops: Self::MISSING,
+        tcp_copied_seq: Self::MISSING,
+        tcp_write_seq: Self::MISSING,
+        tcp_rcv_nxt: Self::MISSING,
+        tcp_snd_una: Self::MISSING,
+        tcp_bytes_received: Self::MISSING,
+        tcp_bytes_acked: Self::MISSING,
+        unix_peer: Self::MISSING,
+        socket_file_ops: 0,
+    };
 }

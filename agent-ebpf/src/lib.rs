@@ -4,3 +4,4 @@
 
 pub mod abi;
 pub mod classify;
+pub mod framing;

@@ -1,23 +1,30 @@
-//! The eBPF programs.
+//! The eBPF programs: they report what targets do on their sockets, and decide nothing that can wait.
+//!
+//! [`socket`] holds the hooks of system calls that move bytes, [`life`] those of a connection's birth and death, [`task`]
+//! those of processes. [`segment`] turns a call into records, [`kernel`] walks kernel structs, [`emit`] submits.
+//!
+//! All programs of system calls are perf-attached tracepoints: the kernel runs them with preemption off and never one
+//! inside another, so they may share one scratch area a processor. Raw tracepoints fire in interrupts too: they touch
+//! none of it.
 #![no_std]
 #![no_main]
-#![allow(missing_docs, reason = "the program macros make public functions that carry no docs")]
 
-use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
+mod connection;
+mod emit;
+mod kernel;
+mod life;
+mod maps;
+mod segment;
+mod socket;
+mod task;
 
-/// Does nothing, so that the object has a program to load.
-#[raw_tracepoint(tracepoint = "sched_process_exec")]
-pub fn exec(_: RawTracePointContext) -> i32 {
-    0
-}
-
+#[cfg(not(test))]
 #[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
-    // The verifier refuses any path on which this could be reached.
+fn panic(_info: &core::panic::PanicInfo) -> ! {
     loop {}
 }
 
-/// The kernel lets only GPL-compatible programs call tracing helpers.
+/// What the kernel asks for before it lets a program use tracing helpers.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,222 @@
+//! Which connection: the kernel's socket, its name, its sequence numbers.
+
+use agent_ebpf::abi::{
+    Counter, Direction, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Kind, Offsets, Open, Role,
+};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id};
+
+use crate::{
+    emit,
+    kernel::{self, Socket, offset, read},
+    maps::{CONNECTIONS, COUNTED, Connection, DESCRIBED, FROM_BIRTH, NAMED, UNIX, UNIX_USERS, count, mark, unix_user},
+};
+
+const SOCK_STREAM: u16 = 1;
+const IPPROTO_TCP: u16 = 6;
+const IPPROTO_MPTCP: u16 = 262;
+const TCP_SYN_SENT: u8 = 2;
+const TCP_LISTEN: u8 = 10;
+
+/// What kind of stream a socket carries.
+#[derive(Clone, Copy)]
+pub struct Stream {
+    /// One of `FAMILY_*`.
+    pub family: u8,
+    /// Whether it has no sequence numbers of ours.
+    pub counted: bool,
+}
+
+/// The stream of a socket; `None` if it is none that is looked at (UDP, netlink, raw …).
+#[inline(always)]
+pub fn stream(sock: u64) -> Option<Stream> {
+    let family: u16 = read(sock + offset!(sock_family) as u64)?;
+    let family = family as u8;
+    if family == FAMILY_UNIX {
+        let kind: u16 = read(sock + offset!(sock_type) as u64)?;
+        return (kind == SOCK_STREAM).then_some(Stream { family, counted: true });
+    }
+    if family != FAMILY_INET && family != FAMILY_INET6 {
+        return None;
+    }
+    match read::<u16>(sock + offset!(sock_protocol) as u64)? {
+        IPPROTO_TCP => Some(Stream { family, counted: false }),
+        IPPROTO_MPTCP => Some(Stream { family, counted: true }),
+        _ => None,
+    }
+}
+
+/// A name that is never used twice while the agent runs.
+#[inline(always)]
+fn next_id() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    let cpu = unsafe { bpf_get_smp_processor_id() } as u64;
+    let Some(named) = NAMED.get_ptr_mut(0) else { return 0 };
+    // SAFETY: a per-CPU value.
+    unsafe {
+        *named += 1;
+        *named << 12 | cpu & 0xfff
+    }
+}
+
+/// Puts a socket into the table, nothing known of it yet.
+#[inline(always)]
+pub fn insert(socket: Socket, stream: Stream, role: Role) -> Option<*mut Connection> {
+    let flags = (if stream.counted { COUNTED } else { 0 }) | (if stream.family == FAMILY_UNIX { UNIX } else { 0 });
+    let connection = Connection {
+        id: next_id(),
+        inode: kernel::inode(socket.file)?,
+        connect_ns: 0,
+        offset: [0; 2],
+        body_until: [0; 2],
+        base: [0; 2],
+        flags,
+        role: role as u32,
+    };
+    if CONNECTIONS.insert(&socket.sock, &connection, 0).is_err() {
+        count(Counter::ConnectionsFull, 1);
+        return None;
+    }
+    if stream.family == FAMILY_UNIX {
+        mark(&UNIX_USERS, unix_user((bpf_get_current_pid_tgid() >> 32) as u32), true);
+    }
+    CONNECTIONS.get_ptr_mut(&socket.sock)
+}
+
+/// The connection of a socket, described if it is seen for the first time. `moved` are the bytes, by direction, that the
+/// present call has moved already: the description tells what was before it.
+#[inline(always)]
+pub fn of(socket: Socket, moved: [u64; 2]) -> Option<*mut Connection> {
+    if let Some(connection) = CONNECTIONS.get_ptr_mut(&socket.sock) {
+        // SAFETY: a live map value.
+        let flags = unsafe { (*connection).flags };
+        // A Unix socket has no sequence number that would betray another life at the same address.
+        // SAFETY: as above.
+        let same = flags & UNIX == 0 || kernel::inode(socket.file)? == unsafe { (*connection).inode };
+        if same && flags & DESCRIBED != 0 {
+            return Some(connection);
+        }
+        if same {
+            return describe(socket.sock, connection, moved).then_some(connection);
+        }
+        let _ = CONNECTIONS.remove(&socket.sock);
+    }
+    open(socket, Role::Unknown, moved)
+}
+
+/// Puts a socket into the table and describes it.
+#[inline(always)]
+pub fn open(socket: Socket, role: Role, moved: [u64; 2]) -> Option<*mut Connection> {
+    let stream = stream(socket.sock)?;
+    let connection = insert(socket, stream, role)?;
+    describe(socket.sock, connection, moved).then_some(connection)
+}
+
+/// A socket's place in its two streams.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Sequences {
+    copied: u32,
+    received: u32,
+    write: u32,
+    unacked: u32,
+    bytes_received: u64,
+    bytes_acked: u64,
+}
+
+impl Sequences {
+    #[inline(always)]
+    fn read(sock: u64) -> Option<Self> {
+        Some(Self {
+            copied: read(sock + offset!(tcp_copied_seq) as u64)?,
+            received: read(sock + offset!(tcp_rcv_nxt) as u64)?,
+            write: read(sock + offset!(tcp_write_seq) as u64)?,
+            unacked: read(sock + offset!(tcp_snd_una) as u64)?,
+            bytes_received: read(sock + offset!(tcp_bytes_received) as u64)?,
+            bytes_acked: read(sock + offset!(tcp_bytes_acked) as u64)?,
+        })
+    }
+
+    /// The fields change under the reader: two equal readings, or none (measured: 2 torn pairs in 615,626).
+    #[inline(always)]
+    fn stable(sock: u64) -> Option<Self> {
+        let first = Self::read(sock)?;
+        let second = Self::read(sock)?;
+        if first == second {
+            return Some(first);
+        }
+        count(Counter::TornSequence, 1);
+        let third = Self::read(sock)?;
+        (second == third).then_some(third)
+    }
+}
+
+/// Finds out all about a connection and tells it. False: it could not be told (counted), try again at the next call.
+#[inline(never)]
+pub fn describe(sock: u64, connection: *mut Connection, moved: [u64; 2]) -> bool {
+    describe_open(sock, connection, moved).is_some()
+}
+
+#[inline(always)]
+fn describe_open(sock: u64, connection: *mut Connection, moved: [u64; 2]) -> Option<()> {
+    // SAFETY: the callers got the pointer from the map; it stays valid while the program runs.
+    let connection = unsafe { &mut *connection };
+    let family: u16 = read(sock + offset!(sock_family) as u64)?;
+    let mut open = Open {
+        header: emit::header(Kind::Open, Direction::Read, 0),
+        conn: connection.id,
+        sock,
+        inode: connection.inode,
+        family: family as u8,
+        role: connection.role as u8,
+        ..Open::default()
+    };
+    if connection.flags & COUNTED == 0 {
+        let state: u8 = read(sock + offset!(sock_state) as u64)?;
+        if state == TCP_SYN_SENT || state == TCP_LISTEN {
+            return None;
+        }
+        let now = Sequences::stable(sock)?;
+        open.sent_base = now.unacked.wrapping_sub(now.bytes_acked as u32);
+        open.received_base = now.received.wrapping_sub(now.bytes_received as u32);
+        let syn = (connection.role == Role::Client as u32) as u64;
+        let written = now.bytes_acked + now.write.wrapping_sub(now.unacked) as u64;
+        let received = now.bytes_received.wrapping_sub(now.received.wrapping_sub(now.copied) as u64);
+        open.written = written.wrapping_sub(syn).wrapping_sub(moved[Direction::Write as usize]);
+        open.read = received.wrapping_sub(moved[Direction::Read as usize]);
+        connection.offset = [open.read, open.written];
+        connection.base = [open.received_base, open.sent_base.wrapping_add(syn as u32)];
+    } else {
+        open.counted = 1;
+    }
+    if open.read == 0 && open.written == 0 && (connection.flags & COUNTED == 0 || connection.role != 0) {
+        connection.flags |= FROM_BIRTH;
+        open.from_birth = 1;
+    }
+    if family as u8 == FAMILY_UNIX {
+        open.peer = read(sock + offset!(unix_peer) as u64)?;
+    } else {
+        addresses(sock, &mut open)?;
+    }
+    if !emit::submit(open) {
+        return None;
+    }
+    connection.flags |= DESCRIBED;
+    Some(())
+}
+
+#[inline(always)]
+fn addresses(sock: u64, open: &mut Open) -> Option<()> {
+    open.local_port = read(sock + offset!(sock_num) as u64)?;
+    open.remote_port = u16::from_be(read(sock + offset!(sock_dport) as u64)?);
+    if open.family == FAMILY_INET {
+        let local: [u8; 4] = read(sock + offset!(sock_saddr) as u64)?;
+        let remote: [u8; 4] = read(sock + offset!(sock_daddr) as u64)?;
+        open.local = [local[0], local[1], local[2], local[3], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        open.remote = [remote[0], remote[1], remote[2], remote[3], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    } else if offset!(sock_v6_daddr) != Offsets::MISSING {
+        open.local = read(sock + offset!(sock_v6_saddr) as u64)?;
+        open.remote = read(sock + offset!(sock_v6_daddr) as u64)?;
+    }
+    let net: u64 = read(sock + offset!(sock_net) as u64)?;
+    open.netns = read(net + offset!(net_inum) as u64)?;
+    Some(())
+}

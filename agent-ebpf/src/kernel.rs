@@ -1,0 +1,129 @@
+//! Reading the kernel's own structs, by offsets that user space took from this kernel's BTF.
+
+use agent_ebpf::abi::{Counter, Offsets};
+use aya_ebpf::helpers::{bpf_get_current_task, generated::bpf_probe_read_kernel};
+
+use crate::maps::count;
+
+/// Filled in before the programs are loaded; a constant to the verifier.
+#[unsafe(no_mangle)]
+static OFFSETS: Offsets = Offsets::UNKNOWN;
+
+macro_rules! offset {
+    ($field:ident) => {
+        // SAFETY: a static; volatile, for its value is put in after compilation.
+        unsafe { core::ptr::read_volatile(&raw const $crate::kernel::offsets().$field) }
+    };
+}
+pub(crate) use offset;
+
+/// The offsets, for [`offset!`].
+#[inline(always)]
+pub fn offsets() -> &'static Offsets {
+    &OFFSETS
+}
+
+/// Reads a value at an address of the kernel; `None` (counted) if that faults.
+#[inline(always)]
+pub fn read<T>(address: u64) -> Option<T> {
+    let mut value = core::mem::MaybeUninit::<T>::uninit();
+    // SAFETY: the destination has the size that is passed; the helper survives any source address.
+    let result =
+        unsafe { bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const _) };
+    if result != 0 {
+        count(Counter::KernelFault, 1);
+        return None;
+    }
+    // SAFETY: the helper filled it.
+    Some(unsafe { value.assume_init() })
+}
+
+/// Address of the current `task_struct`.
+#[inline(always)]
+pub fn task() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_get_current_task() }
+}
+
+/// The arguments of the system call that the current thread is in.
+#[derive(Clone, Copy)]
+pub struct Args([u64; 8]);
+
+impl Args {
+    /// Reads them from the registers that were saved at the call's entry: x86-64 `struct pt_regs` holds r10, r9, r8, ax,
+    /// cx, dx, si, di in this order from byte 56 on
+    /// (<https://github.com/torvalds/linux/blob/v6.12/arch/x86/include/asm/ptrace.h#L103>).
+    #[inline(always)]
+    pub fn saved() -> Option<Self> {
+        let stack: u64 = read(task() + offset!(task_stack) as u64)?;
+        read(stack + offset!(stack_to_regs) as u64 + 56).map(Self)
+    }
+
+    /// The first argument, often a file descriptor.
+    #[inline(always)]
+    pub fn first(&self) -> u64 {
+        self.0[7]
+    }
+
+    /// The second argument.
+    #[inline(always)]
+    pub fn second(&self) -> u64 {
+        self.0[6]
+    }
+
+    /// The third argument.
+    #[inline(always)]
+    pub fn third(&self) -> u64 {
+        self.0[5]
+    }
+
+    /// The fourth argument.
+    #[inline(always)]
+    pub fn fourth(&self) -> u64 {
+        self.0[0]
+    }
+}
+
+/// A socket as found by a file descriptor.
+#[derive(Clone, Copy)]
+pub struct Socket {
+    /// Address of `struct sock`: the connection's key.
+    pub sock: u64,
+    /// Address of `struct file`.
+    pub file: u64,
+}
+
+/// The file that a descriptor of the current thread names. No cache: a descriptor may name another file at any time
+/// (close, dup2, another thread), and the walk is always right.
+#[inline(always)]
+pub fn file(fd: u32) -> Option<u64> {
+    let files: u64 = read(task() + offset!(task_files) as u64)?;
+    let table: u64 = read(files + offset!(files_fdt) as u64)?;
+    let size: u32 = read(table + offset!(fdt_max_fds) as u64)?;
+    if fd >= size {
+        return None;
+    }
+    let slots: u64 = read(table + offset!(fdt_fd) as u64)?;
+    let file: u64 = read(slots + fd as u64 * 8)?;
+    (file != 0).then_some(file)
+}
+
+/// The socket that a descriptor of the current thread names; `None` if it names something else.
+#[inline(always)]
+pub fn socket(fd: u32) -> Option<Socket> {
+    let file = file(fd)?;
+    let operations: u64 = read(file + offset!(file_op) as u64)?;
+    if operations != offset!(socket_file_ops) {
+        return None;
+    }
+    let socket: u64 = read(file + offset!(file_private) as u64)?;
+    let sock: u64 = read(socket + offset!(socket_sk) as u64)?;
+    (sock != 0).then_some(Socket { sock, file })
+}
+
+/// Inode number of a file.
+#[inline(always)]
+pub fn inode(file: u64) -> Option<u64> {
+    let inode: u64 = read(file + offset!(file_inode) as u64)?;
+    read(inode + offset!(inode_ino) as u64)
+}

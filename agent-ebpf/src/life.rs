@@ -1,0 +1,301 @@
+//! Birth and death of connections: accept, connect, TCP's states, and the last close of a Unix socket.
+
+use agent_ebpf::abi::{Connect, Control, Counter, Direction, FAMILY_INET, FAMILY_INET6, Kind, Listen, Role, State, StateChange};
+use aya_ebpf::{
+    EbpfContext,
+    helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, generated::bpf_probe_read_user},
+    macros::{raw_tracepoint, tracepoint},
+    programs::{RawTracePointContext, TracePointContext},
+};
+
+use crate::{
+    connection, emit,
+    kernel::{self, Args, Socket, offset, read},
+    maps::{CONNECTIONS, CONTROL, Connection, DESCRIBED, OPAQUE, PORTS, TARGETS, UNIX, UNIX_USERS, count, is_marked, mark, unix_user},
+    socket::{argument, is_target, returned},
+};
+
+const EINTR: i64 = 4;
+const EALREADY: i64 = 114;
+const EISCONN: i64 = 106;
+const EINPROGRESS: i64 = 115;
+
+#[tracepoint]
+pub fn accept_exit(ctx: TracePointContext) -> u32 {
+    accepted(&ctx)
+}
+
+#[tracepoint]
+pub fn accept4_exit(ctx: TracePointContext) -> u32 {
+    accepted(&ctx)
+}
+
+#[inline(always)]
+fn accepted(ctx: &TracePointContext) -> u32 {
+    let fd = returned(ctx);
+    if fd < 0 || !is_target() {
+        return 0;
+    }
+    let Some(socket) = kernel::socket(fd as u32) else { return 0 };
+    // An entry from another life of this address would be older than this call.
+    if CONNECTIONS.get_ptr(&socket.sock).is_some() {
+        let _ = CONNECTIONS.remove(&socket.sock);
+    }
+    connection::open(socket, Role::Server, [0; 2]);
+    0
+}
+
+/// Notes when a connect began: one that fails after two minutes began two minutes ago.
+#[tracepoint]
+pub fn connect_enter(ctx: TracePointContext) -> u32 {
+    if !is_target() {
+        return 0;
+    }
+    let Some(socket) = kernel::socket(argument(&ctx, 0) as u32) else { return 0 };
+    if CONNECTIONS.get_ptr(&socket.sock).is_some() {
+        // A second connect(2) asks how the first went.
+        if same_life(socket) {
+            return 0;
+        }
+        let _ = CONNECTIONS.remove(&socket.sock);
+    }
+    let Some(stream) = connection::stream(socket.sock) else { return 0 };
+    if let Some(connection) = connection::insert(socket, stream, Role::Client) {
+        // SAFETY: a live map value.
+        unsafe { (*connection).connect_ns = bpf_ktime_get_ns() };
+    }
+    0
+}
+
+#[inline(always)]
+fn same_life(socket: Socket) -> bool {
+    // SAFETY: a live map value.
+    CONNECTIONS.get_ptr(&socket.sock).is_some_and(|entry| unsafe { Some((*entry).inode) == kernel::inode(socket.file) })
+}
+
+#[tracepoint]
+pub fn connect_exit(ctx: TracePointContext) -> u32 {
+    let result = returned(&ctx);
+    if result == -EALREADY || result == -EISCONN || !is_target() {
+        return 0;
+    }
+    let _ = connected(result);
+    0
+}
+
+#[inline(always)]
+fn connected(result: i64) -> Option<()> {
+    let args = Args::saved()?;
+    let socket = kernel::socket(args.first() as u32)?;
+    let entry = CONNECTIONS.get_ptr_mut(&socket.sock)?;
+    // SAFETY: a live map value.
+    let (id, start_ns, flags) = unsafe { ((*entry).id, (*entry).connect_ns, (*entry).flags) };
+    if start_ns == 0 {
+        return None;
+    }
+    if result == 0 && flags & DESCRIBED == 0 {
+        connection::describe(socket.sock, entry, [0; 2]);
+    }
+    let mut connect = Connect {
+        header: emit::header(Kind::Connect, Direction::Write, 0),
+        conn: id,
+        start_ns,
+        result: result as i32,
+        ..Connect::default()
+    };
+    peer_address(args.second(), &mut connect);
+    emit::submit(connect);
+    if result != 0 && result != -EINPROGRESS && result != -EINTR {
+        let _ = CONNECTIONS.remove(&socket.sock);
+    }
+    Some(())
+}
+
+/// The address that connect(2) was given: a socket forgets it when the connect fails.
+#[inline(always)]
+fn peer_address(address: u64, connect: &mut Connect) {
+    // struct sockaddr_in6: family, port, flow, address; struct sockaddr_in: family, port, address.
+    let mut bytes = [0u8; 24];
+    // SAFETY: the destination has the size that is passed.
+    if unsafe { bpf_probe_read_user(bytes.as_mut_ptr().cast(), 16, address as *const _) } != 0 {
+        count(Counter::UserFault, 1);
+        return;
+    }
+    connect.family = bytes[0];
+    if connect.family == FAMILY_INET {
+        connect.remote_port = u16::from_be_bytes([bytes[2], bytes[3]]);
+        connect.remote = [bytes[4], bytes[5], bytes[6], bytes[7], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    } else if connect.family == FAMILY_INET6 {
+        connect.remote_port = u16::from_be_bytes([bytes[2], bytes[3]]);
+        // SAFETY: as above.
+        let _ = unsafe { bpf_probe_read_user(connect.remote.as_mut_ptr().cast(), 16, (address + 8) as *const _) };
+    }
+}
+
+/// TCP's states. Fires in interrupts, with whoever is current: the socket alone says whose it is.
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
+    // TRACE_EVENT(inet_sock_set_state, TP_PROTO(const struct sock *sk, const int oldstate, const int newstate)).
+    // SAFETY: the kernel passes three words.
+    let (sock, old, new) = unsafe {
+        let words = ctx.as_ptr().cast::<u64>();
+        (*words, *words.add(1) as u32, *words.add(2) as u32)
+    };
+    const ESTABLISHED: u32 = 1;
+    const FIN_WAIT1: u32 = 4;
+    const CLOSE: u32 = 7;
+    const CLOSE_WAIT: u32 = 8;
+    const LAST_ACK: u32 = 9;
+    const LISTEN: u32 = 10;
+    const CLOSING: u32 = 11;
+    if new == LISTEN {
+        listening(sock);
+        return 0;
+    }
+    let Some(entry) = CONNECTIONS.get_ptr_mut(&sock) else { return 0 };
+    // SAFETY: a live map value.
+    let Connection { id, connect_ns, flags, .. } = unsafe { *entry };
+    let change = match new {
+        ESTABLISHED => {
+            if connect_ns != 0 && flags & DESCRIBED == 0 {
+                connection::describe(sock, entry, [0; 2]);
+            }
+            return 0;
+        }
+        FIN_WAIT1 | LAST_ACK => StateChange::LocalFin,
+        CLOSE_WAIT | CLOSING => StateChange::RemoteFin,
+        CLOSE => StateChange::Closed,
+        _ => return 0,
+    };
+    let mut error = 0i32;
+    if new == CLOSE {
+        error = read(sock + offset!(sock_err) as u64).unwrap_or(0);
+        let _ = CONNECTIONS.remove(&sock);
+    }
+    if flags & OPAQUE == 0 || new == CLOSE {
+        emit::submit(State {
+            header: emit::header(Kind::State, Direction::Read, 0),
+            conn: id,
+            error,
+            state: change as u8,
+            old: old as u8,
+            pad: 0,
+        });
+    }
+    0
+}
+
+/// Somebody listens: a target from now on if a rule names the port. listen(2) fires this in the caller.
+#[inline(always)]
+fn listening(sock: u64) {
+    let Some(port) = read::<u16>(sock + offset!(sock_num) as u64) else { return };
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    if !is_marked(&PORTS, port as u32) || is_marked(&TARGETS, tgid) {
+        return;
+    }
+    // SAFETY: a live map value.
+    if CONTROL.get(0).is_some_and(|control: &Control| control.agent_tgid == tgid) {
+        return;
+    }
+    mark(&TARGETS, tgid, true);
+    emit::submit(Listen { header: emit::header(Kind::Listen, Direction::Read, 0), port: port as u32, pad: 0 });
+}
+
+/// The last close of a Unix socket: TCP tells its end by its states, Unix sockets have no such event.
+#[tracepoint]
+pub fn close_enter(ctx: TracePointContext) -> u32 {
+    closing(argument(&ctx, 0) as u32)
+}
+
+#[tracepoint]
+pub fn dup2_enter(ctx: TracePointContext) -> u32 {
+    closing(argument(&ctx, 1) as u32)
+}
+
+#[tracepoint]
+pub fn dup3_enter(ctx: TracePointContext) -> u32 {
+    closing(argument(&ctx, 1) as u32)
+}
+
+/// close_range(2): the first descriptors of the range.
+#[tracepoint]
+pub fn close_range_enter(ctx: TracePointContext) -> u32 {
+    const MOST: u32 = 16;
+    let first = argument(&ctx, 0) as u32;
+    let last = argument(&ctx, 1) as u32;
+    let mut step = 0;
+    while step < MOST {
+        if last - first < step {
+            break;
+        }
+        closing(first + step);
+        step += 1;
+    }
+    0
+}
+
+#[inline(never)]
+fn closing(fd: u32) -> u32 {
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    if is_marked(&UNIX_USERS, unix_user(tgid)) && is_target() {
+        let _ = closed(fd);
+    }
+    0
+}
+
+#[inline(always)]
+fn closed(fd: u32) -> Option<()> {
+    let socket = kernel::socket(fd)?;
+    let entry = CONNECTIONS.get_ptr(&socket.sock)?;
+    // SAFETY: a live map value.
+    let Connection { id, inode, flags, .. } = unsafe { *entry };
+    if flags & UNIX == 0 || kernel::inode(socket.file)? != inode {
+        return None;
+    }
+    let references: u64 = read(socket.file + offset!(file_count) as u64)?;
+    // A forked or duplicated descriptor is left: not the last close.
+    if references.wrapping_add(offset!(file_count_bias) as u64) > 1 {
+        return None;
+    }
+    let _ = CONNECTIONS.remove(&socket.sock);
+    emit::submit(State {
+        header: emit::header(Kind::State, Direction::Read, 0),
+        conn: id,
+        error: 0,
+        state: StateChange::Closed as u8,
+        old: 0,
+        pad: 0,
+    });
+    Some(())
+}
+
+/// shutdown(2) of a Unix socket's sending side (TCP tells it by its state).
+#[tracepoint]
+pub fn shutdown_exit(ctx: TracePointContext) -> u32 {
+    if returned(&ctx) != 0 || !is_target() {
+        return 0;
+    }
+    let _ = shut();
+    0
+}
+
+#[inline(always)]
+fn shut() -> Option<()> {
+    const SHUT_RD: u64 = 0;
+    let args = Args::saved()?;
+    let socket = kernel::socket(args.first() as u32)?;
+    // SAFETY: a live map value.
+    let Connection { id, flags, .. } = unsafe { *CONNECTIONS.get_ptr(&socket.sock)? };
+    if flags & UNIX == 0 || args.second() == SHUT_RD {
+        return None;
+    }
+    emit::submit(State {
+        header: emit::header(Kind::State, Direction::Read, 0),
+        conn: id,
+        error: 0,
+        state: StateChange::LocalFin as u8,
+        old: 0,
+        pad: 0,
+    });
+    Some(())
+}

@@ -1,0 +1,139 @@
+//! The maps. What user space writes at message rate is memory-mapped, never behind bpf(2): each bpf(2) map operation
+//! makes the kernel skip programs on that processor.
+
+use agent_ebpf::abi::{COUNTER_COLUMNS, CPU_LIMIT, Control, Counter, FOLLOW_SLOTS, Follow, MARKS, PID_LIMIT, PIECE_BYTES, Segment};
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
+    helpers::bpf_get_smp_processor_id,
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+};
+
+/// Is this process a target? A byte for each process id: the cheapest filter there is, and bytes can be written by
+/// everybody at once, which bits cannot (Linux 5.10 has no atomic `or`).
+#[map]
+pub static TARGETS: Array<Marks> = Array::with_max_entries(PID_LIMIT / MARKS as u32, BPF_F_MMAPABLE);
+
+/// Has this target a Unix connection? Only then the hook of close(2) has work. Process ids share bytes: a wrong yes
+/// costs a look-up.
+#[map]
+pub static UNIX_USERS: Array<Marks> = Array::with_max_entries(UNIX_USERS_PAGES, 0);
+
+/// Ports by a byte each: who listens on one becomes a target.
+#[map]
+pub static PORTS: Array<Marks> = Array::with_max_entries(65536 / MARKS as u32, BPF_F_MMAPABLE);
+
+/// Switches.
+#[map]
+pub static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// What Core tells of connections.
+#[map]
+pub static FOLLOW: Array<Follow> = Array::with_max_entries(FOLLOW_SLOTS, BPF_F_MMAPABLE);
+
+/// A row of counters for each processor.
+#[map]
+pub static COUNTERS: Array<[u64; COUNTER_COLUMNS]> = Array::with_max_entries(CPU_LIMIT, BPF_F_MMAPABLE);
+
+/// The records.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(8 * 1024 * 1024, 0);
+
+/// Connections by the address of their socket.
+#[map]
+pub static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entries(65536, 0);
+
+/// How many connections this processor has named.
+#[map]
+pub static NAMED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Where a record is put together.
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// A run of bytes in a map of marks.
+pub type Marks = [u8; MARKS];
+
+const UNIX_USERS_PAGES: u32 = 16;
+
+/// Where the byte of a process is in [`UNIX_USERS`].
+#[inline(always)]
+pub fn unix_user(tgid: u32) -> u32 {
+    tgid % (UNIX_USERS_PAGES * MARKS as u32)
+}
+
+/// What the programs know of a connection.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Connection {
+    /// Its name in records.
+    pub id: u64,
+    /// Inode number of the socket.
+    pub inode: u64,
+    /// When connect(2) was called; 0 if it was not.
+    pub connect_ns: u64,
+    /// Next stream offset, by direction.
+    pub offset: [u64; 2],
+    /// All below this stream offset is body, as the head that was sent says; by direction.
+    pub body_until: [u64; 2],
+    /// Sequence number of stream offset 0, by direction.
+    pub base: [u32; 2],
+    /// `OPAQUE` and following.
+    pub flags: u32,
+    /// Role as a number.
+    pub role: u32,
+}
+
+/// Not looked at any more.
+pub const OPAQUE: u32 = 1;
+/// Offsets are counted: there are no sequence numbers (Unix, MPTCP).
+pub const COUNTED: u32 = 2;
+/// The record Open was submitted.
+pub const DESCRIBED: u32 = 4;
+/// Seen from its first byte.
+pub const FROM_BIRTH: u32 = 8;
+/// A HEAD request went over it: its responses' Content-Length is no body's.
+pub const HEAD_SEEN: u32 = 16;
+/// A Unix socket.
+pub const UNIX: u32 = 32;
+
+/// Most buffers of one call that are walked.
+pub const BUFFERS: usize = 16;
+
+/// Where a record is put together, and what a call's arguments point at.
+#[repr(C)]
+pub struct Scratch {
+    /// The record's beginning; the payload follows without a gap.
+    pub segment: Segment,
+    /// Twice as long as any copy, so that start and length can be bounded apart.
+    pub payload: [u8; 2 * PIECE_BYTES],
+    /// Buffers of the call: address and length.
+    pub buffers: [[u64; 2]; BUFFERS],
+}
+
+/// Counts a loss.
+#[inline(always)]
+pub fn count(counter: Counter, amount: u64) {
+    // SAFETY: the helper has no preconditions.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let row = if cpu < CPU_LIMIT { cpu } else { CPU_LIMIT - 1 };
+    if let Some(row) = COUNTERS.get_ptr_mut(row) {
+        // SAFETY: the column is within the row (asserted in the ABI); a plain add, as nobody else writes this row.
+        unsafe { (*row)[counter as usize & (COUNTER_COLUMNS - 1)] += amount };
+    }
+}
+
+/// Whether the byte of a process is set.
+#[inline(always)]
+pub fn is_marked(map: &Array<Marks>, tgid: u32) -> bool {
+    map.get(tgid / MARKS as u32).is_some_and(|marks| marks[tgid as usize % MARKS] != 0)
+}
+
+/// Sets or clears the byte of a process.
+#[inline(always)]
+pub fn mark(map: &Array<Marks>, tgid: u32, on: bool) {
+    if let Some(marks) = map.get_ptr_mut(tgid / MARKS as u32) {
+        // SAFETY: a live map value, and the index is below its length; a byte is written whole.
+        unsafe { (*marks)[tgid as usize % MARKS] = on as u8 };
+    }
+}

@@ -1,0 +1,365 @@
+//! From the bytes of one system call to records.
+
+use agent_ebpf::{
+    abi::{Counter, Direction, FOLLOW_SLOTS, Kind, PIECE_BYTES, PIECES, Role, SEGMENT_EOF, SEGMENT_MORE, SEGMENT_OPAQUE, Segment},
+    classify::{self, Looks},
+    framing::{self, Framing},
+};
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
+
+use crate::{
+    connection, emit,
+    kernel::{self, Socket, offset, read},
+    maps::{BUFFERS, CONNECTIONS, COUNTED, Connection, FOLLOW, FROM_BIRTH, HEAD_SEEN, OPAQUE, SCRATCH, Scratch, count},
+};
+
+/// Bytes that are copied before anything is known of a segment: heads are shorter, mostly.
+const FIRST_BYTES: u64 = 1024;
+
+/// Where the bytes of a call lie in user memory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// One buffer.
+    Buffer = 0,
+    /// An array of `struct iovec`.
+    Vector = 1,
+    /// Nowhere: the kernel moved them itself (sendfile, splice), or threw them away (MSG_TRUNC).
+    Nowhere = 2,
+}
+
+/// A system call that moved bytes.
+#[derive(Clone, Copy)]
+pub struct Call {
+    /// Which way.
+    pub direction: Direction,
+    /// What `address` is.
+    pub source: Source,
+    /// How many bytes were moved.
+    pub bytes: u64,
+    /// Address of the buffer, or of the array.
+    pub address: u64,
+    /// Entries of the array.
+    pub count: u64,
+}
+
+/// Makes the records of a call on a socket.
+#[inline(never)]
+pub fn report(socket: &Socket, call: &Call) -> u32 {
+    let _ = records(*socket, call);
+    0
+}
+
+#[inline(always)]
+fn records(socket: Socket, call: &Call) -> Option<()> {
+    let way = call.direction as usize & 1;
+    let mut moved = [0u64; 2];
+    moved[way] = call.bytes;
+    let mut connection = connection::of(socket, moved)?;
+    // SAFETY: the pointer is to a map value, live while the program runs. Two programs may write the same entry; each
+    // field is one word, and a wrong offset is found by the sequence numbers.
+    let mut start = unsafe { place(socket, &mut *connection, call) };
+    if start == Place::OtherLife {
+        let _ = CONNECTIONS.remove(&socket.sock);
+        connection = connection::open(socket, Role::Unknown, moved)?;
+        // SAFETY: as above.
+        start = unsafe { place(socket, &mut *connection, call) };
+    }
+    let Place::At(start) = start else { return None };
+    // SAFETY: as above.
+    let connection = unsafe { &mut *connection };
+    let end = start + call.bytes;
+    connection.offset[way] = end;
+    if connection.flags & OPAQUE != 0 {
+        return None;
+    }
+
+    let follow = FOLLOW.get(connection.id as u32 & (FOLLOW_SLOTS - 1))?;
+    let followed = follow.conn == connection.id;
+    let told = if followed { follow.until[way] } else { 0 };
+    if told == u64::MAX && follow.until[way ^ 1] == u64::MAX {
+        connection.flags |= OPAQUE;
+        return None;
+    }
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    let mut from = 0;
+    let until = told.max(connection.body_until[way]);
+    if until > start {
+        if end < until && !contradicted(connection, call, scratch, start, told) {
+            return None;
+        }
+        from = if until < end { until - start } else { call.bytes };
+        if from == call.bytes {
+            return segment(scratch, connection, call, end, end, 0, 0);
+        }
+    }
+    if call.source == Source::Nowhere {
+        return segment(scratch, connection, call, start + from, end, 0, SEGMENT_OPAQUE);
+    }
+    if call.source == Source::Vector && !buffers(scratch, call) {
+        return segment(scratch, connection, call, start + from, end, 0, SEGMENT_OPAQUE);
+    }
+    pieces(scratch, connection, call, start, from, followed)
+}
+
+/// Whether the kernel's own reading of a head is wrong: what it takes for body begins like a head (the answer to HEAD,
+/// say). Core's word is never doubted.
+#[inline(always)]
+fn contradicted(connection: &mut Connection, call: &Call, scratch: *mut Scratch, start: u64, told: u64) -> bool {
+    let _ = (scratch, start);
+    if told != 0 || call.source != Source::Buffer || call.direction != Direction::Write && connection.role == 0 {
+        return false;
+    }
+    let mut first = [0u8; 8];
+    // SAFETY: the destination has 8 bytes.
+    let failed = unsafe { bpf_probe_read_user(first.as_mut_ptr().cast(), 8, call.address as *const _) } != 0;
+    if failed || classify::looks_like_response(first, 8) != Looks::Yes {
+        return false;
+    }
+    connection.body_until = [0; 2];
+    connection.flags |= HEAD_SEEN;
+    true
+}
+
+/// Where a call's bytes lie in the stream.
+#[derive(PartialEq, Eq)]
+enum Place {
+    At(u64),
+    Unknown,
+    OtherLife,
+}
+
+/// Compares the bytes of the call with how far the socket's own sequence number moved. At the exit of a call that can
+/// block, the descriptor may name another socket than the call used, and two threads may be at work at once.
+#[inline(always)]
+fn place(socket: Socket, connection: &mut Connection, call: &Call) -> Place {
+    let way = call.direction as usize & 1;
+    let start = connection.offset[way];
+    if connection.flags & COUNTED != 0 {
+        return Place::At(start);
+    }
+    let field = if way == Direction::Read as usize { offset!(tcp_copied_seq) } else { offset!(tcp_write_seq) };
+    let Some(now) = read::<u32>(socket.sock + field as u64) else { return Place::Unknown };
+    let ahead = now.wrapping_sub(connection.base[way]).wrapping_sub((start + call.bytes) as u32) as i32;
+    // A read that met the FIN has one more.
+    if ahead == 0 || ahead == 1 && way == Direction::Read as usize && fin_received(socket.sock) {
+        return Place::At(start);
+    }
+    if kernel::inode(socket.file) != Some(connection.inode) {
+        return Place::OtherLife;
+    }
+    count(Counter::SequenceMismatch, call.bytes);
+    if ahead > 0 {
+        count(Counter::Unreported, ahead as u64);
+        connection.offset[way] = start + call.bytes + ahead as u64;
+    }
+    Place::Unknown
+}
+
+#[inline(always)]
+fn fin_received(sock: u64) -> bool {
+    const ESTABLISHED: u8 = 1;
+    const FIN_WAIT1: u8 = 4;
+    const FIN_WAIT2: u8 = 5;
+    !matches!(read::<u8>(sock + offset!(sock_state) as u64), Some(ESTABLISHED | FIN_WAIT1 | FIN_WAIT2))
+}
+
+/// Submits a record whose payload is in place.
+#[inline(always)]
+fn segment(
+    scratch: *mut Scratch,
+    connection: &Connection,
+    call: &Call,
+    offset: u64,
+    end: u64,
+    captured: u64,
+    flags: u16,
+) -> Option<()> {
+    // SAFETY: the scratch area is this program's until it ends.
+    unsafe {
+        (*scratch).segment = Segment {
+            header: emit::header(Kind::Segment, call.direction, flags),
+            conn: connection.id,
+            offset,
+            end,
+            captured: captured as u32,
+            call_bytes: if call.bytes > u32::MAX as u64 { u32::MAX } else { call.bytes as u32 },
+        };
+    }
+    emit::submit_scratch(scratch, captured).then_some(())
+}
+
+/// Tells that a Unix socket's other end has closed.
+#[inline(always)]
+pub fn end_of_file(connection: &Connection) -> Option<()> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    let call = Call { direction: Direction::Read, source: Source::Nowhere, bytes: 0, address: 0, count: 0 };
+    let at = connection.offset[Direction::Read as usize];
+    segment(scratch, connection, &call, at, at, 0, SEGMENT_EOF)
+}
+
+/// Copies the call's array of buffers into the scratch area.
+#[inline(always)]
+fn buffers(scratch: *mut Scratch, call: &Call) -> bool {
+    let entries = if call.count > BUFFERS as u64 { BUFFERS as u64 } else { call.count };
+    // SAFETY: at most BUFFERS entries of 16 bytes go into an array of that size.
+    let failed = unsafe {
+        bpf_probe_read_user((&raw mut (*scratch).buffers).cast(), (entries as u32 & 31) * 16, call.address as *const _)
+    } != 0;
+    if failed {
+        count(Counter::UserFault, 1);
+    }
+    !failed
+}
+
+/// Copies bytes `from..from + bytes` of the call to the payload's begin. Returns how many came: fewer where memory
+/// faults or there are too many buffers (counted).
+#[inline(always)]
+fn copy(scratch: *mut Scratch, call: &Call, from: u64, bytes: u64) -> u64 {
+    // SAFETY: the scratch area is this program's until it ends.
+    let payload = unsafe { (&raw mut (*scratch).payload).cast::<u8>() };
+    let bytes = if bytes > PIECE_BYTES as u64 { PIECE_BYTES as u64 } else { bytes };
+    if call.source == Source::Buffer {
+        // SAFETY: `bytes` is at most half of the payload.
+        let failed = unsafe { bpf_probe_read_user(payload.cast(), bytes as u32, (call.address + from) as *const _) } != 0;
+        if failed {
+            count(Counter::UserFault, 1);
+            return 0;
+        }
+        return bytes;
+    }
+    let entries = if call.count > BUFFERS as u64 { BUFFERS as u64 } else { call.count };
+    let mut skip = from;
+    let mut done = 0u64;
+    let mut index = 0usize;
+    while index < BUFFERS {
+        if index as u64 >= entries || done >= bytes {
+            break;
+        }
+        // SAFETY: index is below BUFFERS.
+        let [address, length] = unsafe { (*scratch).buffers[index & (BUFFERS - 1)] };
+        index += 1;
+        if length <= skip {
+            skip -= length;
+            continue;
+        }
+        let rest = bytes - done;
+        let mut part = length - skip;
+        if part > rest {
+            part = rest;
+        }
+        if part > PIECE_BYTES as u64 || done >= PIECE_BYTES as u64 {
+            break;
+        }
+        // SAFETY: the payload has room for PIECE_BYTES from any place below PIECE_BYTES.
+        let failed =
+            unsafe { bpf_probe_read_user(payload.add(done as usize).cast(), part as u32, (address + skip) as *const _) } != 0;
+        if failed {
+            count(Counter::UserFault, 1);
+            return done;
+        }
+        done += part;
+        skip = 0;
+    }
+    if done < bytes && call.count > BUFFERS as u64 {
+        count(Counter::TooManyBuffers, 1);
+    }
+    done
+}
+
+/// Copies the call's bytes from `from` on in records of at most `PIECE_BYTES`, stopping where the rest is known to be
+/// body.
+#[inline(always)]
+fn pieces(
+    scratch: *mut Scratch,
+    connection: &mut Connection,
+    call: &Call,
+    start: u64,
+    from: u64,
+    followed: bool,
+) -> Option<()> {
+    let way = call.direction as usize & 1;
+    let end = start + call.bytes;
+    let left = call.bytes - from;
+    let first = if left > FIRST_BYTES { FIRST_BYTES } else { left };
+    let mut copied = copy(scratch, call, from, first);
+    if copied == 0 {
+        return segment(scratch, connection, call, start + from, end, 0, SEGMENT_OPAQUE);
+    }
+    // SAFETY: the payload is larger than 8 bytes.
+    let begins = unsafe { (&raw const (*scratch).payload).cast::<[u8; 8]>().read_unaligned() };
+    let known = if copied > 8 { 8 } else { copied as usize };
+    let response = classify::looks_like_response(begins, known);
+    if connection.flags & FROM_BIRTH != 0 {
+        if start == 0 && response == Looks::No && classify::looks_like_request(begins, known) == Looks::No {
+            connection.flags |= OPAQUE;
+            count(Counter::NotHttp, 1);
+            return None;
+        }
+    } else if !followed && response != Looks::Yes && classify::looks_like_request(begins, known) != Looks::Yes {
+        // Older than the agent, and not yet picked up: only what may be a boundary is worth its bytes.
+        return segment(scratch, connection, call, start + from, end, 0, SEGMENT_OPAQUE);
+    }
+    if begins[0] == b'H' && begins[1] == b'E' {
+        connection.flags |= HEAD_SEEN;
+    }
+    // Of the methods only those with a body (POST, PUT, PATCH) are worth a scan.
+    if response == Looks::Yes || begins[0] == b'P' {
+        frame(scratch, connection, call, start + from, copied, response == Looks::Yes);
+    }
+    let mut at = start + from;
+    let mut turn = 0;
+    loop {
+        let behind = at + copied;
+        let framed = connection.body_until[way] >= end;
+        turn += 1;
+        let last = behind >= end || framed || turn > PIECES;
+        segment(scratch, connection, call, at, end, copied, if last { 0 } else { SEGMENT_MORE })?;
+        if last {
+            if behind < end && !framed {
+                count(Counter::TooLarge, end - behind);
+            }
+            return Some(());
+        }
+        at = behind;
+        let left = end - at;
+        let next = if left > PIECE_BYTES as u64 { PIECE_BYTES as u64 } else { left };
+        copied = copy(scratch, call, at - start, next);
+        if copied == 0 {
+            return segment(scratch, connection, call, at, end, 0, SEGMENT_OPAQUE);
+        }
+    }
+}
+
+/// Reads a head for how long its body is, so that what follows it need not be copied.
+#[inline(always)]
+fn frame(scratch: *mut Scratch, connection: &mut Connection, call: &Call, at: u64, copied: u64, response: bool) {
+    if connection.flags & HEAD_SEEN != 0 {
+        return;
+    }
+    // SAFETY: the payload is larger than what is scanned.
+    let payload = unsafe { (&raw const (*scratch).payload).cast::<u8>() };
+    if response {
+        // "HTTP/1.1 200": 1xx, 204 and 304 have no body whatever they say.
+        // SAFETY: as above.
+        let (class, tens, ones) = unsafe { (*payload.add(9), *payload.add(10), *payload.add(11)) };
+        if class == b'1' || tens == b'0' && ones == b'4' && (class == b'2' || class == b'3') {
+            return;
+        }
+    }
+    // SAFETY: as above.
+    let Framing { head_bytes, transfer_encoding, content_length } = unsafe { framing::scan(payload, copied as u32) };
+    if head_bytes == 0 || transfer_encoding != 0 || content_length > 1 << 60 {
+        return;
+    }
+    let body = at + head_bytes as u64;
+    if copied >= head_bytes as u64 + 8 {
+        // What follows begins like a head: this one has no body (an answer to HEAD, pipelined).
+        let next = (head_bytes as usize) & 0x7ff;
+        // SAFETY: as above.
+        let next = unsafe { payload.add(next).cast::<[u8; 8]>().read_unaligned() };
+        if classify::looks_like_response(next, 8) == Looks::Yes {
+            return;
+        }
+    }
+    connection.body_until[call.direction as usize & 1] = body + content_length;
+}

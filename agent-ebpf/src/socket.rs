@@ -1,0 +1,255 @@
+//! The system calls by which stream sockets move bytes. One program a call, on its exit: there the bytes are known, the
+//! arguments are still in the saved registers, and the user's pages have just been touched.
+
+use agent_ebpf::abi::{Counter, Direction};
+use aya_ebpf::{
+    helpers::{bpf_get_current_pid_tgid, generated::bpf_probe_read_user},
+    macros::tracepoint,
+    programs::TracePointContext,
+};
+
+use crate::{
+    kernel::{self, Args},
+    maps::{CONNECTIONS, TARGETS, UNIX_USERS, count, is_marked, unix_user},
+    segment::{self, Call, Source},
+};
+
+const MSG_OOB: u64 = 0x1;
+const MSG_PEEK: u64 = 0x2;
+const MSG_TRUNC: u64 = 0x20;
+const MSG_ERRQUEUE: u64 = 0x2000;
+/// `struct msghdr` of user space: iov at byte 16, iovlen at 24, 56 bytes in all; `struct mmsghdr` adds the length.
+const MSGHDR_BYTES: u64 = 56;
+const MMSGHDR_BYTES: u64 = 64;
+
+/// Whether the current process is a target.
+#[inline(always)]
+pub fn is_target() -> bool {
+    is_marked(&TARGETS, (bpf_get_current_pid_tgid() >> 32) as u32)
+}
+
+/// What the system call returned (`sys_exit_*`: `long ret` at byte 16).
+#[inline(always)]
+pub fn returned(ctx: &TracePointContext) -> i64 {
+    // SAFETY: the tracepoint's record is 24 bytes long.
+    unsafe { ctx.read_at::<i64>(16) }.unwrap_or(-1)
+}
+
+/// An argument at the system call's entry (`sys_enter_*`: words from byte 16 on).
+#[inline(always)]
+pub fn argument(ctx: &TracePointContext, index: usize) -> u64 {
+    // SAFETY: the tracepoint's record holds all arguments of the call.
+    unsafe { ctx.read_at::<u64>(16 + 8 * index) }.unwrap_or(u64::MAX)
+}
+
+/// A call with a buffer or an array of buffers.
+#[inline(always)]
+fn plain(ctx: &TracePointContext, direction: Direction, source: Source) -> u32 {
+    let bytes = returned(ctx);
+    if bytes <= 0 || !is_target() {
+        return if bytes == 0 && direction == Direction::Read { end_of_file() } else { 0 };
+    }
+    let Some(args) = Args::saved() else { return 0 };
+    let Some(socket) = kernel::socket(args.first() as u32) else { return 0 };
+    let call = Call { direction, source, bytes: bytes as u64, address: args.second(), count: args.third() };
+    segment::report(&socket, &call)
+}
+
+/// A read that returned 0 on a Unix socket: its other end has closed.
+#[inline(always)]
+fn end_of_file() -> u32 {
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    if !is_marked(&UNIX_USERS, unix_user(tgid)) || !is_marked(&TARGETS, tgid) {
+        return 0;
+    }
+    let Some(args) = Args::saved() else { return 0 };
+    let Some(socket) = kernel::socket(args.first() as u32) else { return 0 };
+    if let Some(connection) = CONNECTIONS.get_ptr(&socket.sock) {
+        // SAFETY: a live map value.
+        unsafe { segment::end_of_file(&*connection) };
+    }
+    0
+}
+
+#[tracepoint]
+pub fn read_exit(ctx: TracePointContext) -> u32 {
+    plain(&ctx, Direction::Read, Source::Buffer)
+}
+
+#[tracepoint]
+pub fn write_exit(ctx: TracePointContext) -> u32 {
+    plain(&ctx, Direction::Write, Source::Buffer)
+}
+
+#[tracepoint]
+pub fn readv_exit(ctx: TracePointContext) -> u32 {
+    plain(&ctx, Direction::Read, Source::Vector)
+}
+
+#[tracepoint]
+pub fn writev_exit(ctx: TracePointContext) -> u32 {
+    plain(&ctx, Direction::Write, Source::Vector)
+}
+
+/// On a socket only offset −1 succeeds.
+#[tracepoint]
+pub fn preadv2_exit(ctx: TracePointContext) -> u32 {
+    plain(&ctx, Direction::Read, Source::Vector)
+}
+
+#[tracepoint]
+pub fn pwritev2_exit(ctx: TracePointContext) -> u32 {
+    plain(&ctx, Direction::Write, Source::Vector)
+}
+
+#[tracepoint]
+pub fn sendto_exit(ctx: TracePointContext) -> u32 {
+    plain(&ctx, Direction::Write, Source::Buffer)
+}
+
+#[tracepoint]
+pub fn recvfrom_exit(ctx: TracePointContext) -> u32 {
+    let bytes = returned(&ctx);
+    if bytes <= 0 || !is_target() {
+        return if bytes == 0 { end_of_file() } else { 0 };
+    }
+    let Some(args) = Args::saved() else { return 0 };
+    let Some(source) = received(args.fourth(), Source::Buffer) else { return 0 };
+    let Some(socket) = kernel::socket(args.first() as u32) else { return 0 };
+    let call =
+        Call { direction: Direction::Read, source, bytes: bytes as u64, address: args.second(), count: args.third() };
+    segment::report(&socket, &call)
+}
+
+/// Where received bytes lie by the call's flags; `None`: they were not taken from the stream.
+#[inline(always)]
+fn received(flags: u64, source: Source) -> Option<Source> {
+    if flags & (MSG_PEEK | MSG_ERRQUEUE | MSG_OOB) != 0 {
+        return None;
+    }
+    Some(if flags & MSG_TRUNC != 0 { Source::Nowhere } else { source })
+}
+
+#[tracepoint]
+pub fn recvmsg_exit(ctx: TracePointContext) -> u32 {
+    let bytes = returned(&ctx);
+    if bytes <= 0 || !is_target() {
+        return if bytes == 0 { end_of_file() } else { 0 };
+    }
+    let Some(args) = Args::saved() else { return 0 };
+    let Some(source) = received(args.third(), Source::Vector) else { return 0 };
+    let _ = message(&args, Direction::Read, source, bytes as u64, args.second());
+    0
+}
+
+#[tracepoint]
+pub fn sendmsg_exit(ctx: TracePointContext) -> u32 {
+    let bytes = returned(&ctx);
+    if bytes <= 0 || !is_target() {
+        return 0;
+    }
+    let Some(args) = Args::saved() else { return 0 };
+    let _ = message(&args, Direction::Write, Source::Vector, bytes as u64, args.second());
+    0
+}
+
+/// Reports the bytes of the `struct msghdr` at `header`.
+#[inline(always)]
+fn message(args: &Args, direction: Direction, source: Source, bytes: u64, header: u64) -> Option<()> {
+    let socket = kernel::socket(args.first() as u32)?;
+    let [address, count] = user_words::<2>(header + 16)?;
+    let call = Call { direction, source, bytes, address, count };
+    segment::report(&socket, &call);
+    Some(())
+}
+
+#[inline(always)]
+fn user_words<const N: usize>(address: u64) -> Option<[u64; N]> {
+    let mut words = [0u64; N];
+    // SAFETY: the destination has the size that is passed.
+    if unsafe { bpf_probe_read_user(words.as_mut_ptr().cast(), size_of::<[u64; N]>() as u32, address as *const _) } != 0 {
+        count(Counter::UserFault, 1);
+        return None;
+    }
+    Some(words)
+}
+
+#[tracepoint]
+pub fn recvmmsg_exit(ctx: TracePointContext) -> u32 {
+    let messages = returned(&ctx);
+    if messages <= 0 || !is_target() {
+        return 0;
+    }
+    let Some(args) = Args::saved() else { return 0 };
+    let Some(source) = received(args.fourth(), Source::Vector) else { return 0 };
+    let _ = several(&args, Direction::Read, source, messages as u64);
+    0
+}
+
+#[tracepoint]
+pub fn sendmmsg_exit(ctx: TracePointContext) -> u32 {
+    let messages = returned(&ctx);
+    if messages <= 0 || !is_target() {
+        return 0;
+    }
+    let Some(args) = Args::saved() else { return 0 };
+    let _ = several(&args, Direction::Write, Source::Vector, messages as u64);
+    0
+}
+
+/// One message is reported as such. Several are told as a gap: their bytes can be placed in the stream only together.
+#[inline(always)]
+fn several(args: &Args, direction: Direction, source: Source, messages: u64) -> Option<()> {
+    const MOST: u64 = 16;
+    let first = args.second();
+    let mut bytes = 0u64;
+    let mut index = 0u64;
+    while index < MOST {
+        if index >= messages {
+            break;
+        }
+        let [length] = user_words::<1>(first + index * MMSGHDR_BYTES + MSGHDR_BYTES)?;
+        bytes += length & 0xffff_ffff;
+        index += 1;
+    }
+    if messages == 1 {
+        return message(args, direction, source, bytes, first);
+    }
+    let socket = kernel::socket(args.first() as u32)?;
+    let call = Call { direction, source: Source::Nowhere, bytes, address: 0, count: 0 };
+    segment::report(&socket, &call);
+    Some(())
+}
+
+#[tracepoint]
+pub fn sendfile64_exit(ctx: TracePointContext) -> u32 {
+    let bytes = returned(&ctx);
+    if bytes <= 0 || !is_target() {
+        return 0;
+    }
+    let Some(args) = Args::saved() else { return 0 };
+    moved(args.first() as u32, Direction::Write, bytes as u64);
+    0
+}
+
+#[tracepoint]
+pub fn splice_exit(ctx: TracePointContext) -> u32 {
+    let bytes = returned(&ctx);
+    if bytes <= 0 || !is_target() {
+        return 0;
+    }
+    let Some(args) = Args::saved() else { return 0 };
+    if !moved(args.third() as u32, Direction::Write, bytes as u64) {
+        moved(args.first() as u32, Direction::Read, bytes as u64);
+    }
+    0
+}
+
+/// Bytes that the kernel moved by itself. False: not a socket.
+#[inline(always)]
+fn moved(fd: u32, direction: Direction, bytes: u64) -> bool {
+    let Some(socket) = kernel::socket(fd) else { return false };
+    let call = Call { direction, source: Source::Nowhere, bytes, address: 0, count: 0 };
+    segment::report(&socket, &call);
+    true
+}

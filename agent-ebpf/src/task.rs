@@ -1,0 +1,130 @@
+//! Processes: children of targets are targets before their first system call, new programs are captured provisionally.
+
+use agent_ebpf::abi::{CMDLINE_BYTES, Direction, Exec, Exit, Fork, Kind, Offsets, Unseen, UnseenCause};
+use aya_ebpf::{
+    EbpfContext,
+    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, generated::bpf_probe_read_user},
+    macros::{raw_tracepoint, tracepoint},
+    programs::{RawTracePointContext, TracePointContext},
+};
+
+use crate::{
+    emit,
+    kernel::{offset, read, task},
+    maps::{CONTROL, EVENTS, TARGETS, UNIX_USERS, count, is_marked, mark, unix_user},
+    socket::{is_target, returned},
+};
+
+/// TRACE_EVENT(sched_process_fork, TP_PROTO(struct task_struct *parent, struct task_struct *child)): runs before the
+/// child does.
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+pub fn process_fork(ctx: RawTracePointContext) -> u32 {
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    if !is_marked(&TARGETS, tgid) {
+        return 0;
+    }
+    // SAFETY: the kernel passes two words.
+    let child = unsafe { *ctx.as_ptr().cast::<u64>().add(1) };
+    let Some(child) = read::<u32>(child + offset!(task_tgid) as u64) else { return 0 };
+    if child == tgid {
+        return 0;
+    }
+    mark(&TARGETS, child, true);
+    if is_marked(&UNIX_USERS, unix_user(tgid)) {
+        mark(&UNIX_USERS, unix_user(child), true);
+    }
+    emit::submit(Fork { header: emit::header(Kind::Fork, Direction::Read, 0), child, pad: 0 });
+    0
+}
+
+/// A record of an exec with the longest command line.
+#[repr(C)]
+struct LongExec {
+    exec: Exec,
+    cmdline: [u8; CMDLINE_BYTES],
+}
+
+/// TRACE_EVENT(sched_process_exec, …): runs in the new program, before its first instruction.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub fn process_exec(_ctx: RawTracePointContext) -> u32 {
+    let Some(control) = CONTROL.get(0) else { return 0 };
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let was = is_marked(&TARGETS, tgid);
+    if tgid == control.agent_tgid || !was && control.capture_new == 0 {
+        return 0;
+    }
+    if !was {
+        mark(&TARGETS, tgid, true);
+    }
+    let Some(mut entry) = EVENTS.reserve::<LongExec>(0) else {
+        count(agent_ebpf::abi::Counter::RingFull, 1);
+        return 0;
+    };
+    let record = entry.as_mut_ptr();
+    let wanted = cmdline();
+    // SAFETY: the record is reserved; its command line has CMDLINE_BYTES bytes, and the length is bounded by that.
+    unsafe {
+        let mut length = 0u32;
+        if let Some((start, bytes)) = wanted {
+            if bpf_probe_read_user((&raw mut (*record).cmdline).cast(), bytes, start as *const _) == 0 {
+                length = bytes;
+            }
+        }
+        (*record).exec = Exec {
+            header: emit::header(Kind::Exec, Direction::Read, 0),
+            cmdline_len: length,
+            provisional: !was as u32,
+            comm: bpf_get_current_comm().unwrap_or([0; 16]),
+        };
+    }
+    emit::submit_entry(entry);
+    0
+}
+
+/// Address and length of the command line of the current process.
+#[inline(always)]
+fn cmdline() -> Option<(u64, u32)> {
+    if offset!(mm_arg_start) == Offsets::MISSING {
+        return None;
+    }
+    let mm: u64 = read(task() + offset!(task_mm) as u64)?;
+    let [start, end] = read::<[u64; 2]>(mm + offset!(mm_arg_start) as u64)?;
+    let bytes = end.wrapping_sub(start);
+    Some((start, if bytes > CMDLINE_BYTES as u64 { CMDLINE_BYTES as u32 } else { bytes as u32 }))
+}
+
+/// TRACE_EVENT(sched_process_exit, …): when the last thread ends, the process is no target any more.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub fn process_exit(_ctx: RawTracePointContext) -> u32 {
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    if !is_marked(&TARGETS, tgid) {
+        return 0;
+    }
+    let _ = exited(tgid);
+    0
+}
+
+#[inline(always)]
+fn exited(tgid: u32) -> Option<()> {
+    let signal: u64 = read(task() + offset!(task_signal) as u64)?;
+    let live: i32 = read(signal + offset!(signal_live) as u64)?;
+    if live > 0 {
+        return None;
+    }
+    let exit_code = read(task() + offset!(task_exit_code) as u64)?;
+    mark(&TARGETS, tgid, false);
+    emit::submit(Exit { header: emit::header(Kind::Exit, Direction::Read, 0), exit_code, pad: 0 });
+    Some(())
+}
+
+#[tracepoint]
+pub fn io_uring_setup_exit(ctx: TracePointContext) -> u32 {
+    if returned(&ctx) >= 0 && is_target() {
+        emit::submit(Unseen {
+            header: emit::header(Kind::Unseen, Direction::Read, 0),
+            cause: UnseenCause::IoUring as u32,
+            pad: 0,
+        });
+    }
+    0
+}
