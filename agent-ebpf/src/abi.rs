@@ -456,8 +456,6 @@ pub struct Offsets {
     pub sock_protocol: u32,
     /// `sock.sk_err`
     pub sock_err: u32,
-    /// `sock.sk_socket`
-    pub sock_socket: u32,
     /// `inet_connection_sock.icsk_ulp_ops`
     pub icsk_ulp_ops: u32,
     /// `tcp_sock.copied_seq`
@@ -517,7 +515,6 @@ impl Offsets {
         net_inum: Self::MISSING,
         sock_protocol: Self::MISSING,
         sock_err: Self::MISSING,
-        sock_socket: Self::MISSING,
         icsk_ulp_ops: Self::MISSING,
         tcp_copied_seq: Self::MISSING,
         tcp_write_seq: Self::MISSING,
@@ -528,4 +525,23 @@ impl Offsets {
         unix_peer: Self::MISSING,
         socket_file_ops: 0,
     };
+}
+
+/// The measurement of what BTF does not tell: one memory-mapped entry. The agent fills in the first half, makes the
+/// system call, and reads the second.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Calibration {
+    /// The thread that makes the call.
+    pub tid: u32,
+    /// The call's number.
+    pub syscall: u32,
+    /// A socket of that thread's.
+    pub fd: u32,
+    /// Always 0.
+    pub pad: u32,
+    /// From `task->stack` to the saved registers: it varies with the kernel's configuration (`CONFIG_X86_FRED`).
+    pub stack_to_regs: u64,
+    /// Address of `socket_file_ops`: what makes a file a socket.
+    pub socket_file_ops: u64,
 }

@@ -1,8 +1,6 @@
 //! Which connection: the kernel's socket, its name, its sequence numbers.
 
-use agent_ebpf::abi::{
-    Counter, Direction, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Kind, Offsets, Open, Role,
-};
+use agent_ebpf::abi::{Counter, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Kind, Offsets, Open, Role};
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id};
 
 use crate::{
@@ -45,6 +43,20 @@ pub fn stream(sock: u64) -> Option<Stream> {
     }
 }
 
+/// Bytes that the present call has moved already, when its connection is described.
+#[derive(Clone, Copy)]
+pub struct Moved {
+    /// Received.
+    pub read: u64,
+    /// Sent.
+    pub written: u64,
+}
+
+impl Moved {
+    /// The call moved none.
+    pub const NONE: Self = Self { read: 0, written: 0 };
+}
+
 /// A name that is never used twice while the agent runs.
 #[inline(always)]
 fn next_id() -> u64 {
@@ -85,7 +97,7 @@ pub fn insert(socket: Socket, stream: Stream, role: Role) -> Option<*mut Connect
 /// The connection of a socket, described if it is seen for the first time. `moved` are the bytes, by direction, that the
 /// present call has moved already: the description tells what was before it.
 #[inline(always)]
-pub fn of(socket: Socket, moved: [u64; 2]) -> Option<*mut Connection> {
+pub fn of(socket: Socket, moved: Moved) -> Option<*mut Connection> {
     if let Some(connection) = CONNECTIONS.get_ptr_mut(&socket.sock) {
         // SAFETY: a live map value.
         let flags = unsafe { (*connection).flags };
@@ -105,7 +117,7 @@ pub fn of(socket: Socket, moved: [u64; 2]) -> Option<*mut Connection> {
 
 /// Puts a socket into the table and describes it.
 #[inline(always)]
-pub fn open(socket: Socket, role: Role, moved: [u64; 2]) -> Option<*mut Connection> {
+pub fn open(socket: Socket, role: Role, moved: Moved) -> Option<*mut Connection> {
     let stream = stream(socket.sock)?;
     let connection = insert(socket, stream, role)?;
     describe(socket.sock, connection, moved).then_some(connection)
@@ -151,17 +163,17 @@ impl Sequences {
 
 /// Finds out all about a connection and tells it. False: it could not be told (counted), try again at the next call.
 #[inline(never)]
-pub fn describe(sock: u64, connection: *mut Connection, moved: [u64; 2]) -> bool {
+pub fn describe(sock: u64, connection: *mut Connection, moved: Moved) -> bool {
     describe_open(sock, connection, moved).is_some()
 }
 
 #[inline(always)]
-fn describe_open(sock: u64, connection: *mut Connection, moved: [u64; 2]) -> Option<()> {
+fn describe_open(sock: u64, connection: *mut Connection, moved: Moved) -> Option<()> {
     // SAFETY: the callers got the pointer from the map; it stays valid while the program runs.
     let connection = unsafe { &mut *connection };
     let family: u16 = read(sock + offset!(sock_family) as u64)?;
     let mut open = Open {
-        header: emit::header(Kind::Open, Direction::Read, 0),
+        header: emit::header(Kind::Open, 0, 0),
         conn: connection.id,
         sock,
         inode: connection.inode,
@@ -179,9 +191,11 @@ fn describe_open(sock: u64, connection: *mut Connection, moved: [u64; 2]) -> Opt
         open.received_base = now.received.wrapping_sub(now.bytes_received as u32);
         let syn = (connection.role == Role::Client as u32) as u64;
         let written = now.bytes_acked + now.write.wrapping_sub(now.unacked) as u64;
-        let received = now.bytes_received.wrapping_sub(now.received.wrapping_sub(now.copied) as u64);
-        open.written = written.wrapping_sub(syn).wrapping_sub(moved[Direction::Write as usize]);
-        open.read = received.wrapping_sub(moved[Direction::Read as usize]);
+        let received = now
+            .bytes_received
+            .wrapping_sub(now.received.wrapping_sub(now.copied) as u64);
+        open.written = written.wrapping_sub(syn).wrapping_sub(moved.written);
+        open.read = received.wrapping_sub(moved.read);
         connection.offset = [open.read, open.written];
         connection.base = [open.received_base, open.sent_base.wrapping_add(syn as u32)];
     } else {
@@ -210,8 +224,12 @@ fn addresses(sock: u64, open: &mut Open) -> Option<()> {
     if open.family == FAMILY_INET {
         let local: [u8; 4] = read(sock + offset!(sock_saddr) as u64)?;
         let remote: [u8; 4] = read(sock + offset!(sock_daddr) as u64)?;
-        open.local = [local[0], local[1], local[2], local[3], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        open.remote = [remote[0], remote[1], remote[2], remote[3], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        open.local = [
+            local[0], local[1], local[2], local[3], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        ];
+        open.remote = [
+            remote[0], remote[1], remote[2], remote[3], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        ];
     } else if offset!(sock_v6_daddr) != Offsets::MISSING {
         open.local = read(sock + offset!(sock_v6_saddr) as u64)?;
         open.remote = read(sock + offset!(sock_v6_daddr) as u64)?;

@@ -1,6 +1,6 @@
 //! Submitting records.
 
-use agent_ebpf::abi::{Counter, Direction, Execution, Header, Kind, Segment};
+use agent_ebpf::abi::{Counter, Execution, Header, Kind, Segment};
 use aya_ebpf::{
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::{
@@ -20,17 +20,24 @@ const LARGE_BYTES: u64 = 2048;
 
 /// The header of a record that the current thread causes now.
 #[inline(always)]
-pub fn header(kind: Kind, direction: Direction, flags: u16) -> Header {
+pub fn header(kind: Kind, direction: u8, flags: u16) -> Header {
     let id = bpf_get_current_pid_tgid();
     Header {
         kind: kind as u8,
-        direction: direction as u8,
+        direction,
         flags,
         // SAFETY: the helpers have no preconditions.
         cpu: unsafe { bpf_get_smp_processor_id() },
         // SAFETY: as above.
         time_ns: unsafe { bpf_ktime_get_ns() },
-        execution: Execution { tgid: (id >> 32) as u32, tid: id as u32, identity: 0, parent: 0, generation: 0, source: 0 },
+        execution: Execution {
+            tgid: (id >> 32) as u32,
+            tid: id as u32,
+            identity: 0,
+            parent: 0,
+            generation: 0,
+            source: 0,
+        },
     }
 }
 

@@ -31,13 +31,40 @@ const HIGHS: u64 = 0x8080_8080_8080_8080;
 /// Makes ASCII letters lower case, and leaves `-`, `:` and digits alone.
 const LOWER: u64 = 0x2020_2020_2020_2020;
 
+/// What a scan found so far. It lives in memory that the verifier does not follow (a map): were it in registers, the
+/// verifier would walk each of its values through the rest of the loop.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Found {
+    head_bytes: u32,
+    transfer_encoding: u32,
+    length_at: u32,
+    lengths: u32,
+}
+
+macro_rules! get {
+    ($found:ident.$field:ident) => {
+        // SAFETY: the caller of `scan` gave a valid pointer.
+        unsafe { (&raw const (*$found).$field).read_volatile() }
+    };
+}
+
+macro_rules! set {
+    ($found:ident.$field:ident = $value:expr) => {
+        // SAFETY: the caller of `scan` gave a valid pointer.
+        unsafe { (&raw mut (*$found).$field).write_volatile($value) }
+    };
+}
+
 /// Scans the first `length` bytes of a head, a word at a time: about 100 ns for a usual head.
 ///
 /// # Safety
-/// `bytes` must be readable for [`READ_BYTES`] bytes; what lies behind `length` is not used.
+/// `bytes` must be readable for [`READ_BYTES`] bytes (what lies behind `length` is not used), `found` writable.
 #[inline(always)]
-pub unsafe fn scan(bytes: *const u8, length: u32) -> Framing {
-    let mut framing = Framing { head_bytes: 0, transfer_encoding: 0, content_length: Framing::NO_LENGTH };
+pub unsafe fn scan(bytes: *const u8, length: u32, found: *mut Found) -> Framing {
+    set!(found.head_bytes = 0);
+    set!(found.transfer_encoding = 0);
+    set!(found.lengths = 0);
     let mut at = 0u32;
     while at < SCAN_BYTES as u32 {
         if at >= length {
@@ -45,67 +72,69 @@ pub unsafe fn scan(bytes: *const u8, length: u32) -> Framing {
         }
         // SAFETY: `at` is below SCAN_BYTES.
         let word = unsafe { bytes.add(at as usize).cast::<u64>().read_unaligned() } ^ NEWLINES;
-        // A byte's high bit is set where the word has a line feed (and, rarely, one byte above: tested below).
-        let mut found = word.wrapping_sub(ONES) & !word & HIGHS;
-        // Two line ends in eight bytes are the most that a head with sane lines has.
-        let mut turn = 0;
-        while turn < 2 {
-            if found == 0 {
+        // A byte's high bit is set where the word has a line feed.
+        let ends = word.wrapping_sub(ONES) & !word & HIGHS;
+        if ends != 0 {
+            // SAFETY: lines begin at most at SCAN_BYTES + 8. Two line ends in eight bytes are the most that a head with
+            // sane lines has.
+            unsafe {
+                line(bytes, at + bytes_through_first(ends), length, found);
+                let second = ends & (ends - 1);
+                if second != 0 {
+                    line(bytes, at + bytes_through_first(second), length, found);
+                }
+            }
+            if get!(found.head_bytes) != 0 {
                 break;
             }
-            let start = at + first_byte(found) + 1;
-            if start >= length {
-                break;
-            }
-            // SAFETY: `start` is at most SCAN_BYTES + 8.
-            unsafe { line(bytes, start, length, &mut framing) };
-            if framing.head_bytes != 0 {
-                return framing;
-            }
-            found &= found - 1;
-            turn += 1;
         }
         at += 8;
     }
-    framing
+    let mut content_length = Framing::NO_LENGTH;
+    // Two of them: only a head that says the same twice is sane, and that is Core's to judge.
+    if get!(found.lengths) == 1 {
+        // SAFETY: the digits lie within 48 bytes of a line's begin.
+        content_length = unsafe { number(bytes, get!(found.length_at) as usize, length) };
+    }
+    Framing {
+        head_bytes: get!(found.head_bytes),
+        transfer_encoding: get!(found.transfer_encoding),
+        content_length,
+    }
 }
 
-/// Index of the lowest byte whose high bit is set. (The BPF target has no instruction for it, and a loop would cost the
-/// verifier more.)
+/// How many bytes there are up to and with the lowest one whose high bit is set. (The BPF target has no instruction for
+/// it, and branches would multiply the verifier's paths.)
 #[inline(always)]
-fn first_byte(found: u64) -> u32 {
-    let lowest = found & found.wrapping_neg();
-    // The bit is 2^(8k+7): its position from which of the half, quarter and eighth masks it lies in.
-    ((lowest & 0xffff_ffff_0000_0000 != 0) as u32) << 2
-        | ((lowest & 0xffff_0000_ffff_0000 != 0) as u32) << 1
-        | (lowest & 0xff00_ff00_ff00_ff00 != 0) as u32
+fn bytes_through_first(ends: u64) -> u32 {
+    let lowest = ends & ends.wrapping_neg();
+    ((lowest - 1 & ONES).wrapping_mul(ONES) >> 56) as u32
 }
 
 /// Reads the line that begins at `start`.
 #[inline(always)]
-unsafe fn line(bytes: *const u8, start: u32, length: u32, framing: &mut Framing) {
-    let start = (start & 0x7ff) as usize;
+unsafe fn line(bytes: *const u8, start: u32, length: u32, found: *mut Found) {
+    // What lies above the first line end of a head is another message's.
+    if start + 2 > length || get!(found.head_bytes) != 0 {
+        return;
+    }
+    let place = (start & 0x7ff) as usize;
     // SAFETY: the caller's, for up to READ_BYTES.
-    let first = unsafe { bytes.add(start).cast::<u64>().read_unaligned() };
+    let first = unsafe { bytes.add(place).cast::<u64>().read_unaligned() };
     if first as u16 == u16::from_le_bytes(*b"\r\n") {
-        if start as u32 + 2 <= length {
-            framing.head_bytes = start as u32 + 2;
-        }
+        set!(found.head_bytes = start + 2);
         return;
     }
     let name = first | LOWER;
-    // SAFETY: as above.
-    let rest = unsafe { bytes.add(start + 8).cast::<u64>().read_unaligned() };
     if name == u64::from_le_bytes(*b"content-") {
+        // SAFETY: as above.
+        let rest = unsafe { bytes.add(place + 8).cast::<u64>().read_unaligned() };
         if (rest | LOWER) & 0x00ff_ffff_ffff_ffff == u64::from_le_bytes(*b"length:\0") {
-            // SAFETY: as above; the digits lie within 48 bytes of the line's begin.
-            let value = unsafe { number(bytes, start + 15, length) };
-            // Two of them: only a head that says the same twice is sane, and that is Core's to judge.
-            let first = framing.content_length == Framing::NO_LENGTH;
-            framing.content_length = if first { value } else { Framing::NO_LENGTH };
+            set!(found.length_at = start + 15);
+            set!(found.lengths = get!(found.lengths) + 1);
         }
     } else if name == u64::from_le_bytes(*b"transfer") {
-        framing.transfer_encoding = 1;
+        set!(found.transfer_encoding = 1);
     }
 }
 
@@ -125,16 +154,15 @@ unsafe fn number(bytes: *const u8, at: usize, length: u32) -> u64 {
         if byte == b'\r' {
             return if digits == 0 { Framing::NO_LENGTH } else { value };
         }
+        index += 1;
         if byte == b' ' && digits == 0 {
-            index += 1;
             continue;
         }
         if !byte.is_ascii_digit() {
             return Framing::NO_LENGTH;
         }
         value = value.wrapping_mul(10).wrapping_add((byte - b'0') as u64);
-        digits += 1;
-        index += 1;
+        digits = 1;
     }
     Framing::NO_LENGTH
 }
@@ -147,25 +175,37 @@ mod tests {
         let mut bytes = [0u8; READ_BYTES + SCAN_BYTES];
         bytes[..text.len()].copy_from_slice(text);
         // SAFETY: the array is longer than READ_BYTES.
-        unsafe { scan(bytes.as_ptr(), text.len() as u32) }
+        unsafe { scan(bytes.as_ptr(), text.len() as u32, &mut Found::default()) }
     }
 
     fn framing(head_bytes: usize, transfer_encoding: u32, content_length: u64) -> Framing {
-        Framing { head_bytes: head_bytes as u32, transfer_encoding, content_length }
+        Framing {
+            head_bytes: head_bytes as u32,
+            transfer_encoding,
+            content_length,
+        }
     }
 
     #[test]
     fn finds_the_length_wherever_the_line_lies() {
         for padding in 0..64 {
             let mut text = [0u8; 256];
-            let parts: [&[u8]; 4] =
-                [b"HTTP/1.1 200 OK\r\nX: ", &[b'x'; 64][..padding], b"\r\ncOntent-Length: 1048576\r\n\r\n", b"body\n\r\n"];
+            let parts: [&[u8]; 4] = [
+                b"HTTP/1.1 200 OK\r\nX: ",
+                &[b'x'; 64][..padding],
+                b"\r\ncOntent-Length: 1048576\r\n\r\n",
+                b"body\n\r\n",
+            ];
             let mut end = 0;
             for part in parts {
                 text[end..end + part.len()].copy_from_slice(part);
                 end += part.len();
             }
-            assert_eq!(scan_text(&text[..end]), framing(end - 7, 0, 1_048_576), "padding {padding}");
+            assert_eq!(
+                scan_text(&text[..end]),
+                framing(end - 7, 0, 1_048_576),
+                "padding {padding}"
+            );
         }
     }
 
@@ -174,12 +214,21 @@ mod tests {
         let none = Framing::NO_LENGTH;
         let cases: [(&[u8], Framing); 9] = [
             (b"HTTP/1.1 200 OK\r\n\r\n", framing(19, 0, none)),
-            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", framing(47, 1, none)),
+            (
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+                framing(47, 1, none),
+            ),
             (b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n", framing(39, 0, none)),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\n", framing(41, 0, none)),
             (b"HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n", framing(36, 0, none)),
-            (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", framing(57, 0, none)),
-            (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n", framing(57, 0, none)),
+            (
+                b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+                framing(57, 0, none),
+            ),
+            (
+                b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n",
+                framing(57, 0, none),
+            ),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 1", framing(0, 0, none)),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r", framing(0, 0, 1)),
         ];

@@ -1,6 +1,6 @@
 //! Birth and death of connections: accept, connect, TCP's states, and the last close of a Unix socket.
 
-use agent_ebpf::abi::{Connect, Control, Counter, Direction, FAMILY_INET, FAMILY_INET6, Kind, Listen, Role, State, StateChange};
+use agent_ebpf::abi::{Connect, Control, Counter, FAMILY_INET, FAMILY_INET6, Kind, Listen, Role, State, StateChange};
 use aya_ebpf::{
     EbpfContext,
     helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, generated::bpf_probe_read_user},
@@ -9,9 +9,13 @@ use aya_ebpf::{
 };
 
 use crate::{
-    connection, emit,
+    connection::{self, Moved},
+    emit,
     kernel::{self, Args, Socket, offset, read},
-    maps::{CONNECTIONS, CONTROL, Connection, DESCRIBED, OPAQUE, PORTS, TARGETS, UNIX, UNIX_USERS, count, is_marked, mark, unix_user},
+    maps::{
+        CONNECTIONS, CONTROL, Connection, DESCRIBED, OPAQUE, PORTS, TARGETS, UNIX, UNIX_USERS, count, is_marked, mark,
+        unix_user,
+    },
     socket::{argument, is_target, returned},
 };
 
@@ -36,12 +40,14 @@ fn accepted(ctx: &TracePointContext) -> u32 {
     if fd < 0 || !is_target() {
         return 0;
     }
-    let Some(socket) = kernel::socket(fd as u32) else { return 0 };
+    let Some(socket) = kernel::socket(fd as u32) else {
+        return 0;
+    };
     // An entry from another life of this address would be older than this call.
     if CONNECTIONS.get_ptr(&socket.sock).is_some() {
         let _ = CONNECTIONS.remove(&socket.sock);
     }
-    connection::open(socket, Role::Server, [0; 2]);
+    connection::open(socket, Role::Server, Moved::NONE);
     0
 }
 
@@ -51,7 +57,9 @@ pub fn connect_enter(ctx: TracePointContext) -> u32 {
     if !is_target() {
         return 0;
     }
-    let Some(socket) = kernel::socket(argument(&ctx, 0) as u32) else { return 0 };
+    let Some(socket) = kernel::socket(argument(&ctx, 0) as u32) else {
+        return 0;
+    };
     if CONNECTIONS.get_ptr(&socket.sock).is_some() {
         // A second connect(2) asks how the first went.
         if same_life(socket) {
@@ -59,7 +67,9 @@ pub fn connect_enter(ctx: TracePointContext) -> u32 {
         }
         let _ = CONNECTIONS.remove(&socket.sock);
     }
-    let Some(stream) = connection::stream(socket.sock) else { return 0 };
+    let Some(stream) = connection::stream(socket.sock) else {
+        return 0;
+    };
     if let Some(connection) = connection::insert(socket, stream, Role::Client) {
         // SAFETY: a live map value.
         unsafe { (*connection).connect_ns = bpf_ktime_get_ns() };
@@ -70,7 +80,9 @@ pub fn connect_enter(ctx: TracePointContext) -> u32 {
 #[inline(always)]
 fn same_life(socket: Socket) -> bool {
     // SAFETY: a live map value.
-    CONNECTIONS.get_ptr(&socket.sock).is_some_and(|entry| unsafe { Some((*entry).inode) == kernel::inode(socket.file) })
+    CONNECTIONS
+        .get_ptr(&socket.sock)
+        .is_some_and(|entry| unsafe { Some((*entry).inode) == kernel::inode(socket.file) })
 }
 
 #[tracepoint]
@@ -94,10 +106,10 @@ fn connected(result: i64) -> Option<()> {
         return None;
     }
     if result == 0 && flags & DESCRIBED == 0 {
-        connection::describe(socket.sock, entry, [0; 2]);
+        connection::describe(socket.sock, entry, Moved::NONE);
     }
     let mut connect = Connect {
-        header: emit::header(Kind::Connect, Direction::Write, 0),
+        header: emit::header(Kind::Connect, 0, 0),
         conn: id,
         start_ns,
         result: result as i32,
@@ -124,7 +136,9 @@ fn peer_address(address: u64, connect: &mut Connect) {
     connect.family = bytes[0];
     if connect.family == FAMILY_INET {
         connect.remote_port = u16::from_be_bytes([bytes[2], bytes[3]]);
-        connect.remote = [bytes[4], bytes[5], bytes[6], bytes[7], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        connect.remote = [
+            bytes[4], bytes[5], bytes[6], bytes[7], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        ];
     } else if connect.family == FAMILY_INET6 {
         connect.remote_port = u16::from_be_bytes([bytes[2], bytes[3]]);
         // SAFETY: as above.
@@ -152,13 +166,17 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
         listening(sock);
         return 0;
     }
-    let Some(entry) = CONNECTIONS.get_ptr_mut(&sock) else { return 0 };
+    let Some(entry) = CONNECTIONS.get_ptr_mut(&sock) else {
+        return 0;
+    };
     // SAFETY: a live map value.
-    let Connection { id, connect_ns, flags, .. } = unsafe { *entry };
+    let Connection {
+        id, connect_ns, flags, ..
+    } = unsafe { *entry };
     let change = match new {
         ESTABLISHED => {
             if connect_ns != 0 && flags & DESCRIBED == 0 {
-                connection::describe(sock, entry, [0; 2]);
+                connection::describe(sock, entry, Moved::NONE);
             }
             return 0;
         }
@@ -174,7 +192,7 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
     }
     if flags & OPAQUE == 0 || new == CLOSE {
         emit::submit(State {
-            header: emit::header(Kind::State, Direction::Read, 0),
+            header: emit::header(Kind::State, 0, 0),
             conn: id,
             error,
             state: change as u8,
@@ -188,17 +206,26 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
 /// Somebody listens: a target from now on if a rule names the port. listen(2) fires this in the caller.
 #[inline(always)]
 fn listening(sock: u64) {
-    let Some(port) = read::<u16>(sock + offset!(sock_num) as u64) else { return };
+    let Some(port) = read::<u16>(sock + offset!(sock_num) as u64) else {
+        return;
+    };
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     if !is_marked(&PORTS, port as u32) || is_marked(&TARGETS, tgid) {
         return;
     }
     // SAFETY: a live map value.
-    if CONTROL.get(0).is_some_and(|control: &Control| control.agent_tgid == tgid) {
+    if CONTROL
+        .get(0)
+        .is_some_and(|control: &Control| control.agent_tgid == tgid)
+    {
         return;
     }
     mark(&TARGETS, tgid, true);
-    emit::submit(Listen { header: emit::header(Kind::Listen, Direction::Read, 0), port: port as u32, pad: 0 });
+    emit::submit(Listen {
+        header: emit::header(Kind::Listen, 0, 0),
+        port: port as u32,
+        pad: 0,
+    });
 }
 
 /// The last close of a Unix socket: TCP tells its end by its states, Unix sockets have no such event.
@@ -259,7 +286,7 @@ fn closed(fd: u32) -> Option<()> {
     }
     let _ = CONNECTIONS.remove(&socket.sock);
     emit::submit(State {
-        header: emit::header(Kind::State, Direction::Read, 0),
+        header: emit::header(Kind::State, 0, 0),
         conn: id,
         error: 0,
         state: StateChange::Closed as u8,
@@ -290,7 +317,7 @@ fn shut() -> Option<()> {
         return None;
     }
     emit::submit(State {
-        header: emit::header(Kind::State, Direction::Read, 0),
+        header: emit::header(Kind::State, 0, 0),
         conn: id,
         error: 0,
         state: StateChange::LocalFin as u8,

@@ -9,6 +9,7 @@
 #![no_std]
 #![no_main]
 
+mod calibrate;
 mod connection;
 mod emit;
 mod kernel;

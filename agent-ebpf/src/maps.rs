@@ -1,7 +1,10 @@
 //! The maps. What user space writes at message rate is memory-mapped, never behind bpf(2): each bpf(2) map operation
 //! makes the kernel skip programs on that processor.
 
-use agent_ebpf::abi::{COUNTER_COLUMNS, CPU_LIMIT, Control, Counter, FOLLOW_SLOTS, Follow, MARKS, PID_LIMIT, PIECE_BYTES, Segment};
+use agent_ebpf::abi::{
+    COUNTER_COLUMNS, CPU_LIMIT, Control, Counter, FOLLOW_SLOTS, Follow, MARKS, PID_LIMIT, PIECE_BYTES, Segment,
+};
+use agent_ebpf::framing::Found;
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     helpers::bpf_get_smp_processor_id,
@@ -109,6 +112,8 @@ pub struct Scratch {
     pub payload: [u8; 2 * PIECE_BYTES],
     /// Buffers of the call: address and length.
     pub buffers: [[u64; 2]; BUFFERS],
+    /// Where a head is scanned.
+    pub found: Found,
 }
 
 /// Counts a loss.
@@ -126,7 +131,8 @@ pub fn count(counter: Counter, amount: u64) {
 /// Whether the byte of a process is set.
 #[inline(always)]
 pub fn is_marked(map: &Array<Marks>, tgid: u32) -> bool {
-    map.get(tgid / MARKS as u32).is_some_and(|marks| marks[tgid as usize % MARKS] != 0)
+    map.get(tgid / MARKS as u32)
+        .is_some_and(|marks| marks[tgid as usize % MARKS] != 0)
 }
 
 /// Sets or clears the byte of a process.

@@ -1,14 +1,18 @@
 //! From the bytes of one system call to records.
 
 use agent_ebpf::{
-    abi::{Counter, Direction, FOLLOW_SLOTS, Kind, PIECE_BYTES, PIECES, Role, SEGMENT_EOF, SEGMENT_MORE, SEGMENT_OPAQUE, Segment},
+    abi::{
+        Counter, Direction, FOLLOW_SLOTS, Kind, PIECE_BYTES, PIECES, Role, SEGMENT_EOF, SEGMENT_MORE, SEGMENT_OPAQUE,
+        Segment,
+    },
     classify::{self, Looks},
     framing::{self, Framing},
 };
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 
 use crate::{
-    connection, emit,
+    connection::{self, Moved},
+    emit,
     kernel::{self, Socket, offset, read},
     maps::{BUFFERS, CONNECTIONS, COUNTED, Connection, FOLLOW, FROM_BIRTH, HEAD_SEEN, OPAQUE, SCRATCH, Scratch, count},
 };
@@ -30,10 +34,10 @@ pub enum Source {
 /// A system call that moved bytes.
 #[derive(Clone, Copy)]
 pub struct Call {
-    /// Which way.
-    pub direction: Direction,
-    /// What `address` is.
-    pub source: Source,
+    /// [`Direction`] as a number (the verifier does not know an enum's range).
+    pub way: u64,
+    /// [`Source`] as a number: what `address` is.
+    pub source: u64,
     /// How many bytes were moved.
     pub bytes: u64,
     /// Address of the buffer, or of the array.
@@ -51,9 +55,11 @@ pub fn report(socket: &Socket, call: &Call) -> u32 {
 
 #[inline(always)]
 fn records(socket: Socket, call: &Call) -> Option<()> {
-    let way = call.direction as usize & 1;
-    let mut moved = [0u64; 2];
-    moved[way] = call.bytes;
+    let way = call.way as usize & 1;
+    let moved = Moved {
+        read: if way == 0 { call.bytes } else { 0 },
+        written: if way == 0 { 0 } else { call.bytes },
+    };
     let mut connection = connection::of(socket, moved)?;
     // SAFETY: the pointer is to a map value, live while the program runs. Two programs may write the same entry; each
     // field is one word, and a wrong offset is found by the sequence numbers.
@@ -92,10 +98,10 @@ fn records(socket: Socket, call: &Call) -> Option<()> {
             return segment(scratch, connection, call, end, end, 0, 0);
         }
     }
-    if call.source == Source::Nowhere {
+    if call.source == Source::Nowhere as u64 {
         return segment(scratch, connection, call, start + from, end, 0, SEGMENT_OPAQUE);
     }
-    if call.source == Source::Vector && !buffers(scratch, call) {
+    if call.source == Source::Vector as u64 && !buffers(scratch, call) {
         return segment(scratch, connection, call, start + from, end, 0, SEGMENT_OPAQUE);
     }
     pieces(scratch, connection, call, start, from, followed)
@@ -106,7 +112,7 @@ fn records(socket: Socket, call: &Call) -> Option<()> {
 #[inline(always)]
 fn contradicted(connection: &mut Connection, call: &Call, scratch: *mut Scratch, start: u64, told: u64) -> bool {
     let _ = (scratch, start);
-    if told != 0 || call.source != Source::Buffer || call.direction != Direction::Write && connection.role == 0 {
+    if told != 0 || call.source != Source::Buffer as u64 {
         return false;
     }
     let mut first = [0u8; 8];
@@ -132,14 +138,22 @@ enum Place {
 /// block, the descriptor may name another socket than the call used, and two threads may be at work at once.
 #[inline(always)]
 fn place(socket: Socket, connection: &mut Connection, call: &Call) -> Place {
-    let way = call.direction as usize & 1;
+    let way = call.way as usize & 1;
     let start = connection.offset[way];
     if connection.flags & COUNTED != 0 {
         return Place::At(start);
     }
-    let field = if way == Direction::Read as usize { offset!(tcp_copied_seq) } else { offset!(tcp_write_seq) };
-    let Some(now) = read::<u32>(socket.sock + field as u64) else { return Place::Unknown };
-    let ahead = now.wrapping_sub(connection.base[way]).wrapping_sub((start + call.bytes) as u32) as i32;
+    let field = if way == Direction::Read as usize {
+        offset!(tcp_copied_seq)
+    } else {
+        offset!(tcp_write_seq)
+    };
+    let Some(now) = read::<u32>(socket.sock + field as u64) else {
+        return Place::Unknown;
+    };
+    let ahead = now
+        .wrapping_sub(connection.base[way])
+        .wrapping_sub((start + call.bytes) as u32) as i32;
     // A read that met the FIN has one more.
     if ahead == 0 || ahead == 1 && way == Direction::Read as usize && fin_received(socket.sock) {
         return Place::At(start);
@@ -160,7 +174,10 @@ fn fin_received(sock: u64) -> bool {
     const ESTABLISHED: u8 = 1;
     const FIN_WAIT1: u8 = 4;
     const FIN_WAIT2: u8 = 5;
-    !matches!(read::<u8>(sock + offset!(sock_state) as u64), Some(ESTABLISHED | FIN_WAIT1 | FIN_WAIT2))
+    !matches!(
+        read::<u8>(sock + offset!(sock_state) as u64),
+        Some(ESTABLISHED | FIN_WAIT1 | FIN_WAIT2)
+    )
 }
 
 /// Submits a record whose payload is in place.
@@ -177,12 +194,16 @@ fn segment(
     // SAFETY: the scratch area is this program's until it ends.
     unsafe {
         (*scratch).segment = Segment {
-            header: emit::header(Kind::Segment, call.direction, flags),
+            header: emit::header(Kind::Segment, call.way as u8, flags),
             conn: connection.id,
             offset,
             end,
             captured: captured as u32,
-            call_bytes: if call.bytes > u32::MAX as u64 { u32::MAX } else { call.bytes as u32 },
+            call_bytes: if call.bytes > u32::MAX as u64 {
+                u32::MAX
+            } else {
+                call.bytes as u32
+            },
         };
     }
     emit::submit_scratch(scratch, captured).then_some(())
@@ -192,7 +213,13 @@ fn segment(
 #[inline(always)]
 pub fn end_of_file(connection: &Connection) -> Option<()> {
     let scratch = SCRATCH.get_ptr_mut(0)?;
-    let call = Call { direction: Direction::Read, source: Source::Nowhere, bytes: 0, address: 0, count: 0 };
+    let call = Call {
+        way: Direction::Read as u64,
+        source: Source::Nowhere as u64,
+        bytes: 0,
+        address: 0,
+        count: 0,
+    };
     let at = connection.offset[Direction::Read as usize];
     segment(scratch, connection, &call, at, at, 0, SEGMENT_EOF)
 }
@@ -200,10 +227,18 @@ pub fn end_of_file(connection: &Connection) -> Option<()> {
 /// Copies the call's array of buffers into the scratch area.
 #[inline(always)]
 fn buffers(scratch: *mut Scratch, call: &Call) -> bool {
-    let entries = if call.count > BUFFERS as u64 { BUFFERS as u64 } else { call.count };
+    let entries = if call.count > BUFFERS as u64 {
+        BUFFERS as u64
+    } else {
+        call.count
+    };
     // SAFETY: at most BUFFERS entries of 16 bytes go into an array of that size.
     let failed = unsafe {
-        bpf_probe_read_user((&raw mut (*scratch).buffers).cast(), (entries as u32 & 31) * 16, call.address as *const _)
+        bpf_probe_read_user(
+            (&raw mut (*scratch).buffers).cast(),
+            (entries as u32 & 31) * 16,
+            call.address as *const _,
+        )
     } != 0;
     if failed {
         count(Counter::UserFault, 1);
@@ -217,17 +252,26 @@ fn buffers(scratch: *mut Scratch, call: &Call) -> bool {
 fn copy(scratch: *mut Scratch, call: &Call, from: u64, bytes: u64) -> u64 {
     // SAFETY: the scratch area is this program's until it ends.
     let payload = unsafe { (&raw mut (*scratch).payload).cast::<u8>() };
-    let bytes = if bytes > PIECE_BYTES as u64 { PIECE_BYTES as u64 } else { bytes };
-    if call.source == Source::Buffer {
+    let bytes = if bytes > PIECE_BYTES as u64 {
+        PIECE_BYTES as u64
+    } else {
+        bytes
+    };
+    if call.source == Source::Buffer as u64 {
         // SAFETY: `bytes` is at most half of the payload.
-        let failed = unsafe { bpf_probe_read_user(payload.cast(), bytes as u32, (call.address + from) as *const _) } != 0;
+        let failed =
+            unsafe { bpf_probe_read_user(payload.cast(), bytes as u32, (call.address + from) as *const _) } != 0;
         if failed {
             count(Counter::UserFault, 1);
             return 0;
         }
         return bytes;
     }
-    let entries = if call.count > BUFFERS as u64 { BUFFERS as u64 } else { call.count };
+    let entries = if call.count > BUFFERS as u64 {
+        BUFFERS as u64
+    } else {
+        call.count
+    };
     let mut skip = from;
     let mut done = 0u64;
     let mut index = 0usize;
@@ -251,8 +295,13 @@ fn copy(scratch: *mut Scratch, call: &Call, from: u64, bytes: u64) -> u64 {
             break;
         }
         // SAFETY: the payload has room for PIECE_BYTES from any place below PIECE_BYTES.
-        let failed =
-            unsafe { bpf_probe_read_user(payload.add(done as usize).cast(), part as u32, (address + skip) as *const _) } != 0;
+        let failed = unsafe {
+            bpf_probe_read_user(
+                payload.add(done as usize).cast(),
+                part as u32,
+                (address + skip) as *const _,
+            )
+        } != 0;
         if failed {
             count(Counter::UserFault, 1);
             return done;
@@ -277,7 +326,7 @@ fn pieces(
     from: u64,
     followed: bool,
 ) -> Option<()> {
-    let way = call.direction as usize & 1;
+    let way = call.way as usize & 1;
     let end = start + call.bytes;
     let left = call.bytes - from;
     let first = if left > FIRST_BYTES { FIRST_BYTES } else { left };
@@ -313,7 +362,15 @@ fn pieces(
         let framed = connection.body_until[way] >= end;
         turn += 1;
         let last = behind >= end || framed || turn > PIECES;
-        segment(scratch, connection, call, at, end, copied, if last { 0 } else { SEGMENT_MORE })?;
+        segment(
+            scratch,
+            connection,
+            call,
+            at,
+            end,
+            copied,
+            if last { 0 } else { SEGMENT_MORE },
+        )?;
         if last {
             if behind < end && !framed {
                 count(Counter::TooLarge, end - behind);
@@ -322,7 +379,11 @@ fn pieces(
         }
         at = behind;
         let left = end - at;
-        let next = if left > PIECE_BYTES as u64 { PIECE_BYTES as u64 } else { left };
+        let next = if left > PIECE_BYTES as u64 {
+            PIECE_BYTES as u64
+        } else {
+            left
+        };
         copied = copy(scratch, call, at - start, next);
         if copied == 0 {
             return segment(scratch, connection, call, at, end, 0, SEGMENT_OPAQUE);
@@ -347,7 +408,11 @@ fn frame(scratch: *mut Scratch, connection: &mut Connection, call: &Call, at: u6
         }
     }
     // SAFETY: as above.
-    let Framing { head_bytes, transfer_encoding, content_length } = unsafe { framing::scan(payload, copied as u32) };
+    let Framing {
+        head_bytes,
+        transfer_encoding,
+        content_length,
+    } = unsafe { framing::scan(payload, copied as u32, &raw mut (*scratch).found) };
     if head_bytes == 0 || transfer_encoding != 0 || content_length > 1 << 60 {
         return;
     }
@@ -361,5 +426,5 @@ fn frame(scratch: *mut Scratch, connection: &mut Connection, call: &Call, at: u6
             return;
         }
     }
-    connection.body_until[call.direction as usize & 1] = body + content_length;
+    connection.body_until[call.way as usize & 1] = body + content_length;
 }

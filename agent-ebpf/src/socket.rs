@@ -3,6 +3,7 @@
 
 use agent_ebpf::abi::{Counter, Direction};
 use aya_ebpf::{
+    EbpfContext,
     helpers::{bpf_get_current_pid_tgid, generated::bpf_probe_read_user},
     macros::tracepoint,
     programs::TracePointContext,
@@ -31,15 +32,15 @@ pub fn is_target() -> bool {
 /// What the system call returned (`sys_exit_*`: `long ret` at byte 16).
 #[inline(always)]
 pub fn returned(ctx: &TracePointContext) -> i64 {
-    // SAFETY: the tracepoint's record is 24 bytes long.
-    unsafe { ctx.read_at::<i64>(16) }.unwrap_or(-1)
+    // SAFETY: the tracepoint's record is 24 bytes long, and its words are loaded without a helper.
+    unsafe { ctx.as_ptr().cast::<i64>().add(2).read() }
 }
 
 /// An argument at the system call's entry (`sys_enter_*`: words from byte 16 on).
 #[inline(always)]
 pub fn argument(ctx: &TracePointContext, index: usize) -> u64 {
     // SAFETY: the tracepoint's record holds all arguments of the call.
-    unsafe { ctx.read_at::<u64>(16 + 8 * index) }.unwrap_or(u64::MAX)
+    unsafe { ctx.as_ptr().cast::<u64>().add(2 + index).read() }
 }
 
 /// A call with a buffer or an array of buffers.
@@ -47,11 +48,23 @@ pub fn argument(ctx: &TracePointContext, index: usize) -> u64 {
 fn plain(ctx: &TracePointContext, direction: Direction, source: Source) -> u32 {
     let bytes = returned(ctx);
     if bytes <= 0 || !is_target() {
-        return if bytes == 0 && direction == Direction::Read { end_of_file() } else { 0 };
+        return if bytes == 0 && direction == Direction::Read {
+            end_of_file()
+        } else {
+            0
+        };
     }
     let Some(args) = Args::saved() else { return 0 };
-    let Some(socket) = kernel::socket(args.first() as u32) else { return 0 };
-    let call = Call { direction, source, bytes: bytes as u64, address: args.second(), count: args.third() };
+    let Some(socket) = kernel::socket(args.first() as u32) else {
+        return 0;
+    };
+    let call = Call {
+        way: direction as u64,
+        source: source as u64,
+        bytes: bytes as u64,
+        address: args.second(),
+        count: args.third(),
+    };
     segment::report(&socket, &call)
 }
 
@@ -63,7 +76,9 @@ fn end_of_file() -> u32 {
         return 0;
     }
     let Some(args) = Args::saved() else { return 0 };
-    let Some(socket) = kernel::socket(args.first() as u32) else { return 0 };
+    let Some(socket) = kernel::socket(args.first() as u32) else {
+        return 0;
+    };
     if let Some(connection) = CONNECTIONS.get_ptr(&socket.sock) {
         // SAFETY: a live map value.
         unsafe { segment::end_of_file(&*connection) };
@@ -114,10 +129,19 @@ pub fn recvfrom_exit(ctx: TracePointContext) -> u32 {
         return if bytes == 0 { end_of_file() } else { 0 };
     }
     let Some(args) = Args::saved() else { return 0 };
-    let Some(source) = received(args.fourth(), Source::Buffer) else { return 0 };
-    let Some(socket) = kernel::socket(args.first() as u32) else { return 0 };
-    let call =
-        Call { direction: Direction::Read, source, bytes: bytes as u64, address: args.second(), count: args.third() };
+    let Some(source) = received(args.fourth(), Source::Buffer) else {
+        return 0;
+    };
+    let Some(socket) = kernel::socket(args.first() as u32) else {
+        return 0;
+    };
+    let call = Call {
+        way: Direction::Read as u64,
+        source: source as u64,
+        bytes: bytes as u64,
+        address: args.second(),
+        count: args.third(),
+    };
     segment::report(&socket, &call)
 }
 
@@ -127,7 +151,11 @@ fn received(flags: u64, source: Source) -> Option<Source> {
     if flags & (MSG_PEEK | MSG_ERRQUEUE | MSG_OOB) != 0 {
         return None;
     }
-    Some(if flags & MSG_TRUNC != 0 { Source::Nowhere } else { source })
+    Some(if flags & MSG_TRUNC != 0 {
+        Source::Nowhere
+    } else {
+        source
+    })
 }
 
 #[tracepoint]
@@ -137,7 +165,9 @@ pub fn recvmsg_exit(ctx: TracePointContext) -> u32 {
         return if bytes == 0 { end_of_file() } else { 0 };
     }
     let Some(args) = Args::saved() else { return 0 };
-    let Some(source) = received(args.third(), Source::Vector) else { return 0 };
+    let Some(source) = received(args.third(), Source::Vector) else {
+        return 0;
+    };
     let _ = message(&args, Direction::Read, source, bytes as u64, args.second());
     0
 }
@@ -158,7 +188,13 @@ pub fn sendmsg_exit(ctx: TracePointContext) -> u32 {
 fn message(args: &Args, direction: Direction, source: Source, bytes: u64, header: u64) -> Option<()> {
     let socket = kernel::socket(args.first() as u32)?;
     let [address, count] = user_words::<2>(header + 16)?;
-    let call = Call { direction, source, bytes, address, count };
+    let call = Call {
+        way: direction as u64,
+        source: source as u64,
+        bytes,
+        address,
+        count,
+    };
     segment::report(&socket, &call);
     Some(())
 }
@@ -167,7 +203,14 @@ fn message(args: &Args, direction: Direction, source: Source, bytes: u64, header
 fn user_words<const N: usize>(address: u64) -> Option<[u64; N]> {
     let mut words = [0u64; N];
     // SAFETY: the destination has the size that is passed.
-    if unsafe { bpf_probe_read_user(words.as_mut_ptr().cast(), size_of::<[u64; N]>() as u32, address as *const _) } != 0 {
+    if unsafe {
+        bpf_probe_read_user(
+            words.as_mut_ptr().cast(),
+            size_of::<[u64; N]>() as u32,
+            address as *const _,
+        )
+    } != 0
+    {
         count(Counter::UserFault, 1);
         return None;
     }
@@ -181,7 +224,9 @@ pub fn recvmmsg_exit(ctx: TracePointContext) -> u32 {
         return 0;
     }
     let Some(args) = Args::saved() else { return 0 };
-    let Some(source) = received(args.fourth(), Source::Vector) else { return 0 };
+    let Some(source) = received(args.fourth(), Source::Vector) else {
+        return 0;
+    };
     let _ = several(&args, Direction::Read, source, messages as u64);
     0
 }
@@ -216,7 +261,13 @@ fn several(args: &Args, direction: Direction, source: Source, messages: u64) -> 
         return message(args, direction, source, bytes, first);
     }
     let socket = kernel::socket(args.first() as u32)?;
-    let call = Call { direction, source: Source::Nowhere, bytes, address: 0, count: 0 };
+    let call = Call {
+        way: direction as u64,
+        source: Source::Nowhere as u64,
+        bytes,
+        address: 0,
+        count: 0,
+    };
     segment::report(&socket, &call);
     Some(())
 }
@@ -249,7 +300,13 @@ pub fn splice_exit(ctx: TracePointContext) -> u32 {
 #[inline(always)]
 fn moved(fd: u32, direction: Direction, bytes: u64) -> bool {
     let Some(socket) = kernel::socket(fd) else { return false };
-    let call = Call { direction, source: Source::Nowhere, bytes, address: 0, count: 0 };
+    let call = Call {
+        way: direction as u64,
+        source: Source::Nowhere as u64,
+        bytes,
+        address: 0,
+        count: 0,
+    };
     segment::report(&socket, &call);
     true
 }

@@ -1,6 +1,6 @@
 //! Processes: children of targets are targets before their first system call, new programs are captured provisionally.
 
-use agent_ebpf::abi::{CMDLINE_BYTES, Direction, Exec, Exit, Fork, Kind, Offsets, Unseen, UnseenCause};
+use agent_ebpf::abi::{CMDLINE_BYTES, Exec, Exit, Fork, Kind, Offsets, Unseen, UnseenCause};
 use aya_ebpf::{
     EbpfContext,
     helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, generated::bpf_probe_read_user},
@@ -25,7 +25,9 @@ pub fn process_fork(ctx: RawTracePointContext) -> u32 {
     }
     // SAFETY: the kernel passes two words.
     let child = unsafe { *ctx.as_ptr().cast::<u64>().add(1) };
-    let Some(child) = read::<u32>(child + offset!(task_tgid) as u64) else { return 0 };
+    let Some(child) = read::<u32>(child + offset!(task_tgid) as u64) else {
+        return 0;
+    };
     if child == tgid {
         return 0;
     }
@@ -33,7 +35,11 @@ pub fn process_fork(ctx: RawTracePointContext) -> u32 {
     if is_marked(&UNIX_USERS, unix_user(tgid)) {
         mark(&UNIX_USERS, unix_user(child), true);
     }
-    emit::submit(Fork { header: emit::header(Kind::Fork, Direction::Read, 0), child, pad: 0 });
+    emit::submit(Fork {
+        header: emit::header(Kind::Fork, 0, 0),
+        child,
+        pad: 0,
+    });
     0
 }
 
@@ -71,7 +77,7 @@ pub fn process_exec(_ctx: RawTracePointContext) -> u32 {
             }
         }
         (*record).exec = Exec {
-            header: emit::header(Kind::Exec, Direction::Read, 0),
+            header: emit::header(Kind::Exec, 0, 0),
             cmdline_len: length,
             provisional: !was as u32,
             comm: bpf_get_current_comm().unwrap_or([0; 16]),
@@ -90,7 +96,14 @@ fn cmdline() -> Option<(u64, u32)> {
     let mm: u64 = read(task() + offset!(task_mm) as u64)?;
     let [start, end] = read::<[u64; 2]>(mm + offset!(mm_arg_start) as u64)?;
     let bytes = end.wrapping_sub(start);
-    Some((start, if bytes > CMDLINE_BYTES as u64 { CMDLINE_BYTES as u32 } else { bytes as u32 }))
+    Some((
+        start,
+        if bytes > CMDLINE_BYTES as u64 {
+            CMDLINE_BYTES as u32
+        } else {
+            bytes as u32
+        },
+    ))
 }
 
 /// TRACE_EVENT(sched_process_exit, …): when the last thread ends, the process is no target any more.
@@ -113,7 +126,11 @@ fn exited(tgid: u32) -> Option<()> {
     }
     let exit_code = read(task() + offset!(task_exit_code) as u64)?;
     mark(&TARGETS, tgid, false);
-    emit::submit(Exit { header: emit::header(Kind::Exit, Direction::Read, 0), exit_code, pad: 0 });
+    emit::submit(Exit {
+        header: emit::header(Kind::Exit, 0, 0),
+        exit_code,
+        pad: 0,
+    });
     Some(())
 }
 
@@ -121,7 +138,7 @@ fn exited(tgid: u32) -> Option<()> {
 pub fn io_uring_setup_exit(ctx: TracePointContext) -> u32 {
     if returned(&ctx) >= 0 && is_target() {
         emit::submit(Unseen {
-            header: emit::header(Kind::Unseen, Direction::Read, 0),
+            header: emit::header(Kind::Unseen, 0, 0),
             cause: UnseenCause::IoUring as u32,
             pad: 0,
         });

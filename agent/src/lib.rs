@@ -4,6 +4,7 @@
 //! [`causality`] → [`trace`]), [`export`] sends them. [`process`] says which processes are traced and what they are.
 
 pub mod event;
+pub mod probe;
 pub mod process;
 pub mod proto;
 pub mod trace;

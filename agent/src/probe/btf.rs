@@ -1,0 +1,213 @@
+//! Where this kernel keeps its fields: offsets of struct members, read from its own BTF.
+//!
+//! Format: <https://docs.kernel.org/bpf/btf.html>. rustc writes no CO-RE relocations, so the programs get these numbers
+//! as constants.
+
+use std::collections::HashMap;
+
+/// Why there are no offsets.
+#[derive(Debug, thiserror::Error)]
+pub enum BtfError {
+    /// The file could not be read.
+    #[error(
+        "cannot read {path}: {source}. The kernel must be built with CONFIG_DEBUG_INFO_BTF (all current distributions' are)"
+    )]
+    Unreadable {
+        /// What was tried.
+        path: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// It is not what the format says.
+    #[error("the kernel's BTF is malformed at byte {0}")]
+    Malformed(usize),
+}
+
+const PATH: &str = "/sys/kernel/btf/vmlinux";
+const MAGIC: u16 = 0xeb9f;
+
+mod kind {
+    pub const INT: u32 = 1;
+    pub const ARRAY: u32 = 3;
+    pub const STRUCT: u32 = 4;
+    pub const UNION: u32 = 5;
+    pub const ENUM: u32 = 6;
+    pub const TYPEDEF: u32 = 8;
+    pub const VOLATILE: u32 = 9;
+    pub const CONST: u32 = 10;
+    pub const FUNC_PROTO: u32 = 13;
+    pub const VAR: u32 = 14;
+    pub const DATASEC: u32 = 15;
+    pub const DECL_TAG: u32 = 17;
+    pub const TYPE_TAG: u32 = 18;
+    pub const ENUM64: u32 = 19;
+}
+
+/// The running kernel's types.
+pub struct Btf {
+    bytes: Vec<u8>,
+    strings: usize,
+    /// Byte offset of each type; ids count from 1.
+    types: Vec<usize>,
+    /// Structs by name.
+    structs: HashMap<String, usize>,
+}
+
+impl Btf {
+    /// Reads the running kernel's BTF.
+    pub fn of_kernel() -> Result<Self, BtfError> {
+        let bytes = std::fs::read(PATH).map_err(|source| BtfError::Unreadable { path: PATH, source })?;
+        Self::parse(bytes)
+    }
+
+    fn parse(bytes: Vec<u8>) -> Result<Self, BtfError> {
+        let word = |at: usize| word(&bytes, at);
+        if word(0)? as u16 != MAGIC {
+            return Err(BtfError::Malformed(0));
+        }
+        let header = word(4)? as usize;
+        let first = header + word(8)? as usize;
+        let end = first + word(12)? as usize;
+        let strings = header + word(16)? as usize;
+        let mut types = Vec::new();
+        let mut structs = HashMap::new();
+        let mut at = first;
+        while at < end {
+            let info = word(at + 4)?;
+            let (kind, members) = (info >> 24 & 0x1f, (info & 0xffff) as usize);
+            if kind == kind::STRUCT {
+                let name = string(&bytes, strings + word(at)? as usize)?;
+                if !name.is_empty() {
+                    structs.entry(name.to_owned()).or_insert(at);
+                }
+            }
+            types.push(at);
+            at += 12
+                + match kind {
+                    kind::INT | kind::VAR | kind::DECL_TAG => 4,
+                    kind::ARRAY => 12,
+                    kind::STRUCT | kind::UNION | kind::DATASEC | kind::ENUM64 => 12 * members,
+                    kind::ENUM | kind::FUNC_PROTO => 8 * members,
+                    _ => 0,
+                };
+        }
+        Ok(Self {
+            strings,
+            types,
+            structs,
+            bytes,
+        })
+    }
+
+    /// Byte offset of a member, which may lie in an anonymous struct or union, or behind dots in a named one
+    /// (`ns.inum`). `None`: this kernel has no such struct or member, or it is no whole number of bytes in.
+    pub fn offset(&self, structure: &str, path: &str) -> Option<u32> {
+        let mut at = *self.structs.get(structure)?;
+        let mut bits = 0;
+        let mut names = path.split('.').peekable();
+        while let Some(name) = names.next() {
+            let (offset, member) = self.member(at, name)?;
+            bits += offset;
+            if names.peek().is_some() {
+                at = self.aggregate(member)?;
+            }
+        }
+        (bits % 8 == 0).then_some(bits / 8)
+    }
+
+    /// Bit offset and type id of a member.
+    fn member(&self, at: usize, wanted: &str) -> Option<(u32, u32)> {
+        let info = word(&self.bytes, at + 4).ok()?;
+        let bitfields = info >> 31 == 1;
+        for index in 0..(info & 0xffff) as usize {
+            let entry = at + 12 + 12 * index;
+            let name = string(&self.bytes, self.strings + word(&self.bytes, entry).ok()? as usize).ok()?;
+            let member = word(&self.bytes, entry + 4).ok()?;
+            let offset = word(&self.bytes, entry + 8).ok()?;
+            let offset = if bitfields { offset & 0x00ff_ffff } else { offset };
+            if name == wanted {
+                return Some((offset, member));
+            }
+            if name.is_empty()
+                && let Some(inner) = self.aggregate(member)
+                && let Some((more, found)) = self.member(inner, wanted)
+            {
+                return Some((offset + more, found));
+            }
+        }
+        None
+    }
+
+    /// Where the struct or union with this id is, behind typedefs and qualifiers.
+    fn aggregate(&self, mut id: u32) -> Option<usize> {
+        for _ in 0..8 {
+            let at = *self.types.get((id as usize).checked_sub(1)?)?;
+            match word(&self.bytes, at + 4).ok()? >> 24 & 0x1f {
+                kind::STRUCT | kind::UNION => return Some(at),
+                kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::TYPE_TAG => id = word(&self.bytes, at + 8).ok()?,
+                _ => return None,
+            }
+        }
+        None
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> Result<u32, BtfError> {
+    let bytes = bytes
+        .get(at..at + 4)
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or(BtfError::Malformed(at))?;
+    Ok(u32::from_ne_bytes(bytes))
+}
+
+fn string(bytes: &[u8], at: usize) -> Result<&str, BtfError> {
+    let rest = bytes.get(at..).ok_or(BtfError::Malformed(at))?;
+    let end = rest.iter().position(|&byte| byte == 0).ok_or(BtfError::Malformed(at))?;
+    str::from_utf8(&rest[..end]).map_err(|_| BtfError::Malformed(at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// BTF of `struct outer { int a; struct { int b; }; ns ns; }; typedef struct ns { int inum; } ns;`
+    fn example() -> Vec<u8> {
+        let strings = b"\0outer\0a\0b\0ns\0inum\0int\0";
+        let mut types: Vec<u32> = vec![19, 1 << 24, 4, 32]; // 1: int
+        types.extend([1, 4 << 24 | 3, 12, 7, 1, 0, 0, 3, 32, 11, 4, 64]); // 2: outer
+        types.extend([0, 4 << 24 | 1, 4, 9, 1, 0]); // 3: anonymous
+        types.extend([11, 8 << 24, 5]); // 4: typedef ns
+        types.extend([11, 4 << 24 | 1, 4, 14, 1, 0]); // 5: ns
+        let mut bytes = Vec::new();
+        for word in [
+            MAGIC as u32 | 1 << 16,
+            24,
+            0,
+            types.len() as u32 * 4,
+            types.len() as u32 * 4,
+            strings.len() as u32,
+        ] {
+            bytes.extend(word.to_ne_bytes());
+        }
+        bytes.extend(types.iter().flat_map(|word| word.to_ne_bytes()));
+        bytes.extend(strings);
+        bytes
+    }
+
+    #[test]
+    fn finds_members_wherever_they_lie() {
+        let btf = Btf::parse(example()).unwrap();
+        assert_eq!(btf.offset("outer", "a"), Some(0));
+        assert_eq!(btf.offset("outer", "b"), Some(4));
+        assert_eq!(btf.offset("outer", "ns.inum"), Some(8));
+        assert_eq!(btf.offset("outer", "c"), None);
+        assert_eq!(btf.offset("inner", "a"), None);
+    }
+
+    #[test]
+    fn a_cut_off_file_is_an_error() {
+        let bytes = example();
+        assert!(Btf::parse(bytes[..40].to_vec()).is_err());
+        assert!(Btf::parse(vec![0; 64]).is_err());
+    }
+}

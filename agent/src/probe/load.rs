@@ -1,0 +1,263 @@
+//! Loading and attaching. Programs are loaded one by one: one that the verifier refuses costs its feature, not the agent.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use agent_ebpf::abi::{CPU_LIMIT, Calibration, Control, FOLLOW_SLOTS, MARKS, Offsets, PID_LIMIT};
+use aya::{Ebpf, EbpfError, EbpfLoader, programs::ProgramError};
+
+use super::{
+    Attachment, Hook, PLAN, Probe, Shared,
+    btf::{Btf, BtfError},
+    mapped::Mapped,
+    offsets::offsets,
+    ring::Ring,
+};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/spoor-ebpf"));
+
+/// Sizes of what the kernel holds for the agent.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Size of the ring of records, bytes: a power of two, at least a page.
+    pub ring_bytes: u32,
+    /// Connections that are known at one time.
+    pub connections: u32,
+}
+
+/// Why nothing can be traced.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// No field offsets.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// The object, or its maps.
+    #[error("cannot create the eBPF maps: {0}. This needs root, or CAP_BPF with CAP_PERFMON")]
+    Object(#[from] EbpfError),
+    /// A program that all depends on.
+    #[error("cannot load or attach the eBPF program {program}: {reason}")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// The kernel's words.
+        reason: String,
+    },
+    /// A map that is not as it must be.
+    #[error("cannot map the eBPF map {map} into memory: {source}")]
+    Map {
+        /// Its name.
+        map: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The facts that are measured at start.
+    #[error(
+        "cannot find where this kernel keeps the arguments of system calls (fields missing in its BTF: {missing:?}): \
+         nothing can be traced on it"
+    )]
+    Calibration {
+        /// `struct.member` of each.
+        missing: Vec<String>,
+    },
+}
+
+/// A program that is not attached.
+#[derive(Clone, Debug)]
+pub struct Lost {
+    /// The program.
+    pub program: &'static str,
+    /// What does not work without it.
+    pub feature: &'static str,
+    /// Why.
+    pub reason: String,
+}
+
+impl Probe {
+    /// Loads and attaches all programs. No process is a target yet.
+    pub fn load(settings: Settings) -> Result<Self, ProbeError> {
+        let btf = Btf::of_kernel()?;
+        let (mut offsets, missing) = offsets(&btf);
+        for field in &missing {
+            tracing::debug!("this kernel's BTF has no {field}");
+        }
+        drop(btf);
+        calibrate(&mut offsets).map_err(|error| error.with_missing(missing))?;
+
+        let processes = process_limit().div_ceil(MARKS as u32);
+        let mut programs = EbpfLoader::new()
+            .override_global("OFFSETS", bytes_of(&offsets), true)
+            .map_max_entries("EVENTS", settings.ring_bytes)
+            .map_max_entries("CONNECTIONS", settings.connections)
+            .map_max_entries("TARGETS", processes)
+            .load(OBJECT)?;
+        let shared = Shared {
+            targets: mapped(&mut programs, "TARGETS", processes)?,
+            ports: mapped(&mut programs, "PORTS", 65536 / MARKS as u32)?,
+            control: mapped(&mut programs, "CONTROL", 1)?,
+            follow: mapped(&mut programs, "FOLLOW", FOLLOW_SLOTS)?,
+            counters: mapped(&mut programs, "COUNTERS", CPU_LIMIT)?,
+        };
+        // SAFETY: a field of the entry.
+        shared.control.set(
+            0,
+            |entry: *mut Control| unsafe { &raw mut (*entry).agent_tgid },
+            std::process::id(),
+        );
+        let ring = Ring::new(take(&mut programs, "EVENTS")?)?;
+        let mut lost = Vec::new();
+        for attachment in PLAN {
+            let Err(error) = attach(&mut programs, attachment) else {
+                continue;
+            };
+            let reason = reason(&error);
+            let Some(feature) = attachment.feature else {
+                return Err(ProbeError::Program {
+                    program: attachment.program,
+                    reason,
+                });
+            };
+            tracing::warn!(
+                program = attachment.program,
+                reason,
+                "not available on this kernel: {feature}"
+            );
+            lost.push(Lost {
+                program: attachment.program,
+                feature,
+                reason,
+            });
+        }
+        Ok(Self {
+            ring,
+            shared,
+            lost,
+            _programs: programs,
+        })
+    }
+}
+
+fn attach(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramError> {
+    let missing = || ProgramError::InvalidName {
+        name: attachment.program.to_owned(),
+    };
+    let program = programs.program_mut(attachment.program).ok_or_else(missing)?;
+    match attachment.hook {
+        Hook::Syscall(name) => {
+            let program: &mut aya::programs::TracePoint = program.try_into()?;
+            program.load()?;
+            program.attach("syscalls", name)?;
+        }
+        Hook::Raw(name) => {
+            let program: &mut aya::programs::RawTracePoint = program.try_into()?;
+            program.load()?;
+            program.attach(name)?;
+        }
+    }
+    Ok(())
+}
+
+/// The error with all that led to it: the verifier's own words are the last.
+fn reason(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+fn take(programs: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, ProbeError> {
+    programs.take_map(name).ok_or(ProbeError::Map {
+        map: name,
+        source: io::ErrorKind::NotFound.into(),
+    })
+}
+
+fn mapped<T: Copy>(programs: &mut Ebpf, name: &'static str, entries: u32) -> Result<Mapped<T>, ProbeError> {
+    let map = take(programs, name)?;
+    Mapped::new(map, entries).map_err(|source| ProbeError::Map { map: name, source })
+}
+
+/// One above the highest process id that this machine gives.
+fn process_limit() -> u32 {
+    let text = std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap_or_default();
+    text.trim().parse().unwrap_or(PID_LIMIT).clamp(MARKS as u32, PID_LIMIT)
+}
+
+fn bytes_of(offsets: &Offsets) -> &[u8] {
+    // SAFETY: the ABI's structs are plain data without padding.
+    unsafe { std::slice::from_raw_parts((&raw const *offsets).cast(), size_of::<Offsets>()) }
+}
+
+enum CalibrationError {
+    Probe(ProbeError),
+    NoAnswer,
+}
+
+impl CalibrationError {
+    fn with_missing(self, missing: Vec<String>) -> ProbeError {
+        match self {
+            Self::Probe(error) => error,
+            Self::NoAnswer => ProbeError::Calibration { missing },
+        }
+    }
+}
+
+impl<E: Into<ProbeError>> From<E> for CalibrationError {
+    fn from(error: E) -> Self {
+        Self::Probe(error.into())
+    }
+}
+
+/// Measures what BTF does not tell, by a system call of our own that a program watches.
+fn calibrate(offsets: &mut Offsets) -> Result<(), CalibrationError> {
+    const PROGRAM: Attachment = Attachment {
+        program: "calibrate",
+        hook: Hook::Raw("sys_enter"),
+        feature: None,
+    };
+    let mut programs = EbpfLoader::new()
+        .override_global("OFFSETS", bytes_of(offsets), true)
+        .map_max_entries("EVENTS", 4096)
+        .map_max_entries("CONNECTIONS", 1)
+        .map_max_entries("TARGETS", 1)
+        .load(OBJECT)
+        .map_err(ProbeError::from)?;
+    let (socket, _other) = std::os::unix::net::UnixStream::pair().map_err(|source| ProbeError::Map {
+        map: "CALIBRATION",
+        source,
+    })?;
+    let socket: OwnedFd = socket.into();
+    let memory: Mapped<Calibration> = mapped(&mut programs, "CALIBRATION", 1)?;
+    let question = Calibration {
+        // SAFETY: gettid has no preconditions.
+        tid: unsafe { libc::gettid() } as u32,
+        syscall: libc::SYS_getpeername as u32,
+        fd: socket.as_raw_fd() as u32,
+        ..Calibration::default()
+    };
+    memory.set(0, |entry| entry, question);
+    attach(&mut programs, &PROGRAM).map_err(|error| ProbeError::Program {
+        program: PROGRAM.program,
+        reason: reason(&error),
+    })?;
+    let mut length: libc::socklen_t = 0;
+    // SAFETY: with a length of 0 nothing is written to the address.
+    unsafe {
+        libc::getpeername(
+            socket.as_raw_fd(),
+            std::ptr::NonNull::dangling().as_ptr(),
+            &raw mut length,
+        )
+    };
+    let answer = memory.get(0).ok_or(CalibrationError::NoAnswer)?;
+    if answer.stack_to_regs == 0 || answer.socket_file_ops == 0 {
+        return Err(CalibrationError::NoAnswer);
+    }
+    offsets.stack_to_regs = u32::try_from(answer.stack_to_regs).map_err(|_| CalibrationError::NoAnswer)?;
+    offsets.socket_file_ops = answer.socket_file_ops;
+    Ok(())
+}

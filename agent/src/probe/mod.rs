@@ -1,0 +1,117 @@
+//! The kernel side, as the agent handles it: loading, attaching, shared memory, and the ring of records. All use of aya
+//! is here.
+
+mod btf;
+mod load;
+mod mapped;
+mod offsets;
+mod plan;
+mod ring;
+
+pub use load::{Lost, ProbeError, Settings};
+pub use plan::{Attachment, Hook, PLAN};
+pub use ring::{Ring, Waker};
+
+use std::time::Duration;
+
+use agent_ebpf::abi::{COUNTER_COLUMNS, Control, Counter, FOLLOW_SLOTS, Follow, MARKS};
+use mapped::Mapped;
+
+/// The loaded and attached programs. Dropping it detaches them; nothing is pinned, so that a killed agent leaves nothing.
+pub struct Probe {
+    /// The records.
+    pub ring: Ring,
+    /// What else is shared.
+    pub shared: Shared,
+    /// Programs that are not attached, and why.
+    pub lost: Vec<Lost>,
+    _programs: aya::Ebpf,
+}
+
+/// The memory that is shared with the programs.
+pub struct Shared {
+    targets: Mapped<[u8; MARKS]>,
+    ports: Mapped<[u8; MARKS]>,
+    control: Mapped<Control>,
+    follow: Mapped<Follow>,
+    counters: Mapped<[u64; COUNTER_COLUMNS]>,
+}
+
+impl Shared {
+    /// Makes a process a target, or none any more. False if its id is above what the kernel allowed at the start.
+    pub fn set_target(&self, tgid: u32, on: bool) -> bool {
+        let place = tgid as usize % MARKS;
+        // SAFETY: the index is within the entry.
+        self.targets.set(
+            tgid as usize / MARKS,
+            |entry| unsafe { (&raw mut *entry).cast::<u8>().add(place) },
+            on as u8,
+        )
+    }
+
+    /// Whether a process is a target.
+    pub fn is_target(&self, tgid: u32) -> bool {
+        self.targets
+            .get(tgid as usize / MARKS)
+            .is_some_and(|entry| entry[tgid as usize % MARKS] != 0)
+    }
+
+    /// Makes every process that listens on the port from now on a target.
+    pub fn watch_port(&self, port: u16) {
+        let place = port as usize % MARKS;
+        // SAFETY: the index is within the entry.
+        self.ports.set(
+            port as usize / MARKS,
+            |entry| unsafe { (&raw mut *entry).cast::<u8>().add(place) },
+            1,
+        );
+    }
+
+    /// Whether programs that are started become (provisional) targets.
+    pub fn capture_new(&self, on: bool) {
+        // SAFETY: a field of the entry.
+        self.control
+            .set(0, |entry| unsafe { &raw mut (*entry).capture_new }, on as u32);
+    }
+
+    /// Tells the programs that Core follows a connection, and below which offsets it needs no records.
+    pub fn follow(&self, conn: u64, until: [u64; 2]) {
+        let slot = (conn % FOLLOW_SLOTS as u64) as usize;
+        let same = self.follow.get(slot).is_some_and(|entry| entry.conn == conn);
+        if !same {
+            // SAFETY: fields of the entry. It is nobody's until its words are right.
+            self.follow.set(slot, |entry| unsafe { &raw mut (*entry).conn }, 0);
+        }
+        for (way, offset) in until.into_iter().enumerate() {
+            // SAFETY: as above.
+            self.follow
+                .set(slot, |entry| unsafe { &raw mut (*entry).until[way & 1] }, offset);
+        }
+        // SAFETY: as above.
+        self.follow.set(slot, |entry| unsafe { &raw mut (*entry).conn }, conn);
+    }
+
+    /// Says that the reader sleeps, or works.
+    fn reader_sleeps(&self, on: bool) {
+        // SAFETY: a field of the entry.
+        self.control
+            .set(0, |entry| unsafe { &raw mut (*entry).reader_sleeps }, on as u32);
+    }
+
+    /// The counters of the kernel side, summed over processors.
+    pub fn counters(&self) -> Vec<(Counter, u64)> {
+        let mut sums = [0u64; COUNTER_COLUMNS];
+        for cpu in 0..self.counters.len() {
+            for (sum, count) in sums.iter_mut().zip(self.counters.get(cpu).unwrap_or_default()) {
+                *sum = sum.wrapping_add(count);
+            }
+        }
+        Counter::ALL
+            .iter()
+            .map(|&counter| (counter, sums[counter as usize]))
+            .collect()
+    }
+}
+
+/// How long the reader sleeps between two looks while records come.
+pub const BUSY_PERIOD: Duration = Duration::from_millis(10);

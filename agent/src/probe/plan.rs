@@ -1,0 +1,154 @@
+//! Which program goes where, and what is lost without it.
+
+/// How a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// A tracepoint of the category `syscalls`.
+    Syscall(&'static str),
+    /// A raw tracepoint.
+    Raw(&'static str),
+}
+
+/// A program of the object, and what it is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Attachment {
+    /// The program's name in the object.
+    pub program: &'static str,
+    /// Where it goes.
+    pub hook: Hook,
+    /// What does not work without it; `None`: nothing works without it.
+    pub feature: Option<&'static str>,
+}
+
+const fn syscall(program: &'static str, name: &'static str, feature: Option<&'static str>) -> Attachment {
+    Attachment {
+        program,
+        hook: Hook::Syscall(name),
+        feature,
+    }
+}
+
+const fn raw(program: &'static str, name: &'static str, feature: Option<&'static str>) -> Attachment {
+    Attachment {
+        program,
+        hook: Hook::Raw(name),
+        feature,
+    }
+}
+
+/// All programs, in the order of attaching: processes first, so that none forks unseen; then births, then bytes, so that
+/// no byte is told before its connection.
+pub const PLAN: &[Attachment] = &[
+    raw("process_fork", "sched_process_fork", None),
+    raw(
+        "process_exec",
+        "sched_process_exec",
+        Some("programs that start after the agent are found late"),
+    ),
+    raw(
+        "process_exit",
+        "sched_process_exit",
+        Some("exchanges of processes that die end late"),
+    ),
+    raw("tcp_state", "inet_sock_set_state", None),
+    syscall(
+        "accept_exit",
+        "sys_exit_accept",
+        Some("accept(2): such connections are picked up at their first request"),
+    ),
+    syscall(
+        "accept4_exit",
+        "sys_exit_accept4",
+        Some("accept4(2): such connections are picked up at their first request"),
+    ),
+    syscall(
+        "connect_enter",
+        "sys_enter_connect",
+        Some("failed connects, and the opener rule for parents"),
+    ),
+    syscall(
+        "connect_exit",
+        "sys_exit_connect",
+        Some("failed connects, and the opener rule for parents"),
+    ),
+    syscall("close_enter", "sys_enter_close", Some("ends of Unix connections")),
+    syscall(
+        "close_range_enter",
+        "sys_enter_close_range",
+        Some("ends of Unix connections by close_range(2)"),
+    ),
+    syscall(
+        "dup2_enter",
+        "sys_enter_dup2",
+        Some("ends of Unix connections by dup2(2)"),
+    ),
+    syscall(
+        "dup3_enter",
+        "sys_enter_dup3",
+        Some("ends of Unix connections by dup3(2)"),
+    ),
+    syscall(
+        "shutdown_exit",
+        "sys_exit_shutdown",
+        Some("half-closed Unix connections"),
+    ),
+    syscall("read_exit", "sys_exit_read", None),
+    syscall("write_exit", "sys_exit_write", None),
+    syscall(
+        "readv_exit",
+        "sys_exit_readv",
+        Some("bytes that are received by readv(2)"),
+    ),
+    syscall(
+        "writev_exit",
+        "sys_exit_writev",
+        Some("bytes that are sent by writev(2)"),
+    ),
+    syscall(
+        "preadv2_exit",
+        "sys_exit_preadv2",
+        Some("bytes that are received by preadv2(2)"),
+    ),
+    syscall(
+        "pwritev2_exit",
+        "sys_exit_pwritev2",
+        Some("bytes that are sent by pwritev2(2)"),
+    ),
+    syscall("recvfrom_exit", "sys_exit_recvfrom", None),
+    syscall("sendto_exit", "sys_exit_sendto", None),
+    syscall(
+        "recvmsg_exit",
+        "sys_exit_recvmsg",
+        Some("bytes that are received by recvmsg(2)"),
+    ),
+    syscall(
+        "sendmsg_exit",
+        "sys_exit_sendmsg",
+        Some("bytes that are sent by sendmsg(2)"),
+    ),
+    syscall(
+        "recvmmsg_exit",
+        "sys_exit_recvmmsg",
+        Some("bytes that are received by recvmmsg(2)"),
+    ),
+    syscall(
+        "sendmmsg_exit",
+        "sys_exit_sendmmsg",
+        Some("bytes that are sent by sendmmsg(2)"),
+    ),
+    syscall(
+        "sendfile64_exit",
+        "sys_exit_sendfile64",
+        Some("bodies that are sent by sendfile(2)"),
+    ),
+    syscall(
+        "splice_exit",
+        "sys_exit_splice",
+        Some("bodies that are moved by splice(2)"),
+    ),
+    syscall(
+        "io_uring_setup_exit",
+        "sys_exit_io_uring_setup",
+        Some("the warning about io_uring"),
+    ),
+];

@@ -1,0 +1,115 @@
+//! The one reader of the ring of records: how it sleeps and wakes.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    sync::Arc,
+    time::Duration,
+};
+
+use aya::maps::{Map, MapData, RingBuf};
+
+use super::{ProbeError, Shared};
+
+/// The ring of records.
+///
+/// Records are submitted without a wake-up, which would cost the sender 12 µs. A reader that expects more looks again
+/// after a short while; one that has seen nothing for a time says so in shared memory, and the next record wakes it.
+/// The wait is edge-triggered: records that lie there do not end it, only a wake-up does.
+pub struct Ring {
+    records: RingBuf<MapData>,
+    epoll: OwnedFd,
+    waker: Waker,
+}
+
+/// Ends the reader's wait from another thread.
+#[derive(Clone)]
+pub struct Waker(Arc<OwnedFd>);
+
+impl Waker {
+    /// Ends the present wait, or the next one.
+    pub fn wake(&self) {
+        let one = 1u64;
+        // SAFETY: eight bytes are readable; an eventfd takes eight. A full counter means that a wake-up is pending.
+        unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), 8) };
+    }
+}
+
+impl Ring {
+    pub(super) fn new(map: Map) -> Result<Self, ProbeError> {
+        let map_error = |source| ProbeError::Map { map: "EVENTS", source };
+        let records = RingBuf::try_from(map).map_err(|error| map_error(io::Error::other(error)))?;
+        // SAFETY: plain system calls; the results are checked, and owned once.
+        let (epoll, event) = unsafe {
+            let epoll = owned(libc::epoll_create1(libc::EPOLL_CLOEXEC)).map_err(map_error)?;
+            let event = owned(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)).map_err(map_error)?;
+            (epoll, event)
+        };
+        add(&epoll, records.as_raw_fd()).map_err(map_error)?;
+        add(&epoll, event.as_raw_fd()).map_err(map_error)?;
+        Ok(Self {
+            records,
+            epoll,
+            waker: Waker(Arc::new(event)),
+        })
+    }
+
+    /// A handle that ends [`Ring::wait`].
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    /// Hands the records that are there to `take`, at most `most`. Returns how many there were.
+    pub fn drain(&mut self, most: usize, mut take: impl FnMut(&[u8])) -> usize {
+        for taken in 0..most {
+            let Some(record) = self.records.next() else {
+                return taken;
+            };
+            take(&record);
+        }
+        most
+    }
+
+    /// Sleeps for at most `period` while records are expected.
+    pub fn pause(&self, period: Duration) {
+        self.wait(period);
+    }
+
+    /// Sleeps until a record comes, [`Waker::wake`] is called, or `longest` is over.
+    pub fn sleep(&mut self, shared: &Shared, longest: Duration, mut take: impl FnMut(&[u8])) {
+        shared.reader_sleeps(true);
+        // What was submitted before the word was there wakes nobody.
+        if self.drain(1, &mut take) == 0 {
+            self.wait(longest);
+        }
+        shared.reader_sleeps(false);
+    }
+
+    fn wait(&self, longest: Duration) {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; 2];
+        // Rounded up: a wait that ends just before its time would be followed by a useless one.
+        let milliseconds = longest.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
+        // SAFETY: the array has the length that is passed. An interrupted wait is as good as an ended one.
+        unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), 2, milliseconds) };
+    }
+}
+
+unsafe fn owned(fd: RawFd) -> io::Result<OwnedFd> {
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a new descriptor, the caller's own.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn add(epoll: &OwnedFd, fd: RawFd) -> io::Result<()> {
+    let mut event = libc::epoll_event {
+        events: (libc::EPOLLIN | libc::EPOLLET) as u32,
+        u64: fd as u64,
+    };
+    // SAFETY: both descriptors are open, the event is readable.
+    if unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
