@@ -108,7 +108,7 @@ pub fn of(socket: Socket, moved: Moved) -> Option<*mut Connection> {
             return Some(connection);
         }
         if same {
-            return describe(socket.sock, connection, moved).then_some(connection);
+            return describe(socket.sock, moved).then_some(connection);
         }
         let _ = CONNECTIONS.remove(&socket.sock);
     }
@@ -120,7 +120,7 @@ pub fn of(socket: Socket, moved: Moved) -> Option<*mut Connection> {
 pub fn open(socket: Socket, role: Role, moved: Moved) -> Option<*mut Connection> {
     let stream = stream(socket.sock)?;
     let connection = insert(socket, stream, role)?;
-    describe(socket.sock, connection, moved).then_some(connection)
+    describe(socket.sock, moved).then_some(connection)
 }
 
 /// A socket's place in its two streams.
@@ -162,14 +162,28 @@ impl Sequences {
 }
 
 /// Finds out all about a connection and tells it. False: it could not be told (counted), try again at the next call.
+#[inline(always)]
+pub fn describe(sock: u64, moved: Moved) -> bool {
+    describe_socket(sock, moved.read, moved.written) == 1
+}
+
+/// [`describe`], as a global function: the verifier walks it once.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub fn describe(sock: u64, connection: *mut Connection, moved: Moved) -> bool {
-    describe_open(sock, connection, moved).is_some()
+pub extern "C" fn describe_socket(sock: u64, moved_read: u64, moved_written: u64) -> u32 {
+    let moved = Moved {
+        read: moved_read,
+        written: moved_written,
+    };
+    CONNECTIONS
+        .get_ptr_mut(&sock)
+        .and_then(|connection| describe_open(sock, connection, moved))
+        .is_some() as u32
 }
 
 #[inline(always)]
 fn describe_open(sock: u64, connection: *mut Connection, moved: Moved) -> Option<()> {
-    // SAFETY: the callers got the pointer from the map; it stays valid while the program runs.
+    // SAFETY: a live map value.
     let connection = unsafe { &mut *connection };
     let family: u16 = read(sock + offset!(sock_family) as u64)?;
     let mut open = Open {

@@ -10,6 +10,7 @@ pub const SCAN_BYTES: usize = 1024;
 pub const READ_BYTES: usize = SCAN_BYTES + 64;
 
 /// What a head says of its body.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Framing {
     /// Length of the head with its empty line; 0: the head does not end within the scanned bytes.
@@ -40,6 +41,8 @@ pub struct Found {
     transfer_encoding: u32,
     length_at: u32,
     lengths: u32,
+    bytes: u64,
+    content_length: u64,
 }
 
 macro_rules! get {
@@ -65,9 +68,11 @@ pub unsafe fn scan(bytes: *const u8, length: u32, found: *mut Found) -> Framing 
     set!(found.head_bytes = 0);
     set!(found.transfer_encoding = 0);
     set!(found.lengths = 0);
+    set!(found.bytes = length as u64);
+    set!(found.content_length = Framing::NO_LENGTH);
     let mut at = 0u32;
     while at < SCAN_BYTES as u32 {
-        if at >= length {
+        if at as u64 >= get!(found.bytes) {
             break;
         }
         // SAFETY: `at` is below SCAN_BYTES.
@@ -78,10 +83,10 @@ pub unsafe fn scan(bytes: *const u8, length: u32, found: *mut Found) -> Framing 
             // SAFETY: lines begin at most at SCAN_BYTES + 8. Two line ends in eight bytes are the most that a head with
             // sane lines has.
             unsafe {
-                line(bytes, at + bytes_through_first(ends), length, found);
+                line(bytes, at + bytes_through_first(ends), found);
                 let second = ends & (ends - 1);
                 if second != 0 {
-                    line(bytes, at + bytes_through_first(second), length, found);
+                    line(bytes, at + bytes_through_first(second), found);
                 }
             }
             if get!(found.head_bytes) != 0 {
@@ -90,16 +95,15 @@ pub unsafe fn scan(bytes: *const u8, length: u32, found: *mut Found) -> Framing 
         }
         at += 8;
     }
-    let mut content_length = Framing::NO_LENGTH;
     // Two of them: only a head that says the same twice is sane, and that is Core's to judge.
     if get!(found.lengths) == 1 {
         // SAFETY: the digits lie within 48 bytes of a line's begin.
-        content_length = unsafe { number(bytes, get!(found.length_at) as usize, length) };
+        unsafe { number(bytes, found) };
     }
     Framing {
         head_bytes: get!(found.head_bytes),
         transfer_encoding: get!(found.transfer_encoding),
-        content_length,
+        content_length: get!(found.content_length),
     }
 }
 
@@ -113,9 +117,9 @@ fn bytes_through_first(ends: u64) -> u32 {
 
 /// Reads the line that begins at `start`.
 #[inline(always)]
-unsafe fn line(bytes: *const u8, start: u32, length: u32, found: *mut Found) {
+unsafe fn line(bytes: *const u8, start: u32, found: *mut Found) {
     // What lies above the first line end of a head is another message's.
-    if start + 2 > length || get!(found.head_bytes) != 0 {
+    if start as u64 + 2 > get!(found.bytes) || get!(found.head_bytes) != 0 {
         return;
     }
     let place = (start & 0x7ff) as usize;
@@ -138,33 +142,36 @@ unsafe fn line(bytes: *const u8, start: u32, length: u32, found: *mut Found) {
     }
 }
 
-/// The decimal number at `at`, behind blanks, up to the line's end.
+/// Reads the decimal number at `length_at`, behind blanks, up to the line's end.
 #[inline(always)]
-unsafe fn number(bytes: *const u8, at: usize, length: u32) -> u64 {
+unsafe fn number(bytes: *const u8, found: *mut Found) {
+    let at = get!(found.length_at) as usize;
     let mut value = 0u64;
-    let mut digits = 0u32;
+    let mut digits = false;
     let mut index = 0usize;
     while index < 20 {
         let place = (at + index) & 0x7ff;
-        if place as u32 >= length {
-            return Framing::NO_LENGTH;
+        if place as u64 >= get!(found.bytes) {
+            return;
         }
         // SAFETY: the caller's.
         let byte = unsafe { *bytes.add(place) };
         if byte == b'\r' {
-            return if digits == 0 { Framing::NO_LENGTH } else { value };
+            if digits {
+                set!(found.content_length = value);
+            }
+            return;
         }
         index += 1;
-        if byte == b' ' && digits == 0 {
+        if byte == b' ' && !digits {
             continue;
         }
         if !byte.is_ascii_digit() {
-            return Framing::NO_LENGTH;
+            return;
         }
         value = value.wrapping_mul(10).wrapping_add((byte - b'0') as u64);
-        digits = 1;
+        digits = true;
     }
-    Framing::NO_LENGTH
 }
 
 #[cfg(test)]

@@ -86,6 +86,7 @@ impl Args {
 
 /// A socket as found by a file descriptor.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub struct Socket {
     /// Address of `struct sock`: the connection's key.
     pub sock: u64,

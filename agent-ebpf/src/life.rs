@@ -106,7 +106,7 @@ fn connected(result: i64) -> Option<()> {
         return None;
     }
     if result == 0 && flags & DESCRIBED == 0 {
-        connection::describe(socket.sock, entry, Moved::NONE);
+        connection::describe(socket.sock, Moved::NONE);
     }
     let mut connect = Connect {
         header: emit::header(Kind::Connect, 0, 0),
@@ -176,7 +176,7 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
     let change = match new {
         ESTABLISHED => {
             if connect_ns != 0 && flags & DESCRIBED == 0 {
-                connection::describe(sock, entry, Moved::NONE);
+                connection::describe(sock, Moved::NONE);
             }
             return 0;
         }

@@ -4,13 +4,15 @@
 use agent_ebpf::abi::{
     COUNTER_COLUMNS, CPU_LIMIT, Control, Counter, FOLLOW_SLOTS, Follow, MARKS, PID_LIMIT, PIECE_BYTES, Segment,
 };
-use agent_ebpf::framing::Found;
+use agent_ebpf::framing::{Found, Framing};
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     helpers::bpf_get_smp_processor_id,
     macros::map,
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
+
+use crate::{kernel::Socket, segment::Call};
 
 /// Is this process a target? A byte for each process id: the cheapest filter there is, and bytes can be written by
 /// everybody at once, which bits cannot (Linux 5.10 has no atomic `or`).
@@ -112,12 +114,24 @@ pub struct Scratch {
     pub payload: [u8; 2 * PIECE_BYTES],
     /// Buffers of the call: address and length.
     pub buffers: [[u64; 2]; BUFFERS],
+    /// Bytes of the buffers that are still to be passed over.
+    pub skip: u64,
+    /// Bytes that are in the payload.
+    pub done: u64,
+    /// Stream offset of the payload.
+    pub at: u64,
+    /// The socket of the call.
+    pub socket: Socket,
+    /// The call.
+    pub call: Call,
+    /// What the last scan found.
+    pub framing: Framing,
     /// Where a head is scanned.
     pub found: Found,
 }
 
 /// Counts a loss.
-#[inline(always)]
+#[inline(never)]
 pub fn count(counter: Counter, amount: u64) {
     // SAFETY: the helper has no preconditions.
     let cpu = unsafe { bpf_get_smp_processor_id() };

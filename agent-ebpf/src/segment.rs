@@ -6,7 +6,7 @@ use agent_ebpf::{
         Segment,
     },
     classify::{self, Looks},
-    framing::{self, Framing},
+    framing::{self, Framing, SCAN_BYTES},
 };
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 
@@ -19,6 +19,19 @@ use crate::{
 
 /// Bytes that are copied before anything is known of a segment: heads are shorter, mostly.
 const FIRST_BYTES: u64 = 1024;
+
+/// A variable of a loop, in memory that the verifier does not follow: in a register, it would walk each of its values
+/// through the rest of the loop.
+macro_rules! work {
+    ($scratch:ident.$field:ident) => {
+        // SAFETY: the scratch area is this program's until it ends.
+        unsafe { (&raw const (*$scratch).$field).read_volatile() }
+    };
+    ($scratch:ident.$field:ident = $value:expr) => {
+        // SAFETY: as above.
+        unsafe { (&raw mut (*$scratch).$field).write_volatile($value) }
+    };
+}
 
 /// Where the bytes of a call lie in user memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -47,14 +60,34 @@ pub struct Call {
 }
 
 /// Makes the records of a call on a socket.
-#[inline(never)]
+#[inline(always)]
 pub fn report(socket: &Socket, call: &Call) -> u32 {
-    let _ = records(*socket, call);
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: the scratch area is this program's until it ends.
+    unsafe {
+        (*scratch).socket = *socket;
+        (*scratch).call = *call;
+    }
+    report_scratch()
+}
+
+/// Makes the records of the call that the scratch area holds. A global function, as [`scan_head`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn report_scratch() -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: as above.
+    let (socket, call) = unsafe { ((*scratch).socket, (*scratch).call) };
+    let _ = records(scratch, socket, &call);
     0
 }
 
 #[inline(always)]
-fn records(socket: Socket, call: &Call) -> Option<()> {
+fn records(scratch: *mut Scratch, socket: Socket, call: &Call) -> Option<()> {
     let way = call.way as usize & 1;
     let moved = Moved {
         read: if way == 0 { call.bytes } else { 0 },
@@ -86,7 +119,6 @@ fn records(socket: Socket, call: &Call) -> Option<()> {
         connection.flags |= OPAQUE;
         return None;
     }
-    let scratch = SCRATCH.get_ptr_mut(0)?;
     let mut from = 0;
     let until = told.max(connection.body_until[way]);
     if until > start {
@@ -267,30 +299,43 @@ fn copy(scratch: *mut Scratch, call: &Call, from: u64, bytes: u64) -> u64 {
         }
         return bytes;
     }
-    let entries = if call.count > BUFFERS as u64 {
-        BUFFERS as u64
+    gather(from, bytes, call.count);
+    let done = work!(scratch.done);
+    if done > PIECE_BYTES as u64 {
+        PIECE_BYTES as u64
     } else {
-        call.count
+        done
+    }
+}
+
+/// Copies bytes `from..from + bytes` of the call's buffers to the payload's begin, and leaves in `done` how many came. A
+/// global function, as [`scan_head`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn gather(from: u64, bytes: u64, buffers: u64) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return 0;
     };
-    let mut skip = from;
-    let mut done = 0u64;
+    // SAFETY: the scratch area is this program's until it ends.
+    let payload = unsafe { (&raw mut (*scratch).payload).cast::<u8>() };
+    work!(scratch.skip = from);
+    work!(scratch.done = 0);
     let mut index = 0usize;
     while index < BUFFERS {
-        if index as u64 >= entries || done >= bytes {
+        let done = work!(scratch.done);
+        if index as u64 >= buffers || done >= bytes {
             break;
         }
         // SAFETY: index is below BUFFERS.
-        let [address, length] = unsafe { (*scratch).buffers[index & (BUFFERS - 1)] };
+        let [address, length] = unsafe { (*scratch).buffers[index] };
         index += 1;
+        let skip = work!(scratch.skip);
         if length <= skip {
-            skip -= length;
+            work!(scratch.skip = skip - length);
             continue;
         }
         let rest = bytes - done;
-        let mut part = length - skip;
-        if part > rest {
-            part = rest;
-        }
+        let part = if length - skip > rest { rest } else { length - skip };
         if part > PIECE_BYTES as u64 || done >= PIECE_BYTES as u64 {
             break;
         }
@@ -304,15 +349,16 @@ fn copy(scratch: *mut Scratch, call: &Call, from: u64, bytes: u64) -> u64 {
         } != 0;
         if failed {
             count(Counter::UserFault, 1);
-            return done;
+            break;
         }
-        done += part;
-        skip = 0;
+        work!(scratch.done = done + part);
+        work!(scratch.skip = 0);
     }
-    if done < bytes && call.count > BUFFERS as u64 {
+    let done = work!(scratch.done);
+    if done < bytes && buffers > BUFFERS as u64 {
         count(Counter::TooManyBuffers, 1);
     }
-    done
+    0
 }
 
 /// Copies the call's bytes from `from` on in records of at most `PIECE_BYTES`, stopping where the rest is known to be
@@ -355,12 +401,13 @@ fn pieces(
     if response == Looks::Yes || begins[0] == b'P' {
         frame(scratch, connection, call, start + from, copied, response == Looks::Yes);
     }
-    let mut at = start + from;
+    work!(scratch.at = start + from);
     let mut turn = 0;
-    loop {
+    while turn <= PIECES {
+        turn += 1;
+        let at = work!(scratch.at);
         let behind = at + copied;
         let framed = connection.body_until[way] >= end;
-        turn += 1;
         let last = behind >= end || framed || turn > PIECES;
         segment(
             scratch,
@@ -375,20 +422,40 @@ fn pieces(
             if behind < end && !framed {
                 count(Counter::TooLarge, end - behind);
             }
-            return Some(());
+            break;
         }
-        at = behind;
-        let left = end - at;
-        let next = if left > PIECE_BYTES as u64 {
-            PIECE_BYTES as u64
-        } else {
-            left
-        };
-        copied = copy(scratch, call, at - start, next);
+        work!(scratch.at = behind);
+        copied = copy(scratch, call, behind - start, end - behind);
         if copied == 0 {
-            return segment(scratch, connection, call, at, end, 0, SEGMENT_OPAQUE);
+            return segment(scratch, connection, call, behind, end, 0, SEGMENT_OPAQUE);
         }
     }
+    Some(())
+}
+
+/// Scans the head that lies in the payload. A function of its own to the verifier (a global one): it walks its loops once,
+/// not for each way by which the caller came.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn scan_head(bytes: u32) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return 0;
+    };
+    let length = if bytes > SCAN_BYTES as u32 {
+        SCAN_BYTES as u32
+    } else {
+        bytes
+    };
+    // SAFETY: the scratch area is this program's until it ends, and its payload is longer than what is read.
+    unsafe {
+        let framing = framing::scan(
+            (&raw const (*scratch).payload).cast(),
+            length,
+            &raw mut (*scratch).found,
+        );
+        (*scratch).framing = framing;
+    }
+    0
 }
 
 /// Reads a head for how long its body is, so that what follows it need not be copied.
@@ -407,12 +474,13 @@ fn frame(scratch: *mut Scratch, connection: &mut Connection, call: &Call, at: u6
             return;
         }
     }
+    scan_head(copied as u32);
     // SAFETY: as above.
     let Framing {
         head_bytes,
         transfer_encoding,
         content_length,
-    } = unsafe { framing::scan(payload, copied as u32, &raw mut (*scratch).found) };
+    } = unsafe { (*scratch).framing };
     if head_bytes == 0 || transfer_encoding != 0 || content_length > 1 << 60 {
         return;
     }

@@ -16,7 +16,7 @@ fn main() {
     for a in std::env::args().skip(1) {
         p.shared.set_target(a.parse().unwrap(), true);
     }
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(9);
     while std::time::Instant::now() < end {
         p.ring.drain(1000, |r| {
             let h: Header = unsafe { std::ptr::read_unaligned(r.as_ptr().cast()) };
