@@ -154,7 +154,7 @@ impl Http1 {
         match (self.mode, half) {
             (Mode::Opaque, _) => {}
             (Mode::Searching, Half::Request) => {}
-            (Mode::Searching, Half::Response) => self.search.forget(),
+            (Mode::Searching, Half::Response) => self.give_up(),
             (Mode::Following, Half::Request) => {
                 self.request_ended = true;
                 if self.pending.is_empty() && !self.held_response.is_empty() && self.held_request.is_empty() {
@@ -219,7 +219,7 @@ impl Http1 {
                     } else {
                         cause
                     };
-                    self.counters.unsynchronised_bytes += piece.len();
+                    self.counters.unsynchronised_bytes = self.counters.unsynchronised_bytes.saturating_add(piece.len());
                     self.lose(cause, piece.stamp, out);
                 }
             }

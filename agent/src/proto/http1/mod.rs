@@ -13,8 +13,6 @@ mod resync;
 mod stream;
 
 #[cfg(test)]
-mod properties;
-#[cfg(test)]
 mod tests;
 
 pub use connection::{Counters, Http1};
