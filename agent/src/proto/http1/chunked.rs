@@ -10,7 +10,7 @@
 
 use super::{Cause, head::MAX_HEAD_BYTES};
 
-/// Most hexadecimal digits of a chunk's size that are not leading zeros: more is not a size that a socket moves.
+/// A chunk larger than this is nonsense: offsets of sockets do not get that far.
 const MAX_SIZE: u64 = i64::MAX as u64;
 
 /// Finds the end of a chunked body. Feed it with all that follows the head until it says that the body is done.

@@ -131,13 +131,13 @@ impl Http1 {
         if piece.is_empty() {
             return;
         }
+        if half == Half::Request {
+            self.request_ended = false;
+        }
         match self.mode {
             Mode::Opaque => {}
             Mode::Searching => self.search(config, half, piece, out),
             Mode::Following => {
-                if half == Half::Request {
-                    self.request_ended = false;
-                }
                 if self.held(half).is_empty() {
                     self.follow(config, half, piece, false, out);
                 } else {
@@ -148,7 +148,8 @@ impl Http1 {
         }
     }
 
-    /// No more bytes come on this half. Ends a response that runs until close; of any other message that is not
+    /// No more bytes come on this half: the reader saw its end or the socket is closed. That a FIN arrived is not enough
+    /// while bytes before it wait to be read. Ends a response that runs until close; of any other message that is not
     /// complete there is no more to say. To be called for both halves when a connection is closed.
     pub fn end(&mut self, half: Half, stamp: Stamp, out: &mut Vec<Event>) {
         match (self.mode, half) {

@@ -127,7 +127,8 @@ pub enum Event {
         body_bytes: u64,
     },
     /// The exchanges from this one on cannot be followed: bytes are missing or malformed. Those whose response was not
-    /// seen whole are lost; the parser looks for the next sure boundary.
+    /// seen whole are lost; the parser looks for the next sure boundary. The number of an exchange whose head was not
+    /// reported is used again.
     Lost {
         /// The first exchange that is lost.
         exchange: u64,

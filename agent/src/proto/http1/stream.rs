@@ -111,7 +111,7 @@ impl Stream {
     }
 
     pub fn in_body(&self) -> bool {
-        self.body != Body::None
+        !matches!(self.body, Body::None)
     }
 
     pub fn in_head(&self) -> bool {
