@@ -1,4 +1,21 @@
-//! HTTP/1.0 and 1.1 (RFC 9112).
+//! HTTP/1.0 and 1.1 (RFC 9112), as seen by somebody who only listens.
+//!
+//! [`Http1`] is fed with both halves of one connection, in pieces of any size with gaps between them, and says which
+//! exchanges there were. `head` parses heads, `chunked` finds the end of chunked bodies, `stream` puts them together for
+//! one half, `connection` for both, and `resync` finds the way back after a loss.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
+
+mod chunked;
+mod connection;
+mod head;
+mod held;
+mod resync;
+mod stream;
+
+#[cfg(test)]
+mod tests;
+
+pub use connection::{Counters, Http1};
 
 use crate::event::Stamp;
 
@@ -110,7 +127,8 @@ pub enum Event {
         body_bytes: u64,
     },
     /// The exchanges from this one on cannot be followed: bytes are missing or malformed. Those whose response was not
-    /// seen whole are lost; the parser looks for the next sure boundary.
+    /// seen whole are lost; the parser looks for the next sure boundary. The number of an exchange whose head was not
+    /// reported is used again.
     Lost {
         /// The first exchange that is lost.
         exchange: u64,

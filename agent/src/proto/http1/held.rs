@@ -1,0 +1,126 @@
+//! Pieces that came too early: the two halves reach us in any order relative to each other.
+
+use std::collections::VecDeque;
+
+use super::stream::Piece;
+use crate::event::Stamp;
+use crate::proto::Data;
+
+/// Most captured bytes that are held for one half.
+const MAX_HELD_BYTES: usize = 64 * 1024;
+
+/// Most pieces that are held for one half.
+const MAX_HELD_PIECES: usize = 1024;
+
+/// Pieces of one half that wait for the other half, in stream order.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    pieces: VecDeque<HeldPiece>,
+    bytes: usize,
+}
+
+/// A [`Piece`] that owns its bytes.
+#[derive(Debug)]
+pub(super) struct HeldPiece {
+    offset: u64,
+    segment_start: bool,
+    data: HeldData,
+    stamp: Stamp,
+}
+
+#[derive(Debug)]
+enum HeldData {
+    Bytes(Box<[u8]>),
+    Gap(u64),
+}
+
+/// There is no room for one more piece.
+#[derive(Debug)]
+pub(super) struct Full;
+
+impl Held {
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Adds the piece that comes next in the stream.
+    pub fn push(&mut self, piece: Piece<'_>) -> Result<(), Full> {
+        let held = HeldPiece::from(piece);
+        if self.pieces.len() >= MAX_HELD_PIECES || self.bytes + held.captured() > MAX_HELD_BYTES {
+            return Err(Full);
+        }
+        self.bytes += held.captured();
+        self.pieces.push_back(held);
+        Ok(())
+    }
+
+    /// Takes the oldest piece out.
+    pub fn pop(&mut self) -> Option<HeldPiece> {
+        let held = self.pieces.pop_front()?;
+        self.bytes -= held.captured();
+        if self.pieces.is_empty() {
+            // Gives the memory back: most connections never hold anything.
+            self.pieces = VecDeque::new();
+        }
+        Some(held)
+    }
+
+    /// Puts back what is left of the piece that was taken out last.
+    pub fn put_back(&mut self, rest: Piece<'_>) {
+        let held = HeldPiece::from(rest);
+        self.bytes += held.captured();
+        self.pieces.push_front(held);
+    }
+
+    /// The first captured bytes, up to a gap: how many they are, at most 8, and which.
+    pub fn first_bytes(&self) -> ([u8; 8], usize) {
+        let mut first = [0; 8];
+        let captured = self.pieces.iter().map_while(|piece| match &piece.data {
+            HeldData::Bytes(bytes) => Some(bytes.iter()),
+            HeldData::Gap(_) => None,
+        });
+        let n = first
+            .iter_mut()
+            .zip(captured.flatten())
+            .map(|(to, from)| *to = *from)
+            .count();
+        (first, n)
+    }
+}
+
+impl HeldPiece {
+    pub fn piece(&self) -> Piece<'_> {
+        let data = match &self.data {
+            HeldData::Bytes(bytes) => Data::Bytes(bytes),
+            HeldData::Gap(n) => Data::Gap(*n),
+        };
+        Piece {
+            offset: self.offset,
+            segment_start: self.segment_start,
+            data,
+            stamp: self.stamp,
+        }
+    }
+
+    fn captured(&self) -> usize {
+        match &self.data {
+            HeldData::Bytes(bytes) => bytes.len(),
+            HeldData::Gap(_) => 0,
+        }
+    }
+}
+
+impl From<Piece<'_>> for HeldPiece {
+    fn from(piece: Piece<'_>) -> Self {
+        let data = match piece.data {
+            Data::Bytes(bytes) => HeldData::Bytes(bytes.into()),
+            Data::Gap(n) => HeldData::Gap(n),
+        };
+        Self {
+            offset: piece.offset,
+            segment_start: piece.segment_start,
+            data,
+            stamp: piece.stamp,
+        }
+    }
+}
