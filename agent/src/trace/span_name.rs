@@ -86,7 +86,8 @@ fn push_template(path: &str, template: &mut String) -> bool {
             template.push('/');
         }
         // What follows a semicolon are parameters, session ids above all.
-        let segment = segment.split_once(';').map_or(segment, |(name, _)| name);
+        let parameters = segment.bytes().position(|byte| byte == b';');
+        let segment = parameters.and_then(|at| segment.get(..at)).unwrap_or(segment);
         push_segment(segment, template);
         if template.len() > MAX_TEMPLATE_BYTES {
             return false;
@@ -96,8 +97,12 @@ fn push_template(path: &str, template: &mut String) -> bool {
 }
 
 fn push_segment(segment: &str, template: &mut String) {
-    if segment.len() < 16 && segment.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'_') {
+    // Most segments are short words or numbers.
+    let is_word = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
+    if segment.len() < 16 && segment.bytes().all(is_word) {
         template.push_str(segment);
+    } else if segment.bytes().all(|byte| byte.is_ascii_digit()) {
+        template.push_str("{id}");
     } else if let Some(placeholder) = whole(segment) {
         template.push_str(placeholder);
     } else if is_version(segment) {
