@@ -1,0 +1,75 @@
+//! Bytes from the wire as attribute values: valid UTF-8, of bounded length.
+
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
+
+use std::{borrow::Cow, fmt::Write};
+
+/// How long a value may be, in bytes, the mark of a cut included.
+pub(super) const MAX_VALUE_BYTES: usize = 4096;
+
+/// Ends a value that was cut.
+const CUT_MARK: char = '…';
+
+/// Part of a URL: bytes that are not UTF-8 are percent-encoded.
+pub(super) fn url_text(bytes: &[u8]) -> Cow<'_, str> {
+    if let Ok(text) = str::from_utf8(bytes) {
+        return Cow::Borrowed(text);
+    }
+    let mut encoded = String::with_capacity(bytes.len() * 2);
+    for chunk in bytes.utf8_chunks() {
+        encoded.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            // Writing to a String cannot fail.
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    Cow::Owned(encoded)
+}
+
+/// Other text: what is not UTF-8 becomes U+FFFD.
+pub(super) fn lossy_text(bytes: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
+}
+
+/// Cuts a value that is too long at a character's boundary and marks it; true if it did.
+pub(super) fn cut(value: &mut String) -> bool {
+    if value.len() <= MAX_VALUE_BYTES {
+        return false;
+    }
+    value.truncate(value.floor_char_boundary(MAX_VALUE_BYTES - CUT_MARK.len_utf8()));
+    value.push(CUT_MARK);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_not_utf8() {
+        for (input, url, other) in [
+            (&b"/plain"[..], "/plain", "/plain"),
+            ("/ü/€".as_bytes(), "/ü/€", "/ü/€"),
+            (b"/\xff/\xc3(", "/%FF/%C3(", "/\u{fffd}/\u{fffd}("),
+            (b"\xe2\x82", "%E2%82", "\u{fffd}"),
+        ] {
+            assert_eq!(url_text(input), url);
+            assert_eq!(lossy_text(input), other);
+        }
+    }
+
+    #[test]
+    fn long_values_are_cut_at_a_boundary() {
+        let mut whole = "x".repeat(MAX_VALUE_BYTES);
+        assert!(!cut(&mut whole));
+        assert_eq!(whole, "x".repeat(MAX_VALUE_BYTES));
+
+        let mut ascii = "x".repeat(MAX_VALUE_BYTES + 1);
+        assert!(cut(&mut ascii));
+        assert_eq!(ascii, "x".repeat(MAX_VALUE_BYTES - 3) + "…");
+
+        let mut wide = "🦀".repeat(2000);
+        assert!(cut(&mut wide));
+        assert_eq!(wide, "🦀".repeat(1023) + "…");
+    }
+}
