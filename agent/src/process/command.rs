@@ -465,10 +465,12 @@ fn title(title: &str, exe: Option<&str>, around: &Surroundings) -> Program {
     let runs_script = rest
         .first()
         .is_some_and(|word| word.contains('/') || word.contains('.'));
-    if runs_script && exe.is_some_and(|exe| without_version(file_name(exe)) == without_version(file_name(first))) {
-        if let Some(program) = interpreted(file_name(first), rest, around).filter(|program| program.name.is_some()) {
-            return program;
-        }
+    let is_own = exe.is_some_and(|exe| without_version(file_name(exe)) == without_version(file_name(first)));
+    let program = (runs_script && is_own)
+        .then(|| interpreted(file_name(first), rest, around))
+        .flatten();
+    if let Some(program) = program.filter(|program| program.name.is_some()) {
+        return program;
     }
     let server = file_name(first).trim_end_matches(':');
     let in_brackets = || {

@@ -235,7 +235,7 @@ impl Gatherer {
         let id: u32 = ids.split_ascii_whitespace().nth(1)?.parse().ok()?;
         let name = if !is_contained {
             self.host.user(id).map(str::to_owned)
-        } else if self.root.namespace(tgid, "user") == self.root.namespace(1, "user") {
+        } else if self.root.namespace(tgid, "user") == self.root.host_namespace("user") {
             let passwd = read_small(&self.root.file_of(tgid, Path::new("/etc/passwd")));
             passwd.and_then(|text| host::users(&text).remove(&id))
         } else {
@@ -251,7 +251,7 @@ impl Gatherer {
         };
         let container_id = container::container_id(&cgroup).map(str::to_owned).or_else(|| {
             // A cgroup namespace hides the path of the agent's own container, or it is no container at all.
-            let is_elsewhere = self.root.namespace(tgid, "mnt") != self.root.namespace(1, "mnt");
+            let is_elsewhere = self.root.namespace(tgid, "mnt") != self.root.host_namespace("mnt");
             let mounts = is_elsewhere.then(|| self.root.small(tgid, "mountinfo"))??;
             container::container_id_of_mounts(&mounts).map(str::to_owned)
         });

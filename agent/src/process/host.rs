@@ -36,11 +36,9 @@ impl Host {
                 .find(|line| !line.is_empty() && !line.starts_with('#'))?;
             Some(line.to_owned())
         };
-        let of_host = |path: &str| first_line(&root.host_file(path)).or_else(|| first_line(Path::new(path)));
-
         let kernel_name = || first_line(&root.path("sys/kernel/hostname"));
         let own_uts = std::fs::read_link(root.path("self/ns/uts")).ok();
-        let is_host_uts = own_uts.is_some() && own_uts == root.namespace(1, "uts");
+        let is_host_uts = own_uts.is_some() && own_uts == root.host_namespace("uts");
         let name = if is_host_uts {
             kernel_name()
         } else {
@@ -54,7 +52,8 @@ impl Host {
         };
         let mut attributes = Vec::new();
         attributes.extend(name.map(|name| Attribute::str(attribute::HOST_NAME, name)));
-        attributes.extend(of_host("/etc/machine-id").map(|id| Attribute::str(attribute::HOST_ID, id)));
+        attributes
+            .extend(first_line(&root.host_file("/etc/machine-id")).map(|id| Attribute::str(attribute::HOST_ID, id)));
         attributes.push(Attribute::str(attribute::HOST_ARCH, arch));
         attributes.push(Attribute::str(attribute::OS_TYPE, "linux"));
 

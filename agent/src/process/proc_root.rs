@@ -23,7 +23,11 @@ const PF_KTHREAD: u64 = 0x0020_0000;
 
 /// Where the process file system is mounted.
 #[derive(Clone, Debug)]
-pub struct ProcRoot(PathBuf);
+pub struct ProcRoot {
+    path: PathBuf,
+    /// The host's root directory.
+    host: PathBuf,
+}
 
 impl Default for ProcRoot {
     fn default() -> Self {
@@ -44,20 +48,24 @@ pub(super) struct Stat {
 impl ProcRoot {
     /// The process file system that is mounted at `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self(path.into())
+        let path = path.into();
+        let of_init = path.join("1/root");
+        // Even root may not look into process 1 (a security module, a sandbox): then the agent's own files must do.
+        let host = if of_init.is_dir() { of_init } else { PathBuf::from("/") };
+        Self { path, host }
     }
 
     pub(super) fn path(&self, relative: impl AsRef<Path>) -> PathBuf {
-        self.0.join(relative)
+        self.path.join(relative)
     }
 
     pub(super) fn process(&self, tgid: u32) -> PathBuf {
-        self.0.join(tgid.to_string())
+        self.path.join(tgid.to_string())
     }
 
     /// Every process (not its threads), in the order of the directory.
     pub(super) fn processes(&self) -> Vec<u32> {
-        let Ok(entries) = fs::read_dir(&self.0) else {
+        let Ok(entries) = fs::read_dir(&self.path) else {
             return Vec::new();
         };
         entries
@@ -67,7 +75,7 @@ impl ProcRoot {
 
     /// A file of the host, whatever mount namespace the agent is in.
     pub(super) fn host_file(&self, absolute: &str) -> PathBuf {
-        self.0.join("1/root").join(absolute.trim_start_matches('/'))
+        self.host.join(absolute.trim_start_matches('/'))
     }
 
     /// A file as the process names it: absolute in its mount namespace, or relative to its working directory.
@@ -110,6 +118,12 @@ impl ProcRoot {
     /// What a namespace link says, such as `net:[4026531840]`.
     pub(super) fn namespace(&self, tgid: u32, kind: &str) -> Option<PathBuf> {
         fs::read_link(self.process(tgid).join("ns").join(kind)).ok()
+    }
+
+    /// The host's namespace of this kind; the agent's own where process 1 may not be looked into.
+    pub(super) fn host_namespace(&self, kind: &str) -> Option<PathBuf> {
+        let own = || fs::read_link(self.path.join("self/ns").join(kind)).ok();
+        self.namespace(1, kind).or_else(own)
     }
 
     /// The targets of all file descriptors, such as `socket:[1234]`.

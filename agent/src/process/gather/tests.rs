@@ -273,6 +273,11 @@ fn real_processes() {
     let sleeper = gatherer.gather(named.0.id(), None, None);
     assert_eq!(name_of(&sleeper), "sleeper");
     assert_eq!(text_of(&sleeper, "service.instance.id").unwrap().len(), 36);
+    let user = Command::new("id").arg("-un").output().unwrap();
+    assert_eq!(
+        text_of(&sleeper, "process.owner"),
+        Some(String::from_utf8_lossy(&user.stdout).trim())
+    );
     assert_eq!(
         gatherer.gather(named.0.id(), None, None).resource,
         sleeper.resource,
