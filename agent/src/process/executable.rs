@@ -11,11 +11,13 @@ use super::{
     Runtime,
     command::{file_name, without_version},
     elf::{self, Binary},
-    proc_root::{ProcRoot, open_regular, read_small},
+    proc_root::{ProcRoot, open_regular},
 };
 
 /// Most executables that are remembered. When full, all are read anew.
 const CACHED: usize = 4096;
+/// Most bytes of a file beside an executable.
+const BESIDE_BYTES: u64 = 16 << 10;
 
 /// What is known of an executable.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +66,10 @@ impl Executables {
         }
         let file = open_regular(&link);
         let mut binary = file.as_ref().map(elf::headers).unwrap_or_default();
-        let beside = |path: &Path| read_small(&root.file_of(tgid, path));
+        let beside = |path: &Path| {
+            let bytes = root.file_of(tgid, path, BESIDE_BYTES)?;
+            Some(String::from_utf8_lossy(&bytes).into_owned())
+        };
         let mut executable = classify(path, &binary, beside);
         if let Some(file) = file.filter(|_| executable.language == "native") {
             elf::search(&file, &mut binary);

@@ -16,7 +16,6 @@ use super::{
     environ::Environ,
     executable::{Executable, Executables},
     host,
-    proc_root::{read_bounded, read_small},
 };
 use crate::trace::{Attribute, Resource, Value};
 
@@ -26,6 +25,12 @@ const INSTANCE_NAMESPACE: Uuid = Uuid::from_u128(0x4d63009a_8d0f_11ee_aad7_4c796
 const PACKAGE_LEVELS: usize = 6;
 /// Most bytes of a `package.json`.
 const PACKAGE_BYTES: u64 = 256 << 10;
+/// Most bytes of a container's list of users.
+const PASSWD_BYTES: u64 = 64 << 10;
+/// Most bytes of an attribute's value; what is longer ends in `…`.
+const VALUE_BYTES: usize = 4096;
+/// Most attributes that are taken from a process's environment.
+const DECLARED_ATTRIBUTES: usize = 128;
 /// What belongs to one process, and is not passed on to a fork.
 const OWN_KEYS: [&str; 5] = [
     attribute::PROCESS_PID,
@@ -106,23 +111,13 @@ impl Gatherer {
             .describe(&self.root, tgid, path.as_deref().unwrap_or(Path::new("")));
         let place = self.place(tgid);
         let declared = environ.service_name().or_else(|| place.service.clone());
-        let service_name = declared.unwrap_or_else(|| {
-            let program = self.program(tgid, &line, path.as_deref(), &environ).name;
-            program
-                .or_else(|| name_of_executable(path.as_deref()?, &executable, &line))
-                .or_else(|| {
-                    hint.map(|hint| hint.comm.trim().to_owned())
-                        .filter(|comm| !comm.is_empty())
-                })
-                .or_else(|| {
-                    self.root
-                        .small(tgid, "comm")
-                        .map(|comm| comm.trim().to_owned())
-                        .filter(|comm| !comm.is_empty())
-                })
-                // The conventions' name of a service without one.
-                .unwrap_or_else(|| "unknown_service".to_owned())
-        });
+        let service_name = declared
+            .or_else(|| self.program(tgid, &line, path.as_deref(), &environ).name)
+            .or_else(|| name_of_executable(path.as_deref()?, &executable, &line))
+            .or_else(|| self.comm(tgid, hint))
+            // The conventions' name of a service without one.
+            .unwrap_or_else(|| "unknown_service".to_owned());
+        let service_name = bounded(service_name);
 
         let mut attributes = vec![Attribute::str(attribute::SERVICE_NAME, service_name.clone())];
         attributes.extend(self.of_process(tgid, &line, place.container_id.is_some()));
@@ -146,12 +141,12 @@ impl Gatherer {
         attributes.extend(place.attributes());
         attributes.extend_from_slice(self.host.attributes());
         // What the user says of the service counts more than what can be seen of it.
-        for (key, value) in environ.resource_attributes() {
+        for (key, value) in environ.resource_attributes().into_iter().take(DECLARED_ATTRIBUTES) {
             if key != attribute::SERVICE_NAME && !key.starts_with("telemetry.sdk.") {
                 attributes.retain(|attribute| attribute.key != key);
                 attributes.push(Attribute {
                     key: Cow::Owned(key),
-                    value: Value::Str(Cow::Owned(value)),
+                    value: Value::Str(Cow::Owned(bounded(value))),
                 });
             }
         }
@@ -168,6 +163,13 @@ impl Gatherer {
                 attributes,
             }),
         }
+    }
+
+    fn comm(&self, tgid: u32, hint: Option<&ExecHint>) -> Option<String> {
+        let at_exec = hint.map(|hint| hint.comm.clone()).filter(|comm| !comm.is_empty());
+        let comm = at_exec.or_else(|| self.root.small(tgid, "comm"))?;
+        let comm = comm.trim_matches(['\0', '\n', ' ']);
+        (!comm.is_empty()).then(|| comm.to_owned())
     }
 
     /// What the process shows now, unless that is a title or nothing and the kernel saw the arguments.
@@ -218,7 +220,7 @@ impl Gatherer {
         }
         // Only what was called: arguments hold secrets.
         if let Some(command) = line.arguments.first().filter(|_| !line.is_title) {
-            attributes.push(Attribute::str(attribute::PROCESS_COMMAND, command.clone()));
+            attributes.push(Attribute::str(attribute::PROCESS_COMMAND, bounded(command.clone())));
         }
         attributes.extend(
             self.owner(tgid, is_contained)
@@ -236,8 +238,8 @@ impl Gatherer {
         let name = if !is_contained {
             self.host.user(id).map(str::to_owned)
         } else if self.root.namespace(tgid, "user") == self.root.host_namespace("user") {
-            let passwd = read_small(&self.root.file_of(tgid, Path::new("/etc/passwd")));
-            passwd.and_then(|text| host::users(&text).remove(&id))
+            let passwd = self.root.file_of(tgid, Path::new("/etc/passwd"), PASSWD_BYTES);
+            passwd.and_then(|bytes| host::users(&String::from_utf8_lossy(&bytes)).remove(&id))
         } else {
             // The container's names belong to ids of its own user namespace.
             None
@@ -295,8 +297,10 @@ impl Gatherer {
     }
 
     fn package_name(&self, tgid: u32, directory: &Path) -> Option<String> {
-        let file = self.root.file_of(tgid, &directory.join("package.json"));
-        let package: serde_json::Value = serde_json::from_slice(&read_bounded(&file, PACKAGE_BYTES)?).ok()?;
+        let file = self
+            .root
+            .file_of(tgid, &directory.join("package.json"), PACKAGE_BYTES)?;
+        let package: serde_json::Value = serde_json::from_slice(&file).ok()?;
         package["name"]
             .as_str()
             .filter(|name| !name.is_empty())
@@ -337,6 +341,14 @@ fn name_of_executable(path: &Path, executable: &Executable, line: &CommandLine) 
         (name, _) => name,
     };
     Some(name.to_owned()).filter(|name| !name.is_empty())
+}
+
+fn bounded(mut text: String) -> String {
+    if text.len() > VALUE_BYTES {
+        text.truncate(text.floor_char_boundary(VALUE_BYTES - '…'.len_utf8()));
+        text.push('…');
+    }
+    text
 }
 
 fn text_of<'a>(facts: &'a ProcessFacts, key: &str) -> Option<&'a str> {

@@ -4,11 +4,13 @@
 //! through `1/root`, those of a container through `PID/root`: the agent may itself live in another mount namespace.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{File, OpenOptions, read_dir, read_link},
     io::Read,
     os::unix::{ffi::OsStrExt, fs::OpenOptionsExt},
     path::{Path, PathBuf},
 };
+
+use rustix::fs::{self, Mode, OFlags, ResolveFlags};
 
 /// Most bytes of a process's environment that are looked at. The kernel's own bound is a quarter of the stack limit
 /// (2 MiB by default); what people set by hand is a few KiB.
@@ -65,7 +67,7 @@ impl ProcRoot {
 
     /// Every process (not its threads), in the order of the directory.
     pub(super) fn processes(&self) -> Vec<u32> {
-        let Ok(entries) = fs::read_dir(&self.path) else {
+        let Ok(entries) = read_dir(&self.path) else {
             return Vec::new();
         };
         entries
@@ -78,12 +80,21 @@ impl ProcRoot {
         self.host.join(absolute.trim_start_matches('/'))
     }
 
-    /// A file as the process names it: absolute in its mount namespace, or relative to its working directory.
-    pub(super) fn file_of(&self, tgid: u32, path: &Path) -> PathBuf {
-        match path.strip_prefix("/") {
-            Ok(below_root) => self.process(tgid).join("root").join(below_root),
-            Err(_) => self.process(tgid).join("cwd").join(path),
-        }
+    /// At most `max` bytes of a file as the process names it: absolute in its mount namespace, or relative to its
+    /// working directory. Links lead to where they lead for the process, and never out of its root.
+    pub(super) fn file_of(&self, tgid: u32, path: &Path, max: u64) -> Option<Vec<u8>> {
+        let (below, relative) = match path.strip_prefix("/") {
+            Ok(relative) => ("root", relative),
+            Err(_) => ("cwd", path),
+        };
+        let directory = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+            .open(self.process(tgid).join(below))
+            .ok()?;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = fs::openat2(&directory, relative, flags, Mode::empty(), ResolveFlags::IN_ROOT).ok()?;
+        read_file(regular(File::from(file))?, max)
     }
 
     pub(super) fn cmdline(&self, tgid: u32) -> Option<Vec<u8>> {
@@ -100,7 +111,7 @@ impl ProcRoot {
 
     /// The executable's path in the process's mount namespace, also of one that was replaced meanwhile.
     pub(super) fn exe(&self, tgid: u32) -> Option<PathBuf> {
-        let link = fs::read_link(self.process(tgid).join("exe")).ok()?;
+        let link = read_link(self.process(tgid).join("exe")).ok()?;
         match link.as_os_str().as_bytes().strip_suffix(b" (deleted)") {
             Some(path) => Some(PathBuf::from(std::ffi::OsStr::from_bytes(path))),
             None => Some(link),
@@ -108,7 +119,7 @@ impl ProcRoot {
     }
 
     pub(super) fn cwd(&self, tgid: u32) -> Option<PathBuf> {
-        fs::read_link(self.process(tgid).join("cwd")).ok()
+        read_link(self.process(tgid).join("cwd")).ok()
     }
 
     pub(super) fn stat(&self, tgid: u32) -> Option<Stat> {
@@ -117,27 +128,30 @@ impl ProcRoot {
 
     /// What a namespace link says, such as `net:[4026531840]`.
     pub(super) fn namespace(&self, tgid: u32, kind: &str) -> Option<PathBuf> {
-        fs::read_link(self.process(tgid).join("ns").join(kind)).ok()
+        read_link(self.process(tgid).join("ns").join(kind)).ok()
     }
 
     /// The host's namespace of this kind; the agent's own where process 1 may not be looked into.
     pub(super) fn host_namespace(&self, kind: &str) -> Option<PathBuf> {
-        let own = || fs::read_link(self.path.join("self/ns").join(kind)).ok();
+        let own = || read_link(self.path.join("self/ns").join(kind)).ok();
         self.namespace(1, kind).or_else(own)
     }
 
     /// The targets of all file descriptors, such as `socket:[1234]`.
     pub(super) fn descriptors(&self, tgid: u32) -> impl Iterator<Item = PathBuf> {
-        fs::read_dir(self.process(tgid).join("fd"))
+        read_dir(self.process(tgid).join("fd"))
             .into_iter()
             .flatten()
-            .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+            .filter_map(|entry| read_link(entry.ok()?.path()).ok())
     }
 }
 
 /// At most `max` bytes of a regular file. Never waits: what a container put in the place of a file may be a pipe.
 pub(super) fn read_bounded(path: &Path, max: u64) -> Option<Vec<u8>> {
-    let file = open_regular(path)?;
+    read_file(open_regular(path)?, max)
+}
+
+fn read_file(file: File, max: u64) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     // An error in the middle (the process ended) leaves what was read so far.
     let read = file.take(max).read_to_end(&mut bytes);
@@ -154,6 +168,10 @@ pub(super) fn open_regular(path: &Path) -> Option<File> {
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)
         .ok()?;
+    regular(file)
+}
+
+fn regular(file: File) -> Option<File> {
     file.metadata().ok()?.is_file().then_some(file)
 }
 
@@ -198,6 +216,27 @@ mod tests {
         let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
         assert!(made.success());
         assert_eq!(read_bounded(&path, 10), None);
+    }
+
+    #[test]
+    fn links_of_a_container_stay_in_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let secret = directory.path().join("secret");
+        std::fs::write(&secret, "of the host").unwrap();
+        let root_of_process = directory.path().join("10/root");
+        std::fs::create_dir_all(root_of_process.join("srv")).unwrap();
+        std::fs::write(root_of_process.join("srv/file"), "of the container").unwrap();
+        std::os::unix::fs::symlink("/srv/file", root_of_process.join("link")).unwrap();
+        std::os::unix::fs::symlink(&secret, root_of_process.join("absolute")).unwrap();
+        std::os::unix::fs::symlink("../../secret", root_of_process.join("relative")).unwrap();
+        let root = ProcRoot::new(directory.path());
+        let read = |path: &str| root.file_of(10, Path::new(path), 100);
+        assert_eq!(read("/link").as_deref(), Some(&b"of the container"[..]));
+        assert_eq!(read("/srv/../srv/file").as_deref(), Some(&b"of the container"[..]));
+        assert_eq!(read("/absolute"), None);
+        assert_eq!(read("/relative"), None);
+        assert_eq!(read("/../../secret"), None);
+        assert_eq!(read("/srv"), None);
     }
 
     #[test]

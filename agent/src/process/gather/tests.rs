@@ -227,6 +227,23 @@ fn arguments_of_the_exec_go_before_a_title() {
 }
 
 #[test]
+fn values_are_bounded() {
+    let fixture = Fixture::new();
+    let long = "é".repeat(5000);
+    let environ = format!("OTEL_SERVICE_NAME={long}\0OTEL_RESOURCE_ATTRIBUTES=team={long}\0");
+    fixture.process(10, "/nowhere/cart", &long, &environ, "/");
+    let facts = fixture.gather(10);
+    for key in ["service.name", "team", "process.command"] {
+        let text = text_of(&facts, key).unwrap();
+        assert!(
+            text.len() <= 4096 && text.len() > 4090 && text.ends_with('…'),
+            "{key}: {}",
+            text.len()
+        );
+    }
+}
+
+#[test]
 fn a_package_names_its_entry_script() {
     let fixture = Fixture::new();
     fixture.process(10, "/nowhere/node", "node\0dist/index.js\0", "", "/");
