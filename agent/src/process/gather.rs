@@ -29,6 +29,8 @@ const PACKAGE_BYTES: u64 = 256 << 10;
 const PASSWD_BYTES: u64 = 64 << 10;
 /// Most bytes of an attribute's value; what is longer ends in `…`.
 const VALUE_BYTES: usize = 4096;
+/// Longer keys from a process's environment are no attributes.
+const KEY_BYTES: usize = 256;
 /// Most attributes that are taken from a process's environment.
 const DECLARED_ATTRIBUTES: usize = 128;
 /// What belongs to one process, and is not passed on to a fork.
@@ -142,7 +144,7 @@ impl Gatherer {
         attributes.extend_from_slice(self.host.attributes());
         // What the user says of the service counts more than what can be seen of it.
         for (key, value) in environ.resource_attributes().into_iter().take(DECLARED_ATTRIBUTES) {
-            if key != attribute::SERVICE_NAME && !key.starts_with("telemetry.sdk.") {
+            if key.len() <= KEY_BYTES && key != attribute::SERVICE_NAME && !key.starts_with("telemetry.sdk.") {
                 attributes.retain(|attribute| attribute.key != key);
                 attributes.push(Attribute {
                     key: Cow::Owned(key),

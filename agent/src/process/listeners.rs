@@ -92,7 +92,12 @@ fn socket_inode(target: &Path) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, net::TcpListener, os::unix::fs::symlink};
+    use std::{
+        fs,
+        net::TcpListener,
+        os::unix::fs::symlink,
+        process::{Command, Stdio},
+    };
 
     use super::*;
 
@@ -161,5 +166,35 @@ mod tests {
             drop(listener);
             assert_eq!(Listeners::new(&root).port_of(own, &[port]), None);
         }
+    }
+
+    #[test]
+    fn a_real_listener_in_another_namespace() {
+        let script =
+            "import socket, sys; s = socket.create_server(('', 4711)); print('up', flush=True); sys.stdin.read()";
+        let mut child = Command::new("unshare")
+            .args(["--net", "--mount", "python3", "-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let root = ProcRoot::default();
+        let mut listeners = Listeners::new(&root);
+        let found = (
+            listeners.port_of(child.id(), &[4711]),
+            listeners.port_of(std::process::id(), &[4711]),
+        );
+        drop(child.stdin.take());
+        let status = child.wait().unwrap();
+        if line.is_empty() && !status.success() {
+            // Without privileges there is no other namespace to look into.
+            return;
+        }
+        assert_eq!(found, (Some(4711), None));
     }
 }

@@ -355,7 +355,7 @@ mod tests {
         let input = Stdio::from(std::os::fd::OwnedFd::from(listener));
         let child = Running(Command::new("sleep").arg("60").stdin(input).spawn().unwrap());
         assert_eq!(selection.matches(child.0.id()), Match::Yes(Reason::Port(port)));
-        assert_eq!(selection.scan(), [(child.0.id(), Reason::Port(port))]);
+        assert!(selection.scan().contains(&(child.0.id(), Reason::Port(port))));
         let other = Running(Command::new("sleep").arg("60").spawn().unwrap());
         assert_eq!(selection.matches(other.0.id()), Match::No);
     }
