@@ -1,5 +1,24 @@
 //! Processes: which are traced, and what they are.
+//!
+//! [`Selection`] says which processes are targets, [`Gatherer`] what one is. All is read from `/proc`, of processes in
+//! any namespace; a process that ends meanwhile leaves what was read so far.
 
+mod command;
+mod container;
+mod elf;
+mod environ;
+mod executable;
 mod facts;
+mod gather;
+mod host;
+mod listeners;
+mod peculiar;
+mod proc_root;
+mod select;
 
 pub use facts::{ProcessFacts, Runtime};
+pub use gather::{ExecHint, Gatherer};
+pub use host::Host;
+pub use peculiar::{NamespaceError, Peculiarity, own_namespace_is_initial, peculiarities};
+pub use proc_root::ProcRoot;
+pub use select::{Match, Reason, SelectError, Selection};

@@ -1,0 +1,250 @@
+//! Reading `/proc`, with bounds and without a hard failure: what cannot be read is not known.
+//!
+//! Everything is read below one root, so that tests can use a directory of their own. Files of the host are reached
+//! through `1/root`, those of a container through `PID/root`: the agent may itself live in another mount namespace.
+
+use std::{
+    fs::{File, OpenOptions, read_dir, read_link},
+    io::Read,
+    os::unix::{ffi::OsStrExt, fs::OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{self, Mode, OFlags, ResolveFlags};
+
+/// Most bytes of a process's environment that are looked at. The kernel's own bound is a quarter of the stack limit
+/// (2 MiB by default); what people set by hand is a few KiB.
+const ENVIRON_BYTES: u64 = 1 << 20;
+/// Most bytes of a command line: Java class paths are long, and the main class comes after them.
+const CMDLINE_BYTES: u64 = 256 << 10;
+/// Most bytes of the small files (`stat`, `comm`, `cgroup`, `status`).
+const SMALL_BYTES: u64 = 64 << 10;
+
+/// Flag of a kernel thread in `/proc/PID/stat` (`PF_KTHREAD`, include/linux/sched.h).
+const PF_KTHREAD: u64 = 0x0020_0000;
+
+/// Where the process file system is mounted.
+#[derive(Clone, Debug)]
+pub struct ProcRoot {
+    path: PathBuf,
+    /// The host's root directory.
+    host: PathBuf,
+}
+
+impl Default for ProcRoot {
+    fn default() -> Self {
+        Self::new("/proc")
+    }
+}
+
+/// What `/proc/PID/stat` says, as far as it is used here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stat {
+    pub(super) parent: u32,
+    pub(super) is_kernel_thread: bool,
+    pub(super) is_zombie: bool,
+    /// Start of the process in clock ticks since boot: with the pid, it names a process for good.
+    pub(super) start_ticks: u64,
+}
+
+impl ProcRoot {
+    /// The process file system that is mounted at `path`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        let of_init = path.join("1/root");
+        // Even root may not look into process 1 (a security module, a sandbox): then the agent's own files must do.
+        let host = if of_init.is_dir() { of_init } else { PathBuf::from("/") };
+        Self { path, host }
+    }
+
+    pub(super) fn path(&self, relative: impl AsRef<Path>) -> PathBuf {
+        self.path.join(relative)
+    }
+
+    pub(super) fn process(&self, tgid: u32) -> PathBuf {
+        self.path.join(tgid.to_string())
+    }
+
+    /// Every process (not its threads), in the order of the directory.
+    pub(super) fn processes(&self) -> Vec<u32> {
+        let Ok(entries) = read_dir(&self.path) else {
+            return Vec::new();
+        };
+        entries
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect()
+    }
+
+    /// A file of the host, whatever mount namespace the agent is in.
+    pub(super) fn host_file(&self, absolute: &str) -> PathBuf {
+        self.host.join(absolute.trim_start_matches('/'))
+    }
+
+    /// At most `max` bytes of a file as the process names it: absolute in its mount namespace, or relative to its
+    /// working directory. Links lead to where they lead for the process, and never out of its root.
+    pub(super) fn file_of(&self, tgid: u32, path: &Path, max: u64) -> Option<Vec<u8>> {
+        let (below, relative) = match path.strip_prefix("/") {
+            Ok(relative) => ("root", relative),
+            Err(_) => ("cwd", path),
+        };
+        let directory = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+            .open(self.process(tgid).join(below))
+            .ok()?;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = fs::openat2(&directory, relative, flags, Mode::empty(), ResolveFlags::IN_ROOT).ok()?;
+        read_file(regular(File::from(file))?, max)
+    }
+
+    pub(super) fn cmdline(&self, tgid: u32) -> Option<Vec<u8>> {
+        read_bounded(&self.process(tgid).join("cmdline"), CMDLINE_BYTES)
+    }
+
+    pub(super) fn environ(&self, tgid: u32) -> Option<Vec<u8>> {
+        read_bounded(&self.process(tgid).join("environ"), ENVIRON_BYTES)
+    }
+
+    pub(super) fn small(&self, tgid: u32, name: &str) -> Option<String> {
+        read_small(&self.process(tgid).join(name))
+    }
+
+    /// The executable's path in the process's mount namespace, also of one that was replaced meanwhile.
+    pub(super) fn exe(&self, tgid: u32) -> Option<PathBuf> {
+        let link = read_link(self.process(tgid).join("exe")).ok()?;
+        match link.as_os_str().as_bytes().strip_suffix(b" (deleted)") {
+            Some(path) => Some(PathBuf::from(std::ffi::OsStr::from_bytes(path))),
+            None => Some(link),
+        }
+    }
+
+    pub(super) fn cwd(&self, tgid: u32) -> Option<PathBuf> {
+        read_link(self.process(tgid).join("cwd")).ok()
+    }
+
+    pub(super) fn stat(&self, tgid: u32) -> Option<Stat> {
+        parse_stat(&self.small(tgid, "stat")?)
+    }
+
+    /// What a namespace link says, such as `net:[4026531840]`.
+    pub(super) fn namespace(&self, tgid: u32, kind: &str) -> Option<PathBuf> {
+        read_link(self.process(tgid).join("ns").join(kind)).ok()
+    }
+
+    /// The host's namespace of this kind; the agent's own where process 1 may not be looked into.
+    pub(super) fn host_namespace(&self, kind: &str) -> Option<PathBuf> {
+        let own = || read_link(self.path.join("self/ns").join(kind)).ok();
+        self.namespace(1, kind).or_else(own)
+    }
+
+    /// The targets of all file descriptors, such as `socket:[1234]`.
+    pub(super) fn descriptors(&self, tgid: u32) -> impl Iterator<Item = PathBuf> {
+        read_dir(self.process(tgid).join("fd"))
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| read_link(entry.ok()?.path()).ok())
+    }
+}
+
+/// At most `max` bytes of a regular file. Never waits: what a container put in the place of a file may be a pipe.
+pub(super) fn read_bounded(path: &Path, max: u64) -> Option<Vec<u8>> {
+    read_file(open_regular(path)?, max)
+}
+
+fn read_file(file: File, max: u64) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    // An error in the middle (the process ended) leaves what was read so far.
+    let read = file.take(max).read_to_end(&mut bytes);
+    (read.is_ok() || !bytes.is_empty()).then_some(bytes)
+}
+
+pub(super) fn read_small(path: &Path) -> Option<String> {
+    read_bounded(path, SMALL_BYTES).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+pub(super) fn open_regular(path: &Path) -> Option<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .ok()?;
+    regular(file)
+}
+
+fn regular(file: File) -> Option<File> {
+    file.metadata().ok()?.is_file().then_some(file)
+}
+
+/// proc_pid_stat(5). The name in parentheses may hold anything, parentheses and blanks too: the last one ends it.
+fn parse_stat(text: &str) -> Option<Stat> {
+    let (_, rest) = text.rsplit_once(')')?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    // The first one here is field 3.
+    let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+    Some(Stat {
+        parent: u32::try_from(number(4)?).ok()?,
+        is_kernel_thread: number(9)? & PF_KTHREAD != 0,
+        is_zombie: matches!(*fields.first()?, "Z" | "X"),
+        start_ticks: number(22)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_survives_any_name() {
+        let text = "42 (a) b ( c)) S 7 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 1 2";
+        assert_eq!(
+            parse_stat(text),
+            Some(Stat {
+                parent: 7,
+                is_kernel_thread: false,
+                is_zombie: false,
+                start_ticks: 98765
+            })
+        );
+        assert_eq!(parse_stat("42 (cut off"), None);
+        assert_eq!(parse_stat("42 (cut) S 1"), None);
+    }
+
+    #[test]
+    fn a_pipe_in_the_place_of_a_file_is_not_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(made.success());
+        assert_eq!(read_bounded(&path, 10), None);
+    }
+
+    #[test]
+    fn links_of_a_container_stay_in_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let secret = directory.path().join("secret");
+        std::fs::write(&secret, "of the host").unwrap();
+        let root_of_process = directory.path().join("10/root");
+        std::fs::create_dir_all(root_of_process.join("srv")).unwrap();
+        std::fs::write(root_of_process.join("srv/file"), "of the container").unwrap();
+        std::os::unix::fs::symlink("/srv/file", root_of_process.join("link")).unwrap();
+        std::os::unix::fs::symlink(&secret, root_of_process.join("absolute")).unwrap();
+        std::os::unix::fs::symlink("../../secret", root_of_process.join("relative")).unwrap();
+        let root = ProcRoot::new(directory.path());
+        let read = |path: &str| root.file_of(10, Path::new(path), 100);
+        assert_eq!(read("/link").as_deref(), Some(&b"of the container"[..]));
+        assert_eq!(read("/srv/../srv/file").as_deref(), Some(&b"of the container"[..]));
+        assert_eq!(read("/absolute"), None);
+        assert_eq!(read("/relative"), None);
+        assert_eq!(read("/../../secret"), None);
+        assert_eq!(read("/srv"), None);
+    }
+
+    #[test]
+    fn kernel_threads_are_told_from_processes() {
+        let root = ProcRoot::default();
+        assert!(!root.stat(std::process::id()).unwrap().is_kernel_thread);
+        if let Some(kthreadd) = root.stat(2) {
+            assert_eq!(kthreadd.is_kernel_thread, root.cmdline(2).unwrap().is_empty());
+        }
+    }
+}
