@@ -6,4 +6,5 @@
 pub mod event;
 pub mod process;
 pub mod proto;
+pub mod tape;
 pub mod trace;
