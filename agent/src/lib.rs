@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod event;
+pub mod launch;
 pub mod preflight;
 pub mod process;
 pub mod proto;
