@@ -58,7 +58,8 @@ pub(super) enum Subcommand {
     /// Trace services and print or export their spans
     ///
     /// Without a selection and without a command, every process on the host that speaks HTTP is traced, spoor itself
-    /// excepted. With several rules, a process that fits any of them is traced. Ctrl-C ends it.
+    /// excepted. With several rules, a process that fits any of them is traced; with a command, it and its children are
+    /// traced too. Ctrl-C ends it.
     #[command(after_help = RUN_EXAMPLES)]
     Run(RunArgs),
     /// Record onto a tape what spans are made of, to replay it later
@@ -185,7 +186,7 @@ pub(super) struct TraceArgs {
 
     /// Forget connections without traffic for so long; they are picked up again at their next request
     #[arg(
-        long, value_name = "TIME", default_value = "15m", value_parser = humantime::parse_duration,
+        long, value_name = "TIME", default_value = "15m", value_parser = values::idle_timeout,
         help_heading = "Limits"
     )]
     idle_timeout: Duration,

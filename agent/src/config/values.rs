@@ -1,6 +1,6 @@
 //! Values of options: text in, something valid out, or an error that says what would be right.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use agent_ebpf::abi::PID_LIMIT;
 use bytesize::ByteSize;
@@ -226,4 +226,12 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
         .parse()
         .map_err(|_| "give a number of bytes, with or without a unit, as 8388608, 8MiB or 64KiB".to_owned())?;
     Ok(size.as_u64())
+}
+
+/// How long a connection may be idle.
+pub(super) fn idle_timeout(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time >= Duration::from_secs(1) => Ok(time),
+        _ => Err("give a time of at least 1s with its unit, as 90s, 15m or 2h".to_owned()),
+    }
 }

@@ -110,16 +110,17 @@ fn signals_reach_the_command() {
 
 #[test]
 fn what_another_process_sends_to_spoor_is_passed_on() {
+    // SIGWINCH, because tests share the process: the commands of those that run now get it too, and ignore it.
     let folder = tempfile::tempdir().unwrap();
     let ready = folder.path().join("ready");
     let script = format!(
-        "trap 'exit 9' USR2; touch {}; while :; do sleep 0.05; done",
+        "trap 'exit 9' WINCH; touch {}; while :; do sleep 0.05; done",
         ready.display()
     );
     let running = shell(&script).release().unwrap();
     assert!(eventually(|| ready.exists()));
     let own = std::process::id().to_string();
-    assert!(Command::new("kill").args(["-USR2", &own]).status().unwrap().success());
+    assert!(Command::new("kill").args(["-WINCH", &own]).status().unwrap().success());
     assert_eq!(running.wait().unwrap(), ExitCode(9));
 }
 
