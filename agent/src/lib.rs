@@ -3,8 +3,12 @@
 //! The data's way: [`probe`] reads the ring buffer, [`core`] turns events into spans ([`flow`] → [`proto`] →
 //! [`causality`] → [`trace`]), [`export`] sends them. [`process`] says which processes are traced and what they are.
 
+pub mod config;
 pub mod event;
+pub mod launch;
+pub mod preflight;
 pub mod probe;
 pub mod process;
 pub mod proto;
+pub mod tape;
 pub mod trace;

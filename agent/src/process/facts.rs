@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::trace::Resource;
 
 /// What kind of program a process runs, as far as it matters to causality.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Runtime {
     /// Nothing special is known: the thread rule may be tried, behind its gate.
     Unknown,
@@ -32,7 +34,7 @@ pub enum Runtime {
 }
 
 /// What was read of a process when it was first seen.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProcessFacts {
     /// Process id in the initial namespace.
     pub tgid: u32,

@@ -2,10 +2,12 @@
 
 use std::{borrow::Cow, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 use super::{SpanId, TraceId};
 
 /// An attribute's value.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Value {
     /// Text.
     Str(Cow<'static, str>),
@@ -18,7 +20,7 @@ pub enum Value {
 }
 
 /// A key with its value. Keys are the names of the semantic conventions, or `spoor.*`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Attribute {
     /// The key.
     pub key: Cow<'static, str>,
@@ -45,7 +47,7 @@ impl Attribute {
 }
 
 /// What a span's process is, by the resource semantic conventions. One for each process, shared by its spans.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Resource {
     /// `service.name`, also among the attributes.
     pub service_name: String,

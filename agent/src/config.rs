@@ -1,0 +1,202 @@
+//! The command line, and the settings that come out of it: what exists here is valid.
+
+mod args;
+mod values;
+
+use std::{
+    ffi::{OsStr, OsString},
+    net::SocketAddr,
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::Parser;
+use serde::{Deserialize, Serialize};
+
+pub use args::Cli;
+pub use values::{ExeGlob, LogLevel, Output, SpanNames};
+
+/// What the user asked for.
+#[derive(Clone, Debug)]
+pub struct Invocation {
+    /// The subcommand with its settings.
+    pub command: Command,
+    /// What to log.
+    pub log_level: LogLevel,
+    /// What was set and has no effect, to be logged once logs are on.
+    pub warnings: Vec<String>,
+}
+
+/// The subcommand with its settings.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Trace, and print or export.
+    Run(RunSettings),
+    /// Store what Core is fed.
+    Record(RecordSettings),
+    /// Feed a tape to Core.
+    Replay(ReplaySettings),
+}
+
+/// Settings of `spoor run`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunSettings {
+    /// What is traced and how.
+    pub trace: TraceSettings,
+    /// Where spans go.
+    pub output: Output,
+    /// Where `/metrics` and the health endpoint listen; `None`: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
+}
+
+/// Settings of `spoor record`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RecordSettings {
+    /// What is traced and how.
+    pub trace: TraceSettings,
+    /// The tape, see [`crate::tape::create`].
+    pub file: PathBuf,
+}
+
+/// Settings of `spoor replay`. All else is on the tape.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReplaySettings {
+    /// The tape.
+    pub file: PathBuf,
+    /// Where spans go.
+    pub output: Output,
+}
+
+/// What is traced and how: what `run` and `record` share.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TraceSettings {
+    /// Which processes.
+    pub selection: Selection,
+    /// The command to start, which is traced with its children.
+    pub launch: Option<LaunchSettings>,
+    /// What Core decides by.
+    pub core: CoreSettings,
+    /// Size of the ring buffer: a power of two and a multiple of the page size.
+    pub ring_bytes: u32,
+}
+
+/// Which processes are traced: those that any of the rules names.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Selection {
+    /// Process ids, in the initial namespace.
+    pub pids: Vec<u32>,
+    /// Programs.
+    pub exes: Vec<ExeGlob>,
+    /// Local ports of server connections.
+    pub ports: Vec<u16>,
+}
+
+impl Selection {
+    /// True if there is no rule: every process on the host is meant, unless a command is launched.
+    pub fn is_empty(&self) -> bool {
+        self.pids.is_empty() && self.exes.is_empty() && self.ports.is_empty()
+    }
+}
+
+/// A command to start.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LaunchSettings {
+    /// The program and its arguments, at least one word.
+    pub command: Vec<OsString>,
+    /// Start it as root although sudo was called by someone else.
+    pub as_root: bool,
+}
+
+/// What Core decides by. Part of each tape.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CoreSettings {
+    /// How spans are named.
+    pub span_names: SpanNames,
+    /// Rules that give `http.route`: path templates, the first that fits counts.
+    pub routes: Vec<String>,
+    /// Request headers that become attributes, in lower case.
+    pub request_headers: Vec<String>,
+    /// Response headers that become attributes, in lower case.
+    pub response_headers: Vec<String>,
+    /// Trace telemetry of others (OTLP exports) too.
+    pub include_telemetry: bool,
+    /// Most connections that are followed at one time.
+    pub max_connections: u32,
+    /// Longest time that a span is held because its parent is open.
+    pub hold: Duration,
+    /// Most bytes of spans that are held.
+    pub hold_bytes: u64,
+    /// A connection without traffic for so long is forgotten.
+    pub idle_timeout: Duration,
+}
+
+impl Invocation {
+    /// Reads the process's own arguments and environment. On an error, and for `--help`, the text of the returned
+    /// error is what to print; [`clap::Error::exit`] does that.
+    pub fn from_process() -> Result<Self, clap::Error> {
+        Self::new(std::env::args_os(), |name| std::env::var_os(name))
+    }
+
+    /// Reads these arguments (the first is the program's name) and this environment.
+    pub fn new(
+        arguments: impl IntoIterator<Item = OsString>,
+        environment: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, clap::Error> {
+        let cli = Cli::try_parse_from(arguments)?;
+        // OpenTelemetry: an empty value counts as none.
+        let variable = |name: &str| environment(name).filter(|value| !value.is_empty());
+
+        let mut warnings = Vec::new();
+        let log_level = cli.log_level.unwrap_or_else(|| {
+            let value = variable("OTEL_LOG_LEVEL");
+            level_of_environment(value.as_deref(), &mut warnings)
+        });
+        let default_output = || {
+            let endpoints = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+            if endpoints.into_iter().any(|name| variable(name).is_some()) {
+                Output::Otlp
+            } else {
+                Output::Console
+            }
+        };
+        let command = match cli.command {
+            args::Subcommand::Run(run) => Command::Run(RunSettings {
+                trace: run.trace.into_settings(),
+                output: run.output.output.unwrap_or_else(default_output),
+                metrics_listen: run.metrics_listen.0,
+            }),
+            args::Subcommand::Record(record) => Command::Record(RecordSettings {
+                trace: record.trace.into_settings(),
+                file: record.file,
+            }),
+            args::Subcommand::Replay(replay) => Command::Replay(ReplaySettings {
+                file: replay.file,
+                output: replay.output.output.unwrap_or_else(default_output),
+            }),
+        };
+        Ok(Self {
+            command,
+            log_level,
+            warnings,
+        })
+    }
+}
+
+/// OpenTelemetry asks that a value of the environment that means nothing is told and otherwise ignored.
+fn level_of_environment(value: Option<&OsStr>, warnings: &mut Vec<String>) -> LogLevel {
+    let Some(value) = value else {
+        return LogLevel::default();
+    };
+    let level = value.to_str().and_then(|text| text.parse().ok());
+    level.unwrap_or_else(|| {
+        warnings.push(format!(
+            "OTEL_LOG_LEVEL={} is not a log level and is ignored; set one of {}",
+            value.display(),
+            LogLevel::NAMES
+        ));
+        LogLevel::default()
+    })
+}
+
+#[cfg(test)]
+mod tests;

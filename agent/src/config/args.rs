@@ -1,0 +1,238 @@
+//! The command line as clap sees it. The doc comments are the help texts.
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser};
+
+use super::{
+    CoreSettings, LaunchSettings, LogLevel, Output, Selection, SpanNames, TraceSettings,
+    values::{self, ExeGlob, Listen},
+};
+
+/// Zero-code distributed tracing: shows which service called which, without touching the services
+///
+/// Spoor watches, with eBPF, what services say to each other at the system call boundary, and turns it into
+/// OpenTelemetry traces: no code change, no restart, no sidecar, no proxy. It needs root.
+#[derive(Debug, Parser)]
+#[command(name = "spoor", version, after_help = MAIN_EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Subcommand,
+
+    /// What to log: off, error, warn, info, debug or trace [env: OTEL_LOG_LEVEL] [default: info]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub(super) log_level: Option<LogLevel>,
+}
+
+const MAIN_EXAMPLES: &str = "\
+Examples:
+  sudo spoor run                      trace every service of this host, print the traces
+  sudo spoor run -- python3 app.py    start a program and trace it from its first byte
+  OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317 sudo -E spoor run
+                                      send the spans to a collector";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  sudo spoor run                                  every process that speaks HTTP
+  sudo spoor run --port 8080 --exe nginx          who serves port 8080, and every nginx
+  sudo spoor run --exe '/opt/shop/**'             every program below /opt/shop
+  sudo spoor run -- ./start-all.sh                a command and its children; its exit code is spoor's
+  sudo spoor run --output otlp-json=spans.jsonl   OTLP as JSON lines into a file
+  sudo spoor run --route '/users/{id}' --capture-request-header x-request-id";
+
+const RECORD_EXAMPLES: &str = "\
+A tape holds what the services said, cookies and tokens included: keep it safe.
+
+Examples:
+  sudo spoor record -o bug.tape --port 8080       until Ctrl-C
+  sudo spoor record -o bug.tape -- ./reproduce.sh
+  spoor replay bug.tape                           anywhere, without root";
+
+const REPLAY_EXAMPLES: &str = "\
+Examples:
+  spoor replay bug.tape
+  spoor replay bug.tape --output otlp-json > spans.jsonl";
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Subcommand {
+    /// Trace services and print or export their spans
+    ///
+    /// Without a selection and without a command, every process on the host that speaks HTTP is traced, spoor itself
+    /// excepted. With several rules, a process that fits any of them is traced; with a command, it and its children are
+    /// traced too. Ctrl-C ends it.
+    #[command(after_help = RUN_EXAMPLES)]
+    Run(RunArgs),
+    /// Record onto a tape what spans are made of, to replay it later
+    #[command(after_help = RECORD_EXAMPLES)]
+    Record(RecordArgs),
+    /// Make the spans of a tape, the same ones each time
+    #[command(after_help = REPLAY_EXAMPLES)]
+    Replay(ReplayArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+
+    /// Where /metrics and the health endpoint listen, or off
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9469")]
+    pub(super) metrics_listen: Listen,
+
+    #[command(flatten)]
+    pub(super) trace: TraceArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RecordArgs {
+    /// The tape; an older tape is replaced, any other file is not
+    #[arg(short = 'o', long = "output", value_name = "FILE")]
+    pub(super) file: PathBuf,
+
+    #[command(flatten)]
+    pub(super) trace: TraceArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReplayArgs {
+    /// The tape
+    pub(super) file: PathBuf,
+
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OutputArgs {
+    /// Where spans go: console (trees), otlp (a collector) or otlp-json[=FILE] (a request a line)
+    ///
+    /// Default: otlp if OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is set, else console.
+    /// Beside a launched command, the console's trees go to stderr.
+    #[arg(long, value_name = "WHERE")]
+    pub(super) output: Option<Output>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TraceArgs {
+    /// Trace the process with this id, and its children from now on; repeatable
+    #[arg(long = "pid", value_name = "N", value_parser = values::pid, help_heading = "Selection")]
+    pids: Vec<u32>,
+
+    /// Trace programs whose executable fits, as nginx or '/opt/shop/**'; repeatable
+    #[arg(long = "exe", value_name = "GLOB", help_heading = "Selection")]
+    exes: Vec<ExeGlob>,
+
+    /// Trace who serves this local port; repeatable
+    #[arg(long = "port", value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Selection")]
+    ports: Vec<u16>,
+
+    /// Start and trace this command with its children; spoor ends with it and gives its exit code
+    ///
+    /// It runs as the user who called sudo.
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<OsString>,
+
+    /// Start CMD as root, though it was another user who called sudo
+    #[arg(long, requires = "command")]
+    as_root: bool,
+
+    /// Name spans `GET /users/{id}`, as far as the path shows a template, or by the method alone
+    #[arg(long, value_name = "HOW", value_enum, default_value_t, help_heading = "Spans")]
+    span_names: SpanNames,
+
+    /// Give http.route to requests that fit this template, as '/users/{id}'; repeatable, the first that fits counts
+    #[arg(long = "route", value_name = "PATTERN", value_parser = values::route, help_heading = "Spans")]
+    routes: Vec<String>,
+
+    /// Export this request header as http.request.header.<name>; repeatable
+    #[arg(
+        long = "capture-request-header", value_name = "NAME", value_parser = values::header, help_heading = "Spans"
+    )]
+    request_headers: Vec<String>,
+
+    /// Export this response header as http.response.header.<name>; repeatable
+    #[arg(
+        long = "capture-response-header", value_name = "NAME", value_parser = values::header, help_heading = "Spans"
+    )]
+    response_headers: Vec<String>,
+
+    /// Trace the telemetry exports of other programs too
+    #[arg(long, help_heading = "Spans")]
+    include_telemetry: bool,
+
+    /// Size of the ring buffer between kernel and spoor, a power of two
+    #[arg(
+        long, value_name = "SIZE", default_value = "8MiB", value_parser = values::ring_bytes, help_heading = "Limits"
+    )]
+    ring_bytes: u32,
+
+    /// Most connections that are followed at one time
+    #[arg(
+        long, value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=4_194_304),
+        help_heading = "Limits"
+    )]
+    max_connections: u32,
+
+    /// Longest time that a span waits for its parent to be known
+    #[arg(
+        long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=3600),
+        help_heading = "Limits"
+    )]
+    hold_seconds: u64,
+
+    /// Most bytes of spans that wait
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = values::bytes, help_heading = "Limits")]
+    hold_bytes: u64,
+
+    /// Forget connections without traffic for so long; they are picked up again at their next request
+    #[arg(
+        long, value_name = "TIME", default_value = "15m", value_parser = values::idle_timeout,
+        help_heading = "Limits"
+    )]
+    idle_timeout: Duration,
+}
+
+impl TraceArgs {
+    pub(super) fn into_settings(self) -> TraceSettings {
+        let Self {
+            pids,
+            exes,
+            ports,
+            command,
+            as_root,
+            span_names,
+            routes,
+            request_headers,
+            response_headers,
+            include_telemetry,
+            ring_bytes,
+            max_connections,
+            hold_seconds,
+            hold_bytes,
+            idle_timeout,
+        } = self;
+        TraceSettings {
+            selection: Selection { pids, exes, ports },
+            launch: (!command.is_empty()).then_some(LaunchSettings { command, as_root }),
+            core: CoreSettings {
+                span_names,
+                routes,
+                request_headers: without_repetition(request_headers),
+                response_headers: without_repetition(response_headers),
+                include_telemetry,
+                max_connections,
+                hold: Duration::from_secs(hold_seconds),
+                hold_bytes,
+                idle_timeout,
+            },
+            ring_bytes,
+        }
+    }
+}
+
+/// Attribute keys must be unique within a span.
+fn without_repetition(mut names: Vec<String>) -> Vec<String> {
+    names.sort();
+    names.dedup();
+    names
+}

@@ -1,0 +1,203 @@
+use clap::CommandFactory;
+
+use super::*;
+
+fn parse(line: &str, environment: &[(&str, &str)]) -> Result<Invocation, String> {
+    let arguments = line.split_whitespace().map(OsString::from);
+    let variable = |name: &str| {
+        let found = environment.iter().find(|(key, _)| *key == name);
+        found.map(|(_, value)| OsString::from(value))
+    };
+    Invocation::new(arguments, variable).map_err(|error| error.to_string())
+}
+
+fn run(line: &str) -> RunSettings {
+    match parse(line, &[]).unwrap().command {
+        Command::Run(settings) => settings,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn error(line: &str) -> String {
+    parse(line, &[]).unwrap_err()
+}
+
+#[test]
+fn the_definition_is_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn without_options_all_is_at_its_default() {
+    let expected = RunSettings {
+        trace: TraceSettings {
+            selection: Selection::default(),
+            launch: None,
+            core: CoreSettings {
+                span_names: SpanNames::Template,
+                routes: vec![],
+                request_headers: vec![],
+                response_headers: vec![],
+                include_telemetry: false,
+                max_connections: 65_536,
+                hold: Duration::from_secs(10),
+                hold_bytes: 16 * 1024 * 1024,
+                idle_timeout: Duration::from_secs(900),
+            },
+            ring_bytes: 8 * 1024 * 1024,
+        },
+        output: Output::Console,
+        metrics_listen: Some("127.0.0.1:9469".parse().unwrap()),
+    };
+    assert_eq!(run("spoor run"), expected);
+    assert!(expected.trace.selection.is_empty());
+}
+
+#[test]
+fn options_and_the_command_are_read() {
+    let settings = run(
+        "spoor run --pid 7 --pid 8 --exe nginx --port 80 --output otlp-json=x=y --as-root \
+         --span-names method --route /users/{id} --capture-request-header X-Request-Id \
+         --capture-request-header x-request-id --capture-response-header Server --include-telemetry \
+         --ring-bytes 1048576 --max-connections 5 --hold-seconds 0 --hold-bytes 1KiB --idle-timeout 90s \
+         --metrics-listen off -- curl --pid 9",
+    );
+    let expected = RunSettings {
+        trace: TraceSettings {
+            selection: Selection {
+                pids: vec![7, 8],
+                exes: vec!["nginx".parse().unwrap()],
+                ports: vec![80],
+            },
+            launch: Some(LaunchSettings {
+                command: ["curl", "--pid", "9"].map(OsString::from).to_vec(),
+                as_root: true,
+            }),
+            core: CoreSettings {
+                span_names: SpanNames::Method,
+                routes: vec!["/users/{id}".to_owned()],
+                request_headers: vec!["x-request-id".to_owned()],
+                response_headers: vec!["server".to_owned()],
+                include_telemetry: true,
+                max_connections: 5,
+                hold: Duration::ZERO,
+                hold_bytes: 1024,
+                idle_timeout: Duration::from_secs(90),
+            },
+            ring_bytes: 1024 * 1024,
+        },
+        output: Output::OtlpJson(Some(PathBuf::from("x=y"))),
+        metrics_listen: None,
+    };
+    assert_eq!(settings, expected);
+}
+
+#[test]
+fn record_and_replay_name_their_tape() {
+    match parse("spoor record -o a.tape --port 80", &[]).unwrap().command {
+        Command::Record(RecordSettings { trace, file }) => {
+            assert_eq!((trace.selection.ports, file), (vec![80], PathBuf::from("a.tape")));
+        }
+        other => panic!("{other:?}"),
+    }
+    match parse("spoor replay a.tape --output otlp-json", &[]).unwrap().command {
+        Command::Replay(settings) => assert_eq!(
+            settings,
+            ReplaySettings {
+                file: PathBuf::from("a.tape"),
+                output: Output::OtlpJson(None)
+            }
+        ),
+        other => panic!("{other:?}"),
+    }
+    assert!(error("spoor record --port 80").contains("--output <FILE>"));
+}
+
+#[test]
+fn an_endpoint_in_the_environment_makes_otlp_the_default() {
+    let output = |line, environment: &[(&str, &str)]| match parse(line, environment).unwrap().command {
+        Command::Run(RunSettings { output, .. }) | Command::Replay(ReplaySettings { output, .. }) => output,
+        other => panic!("{other:?}"),
+    };
+    let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317");
+    assert_eq!(output("spoor run", &[endpoint]), Output::Otlp);
+    assert_eq!(output("spoor replay t", &[endpoint]), Output::Otlp);
+    assert_eq!(
+        output("spoor run", &[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "x")]),
+        Output::Otlp
+    );
+    assert_eq!(
+        output("spoor run", &[("OTEL_EXPORTER_OTLP_ENDPOINT", "")]),
+        Output::Console
+    );
+    assert_eq!(output("spoor run --output console", &[endpoint]), Output::Console);
+}
+
+#[test]
+fn the_log_level_comes_from_the_option_then_from_the_environment() {
+    let level = |line, value| {
+        let invocation = parse(line, &[("OTEL_LOG_LEVEL", value)]).unwrap();
+        (invocation.log_level, invocation.warnings.len())
+    };
+    assert_eq!(level("spoor run", "DEBUG"), (LogLevel::Debug, 0));
+    assert_eq!(level("spoor run", ""), (LogLevel::Info, 0));
+    assert_eq!(level("spoor run", "loud"), (LogLevel::Info, 1));
+    assert_eq!(level("spoor run --log-level warn", "loud"), (LogLevel::Warn, 0));
+    assert!(error("spoor run --log-level loud").contains("off, error, warn, info, debug, trace"));
+}
+
+#[test]
+fn errors_say_what_would_be_right() {
+    for (line, says) in [
+        ("spoor run --pid 0", "from 1 to 4194304"),
+        ("spoor run --pid nginx", "`pgrep NAME` finds them"),
+        ("spoor run --exe [", "[[] for a bracket"),
+        ("spoor run --exe bin/nginx", "**/bin/nginx"),
+        ("spoor run --port 65536", "1..=65535"),
+        ("spoor run --port 0", "1..=65535"),
+        ("spoor run --ring-bytes 7MiB", "power of two"),
+        ("spoor run --ring-bytes 4096", "from 128KiB"),
+        ("spoor run --ring-bytes many", "8MiB or 64KiB"),
+        ("spoor run --output otlp-json=", "otlp-json=FILE"),
+        ("spoor run --output zipkin", "console, otlp, otlp-json"),
+        ("spoor run --output console=x", "console, otlp, otlp-json"),
+        ("spoor run --metrics-listen localhost", "127.0.0.1:9469"),
+        ("spoor run --capture-request-header x-id:", "without a colon"),
+        ("spoor run --route users", "begins with a slash"),
+        ("spoor run --route /a?b", "without query"),
+        ("spoor run --route /v{n}/x", "a whole segment"),
+        ("spoor run --route /{}", "a placeholder has a name"),
+        ("spoor run --idle-timeout 5", "with its unit"),
+        ("spoor run --idle-timeout 0s", "at least 1s"),
+        ("spoor run --as-root", "-- <CMD>"),
+        ("spoor run curl", "unexpected argument 'curl'"),
+        ("spoor", "Usage: spoor"),
+    ] {
+        let error = error(line);
+        assert!(error.contains(says), "{line}: {error}");
+    }
+}
+
+#[test]
+fn globs_fit_file_names_or_whole_paths() {
+    let fits = |glob: &str, exe: &str| glob.parse::<ExeGlob>().unwrap().matches(exe.as_ref());
+    for (glob, exe, expected) in [
+        ("nginx", "/usr/sbin/nginx", true),
+        ("nginx", "/nginx/other", false),
+        ("python3*", "/usr/bin/python3.13", true),
+        ("/usr/bin/*", "/usr/bin/perl", true),
+        ("/usr/*", "/usr/bin/perl", false),
+        ("/opt/**", "/opt/shop/bin/a", true),
+        ("**/bin/perl", "/usr/bin/perl", true),
+        ("*", "/anything", true),
+    ] {
+        assert_eq!(fits(glob, exe), expected, "{glob} {exe}");
+    }
+}
+
+#[test]
+fn cores_settings_survive_a_tape() {
+    let core = run("spoor run --route /{id} --hold-seconds 3").trace.core;
+    let json = serde_json::to_string(&core).unwrap();
+    assert_eq!(serde_json::from_str::<CoreSettings>(&json).unwrap(), core);
+}

@@ -1,0 +1,237 @@
+//! Values of options: text in, something valid out, or an error that says what would be right.
+
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use agent_ebpf::abi::PID_LIMIT;
+use bytesize::ByteSize;
+use globset::{GlobBuilder, GlobMatcher};
+use serde::{Deserialize, Serialize};
+
+/// Where spans go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Trees for people: on stdout, or on stderr beside a launched command.
+    Console,
+    /// To a collector.
+    Otlp,
+    /// OTLP as JSON, a request a line: to a file, or to stdout.
+    OtlpJson(Option<PathBuf>),
+}
+
+impl FromStr for Output {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            None if text == "console" => Ok(Self::Console),
+            None if text == "otlp" => Ok(Self::Otlp),
+            None if text == "otlp-json" => Ok(Self::OtlpJson(None)),
+            Some(("otlp-json", "")) => Err("the file's name is missing: otlp-json=FILE".to_owned()),
+            Some(("otlp-json", file)) => Ok(Self::OtlpJson(Some(PathBuf::from(file)))),
+            _ => Err("there are console, otlp, otlp-json and otlp-json=FILE".to_owned()),
+        }
+    }
+}
+
+/// How spans are named.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+pub enum SpanNames {
+    /// `GET /users/{id}`: the method and the path with ids, numbers and hashes replaced.
+    #[default]
+    Template,
+    /// `GET`: the method alone where no `--route` fits, which is the letter of the semantic conventions.
+    Method,
+}
+
+/// What to log, by OpenTelemetry's names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Nothing.
+    Off,
+    /// What failed.
+    Error,
+    /// And what may go wrong.
+    Warn,
+    /// And what happens.
+    #[default]
+    Info,
+    /// And how.
+    Debug,
+    /// And all else.
+    Trace,
+}
+
+impl LogLevel {
+    /// The levels, for people.
+    pub const NAMES: &str = "off, error, warn, info, debug, trace";
+
+    /// The name, also as a filter of `tracing-subscriber`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+impl FromStr for LogLevel {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(match text.to_ascii_lowercase().as_str() {
+            "off" | "none" => Self::Off,
+            "error" | "fatal" => Self::Error,
+            "warn" | "warning" => Self::Warn,
+            "info" => Self::Info,
+            "debug" => Self::Debug,
+            "trace" | "verbose" | "all" => Self::Trace,
+            _ => return Err(format!("there are {}", Self::NAMES)),
+        })
+    }
+}
+
+/// A pattern that names programs by their executable's path, or by its last part if the pattern has no slash.
+#[derive(Clone, Debug)]
+pub struct ExeGlob {
+    text: String,
+    matcher: GlobMatcher,
+}
+
+impl ExeGlob {
+    /// The pattern as it was given.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether the pattern names the program with this executable, an absolute path.
+    pub fn matches(&self, exe: &std::path::Path) -> bool {
+        if self.text.contains('/') {
+            return self.matcher.is_match(exe);
+        }
+        exe.file_name().is_some_and(|name| self.matcher.is_match(name))
+    }
+}
+
+impl PartialEq for ExeGlob {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl FromStr for ExeGlob {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err("the pattern is empty; for example nginx or /usr/bin/python3*".to_owned());
+        }
+        if text.contains('/') && !text.starts_with(['/', '*']) {
+            return Err(format!(
+                "a pattern with a slash is compared with whole paths, so begin it with / or **/, as **/{text}"
+            ));
+        }
+        let glob = GlobBuilder::new(text).literal_separator(true).build();
+        let matcher = glob.map_err(|error| {
+            let hint = "write [*] for a literal star, [[] for a bracket";
+            format!("{}; {hint}", error.kind())
+        })?;
+        Ok(Self {
+            text: text.to_owned(),
+            matcher: matcher.compile_matcher(),
+        })
+    }
+}
+
+/// `--metrics-listen`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Listen(pub Option<SocketAddr>);
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let hint = "give an IP address with a port, as 127.0.0.1:9469 or [::]:9469, or off";
+        text.parse()
+            .map(|address| Self(Some(address)))
+            .map_err(|_| hint.to_owned())
+    }
+}
+
+/// A process id.
+pub(super) fn pid(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(pid) if (1..=PID_LIMIT).contains(&pid) => Ok(pid),
+        _ => Err(format!(
+            "a process id is a number from 1 to {PID_LIMIT}; `pgrep NAME` finds them"
+        )),
+    }
+}
+
+/// A header's name, in lower case.
+pub(super) fn header(text: &str) -> Result<String, String> {
+    // RFC 9110, section 5.6.2: token.
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if text.is_empty() || !text.bytes().all(is_token) {
+        return Err("a header name has letters, digits and -, without a colon or blanks, as x-request-id".to_owned());
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+/// A path template.
+pub(super) fn route(text: &str) -> Result<String, String> {
+    let example = "as /users/{id}/orders";
+    let Some(path) = text.strip_prefix('/') else {
+        return Err(format!("a route begins with a slash and has no method, {example}"));
+    };
+    if text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '?' || c == '#') {
+        return Err(format!(
+            "a route is a path without query, fragment or blanks, {example}"
+        ));
+    }
+    for segment in path.split('/') {
+        let name = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+        if name.unwrap_or(segment).contains(['{', '}']) || name == Some("") {
+            return Err(format!(
+                "`{segment}`: a placeholder has a name and is a whole segment, {example}"
+            ));
+        }
+    }
+    Ok(text.to_owned())
+}
+
+/// Smallest ring buffer: eight of the largest records, and a multiple of every architecture's page size.
+const RING_LEAST: u64 = 128 * 1024;
+/// Largest ring buffer.
+const RING_MOST: u64 = 1024 * 1024 * 1024;
+
+/// The ring buffer's size.
+pub(super) fn ring_bytes(text: &str) -> Result<u32, String> {
+    let bytes = bytes(text)?;
+    if !bytes.is_power_of_two() || !(RING_LEAST..=RING_MOST).contains(&bytes) {
+        return Err("the kernel wants a power of two, here from 128KiB to 1GiB, as 8MiB or 16MiB".to_owned());
+    }
+    Ok(bytes as u32)
+}
+
+/// A number of bytes.
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
+    let size: ByteSize = text
+        .parse()
+        .map_err(|_| "give a number of bytes, with or without a unit, as 8388608, 8MiB or 64KiB".to_owned())?;
+    Ok(size.as_u64())
+}
+
+/// How long a connection may be idle.
+pub(super) fn idle_timeout(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time >= Duration::from_secs(1) => Ok(time),
+        _ => Err("give a time of at least 1s with its unit, as 90s, 15m or 2h".to_owned()),
+    }
+}

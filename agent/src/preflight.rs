@@ -1,0 +1,249 @@
+//! What must be so before programs can be loaded, looked at first, so that an error says what to do and not `EPERM`.
+
+mod system;
+
+use std::fmt;
+
+pub use system::{MemlockError, TracefsError, TracefsState, mount_tracefs, raise_memlock};
+
+/// The oldest kernel that the programs run on, as (major, minor): the first with ring buffer (5.8), CAP_BPF (5.8) and
+/// all helpers that long-term distributions kept.
+pub const OLDEST_KERNEL: (u32, u32) = (5, 10);
+
+/// Inode number of the initial PID namespace: `PROC_PID_INIT_INO`, include/uapi/linux/nsfs.h (the number is older than
+/// the header).
+const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+/// Inode number of the initial user namespace: `PROC_USER_INIT_INO`.
+const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
+
+/// What was read of the system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// `CapEff` of /proc/self/status.
+    pub capabilities: u64,
+    /// Inode number of /proc/self/ns/pid.
+    pub pid_namespace: u64,
+    /// Inode number of /proc/self/ns/user; `None` on a kernel without user namespaces.
+    pub user_namespace: Option<u64>,
+    /// `uname -r`
+    pub kernel: String,
+    /// /sys/kernel/btf/vmlinux can be read.
+    pub has_btf: bool,
+    /// /sys/kernel/security/lockdown; `None` if it is not there (no lockdown, or securityfs is not mounted).
+    pub lockdown: Option<String>,
+}
+
+/// Why Spoor cannot work here, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// Neither root nor the capabilities.
+    #[error(
+        "spoor lacks {}: start it with sudo, or give its binary the capabilities: sudo setcap \
+         cap_bpf,cap_perfmon,cap_sys_ptrace,cap_dac_read_search+ep $(command -v spoor); in a container use \
+         --privileged, or --cap-add for each of them",
+        Names(.missing)
+    )]
+    Capabilities {
+        /// What is missing.
+        missing: Vec<&'static str>,
+    },
+    /// Process ids would mean something else than what the kernel reports.
+    #[error(
+        "spoor is in a PID namespace of its own, where the process ids that the kernel reports mean nothing: start the \
+         container with --pid=host (Docker, Podman) or hostPID: true (Kubernetes)"
+    )]
+    PidNamespace,
+    /// Capabilities of a user namespace are not enough for bpf(2).
+    #[error(
+        "spoor is in a user namespace, where even root may not load eBPF programs: start it outside of rootless \
+         containers, or with --userns=host"
+    )]
+    UserNamespace,
+    /// No type information.
+    #[error(
+        "the kernel {kernel} has no readable /sys/kernel/btf/vmlinux, from which spoor learns the layout of kernel \
+         structures: use a kernel that is built with CONFIG_DEBUG_INFO_BTF=y (all major distributions' are); in a \
+         container, mount the host's /sys"
+    )]
+    NoBtf {
+        /// `uname -r`
+        kernel: String,
+    },
+    /// Programs may not read memory.
+    #[error(
+        "the kernel is locked down in mode `confidentiality`, where eBPF programs may not read memory: boot with \
+         lockdown=integrity, which Secure Boot allows"
+    )]
+    Lockdown,
+    /// Helpers and maps are missing.
+    #[error("the kernel is {kernel}, and spoor needs {}.{} or newer: upgrade the kernel", OLDEST_KERNEL.0, OLDEST_KERNEL.1)]
+    OldKernel {
+        /// `uname -r`
+        kernel: String,
+    },
+}
+
+struct Names<'a>(&'a [&'static str]);
+
+impl fmt::Display for Names<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(", "))
+    }
+}
+
+/// All reasons why Spoor cannot work on such a system; none: it can.
+pub fn problems(facts: &Facts) -> Vec<Problem> {
+    let Facts {
+        capabilities,
+        pid_namespace,
+        user_namespace,
+        kernel,
+        has_btf,
+        lockdown,
+    } = facts;
+    let mut problems = Vec::new();
+
+    let missing = missing_capabilities(*capabilities);
+    if !missing.is_empty() {
+        problems.push(Problem::Capabilities { missing });
+    }
+    if *pid_namespace != INITIAL_PID_NAMESPACE {
+        problems.push(Problem::PidNamespace);
+    }
+    if user_namespace.is_some_and(|inode| inode != INITIAL_USER_NAMESPACE) {
+        problems.push(Problem::UserNamespace);
+    }
+    // A version that cannot be read is no proof of an old kernel: loading will tell.
+    if kernel_version(kernel).is_some_and(|version| version < OLDEST_KERNEL) {
+        problems.push(Problem::OldKernel { kernel: kernel.clone() });
+    }
+    if !has_btf {
+        problems.push(Problem::NoBtf { kernel: kernel.clone() });
+    }
+    if lockdown
+        .as_deref()
+        .is_some_and(|modes| modes.contains("[confidentiality]"))
+    {
+        problems.push(Problem::Lockdown);
+    }
+    problems
+}
+
+/// Major and minor version from `uname -r`.
+pub fn kernel_version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// What Spoor may not go without, each with the capabilities of which one is enough (include/uapi/linux/capability.h;
+/// `bpf_capable()` and `perfmon_capable()` accept CAP_SYS_ADMIN too).
+const NEEDED: &[(&str, &[u32])] = &[
+    ("CAP_BPF", &[39, 21]),
+    ("CAP_PERFMON", &[38, 21]),
+    ("CAP_SYS_PTRACE", &[19]),
+    ("CAP_DAC_READ_SEARCH", &[2, 1]),
+];
+
+fn missing_capabilities(effective: u64) -> Vec<&'static str> {
+    let lacks = |numbers: &[u32]| numbers.iter().all(|number| effective & (1 << number) == 0);
+    let missing = NEEDED.iter().filter(|(_, numbers)| lacks(numbers));
+    missing.map(|(name, _)| *name).collect()
+}
+
+/// Looks at this system: an error lists all that is in the way, each with what to do.
+pub fn check() -> anyhow::Result<()> {
+    let problems = problems(&Facts::read()?);
+    match problems.as_slice() {
+        [] => Ok(()),
+        [problem] => Err(anyhow::Error::new(problem.clone())),
+        _ => {
+            let list: Vec<String> = problems.iter().map(|problem| format!("\n  - {problem}")).collect();
+            Err(anyhow::anyhow!("spoor cannot trace here:{}", list.concat()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A machine on which all is well.
+    fn good() -> Facts {
+        Facts {
+            capabilities: (1 << 39) | (1 << 38) | (1 << 19) | (1 << 2),
+            pid_namespace: 4_026_531_836,
+            user_namespace: Some(4_026_531_837),
+            kernel: "5.10.0-33-amd64".to_owned(),
+            has_btf: true,
+            lockdown: Some("none [integrity] confidentiality\n".to_owned()),
+        }
+    }
+
+    #[test]
+    fn nothing_is_wrong_with_a_good_machine() {
+        assert_eq!(problems(&good()), []);
+        let older_names = Facts {
+            capabilities: (1 << 21) | (1 << 19) | (1 << 1),
+            user_namespace: None,
+            lockdown: None,
+            ..good()
+        };
+        assert_eq!(problems(&older_names), []);
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_told_at_once() {
+        let facts = Facts {
+            capabilities: 1 << 2,
+            pid_namespace: 4_026_532_000,
+            user_namespace: Some(4_026_532_001),
+            kernel: "4.18.0-553.el8.x86_64".to_owned(),
+            has_btf: false,
+            lockdown: Some("none integrity [confidentiality]\n".to_owned()),
+        };
+        let kernel = facts.kernel.clone();
+        assert_eq!(
+            problems(&facts),
+            [
+                Problem::Capabilities {
+                    missing: vec!["CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE"]
+                },
+                Problem::PidNamespace,
+                Problem::UserNamespace,
+                Problem::OldKernel { kernel: kernel.clone() },
+                Problem::NoBtf { kernel },
+                Problem::Lockdown,
+            ]
+        );
+    }
+
+    #[test]
+    fn texts_say_what_to_do() {
+        let capabilities = Problem::Capabilities {
+            missing: missing_capabilities(0),
+        };
+        for (problem, says) in [
+            (
+                capabilities.clone(),
+                "spoor lacks CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH:",
+            ),
+            (capabilities, "sudo"),
+            (Problem::PidNamespace, "--pid=host"),
+            (Problem::UserNamespace, "--userns=host"),
+            (Problem::NoBtf { kernel: "6.1".into() }, "CONFIG_DEBUG_INFO_BTF"),
+            (Problem::Lockdown, "lockdown=integrity"),
+            (Problem::OldKernel { kernel: "4.4".into() }, "needs 5.10 or newer"),
+        ] {
+            assert!(problem.to_string().contains(says), "{problem}");
+        }
+    }
+
+    #[test]
+    fn versions_are_read_as_distributions_write_them() {
+        assert_eq!(kernel_version("6.18.44-fc-v470"), Some((6, 18)));
+        assert_eq!(kernel_version("5.9-rc1"), Some((5, 9)));
+        assert_eq!(kernel_version("7.0+"), Some((7, 0)));
+        assert_eq!(kernel_version("next"), None);
+        assert_eq!(kernel_version("6"), None);
+    }
+}

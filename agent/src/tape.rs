@@ -1,0 +1,346 @@
+//! Tapes: all that Core was fed, in order, so that feeding it again gives the same spans byte for byte.
+//!
+//! ```text
+//! header:  "SPOORTAPE\n" | format u32 | abi u32 | byte order u32 | version of spoor, 24 bytes, NUL padded
+//! frame:   kind u8 | length u32 | payload
+//! ```
+//! Numbers are little-endian, but for the byte order mark, which is in the recording machine's own order, as are the
+//! ring buffer's records that the tape carries. The last frame says how many frames precede it: a tape without it was
+//! cut off. The header's layout never changes, so that every version can say which version made a tape.
+
+mod file;
+mod frame;
+
+use std::io::{self, Read, Write};
+
+use agent_ebpf::abi::ABI_VERSION;
+
+pub use file::{CreateError, create};
+pub use frame::Frame;
+use frame::Kind;
+
+/// Version of the frames' layout.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Longest payload of a frame, in bytes. The longest record of the ring buffer is well below.
+pub const FRAME_BYTES: usize = 1024 * 1024;
+
+/// To be shown to whoever records a tape.
+pub const WARNING: &str = "a tape holds what the traced services said to each other, cookies, tokens and personal data \
+                           included: keep it as safe as the services' own data, and delete it when it is no longer needed";
+
+const MAGIC: &[u8; 10] = b"SPOORTAPE\n";
+const BYTE_ORDER: u32 = 0x0102_0304;
+const VERSION_BYTES: usize = 24;
+const HEADER_BYTES: usize = MAGIC.len() + 3 * size_of::<u32>() + VERSION_BYTES;
+const FRAME_HEAD_BYTES: usize = 1 + size_of::<u32>();
+
+/// Why a tape could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum TapeError {
+    /// The file is something else.
+    #[error("this is not a tape: it does not begin with SPOORTAPE; tapes are made with `spoor record -o FILE`")]
+    NotATape,
+    /// Frames of another layout.
+    #[error(
+        "the tape was made by spoor {made_by} in tape format {found}, and this is spoor {}, which reads format {}: \
+         replay it with spoor {made_by}, or record it again",
+        env!("CARGO_PKG_VERSION"), FORMAT_VERSION
+    )]
+    Format {
+        /// The tape's format.
+        found: u32,
+        /// The version of spoor that made it.
+        made_by: String,
+    },
+    /// Records of another layout.
+    #[error(
+        "the tape was made by spoor {made_by} with kernel records of version {found}, and this is spoor {}, which \
+         reads version {}: replay it with spoor {made_by}, or record it again",
+        env!("CARGO_PKG_VERSION"), ABI_VERSION
+    )]
+    Abi {
+        /// The version of the tape's records.
+        found: u32,
+        /// The version of spoor that made it.
+        made_by: String,
+    },
+    /// Records of a machine with the other byte order.
+    #[error("the tape was recorded on a machine of the other byte order: replay it on a machine like that one")]
+    ByteOrder,
+    /// The end is missing.
+    #[error(
+        "the tape is cut off at byte {at_byte}, after {whole_frames} whole frames: the recording was killed, its disk \
+         was full, or the copy is incomplete; stop recordings with Ctrl-C"
+    )]
+    CutOff {
+        /// The tape's length.
+        at_byte: u64,
+        /// Frames before the one that is incomplete or missing.
+        whole_frames: u64,
+    },
+    /// There is no such kind of frame.
+    #[error("the tape is damaged: unknown frame of kind {kind} at byte {at_byte}, after {whole_frames} whole frames")]
+    UnknownFrame {
+        /// The frame's kind.
+        kind: u8,
+        /// Where the frame begins.
+        at_byte: u64,
+        /// Frames before it.
+        whole_frames: u64,
+    },
+    /// A frame says that it is longer than frames are.
+    #[error(
+        "the tape is damaged: a frame of {length} bytes at byte {at_byte}, after {whole_frames} whole frames; the \
+         longest that there are have {FRAME_BYTES}"
+    )]
+    TooLong {
+        /// What the frame says.
+        length: u32,
+        /// Where the frame begins.
+        at_byte: u64,
+        /// Frames before it.
+        whole_frames: u64,
+    },
+    /// A frame's payload is not what its kind asks for.
+    #[error("the tape is damaged: the {frame} frame at byte {at_byte}, after {whole_frames} whole frames: {reason}")]
+    Malformed {
+        /// The frame's kind.
+        frame: &'static str,
+        /// Where the frame begins.
+        at_byte: u64,
+        /// Frames before it.
+        whole_frames: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Something follows the end.
+    #[error("the tape is damaged: bytes follow its end at byte {at_byte}; two tapes cannot be joined into one")]
+    BehindEnd {
+        /// Where the end is.
+        at_byte: u64,
+    },
+    /// A frame that cannot be written.
+    #[error("a {frame} frame of {length} bytes does not fit on a tape, {FRAME_BYTES} is the most")]
+    Oversize {
+        /// The frame's kind.
+        frame: &'static str,
+        /// Length of its payload, in bytes.
+        length: usize,
+    },
+    /// The medium failed.
+    #[error("the tape cannot be read or written: {0}; check the disk and its free space")]
+    Io(#[from] io::Error),
+}
+
+/// Writes a tape. Give it a buffered writer: it makes two small writes a frame.
+pub struct TapeWriter<W: Write> {
+    output: W,
+    frames: u64,
+    payload: Vec<u8>,
+}
+
+impl<W: Write> TapeWriter<W> {
+    /// Begins a tape: writes its header.
+    pub fn new(mut output: W) -> Result<Self, TapeError> {
+        let mut version = [0; VERSION_BYTES];
+        let name = env!("CARGO_PKG_VERSION").as_bytes();
+        let length = name.len().min(VERSION_BYTES);
+        version[..length].copy_from_slice(&name[..length]);
+
+        output.write_all(MAGIC)?;
+        output.write_all(&FORMAT_VERSION.to_le_bytes())?;
+        output.write_all(&ABI_VERSION.to_le_bytes())?;
+        output.write_all(&BYTE_ORDER.to_ne_bytes())?;
+        output.write_all(&version)?;
+        Ok(Self {
+            output,
+            frames: 0,
+            payload: Vec::new(),
+        })
+    }
+
+    /// Appends a frame.
+    pub fn write(&mut self, frame: &Frame<'_>) -> Result<(), TapeError> {
+        // The record is what there are many of: it goes out without a copy.
+        if let Frame::Record(record) = frame {
+            return self.put(Kind::Record, record);
+        }
+        let mut payload = std::mem::take(&mut self.payload);
+        payload.clear();
+        let kind = frame.encode(&mut payload)?;
+        let result = self.put(kind, &payload);
+        self.payload = payload;
+        result
+    }
+
+    /// Passes on what is buffered, so that a recording that is killed later holds all until now.
+    pub fn flush(&mut self) -> Result<(), TapeError> {
+        Ok(self.output.flush()?)
+    }
+
+    /// Ends the tape, flushes it, and gives the writer back. A tape that is not finished reads as cut off.
+    pub fn finish(mut self) -> Result<W, TapeError> {
+        let frames = self.frames;
+        self.put(Kind::End, &frames.to_le_bytes())?;
+        self.output.flush()?;
+        Ok(self.output)
+    }
+
+    fn put(&mut self, kind: Kind, payload: &[u8]) -> Result<(), TapeError> {
+        if payload.len() > FRAME_BYTES {
+            return Err(TapeError::Oversize {
+                frame: kind.name(),
+                length: payload.len(),
+            });
+        }
+        let [a, b, c, d] = (payload.len() as u32).to_le_bytes();
+        self.output.write_all(&[kind as u8, a, b, c, d])?;
+        self.output.write_all(payload)?;
+        self.frames += 1;
+        Ok(())
+    }
+}
+
+/// Reads a tape. Give it a buffered reader.
+pub struct TapeReader<R: Read> {
+    input: R,
+    at_byte: u64,
+    frames: u64,
+    ended: bool,
+    payload: Vec<u8>,
+}
+
+impl<R: Read> TapeReader<R> {
+    /// Reads the header: an error if this is no tape, or one that this version cannot replay.
+    pub fn new(mut input: R) -> Result<Self, TapeError> {
+        let mut header = Vec::with_capacity(HEADER_BYTES);
+        input.by_ref().take(HEADER_BYTES as u64).read_to_end(&mut header)?;
+        let Some(rest) = header.strip_prefix(MAGIC.as_slice()) else {
+            return Err(TapeError::NotATape);
+        };
+        let cut_off = TapeError::CutOff {
+            at_byte: header.len() as u64,
+            whole_frames: 0,
+        };
+        let Some((format, rest)) = rest.split_first_chunk() else {
+            return Err(cut_off);
+        };
+        let Some((abi, rest)) = rest.split_first_chunk() else {
+            return Err(cut_off);
+        };
+        let Some((order, rest)) = rest.split_first_chunk() else {
+            return Err(cut_off);
+        };
+        let Some((version, _)) = rest.split_first_chunk::<VERSION_BYTES>() else {
+            return Err(cut_off);
+        };
+        let name = version.split(|&byte| byte == 0).next().unwrap_or_default();
+        let made_by = String::from_utf8_lossy(name).escape_debug().to_string();
+        let (format, abi) = (u32::from_le_bytes(*format), u32::from_le_bytes(*abi));
+        if format != FORMAT_VERSION {
+            return Err(TapeError::Format { found: format, made_by });
+        }
+        if abi != ABI_VERSION {
+            return Err(TapeError::Abi { found: abi, made_by });
+        }
+        if u32::from_ne_bytes(*order) != BYTE_ORDER {
+            return Err(TapeError::ByteOrder);
+        }
+        Ok(Self {
+            input,
+            at_byte: HEADER_BYTES as u64,
+            frames: 0,
+            ended: false,
+            payload: Vec::new(),
+        })
+    }
+
+    /// The next frame, or `None` at the tape's true end. After an error, nothing more can be read.
+    pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, TapeError> {
+        if self.ended {
+            return Ok(None);
+        }
+        // Whatever stops us below, the next call must not take what follows for a frame.
+        self.ended = true;
+        let (at_byte, whole_frames) = (self.at_byte, self.frames);
+
+        self.fill(FRAME_HEAD_BYTES)?;
+        let &[kind, a, b, c, d] = self.payload.as_slice() else {
+            return Err(TapeError::CutOff { at_byte, whole_frames });
+        };
+        let length = u32::from_le_bytes([a, b, c, d]);
+        let Some(kind) = Kind::from_number(kind) else {
+            return Err(TapeError::UnknownFrame {
+                kind,
+                at_byte,
+                whole_frames,
+            });
+        };
+        if length as usize > FRAME_BYTES {
+            return Err(TapeError::TooLong {
+                length,
+                at_byte,
+                whole_frames,
+            });
+        }
+        self.fill(length as usize)?;
+
+        if kind == Kind::End {
+            return self.end(at_byte);
+        }
+        self.frames += 1;
+        self.ended = false;
+        match Frame::decode(kind, &self.payload) {
+            Ok(frame) => Ok(Some(frame)),
+            Err(reason) => {
+                self.ended = true;
+                Err(TapeError::Malformed {
+                    frame: kind.name(),
+                    at_byte,
+                    whole_frames,
+                    reason,
+                })
+            }
+        }
+    }
+
+    /// Reads exactly `length` bytes into `payload`.
+    fn fill(&mut self, length: usize) -> Result<(), TapeError> {
+        self.payload.clear();
+        let read = self.input.by_ref().take(length as u64).read_to_end(&mut self.payload)?;
+        self.at_byte += read as u64;
+        if read < length {
+            return Err(TapeError::CutOff {
+                at_byte: self.at_byte,
+                whole_frames: self.frames,
+            });
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, at_byte: u64) -> Result<Option<Frame<'_>>, TapeError> {
+        let malformed = |reason| TapeError::Malformed {
+            frame: Kind::End.name(),
+            at_byte,
+            whole_frames: self.frames,
+            reason,
+        };
+        let Ok(said) = <[u8; 8]>::try_from(self.payload.as_slice()).map(u64::from_le_bytes) else {
+            return Err(malformed(format!("{} bytes in place of 8", self.payload.len())));
+        };
+        if said != self.frames {
+            return Err(malformed(format!("it says {said} frames, there are {}", self.frames)));
+        }
+        let mut more = [0];
+        // `Read::read` may be interrupted; `read_exact` retries.
+        match self.input.read_exact(&mut more) {
+            Ok(()) => Err(TapeError::BehindEnd { at_byte: self.at_byte }),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
