@@ -66,11 +66,7 @@ const COMPILER: [Package; 3] = [
 
 /// Only needed while bpf-linker is built.
 const LLVM_LIBRARIES: [Package; 2] = [
-    package(
-        "llvm-22-dev",
-        Probe::File("/usr/lib/llvm-22/bin/llvm-config"),
-        "to build bpf-linker with rustc's LLVM",
-    ),
+    package("llvm-22-dev", Probe::Installed, "to build bpf-linker with rustc's LLVM"),
     package("libpolly-22-dev", Probe::Installed, "a part of that LLVM"),
 ];
 
@@ -206,10 +202,11 @@ pub fn install(scope: Scope) -> Result<()> {
     if missing.is_nothing() {
         return Ok(());
     }
-    println!("Missing, and installed now:\n{}", missing.list());
+    println!("Missing:\n{}", missing.list());
     if !missing.packages.is_empty() || missing.go {
         let names: Vec<_> = missing.packages.iter().map(|(name, _)| *name).collect();
         apt::can_install(&names, missing.go)?;
+        println!("Installing the packages; none of their services is started");
         apt::update()?;
         if !names.is_empty() {
             apt::install(&names)?;
