@@ -1,2 +1,114 @@
-//! Project tasks.
-fn main() {}
+//! Project tasks: `cargo xtask setup | build | demo | test | bench`.
+//!
+//! Each task first makes sure that what it needs is installed ([`setup`]), so `cargo xtask demo` in a fresh clone on
+//! a fresh machine is all that there is to know.
+
+mod checks;
+mod release;
+mod setup;
+mod tools;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use setup::Scope;
+use tools::{Run, SPOOR_BIN};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "Builds, demonstrates, tests and measures Spoor"
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what is missing to build, demonstrate and test Spoor; does nothing the second time
+    Setup {
+        /// Only say what is missing, and exit with 1 if something is
+        #[arg(long)]
+        check: bool,
+    },
+    /// Build the release binary: one static file that runs on any distribution
+    Build,
+    /// Start a small shop of uninstrumented services, send load and print its traces
+    Demo {
+        /// Passed on to the demo (--help lists them)
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Run formatting, lints, docs, unit, property, golden and end-to-end tests
+    Test {
+        /// Leave out the end-to-end tests, which need root and the services
+        #[arg(long)]
+        no_e2e: bool,
+        /// Run only the end-to-end tests whose name contains this
+        #[arg(conflicts_with = "no_e2e")]
+        filter: Option<String>,
+    },
+    /// Measure what Spoor costs
+    Bench {
+        /// Passed on to the benchmarks (--help lists them)
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("\nxtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Setup { check: true } => return setup::check(Scope::Everything),
+        Task::Setup { check: false } => {
+            setup::install(Scope::Everything)?;
+            println!("Everything that Spoor needs is installed.");
+        }
+        Task::Build => {
+            setup::install(Scope::Build)?;
+            println!("{}", release::build()?);
+        }
+        Task::Demo { args } => run_with_agent("demo", args)?,
+        Task::Bench { args } => run_with_agent("bench", args)?,
+        Task::Test { no_e2e: true, .. } => {
+            setup::install(Scope::Build)?;
+            checks::without_end_to_end()?;
+        }
+        Task::Test { no_e2e: false, filter } => {
+            setup::install(Scope::Everything)?;
+            checks::all(filter.as_deref())?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a program of the crate `spoor-tests` with the release binary in `SPOOR_BIN`.
+fn run_with_agent(program: &str, args: Vec<OsString>) -> Result<()> {
+    setup::install(Scope::Everything)?;
+    let release = release::build()?;
+    Run::cargo([
+        "run",
+        "--quiet",
+        "--release",
+        "--package",
+        "spoor-tests",
+        "--bin",
+        program,
+        "--",
+    ])
+    .args(args)
+    .env(SPOOR_BIN, release.path)
+    .status()
+}

@@ -1,0 +1,120 @@
+//! `cargo xtask test`: everything that must pass, one step after the other.
+
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::{
+    release,
+    tools::{Run, SPOOR_BIN},
+};
+
+/// What cargo test's result lines said.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+}
+
+impl Tally {
+    /// Adds a line such as `test result: ok. 12 passed; 0 failed; 1 ignored; …`; other lines count nothing.
+    fn add(&mut self, line: &str) {
+        let Some((_, counts)) = line.split_once("test result: ") else {
+            return;
+        };
+        let number = |word: &str| {
+            let before = counts.split_once(word)?.0;
+            before.rsplit(|c: char| !c.is_ascii_digit()).next()?.parse::<u64>().ok()
+        };
+        self.passed += number(" passed;").unwrap_or(0);
+        self.failed += number(" failed;").unwrap_or(0);
+    }
+}
+
+/// All steps; `filter` narrows the end-to-end tests.
+pub fn all(filter: Option<&str>) -> Result<()> {
+    tallied(|tally| {
+        lints()?;
+        // The end-to-end crate's tests all run in the last step.
+        tests(
+            "unit, property and golden tests",
+            Run::cargo(["test", "--workspace", "--exclude", "spoor-tests", "--no-fail-fast"]),
+            tally,
+        )?;
+        let release = step("release binary", || {
+            let release = release::build()?;
+            println!("{release}");
+            Ok(release)
+        })?;
+        let end_to_end = Run::cargo(["test", "--package", "spoor-tests", "--release", "--no-fail-fast", "--"])
+            .args(["--test-threads=1", "--include-ignored"])
+            .args(filter)
+            .env(SPOOR_BIN, release.path);
+        tests("end-to-end tests", end_to_end, tally)
+    })
+}
+
+/// The steps that need neither root nor services.
+pub fn without_end_to_end() -> Result<()> {
+    tallied(|tally| {
+        lints()?;
+        tests(
+            "unit, property and golden tests",
+            Run::cargo(["test", "--workspace", "--no-fail-fast"]),
+            tally,
+        )
+    })
+}
+
+fn lints() -> Result<()> {
+    step("formatting", || Run::cargo(["fmt", "--all", "--check"]).status())?;
+    step("lints", || {
+        Run::cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]).status()
+    })?;
+    step("documentation", || {
+        Run::cargo(["doc", "--workspace", "--no-deps"])
+            .env("RUSTDOCFLAGS", "-D warnings")
+            .status()
+    })
+}
+
+fn tests(name: &str, run: Run, tally: &mut Tally) -> Result<()> {
+    step(name, || run.lines(|line| tally.add(line)))
+}
+
+fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    println!("\n== {name}");
+    let start = Instant::now();
+    let result = work();
+    let word = if result.is_ok() { "done" } else { "FAILED" };
+    println!("== {name}: {word}, {:.1} s", start.elapsed().as_secs_f64());
+    result
+}
+
+/// Runs the steps, and prints the sum of all tests whether they passed or not.
+fn tallied(steps: impl FnOnce(&mut Tally) -> Result<()>) -> Result<()> {
+    let mut tally = Tally::default();
+    let result = steps(&mut tally);
+    println!("\n{} passed, {} failed", tally.passed, tally.failed);
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Tally;
+
+    #[test]
+    fn sums_result_lines_and_nothing_else() {
+        let mut tally = Tally::default();
+        for line in [
+            "running 3 tests",
+            "test a::b ... ok",
+            "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+            "test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.00s",
+            "we expect 7 passed; 9 failed;",
+        ] {
+            tally.add(line);
+        }
+        assert_eq!(tally, Tally { passed: 15, failed: 2 });
+    }
+}

@@ -1,0 +1,115 @@
+//! The release binary: one static file.
+
+use std::{fmt, fs, path::PathBuf};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::tools::{self, Run};
+
+/// The musl target links everything in, so the binary runs on any distribution.
+pub const TARGET: &str = "x86_64-unknown-linux-musl";
+
+/// Most bytes that the binary may have.
+const SIZE_LIMIT: u64 = 20 * 1024 * 1024;
+
+/// A release binary that was checked.
+pub struct Release {
+    /// Where it is.
+    pub path: PathBuf,
+    size_bytes: u64,
+}
+
+impl fmt::Display for Release {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = self.size_bytes as f64 / (1024.0 * 1024.0);
+        write!(
+            f,
+            "{}: static, {mib:.1} MiB (limit {} MiB)",
+            self.path.display(),
+            SIZE_LIMIT / (1024 * 1024)
+        )
+    }
+}
+
+/// Builds the release binary, and makes sure that it is static and not too large.
+pub fn build() -> Result<Release> {
+    Run::cargo([
+        "build",
+        "--release",
+        "--package",
+        "spoor",
+        "--bin",
+        "spoor",
+        "--target",
+        TARGET,
+    ])
+    .status()?;
+    let path = tools::target_dir()?.join(TARGET).join("release/spoor");
+    let bytes = fs::read(&path).with_context(|| format!("cannot read the binary just built, {}", path.display()))?;
+    let size_bytes = bytes.len() as u64;
+    match wants_loader(&bytes) {
+        Some(false) => {}
+        Some(true) => bail!(
+            "{} is not static: it asks for a dynamic loader (PT_INTERP)",
+            path.display()
+        ),
+        None => bail!("{} is not a complete 64-bit ELF file", path.display()),
+    }
+    ensure!(
+        size_bytes <= SIZE_LIMIT,
+        "{} has {size_bytes} bytes, more than the {SIZE_LIMIT} that are allowed: see what grew with cargo-bloat",
+        path.display()
+    );
+    Ok(Release { path, size_bytes })
+}
+
+/// Whether an ELF file (64 bits, little-endian) names an interpreter, as everything does that is linked dynamically;
+/// nothing if it is no such file. See elf(5).
+fn wants_loader(elf: &[u8]) -> Option<bool> {
+    const PT_INTERP: u32 = 3;
+    if !elf.starts_with(b"\x7fELF\x02\x01") {
+        return None;
+    }
+    let half = |at: usize| Some(usize::from(u16::from_le_bytes(elf.get(at..at + 2)?.try_into().ok()?)));
+    let table = usize::try_from(u64::from_le_bytes(elf.get(32..40)?.try_into().ok()?)).ok()?;
+    let (entry_bytes, entries) = (half(54)?, half(56)?);
+    for entry in 0..entries {
+        let at = table.checked_add(entry * entry_bytes)?;
+        let kind = u32::from_le_bytes(elf.get(at..at.checked_add(4)?)?.try_into().ok()?);
+        if kind == PT_INTERP {
+            return Some(true);
+        }
+    }
+    Some(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An ELF header and one program header of the given type.
+    fn elf(kind: u32) -> Vec<u8> {
+        let mut bytes = b"\x7fELF\x02\x01".to_vec();
+        bytes.resize(64 + 56, 0);
+        bytes[32] = 64;
+        bytes[54] = 56;
+        bytes[56] = 1;
+        bytes[64..68].copy_from_slice(&kind.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn tells_static_from_dynamic() {
+        assert_eq!(wants_loader(&elf(1)), Some(false));
+        assert_eq!(wants_loader(&elf(3)), Some(true));
+    }
+
+    #[test]
+    fn refuses_what_is_no_elf_or_cut_off() {
+        assert_eq!(wants_loader(b"#!/bin/sh"), None);
+        assert_eq!(wants_loader(&elf(3)[..66]), None);
+        let mut far = elf(3);
+        far[32..40].fill(0xff);
+        assert_eq!(wants_loader(&far), None);
+    }
+}

@@ -1,0 +1,187 @@
+//! Where things are, and how other programs are run.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    fmt::Write as _,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+/// Tells the demo, the benchmarks and the end-to-end tests where the agent's binary is.
+pub const SPOOR_BIN: &str = "SPOOR_BIN";
+
+/// The folder of the workspace.
+pub fn root() -> PathBuf {
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().unwrap_or(xtask).to_owned()
+}
+
+/// Tools that are built for this project alone.
+pub fn cache() -> PathBuf {
+    root().join(".cache/tools")
+}
+
+/// Cargo's target directory: this program is in `TARGET/debug`.
+pub fn target_dir() -> Result<PathBuf> {
+    let program = env::current_exe().context("cannot find the path of xtask itself")?;
+    let target = program
+        .ancestors()
+        .nth(2)
+        .context("xtask is not in a target directory: run it as `cargo xtask`")?;
+    Ok(target.to_owned())
+}
+
+/// `PATH` with the places added where tools are found that a user's `PATH` often lacks.
+pub fn search_path() -> OsString {
+    let mut folders = vec![cache().join("bin")];
+    folders.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
+    folders.extend(["/usr/sbin", "/sbin", "/usr/local/go/bin"].map(PathBuf::from));
+    env::join_paths(folders).unwrap_or_else(|_| env::var_os("PATH").unwrap_or_default())
+}
+
+/// All files of this name on [`search_path`], in its order.
+pub fn find_all(command: &str) -> impl Iterator<Item = PathBuf> {
+    let folders: Vec<_> = env::split_paths(&search_path()).collect();
+    let command = command.to_owned();
+    folders
+        .into_iter()
+        .map(move |folder| folder.join(&command))
+        .filter(|file| file.is_file())
+}
+
+/// Whether a command of this name can be found.
+pub fn exists(command: &str) -> bool {
+    find_all(command).next().is_some()
+}
+
+/// What a command writes to its standard output, or nothing if it cannot be run or fails.
+pub fn output(program: impl AsRef<OsStr>, args: &[&str]) -> Option<String> {
+    let output = Command::new(program)
+        .args(args)
+        .env("PATH", search_path())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A program to run in the workspace, on [`search_path`], whose failure is an error that shows the command.
+pub struct Run {
+    command: Command,
+    shown: Vec<(String, String)>,
+}
+
+impl Run {
+    /// The cargo that runs xtask.
+    pub fn cargo<const N: usize>(args: [&str; N]) -> Self {
+        let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        Self::program(cargo).args(args)
+    }
+
+    /// Any program.
+    pub fn program(program: impl AsRef<OsStr>) -> Self {
+        let mut command = Command::new(program);
+        command.current_dir(root()).env("PATH", search_path());
+        Self {
+            command,
+            shown: Vec::new(),
+        }
+    }
+
+    /// Adds arguments.
+    pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    /// Adds one argument.
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    /// Sets a variable, which is shown with the command.
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.shown
+            .push((name.to_owned(), value.as_ref().to_string_lossy().into_owned()));
+        self.command.env(name, value);
+        self
+    }
+
+    /// Takes a variable away.
+    pub fn without(mut self, name: &str) -> Self {
+        self.command.env_remove(name);
+        self
+    }
+
+    /// Runs it to its end.
+    pub fn status(mut self) -> Result<()> {
+        let status = self
+            .command
+            .status()
+            .with_context(|| format!("cannot start `{}`", self.line()))?;
+        self.judge(status)
+    }
+
+    /// Runs it to its end; each line of its standard output is printed and handed over.
+    pub fn lines(mut self, mut each: impl FnMut(&str)) -> Result<()> {
+        let mut child = self
+            .command
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start `{}`", self.line()))?;
+        if let Some(stdout) = child.stdout.take() {
+            for line in BufReader::new(stdout).split(b'\n') {
+                let line = line.context("cannot read the output of a child")?;
+                let line = String::from_utf8_lossy(&line);
+                println!("{line}");
+                each(&line);
+            }
+        }
+        let status = child
+            .wait()
+            .with_context(|| format!("cannot wait for `{}`", self.line()))?;
+        self.judge(status)
+    }
+
+    fn judge(&self, status: ExitStatus) -> Result<()> {
+        if !status.success() {
+            bail!("this command failed ({status}):\n  {}", self.line());
+        }
+        Ok(())
+    }
+
+    /// The command as one would type it.
+    pub fn line(&self) -> String {
+        let mut line = String::new();
+        for (name, value) in &self.shown {
+            let _ = write!(line, "{name}={} ", quoted(value));
+        }
+        let program = Path::new(self.command.get_program());
+        let _ = write!(
+            line,
+            "{}",
+            program.file_name().unwrap_or(program.as_os_str()).to_string_lossy()
+        );
+        for arg in self.command.get_args() {
+            let _ = write!(line, " {}", quoted(&arg.to_string_lossy()));
+        }
+        line
+    }
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
