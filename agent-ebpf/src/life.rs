@@ -261,8 +261,10 @@ pub fn close_range_enter(ctx: TracePointContext) -> u32 {
     0
 }
 
+/// A global function: the verifier walks it once.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn closing(fd: u32) -> u32 {
+pub extern "C" fn closing(fd: u32) -> u32 {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     if is_marked(&UNIX_USERS, unix_user(tgid)) && is_target() {
         let _ = closed(fd);

@@ -1,9 +1,12 @@
 //! Processes: children of targets are targets before their first system call, new programs are captured provisionally.
 
-use agent_ebpf::abi::{CMDLINE_BYTES, Exec, Exit, Fork, Kind, Offsets, Unseen, UnseenCause};
+use agent_ebpf::abi::{CMDLINE_BYTES, Counter, Exec, Exit, Fork, Kind, Offsets, Unseen, UnseenCause};
 use aya_ebpf::{
     EbpfContext,
-    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, generated::bpf_probe_read_user},
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_get_current_comm, bpf_probe_read_user},
+    },
     macros::{raw_tracepoint, tracepoint},
     programs::{RawTracePointContext, TracePointContext},
 };
@@ -62,26 +65,24 @@ pub fn process_exec(_ctx: RawTracePointContext) -> u32 {
     if !was {
         mark(&TARGETS, tgid, true);
     }
+    let wanted = cmdline();
     let Some(mut entry) = EVENTS.reserve::<LongExec>(0) else {
-        count(agent_ebpf::abi::Counter::RingFull, 1);
+        count(Counter::RingFull, 1);
         return 0;
     };
     let record = entry.as_mut_ptr();
-    let wanted = cmdline();
     // SAFETY: the record is reserved; its command line has CMDLINE_BYTES bytes, and the length is bounded by that.
     unsafe {
-        let mut length = 0u32;
-        if let Some((start, bytes)) = wanted {
-            if bpf_probe_read_user((&raw mut (*record).cmdline).cast(), bytes, start as *const _) == 0 {
-                length = bytes;
-            }
+        let mut length = 0;
+        if let Some((start, bytes)) = wanted
+            && bpf_probe_read_user((&raw mut (*record).cmdline).cast(), bytes, start as *const _) == 0
+        {
+            length = bytes;
         }
-        (*record).exec = Exec {
-            header: emit::header(Kind::Exec, 0, 0),
-            cmdline_len: length,
-            provisional: !was as u32,
-            comm: bpf_get_current_comm().unwrap_or([0; 16]),
-        };
+        (*record).exec.header = emit::header(Kind::Exec, 0, 0);
+        (*record).exec.cmdline_len = length;
+        (*record).exec.provisional = !was as u32;
+        bpf_get_current_comm((&raw mut (*record).exec.comm).cast(), 16);
     }
     emit::submit_entry(entry);
     0
