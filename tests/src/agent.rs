@@ -1,0 +1,118 @@
+//! The agent under test, by its command line alone.
+
+use std::{
+    ffi::OsStr,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::{
+    otlp::{self, Span},
+    process::Process,
+};
+
+/// How long the agent may take to attach.
+const READY_LIMIT: Duration = Duration::from_secs(20);
+/// How long it may take to end: 5 s are promised for the flush.
+const END_LIMIT: Duration = Duration::from_secs(8);
+
+/// A running agent that writes its spans to a file.
+pub struct Agent {
+    process: Process,
+    directory: TempDir,
+    log: Arc<Mutex<Vec<String>>>,
+    reader: JoinHandle<()>,
+}
+
+impl Agent {
+    /// Starts it with a selection (`--pid 7` …) and waits until it is attached.
+    pub fn start<S: AsRef<OsStr>>(selection: impl IntoIterator<Item = S>) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("spoor-agent-").tempdir()?;
+        let mut command = Command::new(binary()?);
+        command.arg("run").args(selection);
+        command.arg(format!("--output=otlp-json={}", spans_file(directory.path()).display()));
+        command.args([
+            "--capture-request-header",
+            "x-request-id",
+            "--metrics-listen",
+            "127.0.0.1:0",
+        ]);
+        let mut process = Process::start_with("the agent", command, Stdio::null(), Stdio::null(), Stdio::piped())?;
+        let stderr = process.take_stderr().context("the agent has no stderr")?;
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (ready_sender, ready) = mpsc::channel();
+        let reader = std::thread::spawn({
+            let log = Arc::clone(&log);
+            move || {
+                for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                    if line.contains("tracing") && line.contains("ready") {
+                        // Nobody listens any more when it says so again.
+                        let _ = ready_sender.send(());
+                    }
+                    log.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+                }
+            }
+        });
+        let agent = Self {
+            process,
+            directory,
+            log,
+            reader,
+        };
+        if let Err(error) = ready.recv_timeout(READY_LIMIT) {
+            bail!(
+                "the agent did not say that it is ready ({error}); it said:\n{}",
+                agent.said()
+            );
+        }
+        Ok(agent)
+    }
+
+    /// Ends it as Ctrl-C does; gives all of its spans, and what it said on stderr.
+    pub fn finish(mut self) -> Result<(Vec<Span>, String)> {
+        self.process.signal(Signal::SIGINT)?;
+        let status = self.process.wait(END_LIMIT).with_context(|| self.said())?;
+        ensure!(
+            status.success(),
+            "the agent ended with {status}; it said:\n{}",
+            self.said()
+        );
+        let spans = otlp::read(&spans_file(self.directory.path())).with_context(|| self.said());
+        let said = self.said();
+        // Its end closed the pipe.
+        drop(self.process);
+        let _ = self.reader.join();
+        Ok((spans?, said))
+    }
+
+    fn said(&self) -> String {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
+    }
+}
+
+/// The agent's binary: `SPOOR_BIN`, else the one that was built beside the running test or demo.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("SPOOR_BIN") {
+        return Ok(path.into());
+    }
+    let here = std::env::current_exe().context("cannot tell where this program is")?;
+    let beside = here
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|directory| directory.join("spoor"))
+        .find(|path| path.is_file());
+    beside.context("there is no agent beside this program: build it (cargo xtask build), or name it in SPOOR_BIN")
+}
+
+fn spans_file(directory: &Path) -> PathBuf {
+    directory.join("spans.json")
+}
