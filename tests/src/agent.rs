@@ -1,7 +1,6 @@
 //! The agent under test, by its command line alone.
 
 use std::{
-    ffi::OsStr,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -17,6 +16,7 @@ use tempfile::TempDir;
 use crate::{
     otlp::{self, Span},
     process::Process,
+    services::directory,
 };
 
 /// How long the agent may take to attach.
@@ -24,28 +24,29 @@ const READY_LIMIT: Duration = Duration::from_secs(20);
 /// How long it may take to end: 5 s are promised for the flush.
 const END_LIMIT: Duration = Duration::from_secs(8);
 
-/// A running agent that writes its spans to a file.
+/// A running agent.
 pub struct Agent {
     process: Process,
-    directory: TempDir,
     log: Arc<Mutex<Vec<String>>>,
     reader: JoinHandle<()>,
 }
 
 impl Agent {
-    /// Starts it with a selection (`--pid 7` …) and waits until it is attached.
-    pub fn start<S: AsRef<OsStr>>(selection: impl IntoIterator<Item = S>) -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("spoor-agent-").tempdir()?;
+    /// Starts it with a selection (`--pid=7` …) and an `--output`, and waits until it is attached.
+    pub fn start(selection: &[String], output: &str, environment: &[(&str, &str)], stdout: Stdio) -> Result<Self> {
         let mut command = Command::new(binary()?);
-        command.arg("run").args(selection);
-        command.arg(format!("--output=otlp-json={}", spans_file(directory.path()).display()));
+        command
+            .arg("run")
+            .args(selection)
+            .args(["--output", output])
+            .envs(environment.iter().copied());
         command.args([
             "--capture-request-header",
             "x-request-id",
             "--metrics-listen",
             "127.0.0.1:0",
         ]);
-        let mut process = Process::start_with("the agent", command, Stdio::null(), Stdio::null(), Stdio::piped())?;
+        let mut process = Process::start_with("the agent", command, Stdio::null(), stdout, Stdio::piped())?;
         let stderr = process.take_stderr().context("the agent has no stderr")?;
         let log = Arc::new(Mutex::new(Vec::new()));
         let (ready_sender, ready) = mpsc::channel();
@@ -61,12 +62,7 @@ impl Agent {
                 }
             }
         });
-        let agent = Self {
-            process,
-            directory,
-            log,
-            reader,
-        };
+        let agent = Self { process, log, reader };
         if let Err(error) = ready.recv_timeout(READY_LIMIT) {
             bail!(
                 "the agent did not say that it is ready ({error}); it said:\n{}",
@@ -76,8 +72,13 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Ends it as Ctrl-C does; gives all of its spans, and what it said on stderr.
-    pub fn finish(mut self) -> Result<(Vec<Span>, String)> {
+    /// Fails if it has ended.
+    pub fn check_running(&mut self) -> Result<()> {
+        self.process.check_running().with_context(|| self.said())
+    }
+
+    /// Ends it as Ctrl-C does; gives what it said on stderr.
+    pub fn finish(mut self) -> Result<String> {
         self.process.signal(Signal::SIGINT)?;
         let status = self.process.wait(END_LIMIT).with_context(|| self.said())?;
         ensure!(
@@ -85,16 +86,39 @@ impl Agent {
             "the agent ended with {status}; it said:\n{}",
             self.said()
         );
-        let spans = otlp::read(&spans_file(self.directory.path())).with_context(|| self.said());
-        let said = self.said();
-        // Its end closed the pipe.
-        drop(self.process);
-        let _ = self.reader.join();
-        Ok((spans?, said))
+        // Its end closed the pipe, so the reader ends when it has read all.
+        let Self { process, log, reader } = self;
+        drop(process);
+        reader.join().expect("reading lines does not panic");
+        Ok(said(&log))
     }
 
     fn said(&self) -> String {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
+        said(&self.log)
+    }
+}
+
+/// An agent that writes its spans to a file, to be read when it has ended.
+pub struct Recorder {
+    agent: Agent,
+    directory: TempDir,
+}
+
+impl Recorder {
+    /// Starts an agent with a selection (`--pid=7` …) and waits until it is attached.
+    pub fn start(selection: &[String]) -> Result<Self> {
+        let directory = directory("agent")?;
+        let output = format!("otlp-json={}", spans_file(directory.path()).display());
+        let agent = Agent::start(selection, &output, &[], Stdio::null())?;
+        Ok(Self { agent, directory })
+    }
+
+    /// Ends it as Ctrl-C does; gives all of its spans, and what it said on stderr.
+    pub fn finish(self) -> Result<(Vec<Span>, String)> {
+        let said = self.agent.finish()?;
+        let spans =
+            otlp::read(&spans_file(self.directory.path())).with_context(|| format!("the agent said:\n{said}"))?;
+        Ok((spans, said))
     }
 }
 
@@ -115,4 +139,8 @@ pub fn binary() -> Result<PathBuf> {
 
 fn spans_file(directory: &Path) -> PathBuf {
     directory.join("spans.json")
+}
+
+fn said(log: &Mutex<Vec<String>>) -> String {
+    log.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
 }

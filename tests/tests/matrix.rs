@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::Result;
 use spoor_tests::{
-    agent::Agent,
+    agent::Recorder,
     clients::{Client, Load},
     compare::{Expectation, Fault, Report, compare},
     services::{Server, Service, route},
@@ -70,7 +70,7 @@ fn run(name: &str, subject: Subject, client: Client, calls: Calls) -> Result<()>
     for service in [&service, &leaf] {
         selection.extend(service.selection()?);
     }
-    let agent = Agent::start(&selection)?;
+    let agent = Recorder::start(&selection)?;
     let mut events = client.run(Duration::from_secs(90))?;
     // nginx logs after it has answered.
     std::thread::sleep(Duration::from_millis(300));

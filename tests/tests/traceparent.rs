@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use spoor_tests::{
-    agent::Agent,
+    agent::Recorder,
     compare::{Expectation, Fault, Report, compare},
     net,
     otlp::Span,
@@ -81,7 +81,7 @@ impl Story {
         for service in services {
             selection.extend(service.selection()?);
         }
-        let agent = Agent::start(&selection)?;
+        let agent = Recorder::start(&selection)?;
 
         let parents: Vec<_> = (1..=REQUESTS)
             .map(|number| {

@@ -1,6 +1,6 @@
 //! The services and clients without an agent: what they log must be whole, or it is no truth to hold spans against.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use spoor_tests::{
@@ -44,6 +44,7 @@ fn every_server_logs_what_every_client_does() -> Result<()> {
         Client::Wrk,
     ];
     for (number, (server, client)) in servers.into_iter().zip(clients.into_iter().cycle()).enumerate() {
+        let start = Instant::now();
         let service = Service::start(
             server,
             "server",
@@ -51,6 +52,7 @@ fn every_server_logs_what_every_client_does() -> Result<()> {
         )?;
         let url = service.url("/call");
         let prefix = &format!("truth{number}");
+        let ready = start.elapsed();
         let load = Load {
             url: &url,
             count: REQUESTS,
@@ -72,6 +74,10 @@ fn every_server_logs_what_every_client_does() -> Result<()> {
             (truth::unpaired(&events), events.len()),
             (vec![], expected),
             "{server:?} with {client:?}"
+        );
+        println!(
+            "{server:?} with {client:?}: ready after {ready:.1?}, done after {:.1?}",
+            start.elapsed()
         );
     }
     Ok(())
