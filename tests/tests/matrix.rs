@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use spoor_tests::{
     agent::Recorder,
     clients::{Client, Load},
@@ -94,9 +94,8 @@ fn run(name: &str, subject: Subject, client: Client, calls: Calls) -> Result<()>
         Calls::Certain => PARENTS,
         Calls::MayBeRoots => 0.0,
     };
-    report
-        .check(PARENTS, call_recall)
-        .map_err(|error| error.context(format!("the agent said:\n{said}")))
+    let checked = report.check(PARENTS, call_recall);
+    checked.map_err(|error| anyhow!("{error}\nthe agent said:\n{said}"))
 }
 
 fn print_row(name: &str, report: &Report, took: Duration) {
