@@ -1,6 +1,7 @@
 //! The agent under test, by its command line alone.
 
 use std::{
+    fs::File,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -23,6 +24,8 @@ use crate::{
 const READY_LIMIT: Duration = Duration::from_secs(20);
 /// How long it may take to end: 5 s are promised for the flush.
 const END_LIMIT: Duration = Duration::from_secs(8);
+/// How long a command under the agent may take.
+const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
 /// A running agent.
 pub struct Agent {
@@ -120,6 +123,25 @@ impl Recorder {
             otlp::read(&spans_file(self.directory.path())).with_context(|| format!("the agent said:\n{said}"))?;
         Ok((spans, said))
     }
+}
+
+/// Lets the agent start `command` itself (`spoor run -- …`), to its end; gives the exit code, all spans, and what was printed on
+/// standard output.
+pub fn run_command(command: &[&str]) -> Result<(Option<i32>, Vec<Span>, String)> {
+    let directory = directory("agent")?;
+    let output = format!("otlp-json={}", spans_file(directory.path()).display());
+    let mut agent = Command::new(binary()?);
+    agent.args(["run", "--output", &output, "--capture-request-header", "x-request-id"]);
+    agent.args(["--metrics-listen", "127.0.0.1:0", "--"]).args(command);
+    let (stdout, stderr) = (directory.path().join("stdout"), directory.path().join("stderr"));
+    let [out, err] = [&stdout, &stderr].map(File::create);
+    let mut process = Process::start_with("the agent", agent, Stdio::null(), out?.into(), err?.into())?;
+    let status = process
+        .wait(COMMAND_LIMIT)
+        .with_context(|| std::fs::read_to_string(&stderr).unwrap_or_default())?;
+    let said = std::fs::read_to_string(&stderr)?;
+    let spans = otlp::read(&spans_file(directory.path())).with_context(|| format!("the agent said:\n{said}"))?;
+    Ok((status.code(), spans, std::fs::read_to_string(&stdout)?))
 }
 
 /// The agent's binary: `SPOOR_BIN`, else the one that was built beside the running test or demo.

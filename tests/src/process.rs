@@ -4,6 +4,7 @@ use std::{
     ffi::OsStr,
     fs::{File, OpenOptions},
     io::Write,
+    os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -16,11 +17,12 @@ use nix::{
     unistd::Pid,
 };
 
-/// A process that leads its own process group. The group is killed when this is dropped; when this process itself is killed,
-/// the leader gets SIGTERM from the kernel.
+/// A process that leads its own process group. The group is killed when this is dropped, and also when this process itself is
+/// killed: the leader by the kernel, the others by a guard.
 pub struct Process {
     name: String,
     child: Child,
+    guard: Child,
 }
 
 impl Process {
@@ -40,15 +42,13 @@ impl Process {
     }
 
     fn spawn(name: &str, mut command: Command) -> Result<Self> {
-        use std::os::unix::process::CommandExt;
         let child = command
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start {name} ({command:?}): is setpriv of util-linux installed?"))?;
-        Ok(Self {
-            name: name.to_owned(),
-            child,
-        })
+        let guard = guard(child.id())?;
+        let name = name.to_owned();
+        Ok(Self { name, child, guard })
     }
 
     /// The id of the process, which is also that of its group.
@@ -106,6 +106,10 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // First, so that it never kills a group that only has the same id.
+        if let Err(error) = self.guard.kill().and_then(|()| self.guard.wait()) {
+            eprintln!("cannot end the guard of {}: {error}", self.name);
+        }
         // What is left of the group keeps its id from being given to others; with nothing left there is no such group (ESRCH).
         match killpg(pid(self.id()), Signal::SIGKILL) {
             Ok(()) | Err(Errno::ESRCH) => {}
@@ -165,6 +169,19 @@ fn dying_with_parent(prefix: &[&str], command: Command) -> Command {
         };
     }
     wrapped
+}
+
+/// A shell that kills the group when the other end of its input is closed, as it is when this process dies, however it does.
+fn guard(group: u32) -> Result<Child> {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "read end; kill -s KILL -- -$0", &group.to_string()])
+        .process_group(0);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command.spawn().context("cannot start sh")
 }
 
 fn append_to(path: &Path) -> Result<File> {

@@ -38,9 +38,14 @@ pub fn read(path: &Path) -> Result<Vec<Event>> {
         return Ok(Vec::new());
     }
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the log {}", path.display()))?;
+    parse(&text).with_context(|| format!("in the log {}", path.display()))
+}
+
+/// All events in the text of a log.
+pub fn parse(text: &str) -> Result<Vec<Event>> {
     let mut events = Vec::new();
     for line in text.lines() {
-        parse_line(line, &mut events).with_context(|| format!("{}: {line:?} is no line of a log", path.display()))?;
+        parse_line(line, &mut events).with_context(|| format!("{line:?} is no line of a log"))?;
     }
     Ok(events)
 }
