@@ -18,6 +18,8 @@ pub enum Client {
     Curl,
     /// Python threads with a `requests` session each.
     PythonRequests,
+    /// Python threads that make a connection for each request.
+    PythonConnections,
     /// Node's fetch.
     NodeFetch,
     /// Go's net/http.
@@ -81,10 +83,11 @@ impl Client {
                 command.arg(in_flight.to_string()).arg("--config").arg(config);
                 stdout = truth_log(path);
             }
-            Self::PythonRequests => {
+            Self::PythonRequests | Self::PythonConnections => {
                 // Debian's, for there `requests` is a package.
                 command = Command::new("/usr/bin/python3");
                 command.arg(sources().join("client.py")).args(arguments);
+                command.env("SESSION", if self == Self::PythonRequests { "1" } else { "0" });
             }
             Self::NodeFetch => {
                 command = Command::new("node");

@@ -39,7 +39,11 @@ pub enum Server {
     /// gunicorn, one process; hands `traceparent` on unchanged.
     GunicornForwarding,
     /// Puma, one process with 16 threads.
-    Puma,
+    Puma {
+        /// Whether a thread of its own reads what is not there at once, as is Puma's default: of each hundred requests that is one
+        /// or two, and another thread than their reader answers them.
+        reactor: bool,
+    },
     /// The server of the JDK with 32 threads.
     Jdk,
     /// Node's http.
@@ -107,7 +111,10 @@ impl Service {
         Ok(Self {
             name: name.to_owned(),
             address,
-            titled: matches!(server, Server::NginxStatic | Server::NginxProxy { .. } | Server::Puma),
+            titled: matches!(
+                server,
+                Server::NginxStatic | Server::NginxProxy { .. } | Server::Puma { .. }
+            ),
             process,
             directory,
         })
@@ -178,8 +185,11 @@ fn command(server: Server, name: &str, address: SocketAddr, directory: &Path) ->
             };
             command.arg("app:app");
         }
-        Server::Puma => {
+        Server::Puma { reactor } => {
+            let config = directory.join("puma.rb");
+            std::fs::write(&config, format!("queue_requests {reactor}\n"))?;
             command = Command::new("puma");
+            command.arg("--config").arg(config);
             command.args([
                 "--bind",
                 &format!("tcp://{address}"),

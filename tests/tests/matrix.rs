@@ -137,8 +137,9 @@ matrix! {
     gunicorn_sync_curl: Subject::Calling(Server::GunicornSync), Curl, Certain;
     gunicorn_gthread_node: Subject::Calling(Server::GunicornGthread), NodeFetch, Certain;
     gunicorn_gthread_wrk: Subject::Calling(Server::GunicornGthread), Wrk, Certain;
-    puma_python: Subject::Calling(Server::Puma), PythonRequests, Certain;
-    puma_go: Subject::Calling(Server::Puma), Go, Certain;
+    puma_python: Subject::Calling(Server::Puma { reactor: true }), PythonRequests, Certain;
+    puma_go: Subject::Calling(Server::Puma { reactor: true }), Go, Certain;
+    puma_without_reactor_python: Subject::Calling(Server::Puma { reactor: false }), PythonConnections, Certain;
     jdk_node: Subject::Calling(Server::Jdk), NodeFetch, Certain;
     jdk_wrk: Subject::Calling(Server::Jdk), Wrk, Certain;
     node_go: Subject::Calling(Server::Node), Go, MayBeRoots;

@@ -29,7 +29,7 @@ fn every_server_logs_what_every_client_does() -> Result<()> {
         Server::GunicornSync,
         Server::GunicornGthread,
         Server::GunicornForwarding,
-        Server::Puma,
+        Server::Puma { reactor: true },
         Server::Jdk,
         Server::Node,
         Server::Go,

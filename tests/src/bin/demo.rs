@@ -125,7 +125,7 @@ impl Shop {
             &[route("/price", 200, 1, &[format!("{rates}/rates")])],
         )?;
         let cart = open(
-            Server::Puma,
+            Server::Puma { reactor: false },
             "cart",
             &[route(
                 "/cart",
@@ -135,7 +135,7 @@ impl Shop {
             )],
         )?;
         let shop = open(
-            Server::GunicornGthread,
+            Server::GunicornSync,
             "shop",
             &[
                 route(
