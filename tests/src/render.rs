@@ -87,3 +87,56 @@ pub fn table(spans: &[Span]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn span(kind: Kind, id: &str, parent: &str, times: (u64, u64)) -> Span {
+        Span {
+            service: "shop".to_owned(),
+            kind,
+            name: "GET /".to_owned(),
+            trace_id: "t".to_owned(),
+            span_id: id.to_owned(),
+            parent_id: parent.to_owned(),
+            start_ns: times.0,
+            end_ns: times.1,
+            attributes: BTreeMap::from([("http.response.status_code".to_owned(), json!(200))]),
+        }
+    }
+
+    #[test]
+    fn children_stand_below_their_parent_in_the_order_of_time() {
+        let spans = [
+            span(Kind::Client, "c", "a", (20_000_000, 30_000_000)),
+            span(Kind::Client, "b", "a", (0, 15_000_000)),
+            span(Kind::Server, "a", "elsewhere", (0, 30_000_000)),
+        ];
+        let expected = [
+            ("<- shop  GET /", "30.00 ms  |==============================|"),
+            ("  -> shop  GET /", "15.00 ms  |================              |"),
+            ("  -> shop  GET /", "10.00 ms  |                    ==========|"),
+        ];
+        let text = tree(&spans.iter().collect::<Vec<_>>());
+        let lines = expected.map(|(label, rest)| format!("{label:<56} {:>12} {rest:>46}\n", 200));
+        assert_eq!(text, lines.concat());
+    }
+
+    #[test]
+    fn percentiles_are_by_nearest_rank() {
+        let spans: Vec<_> = (1..=100)
+            .map(|ms| span(Kind::Server, "a", "", (0, ms * 1_000_000)))
+            .collect();
+        let words: Vec<String> = table(&spans)
+            .lines()
+            .nth(1)
+            .unwrap()
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect();
+        assert_eq!(words, ["shop", "100", "0", "50.00", "95.00", "99.00"]);
+    }
+}
