@@ -545,3 +545,33 @@ pub struct Calibration {
     /// Address of `socket_file_ops`: what makes a file a socket.
     pub socket_file_ops: u64,
 }
+
+/// Plain data: any bytes are a value, and there is no padding.
+///
+/// # Safety
+/// The type must be `repr(C)`, of integers and arrays of them, without padding.
+pub unsafe trait Plain: Copy {}
+
+macro_rules! plain {
+    ($($name:ty),+) => {
+        $(
+            // SAFETY: a struct of this file: `repr(C)`, integers only, padding spelt out.
+            unsafe impl Plain for $name {}
+        )+
+    };
+}
+
+plain!(Header, Segment, Open, Connect, State, Fork, Exec, Exit, Listen, Unseen);
+
+/// The value at the begin of a record, and what follows it; `None` if the record is too short.
+pub fn split<T: Plain>(record: &[u8]) -> Option<(T, &[u8])> {
+    let (head, rest) = record.split_at_checked(size_of::<T>())?;
+    // SAFETY: the bytes are as many as the type has, and any bytes are a value of it.
+    Some((unsafe { head.as_ptr().cast::<T>().read_unaligned() }, rest))
+}
+
+/// The bytes of a value: what a record begins with.
+pub fn bytes_of<T: Plain>(value: &T) -> &[u8] {
+    // SAFETY: plain data has no padding.
+    unsafe { core::slice::from_raw_parts((&raw const *value).cast(), size_of::<T>()) }
+}

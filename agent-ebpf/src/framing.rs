@@ -135,7 +135,8 @@ unsafe fn line(bytes: *const u8, start: u32, found: *mut Found) {
         let rest = unsafe { bytes.add(place + 8).cast::<u64>().read_unaligned() };
         if (rest | LOWER) & 0x00ff_ffff_ffff_ffff == u64::from_le_bytes(*b"length:\0") {
             set!(found.length_at = start + 15);
-            set!(found.lengths = get!(found.lengths) + 1);
+            let before = get!(found.lengths);
+            set!(found.lengths = before + 1);
         }
     } else if name == u64::from_le_bytes(*b"transfer") {
         set!(found.transfer_encoding = 1);
