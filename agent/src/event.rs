@@ -1,6 +1,7 @@
-//! What Core is told: the kernel's records, decoded, as borrowed values.
+//! What Core is told: the kernel's records, decoded.
 
-pub use agent_ebpf::abi::{Direction, Execution};
+use agent_ebpf::abi::{self, Header, Kind, Segment};
+pub use agent_ebpf::abi::{Connect, Direction, Exec, Execution, Exit, Fork, Listen, Open, State, Unseen};
 
 /// Who did something, and when.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -9,4 +10,64 @@ pub struct Stamp {
     pub time_ns: u64,
     /// The execution that made the system call.
     pub execution: Execution,
+}
+
+/// A record of the ring buffer.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// A connection was seen for the first time.
+    Open(Open),
+    /// connect(2) returned.
+    Connect(Connect),
+    /// Bytes were moved; what was captured of them.
+    Segment(Segment, &'a [u8]),
+    /// A connection changed its state.
+    State(State),
+    /// A target forked a process.
+    Fork(Fork),
+    /// A process runs a new program; its command line, words ending with NUL.
+    Exec(Exec, &'a [u8]),
+    /// The last thread of a target ended.
+    Exit(Exit),
+    /// A process listens on a port that a rule names.
+    Listen(Listen),
+    /// A target does something that is invisible.
+    Unseen(Unseen),
+}
+
+impl<'a> Event<'a> {
+    /// Decodes a record; `None` if it is none of this version's.
+    pub fn decode(record: &'a [u8]) -> Option<Self> {
+        let (header, _) = abi::split::<Header>(record)?;
+        let whole = |kind: Kind| header.kind == kind as u8;
+        Some(match () {
+            () if whole(Kind::Segment) => {
+                let (segment, rest) = abi::split::<Segment>(record)?;
+                Self::Segment(segment, rest.get(..segment.captured as usize)?)
+            }
+            () if whole(Kind::Open) => Self::Open(abi::split(record)?.0),
+            () if whole(Kind::Connect) => Self::Connect(abi::split(record)?.0),
+            () if whole(Kind::State) => Self::State(abi::split(record)?.0),
+            () if whole(Kind::Fork) => Self::Fork(abi::split(record)?.0),
+            () if whole(Kind::Exec) => {
+                let (exec, rest) = abi::split::<Exec>(record)?;
+                Self::Exec(exec, rest.get(..exec.cmdline_len as usize)?)
+            }
+            () if whole(Kind::Exit) => Self::Exit(abi::split(record)?.0),
+            () if whole(Kind::Listen) => Self::Listen(abi::split(record)?.0),
+            () if whole(Kind::Unseen) => Self::Unseen(abi::split(record)?.0),
+            () => return None,
+        })
+    }
+}
+
+impl From<&Header> for Stamp {
+    fn from(header: &Header) -> Self {
+        Self { time_ns: header.time_ns, execution: header.execution }
+    }
+}
+
+/// The direction of a segment.
+pub fn direction(segment: &Segment) -> Direction {
+    if segment.header.direction == Direction::Read as u8 { Direction::Read } else { Direction::Write }
 }

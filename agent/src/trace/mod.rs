@@ -2,6 +2,7 @@
 
 pub mod http;
 mod ids;
+mod random;
 pub mod redact;
 pub mod route;
 mod span;
@@ -10,4 +11,5 @@ mod text;
 pub mod traceparent;
 
 pub use ids::{SpanId, TraceId};
+pub use random::Ids;
 pub use span::{Attribute, Link, ParentMethod, Resource, Span, SpanKind, Status, Value};

@@ -1,0 +1,345 @@
+//! One connection.
+
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+
+use agent_ebpf::{
+    abi::{Connect, Direction, FAMILY_INET, FAMILY_UNIX, Open, Role, SEGMENT_MORE, Segment},
+    classify::{Looks, looks_like_request, looks_like_response},
+};
+
+use super::Counters;
+use crate::{
+    causality::NodeId,
+    event::{Stamp, direction},
+    proto::{
+        Data, Half,
+        http1::{Config, Event, Http1},
+    },
+    trace::http::{Endpoint, IpOrUnix},
+};
+
+/// Segments of a connection older than the agent that are looked at for a boundary before it is given up.
+const SEARCH_SEGMENTS: u32 = 4096;
+
+/// A connection of a target.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its name.
+    pub id: u64,
+    /// The process that used it last.
+    pub tgid: u32,
+    /// When something happened on it last.
+    pub last_ns: u64,
+    /// Its own end and the other, local first.
+    pub ends: Arc<(Endpoint, Endpoint)>,
+    /// When connect(2) was called, if this end called it and it is not known yet how it ended.
+    pub connecting_since_ns: Option<u64>,
+    /// The request that it was connected for, and by which thread.
+    pub opener: Option<NodeId>,
+    /// Requests that were not answered yet, or not wholly, by their number.
+    pub exchanges: VecDeque<(u64, NodeId)>,
+    /// Stream offsets of the requests, where both ends can compare them.
+    pub offsets: VecDeque<(u64, NodeId)>,
+    /// The other end will send no more.
+    pub remote_fin: bool,
+    /// This end will send no more.
+    pub local_fin: bool,
+    /// The process that owns it has ended.
+    pub process_ended: bool,
+    /// Stream offsets of the last call that sent so much that it may have blocked.
+    pub long_write: (u64, u64),
+    described: Option<Open>,
+    role: Role,
+    next: [u64; 2],
+    state: State,
+    searched: u32,
+    told: [u64; 2],
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nothing was seen that tells what it is.
+    New,
+    /// HTTP/1.
+    Http(Box<Http1>),
+    /// Not followed any more.
+    Opaque,
+}
+
+/// What a segment did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fed {
+    /// It is known by now which end is the client, and was not before.
+    pub role_found: bool,
+    /// Words for the programs: see [`agent_ebpf::abi::Follow`].
+    pub advice: Option<[u64; 2]>,
+}
+
+/// Calls that send more than this may have blocked: the default send buffer starts at 16 KiB and grows
+/// (net.ipv4.tcp_wmem).
+const MAY_BLOCK_BYTES: u32 = 16 * 1024;
+
+impl Connection {
+    /// A connection that is described.
+    pub fn new(open: &Open) -> Self {
+        let mut connection = Self::named(open.conn, open.header.execution.tgid, open.header.time_ns);
+        connection.describe(open);
+        connection
+    }
+
+    /// A connection of which connect(2) alone told.
+    pub fn connecting(connect: &Connect) -> Self {
+        let mut connection = Self::named(connect.conn, connect.header.execution.tgid, connect.header.time_ns);
+        connection.role = Role::Client;
+        connection.connected(connect);
+        connection
+    }
+
+    fn named(id: u64, tgid: u32, now_ns: u64) -> Self {
+        let nowhere = Endpoint { address: IpOrUnix::Unix(None), port: 0 };
+        Self {
+            id,
+            tgid,
+            last_ns: now_ns,
+            ends: Arc::new((nowhere.clone(), nowhere)),
+            connecting_since_ns: None,
+            opener: None,
+            exchanges: VecDeque::new(),
+            offsets: VecDeque::new(),
+            remote_fin: false,
+            local_fin: false,
+            process_ended: false,
+            long_write: (0, 0),
+            described: None,
+            role: Role::Unknown,
+            next: [0; 2],
+            state: State::New,
+            searched: 0,
+            told: [0; 2],
+        }
+    }
+
+    /// Takes what is known of it.
+    pub fn describe(&mut self, open: &Open) {
+        self.role = match open.role {
+            role if role == Role::Client as u8 => Role::Client,
+            role if role == Role::Server as u8 => Role::Server,
+            _ => self.role,
+        };
+        self.next = [open.read, open.written];
+        self.ends = Arc::new((
+            endpoint(open.family, open.local, open.local_port),
+            endpoint(open.family, open.remote, open.remote_port),
+        ));
+        self.connecting_since_ns = None;
+        self.described = Some(*open);
+    }
+
+    /// Takes what connect(2) tells: who opened it, and where to.
+    pub fn connected(&mut self, connect: &Connect) {
+        self.tgid = connect.header.execution.tgid;
+        if self.described.is_none() {
+            self.connecting_since_ns = Some(connect.start_ns);
+            let remote = endpoint(connect.family, connect.remote, connect.remote_port);
+            self.ends = Arc::new((self.ends.0.clone(), remote));
+        }
+    }
+
+    /// Its description, if it has come.
+    pub fn described(&self) -> Option<&Open> {
+        self.described.as_ref()
+    }
+
+    /// Which end it is.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Whether requests on it are read by a parser that knows where it is.
+    pub fn is_followed(&self) -> bool {
+        matches!(&self.state, State::Http(http) if http.is_synchronised())
+    }
+
+    /// 1 if the programs counted the SYN as a byte sent: they do not know that this end connected.
+    pub fn syn(&self) -> u64 {
+        self.described.is_some_and(|open| self.role == Role::Client && open.counted == 0) as u64
+    }
+
+    /// The offset that the other end gives a byte that this end sent.
+    pub fn wire_offset(&self, half_offset: u64) -> Option<u64> {
+        let open = self.described?;
+        // Bytes of a counted connection that is older than the agent have no common zero.
+        if open.counted == 1 && open.from_birth == 0 {
+            return None;
+        }
+        let unknown_at_first = open.role == Role::Unknown as u8;
+        Some(half_offset - if unknown_at_first { self.syn().min(half_offset) } else { 0 })
+    }
+
+    /// Takes a segment, and appends what the protocol says of it.
+    pub fn segment(
+        &mut self,
+        segment: &Segment,
+        bytes: &[u8],
+        config: &Config,
+        counters: &mut Counters,
+        events: &mut Vec<Event>,
+    ) -> Fed {
+        let way = direction(segment);
+        let stamp = Stamp::from(&segment.header);
+        self.last_ns = stamp.time_ns;
+        self.tgid = stamp.execution.tgid;
+        let before = self.role;
+        let begins_call = segment.end - segment.offset.min(segment.end) == segment.call_bytes as u64;
+        if let State::Opaque = self.state {
+            return Fed::default();
+        }
+        if way == Direction::Write && segment.call_bytes > MAY_BLOCK_BYTES {
+            self.long_write = (segment.end - segment.call_bytes as u64, segment.end);
+        }
+        if let State::New = self.state
+            && !self.begin(way, begins_call, bytes, segment)
+        {
+            self.advance(way, segment);
+            self.searched += 1;
+            if self.searched > SEARCH_SEGMENTS {
+                self.become_opaque(counters);
+                return Fed { role_found: false, advice: Some([u64::MAX; 2]) };
+            }
+            return Fed::default();
+        }
+        let half = self.half(way);
+        let next = self.next(way);
+        let State::Http(http) = &mut self.state else { return Fed::default() };
+        let mut offset = segment.offset;
+        let mut bytes = bytes;
+        if offset < next {
+            counters.repeated_records += 1;
+            let known = (next - offset).min(bytes.len() as u64) as usize;
+            bytes = bytes.get(known..).unwrap_or_default();
+            offset = next;
+        } else if offset > next {
+            if http.body_until(half) < offset {
+                counters.gap_bytes += offset - next;
+            }
+            http.feed(config, half, next, false, Data::Gap(offset - next), stamp, events);
+        }
+        http.feed(config, half, offset, begins_call, Data::Bytes(bytes), stamp, events);
+        let mut reached = offset + bytes.len() as u64;
+        if segment.header.flags & SEGMENT_MORE == 0 && segment.end > reached {
+            http.feed(config, half, reached, false, Data::Gap(segment.end - reached), stamp, events);
+            reached = segment.end;
+        }
+        self.set_next(way, reached);
+        if events.iter().any(|event| matches!(event, Event::Opaque { .. })) {
+            self.become_opaque(counters);
+        } else if self.searched > SEARCH_SEGMENTS {
+            self.become_opaque(counters);
+        } else if !self.is_followed() {
+            self.searched += 1;
+        } else {
+            self.searched = 0;
+        }
+        Fed { role_found: self.role != before, advice: self.advice() }
+    }
+
+    /// The first look at a connection: is it HTTP, and which end is this? False: not known yet.
+    fn begin(&mut self, way: Direction, begins_call: bool, bytes: &[u8], segment: &Segment) -> bool {
+        let from_birth = self.described.is_some_and(|open| open.from_birth == 1) && self.next == [0; 2];
+        if self.role == Role::Unknown {
+            if !begins_call {
+                return false;
+            }
+            let mut first = [0; 8];
+            for (to, from) in first.iter_mut().zip(bytes) {
+                *to = *from;
+            }
+            let sends = way == Direction::Write;
+            // Who sends a request is the client, who sends a response the server.
+            if looks_like_request(first, bytes.len()) == Looks::Yes {
+                self.role = if sends { Role::Client } else { Role::Server };
+            } else if looks_like_response(first, bytes.len()) == Looks::Yes {
+                self.role = if sends { Role::Server } else { Role::Client };
+            } else {
+                return false;
+            }
+        }
+        let from_birth = from_birth && segment.offset == 0;
+        self.state = State::Http(Box::new(Http1::new(from_birth)));
+        true
+    }
+
+    /// Passes over a segment of which nothing is known.
+    fn advance(&mut self, way: Direction, segment: &Segment) {
+        let next = if segment.header.flags & SEGMENT_MORE == 0 {
+            segment.end
+        } else {
+            segment.offset + segment.captured as u64
+        };
+        self.set_next(way, next);
+    }
+
+    fn next(&self, way: Direction) -> u64 {
+        let [read, written] = self.next;
+        if way == Direction::Read { read } else { written }
+    }
+
+    fn set_next(&mut self, way: Direction, offset: u64) {
+        let [read, written] = &mut self.next;
+        *(if way == Direction::Read { read } else { written }) = offset;
+    }
+
+    fn half(&self, way: Direction) -> Half {
+        if (way == Direction::Write) == (self.role == Role::Client) { Half::Request } else { Half::Response }
+    }
+
+    fn become_opaque(&mut self, counters: &mut Counters) {
+        self.state = State::Opaque;
+        counters.opaque += 1;
+    }
+
+    /// What the programs should know, if they do not know it.
+    fn advice(&mut self) -> Option<[u64; 2]> {
+        let words = match &self.state {
+            State::New => return None,
+            State::Opaque => [u64::MAX; 2],
+            State::Http(http) => {
+                // A body until close has no end: but the connection is of interest.
+                let until = |way| http.body_until(self.half(way)).min(u64::MAX - 1);
+                [until(Direction::Read), until(Direction::Write)]
+            }
+        };
+        let useful = words.iter().zip(self.next).zip(self.told).any(|((&word, next), told)| word > next && word != told);
+        let older = self.described.is_some_and(|open| open.from_birth == 0) && self.told == [0; 2];
+        if !useful && !older {
+            return None;
+        }
+        // Anything but 0 says that the connection is followed.
+        self.told = words.map(|word| word.max(1));
+        Some(self.told)
+    }
+
+    /// The half that carries what is read (or written) ends.
+    pub fn end(&mut self, way: Direction, stamp: Stamp, events: &mut Vec<Event>) {
+        let half = self.half(way);
+        if let State::Http(http) = &mut self.state {
+            http.end(half, stamp, events);
+        }
+    }
+}
+
+fn endpoint(family: u8, address: [u8; 16], port: u16) -> Endpoint {
+    let address = match family {
+        FAMILY_UNIX => IpOrUnix::Unix(None),
+        FAMILY_INET => {
+            let [a, b, c, d, ..] = address;
+            IpOrUnix::Ip(IpAddr::V4(Ipv4Addr::new(a, b, c, d)))
+        }
+        _ => IpOrUnix::Ip(IpAddr::V6(Ipv6Addr::from(address)).to_canonical()),
+    };
+    Endpoint { address, port }
+}
