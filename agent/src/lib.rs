@@ -4,6 +4,9 @@
 //! [`causality`] → [`trace`]), [`export`] sends them. [`process`] says which processes are traced and what they are.
 
 pub mod event;
+pub mod export;
+pub mod metrics;
 pub mod process;
 pub mod proto;
+pub mod serve;
 pub mod trace;
