@@ -99,8 +99,17 @@ pub struct Collected {
     pub help: Cow<'static, str>,
     /// Counter or gauge.
     pub kind: Kind,
-    /// Labels (name, value) with their value.
-    pub samples: Vec<(Vec<(Cow<'static, str>, Cow<'static, str>)>, u64)>,
+    /// Its values.
+    pub samples: Vec<Sample>,
+}
+
+/// The value of a metric for a set of labels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Names and values of the labels.
+    pub labels: Vec<(Cow<'static, str>, Cow<'static, str>)>,
+    /// The value.
+    pub value: u64,
 }
 
 impl Default for Metrics {
@@ -212,7 +221,10 @@ fn by_cause(registry: &mut Registry, name: &'static str, help: &'static str, cou
             kind: Kind::Counter,
             samples: counters
                 .iter()
-                .map(|(cause, counter)| (vec![("cause".into(), (*cause).into())], counter.get()))
+                .map(|(cause, counter)| Sample {
+                    labels: vec![("cause".into(), (*cause).into())],
+                    value: counter.get(),
+                })
                 .collect(),
         }]
     };
@@ -243,13 +255,13 @@ impl Collector for Asked {
             };
             let help = format!("{help}.");
             let mut metric = encoder.encode_descriptor(&name, &help, None, metric_type)?;
-            if let [(labels, value)] = samples.as_slice()
+            if let [Sample { labels, value }] = samples.as_slice()
                 && labels.is_empty()
             {
                 encode_value(kind, *value, metric)?;
                 continue;
             }
-            for (labels, value) in samples {
+            for Sample { labels, value } in samples {
                 let labels: Vec<_> = labels.into_iter().map(|(name, value)| (name, escaped(value))).collect();
                 encode_value(kind, value, metric.encode_family(&labels)?)?;
             }
@@ -288,7 +300,10 @@ mod tests {
         metrics.export.dropped.too_large.inc();
         metrics.export.queue_spans.set(3);
         metrics.collect(|| {
-            let sample = |cause: &'static str, value| (vec![("cause".into(), cause.into())], value);
+            let sample = |cause: &'static str, value| Sample {
+                labels: vec![("cause".into(), cause.into())],
+                value,
+            };
             vec![
                 Collected {
                     name: "kernel_lost".into(),
@@ -300,7 +315,10 @@ mod tests {
                     name: "connections".into(),
                     help: "Connections now".into(),
                     kind: Kind::Gauge,
-                    samples: vec![(vec![], 5)],
+                    samples: vec![Sample {
+                        labels: vec![],
+                        value: 5,
+                    }],
                 },
             ]
         });

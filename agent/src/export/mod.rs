@@ -15,11 +15,12 @@ pub mod queue;
 pub mod worker;
 
 use std::{
+    convert::Infallible,
     fs::File,
     io::{self, Stdout},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-    thread::{self, JoinHandle},
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread,
     time::Duration,
 };
 
@@ -41,6 +42,8 @@ use crate::{metrics::Metrics, trace::Span};
 
 /// How long connecting may take. A collector's host that is away is tried again rather than waited for.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// What the export thread may take to end beyond the time that it has for sending.
+const END_GRACE: Duration = Duration::from_millis(100);
 /// Who we say we are.
 const USER_AGENT_NAME: &str = concat!("spoor/", env!("CARGO_PKG_VERSION"));
 
@@ -114,11 +117,9 @@ impl Exporter {
         match self.inner {
             Inner::Requests(Requests { queue, thread, .. }) => {
                 queue.close(Instant::now() + within);
-                if thread.join().is_err() {
-                    tracing::error!("the export thread panicked");
-                }
+                thread.join(within + END_GRACE);
             }
-            Inner::Console(printer) => printer.shutdown(),
+            Inner::Console(printer) => printer.shutdown(within),
         }
     }
 }
@@ -128,7 +129,7 @@ impl Exporter {
 struct Requests {
     encoder: Mutex<Encoder>,
     queue: Arc<Queue>,
-    thread: JoinHandle<()>,
+    thread: ExportThread,
 }
 
 impl Requests {
@@ -152,19 +153,45 @@ impl Requests {
         };
         let queue = Arc::new(Queue::new(limits, metrics.clone()));
         let of_thread = queue.clone();
-        let thread = thread::Builder::new()
-            .name("spoor-export".to_owned())
-            .spawn(move || {
-                runtime.block_on(worker::run(&of_thread, transport, pace, &destination, &metrics));
-                // A name lookup that is under way is not worth waiting for.
-                runtime.shutdown_background();
-            })
-            .map_err(StartError::Thread)?;
+        let thread = ExportThread::spawn(move || {
+            runtime.block_on(worker::run(&of_thread, transport, pace, &destination, &metrics));
+            // A name lookup that is under way is not worth waiting for.
+            runtime.shutdown_background();
+        })
+        .map_err(StartError::Thread)?;
         Ok(Self {
             encoder: Mutex::default(),
             queue,
             thread,
         })
+    }
+}
+
+/// The thread that does the export, whose end is waited for only so long: it may hang in a write to a pipe that nobody
+/// reads, or to a terminal that is stopped.
+#[derive(Debug)]
+struct ExportThread {
+    /// Disconnected when the thread ends.
+    running: mpsc::Receiver<Infallible>,
+}
+
+impl ExportThread {
+    fn spawn(run: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+        let (runs, running) = mpsc::sync_channel(0);
+        thread::Builder::new().name("spoor-export".to_owned()).spawn(move || {
+            let _runs = runs;
+            run();
+        })?;
+        Ok(Self { running })
+    }
+
+    fn join(self, within: Duration) {
+        if self.running.recv_timeout(within) == Err(mpsc::RecvTimeoutError::Timeout) {
+            tracing::warn!(
+                "the export has not ended within {} ms: is what it writes to blocked?",
+                within.as_millis()
+            );
+        }
     }
 }
 
@@ -210,3 +237,6 @@ impl Transport for AnyTransport {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

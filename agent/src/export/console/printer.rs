@@ -4,12 +4,15 @@ use std::{
     io::{self, IsTerminal, Write},
     os::fd::AsFd,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use super::{Console, QUIET, Style, nanos};
-use crate::{export::config::Stream, metrics::Metrics};
+use crate::{
+    export::{ExportThread, config::Stream},
+    metrics::Metrics,
+    trace::Span,
+};
 
 /// Columns of what is not a terminal.
 const PLAIN_COLUMNS: usize = 120;
@@ -21,7 +24,7 @@ const SHORTEST_SLEEP: Duration = Duration::from_millis(50);
 pub struct Printer {
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
-    thread: JoinHandle<()>,
+    thread: ExportThread,
 }
 
 #[derive(Debug)]
@@ -61,12 +64,10 @@ impl Printer {
             begun: Instant::now(),
         });
         let (of_thread, counts) = (shared.clone(), metrics.clone());
-        let thread = thread::Builder::new()
-            .name("spoor-export".to_owned())
-            .spawn(move || match stream {
-                Stream::Stdout => run(&of_thread, io::stdout(), &counts),
-                Stream::Stderr => run(&of_thread, io::stderr(), &counts),
-            })?;
+        let thread = ExportThread::spawn(move || match stream {
+            Stream::Stdout => run(&of_thread, io::stdout(), &counts),
+            Stream::Stderr => run(&of_thread, io::stderr(), &counts),
+        })?;
         Ok(Self {
             shared,
             metrics,
@@ -75,7 +76,7 @@ impl Printer {
     }
 
     /// Adds spans.
-    pub fn push(&self, spans: &[crate::trace::Span]) {
+    pub fn push(&self, spans: &[Span]) {
         let now_ns = self.shared.now_ns();
         let mut state = self.shared.lock();
         let unseen = spans.iter().filter(|span| !state.console.add(span, now_ns)).count();
@@ -91,17 +92,16 @@ impl Printer {
         }
     }
 
-    /// Prints all that is there, and ends.
-    pub fn shutdown(self) {
+    /// Prints all that is there, and ends, for which it has so long.
+    pub fn shutdown(self, within: Duration) {
         self.shared.lock().closed = true;
         self.shared.changed.notify_one();
-        if self.thread.join().is_err() {
-            tracing::error!("the console thread panicked");
-        }
+        self.thread.join(within);
     }
 }
 
 fn run(shared: &Shared, mut stream: impl Write + IsTerminal + AsFd, metrics: &Metrics) {
+    // https://no-color.org
     let colour = stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let mut broken = false;
     let mut state = shared.lock();
@@ -119,7 +119,7 @@ fn run(shared: &Shared, mut stream: impl Write + IsTerminal + AsFd, metrics: &Me
         };
         drop(state);
         for (text, spans) in texts {
-            // Nobody reads any more (EPIPE): not worth an end of the traced command's parent.
+            // A pipe that nobody reads any more does not end the agent: it may be a traced command's parent.
             if !broken && let Err(error) = stream.write_all(text.as_bytes()).and_then(|()| stream.flush()) {
                 broken = error.kind() == io::ErrorKind::BrokenPipe;
                 metrics.export.failed.write.inc_by(spans as u64);
@@ -151,5 +151,81 @@ fn run(shared: &Shared, mut stream: impl Write + IsTerminal + AsFd, metrics: &Me
             }
         };
         state.sleeps_until_ns = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::File,
+        io::{Read, pipe},
+        os::fd::OwnedFd,
+    };
+
+    use super::*;
+    use crate::export::tests::span;
+
+    fn start(stream: OwnedFd) -> (Printer, Arc<Metrics>) {
+        let metrics = Arc::new(Metrics::default());
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            begun: Instant::now(),
+        });
+        let (of_thread, counts) = (shared.clone(), metrics.clone());
+        let thread = ExportThread::spawn(move || run(&of_thread, File::from(stream), &counts)).unwrap();
+        let printer = Printer {
+            shared,
+            metrics: metrics.clone(),
+            thread,
+        };
+        (printer, metrics)
+    }
+
+    #[test]
+    fn prints_after_a_second_and_the_rest_at_the_end() {
+        let (mut reader, writer) = pipe().unwrap();
+        let (printer, metrics) = start(writer.into());
+        let begun = Instant::now();
+        let mut orphan = span(1);
+        orphan.trace_id = crate::trace::TraceId::new([1; 16]).unwrap();
+        orphan.parent = Some((orphan.span_id, crate::trace::ParentMethod::Thread));
+        printer.push(&[orphan]);
+        std::thread::sleep(Duration::from_millis(20));
+        printer.push(&[span(2)]);
+        let mut first = [0; 8];
+        reader.read_exact(&mut first).unwrap();
+        let took = begun.elapsed();
+        assert!(took >= QUIET && took < 3 * QUIET, "{took:?}");
+        printer.shutdown(Duration::from_secs(5));
+        let mut rest = String::new();
+        reader.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest.matches("incomplete").count(), 1, "{rest}");
+        assert_eq!(metrics.export.exported.get(), 2);
+    }
+
+    #[test]
+    fn survives_a_reader_that_went_away() {
+        let (reader, writer) = pipe().unwrap();
+        drop(reader);
+        let (printer, metrics) = start(writer.into());
+        printer.push(&[span(1), span(2)]);
+        printer.shutdown(Duration::from_secs(5));
+        assert_eq!(
+            (metrics.export.exported.get(), metrics.export.failed.write.get()),
+            (0, 2)
+        );
+    }
+
+    #[test]
+    fn does_not_wait_for_a_reader_that_does_not_read() {
+        let (reader, writer) = pipe().unwrap();
+        let (printer, _) = start(writer.into());
+        let spans: Vec<Span> = (1..5000).map(span).collect();
+        printer.push(&spans);
+        let begun = Instant::now();
+        printer.shutdown(Duration::from_millis(50));
+        assert!(begun.elapsed() < Duration::from_secs(2));
+        drop(reader);
     }
 }
