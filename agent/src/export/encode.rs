@@ -8,9 +8,9 @@
 //! ```
 //! [`EncodedSpan`] holds field 2 of `ScopeSpans` and, shared, field 1 of `ResourceSpans`, both with key and length.
 
-use std::{collections::HashMap, mem::size_of, sync::Arc};
+use std::{collections::HashMap, mem, sync::Arc};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use opentelemetry_semantic_conventions::SCHEMA_URL;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
@@ -42,7 +42,7 @@ pub struct EncodedSpan {
 impl EncodedSpan {
     /// What it takes while it waits, in bytes.
     pub fn footprint(&self) -> usize {
-        self.bytes.len() + size_of::<Self>()
+        self.bytes.len() + mem::size_of::<Self>()
     }
 
     /// What a request of this span alone takes, in bytes.
@@ -72,17 +72,23 @@ impl Encoder {
     /// The spans, encoded, in their order. They share one buffer.
     pub fn encode(&mut self, spans: &[Span]) -> Vec<EncodedSpan> {
         let lengths: Vec<usize> = spans.iter().map(span_len).collect();
-        let mut buf = BytesMut::with_capacity(lengths.iter().map(|&len| field_len(len)).sum());
-        let mut encoded = Vec::with_capacity(spans.len());
-        for (span, len) in spans.iter().zip(lengths) {
+        let mut buf = Vec::with_capacity(lengths.iter().map(|&len| field_len(len)).sum());
+        let mut ends = Vec::with_capacity(spans.len());
+        for (span, &len) in spans.iter().zip(&lengths) {
             put_message(2, len, &mut buf);
             put_span(span, &mut buf);
-            encoded.push(EncodedSpan {
-                resource: self.resource(&span.resource),
-                bytes: buf.split().freeze(),
-            });
+            ends.push(buf.len());
         }
-        encoded
+        let buf = Bytes::from(buf);
+        let mut begin = 0;
+        spans
+            .iter()
+            .zip(ends)
+            .map(|(span, end)| EncodedSpan {
+                resource: self.resource(&span.resource),
+                bytes: buf.slice(mem::replace(&mut begin, end)..end),
+            })
+            .collect()
     }
 
     fn resource(&mut self, resource: &Arc<Resource>) -> Arc<[u8]> {
@@ -165,23 +171,23 @@ impl Batch {
 
     /// The `ExportTraceServiceRequest`: grouped by resource, otherwise in the order in which the spans came.
     pub fn to_request(&self) -> Bytes {
-        let mut buf = BytesMut::with_capacity(self.bytes);
+        let mut buf = Vec::with_capacity(self.bytes);
         for group in &self.groups {
             let scope_spans = scope_len() + group.span_bytes + str_len(SCHEMA_URL);
             let resource_spans = group.resource.len() + field_len(scope_spans) + str_len(SCHEMA_URL);
             put_message(1, resource_spans, &mut buf);
-            buf.put_slice(&group.resource);
+            buf.extend_from_slice(&group.resource);
             put_message(2, scope_spans, &mut buf);
             put_message(1, scope_body_len(), &mut buf);
             put_str(1, SCOPE_NAME, &mut buf);
             put_str(2, SCOPE_VERSION, &mut buf);
             for &span in &group.spans {
-                buf.put_slice(&self.spans[span].bytes);
+                buf.extend_from_slice(&self.spans[span].bytes);
             }
             put_str(3, SCHEMA_URL, &mut buf);
             put_str(3, SCHEMA_URL, &mut buf);
         }
-        buf.freeze()
+        buf.into()
     }
 
     /// The spans in the order in which they were added.
@@ -237,7 +243,7 @@ fn span_len(span: &Span) -> usize {
         + FLAGS_FIELD
 }
 
-fn put_span(span: &Span, buf: &mut impl BufMut) {
+fn put_span(span: &Span, buf: &mut Vec<u8>) {
     put_bytes(1, &span.trace_id.to_bytes(), buf);
     put_bytes(2, &span.span_id.to_bytes(), buf);
     if let Some(state) = &span.trace_state {
@@ -299,7 +305,7 @@ fn attributes_len(attributes: &[Attribute]) -> usize {
         .sum()
 }
 
-fn put_attributes(tag: u32, attributes: &[Attribute], buf: &mut impl BufMut) {
+fn put_attributes(tag: u32, attributes: &[Attribute], buf: &mut Vec<u8>) {
     for Attribute { key, value } in attributes {
         let value_len = value_len(value);
         put_message(tag, attribute_len(key, value_len), buf);
@@ -324,7 +330,7 @@ fn value_len(value: &Value) -> usize {
     }
 }
 
-fn put_value(value: &Value, buf: &mut impl BufMut) {
+fn put_value(value: &Value, buf: &mut Vec<u8>) {
     match value {
         Value::Str(text) => put_str(1, text, buf),
         Value::Bool(truth) => {
@@ -360,17 +366,26 @@ fn str_len(text: &str) -> usize {
     field_len(text.len())
 }
 
-fn put_message(tag: u32, len: usize, buf: &mut impl BufMut) {
-    encode_key(tag, WireType::LengthDelimited, buf);
-    encode_varint(len as u64, buf);
+/// Key and length. Nearly all lengths take one byte, and a span has some sixty of them: those two bytes are written at
+/// once, which more than halves what encoding costs.
+fn put_message(tag: u32, len: usize, buf: &mut Vec<u8>) {
+    match (u8::try_from(tag), u8::try_from(len)) {
+        (Ok(tag @ 1..=15), Ok(len @ ..0x80)) => {
+            buf.extend_from_slice(&[tag << 3 | WireType::LengthDelimited as u8, len]);
+        }
+        _ => {
+            encode_key(tag, WireType::LengthDelimited, buf);
+            encode_varint(len as u64, buf);
+        }
+    }
 }
 
-fn put_bytes(tag: u32, bytes: &[u8], buf: &mut impl BufMut) {
+fn put_bytes(tag: u32, bytes: &[u8], buf: &mut Vec<u8>) {
     put_message(tag, bytes.len(), buf);
-    buf.put_slice(bytes);
+    buf.extend_from_slice(bytes);
 }
 
-fn put_str(tag: u32, text: &str, buf: &mut impl BufMut) {
+fn put_str(tag: u32, text: &str, buf: &mut Vec<u8>) {
     put_bytes(tag, text.as_bytes(), buf);
 }
 
