@@ -10,7 +10,7 @@
 
 use std::{collections::HashMap, mem, sync::Arc};
 
-use bytes::{BufMut, Bytes};
+use bytes::{BufMut, Bytes, BytesMut};
 use opentelemetry_semantic_conventions::SCHEMA_URL;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
@@ -169,25 +169,26 @@ impl Batch {
         self.spans.push(span);
     }
 
-    /// The `ExportTraceServiceRequest`: grouped by resource, otherwise in the order in which the spans came.
-    pub fn to_request(&self) -> Bytes {
-        let mut buf = Vec::with_capacity(self.bytes);
+    /// The `ExportTraceServiceRequest`: grouped by resource, otherwise in the order in which the spans came. It is written
+    /// to `buf`, whose memory is used again once the request before is gone.
+    pub fn to_request(&self, buf: &mut BytesMut) -> Bytes {
+        buf.reserve(self.bytes);
         for group in &self.groups {
             let scope_spans = scope_len() + group.span_bytes + str_len(SCHEMA_URL);
             let resource_spans = group.resource.len() + field_len(scope_spans) + str_len(SCHEMA_URL);
-            put_message(1, resource_spans, &mut buf);
-            buf.extend_from_slice(&group.resource);
-            put_message(2, scope_spans, &mut buf);
-            put_message(1, scope_body_len(), &mut buf);
-            put_str(1, SCOPE_NAME, &mut buf);
-            put_str(2, SCOPE_VERSION, &mut buf);
+            put_message(1, resource_spans, buf);
+            buf.put_slice(&group.resource);
+            put_message(2, scope_spans, buf);
+            put_message(1, scope_body_len(), buf);
+            put_str(1, SCOPE_NAME, buf);
+            put_str(2, SCOPE_VERSION, buf);
             for &span in &group.spans {
-                buf.extend_from_slice(&self.spans[span].bytes);
+                buf.put_slice(&self.spans[span].bytes);
             }
-            put_str(3, SCHEMA_URL, &mut buf);
-            put_str(3, SCHEMA_URL, &mut buf);
+            put_str(3, SCHEMA_URL, buf);
+            put_str(3, SCHEMA_URL, buf);
         }
-        buf.into()
+        buf.split().freeze()
     }
 
     /// The spans in the order in which they were added.
@@ -368,10 +369,10 @@ fn str_len(text: &str) -> usize {
 
 /// Key and length. Nearly all lengths take one byte, and a span has some sixty of them: those two bytes are written at
 /// once, which more than halves what encoding costs.
-fn put_message(tag: u32, len: usize, buf: &mut Vec<u8>) {
+fn put_message(tag: u32, len: usize, buf: &mut impl BufMut) {
     match (u8::try_from(tag), u8::try_from(len)) {
         (Ok(tag @ 1..=15), Ok(len @ ..0x80)) => {
-            buf.extend_from_slice(&[tag << 3 | WireType::LengthDelimited as u8, len]);
+            buf.put_slice(&[tag << 3 | WireType::LengthDelimited as u8, len]);
         }
         _ => {
             encode_key(tag, WireType::LengthDelimited, buf);
@@ -380,12 +381,12 @@ fn put_message(tag: u32, len: usize, buf: &mut Vec<u8>) {
     }
 }
 
-fn put_bytes(tag: u32, bytes: &[u8], buf: &mut Vec<u8>) {
+fn put_bytes(tag: u32, bytes: &[u8], buf: &mut impl BufMut) {
     put_message(tag, bytes.len(), buf);
-    buf.extend_from_slice(bytes);
+    buf.put_slice(bytes);
 }
 
-fn put_str(tag: u32, text: &str, buf: &mut Vec<u8>) {
+fn put_str(tag: u32, text: &str, buf: &mut impl BufMut) {
     put_bytes(tag, text.as_bytes(), buf);
 }
 

@@ -44,6 +44,8 @@ use crate::{metrics::Metrics, trace::Span};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// What the export thread may take to end beyond the time that it has for sending.
 const END_GRACE: Duration = Duration::from_millis(100);
+/// As much of an answer is read.
+const MAX_ANSWER_BYTES: usize = 64 << 10;
 /// Who we say we are.
 const USER_AGENT_NAME: &str = concat!("spoor/", env!("CARGO_PKG_VERSION"));
 
@@ -74,13 +76,13 @@ pub enum StartError {
     /// No thread, or no runtime on it.
     #[error("cannot start the export thread: {0}; raise the limits on threads and open files (ulimit -u, ulimit -n)")]
     Thread(#[source] io::Error),
-    /// The gRPC library does not like the endpoint.
+    /// The endpoint is no server.
     #[error("cannot use {url} for gRPC: {source}; write it as http://HOST:PORT")]
     Grpc {
         /// The endpoint.
         url: String,
         /// Why not.
-        source: tonic::transport::Error,
+        source: hyper::http::Error,
     },
 }
 

@@ -20,14 +20,11 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse
 use prost::Message;
 
 use super::{
-    CONNECT_TIMEOUT, USER_AGENT_NAME,
+    CONNECT_TIMEOUT, MAX_ANSWER_BYTES, USER_AGENT_NAME,
     answer::{RpcStatus, taken},
     config::Endpoint,
     worker::{Outcome, Transport, retry_after},
 };
-
-/// As much of an answer is read.
-const MAX_ANSWER_BYTES: usize = 64 << 10;
 
 /// Posts to one URL, over a connection that is kept.
 #[derive(Debug)]

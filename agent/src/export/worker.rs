@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{encode::Batch, queue::Queue};
@@ -78,12 +78,13 @@ pub async fn run(queue: &Queue, mut transport: impl Transport, pace: Pace, desti
         partial: Warnings::default(),
     };
     let mut delay = pace.schedule_delay;
+    let mut buf = BytesMut::new();
     while let Some(batch) = queue.batch(delay).await {
         let closing = queue.close_by();
         let started = Instant::now();
         let outcome = tokio::select! {
             biased;
-            outcome = timeout(pace.timeout, transport.send(batch.to_request())) => outcome.unwrap_or_else(|_| Outcome::Again {
+            outcome = timeout(pace.timeout, transport.send(batch.to_request(&mut buf))) => outcome.unwrap_or_else(|_| Outcome::Again {
                 after: None,
                 reason: format!("no answer within {} ms", pace.timeout.as_millis()),
             }),

@@ -201,9 +201,9 @@ proptest! {
         for span in Encoder::default().encode(&spans) {
             let bound = batch.bytes_with(&span);
             batch.add(span);
-            prop_assert!(batch.to_request().len() <= bound);
+            prop_assert!(batch.to_request(&mut bytes::BytesMut::new()).len() <= bound);
         }
-        let decoded = ExportTraceServiceRequest::decode(batch.to_request());
+        let decoded = ExportTraceServiceRequest::decode(batch.to_request(&mut bytes::BytesMut::new()));
         prop_assert_eq!(decoded, Ok(plain_request(&spans)));
     }
 }

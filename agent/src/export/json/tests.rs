@@ -40,7 +40,7 @@ fn request() -> Bytes {
     for span in Encoder::default().encode(&[span]) {
         batch.add(span);
     }
-    batch.to_request()
+    batch.to_request(&mut bytes::BytesMut::new())
 }
 
 fn run<T>(future: impl Future<Output = T>) -> T {

@@ -93,8 +93,7 @@ fn failure(code: u8, details: Option<&RpcStatus>) -> Answer {
         ("grpc-message", "so%20it is".to_owned()),
     ];
     if let Some(details) = details {
-        let metadata = tonic::metadata::MetadataValue::from_bytes(&details.encode_to_vec());
-        let encoded = String::from_utf8(metadata.as_encoded_bytes().to_vec()).unwrap();
+        let encoded = STANDARD_NO_PAD.encode(details.encode_to_vec());
         trailers.push(("grpc-status-details-bin", encoded));
     }
     Answer(None, trailers)
@@ -165,11 +164,11 @@ async fn requests_and_answers() {
         [
             taken(0, ""),
             taken(3, "too old"),
-            again(None, "Unavailable"),
-            again(Some(7500), "Unavailable"),
-            refused("ResourceExhausted"),
-            again(Some(7500), "ResourceExhausted"),
-            refused("InvalidArgument"),
+            again(None, "UNAVAILABLE"),
+            again(Some(7500), "UNAVAILABLE"),
+            refused("RESOURCE_EXHAUSTED"),
+            again(Some(7500), "RESOURCE_EXHAUSTED"),
+            refused("INVALID_ARGUMENT"),
         ]
     );
     let seen = seen.lock().unwrap();
