@@ -119,6 +119,8 @@ pub struct Batch {
     groups: Vec<Group>,
     /// Resource (address of its bytes) → index of its group.
     by_resource: HashMap<usize, usize>,
+    /// The group of the span that came last.
+    last_group: usize,
     /// Upper bound of the request's length.
     bytes: usize,
 }
@@ -143,26 +145,34 @@ impl Batch {
 
     /// An upper bound of the request's length if `span` were added, in bytes.
     pub fn bytes_with(&self, span: &EncodedSpan) -> usize {
-        match self.by_resource.get(&span.resource.as_ptr().addr()) {
+        match self.group_of(span) {
             Some(_) => self.bytes + span.bytes.len(),
             None => self.bytes + span.request_bytes(),
+        }
+    }
+
+    fn group_of(&self, span: &EncodedSpan) -> Option<usize> {
+        // Spans of one process often come one after the other.
+        match self.groups.get(self.last_group) {
+            Some(group) if Arc::ptr_eq(&group.resource, &span.resource) => Some(self.last_group),
+            _ => self.by_resource.get(&span.resource.as_ptr().addr()).copied(),
         }
     }
 
     /// Adds a span.
     pub fn add(&mut self, span: EncodedSpan) {
         self.bytes = self.bytes_with(&span);
-        let group = *self
-            .by_resource
-            .entry(span.resource.as_ptr().addr())
-            .or_insert_with(|| {
-                self.groups.push(Group {
-                    resource: span.resource.clone(),
-                    spans: Vec::new(),
-                    span_bytes: 0,
-                });
-                self.groups.len() - 1
+        let group = self.group_of(&span).unwrap_or_else(|| {
+            self.by_resource
+                .insert(span.resource.as_ptr().addr(), self.groups.len());
+            self.groups.push(Group {
+                resource: span.resource.clone(),
+                spans: Vec::new(),
+                span_bytes: 0,
             });
+            self.groups.len() - 1
+        });
+        self.last_group = group;
         let group = &mut self.groups[group];
         group.spans.push(self.spans.len());
         group.span_bytes += span.bytes.len();
