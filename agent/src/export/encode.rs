@@ -1,6 +1,6 @@
 //! Spans to OTLP's bytes (opentelemetry-proto: `trace/v1/trace.proto`), without a tree of messages in between.
 //!
-//! A span is encoded once, when it is handed over; what waits in the queue are the bytes. They take less than half of
+//! A span is encoded once, when it is handed over; what waits in the queue are the bytes. They take about half of
 //! the memory of the [`Span`], their number is exact, and a request is put together by copying:
 //! ```text
 //! ExportTraceServiceRequest { 1: ResourceSpans*  { 1: Resource, 2: ScopeSpans, 3: schema_url } }
