@@ -1,0 +1,504 @@
+//! What the user says about the export, by OpenTelemetry's environment variables.
+//!
+//! The names and defaults are those of the OTLP exporter and SDK specifications, with these deviations: the queue holds
+//! 65,536 spans (not 2,048) and at most 64 MiB, a batch has 2,048 spans (not 512) and leaves after 1 s (not 5 s). One
+//! agent speaks for all services of a host, and has to bridge a minute without its collector.
+
+use std::{path::PathBuf, time::Duration};
+
+use hyper::{
+    Uri,
+    header::{HeaderMap, HeaderName, HeaderValue},
+    http::uri::Scheme,
+};
+use percent_encoding::percent_decode_str;
+use thiserror::Error;
+
+/// Where the spans go, as the command line says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// As trees to this writer of the process.
+    Console(Stream),
+    /// To a collector.
+    Otlp,
+    /// One `ExportTraceServiceRequest` a line, to the file or, without one, to stdout.
+    OtlpJson(Option<PathBuf>),
+}
+
+/// One of the process's own streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Where the spans go, with all that is needed to send them there.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// As trees for people.
+    Console(Stream),
+    /// As OTLP requests.
+    Requests(Target),
+}
+
+/// What takes requests.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Target {
+    /// OTLP over gRPC.
+    Grpc(Endpoint),
+    /// OTLP over HTTP, as protobuf.
+    Http(Endpoint),
+    /// OTLP as JSON lines, appended to the file; to stdout without one.
+    JsonLines(Option<PathBuf>),
+}
+
+/// A collector.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoint {
+    /// For HTTP with the path to post to; for gRPC the server.
+    pub url: Uri,
+    /// Sent with each request.
+    pub headers: HeaderMap,
+}
+
+/// Where the spans go, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExportConfig {
+    /// Where to.
+    pub output: Output,
+    /// Spans that wait at most; beyond, the oldest is dropped. `OTEL_BSP_MAX_QUEUE_SIZE`.
+    pub max_queue_spans: usize,
+    /// Bytes of the spans that wait at most; beyond, the oldest is dropped.
+    pub max_queue_bytes: usize,
+    /// Spans in a request at most. `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`.
+    pub max_batch_spans: usize,
+    /// How long a span waits for others to travel with. `OTEL_BSP_SCHEDULE_DELAY`.
+    pub schedule_delay: Duration,
+    /// How long a request may take: the smaller of `OTEL_EXPORTER_OTLP_TIMEOUT` and `OTEL_BSP_EXPORT_TIMEOUT`. A
+    /// request that takes longer is sent again; no batch is given up because of it.
+    pub timeout: Duration,
+}
+
+impl ExportConfig {
+    /// The defaults, for this output.
+    pub fn new(output: Output) -> Self {
+        Self {
+            output,
+            max_queue_spans: 65_536,
+            max_queue_bytes: 64 << 20,
+            max_batch_spans: 2048,
+            schedule_delay: Duration::from_secs(1),
+            timeout: Duration::from_secs(10),
+        }
+    }
+
+    /// What the environment `env` says, for what was chosen on the command line. A variable that is empty counts as
+    /// absent.
+    ///
+    /// # Errors
+    /// If a variable has a value that cannot be followed.
+    pub fn from_env(choice: Choice, env: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let env = Env(&env);
+        let output = match choice {
+            Choice::Console(stream) => Output::Console(stream),
+            Choice::OtlpJson(path) => Output::Requests(Target::JsonLines(path)),
+            Choice::Otlp => Output::Requests(env.collector()?),
+        };
+        let defaults = Self::new(output);
+        let max_queue_spans = env.positive("OTEL_BSP_MAX_QUEUE_SIZE", defaults.max_queue_spans)?;
+        let max_batch_spans = env.positive("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", defaults.max_batch_spans)?;
+        let request_timeout = env.otlp_timeout(defaults.timeout)?;
+        Ok(Self {
+            max_queue_spans,
+            max_batch_spans: max_batch_spans.min(max_queue_spans),
+            schedule_delay: env.millis("OTEL_BSP_SCHEDULE_DELAY", defaults.schedule_delay)?,
+            timeout: request_timeout.min(env.positive_millis("OTEL_BSP_EXPORT_TIMEOUT", request_timeout)?),
+            ..defaults
+        })
+    }
+}
+
+/// True if the environment names a collector.
+pub fn names_endpoint(env: impl Fn(&str) -> Option<String>) -> bool {
+    Env(&env).otlp("ENDPOINT").is_some()
+}
+
+/// A variable with a value that cannot be followed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// Not a URL, or not one of a collector.
+    #[error("{variable}={value}: {problem}; write it as http://HOST:PORT")]
+    Url {
+        /// The variable.
+        variable: String,
+        /// Its value.
+        value: String,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// TLS.
+    #[error(
+        "{variable}={value}: https is not supported yet; use http:// to a collector on this host \
+         or on a trusted network, which can forward over TLS"
+    )]
+    Https {
+        /// The variable.
+        variable: String,
+        /// Its value.
+        value: String,
+    },
+    /// Neither `grpc` nor `http/protobuf`.
+    #[error(
+        "{variable}={value}: unknown protocol; use grpc or http/protobuf (for JSON there is --output otlp-json[=FILE])"
+    )]
+    Protocol {
+        /// The variable.
+        variable: String,
+        /// Its value.
+        value: String,
+    },
+    /// The value is not shown: it may be a secret.
+    #[error("{variable}, entry {entry}: {problem}; write it as NAME=VALUE,NAME=VALUE with values percent-encoded")]
+    Header {
+        /// The variable.
+        variable: String,
+        /// Which of the headers, from 1.
+        entry: usize,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// Not a number, or out of range.
+    #[error("{variable}={value}: give {expected}")]
+    Number {
+        /// The variable.
+        variable: String,
+        /// Its value.
+        value: String,
+        /// What would be right.
+        expected: &'static str,
+    },
+}
+
+/// The environment, with the rules of the OTLP exporter's variables.
+struct Env<'a>(&'a dyn Fn(&str) -> Option<String>);
+
+impl Env<'_> {
+    fn var(&self, name: &str) -> Option<String> {
+        (self.0)(name)
+            .map(|value| value.trim().to_owned())
+            .filter(|value| !value.is_empty())
+    }
+
+    /// The variable for traces, else the one for all signals: its name and value.
+    fn otlp(&self, name: &str) -> Option<(String, String)> {
+        [
+            format!("OTEL_EXPORTER_OTLP_TRACES_{name}"),
+            format!("OTEL_EXPORTER_OTLP_{name}"),
+        ]
+        .into_iter()
+        .find_map(|variable| self.var(&variable).map(|value| (variable, value)))
+    }
+
+    fn collector(&self) -> Result<Target, ConfigError> {
+        let headers = self.headers()?;
+        match self.otlp("PROTOCOL") {
+            Some((_, value)) if value == "grpc" => Ok(Target::Grpc(Endpoint {
+                url: self.url("http://localhost:4317", false)?,
+                headers,
+            })),
+            Some((variable, value)) if value != "http/protobuf" => Err(ConfigError::Protocol { variable, value }),
+            _ => Ok(Target::Http(Endpoint {
+                url: self.url("http://localhost:4318", true)?,
+                headers,
+            })),
+        }
+    }
+
+    /// The collector's URL. For HTTP, `v1/traces` is appended to the one for all signals, and the one for traces is
+    /// taken as it is (OTLP exporter specification, "Endpoint URLs for OTLP/HTTP").
+    fn url(&self, default: &str, http: bool) -> Result<Uri, ConfigError> {
+        let (variable, value) = self
+            .otlp("ENDPOINT")
+            .unwrap_or_else(|| ("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), default.to_owned()));
+        let wrong = |problem| ConfigError::Url {
+            variable: variable.clone(),
+            value: without_credentials(&value),
+            problem,
+        };
+        let url: Uri = value.parse().map_err(|_| wrong("this is not a URL"))?;
+        let authority = url
+            .authority()
+            .ok_or_else(|| wrong("a URL with scheme and host is needed"))?;
+        if url.scheme() == Some(&Scheme::HTTPS) {
+            return Err(ConfigError::Https {
+                variable: variable.clone(),
+                value: without_credentials(&value),
+            });
+        }
+        if url.scheme() != Some(&Scheme::HTTP) {
+            return Err(wrong("the scheme must be http"));
+        }
+        if authority.as_str().contains('@') {
+            return Err(wrong("credentials belong into OTEL_EXPORTER_OTLP_HEADERS"));
+        }
+        if authority.host().is_empty() {
+            return Err(wrong("there is no host"));
+        }
+        if authority.as_str().len() > authority.host().len() && authority.port_u16().is_none_or(|port| port == 0) {
+            return Err(wrong("the port must be from 1 to 65535"));
+        }
+        let path = match (http, variable.contains("TRACES")) {
+            (true, true) => url.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
+            (true, false) => format!("{}/v1/traces", url.path().trim_end_matches('/')),
+            (false, _) => "/".to_owned(),
+        };
+        Uri::builder()
+            .scheme(Scheme::HTTP)
+            .authority(authority.clone())
+            .path_and_query(path)
+            .build()
+            .map_err(|_| wrong("this is not a URL"))
+    }
+
+    fn headers(&self) -> Result<HeaderMap, ConfigError> {
+        let mut headers = HeaderMap::new();
+        let Some((variable, value)) = self.otlp("HEADERS") else {
+            return Ok(headers);
+        };
+        for (index, entry) in value
+            .split(',')
+            .enumerate()
+            .filter(|(_, entry)| !entry.trim().is_empty())
+        {
+            let wrong = |problem| ConfigError::Header {
+                variable: variable.clone(),
+                entry: index + 1,
+                problem,
+            };
+            let (name, value) = entry.split_once('=').ok_or_else(|| wrong("there is no ="))?;
+            let name =
+                HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| wrong("this is not a header name"))?;
+            let value: Vec<u8> = percent_decode_str(value.trim()).collect();
+            let mut value = HeaderValue::from_bytes(&value).map_err(|_| wrong("this is not a header value"))?;
+            value.set_sensitive(true);
+            headers.append(name, value);
+        }
+        Ok(headers)
+    }
+
+    fn otlp_timeout(&self, default: Duration) -> Result<Duration, ConfigError> {
+        match self.otlp("TIMEOUT") {
+            Some((variable, _)) => self.positive_millis(&variable, default),
+            None => Ok(default),
+        }
+    }
+
+    fn number(&self, variable: &str, min: u64, expected: &'static str) -> Result<Option<u64>, ConfigError> {
+        /// As milliseconds 24 days, as spans more than fit into any memory.
+        const MAX: u64 = i32::MAX as u64;
+        let Some(value) = self.var(variable) else {
+            return Ok(None);
+        };
+        match value.parse() {
+            Ok(number) if (min..=MAX).contains(&number) => Ok(Some(number)),
+            _ => Err(ConfigError::Number {
+                variable: variable.to_owned(),
+                value,
+                expected,
+            }),
+        }
+    }
+
+    fn positive(&self, variable: &str, default: usize) -> Result<usize, ConfigError> {
+        let number = self.number(variable, 1, "a number of spans, at least 1")?;
+        Ok(number
+            .and_then(|number| usize::try_from(number).ok())
+            .unwrap_or(default))
+    }
+
+    fn positive_millis(&self, variable: &str, default: Duration) -> Result<Duration, ConfigError> {
+        let number = self.number(variable, 1, "a number of milliseconds, at least 1")?;
+        Ok(number.map_or(default, Duration::from_millis))
+    }
+
+    fn millis(&self, variable: &str, default: Duration) -> Result<Duration, ConfigError> {
+        let number = self.number(variable, 0, "a number of milliseconds")?;
+        Ok(number.map_or(default, Duration::from_millis))
+    }
+}
+
+/// The URL with what stands before an `@` left out.
+fn without_credentials(url: &str) -> String {
+    match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme < at => format!("{}***{}", &url[..scheme + 3], &url[at..]),
+        _ => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(choice: Choice, env: &[(&str, &str)]) -> Result<ExportConfig, ConfigError> {
+        ExportConfig::from_env(choice, |name| {
+            env.iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    fn otlp(env: &[(&str, &str)]) -> Result<Target, String> {
+        match parse(Choice::Otlp, env).map_err(|error| error.to_string())?.output {
+            Output::Requests(target) => Ok(target),
+            Output::Console(_) => panic!("the console was not chosen"),
+        }
+    }
+
+    fn http(url: &str) -> Result<Target, String> {
+        Ok(Target::Http(Endpoint {
+            url: url.parse().unwrap(),
+            headers: HeaderMap::new(),
+        }))
+    }
+
+    fn grpc(url: &str) -> Result<Target, String> {
+        Ok(Target::Grpc(Endpoint {
+            url: url.parse().unwrap(),
+            headers: HeaderMap::new(),
+        }))
+    }
+
+    const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    const TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+    const PROTOCOL: &str = "OTEL_EXPORTER_OTLP_PROTOCOL";
+
+    #[test]
+    fn endpoints() {
+        assert_eq!(otlp(&[]), http("http://localhost:4318/v1/traces"));
+        assert_eq!(otlp(&[(PROTOCOL, "grpc")]), grpc("http://localhost:4317/"));
+        assert_eq!(otlp(&[(ENDPOINT, "http://c:1")]), http("http://c:1/v1/traces"));
+        assert_eq!(otlp(&[(ENDPOINT, " http://c/base/ ")]), http("http://c/base/v1/traces"));
+        assert_eq!(otlp(&[(TRACES_ENDPOINT, "http://c:1")]), http("http://c:1/"));
+        assert_eq!(
+            otlp(&[(TRACES_ENDPOINT, "http://c:1/in?k=v")]),
+            http("http://c:1/in?k=v")
+        );
+        assert_eq!(
+            otlp(&[(ENDPOINT, "http://c:1"), (TRACES_ENDPOINT, "http://t:2/x")]),
+            http("http://t:2/x")
+        );
+        assert_eq!(
+            otlp(&[(ENDPOINT, "http://c:1"), (TRACES_ENDPOINT, "")]),
+            http("http://c:1/v1/traces")
+        );
+        assert_eq!(otlp(&[(ENDPOINT, "http://[::1]:1")]), http("http://[::1]:1/v1/traces"));
+        assert_eq!(
+            otlp(&[(PROTOCOL, "grpc"), (ENDPOINT, "http://c:1/x")]),
+            grpc("http://c:1/")
+        );
+        assert_eq!(
+            otlp(&[
+                (PROTOCOL, "grpc"),
+                ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
+            ]),
+            http("http://localhost:4318/v1/traces")
+        );
+        assert!(!names_endpoint(|_| None));
+        assert!(names_endpoint(|name| (name == TRACES_ENDPOINT).then(|| "x".to_owned())));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let url =
+            |value: &str, problem: &str| Err(format!("{ENDPOINT}={value}: {problem}; write it as http://HOST:PORT"));
+        let given = |value: &str| otlp(&[(ENDPOINT, value)]);
+        assert_eq!(given("c:1"), url("c:1", "the scheme must be http"));
+        assert_eq!(given("/x"), url("/x", "a URL with scheme and host is needed"));
+        assert_eq!(given("http://"), url("http://", "this is not a URL"));
+        assert_eq!(given("ftp://c"), url("ftp://c", "the scheme must be http"));
+        assert_eq!(
+            given("http://c:99999"),
+            url("http://c:99999", "the port must be from 1 to 65535")
+        );
+        assert_eq!(
+            given("http://u:secret@c"),
+            url("http://***@c", "credentials belong into OTEL_EXPORTER_OTLP_HEADERS")
+        );
+        assert_eq!(
+            given("https://c:4318"),
+            Err(
+                "OTEL_EXPORTER_OTLP_ENDPOINT=https://c:4318: https is not supported yet; use http:// to a collector \
+                 on this host or on a trusted network, which can forward over TLS"
+                    .to_owned()
+            )
+        );
+        assert_eq!(
+            otlp(&[(PROTOCOL, "http/json")]),
+            Err(
+                "OTEL_EXPORTER_OTLP_PROTOCOL=http/json: unknown protocol; use grpc or http/protobuf \
+                 (for JSON there is --output otlp-json[=FILE])"
+                    .to_owned()
+            )
+        );
+        assert_eq!(
+            otlp(&[("OTEL_EXPORTER_OTLP_HEADERS", "a=b,secret")]),
+            Err("OTEL_EXPORTER_OTLP_HEADERS, entry 2: there is no =; \
+                 write it as NAME=VALUE,NAME=VALUE with values percent-encoded"
+                .to_owned())
+        );
+        assert_eq!(
+            otlp(&[("OTEL_EXPORTER_OTLP_TIMEOUT", "0")]),
+            Err("OTEL_EXPORTER_OTLP_TIMEOUT=0: give a number of milliseconds, at least 1".to_owned())
+        );
+        assert_eq!(
+            otlp(&[("OTEL_BSP_MAX_QUEUE_SIZE", "many")]),
+            Err("OTEL_BSP_MAX_QUEUE_SIZE=many: give a number of spans, at least 1".to_owned())
+        );
+    }
+
+    #[test]
+    fn headers_are_decoded() {
+        let Ok(Target::Http(Endpoint { headers, .. })) = otlp(&[
+            ("OTEL_EXPORTER_OTLP_HEADERS", "ignored=1"),
+            (
+                "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+                "Authorization=Bearer%20a%3Db, x-tenant = t=1 ,,",
+            ),
+        ]) else {
+            panic!("not HTTP");
+        };
+        let headers: Vec<(&str, &str)> = headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
+            .collect();
+        assert_eq!(headers, [("authorization", "Bearer a=b"), ("x-tenant", "t=1")]);
+    }
+
+    #[test]
+    fn sizes_and_times() {
+        let json = || Choice::OtlpJson(None);
+        assert_eq!(
+            parse(json(), &[]),
+            Ok(ExportConfig::new(Output::Requests(Target::JsonLines(None))))
+        );
+        let env = [
+            ("OTEL_BSP_MAX_QUEUE_SIZE", "100"),
+            ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "200"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "0"),
+            ("OTEL_BSP_EXPORT_TIMEOUT", "5000"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "1"),
+            ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "7000"),
+        ];
+        let expected = ExportConfig {
+            max_queue_spans: 100,
+            max_batch_spans: 100,
+            schedule_delay: Duration::ZERO,
+            timeout: Duration::from_secs(5),
+            ..ExportConfig::new(Output::Requests(Target::JsonLines(None)))
+        };
+        assert_eq!(parse(json(), &env), Ok(expected));
+    }
+}

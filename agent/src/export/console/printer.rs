@@ -1,0 +1,231 @@
+//! The console on a thread, with a clock and a stream.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    os::fd::AsFd,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::{Console, QUIET, Style, nanos};
+use crate::{
+    export::{ExportThread, config::Stream},
+    metrics::Metrics,
+    trace::Span,
+};
+
+/// Columns of what is not a terminal.
+const PLAIN_COLUMNS: usize = 120;
+/// Traces that are due within so long are printed together.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(50);
+
+/// Prints traces, on a thread of its own that sleeps while there are none.
+#[derive(Debug)]
+pub struct Printer {
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
+    thread: ExportThread,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    begun: Instant,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    console: Console,
+    closed: bool,
+    /// Until when the thread sleeps; `None` if it is awake.
+    sleeps_until_ns: Option<u64>,
+}
+
+impl Shared {
+    fn now_ns(&self) -> u64 {
+        nanos(self.begun.elapsed())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Printer {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// If there can be no thread.
+    pub fn start(stream: Stream, metrics: Arc<Metrics>) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            begun: Instant::now(),
+        });
+        let (of_thread, counts) = (shared.clone(), metrics.clone());
+        let thread = ExportThread::spawn(move || match stream {
+            Stream::Stdout => run(&of_thread, io::stdout(), &counts),
+            Stream::Stderr => run(&of_thread, io::stderr(), &counts),
+        })?;
+        Ok(Self {
+            shared,
+            metrics,
+            thread,
+        })
+    }
+
+    /// Adds spans.
+    pub fn push(&self, spans: &[Span]) {
+        let now_ns = self.shared.now_ns();
+        let mut state = self.shared.lock();
+        let unseen = spans.iter().filter(|span| !state.console.add(span, now_ns)).count();
+        self.metrics.export.dropped.console_full.inc_by(unseen as u64);
+        // No trace is due earlier than when it has been quiet for a while.
+        if state
+            .sleeps_until_ns
+            .is_some_and(|until_ns| until_ns > now_ns.saturating_add(nanos(QUIET)))
+        {
+            state.sleeps_until_ns = None;
+            drop(state);
+            self.shared.changed.notify_one();
+        }
+    }
+
+    /// Prints all that is there, and ends, for which it has so long.
+    pub fn shutdown(self, within: Duration) {
+        self.shared.lock().closed = true;
+        self.shared.changed.notify_one();
+        self.thread.join(within);
+    }
+}
+
+fn run(shared: &Shared, mut stream: impl Write + IsTerminal + AsFd, metrics: &Metrics) {
+    // https://no-color.org
+    let colour = stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let mut broken = false;
+    let mut state = shared.lock();
+    loop {
+        let closed = state.closed;
+        let now_ns = shared.now_ns();
+        let style = Style {
+            colour,
+            columns: terminal_size::terminal_size_of(&stream).map_or(PLAIN_COLUMNS, |(width, _)| width.0.into()),
+        };
+        let texts = if closed {
+            state.console.finish(style)
+        } else {
+            state.console.due(now_ns, style)
+        };
+        drop(state);
+        for (text, spans) in texts {
+            // A pipe that nobody reads any more does not end the agent: it may be a traced command's parent.
+            if !broken && let Err(error) = stream.write_all(text.as_bytes()).and_then(|()| stream.flush()) {
+                broken = error.kind() == io::ErrorKind::BrokenPipe;
+                metrics.export.failed.write.inc_by(spans as u64);
+                tracing::warn!("traces cannot be printed: {error}");
+            } else if broken {
+                metrics.export.failed.write.inc_by(spans as u64);
+            } else {
+                metrics.export.exported.inc_by(spans as u64);
+            }
+        }
+        if closed {
+            return;
+        }
+        state = shared.lock();
+        if state.closed {
+            continue;
+        }
+        let due_ns = state.console.next_due();
+        state.sleeps_until_ns = Some(due_ns.unwrap_or(u64::MAX));
+        state = match due_ns {
+            None => shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            Some(due_ns) => {
+                let wait = Duration::from_nanos(due_ns.saturating_sub(shared.now_ns())).max(SHORTEST_SLEEP);
+                let (state, _) = shared
+                    .changed
+                    .wait_timeout(state, wait)
+                    .unwrap_or_else(PoisonError::into_inner);
+                state
+            }
+        };
+        state.sleeps_until_ns = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::File,
+        io::{Read, pipe},
+        os::fd::OwnedFd,
+    };
+
+    use super::*;
+    use crate::export::tests::span;
+
+    fn start(stream: OwnedFd) -> (Printer, Arc<Metrics>) {
+        let metrics = Arc::new(Metrics::default());
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            begun: Instant::now(),
+        });
+        let (of_thread, counts) = (shared.clone(), metrics.clone());
+        let thread = ExportThread::spawn(move || run(&of_thread, File::from(stream), &counts)).unwrap();
+        let printer = Printer {
+            shared,
+            metrics: metrics.clone(),
+            thread,
+        };
+        (printer, metrics)
+    }
+
+    #[test]
+    fn prints_after_a_second_and_the_rest_at_the_end() {
+        let (mut reader, writer) = pipe().unwrap();
+        let (printer, metrics) = start(writer.into());
+        let begun = Instant::now();
+        let mut orphan = span(1);
+        orphan.trace_id = crate::trace::TraceId::new([1; 16]).unwrap();
+        orphan.parent = Some((orphan.span_id, crate::trace::ParentMethod::Thread));
+        printer.push(&[orphan]);
+        std::thread::sleep(Duration::from_millis(20));
+        printer.push(&[span(2)]);
+        let mut first = [0; 8];
+        reader.read_exact(&mut first).unwrap();
+        let took = begun.elapsed();
+        assert!(took >= QUIET && took < 3 * QUIET, "{took:?}");
+        printer.shutdown(Duration::from_secs(5));
+        let mut rest = String::new();
+        reader.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest.matches("incomplete").count(), 1, "{rest}");
+        assert_eq!(metrics.export.exported.get(), 2);
+    }
+
+    #[test]
+    fn survives_a_reader_that_went_away() {
+        let (reader, writer) = pipe().unwrap();
+        drop(reader);
+        let (printer, metrics) = start(writer.into());
+        printer.push(&[span(1), span(2)]);
+        printer.shutdown(Duration::from_secs(5));
+        assert_eq!(
+            (metrics.export.exported.get(), metrics.export.failed.write.get()),
+            (0, 2)
+        );
+    }
+
+    #[test]
+    fn does_not_wait_for_a_reader_that_does_not_read() {
+        let (reader, writer) = pipe().unwrap();
+        let (printer, _) = start(writer.into());
+        let spans: Vec<Span> = (1..5000).map(span).collect();
+        printer.push(&spans);
+        let begun = Instant::now();
+        printer.shutdown(Duration::from_millis(50));
+        assert!(begun.elapsed() < Duration::from_secs(2));
+        drop(reader);
+    }
+}

@@ -1,0 +1,227 @@
+//! The bounded queue between Core and the exporter.
+//!
+//! Pushing takes a lock for as long as moving some pointers takes, and wakes the exporter only when it has something to
+//! do: when the queue was empty, and when a batch is full. An empty queue has no timer.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::Instant};
+
+use super::encode::{Batch, EncodedSpan};
+use crate::metrics::Metrics;
+
+/// The largest request, in bytes. Collectors take gRPC messages of 4 MiB unless told otherwise (the default of
+/// grpc-go's `MaxRecvMsgSize`).
+pub const MAX_REQUEST_BYTES: usize = 4 << 20;
+
+/// How much waits at most, and what makes a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Spans that wait at most.
+    pub max_spans: usize,
+    /// Bytes that wait at most.
+    pub max_bytes: usize,
+    /// Spans in a batch at most.
+    pub max_batch_spans: usize,
+}
+
+/// Spans that wait. Full, it drops the oldest.
+#[derive(Debug)]
+pub struct Queue {
+    limits: Limits,
+    metrics: Arc<Metrics>,
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    spans: VecDeque<EncodedSpan>,
+    bytes: usize,
+    waiting: Waiting,
+    /// Set by [`Queue::close`]: by when all must have been sent.
+    close_by: Option<Instant>,
+}
+
+/// What the exporter waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Waiting {
+    /// Nothing: it is busy.
+    #[default]
+    Nothing,
+    /// Any span.
+    Any,
+    /// As many spans as make a batch; it has set itself a timer for fewer.
+    Batch,
+}
+
+impl Queue {
+    /// An empty queue.
+    pub fn new(limits: Limits, metrics: Arc<Metrics>) -> Self {
+        Self {
+            limits,
+            metrics,
+            state: Mutex::default(),
+            wake: Notify::new(),
+        }
+    }
+
+    /// Adds spans. Never waits for the exporter.
+    pub fn push(&self, spans: Vec<EncodedSpan>) {
+        let mut state = self.lock();
+        for span in spans {
+            if span.request_bytes() > MAX_REQUEST_BYTES {
+                self.metrics.export.dropped.too_large.inc();
+                continue;
+            }
+            state.bytes += span.footprint();
+            state.spans.push_back(span);
+        }
+        self.drop_oldest(&mut state);
+        let wake = match state.waiting {
+            Waiting::Nothing => false,
+            Waiting::Any => !state.spans.is_empty(),
+            Waiting::Batch => state.spans.len() >= self.limits.max_batch_spans,
+        };
+        if wake {
+            state.waiting = Waiting::Nothing;
+            drop(state);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Puts a batch that was not taken back to where it was.
+    pub fn give_back(&self, batch: Batch) {
+        let mut state = self.lock();
+        for span in batch.into_spans().into_iter().rev() {
+            state.bytes += span.footprint();
+            state.spans.push_front(span);
+        }
+        self.drop_oldest(&mut state);
+    }
+
+    /// Waits until there is a span, then for at most `delay` for a full batch, and takes what there is. `None` when the
+    /// queue was closed and is empty.
+    pub async fn batch(&self, delay: Duration) -> Option<Batch> {
+        let mut full_by = None;
+        loop {
+            let woken = {
+                let mut state = self.lock();
+                let due = full_by.is_some_and(|full_by| Instant::now() >= full_by);
+                if state.spans.is_empty() {
+                    if state.close_by.is_some() {
+                        return None;
+                    }
+                    // Also if spans were there before: all may have been dropped.
+                    full_by = None;
+                    state.waiting = Waiting::Any;
+                } else if due || state.close_by.is_some() || state.spans.len() >= self.limits.max_batch_spans {
+                    state.waiting = Waiting::Nothing;
+                    return Some(self.take(&mut state));
+                } else {
+                    full_by.get_or_insert_with(|| Instant::now() + delay);
+                    state.waiting = Waiting::Batch;
+                }
+                self.wake.notified()
+            };
+            match full_by {
+                Some(full_by) => drop(tokio::time::timeout_at(full_by, woken).await),
+                None => woken.await,
+            }
+        }
+    }
+
+    /// What is in the queue must leave by then; batches no longer wait to be full.
+    pub fn close(&self, close_by: Instant) {
+        self.lock().close_by = Some(close_by);
+        self.wake.notify_one();
+    }
+
+    /// By when all must have been sent, once the queue has been closed.
+    pub fn close_by(&self) -> Option<Instant> {
+        self.lock().close_by
+    }
+
+    /// Waits until `until`, or until the queue is closed.
+    pub async fn pause(&self, until: Instant) {
+        while self.close_by().is_none() {
+            // A permit can be left from a push; it is used up here and only costs a turn.
+            if tokio::time::timeout_at(until, self.wake.notified()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until the queue is closed and the time that was given then is over.
+    pub async fn out_of_time(&self) {
+        loop {
+            match self.close_by() {
+                Some(close_by) => return tokio::time::sleep_until(close_by).await,
+                None => self.wake.notified().await,
+            }
+        }
+    }
+
+    /// Drops all that waits: the time that a shutdown may take is over.
+    pub fn give_up(&self) -> usize {
+        let mut state = self.lock();
+        let lost = state.spans.len();
+        state.spans.clear();
+        state.bytes = 0;
+        self.metrics.export.dropped.shutdown.inc_by(lost as u64);
+        self.tell_levels(&state);
+        lost
+    }
+
+    fn take(&self, state: &mut State) -> Batch {
+        let mut batch = Batch::default();
+        while let Some(span) = state.spans.front()
+            && batch.len() < self.limits.max_batch_spans
+            && (batch.is_empty() || batch.bytes_with(span) <= MAX_REQUEST_BYTES)
+            && let Some(span) = state.spans.pop_front()
+        {
+            state.bytes -= span.footprint();
+            batch.add(span);
+        }
+        // After a time without collector the deque is large; what it holds now says what it needs.
+        if state.spans.len() < state.spans.capacity() / 8 {
+            state
+                .spans
+                .shrink_to(4 * self.limits.max_batch_spans.max(state.spans.len()));
+        }
+        self.tell_levels(state);
+        batch
+    }
+
+    fn drop_oldest(&self, state: &mut State) {
+        let Limits {
+            max_spans, max_bytes, ..
+        } = self.limits;
+        while state.spans.len() > max_spans || state.bytes > max_bytes {
+            let dropped = &self.metrics.export.dropped;
+            let cause = if state.spans.len() > max_spans {
+                &dropped.queue_spans
+            } else {
+                &dropped.queue_bytes
+            };
+            cause.inc();
+            let Some(oldest) = state.spans.pop_front() else { break };
+            state.bytes -= oldest.footprint();
+        }
+        self.tell_levels(state);
+    }
+
+    fn tell_levels(&self, state: &State) {
+        self.metrics.export.queue_spans.set(state.spans.len() as u64);
+        self.metrics.export.queue_bytes.set(state.bytes as u64);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // The state is right after each statement, so a panic elsewhere does not spoil it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

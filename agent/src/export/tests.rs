@@ -1,0 +1,96 @@
+//! The exporter as a whole, with its thread.
+
+use std::{
+    env, fs,
+    io::{Read, Write},
+    net::{Ipv4Addr, TcpListener},
+    os::unix::fs::PermissionsExt,
+    process,
+};
+
+use super::{config::Endpoint, *};
+use crate::trace::{Attribute, Resource, SpanId, SpanKind, Status, TraceId};
+
+/// A root span.
+pub fn span(id: u64) -> Span {
+    Span {
+        trace_id: TraceId::new([7; 16]).unwrap(),
+        span_id: SpanId::new(id.to_be_bytes()).unwrap(),
+        parent: None,
+        parent_is_remote: false,
+        trace_state: None,
+        trace_flags: 1,
+        kind: SpanKind::Server,
+        name: "GET /".into(),
+        start_unix_ns: 1,
+        end_unix_ns: 2,
+        attributes: vec![Attribute::int("http.response.status_code", 200)],
+        status: Status::Unset,
+        links: vec![],
+        resource: Arc::new(Resource::default()),
+    }
+}
+
+#[test]
+fn spans_reach_the_file_by_the_end() {
+    let path = env::temp_dir().join(format!("spoor-export-{}.jsonl", process::id()));
+    let metrics = Arc::new(Metrics::default());
+    let config = ExportConfig::new(Output::Requests(Target::JsonLines(Some(path.clone()))));
+    let exporter = Exporter::start(config, metrics.clone()).unwrap();
+    exporter.push(vec![]);
+    exporter.push(vec![span(1), span(2)]);
+    exporter.push(vec![span(3)]);
+    exporter.shutdown(Duration::from_secs(5));
+    let written = fs::read_to_string(&path).unwrap();
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    fs::remove_file(&path).unwrap();
+    let ids: Vec<&str> = written.split("\"spanId\":\"").skip(1).map(|rest| &rest[..16]).collect();
+    assert_eq!(ids, ["0000000000000001", "0000000000000002", "0000000000000003"]);
+    assert_eq!((metrics.export.exported.get(), mode & 0o777), (3, 0o600));
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_an_error() {
+    let config = ExportConfig::new(Output::Requests(Target::JsonLines(Some("/nowhere/spans".into()))));
+    let error = Exporter::start(config, Arc::default()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "cannot open /nowhere/spans for appending spans: No such file or directory (os error 2); \
+         name a file in a directory that can be written"
+    );
+}
+
+#[test]
+fn an_idle_exporter_wakes_when_spans_come_and_ends_when_told() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let url = format!("http://{}/v1/traces", listener.local_addr().unwrap());
+    let metrics = Arc::new(Metrics::default());
+    let mut config = ExportConfig::new(Output::Requests(Target::Http(Endpoint {
+        url: url.parse().unwrap(),
+        headers: Default::default(),
+    })));
+    config.schedule_delay = Duration::from_millis(10);
+    let exporter = Exporter::start(config, metrics.clone()).unwrap();
+    thread::sleep(Duration::from_millis(50));
+    exporter.push(vec![span(1)]);
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut head = [0; 15];
+    stream.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"POST /v1/traces");
+    stream
+        .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+        .unwrap();
+    // The second request gets no answer: it is what is given up.
+    while metrics.export.exported.get() < 1 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    exporter.push(vec![span(2), span(3)]);
+    thread::sleep(Duration::from_millis(100));
+    let begun = std::time::Instant::now();
+    exporter.shutdown(Duration::from_millis(200));
+    assert!(begun.elapsed() < Duration::from_secs(2));
+    assert_eq!(
+        (metrics.export.exported.get(), metrics.export.dropped.shutdown.get()),
+        (1, 2)
+    );
+}

@@ -1,0 +1,271 @@
+//! The agent's own HTTP server: `/metrics` for Prometheus, `/healthz` for people and orchestrators.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    io::{self, ErrorKind},
+    net::{SocketAddr, TcpListener as StdListener},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::Incoming,
+    header::{ALLOW, CONTENT_TYPE, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use thiserror::Error;
+use tokio::{
+    net::TcpListener,
+    runtime,
+    sync::{Semaphore, oneshot},
+    time::timeout,
+};
+
+use crate::metrics::{self, Metrics};
+
+/// The default port: OTLP's 4318 with a 1 in front. Not 9464, OpenTelemetry's default for Prometheus, which belongs to
+/// the services that we trace.
+pub const DEFAULT_PORT: u16 = 14318;
+
+/// Connections at once; more wait in the kernel.
+const MAX_CONNECTIONS: usize = 32;
+/// So long may a connection be open, so that nobody keeps the others out.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// So long may a request's head take.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// After a connection could not be accepted (too many open files), a pause.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+
+/// Says why the agent is not healthy; empty if it is.
+pub type Health = dyn Fn() -> Vec<String> + Send + Sync;
+
+/// A running server, on a thread of its own, until it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    /// Dropping it ends the thread.
+    _running: oneshot::Sender<Infallible>,
+}
+
+/// Why there is no server.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// Somebody else listens there.
+    #[error("cannot serve metrics and health on {0}: the port is taken; choose another one, or 0 for any")]
+    Taken(SocketAddr),
+    /// The address cannot be listened on.
+    #[error("cannot serve metrics and health on {address}: {source}; choose an address of this host")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// No thread, or no runtime on it.
+    #[error("cannot start the server's thread: {0}; raise the limits on threads and open files (ulimit -u, ulimit -n)")]
+    Thread(#[source] io::Error),
+}
+
+impl Server {
+    /// Listens on `address` (port 0: any) and answers from a thread of its own.
+    ///
+    /// # Errors
+    /// If it cannot listen there, or not start the thread.
+    pub fn start(
+        address: SocketAddr,
+        metrics: Arc<Metrics>,
+        health: impl Fn() -> Vec<String> + Send + Sync + 'static,
+    ) -> Result<Self, ServeError> {
+        let failed = |source: io::Error| match source.kind() {
+            ErrorKind::AddrInUse => ServeError::Taken(address),
+            _ => ServeError::Listen { address, source },
+        };
+        let listener = StdListener::bind(address).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(ServeError::Thread)?;
+        let listener = {
+            let _within = runtime.enter();
+            TcpListener::from_std(listener).map_err(ServeError::Thread)?
+        };
+        let (running, ended) = oneshot::channel();
+        let pages = Arc::new(Pages {
+            metrics,
+            health: Box::new(health),
+        });
+        thread::Builder::new()
+            .name("spoor-serve".to_owned())
+            .spawn(move || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        _ = ended => {}
+                        never = accept(listener, pages) => match never {},
+                    }
+                });
+            })
+            .map_err(ServeError::Thread)?;
+        Ok(Self {
+            address,
+            _running: running,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+async fn accept(listener: TcpListener, pages: Arc<Pages>) -> Infallible {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let place = places.clone().acquire_owned().await;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::debug!("a connection for metrics or health could not be accepted: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let pages = pages.clone();
+        tokio::spawn(async move {
+            let service = service_fn(|request| {
+                let response = pages.answer(&request);
+                async { Ok::<_, Infallible>(response) }
+            });
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service);
+            // How a scraper leaves is its own affair.
+            drop(timeout(CONNECTION_TIMEOUT, connection).await);
+            drop(place);
+        });
+    }
+}
+
+struct Pages {
+    metrics: Arc<Metrics>,
+    health: Box<Health>,
+}
+
+impl fmt::Debug for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pages")
+    }
+}
+
+impl Pages {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
+            response
+                .headers_mut()
+                .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        match request.uri().path() {
+            "/metrics" => page(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.render()),
+            "/healthz" => match (self.health)() {
+                reasons if reasons.is_empty() => text(StatusCode::OK, "ok\n".to_owned()),
+                reasons => text(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n"),
+            },
+            _ => text(StatusCode::NOT_FOUND, "there are /metrics and /healthz\n".to_owned()),
+        }
+    }
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    page(status, "text/plain; charset=utf-8", body)
+}
+
+fn page(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::{Ipv4Addr, TcpStream},
+        sync::atomic::{AtomicBool, Ordering},
+    };
+
+    use super::*;
+
+    fn ask(address: SocketAddr, line: &str) -> (String, String) {
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.lines().next().unwrap().to_owned(), body.to_owned())
+    }
+
+    #[test]
+    fn pages() {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let metrics = Arc::new(Metrics::default());
+        let sick = Arc::new(AtomicBool::new(false));
+        let health = {
+            let sick = sick.clone();
+            move || {
+                if sick.load(Ordering::Relaxed) {
+                    vec!["one".to_owned(), "two".to_owned()]
+                } else {
+                    vec![]
+                }
+            }
+        };
+        let server = Server::start(any, metrics.clone(), health).unwrap();
+        let address = server.address();
+        metrics.export.exported.inc_by(42);
+        let answer = |line: &str, body: &str| (line.to_owned(), body.to_owned());
+
+        assert_eq!(
+            ask(address, "GET /metrics"),
+            answer("HTTP/1.1 200 OK", &metrics.render())
+        );
+        assert_eq!(ask(address, "GET /healthz?x"), answer("HTTP/1.1 200 OK", "ok\n"));
+        sick.store(true, Ordering::Relaxed);
+        assert_eq!(
+            ask(address, "GET /healthz"),
+            answer("HTTP/1.1 503 Service Unavailable", "one\ntwo\n")
+        );
+        assert_eq!(
+            ask(address, "GET /"),
+            answer("HTTP/1.1 404 Not Found", "there are /metrics and /healthz\n")
+        );
+        assert_eq!(
+            ask(address, "POST /metrics"),
+            answer("HTTP/1.1 405 Method Not Allowed", "only GET\n")
+        );
+        assert!(matches!(
+            Server::start(address, metrics.clone(), Vec::new),
+            Err(ServeError::Taken(taken)) if taken == address
+        ));
+        drop(server);
+        let begun = std::time::Instant::now();
+        while StdListener::bind(address).is_err() {
+            assert!(begun.elapsed() < Duration::from_secs(5), "the port is not given back");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
