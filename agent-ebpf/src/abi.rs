@@ -235,8 +235,10 @@ pub struct State {
     pub state: u8,
     /// TCP state it was in before, as the kernel numbers them.
     pub old: u8,
+    /// `sk_shutdown`: 3 when close(2) was called, 2 after shutdown(2) of the sending side.
+    pub shutdown: u8,
     /// Always 0.
-    pub pad: u16,
+    pub pad: u8,
 }
 
 /// A target forked a process (not a thread).
@@ -349,6 +351,10 @@ macro_rules! counters {
         impl Counter {
             /// All counters, in the order of their numbers.
             pub const ALL: &'static [Counter] = &[$(Counter::$name,)+];
+            /// Whether it counts something lost (the others are told for information).
+            pub const fn is_loss(self) -> bool {
+                !matches!(self, Self::NotHttp | Self::Wakeups | Self::TornSequence)
+            }
             /// The `cause` label of the metric `spoor_kernel_lost_total`.
             pub const fn name(self) -> &'static str { match self { $(Counter::$name => $text,)+ } }
         }
@@ -456,6 +462,8 @@ pub struct Offsets {
     pub sock_protocol: u32,
     /// `sock.sk_err`
     pub sock_err: u32,
+    /// `sock.sk_shutdown`
+    pub sock_shutdown: u32,
     /// `inet_connection_sock.icsk_ulp_ops`
     pub icsk_ulp_ops: u32,
     /// `tcp_sock.copied_seq`
@@ -515,6 +523,7 @@ impl Offsets {
         net_inum: Self::MISSING,
         sock_protocol: Self::MISSING,
         sock_err: Self::MISSING,
+        sock_shutdown: Self::MISSING,
         icsk_ulp_ops: Self::MISSING,
         tcp_copied_seq: Self::MISSING,
         tcp_write_seq: Self::MISSING,

@@ -13,7 +13,7 @@ use crate::{
     emit,
     kernel::{self, Args, Socket, offset, read},
     maps::{
-        CONNECTIONS, CONTROL, Connection, DESCRIBED, OPAQUE, PORTS, TARGETS, UNIX, UNIX_USERS, count, is_marked, mark,
+        CONNECTIONS, CONNECT_RETURNED, CONTROL, Connection, DESCRIBED, OPAQUE, PORTS, TARGETS, UNIX, UNIX_USERS, count, is_marked, mark,
         unix_user,
     },
     socket::{argument, is_target, returned},
@@ -119,6 +119,9 @@ fn connected(result: i64) -> Option<()> {
     emit::submit(connect);
     if result != 0 && result != -EINPROGRESS && result != -EINTR {
         let _ = CONNECTIONS.remove(&socket.sock);
+    } else {
+        // SAFETY: a live map value.
+        unsafe { (*entry).flags |= CONNECT_RETURNED };
     }
     Some(())
 }
@@ -156,6 +159,7 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
         (*words, *words.add(1) as u32, *words.add(2) as u32)
     };
     const ESTABLISHED: u32 = 1;
+    const SYN_SENT: u32 = 2;
     const FIN_WAIT1: u32 = 4;
     const CLOSE: u32 = 7;
     const CLOSE_WAIT: u32 = 8;
@@ -188,7 +192,10 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
     let mut error = 0i32;
     if new == CLOSE {
         error = read(sock + offset!(sock_err) as u64).unwrap_or(0);
-        let _ = CONNECTIONS.remove(&sock);
+        // A connect that fails before it returns is told by its exit.
+        if old != SYN_SENT || flags & CONNECT_RETURNED != 0 {
+            let _ = CONNECTIONS.remove(&sock);
+        }
     }
     if flags & OPAQUE == 0 || new == CLOSE {
         emit::submit(State {
@@ -197,6 +204,7 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
             error,
             state: change as u8,
             old: old as u8,
+            shutdown: read(sock + offset!(sock_shutdown) as u64).unwrap_or(0) & 3,
             pad: 0,
         });
     }
@@ -293,6 +301,7 @@ fn closed(fd: u32) -> Option<()> {
         error: 0,
         state: StateChange::Closed as u8,
         old: 0,
+        shutdown: 3,
         pad: 0,
     });
     Some(())
@@ -324,6 +333,7 @@ fn shut() -> Option<()> {
         error: 0,
         state: StateChange::LocalFin as u8,
         old: 0,
+        shutdown: 2,
         pad: 0,
     });
     Some(())

@@ -101,6 +101,8 @@ pub const FROM_BIRTH: u32 = 8;
 pub const HEAD_SEEN: u32 = 16;
 /// A Unix socket.
 pub const UNIX: u32 = 32;
+/// connect(2) has returned.
+pub const CONNECT_RETURNED: u32 = 64;
 
 /// Most buffers of one call that are walked.
 pub const BUFFERS: usize = 16;

@@ -118,6 +118,8 @@ pub struct CoreSettings {
     pub request_headers: Vec<String>,
     /// Response headers that become attributes, in lower case.
     pub response_headers: Vec<String>,
+    /// Request methods that are known, as OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS lists them; `None`: the conventions'.
+    pub known_methods: Option<String>,
     /// Trace telemetry of others (OTLP exports) too.
     pub include_telemetry: bool,
     /// Most connections that are followed at one time.

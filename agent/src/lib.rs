@@ -3,17 +3,20 @@
 //! The data's way: [`probe`] reads the ring buffer, [`core`] turns events into spans ([`flow`] → [`proto`] →
 //! [`causality`] → [`trace`]), [`export`] sends them. [`process`] says which processes are traced and what they are.
 
+pub mod app;
+pub mod causality;
 pub mod config;
+pub mod core;
 pub mod event;
+pub mod export;
+pub mod flow;
 pub mod launch;
+pub mod metrics;
 pub mod preflight;
 pub mod probe;
 pub mod process;
 pub mod proto;
-pub mod tape;
-pub mod export;
-pub mod metrics;
-pub mod process;
-pub mod proto;
+pub mod replay;
 pub mod serve;
+pub mod tape;
 pub mod trace;

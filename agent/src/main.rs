@@ -1,3 +1,38 @@
 //! The `spoor` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+use spoor::{
+    app,
+    config::{Command, Invocation},
+    launch::LaunchError,
+    replay,
+};
+
+/// musl's allocator is slow, and Core makes many small boxes.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let invocation = match Invocation::from_process() {
+        Ok(invocation) => invocation,
+        Err(error) => error.exit(),
+    };
+    let result = app::log_to_stderr(invocation.log_level).and_then(|()| {
+        for warning in &invocation.warnings {
+            tracing::warn!("{warning}");
+        }
+        match &invocation.command {
+            Command::Run(settings) => app::run(settings),
+            Command::Record(settings) => app::record(settings),
+            Command::Replay(settings) => replay::replay(settings).map(|()| 0),
+        }
+    });
+    match result {
+        Ok(code) => ExitCode::from(code as u8),
+        Err(error) => {
+            eprintln!("spoor: {error:#}");
+            ExitCode::from(error.downcast_ref::<LaunchError>().map_or(1, LaunchError::exit_code) as u8)
+        }
+    }
+}

@@ -219,6 +219,7 @@ impl TraceArgs {
                 routes,
                 request_headers: without_repetition(request_headers),
                 response_headers: without_repetition(response_headers),
+                known_methods: std::env::var("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS").ok(),
                 include_telemetry,
                 max_connections,
                 hold: Duration::from_secs(hold_seconds),

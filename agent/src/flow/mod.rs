@@ -11,7 +11,9 @@ pub use pairs::Pairs;
 
 use std::collections::HashMap;
 
-use agent_ebpf::abi::{Open, Role};
+use agent_ebpf::abi::{Connect, Open, Role, Segment};
+
+use crate::proto::http1::{Config, Event};
 
 /// What went wrong with connections, as counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,7 +37,7 @@ pub struct Counters {
 pub struct Flow {
     connections: HashMap<u64, Connection>,
     /// The far ends.
-    pub pairs: Pairs,
+    pairs: Pairs,
     most: usize,
     /// What went wrong.
     pub counters: Counters,
@@ -72,6 +74,31 @@ impl Flow {
             self.pairs.insert(connection);
         }
         Some(connection)
+    }
+
+    /// Takes what connect(2) tells of a connection that is under way.
+    pub fn connect(&mut self, connect: &Connect) -> Option<&mut Connection> {
+        if !self.connections.contains_key(&connect.conn) && self.connections.len() >= self.most {
+            self.counters.connections_refused += 1;
+            return None;
+        }
+        let connection =
+            self.connections.entry(connect.conn).or_insert_with(|| Connection::connecting(connect));
+        connection.connected(connect);
+        Some(connection)
+    }
+
+    /// Takes a segment, and appends what the protocol says of it.
+    pub fn segment(&mut self, segment: &Segment, bytes: &[u8], config: &Config, events: &mut Vec<Event>) -> Fed {
+        let Some(connection) = self.connections.get_mut(&segment.conn) else {
+            self.counters.unknown_connection += 1;
+            return Fed::default();
+        };
+        let fed = connection.segment(segment, bytes, config, &mut self.counters, events);
+        if fed.role_found {
+            self.pairs.insert(connection);
+        }
+        fed
     }
 
     /// A connection.

@@ -50,6 +50,7 @@ pub fn offsets(btf: &Btf) -> (Offsets, Vec<String>) {
         net_inum: of("net", "ns.inum"),
         sock_protocol: of("sock", "sk_protocol"),
         sock_err: of("sock", "sk_err"),
+        sock_shutdown: of("sock", "sk_shutdown"),
         icsk_ulp_ops: of("inet_connection_sock", "icsk_ulp_ops"),
         tcp_copied_seq: of("tcp_sock", "copied_seq"),
         tcp_write_seq: of("tcp_sock", "write_seq"),

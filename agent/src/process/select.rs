@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf};
 
-use glob::Pattern;
+use crate::config::ExeGlob;
 
 use super::{
     ProcRoot,
@@ -16,7 +16,7 @@ use super::{
 pub struct Selection {
     root: ProcRoot,
     pids: Vec<u32>,
-    exe_globs: Vec<Pattern>,
+    exe_globs: Vec<ExeGlob>,
     ports: Vec<u16>,
 }
 
@@ -62,18 +62,6 @@ pub enum SelectError {
     /// The id is the agent's own.
     #[error("--pid {0}: this is spoor itself, which is never traced; name another process")]
     Agent(u32),
-    /// The pattern is malformed.
-    #[error(
-        "--exe '{pattern}': {message} at character {position}; patterns are written with *, ?, [a-z] and [!a-z], such as '/usr/sbin/nginx' or 'python3*'"
-    )]
-    Glob {
-        /// The pattern that was given.
-        pattern: String,
-        /// What is wrong with it.
-        message: &'static str,
-        /// Where, from 1.
-        position: usize,
-    },
 }
 
 impl Selection {
@@ -83,20 +71,13 @@ impl Selection {
     ///
     /// # Errors
     /// If a process does not exist or can never be a target, or a glob is malformed.
-    pub fn new(root: ProcRoot, pids: &[u32], exe_globs: &[String], ports: &[u16]) -> Result<Self, SelectError> {
+    pub fn new(root: ProcRoot, pids: &[u32], exe_globs: &[ExeGlob], ports: &[u16]) -> Result<Self, SelectError> {
         for &pid in pids {
             check_process(&root, pid)?;
         }
-        let exe_globs = exe_globs.iter().map(|glob| {
-            Pattern::new(glob).map_err(|error| SelectError::Glob {
-                pattern: glob.clone(),
-                message: error.msg,
-                position: error.pos + 1,
-            })
-        });
         Ok(Self {
             pids: pids.to_vec(),
-            exe_globs: exe_globs.collect::<Result<_, _>>()?,
+            exe_globs: exe_globs.to_vec(),
             ports: ports.to_vec(),
             root,
         })
@@ -105,6 +86,16 @@ impl Selection {
     /// True if nothing was selected: every process is a target.
     pub fn is_every(&self) -> bool {
         self.pids.is_empty() && self.exe_globs.is_empty() && self.ports.is_empty()
+    }
+
+    /// The ports whose listeners are selected.
+    pub fn ports(&self) -> impl Iterator<Item = u16> {
+        self.ports.iter().copied()
+    }
+
+    /// True if a program that starts may be selected: not if only processes are named.
+    pub fn may_match_others(&self) -> bool {
+        self.is_every() || !self.exe_globs.is_empty() || !self.ports.is_empty()
     }
 
     /// True if a process that does not match now may match later without an exec: when it listens.
@@ -167,10 +158,7 @@ impl Selection {
     }
 
     fn is_glob_of(&self, path: &std::path::Path) -> bool {
-        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-        self.exe_globs
-            .iter()
-            .any(|glob| glob.matches_path(path) || glob.matches(&name))
+        self.exe_globs.iter().any(|glob| glob.matches(path))
     }
 }
 

@@ -28,10 +28,12 @@ pub enum Frame<'a> {
     },
     /// What a process is.
     Process(Cow<'a, ProcessFacts>),
-    /// A process is no longer of interest.
-    Gone {
+    /// It was decided whether a process, captured provisionally since its exec, is selected.
+    Selected {
         /// Process id in the initial namespace.
         tgid: u32,
+        /// Whether it is.
+        selected: bool,
     },
 }
 
@@ -45,7 +47,7 @@ pub(super) enum Kind {
     Record = 4,
     Tick = 5,
     Process = 6,
-    Gone = 7,
+    Selected = 7,
     /// The last frame: how many precede it.
     End = 255,
 }
@@ -59,7 +61,7 @@ impl Kind {
             4 => Self::Record,
             5 => Self::Tick,
             6 => Self::Process,
-            7 => Self::Gone,
+            7 => Self::Selected,
             255 => Self::End,
             _ => return None,
         })
@@ -73,7 +75,7 @@ impl Kind {
             Self::Record => "record",
             Self::Tick => "tick",
             Self::Process => "process",
-            Self::Gone => "gone",
+            Self::Selected => "selected",
             Self::End => "end",
         }
     }
@@ -108,9 +110,10 @@ impl Frame<'_> {
                 serde_json::to_writer(payload, facts).map_err(std::io::Error::from)?;
                 Kind::Process
             }
-            Self::Gone { tgid } => {
+            Self::Selected { tgid, selected } => {
                 payload.extend_from_slice(&tgid.to_le_bytes());
-                Kind::Gone
+                payload.extend_from_slice(&u32::from(*selected).to_le_bytes());
+                Kind::Selected
             }
         })
     }
@@ -140,9 +143,13 @@ impl<'a> Frame<'a> {
                 let facts = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
                 Self::Process(Cow::Owned(facts))
             }
-            Kind::Gone => Self::Gone {
-                tgid: u32::from_le_bytes(exactly(payload)?),
-            },
+            Kind::Selected => {
+                let [a, b, c, d, selected, _, _, _] = exactly(payload)?;
+                Self::Selected {
+                    tgid: u32::from_le_bytes([a, b, c, d]),
+                    selected: selected != 0,
+                }
+            }
             Kind::End => return Err("an end is no frame".to_owned()),
         })
     }

@@ -27,7 +27,7 @@ fn owned(frame: Frame<'_>) -> Owned {
         Frame::Record(record) => Frame::Record(record.to_vec().leak()),
         Frame::Tick { now_ns } => Frame::Tick { now_ns },
         Frame::Process(facts) => Frame::Process(Cow::Owned(facts.into_owned())),
-        Frame::Gone { tgid } => Frame::Gone { tgid },
+        Frame::Selected { tgid, selected } => Frame::Selected { tgid, selected },
     }
 }
 
@@ -81,7 +81,10 @@ fn all_kinds() -> Vec<Owned> {
         Frame::Record(b"\x03\x01record"),
         Frame::Record(b""),
         Frame::Tick { now_ns: 7 },
-        Frame::Gone { tgid: 42 },
+        Frame::Selected {
+            tgid: 42,
+            selected: true,
+        },
     ]
 }
 
@@ -93,7 +96,7 @@ fn any_frame() -> impl Strategy<Value = Owned> {
         prop::collection::vec(any::<u8>(), 0..300).prop_map(|record| Frame::Record(record.leak())),
         any::<u64>().prop_map(|now_ns| Frame::Tick { now_ns }),
         any::<(u32, String, i64)>().prop_map(|(tgid, name, port)| Frame::Process(Cow::Owned(facts(tgid, name, port)))),
-        any::<u32>().prop_map(|tgid| Frame::Gone { tgid }),
+        (any::<u32>(), any::<bool>()).prop_map(|(tgid, selected)| Frame::Selected { tgid, selected }),
     ]
 }
 

@@ -1,0 +1,159 @@
+//! `spoor run` and `spoor record`: from a command line to a running agent, and back to an exit code.
+
+mod facts;
+mod session;
+mod shown;
+mod signals;
+
+use std::{
+    fs::File,
+    io::{BufWriter, IsTerminal, Write},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context;
+
+use crate::{
+    config::{Output, RecordSettings, RunSettings, TraceSettings},
+    export::{
+        Exporter,
+        config::{Choice, ExportConfig, Stream},
+    },
+    launch::{Launch, survivors},
+    metrics::Metrics,
+    preflight,
+    probe::{Probe, Settings},
+    process::{ProcRoot, Selection},
+    serve::{ServeError, Server},
+    tape::{self, TapeWriter},
+};
+use session::{Session, Sink};
+
+/// How long the end may take: what is finished is sent.
+const FLUSH: Duration = Duration::from_secs(5);
+
+/// Runs the agent until a signal, or the end of the command that it started. Returns the exit code.
+///
+/// # Errors
+/// If nothing can be traced, or spans cannot go where they should.
+pub fn run(settings: &RunSettings) -> anyhow::Result<i32> {
+    let launched = settings.trace.launch.is_some();
+    let choice = match &settings.output {
+        // The command's own output goes to stdout.
+        Output::Console => Choice::Console(if launched { Stream::Stderr } else { Stream::Stdout }),
+        Output::Otlp => Choice::Otlp,
+        Output::OtlpJson(path) => Choice::OtlpJson(path.clone()),
+    };
+    let config = ExportConfig::from_env(choice, |name| std::env::var(name).ok())?;
+    let metrics = Arc::new(Metrics::default());
+    let shown = Arc::new(shown::Shown::default());
+    shown::register(&shown, &metrics);
+    preflight()?;
+    let exporter = Exporter::start(config, Arc::clone(&metrics))?;
+    let health = Arc::clone(&shown);
+    let server = match settings.metrics_listen.map(|address| Server::start(address, metrics, move || health.problems())) {
+        None => None,
+        Some(Ok(server)) => {
+            tracing::info!("metrics at http://{}/metrics", server.address());
+            Some(server)
+        }
+        // Tracing goes on without: another Spoor may run here.
+        Some(Err(error @ ServeError::Taken(_))) => {
+            tracing::warn!("{error}");
+            None
+        }
+        Some(Err(error)) => return Err(error.into()),
+    };
+    let code = trace(&settings.trace, Sink::Export(exporter), shown)?;
+    drop(server);
+    Ok(code)
+}
+
+/// Records a tape until a signal, or the end of the command that it started. Returns the exit code.
+///
+/// # Errors
+/// If nothing can be traced, or the tape cannot be written.
+pub fn record(settings: &RecordSettings) -> anyhow::Result<i32> {
+    preflight()?;
+    let file: BufWriter<File> = BufWriter::with_capacity(1 << 20, tape::create(&settings.file)?);
+    let tape = TapeWriter::new(file)?;
+    tracing::warn!("{}", tape::WARNING);
+    trace(&settings.trace, Sink::Tape(Box::new(tape)), Arc::default())
+}
+
+fn preflight() -> anyhow::Result<()> {
+    preflight::check()?;
+    if let preflight::TracefsState::Mounted(at) = preflight::mount_tracefs()? {
+        tracing::info!("tracefs was not mounted: mounted it at {}", at.display());
+    }
+    preflight::raise_memlock()?;
+    Ok(())
+}
+
+fn trace(settings: &TraceSettings, sink: Sink, shown: Arc<shown::Shown>) -> anyhow::Result<i32> {
+    let root = ProcRoot::default();
+    let rules = &settings.selection;
+    let selection = Selection::new(root.clone(), &rules.pids, &rules.exes, &rules.ports)?;
+    let probe = Probe::load(Settings {
+        ring_bytes: settings.ring_bytes,
+        connections: settings.core.max_connections,
+    })?;
+    let only_command = rules.is_empty() && settings.launch.is_some();
+    let mut session = Session::new(probe, &settings.core, selection, sink, shown, only_command)?;
+    let stop = signals::install(session.waker())?;
+    let launch = match &settings.launch {
+        Some(launch) => Some(Launch::spawn(&launch.command, launch.as_root).map_err(anyhow::Error::new)?),
+        None => None,
+    };
+    let pid = launch.as_ref().map(Launch::pid);
+    session.begin(pid);
+    ready(&session, only_command);
+    let command = match launch {
+        Some(launch) => Some(signals::watch(launch.release()?, session.waker())?),
+        None => None,
+    };
+    session.work(&stop, command.as_ref());
+    let code = match &command {
+        Some(command) => command.exit_code().unwrap_or(0),
+        None => 0,
+    };
+    let descendants = session.descendants();
+    let left = pid.map(|_| survivors(descendants)).unwrap_or_default();
+    // A second signal ends at once.
+    stop.end_at_once_from_now_on();
+    session.finish(FLUSH)?;
+    if !left.is_empty() {
+        let names: Vec<String> = left.iter().map(ToString::to_string).collect();
+        eprintln!("spoor: still running, no longer traced: {}", names.join(", "));
+    }
+    Ok(code)
+}
+
+/// Says that all is in place: to people, and to scripts that wait for it.
+fn ready(session: &Session, only_command: bool) {
+    let what = match (only_command, session.targets()) {
+        (true, _) => "the command".to_owned(),
+        (false, 1) => "1 process".to_owned(),
+        (false, count) => format!("{count} processes"),
+    };
+    let hint = if std::io::stderr().is_terminal() && !only_command { "; Ctrl-C ends it" } else { "" };
+    // A closed stderr is no reason to stop.
+    let _ = writeln!(std::io::stderr(), "spoor: ready, tracing {what}{hint}");
+}
+
+/// The subscriber for our own logs: on stderr, without the noise of libraries.
+///
+/// # Errors
+/// If another one is installed.
+pub fn log_to_stderr(level: crate::config::LogLevel) -> anyhow::Result<()> {
+    use tracing_subscriber::filter::LevelFilter;
+    let level: LevelFilter = level.name().parse().context("cannot set the log level")?;
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_target(false)
+        .with_max_level(level)
+        .finish();
+    tracing::subscriber::set_global_default(subscriber).context("cannot install the log")
+}

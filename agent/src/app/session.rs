@@ -1,0 +1,370 @@
+//! The thin driver around Core: it reads the ring and the clocks, asks about processes, and hands spans on. On the
+//! main thread; nothing here waits for anyone but the ring.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs::File,
+    io::BufWriter,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context;
+
+use super::{
+    facts::{Answer, Facts, Question},
+    shown::{Shown, State},
+    signals::{Command, Stop},
+};
+use crate::{
+    config::CoreSettings,
+    core::Core,
+    event::Event,
+    export::Exporter,
+    probe::{BUSY_PERIOD, Probe, Waker},
+    process::{ExecHint, ProcRoot, Selection},
+    tape::{Frame, TapeWriter},
+};
+
+/// Records that are taken before anything else is looked at.
+const BATCH: usize = 8192;
+
+/// Looks at an empty ring before the reader sleeps until it is woken.
+const EMPTY_LOOKS: u32 = 4;
+
+/// Longest sleep.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
+
+/// How often the clocks are compared, and the counters shown, while anything happens.
+const HOUSEKEEPING_NS: u64 = 1_000_000_000;
+
+/// Where the session's outcome goes.
+pub enum Sink {
+    /// Spans, to whoever wants them.
+    Export(Exporter),
+    /// All that Core is fed, to a tape.
+    Tape(Box<TapeWriter<BufWriter<File>>>),
+}
+
+/// A running agent.
+pub struct Session {
+    probe: Probe,
+    core: Core,
+    facts: Facts,
+    selection: Selection,
+    sink: Sink,
+    shown: Arc<Shown>,
+    only_command: bool,
+    /// Processes that are targets now, and by whom they were forked.
+    alive: BTreeSet<u32>,
+    parents: HashMap<u32, u32>,
+    records: (u64, u64),
+    next_housekeeping_ns: u64,
+    /// Why the tape is not whole.
+    broken: Option<crate::tape::TapeError>,
+}
+
+impl Session {
+    /// Nothing is traced before [`Session::begin`].
+    pub fn new(
+        probe: Probe,
+        settings: &CoreSettings,
+        selection: Selection,
+        sink: Sink,
+        shown: Arc<Shown>,
+        only_command: bool,
+    ) -> anyhow::Result<Self> {
+        let facts = Facts::start(ProcRoot::default(), selection.clone(), probe.ring.waker())?;
+        let seed = seed();
+        let mut session = Self {
+            probe,
+            core: Core::new(settings, seed),
+            facts,
+            selection,
+            sink,
+            shown,
+            only_command,
+            alive: BTreeSet::new(),
+            parents: HashMap::new(),
+            records: (0, 0),
+            next_housekeeping_ns: 0,
+            broken: None,
+        };
+        let json = serde_json::to_string(settings).context("cannot write the settings")?;
+        session.tape(&Frame::Config(json.into()));
+        session.tape(&Frame::Seed(seed));
+        session.housekeeping(monotonic_ns());
+        Ok(session)
+    }
+
+    /// Ends the reader's sleep.
+    pub fn waker(&self) -> Waker {
+        self.probe.ring.waker()
+    }
+
+    /// How many processes are traced.
+    pub fn targets(&self) -> usize {
+        self.alive.len()
+    }
+
+    /// Selects what runs, and lets what starts be found. `command`: a process that is selected in any case.
+    pub fn begin(&mut self, command: Option<u32>) {
+        if let Some(pid) = command {
+            self.select(pid);
+        }
+        if self.only_command {
+            return;
+        }
+        for port in self.selection.ports() {
+            self.probe.shared.watch_port(port);
+        }
+        self.probe.shared.capture_new(self.selection.may_match_others());
+        // What a process forks before it is a target is found by the next look.
+        loop {
+            let before = self.alive.len();
+            for (tgid, _) in self.selection.scan() {
+                self.select(tgid);
+            }
+            if self.alive.len() == before {
+                break;
+            }
+        }
+    }
+
+    fn select(&mut self, tgid: u32) {
+        if self.alive.insert(tgid) {
+            self.probe.shared.set_target(tgid, true);
+            self.facts.ask(Question::Facts { tgid, parent: None });
+        }
+    }
+
+    /// Works until a signal comes, or the command has ended.
+    pub fn work(&mut self, stop: &Stop, command: Option<&Command>) {
+        let mut empty_looks = 0;
+        loop {
+            let taken = self.turn();
+            let ended = command.is_some_and(|command| command.exit_code().is_some());
+            if taken < BATCH && (stop.is_asked() || ended) {
+                return;
+            }
+            if taken >= BATCH {
+                continue;
+            }
+            empty_looks = if taken == 0 { empty_looks + 1 } else { 0 };
+            if empty_looks < EMPTY_LOOKS {
+                self.probe.ring.pause(BUSY_PERIOD);
+            } else {
+                self.sleep();
+            }
+        }
+    }
+
+    fn sleep(&mut self) {
+        let now_ns = monotonic_ns();
+        let longest = self
+            .core
+            .next_deadline_ns()
+            .map_or(LONGEST_SLEEP, |deadline| Duration::from_nanos(deadline.saturating_sub(now_ns)))
+            .clamp(Duration::from_millis(1), LONGEST_SLEEP);
+        // Records are left in the ring for the next turn.
+        self.probe.ring.sleep(&self.probe.shared, longest);
+    }
+
+    /// Takes what is there, and passes on what came of it. Returns how many records there were.
+    fn turn(&mut self) -> usize {
+        let mut taken = 0;
+        while taken < BATCH {
+            let Self { probe, core, facts, sink, alive, parents, records, broken, .. } = self;
+            let many = probe.ring.drain(BATCH - taken, |record| {
+                records.0 += 1;
+                records.1 += record.len() as u64;
+                write(sink, broken, &Frame::Record(record));
+                match Event::decode(record) {
+                    Some(event) => {
+                        notice(&event, facts, alive, parents);
+                        core.event(&event);
+                    }
+                    None => core.record(record),
+                }
+            });
+            if many == 0 {
+                break;
+            }
+            taken += many;
+            for (conn, until) in self.core.take_advice() {
+                self.probe.shared.follow(conn, until);
+            }
+        }
+        self.learn();
+        let now_ns = monotonic_ns();
+        if taken > 0 || self.core.next_deadline_ns().is_some_and(|deadline| deadline <= now_ns) {
+            self.tape(&Frame::Tick { now_ns });
+            self.core.tick(now_ns);
+        }
+        if now_ns >= self.next_housekeeping_ns {
+            self.housekeeping(now_ns);
+        }
+        let spans = self.core.drain();
+        if let Sink::Export(exporter) = &self.sink {
+            exporter.push(spans);
+        }
+        taken
+    }
+
+    /// Takes what was learned about processes, and asks what is wanted.
+    fn learn(&mut self) {
+        while let Some(answer) = self.facts.answer() {
+            match answer {
+                Answer::Facts(facts) => {
+                    self.tape(&Frame::Process(std::borrow::Cow::Borrowed(&facts)));
+                    self.core.process(facts);
+                }
+                Answer::Selected(tgid, selected) => {
+                    if !selected {
+                        self.probe.shared.set_target(tgid, false);
+                        self.alive.remove(&tgid);
+                    }
+                    self.tape(&Frame::Selected { tgid, selected });
+                    self.core.selected(tgid, selected);
+                }
+            }
+        }
+        for tgid in self.core.take_wanted() {
+            let parent = self.parents.get(&tgid).copied();
+            self.facts.ask(Question::Facts { tgid, parent });
+        }
+    }
+
+    /// Compares the clocks and shows the counters.
+    fn housekeeping(&mut self, now_ns: u64) {
+        self.next_housekeeping_ns = now_ns + HOUSEKEEPING_NS;
+        let (monotonic_ns, unix_ns) = (monotonic_ns(), unix_ns());
+        self.tape(&Frame::Clock { monotonic_ns, unix_ns });
+        self.core.clock(monotonic_ns, unix_ns);
+        self.show();
+    }
+
+    fn show(&self) {
+        self.shown.set(State {
+            kernel: self.probe.shared.counters().into_iter().map(|(cause, count)| (cause.name(), count)).collect(),
+            core: self.core.counters(),
+            records: self.records,
+            under_way: self.core.under_way(),
+            lost: self.probe.lost.iter().map(|lost| lost.feature.to_owned()).collect(),
+        });
+    }
+
+    fn tape(&mut self, frame: &Frame<'_>) {
+        write(&mut self.sink, &mut self.broken, frame);
+    }
+
+    /// Processes that were traced and have not ended.
+    pub fn descendants(&self) -> Vec<u32> {
+        self.alive.iter().copied().collect()
+    }
+
+    /// Ends: what is over leaves, within this time.
+    pub fn finish(mut self, within: Duration) -> anyhow::Result<()> {
+        while self.turn() > 0 {}
+        self.wait_for_facts(within / 2);
+        let spans = self.core.flush();
+        self.show();
+        let lost: u64 = self.probe.shared.counters().iter().filter(|(c, _)| c.is_loss()).map(|&(_, count)| count).sum();
+        if lost > 0 {
+            tracing::warn!("the kernel side lost {lost} records or bytes; /metrics of a running agent says why");
+        }
+        match self.sink {
+            Sink::Export(exporter) => {
+                exporter.push(spans);
+                exporter.shutdown(within);
+            }
+            Sink::Tape(tape) => {
+                if let Some(error) = self.broken {
+                    return Err(error).context("the tape is not whole");
+                }
+                tape.finish().context("cannot end the tape")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Spans of processes that just began wait for what these are.
+    fn wait_for_facts(&mut self, within: Duration) {
+        let until = monotonic_ns() + within.as_nanos() as u64;
+        while self.core.waits_for_facts() && monotonic_ns() < until {
+            self.probe.ring.pause(BUSY_PERIOD);
+            self.turn();
+        }
+    }
+}
+
+fn write(sink: &mut Sink, broken: &mut Option<crate::tape::TapeError>, frame: &Frame<'_>) {
+    if let Sink::Tape(tape) = sink
+        && broken.is_none()
+        && let Err(error) = tape.write(frame)
+    {
+        tracing::error!("cannot write the tape: {error}");
+        *broken = Some(error);
+    }
+}
+
+/// Asks about processes that begin, and notes those that end.
+fn notice(event: &Event<'_>, facts: &Facts, alive: &mut BTreeSet<u32>, parents: &mut HashMap<u32, u32>) {
+    match event {
+        Event::Fork(fork) => {
+            alive.insert(fork.child);
+            let parent = fork.header.execution.tgid;
+            parents.insert(fork.child, parent);
+            facts.ask(Question::Facts { tgid: fork.child, parent: Some(parent) });
+        }
+        Event::Exec(exec, cmdline) => {
+            let tgid = exec.header.execution.tgid;
+            alive.insert(tgid);
+            let comm = exec.comm.split(|&byte| byte == 0).next().unwrap_or_default();
+            facts.ask(Question::Exec {
+                tgid,
+                hint: ExecHint { comm: String::from_utf8_lossy(comm).into_owned(), cmdline: cmdline.to_vec() },
+                provisional: exec.provisional == 1,
+            });
+        }
+        Event::Exit(exit) => {
+            let tgid = exit.header.execution.tgid;
+            alive.remove(&tgid);
+            parents.remove(&tgid);
+            facts.ask(Question::Ended(tgid));
+        }
+        Event::Listen(listen) => {
+            let tgid = listen.header.execution.tgid;
+            if alive.insert(tgid) {
+                facts.ask(Question::Facts { tgid, parent: None });
+            }
+        }
+        Event::Unseen(unseen) => {
+            tracing::warn!(
+                pid = unseen.header.execution.tgid,
+                "this workload uses io_uring: its traffic on it is not visible"
+            );
+        }
+        Event::Open(_) | Event::Connect(_) | Event::Segment(..) | Event::State(_) => {}
+    }
+}
+
+fn clock_ns(clock: libc::clockid_t) -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the struct is writable; both clocks exist on every Linux.
+    unsafe { libc::clock_gettime(clock, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+fn monotonic_ns() -> u64 {
+    clock_ns(libc::CLOCK_MONOTONIC)
+}
+
+fn unix_ns() -> u64 {
+    clock_ns(libc::CLOCK_REALTIME)
+}
+
+/// A seed for ids: unlike that of any other agent.
+fn seed() -> u64 {
+    fastrand::u64(..)
+}

@@ -1,0 +1,117 @@
+//! An exchange under way, as causality sees it.
+
+use std::sync::Arc;
+
+use super::NodeId;
+use crate::{
+    event::Stamp,
+    proto::http1::{RequestHead, ResponseHead},
+    trace::{
+        ParentMethod, SpanId, SpanKind, TraceId,
+        http::{Endpoint, Failure},
+        traceparent::TraceContext,
+    },
+};
+
+/// One end of an exchange: from its request's head until its span has left.
+#[derive(Debug)]
+pub struct Node {
+    /// Which end.
+    pub kind: SpanKind,
+    /// The process.
+    pub tgid: u32,
+    /// The thread that read the head's last byte (server), or sent its first (client).
+    pub thread: u32,
+    /// The connection.
+    pub connection: u64,
+    /// The connection's own end and the other.
+    pub ends: Arc<(Endpoint, Endpoint)>,
+    /// The request; `None`: a connect that failed, there was none.
+    pub request: Option<Box<RequestHead>>,
+    /// The response's head.
+    pub response: Option<Box<ResponseHead>>,
+    /// Size of the request's body, once it was seen to its end.
+    pub request_body_bytes: Option<u64>,
+    /// Size of the response's body, once it was seen to its end.
+    pub response_body_bytes: Option<u64>,
+    /// What ended it, if not a whole response.
+    pub failure: Option<Failure>,
+    /// `CLOCK_MONOTONIC`.
+    pub start_ns: u64,
+    /// `CLOCK_MONOTONIC`; `None`: it is not over.
+    pub end_ns: Option<u64>,
+    /// The start is the exit of a call that may have blocked, and no far end tells better.
+    pub start_is_write_exit: bool,
+    /// The request's `traceparent`.
+    pub context: Option<TraceContext>,
+    /// The request's `tracestate`.
+    pub trace_state: Option<Arc<str>>,
+    /// The `traceparent` is one that the process itself received.
+    pub forwarded: bool,
+    /// The span's id.
+    pub span_id: SpanId,
+    /// What is known of the parent.
+    pub parent: Parent,
+    /// The trace, once it is known.
+    pub trace: Option<Trace>,
+    /// Those whose trace is this one's.
+    pub heirs: Vec<NodeId>,
+    /// The same exchange at the other end.
+    pub partner: Option<NodeId>,
+    /// Both ends of the exchange are over, and their times in order.
+    pub settled: bool,
+    /// Server: what is needed to decide whose its thread's calls are.
+    pub serving: Serving,
+}
+
+/// A server request's thread rule.
+#[derive(Debug, Default)]
+pub struct Serving {
+    /// Calls that may be this request's.
+    pub calls: Vec<NodeId>,
+    /// Its thread held another open request meanwhile.
+    pub shared_thread: bool,
+    /// It waits for earlier responses on its connection.
+    pub queued: bool,
+    /// Who wrote the first byte of the response.
+    pub writer: Option<Stamp>,
+    /// Another thread wrote a part of the response.
+    pub several_writers: bool,
+    /// Decided: no call is added any more.
+    pub closed: bool,
+}
+
+/// A span's trace.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trace {
+    /// Its id.
+    pub id: TraceId,
+    /// W3C flags.
+    pub flags: u8,
+    /// W3C `tracestate`.
+    pub state: Option<Arc<str>>,
+}
+
+/// What is known of a parent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Parent {
+    /// Nothing yet.
+    Open,
+    /// This request, if it passes the gate at its response.
+    Candidate(NodeId, ParentMethod),
+    /// This exchange, whose trace may not be known yet.
+    Local(NodeId, ParentMethod),
+    /// This span.
+    Span(SpanId, ParentMethod),
+    /// The span that a header named.
+    Remote(TraceContext),
+    /// None.
+    Root,
+}
+
+impl Node {
+    /// Whether its parent is decided.
+    pub fn is_decided(&self) -> bool {
+        !matches!(self.parent, Parent::Open | Parent::Candidate(..))
+    }
+}

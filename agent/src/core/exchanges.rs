@@ -1,0 +1,223 @@
+//! From what the protocol says to exchanges.
+
+use agent_ebpf::abi::Segment;
+
+use super::Core;
+use crate::{
+    causality::{Node, NodeId, Parent, Serving},
+    event::Stamp,
+    proto::http1::{Cause, Event, Header, RequestHead},
+    trace::{SpanKind, traceparent},
+};
+
+/// Requests of a connection whose offsets are remembered for the other end to find.
+const OFFSETS: usize = 1024;
+
+/// How the agent's own exporter calls itself.
+const OWN_USER_AGENT: &[u8] = b"spoor/";
+
+/// Where telemetry is sent by OTLP over HTTP.
+const OTLP_PATHS: [&[u8]; 4] = [b"/v1/traces", b"/v1/metrics", b"/v1/logs", b"/v1development/profiles"];
+
+impl Core {
+    pub(super) fn segment(&mut self, segment: &Segment, bytes: &[u8]) {
+        self.want(segment.header.execution.tgid);
+        let mut events = std::mem::take(&mut self.events);
+        let fed = self.flow.segment(segment, bytes, &self.parser, &mut events);
+        if let Some(words) = fed.advice {
+            self.advice.push((segment.conn, words));
+        }
+        for event in events.drain(..) {
+            self.http(segment.conn, event);
+        }
+        self.events = events;
+    }
+
+    /// Takes what the parser found on a connection.
+    pub(super) fn http(&mut self, connection: u64, event: Event) {
+        match event {
+            Event::RequestHead { exchange, head, first, complete, offset } => {
+                self.request(connection, exchange, head, first, complete, offset);
+            }
+            Event::RequestEnd { exchange, body_bytes, .. } => {
+                if let Some(node) = self.exchange(connection, exchange) {
+                    node.request_body_bytes = Some(body_bytes);
+                }
+            }
+            Event::ResponseHead { exchange, head, first, complete, .. } => {
+                if let Some(node) = self.exchange(connection, exchange) {
+                    node.response = Some(head);
+                }
+                self.wrote(connection, exchange, first);
+                self.wrote(connection, exchange, complete);
+            }
+            Event::ResponseEnd { exchange, last, body_bytes } => {
+                if let Some(node) = self.exchange(connection, exchange) {
+                    node.response_body_bytes = Some(body_bytes);
+                }
+                self.wrote(connection, exchange, last);
+                self.finish(connection, exchange, last.time_ns);
+            }
+            Event::Lost { exchange, cause } => {
+                match cause {
+                    Cause::Gap => self.counters.missed_gap += 1,
+                    Cause::Malformed => self.counters.malformed += 1,
+                    Cause::HeadTooLarge => self.counters.head_too_large += 1,
+                    Cause::Unsolicited => self.counters.unsolicited += 1,
+                    Cause::TooManyPending => self.counters.too_many_pending += 1,
+                    Cause::NotHttp | Cause::Upgrade => {}
+                }
+                let Some(connection) = self.flow.known(connection) else { return };
+                let first_lost = connection.exchanges.partition_point(|&(number, _)| number < exchange);
+                let lost = connection.exchanges.split_off(first_lost);
+                self.missed(lost.into_iter().map(|(_, node)| node));
+            }
+            Event::Opaque { .. } => {}
+        }
+    }
+
+    /// Exchanges that give no span.
+    pub(super) fn missed(&mut self, nodes: impl Iterator<Item = NodeId>) {
+        for node in nodes {
+            self.counters.missed += 1;
+            self.causality.lose(node);
+        }
+    }
+
+    fn node(&self, connection: u64, exchange: u64) -> Option<NodeId> {
+        let exchanges = &self.flow.get(connection)?.exchanges;
+        let index = exchanges.binary_search_by_key(&exchange, |&(number, _)| number).ok()?;
+        exchanges.get(index).map(|&(_, node)| node)
+    }
+
+    fn exchange(&mut self, connection: u64, exchange: u64) -> Option<&mut Node> {
+        self.causality.get_mut(self.node(connection, exchange)?)
+    }
+
+    /// A part of a response was moved; at a server, somebody wrote it.
+    fn wrote(&mut self, connection: u64, exchange: u64, stamp: Stamp) {
+        // The end of a connection comes from an interrupt: nobody wrote it.
+        if stamp.execution.tid == 0 || !self.is_server(connection) {
+            return;
+        }
+        if let Some(node) = self.node(connection, exchange) {
+            self.causality.response(node, stamp);
+        }
+    }
+
+    fn request(
+        &mut self,
+        connection_id: u64,
+        exchange: u64,
+        head: Box<RequestHead>,
+        first: Stamp,
+        complete: Stamp,
+        offset: u64,
+    ) {
+        if self.is_telemetry(&head) {
+            self.counters.telemetry_ignored += 1;
+            return;
+        }
+        let server = self.is_server(connection_id);
+        let context = traceparent::trace_context(&head.headers).unwrap_or_else(|_| {
+            self.counters.invalid_trace_context += 1;
+            None
+        });
+        let trace_state = context.and_then(|_| {
+            traceparent::tracestate(&head.headers).unwrap_or_else(|_| {
+                self.counters.invalid_trace_context += 1;
+                None
+            })
+        });
+        let span_id = self.causality.ids().span();
+        let Some(connection) = self.flow.known(connection_id) else { return };
+        let (blocked_from, blocked_to) = connection.long_write;
+        let who = if server { complete } else { first };
+        let node = Node {
+            kind: if server { SpanKind::Server } else { SpanKind::Client },
+            tgid: who.execution.tgid,
+            thread: who.execution.tid,
+            connection: connection_id,
+            ends: connection.ends.clone(),
+            request: Some(head),
+            response: None,
+            request_body_bytes: None,
+            response_body_bytes: None,
+            failure: None,
+            start_ns: first.time_ns,
+            end_ns: None,
+            start_is_write_exit: !server && (blocked_from..blocked_to).contains(&offset),
+            context,
+            trace_state,
+            forwarded: false,
+            span_id,
+            parent: Parent::Open,
+            trace: None,
+            heirs: Vec::new(),
+            partner: None,
+            settled: false,
+            serving: Serving::default(),
+        };
+        let queued = !connection.exchanges.is_empty();
+        let opener = if exchange == 0 { connection.opener.take() } else { None };
+        let wire = connection.wire_offset(offset);
+        let id = if server {
+            self.causality.request(node, queued, complete.time_ns)
+        } else {
+            self.causality.call(node, opener)
+        };
+        if let Some(connection) = self.flow.known(connection_id) {
+            connection.exchanges.push_back((exchange, id));
+            if let Some(wire) = wire {
+                if connection.offsets.len() >= OFFSETS {
+                    connection.offsets.pop_front();
+                }
+                connection.offsets.push_back((wire, id));
+            }
+        }
+        if let Some(wire) = wire
+            && let Some(partner) = self.partner(connection_id, wire)
+        {
+            let (client, server) = if server { (partner, id) } else { (id, partner) };
+            self.causality.join(client, server);
+        }
+    }
+
+    /// The same request at the other end of the connection, if that was seen already.
+    fn partner(&self, connection: u64, wire: u64) -> Option<NodeId> {
+        let offsets = &self.flow.peer(connection)?.offsets;
+        let index = offsets.binary_search_by_key(&wire, |&(offset, _)| offset).ok()?;
+        let &(_, node) = offsets.get(index)?;
+        self.causality.get(node).is_some().then_some(node)
+    }
+
+    /// An exchange is over, by its response or without.
+    pub(super) fn finish(&mut self, connection_id: u64, exchange: u64, end_ns: u64) {
+        let server = self.is_server(connection_id);
+        let Some(connection) = self.flow.known(connection_id) else { return };
+        let Ok(index) = connection.exchanges.binary_search_by_key(&exchange, |&(number, _)| number) else { return };
+        let Some((_, id)) = connection.exchanges.remove(index) else { return };
+        let next = connection.exchanges.front().map(|&(_, next)| next);
+        if server {
+            // The other end is traced, and its call will be seen: the call is the parent.
+            let expected = self.flow.peer(connection_id).is_some_and(crate::flow::Connection::is_followed);
+            if !expected {
+                self.causality.no_partner(id);
+            }
+        }
+        self.causality.finish(id, end_ns);
+        if server && let Some(next) = next {
+            self.causality.begin(next, end_ns);
+        }
+    }
+
+    /// The agent's own exports, and others' to the paths of OTLP.
+    fn is_telemetry(&self, head: &RequestHead) -> bool {
+        let own = head
+            .headers
+            .iter()
+            .any(|(header, value)| *header == Header::UserAgent && value.starts_with(OWN_USER_AGENT));
+        let path = head.target.split(|&byte| byte == b'?').next().unwrap_or_default();
+        own || !self.include_telemetry && *head.method == *b"POST" && OTLP_PATHS.iter().any(|otlp| path.ends_with(otlp))
+    }
+}

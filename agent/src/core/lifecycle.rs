@@ -1,0 +1,166 @@
+//! Connects, ends of connections, and ends of processes.
+
+use agent_ebpf::abi::{
+    Connect, Direction, Execution, Exit, FAMILY_UNIX, State, StateChange, Unseen, UnseenCause,
+};
+
+use super::Core;
+use crate::{
+    causality::{Node, Parent, Serving},
+    event::Stamp,
+    flow::Connection,
+    trace::{SpanKind, http::Failure},
+};
+
+/// `TCP_SYN_SENT` of the kernel's state numbers.
+const SYN_SENT: u8 = 2;
+
+/// `sk_shutdown` after close(2): both directions.
+const SHUT_BOTH: u8 = 3;
+
+impl Core {
+    pub(super) fn connect(&mut self, connect: &Connect) {
+        let Execution { tgid, tid, .. } = connect.header.execution;
+        self.want(tgid);
+        let opener = self.causality.opener(tgid, tid);
+        let under_way = matches!(-connect.result, 0 | libc::EINPROGRESS | libc::EINTR);
+        if under_way {
+            let Some(connection) = self.flow.connect(connect) else { return };
+            connection.opener = opener;
+            return;
+        }
+        self.flow.close(connect.conn);
+        let mut connection = Connection::connecting(connect);
+        connection.opener = opener;
+        if connect.family == FAMILY_UNIX && -connect.result == libc::ENOENT {
+            self.counters.unix_connects_ignored += 1;
+            return;
+        }
+        self.connect_failed(&connection, Failure::from_errno(connect.result), connect.header.execution, connect.header.time_ns);
+    }
+
+    /// A connect has failed: a call that did not come to a request.
+    fn connect_failed(&mut self, connection: &Connection, failure: Failure, who: Execution, end_ns: u64) {
+        let Some(start_ns) = connection.connecting_since_ns else { return };
+        let span_id = self.causality.ids().span();
+        let node = Node {
+            kind: SpanKind::Client,
+            tgid: who.tgid,
+            thread: who.tid,
+            connection: connection.id,
+            ends: connection.ends.clone(),
+            request: None,
+            response: None,
+            request_body_bytes: None,
+            response_body_bytes: None,
+            failure: Some(failure),
+            start_ns,
+            end_ns: None,
+            start_is_write_exit: false,
+            context: None,
+            trace_state: None,
+            forwarded: false,
+            span_id,
+            parent: Parent::Open,
+            trace: None,
+            heirs: Vec::new(),
+            partner: None,
+            settled: false,
+            serving: Serving::default(),
+        };
+        let id = self.causality.call(node, connection.opener);
+        self.causality.finish(id, end_ns);
+    }
+
+    pub(super) fn state(&mut self, state: &State) {
+        let now_ns = state.header.time_ns;
+        // The end of a connect that failed at once is told by its own record.
+        if state.old == SYN_SENT && self.flow.get(state.conn).is_none() {
+            return;
+        }
+        let Some(connection) = self.flow.known(state.conn) else { return };
+        connection.last_ns = now_ns;
+        if state.state == StateChange::RemoteFin as u8 {
+            connection.remote_fin = true;
+        } else if state.state == StateChange::LocalFin as u8 {
+            connection.local_fin = true;
+            let closed = state.shutdown == SHUT_BOTH;
+            self.end_half(state.conn, Direction::Write, now_ns);
+            if closed {
+                self.end_half(state.conn, Direction::Read, now_ns);
+                self.fail_rest(state.conn, 0, now_ns);
+            }
+        } else {
+            if connection.connecting_since_ns.is_some() {
+                let failure = if state.error == 0 { Failure::Cancelled } else { Failure::from_errno(state.error) };
+                if let Some(connection) = self.flow.close(state.conn) {
+                    let who = Execution { tgid: connection.tgid, ..Execution::default() };
+                    self.connect_failed(&connection, failure, who, now_ns);
+                }
+                return;
+            }
+            self.closed(state.conn, state.error, now_ns);
+        }
+    }
+
+    /// Nothing follows on a connection.
+    fn closed(&mut self, id: u64, error: i32, now_ns: u64) {
+        self.end_half(id, Direction::Write, now_ns);
+        self.end_half(id, Direction::Read, now_ns);
+        self.fail_rest(id, error, now_ns);
+        self.flow.close(id);
+    }
+
+    /// Nothing follows on one half of a connection.
+    fn end_half(&mut self, id: u64, way: Direction, now_ns: u64) {
+        // Nobody's: it may come from an interrupt.
+        let stamp = Stamp { time_ns: now_ns, execution: Execution::default() };
+        let mut events = std::mem::take(&mut self.events);
+        if let Some(connection) = self.flow.known(id) {
+            connection.end(way, stamp, &mut events);
+        }
+        for event in events.drain(..) {
+            self.http(id, event);
+        }
+        self.events = events;
+    }
+
+    /// The requests that got no whole response end now.
+    fn fail_rest(&mut self, id: u64, error: i32, now_ns: u64) {
+        let Some(connection) = self.flow.known(id) else { return };
+        let failure = match error {
+            _ if connection.process_ended => Failure::ProcessExit,
+            0 if connection.remote_fin => Failure::ConnectionClosed,
+            0 => Failure::Cancelled,
+            errno => Failure::from_errno(errno),
+        };
+        let rest: Vec<_> = connection.exchanges.iter().copied().collect();
+        for (exchange, node) in rest {
+            if let Some(node) = self.causality.get_mut(node) {
+                node.failure = Some(failure);
+            }
+            self.finish(id, exchange, now_ns);
+        }
+    }
+
+    pub(super) fn exit(&mut self, exit: &Exit) {
+        let Stamp { time_ns, execution: Execution { tgid, .. } } = Stamp::from(&exit.header);
+        for id in self.flow.of_process(tgid) {
+            let Some(connection) = self.flow.known(id) else { continue };
+            connection.process_ended = true;
+            // Nothing tells the end of a Unix connection whose process is killed.
+            if connection.described().is_some_and(|open| open.family == FAMILY_UNIX) {
+                self.closed(id, 0, time_ns);
+            }
+        }
+        self.ended.push_back((time_ns, tgid));
+    }
+
+    pub(super) fn unseen(&mut self, unseen: &Unseen) {
+        if unseen.cause == UnseenCause::IoUring as u32 {
+            self.counters.io_uring += 1;
+        } else {
+            self.counters.thirty_two_bit += 1;
+        }
+    }
+}

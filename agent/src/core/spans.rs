@@ -1,0 +1,91 @@
+//! From finished exchanges to spans.
+
+use std::{borrow::Cow, sync::Arc};
+
+use super::Core;
+use crate::{
+    causality::{Node, Parent},
+    trace::{
+        Attribute, Span, SpanKind,
+        http::{Endpoint, Failure, HttpExchange, connect_span, http_span},
+        traceparent::FLAG_SAMPLED,
+    },
+};
+
+/// Where the first time of a span is the exit of a call that may have blocked.
+const START: &str = "spoor.start";
+
+impl Core {
+    pub(super) fn finished_spans(&mut self) -> Vec<Span> {
+        let processes = &self.processes;
+        let wanted = &mut self.wanted;
+        let asked = &mut self.asked;
+        let nodes = self.causality.take_ready(|node| {
+            let known = processes.get(&node.tgid).is_some_and(|process| process.facts.is_some() && !process.provisional);
+            if !known && asked.insert(node.tgid) {
+                wanted.push(node.tgid);
+            }
+            known
+        });
+        let mut spans = Vec::with_capacity(nodes.len());
+        for node in nodes {
+            spans.extend(self.span(node));
+        }
+        self.counters.spans += spans.len() as u64;
+        spans
+    }
+
+    fn span(&mut self, node: Node) -> Option<Span> {
+        let trace = node.trace?;
+        if trace.flags & FLAG_SAMPLED == 0 {
+            self.causality.counters.not_sampled += 1;
+            return None;
+        }
+        let process = self.processes.get_mut(&node.tgid)?;
+        let resource = Arc::clone(&process.facts.as_ref()?.resource);
+        let (local, remote): &(Endpoint, Endpoint) = &node.ends;
+        let text = match &node.request {
+            Some(request) => http_span(
+                &HttpExchange {
+                    kind: node.kind,
+                    request,
+                    response: node.response.as_deref(),
+                    request_body_bytes: node.request_body_bytes,
+                    response_body_bytes: node.response_body_bytes,
+                    failure: node.failure,
+                    local,
+                    remote,
+                },
+                &self.http,
+                &mut process.names,
+            ),
+            None => connect_span(remote, node.failure.unwrap_or(Failure::Other)),
+        };
+        let mut attributes = text.attributes;
+        if node.start_is_write_exit && node.kind == SpanKind::Client {
+            attributes.push(Attribute::str(START, Cow::Borrowed("write_exit")));
+        }
+        let (parent, remote) = match node.parent {
+            Parent::Span(span, method) => (Some((span, method)), false),
+            Parent::Remote(context) => (Some((context.parent_id, crate::trace::ParentMethod::Header)), true),
+            _ => (None, false),
+        };
+        let unix = |monotonic_ns: u64| (monotonic_ns as i128 + self.unix_offset_ns).clamp(0, u64::MAX as i128) as u64;
+        Some(Span {
+            trace_id: trace.id,
+            span_id: node.span_id,
+            parent,
+            parent_is_remote: remote,
+            trace_state: trace.state,
+            trace_flags: trace.flags,
+            kind: node.kind,
+            name: text.name,
+            start_unix_ns: unix(node.start_ns),
+            end_unix_ns: unix(node.end_ns?),
+            attributes,
+            status: text.status,
+            links: Vec::new(),
+            resource,
+        })
+    }
+}

@@ -1,0 +1,70 @@
+//! `spoor replay`: a tape gives the same spans on any machine, without privileges.
+
+use std::{fs::File, io::BufReader, path::Path};
+
+use anyhow::Context;
+
+use crate::{
+    config::{CoreSettings, Output, ReplaySettings},
+    core::Core,
+    export::{
+        Exporter,
+        config::{Choice, ExportConfig, Stream},
+    },
+    metrics::Metrics,
+    tape::{Frame, TapeReader},
+    trace::Span,
+};
+
+/// Replays a tape to where the settings say.
+///
+/// # Errors
+/// If the tape cannot be read to its end; what it gave until then has left.
+pub fn replay(settings: &ReplaySettings) -> anyhow::Result<()> {
+    let choice = match &settings.output {
+        Output::Console => Choice::Console(Stream::Stdout),
+        Output::Otlp => Choice::Otlp,
+        Output::OtlpJson(path) => Choice::OtlpJson(path.clone()),
+    };
+    let config = ExportConfig::from_env(choice, |name| std::env::var(name).ok())?;
+    let exporter = Exporter::start(config, Metrics::default().into())?;
+    let result = play(&settings.file, |spans| exporter.push(spans));
+    exporter.shutdown(std::time::Duration::from_secs(5));
+    result
+}
+
+/// Feeds a tape to Core. `take` gets the spans as they come.
+///
+/// # Errors
+/// If the tape cannot be read to its end.
+pub fn play(file: &Path, mut take: impl FnMut(Vec<Span>)) -> anyhow::Result<()> {
+    let name = || format!("cannot replay {}", file.display());
+    let input = BufReader::new(File::open(file).with_context(name)?);
+    let mut tape = TapeReader::new(input).with_context(name)?;
+    let mut settings: Option<CoreSettings> = None;
+    let mut core: Option<Core> = None;
+    while let Some(frame) = tape.next_frame().with_context(name)? {
+        match (frame, &mut core) {
+            (Frame::Config(json), _) => {
+                settings = Some(serde_json::from_str(&json).context("the tape's configuration is malformed")?);
+            }
+            (Frame::Seed(seed), core) => {
+                let settings = settings.as_ref().context("the tape has no configuration before its seed")?;
+                *core = Some(Core::new(settings, seed));
+            }
+            (Frame::Clock { monotonic_ns, unix_ns }, Some(core)) => core.clock(monotonic_ns, unix_ns),
+            (Frame::Record(record), Some(core)) => core.record(record),
+            (Frame::Tick { now_ns }, Some(core)) => {
+                core.tick(now_ns);
+                take(core.drain());
+            }
+            (Frame::Process(facts), Some(core)) => core.process(facts.into_owned()),
+            (Frame::Selected { tgid, selected }, Some(core)) => core.selected(tgid, selected),
+            (_, None) => anyhow::bail!("{}: the tape has records before its configuration and seed", file.display()),
+        }
+    }
+    if let Some(core) = &mut core {
+        take(core.flush());
+    }
+    Ok(())
+}
