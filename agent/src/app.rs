@@ -52,7 +52,10 @@ pub fn run(settings: &RunSettings) -> anyhow::Result<i32> {
     preflight()?;
     let exporter = Exporter::start(config, Arc::clone(&metrics))?;
     let health = Arc::clone(&shown);
-    let server = match settings.metrics_listen.map(|address| Server::start(address, metrics, move || health.problems())) {
+    let server = match settings
+        .metrics_listen
+        .map(|address| Server::start(address, metrics, move || health.problems()))
+    {
         None => None,
         Some(Ok(server)) => {
             tracing::info!("metrics at http://{}/metrics", server.address());
@@ -137,7 +140,11 @@ fn ready(session: &Session, only_command: bool) {
         (false, 1) => "1 process".to_owned(),
         (false, count) => format!("{count} processes"),
     };
-    let hint = if std::io::stderr().is_terminal() && !only_command { "; Ctrl-C ends it" } else { "" };
+    let hint = if std::io::stderr().is_terminal() && !only_command {
+        "; Ctrl-C ends it"
+    } else {
+        ""
+    };
     // A closed stderr is no reason to stop.
     let _ = writeln!(std::io::stderr(), "spoor: ready, tracing {what}{hint}");
 }

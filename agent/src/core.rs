@@ -103,7 +103,9 @@ impl Core {
     /// A Core that gives its ids from `seed`.
     pub fn new(settings: &CoreSettings, seed: u64) -> Self {
         let hold_ns = u64::try_from(settings.hold.as_nanos()).unwrap_or(u64::MAX);
-        let hold_most = usize::try_from(settings.hold_bytes / BYTES_PER_EXCHANGE).unwrap_or(usize::MAX).max(1);
+        let hold_most = usize::try_from(settings.hold_bytes / BYTES_PER_EXCHANGE)
+            .unwrap_or(usize::MAX)
+            .max(1);
         let methods = settings.known_methods.as_deref().and_then(known_methods);
         Self {
             flow: Flow::new(settings.max_connections as usize),
@@ -297,8 +299,12 @@ impl Core {
             idle_forgotten,
             opaque,
         } = self.flow.counters;
-        let causality::Counters { calls_not_certain, held_too_long, held_too_many, not_sampled } =
-            self.causality.counters;
+        let causality::Counters {
+            calls_not_certain,
+            held_too_long,
+            held_too_many,
+            not_sampled,
+        } = self.causality.counters;
         vec![
             ("malformed_records", malformed_records),
             ("missed", missed),
@@ -328,6 +334,8 @@ impl Core {
     }
 
     fn is_server(&self, connection: u64) -> bool {
-        self.flow.get(connection).is_some_and(|connection| connection.role() == Role::Server)
+        self.flow
+            .get(connection)
+            .is_some_and(|connection| connection.role() == Role::Server)
     }
 }

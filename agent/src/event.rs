@@ -63,11 +63,18 @@ impl<'a> Event<'a> {
 
 impl From<&Header> for Stamp {
     fn from(header: &Header) -> Self {
-        Self { time_ns: header.time_ns, execution: header.execution }
+        Self {
+            time_ns: header.time_ns,
+            execution: header.execution,
+        }
     }
 }
 
 /// The direction of a segment.
 pub fn direction(segment: &Segment) -> Direction {
-    if segment.header.direction == Direction::Read as u8 { Direction::Read } else { Direction::Write }
+    if segment.header.direction == Direction::Read as u8 {
+        Direction::Read
+    } else {
+        Direction::Write
+    }
 }

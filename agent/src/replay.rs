@@ -49,7 +49,9 @@ pub fn play(file: &Path, mut take: impl FnMut(Vec<Span>)) -> anyhow::Result<()> 
                 settings = Some(serde_json::from_str(&json).context("the tape's configuration is malformed")?);
             }
             (Frame::Seed(seed), core) => {
-                let settings = settings.as_ref().context("the tape has no configuration before its seed")?;
+                let settings = settings
+                    .as_ref()
+                    .context("the tape has no configuration before its seed")?;
                 *core = Some(Core::new(settings, seed));
             }
             (Frame::Clock { monotonic_ns, unix_ns }, Some(core)) => core.clock(monotonic_ns, unix_ns),
@@ -60,7 +62,10 @@ pub fn play(file: &Path, mut take: impl FnMut(Vec<Span>)) -> anyhow::Result<()> 
             }
             (Frame::Process(facts), Some(core)) => core.process(facts.into_owned()),
             (Frame::Selected { tgid, selected }, Some(core)) => core.selected(tgid, selected),
-            (_, None) => anyhow::bail!("{}: the tape has records before its configuration and seed", file.display()),
+            (_, None) => anyhow::bail!(
+                "{}: the tape has records before its configuration and seed",
+                file.display()
+            ),
         }
     }
     if let Some(core) = &mut core {

@@ -57,7 +57,12 @@ impl Facts {
     pub fn start(root: ProcRoot, selection: Selection, waker: Waker) -> anyhow::Result<Self> {
         let (questions, asked) = mpsc::channel();
         let (answer, answers) = mpsc::channel();
-        let mut learner = Learner { gatherer: Gatherer::new(root.clone()), root, selection, known: HashMap::new() };
+        let mut learner = Learner {
+            gatherer: Gatherer::new(root.clone()),
+            root,
+            selection,
+            known: HashMap::new(),
+        };
         thread::Builder::new()
             .name("spoor-facts".to_owned())
             .spawn(move || {
@@ -103,7 +108,11 @@ impl Learner {
                 let parent = parent.and_then(|parent| self.known.get(&parent)).cloned();
                 self.facts(tgid, None, parent)
             }
-            Question::Exec { tgid, hint, provisional } => {
+            Question::Exec {
+                tgid,
+                hint,
+                provisional,
+            } => {
                 if !provisional {
                     return self.facts(tgid, Some(&hint), None);
                 }
@@ -125,7 +134,12 @@ impl Learner {
     fn facts(&mut self, tgid: u32, hint: Option<&ExecHint>, parent: Option<ProcessFacts>) -> Vec<Answer> {
         let facts = self.gatherer.gather(tgid, hint, parent.as_ref());
         for peculiarity in peculiarities(&self.root, tgid) {
-            tracing::warn!(pid = tgid, service = facts.resource.service_name, "{}", peculiarity.message());
+            tracing::warn!(
+                pid = tgid,
+                service = facts.resource.service_name,
+                "{}",
+                peculiarity.message()
+            );
         }
         tracing::debug!(pid = tgid, service = facts.resource.service_name, runtime = ?facts.runtime, "process");
         self.known.insert(tgid, facts.clone());

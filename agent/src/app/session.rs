@@ -164,7 +164,9 @@ impl Session {
         let longest = self
             .core
             .next_deadline_ns()
-            .map_or(LONGEST_SLEEP, |deadline| Duration::from_nanos(deadline.saturating_sub(now_ns)))
+            .map_or(LONGEST_SLEEP, |deadline| {
+                Duration::from_nanos(deadline.saturating_sub(now_ns))
+            })
             .clamp(Duration::from_millis(1), LONGEST_SLEEP);
         // Records are left in the ring for the next turn.
         self.probe.ring.sleep(&self.probe.shared, longest);
@@ -174,7 +176,17 @@ impl Session {
     fn turn(&mut self) -> usize {
         let mut taken = 0;
         while taken < BATCH {
-            let Self { probe, core, facts, sink, alive, parents, records, broken, .. } = self;
+            let Self {
+                probe,
+                core,
+                facts,
+                sink,
+                alive,
+                parents,
+                records,
+                broken,
+                ..
+            } = self;
             let many = probe.ring.drain(BATCH - taken, |record| {
                 records.0 += 1;
                 records.1 += record.len() as u64;
@@ -246,7 +258,13 @@ impl Session {
 
     fn show(&self) {
         self.shown.set(State {
-            kernel: self.probe.shared.counters().into_iter().map(|(cause, count)| (cause.name(), count)).collect(),
+            kernel: self
+                .probe
+                .shared
+                .counters()
+                .into_iter()
+                .map(|(cause, count)| (cause.name(), count))
+                .collect(),
             core: self.core.counters(),
             records: self.records,
             under_way: self.core.under_way(),
@@ -269,7 +287,14 @@ impl Session {
         self.wait_for_facts(within / 2);
         let spans = self.core.flush();
         self.show();
-        let lost: u64 = self.probe.shared.counters().iter().filter(|(c, _)| c.is_loss()).map(|&(_, count)| count).sum();
+        let lost: u64 = self
+            .probe
+            .shared
+            .counters()
+            .iter()
+            .filter(|(c, _)| c.is_loss())
+            .map(|&(_, count)| count)
+            .sum();
         if lost > 0 {
             tracing::warn!("the kernel side lost {lost} records or bytes; /metrics of a running agent says why");
         }
@@ -315,7 +340,10 @@ fn notice(event: &Event<'_>, facts: &Facts, alive: &mut BTreeSet<u32>, parents: 
             alive.insert(fork.child);
             let parent = fork.header.execution.tgid;
             parents.insert(fork.child, parent);
-            facts.ask(Question::Facts { tgid: fork.child, parent: Some(parent) });
+            facts.ask(Question::Facts {
+                tgid: fork.child,
+                parent: Some(parent),
+            });
         }
         Event::Exec(exec, cmdline) => {
             let tgid = exec.header.execution.tgid;
@@ -323,7 +351,10 @@ fn notice(event: &Event<'_>, facts: &Facts, alive: &mut BTreeSet<u32>, parents: 
             let comm = exec.comm.split(|&byte| byte == 0).next().unwrap_or_default();
             facts.ask(Question::Exec {
                 tgid,
-                hint: ExecHint { comm: String::from_utf8_lossy(comm).into_owned(), cmdline: cmdline.to_vec() },
+                hint: ExecHint {
+                    comm: String::from_utf8_lossy(comm).into_owned(),
+                    cmdline: cmdline.to_vec(),
+                },
                 provisional: exec.provisional == 1,
             });
         }

@@ -46,30 +46,82 @@ impl Shown {
 pub fn register(shown: &Arc<Shown>, metrics: &Metrics) {
     let shown = Arc::clone(shown);
     metrics.collect(move || {
-        let State { kernel, core, records, under_way, lost } = shown.state();
+        let State {
+            kernel,
+            core,
+            records,
+            under_way,
+            lost,
+        } = shown.state();
         vec![
-            family("kernel_lost", "What the kernel side lost or gave up", Kind::Counter, labelled("cause", kernel)),
-            family("core", "What Core did, lost or gave up", Kind::Counter, labelled("cause", core)),
-            family("ring_records", "Records taken from the ring buffer", Kind::Counter, one(records.0)),
-            family("ring_bytes", "Bytes of the records taken from the ring buffer", Kind::Counter, one(records.1)),
-            family("connections", "Connections that are followed", Kind::Gauge, one(under_way.0 as u64)),
-            family("exchanges", "Exchanges that have not left", Kind::Gauge, one(under_way.1 as u64)),
-            family("programs_missing", "Programs that are not attached", Kind::Gauge, one(lost.len() as u64)),
+            family(
+                "kernel_lost",
+                "What the kernel side lost or gave up",
+                Kind::Counter,
+                labelled("cause", kernel),
+            ),
+            family(
+                "core",
+                "What Core did, lost or gave up",
+                Kind::Counter,
+                labelled("cause", core),
+            ),
+            family(
+                "ring_records",
+                "Records taken from the ring buffer",
+                Kind::Counter,
+                one(records.0),
+            ),
+            family(
+                "ring_bytes",
+                "Bytes of the records taken from the ring buffer",
+                Kind::Counter,
+                one(records.1),
+            ),
+            family(
+                "connections",
+                "Connections that are followed",
+                Kind::Gauge,
+                one(under_way.0 as u64),
+            ),
+            family(
+                "exchanges",
+                "Exchanges that have not left",
+                Kind::Gauge,
+                one(under_way.1 as u64),
+            ),
+            family(
+                "programs_missing",
+                "Programs that are not attached",
+                Kind::Gauge,
+                one(lost.len() as u64),
+            ),
         ]
     });
 }
 
 fn family(name: &'static str, help: &'static str, kind: Kind, samples: Vec<Sample>) -> Collected {
-    Collected { name: Cow::Borrowed(name), help: Cow::Borrowed(help), kind, samples }
+    Collected {
+        name: Cow::Borrowed(name),
+        help: Cow::Borrowed(help),
+        kind,
+        samples,
+    }
 }
 
 fn one(value: u64) -> Vec<Sample> {
-    vec![Sample { labels: Vec::new(), value }]
+    vec![Sample {
+        labels: Vec::new(),
+        value,
+    }]
 }
 
 fn labelled(label: &'static str, values: Vec<(&'static str, u64)>) -> Vec<Sample> {
     values
         .into_iter()
-        .map(|(name, value)| Sample { labels: vec![(Cow::Borrowed(label), Cow::Borrowed(name))], value })
+        .map(|(name, value)| Sample {
+            labels: vec![(Cow::Borrowed(label), Cow::Borrowed(name))],
+            value,
+        })
         .collect()
 }

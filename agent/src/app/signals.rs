@@ -33,7 +33,10 @@ impl Stop {
 
 /// SIGINT and SIGTERM ask for the end; a second one ends at once, with 128 + its number.
 pub fn install(waker: Waker) -> anyhow::Result<Stop> {
-    let stop = Stop { asked: Arc::default(), at_once: Arc::default() };
+    let stop = Stop {
+        asked: Arc::default(),
+        at_once: Arc::default(),
+    };
     for signal in [libc::SIGINT, libc::SIGTERM] {
         let (stop, waker) = (stop.clone(), waker.clone());
         let act = move || {

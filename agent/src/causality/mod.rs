@@ -107,7 +107,12 @@ impl Causality {
 
     /// A process is not selected: what it did gives no span.
     pub fn lose_process(&mut self, tgid: u32) {
-        let mut lost: Vec<NodeId> = self.nodes.iter().filter(|(_, node)| node.tgid == tgid).map(|(id, _)| id).collect();
+        let mut lost: Vec<NodeId> = self
+            .nodes
+            .iter()
+            .filter(|(_, node)| node.tgid == tgid)
+            .map(|(id, _)| id)
+            .collect();
         lost.sort_unstable();
         for id in lost {
             self.lose(id);
@@ -120,7 +125,10 @@ impl Causality {
         let (tgid, context) = (node.tgid, node.context);
         let id = self.nodes.insert(node);
         if let Some(context) = context {
-            self.processes.entry(tgid).or_default().receive((context.trace_id, context.parent_id), id);
+            self.processes
+                .entry(tgid)
+                .or_default()
+                .receive((context.trace_id, context.parent_id), id);
         }
         if queued {
             if let Some(node) = self.nodes.get_mut(id) {
@@ -153,7 +161,11 @@ impl Causality {
     /// The request that a thread's connect is made for, as far as it can be told now.
     pub fn opener(&self, tgid: u32, thread: u32) -> Option<NodeId> {
         let process = self.processes.get(&tgid)?;
-        if process.is_nginx() { process.last_read(thread) } else { process.only_open(thread) }
+        if process.is_nginx() {
+            process.last_read(thread)
+        } else {
+            process.only_open(thread)
+        }
     }
 
     /// A call was sent, or a connect failed. `opener`: the request that its connection was opened for, if this is the
@@ -161,8 +173,9 @@ impl Causality {
     pub fn call(&mut self, mut node: Node, opener: Option<NodeId>) -> NodeId {
         let (tgid, thread) = (node.tgid, node.thread);
         let process = self.processes.entry(tgid).or_default();
-        let received =
-            node.context.map_or(&[][..], |context| process.received((context.trace_id, context.parent_id)));
+        let received = node.context.map_or(&[][..], |context| {
+            process.received((context.trace_id, context.parent_id))
+        });
         node.forwarded = !received.is_empty();
         let only = match received {
             &[request] => Some(request),
@@ -175,9 +188,9 @@ impl Causality {
         };
         let nginx = process.is_nginx();
         let candidate = candidate.filter(|&(request, _)| {
-            self.nodes.get(request).is_some_and(|request| {
-                !request.serving.closed && (!nginx || is_passed_on(request, &node))
-            })
+            self.nodes
+                .get(request)
+                .is_some_and(|request| !request.serving.closed && (!nginx || is_passed_on(request, &node)))
         });
         let context = node.context;
         let forwarded = node.forwarded;
@@ -251,7 +264,10 @@ impl Causality {
     fn hold(&mut self, id: NodeId, since_ns: u64) {
         self.waiting.push_back((since_ns.saturating_add(self.hold_ns), id));
         while let Some(&(_, oldest)) = self.waiting.front() {
-            let left = self.nodes.get(oldest).is_none_or(|node| node.settled && node.trace.is_some());
+            let left = self
+                .nodes
+                .get(oldest)
+                .is_none_or(|node| node.settled && node.trace.is_some());
             if !left && self.waiting.len() <= self.hold_most {
                 break;
             }
@@ -282,7 +298,13 @@ impl Causality {
             return;
         }
         node.serving.closed = true;
-        let Serving { shared_thread, queued, writer, several_writers, .. } = node.serving;
+        let Serving {
+            shared_thread,
+            queued,
+            writer,
+            several_writers,
+            ..
+        } = node.serving;
         let calls = std::mem::take(&mut node.serving.calls);
         let (tgid, thread, context) = (node.tgid, node.thread, node.context);
         let process = self.processes.entry(tgid).or_default();
@@ -313,7 +335,9 @@ impl Causality {
     /// Decides a call whose candidate is decided.
     fn settle_call(&mut self, call: NodeId, request: NodeId, passes: bool) {
         let Some(node) = self.nodes.get(call) else { return };
-        let Parent::Candidate(candidate, method) = node.parent else { return };
+        let Parent::Candidate(candidate, method) = node.parent else {
+            return;
+        };
         if candidate != request {
             return;
         }
@@ -357,7 +381,11 @@ impl Causality {
             Parent::Remote(context) => {
                 self.set_parent(id, parent);
                 let state = self.nodes.get(id).and_then(|node| node.trace_state.clone());
-                Some(Trace { id: context.trace_id, flags: context.flags, state })
+                Some(Trace {
+                    id: context.trace_id,
+                    flags: context.flags,
+                    state,
+                })
             }
             _ => {
                 self.set_parent(id, Parent::Root);
@@ -370,7 +398,11 @@ impl Causality {
     }
 
     fn new_trace(&mut self) -> Trace {
-        Trace { id: self.ids.trace(), flags: 1, state: None }
+        Trace {
+            id: self.ids.trace(),
+            flags: 1,
+            state: None,
+        }
     }
 
     /// The trace of an exchange is known, and so is that of all that wait for it.
@@ -407,9 +439,17 @@ impl Causality {
             }
             return;
         };
-        let (client, server) = if node.kind == SpanKind::Client { (id, partner_id) } else { (partner_id, id) };
-        let Some([client_node, server_node]) = self.nodes.get_disjoint_mut([client, server]) else { return };
-        let (Some(client_end), Some(server_end)) = (client_node.end_ns, server_node.end_ns) else { return };
+        let (client, server) = if node.kind == SpanKind::Client {
+            (id, partner_id)
+        } else {
+            (partner_id, id)
+        };
+        let Some([client_node, server_node]) = self.nodes.get_disjoint_mut([client, server]) else {
+            return;
+        };
+        let (Some(client_end), Some(server_end)) = (client_node.end_ns, server_node.end_ns) else {
+            return;
+        };
         client_node.start_is_write_exit = false;
         client_node.start_ns = client_node.start_ns.min(server_node.start_ns);
         // A client that gave up ended before its server did: both are right.
@@ -424,7 +464,9 @@ impl Causality {
     }
 
     fn is_ready(&self, id: NodeId) -> bool {
-        self.nodes.get(id).is_some_and(|node| node.end_ns.is_some() && node.trace.is_some() && node.settled)
+        self.nodes
+            .get(id)
+            .is_some_and(|node| node.end_ns.is_some() && node.trace.is_some() && node.settled)
     }
 
     fn offer(&mut self, id: NodeId) {
@@ -445,7 +487,10 @@ impl Causality {
                 Parent::Candidate(request, _) => {
                     let passes = self.nodes.get(request).is_some_and(|request| {
                         !request.serving.shared_thread
-                            && self.processes.get(&request.tgid).is_some_and(Process::always_kept_the_rule)
+                            && self
+                                .processes
+                                .get(&request.tgid)
+                                .is_some_and(Process::always_kept_the_rule)
                     });
                     self.settle_call(id, request, passes);
                     if !passes {
@@ -475,7 +520,10 @@ impl Causality {
     /// Time passes: what was held for too long leaves.
     pub fn tick(&mut self, now_ns: u64) {
         while let Some(&(until, id)) = self.waiting.front() {
-            let left = self.nodes.get(id).is_none_or(|node| node.settled && node.trace.is_some());
+            let left = self
+                .nodes
+                .get(id)
+                .is_none_or(|node| node.settled && node.trace.is_some());
             if !left && until > now_ns {
                 break;
             }

@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 
 use super::NodeId;
-use crate::{process::Runtime, trace::{SpanId, TraceId}};
+use crate::{
+    process::Runtime,
+    trace::{SpanId, TraceId},
+};
 
 /// For so long after a process broke the thread rule it is not believed in it again.
 const DISTRUST_NS: u64 = 60_000_000_000;
@@ -42,7 +45,10 @@ impl Process {
 
     /// Whether a thread may stand for a request. Not where the runtime is known to run many requests on one thread.
     pub fn may_use_threads(&self) -> bool {
-        !matches!(self.runtime, Some(Runtime::Go | Runtime::Node | Runtime::Beam | Runtime::Loop | Runtime::Nginx))
+        !matches!(
+            self.runtime,
+            Some(Runtime::Go | Runtime::Node | Runtime::Beam | Runtime::Loop | Runtime::Nginx)
+        )
     }
 
     /// Whether the gate is open: the rule was not broken lately.

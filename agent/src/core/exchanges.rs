@@ -36,22 +36,40 @@ impl Core {
     /// Takes what the parser found on a connection.
     pub(super) fn http(&mut self, connection: u64, event: Event) {
         match event {
-            Event::RequestHead { exchange, head, first, complete, offset } => {
+            Event::RequestHead {
+                exchange,
+                head,
+                first,
+                complete,
+                offset,
+            } => {
                 self.request(connection, exchange, head, first, complete, offset);
             }
-            Event::RequestEnd { exchange, body_bytes, .. } => {
+            Event::RequestEnd {
+                exchange, body_bytes, ..
+            } => {
                 if let Some(node) = self.exchange(connection, exchange) {
                     node.request_body_bytes = Some(body_bytes);
                 }
             }
-            Event::ResponseHead { exchange, head, first, complete, .. } => {
+            Event::ResponseHead {
+                exchange,
+                head,
+                first,
+                complete,
+                ..
+            } => {
                 if let Some(node) = self.exchange(connection, exchange) {
                     node.response = Some(head);
                 }
                 self.wrote(connection, exchange, first);
                 self.wrote(connection, exchange, complete);
             }
-            Event::ResponseEnd { exchange, last, body_bytes } => {
+            Event::ResponseEnd {
+                exchange,
+                last,
+                body_bytes,
+            } => {
                 if let Some(node) = self.exchange(connection, exchange) {
                     node.response_body_bytes = Some(body_bytes);
                 }
@@ -67,7 +85,9 @@ impl Core {
                     Cause::TooManyPending => self.counters.too_many_pending += 1,
                     Cause::NotHttp | Cause::Upgrade => {}
                 }
-                let Some(connection) = self.flow.known(connection) else { return };
+                let Some(connection) = self.flow.known(connection) else {
+                    return;
+                };
                 let first_lost = connection.exchanges.partition_point(|&(number, _)| number < exchange);
                 let lost = connection.exchanges.split_off(first_lost);
                 self.missed(lost.into_iter().map(|(_, node)| node));
@@ -130,7 +150,9 @@ impl Core {
             })
         });
         let span_id = self.causality.ids().span();
-        let Some(connection) = self.flow.known(connection_id) else { return };
+        let Some(connection) = self.flow.known(connection_id) else {
+            return;
+        };
         let (blocked_from, blocked_to) = connection.long_write;
         let who = if server { complete } else { first };
         let node = Node {
@@ -194,13 +216,25 @@ impl Core {
     /// An exchange is over, by its response or without.
     pub(super) fn finish(&mut self, connection_id: u64, exchange: u64, end_ns: u64) {
         let server = self.is_server(connection_id);
-        let Some(connection) = self.flow.known(connection_id) else { return };
-        let Ok(index) = connection.exchanges.binary_search_by_key(&exchange, |&(number, _)| number) else { return };
-        let Some((_, id)) = connection.exchanges.remove(index) else { return };
+        let Some(connection) = self.flow.known(connection_id) else {
+            return;
+        };
+        let Ok(index) = connection
+            .exchanges
+            .binary_search_by_key(&exchange, |&(number, _)| number)
+        else {
+            return;
+        };
+        let Some((_, id)) = connection.exchanges.remove(index) else {
+            return;
+        };
         let next = connection.exchanges.front().map(|&(_, next)| next);
         if server {
             // The other end is traced, and its call will be seen: the call is the parent.
-            let expected = self.flow.peer(connection_id).is_some_and(crate::flow::Connection::is_followed);
+            let expected = self
+                .flow
+                .peer(connection_id)
+                .is_some_and(crate::flow::Connection::is_followed);
             if !expected {
                 self.causality.no_partner(id);
             }

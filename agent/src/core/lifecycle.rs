@@ -1,8 +1,6 @@
 //! Connects, ends of connections, and ends of processes.
 
-use agent_ebpf::abi::{
-    Connect, Direction, Execution, Exit, FAMILY_UNIX, State, StateChange, Unseen, UnseenCause,
-};
+use agent_ebpf::abi::{Connect, Direction, Execution, Exit, FAMILY_UNIX, State, StateChange, Unseen, UnseenCause};
 
 use super::Core;
 use crate::{
@@ -25,7 +23,9 @@ impl Core {
         let opener = self.causality.opener(tgid, tid);
         let under_way = matches!(-connect.result, 0 | libc::EINPROGRESS | libc::EINTR);
         if under_way {
-            let Some(connection) = self.flow.connect(connect) else { return };
+            let Some(connection) = self.flow.connect(connect) else {
+                return;
+            };
             connection.opener = opener;
             return;
         }
@@ -36,12 +36,19 @@ impl Core {
             self.counters.unix_connects_ignored += 1;
             return;
         }
-        self.connect_failed(&connection, Failure::from_errno(connect.result), connect.header.execution, connect.header.time_ns);
+        self.connect_failed(
+            &connection,
+            Failure::from_errno(connect.result),
+            connect.header.execution,
+            connect.header.time_ns,
+        );
     }
 
     /// A connect has failed: a call that did not come to a request.
     fn connect_failed(&mut self, connection: &Connection, failure: Failure, who: Execution, end_ns: u64) {
-        let Some(start_ns) = connection.connecting_since_ns else { return };
+        let Some(start_ns) = connection.connecting_since_ns else {
+            return;
+        };
         let span_id = self.causality.ids().span();
         let node = Node {
             kind: SpanKind::Client,
@@ -78,7 +85,9 @@ impl Core {
         if state.old == SYN_SENT && self.flow.get(state.conn).is_none() {
             return;
         }
-        let Some(connection) = self.flow.known(state.conn) else { return };
+        let Some(connection) = self.flow.known(state.conn) else {
+            return;
+        };
         connection.last_ns = now_ns;
         if state.state == StateChange::RemoteFin as u8 {
             connection.remote_fin = true;
@@ -92,9 +101,16 @@ impl Core {
             }
         } else {
             if connection.connecting_since_ns.is_some() {
-                let failure = if state.error == 0 { Failure::Cancelled } else { Failure::from_errno(state.error) };
+                let failure = if state.error == 0 {
+                    Failure::Cancelled
+                } else {
+                    Failure::from_errno(state.error)
+                };
                 if let Some(connection) = self.flow.close(state.conn) {
-                    let who = Execution { tgid: connection.tgid, ..Execution::default() };
+                    let who = Execution {
+                        tgid: connection.tgid,
+                        ..Execution::default()
+                    };
                     self.connect_failed(&connection, failure, who, now_ns);
                 }
                 return;
@@ -114,7 +130,10 @@ impl Core {
     /// Nothing follows on one half of a connection.
     fn end_half(&mut self, id: u64, way: Direction, now_ns: u64) {
         // Nobody's: it may come from an interrupt.
-        let stamp = Stamp { time_ns: now_ns, execution: Execution::default() };
+        let stamp = Stamp {
+            time_ns: now_ns,
+            execution: Execution::default(),
+        };
         let mut events = std::mem::take(&mut self.events);
         if let Some(connection) = self.flow.known(id) {
             connection.end(way, stamp, &mut events);
@@ -144,9 +163,14 @@ impl Core {
     }
 
     pub(super) fn exit(&mut self, exit: &Exit) {
-        let Stamp { time_ns, execution: Execution { tgid, .. } } = Stamp::from(&exit.header);
+        let Stamp {
+            time_ns,
+            execution: Execution { tgid, .. },
+        } = Stamp::from(&exit.header);
         for id in self.flow.of_process(tgid) {
-            let Some(connection) = self.flow.known(id) else { continue };
+            let Some(connection) = self.flow.known(id) else {
+                continue;
+            };
             connection.process_ended = true;
             // Nothing tells the end of a Unix connection whose process is killed.
             if connection.described().is_some_and(|open| open.family == FAMILY_UNIX) {

@@ -21,7 +21,9 @@ impl Core {
         let wanted = &mut self.wanted;
         let asked = &mut self.asked;
         let nodes = self.causality.take_ready(|node| {
-            let known = processes.get(&node.tgid).is_some_and(|process| process.facts.is_some() && !process.provisional);
+            let known = processes
+                .get(&node.tgid)
+                .is_some_and(|process| process.facts.is_some() && !process.provisional);
             if !known && asked.insert(node.tgid) {
                 wanted.push(node.tgid);
             }

@@ -100,7 +100,10 @@ impl Connection {
     }
 
     fn named(id: u64, tgid: u32, now_ns: u64) -> Self {
-        let nowhere = Endpoint { address: IpOrUnix::Unix(None), port: 0 };
+        let nowhere = Endpoint {
+            address: IpOrUnix::Unix(None),
+            port: 0,
+        };
         Self {
             id,
             tgid,
@@ -166,7 +169,8 @@ impl Connection {
 
     /// 1 if the programs counted the SYN as a byte sent: they do not know that this end connected.
     pub fn syn(&self) -> u64 {
-        self.described.is_some_and(|open| self.role == Role::Client && open.counted == 0) as u64
+        self.described
+            .is_some_and(|open| self.role == Role::Client && open.counted == 0) as u64
     }
 
     /// The offset that the other end gives a byte that this end sent.
@@ -177,7 +181,14 @@ impl Connection {
             return None;
         }
         let unknown_at_first = open.role == Role::Unknown as u8;
-        Some(half_offset - if unknown_at_first { self.syn().min(half_offset) } else { 0 })
+        Some(
+            half_offset
+                - if unknown_at_first {
+                    self.syn().min(half_offset)
+                } else {
+                    0
+                },
+        )
     }
 
     /// Takes a segment, and appends what the protocol says of it.
@@ -208,13 +219,18 @@ impl Connection {
             self.searched += 1;
             if self.searched > SEARCH_SEGMENTS {
                 self.become_opaque(counters);
-                return Fed { role_found: false, advice: Some([u64::MAX; 2]) };
+                return Fed {
+                    role_found: false,
+                    advice: Some([u64::MAX; 2]),
+                };
             }
             return Fed::default();
         }
         let half = self.half(way);
         let next = self.next(way);
-        let State::Http(http) = &mut self.state else { return Fed::default() };
+        let State::Http(http) = &mut self.state else {
+            return Fed::default();
+        };
         let mut offset = segment.offset;
         let mut bytes = bytes;
         if offset < next {
@@ -231,7 +247,15 @@ impl Connection {
         http.feed(config, half, offset, begins_call, Data::Bytes(bytes), stamp, events);
         let mut reached = offset + bytes.len() as u64;
         if segment.header.flags & SEGMENT_MORE == 0 && segment.end > reached {
-            http.feed(config, half, reached, false, Data::Gap(segment.end - reached), stamp, events);
+            http.feed(
+                config,
+                half,
+                reached,
+                false,
+                Data::Gap(segment.end - reached),
+                stamp,
+                events,
+            );
             reached = segment.end;
         }
         self.set_next(way, reached);
@@ -244,7 +268,10 @@ impl Connection {
         } else {
             self.searched = 0;
         }
-        Fed { role_found: self.role != before, advice: self.advice() }
+        Fed {
+            role_found: self.role != before,
+            advice: self.advice(),
+        }
     }
 
     /// The first look at a connection: is it HTTP, and which end is this? False: not known yet.
@@ -294,7 +321,11 @@ impl Connection {
     }
 
     fn half(&self, way: Direction) -> Half {
-        if (way == Direction::Write) == (self.role == Role::Client) { Half::Request } else { Half::Response }
+        if (way == Direction::Write) == (self.role == Role::Client) {
+            Half::Request
+        } else {
+            Half::Response
+        }
     }
 
     fn become_opaque(&mut self, counters: &mut Counters) {
@@ -313,7 +344,11 @@ impl Connection {
                 [until(Direction::Read), until(Direction::Write)]
             }
         };
-        let useful = words.iter().zip(self.next).zip(self.told).any(|((&word, next), told)| word > next && word != told);
+        let useful = words
+            .iter()
+            .zip(self.next)
+            .zip(self.told)
+            .any(|((&word, next), told)| word > next && word != told);
         let older = self.described.is_some_and(|open| open.from_birth == 0) && self.told == [0; 2];
         if !useful && !older {
             return None;

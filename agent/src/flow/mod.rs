@@ -46,7 +46,12 @@ pub struct Flow {
 impl Flow {
     /// At most `most` connections are followed at one time.
     pub fn new(most: usize) -> Self {
-        Self { connections: HashMap::new(), pairs: Pairs::default(), most, counters: Counters::default() }
+        Self {
+            connections: HashMap::new(),
+            pairs: Pairs::default(),
+            most,
+            counters: Counters::default(),
+        }
     }
 
     /// Number of connections.
@@ -82,8 +87,10 @@ impl Flow {
             self.counters.connections_refused += 1;
             return None;
         }
-        let connection =
-            self.connections.entry(connect.conn).or_insert_with(|| Connection::connecting(connect));
+        let connection = self
+            .connections
+            .entry(connect.conn)
+            .or_insert_with(|| Connection::connecting(connect));
         connection.connected(connect);
         Some(connection)
     }
@@ -129,15 +136,24 @@ impl Flow {
 
     /// Connections on which nothing happened since `before`, a time of `CLOCK_MONOTONIC`.
     pub fn idle(&self, before_ns: u64) -> Vec<u64> {
-        let mut idle: Vec<u64> =
-            self.connections.values().filter(|connection| connection.last_ns < before_ns).map(|c| c.id).collect();
+        let mut idle: Vec<u64> = self
+            .connections
+            .values()
+            .filter(|connection| connection.last_ns < before_ns)
+            .map(|c| c.id)
+            .collect();
         idle.sort_unstable();
         idle
     }
 
     /// Connections that a process used last.
     pub fn of_process(&self, tgid: u32) -> Vec<u64> {
-        let mut ids: Vec<u64> = self.connections.values().filter(|c| c.tgid == tgid).map(|c| c.id).collect();
+        let mut ids: Vec<u64> = self
+            .connections
+            .values()
+            .filter(|c| c.tgid == tgid)
+            .map(|c| c.id)
+            .collect();
         ids.sort_unstable();
         ids
     }

@@ -87,7 +87,11 @@ impl Ring {
 
     /// Whether a record waits: the descriptor says so to poll(2), woken or not.
     fn has_records(&self) -> bool {
-        let mut ask = libc::pollfd { fd: self.records.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let mut ask = libc::pollfd {
+            fd: self.records.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
         // SAFETY: one entry, writable. An error counts as yes: the next turn finds out.
         unsafe { libc::poll(&raw mut ask, 1, 0) != 0 }
     }
