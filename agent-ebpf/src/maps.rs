@@ -87,6 +87,10 @@ pub struct Connection {
     pub flags: u32,
     /// Role as a number.
     pub role: u32,
+    /// Why the connect failed, positive errno, if it did before connect(2) returned.
+    pub connect_error: i32,
+    /// Always 0.
+    pub pad: u32,
 }
 
 /// Not looked at any more.
