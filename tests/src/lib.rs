@@ -1,1 +1,15 @@
-//! End-to-end tests.
+//! End-to-end tests of Spoor, and the tools that they share with the demo.
+//!
+//! Real services and clients that nobody instrumented ([`services`], [`clients`]; their sources are in `tests/services`)
+//! log each request that they serve and each call that they make ([`truth`]), while an [`agent`] watches them. Then all of its
+//! spans ([`otlp`]) are held against all that was logged ([`compare`]).
+
+pub mod agent;
+pub mod clients;
+pub mod compare;
+pub mod net;
+pub mod otlp;
+pub mod process;
+pub mod render;
+pub mod services;
+pub mod truth;

@@ -16,7 +16,7 @@ use super::{
     ring::Ring,
 };
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/spoor-ebpf"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/spoor-ebpf"));
 
 /// Sizes of what the kernel holds for the agent.
 #[derive(Clone, Copy, Debug)]

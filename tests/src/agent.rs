@@ -1,0 +1,168 @@
+//! The agent under test, by its command line alone.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::{
+    otlp::{self, Span},
+    process::Process,
+    services::directory,
+};
+
+/// How long the agent may take to attach.
+const READY_LIMIT: Duration = Duration::from_secs(20);
+/// How long it may take to end: 5 s are promised for the flush.
+const END_LIMIT: Duration = Duration::from_secs(8);
+/// How long a command under the agent may take.
+const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+
+/// A running agent.
+pub struct Agent {
+    process: Process,
+    log: Arc<Mutex<Vec<String>>>,
+    reader: JoinHandle<()>,
+}
+
+impl Agent {
+    /// Starts it with a selection (`--pid=7` …) and an `--output`, and waits until it is attached.
+    pub fn start(selection: &[String], output: &str, environment: &[(&str, &str)], stdout: Stdio) -> Result<Self> {
+        let mut command = Command::new(binary()?);
+        command
+            .arg("run")
+            .args(selection)
+            .args(["--output", output])
+            .envs(environment.iter().copied());
+        command.args([
+            "--capture-request-header",
+            "x-request-id",
+            "--metrics-listen",
+            "127.0.0.1:0",
+        ]);
+        let mut process = Process::start_with("the agent", command, Stdio::null(), stdout, Stdio::piped())?;
+        let stderr = process.take_stderr().context("the agent has no stderr")?;
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (ready_sender, ready) = mpsc::channel();
+        let reader = std::thread::spawn({
+            let log = Arc::clone(&log);
+            move || {
+                for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                    if line.contains("tracing") && line.contains("ready") {
+                        // Nobody listens any more when it says so again.
+                        let _ = ready_sender.send(());
+                    }
+                    log.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+                }
+            }
+        });
+        let agent = Self { process, log, reader };
+        if let Err(error) = ready.recv_timeout(READY_LIMIT) {
+            bail!(
+                "the agent did not say that it is ready ({error}); it said:\n{}",
+                agent.said()
+            );
+        }
+        Ok(agent)
+    }
+
+    /// Fails if it has ended.
+    pub fn check_running(&mut self) -> Result<()> {
+        self.process.check_running().with_context(|| self.said())
+    }
+
+    /// Ends it as Ctrl-C does; gives what it said on stderr.
+    pub fn finish(mut self) -> Result<String> {
+        self.process.signal(Signal::SIGINT)?;
+        let status = self.process.wait(END_LIMIT).with_context(|| self.said())?;
+        ensure!(
+            status.success(),
+            "the agent ended with {status}; it said:\n{}",
+            self.said()
+        );
+        // Its end closed the pipe, so the reader ends when it has read all.
+        let Self { process, log, reader } = self;
+        drop(process);
+        reader.join().expect("reading lines does not panic");
+        Ok(said(&log))
+    }
+
+    fn said(&self) -> String {
+        said(&self.log)
+    }
+}
+
+/// An agent that writes its spans to a file, to be read when it has ended.
+pub struct Recorder {
+    agent: Agent,
+    directory: TempDir,
+}
+
+impl Recorder {
+    /// Starts an agent with a selection (`--pid=7` …) and waits until it is attached.
+    pub fn start(selection: &[String]) -> Result<Self> {
+        let directory = directory("agent")?;
+        let output = format!("otlp-json={}", spans_file(directory.path()).display());
+        let agent = Agent::start(selection, &output, &[], Stdio::null())?;
+        Ok(Self { agent, directory })
+    }
+
+    /// Ends it as Ctrl-C does; gives all of its spans, and what it said on stderr.
+    pub fn finish(self) -> Result<(Vec<Span>, String)> {
+        let said = self.agent.finish()?;
+        let spans =
+            otlp::read(&spans_file(self.directory.path())).with_context(|| format!("the agent said:\n{said}"))?;
+        Ok((spans, said))
+    }
+}
+
+/// Lets the agent start `command` itself (`spoor run -- …`), to its end; gives the exit code, all spans, and what was printed on
+/// standard output.
+pub fn run_command(command: &[&str]) -> Result<(Option<i32>, Vec<Span>, String)> {
+    let directory = directory("agent")?;
+    let output = format!("otlp-json={}", spans_file(directory.path()).display());
+    let mut agent = Command::new(binary()?);
+    agent.args(["run", "--output", &output, "--capture-request-header", "x-request-id"]);
+    agent.args(["--metrics-listen", "127.0.0.1:0", "--"]).args(command);
+    let (stdout, stderr) = (directory.path().join("stdout"), directory.path().join("stderr"));
+    let [out, err] = [&stdout, &stderr].map(File::create);
+    let mut process = Process::start_with("the agent", agent, Stdio::null(), out?.into(), err?.into())?;
+    let status = process
+        .wait(COMMAND_LIMIT)
+        .with_context(|| std::fs::read_to_string(&stderr).unwrap_or_default())?;
+    let said = std::fs::read_to_string(&stderr)?;
+    let spans = otlp::read(&spans_file(directory.path())).with_context(|| format!("the agent said:\n{said}"))?;
+    Ok((status.code(), spans, std::fs::read_to_string(&stdout)?))
+}
+
+/// The agent's binary: `SPOOR_BIN`, else the one that was built beside the running test or demo.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("SPOOR_BIN") {
+        return Ok(path.into());
+    }
+    let here = std::env::current_exe().context("cannot tell where this program is")?;
+    let beside = here
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|directory| directory.join("spoor"))
+        .find(|path| path.is_file());
+    beside.context("there is no agent beside this program: build it (cargo xtask build), or name it in SPOOR_BIN")
+}
+
+fn spans_file(directory: &Path) -> PathBuf {
+    directory.join("spans.json")
+}
+
+fn said(log: &Mutex<Vec<String>>) -> String {
+    log.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
+}

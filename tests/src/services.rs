@@ -1,0 +1,320 @@
+//! The services: real servers that nobody instrumented, each in its own directory on a loopback port of its own.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use crate::{
+    net,
+    process::{self, Process},
+    truth::{self, Event},
+};
+
+/// A server, and how it works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// nginx, two workers, one file for every path.
+    NginxStatic,
+    /// nginx as a proxy of `upstream`, with a connection a call or with kept ones.
+    NginxProxy {
+        /// Where it sends everything.
+        upstream: SocketAddr,
+        /// Whether connections are kept.
+        keepalive: bool,
+    },
+    /// HAProxy in front of an upstream.
+    HaProxy {
+        /// Where it sends everything.
+        upstream: SocketAddr,
+    },
+    /// gunicorn, four processes with a request at a time each; calls with `requests`.
+    GunicornSync,
+    /// gunicorn, two processes with 16 threads each; calls with kept `http.client` connections.
+    GunicornGthread,
+    /// gunicorn, one process; hands `traceparent` on unchanged.
+    GunicornForwarding,
+    /// Puma, one process with 16 threads.
+    Puma {
+        /// Whether a thread of its own reads what is not there at once, as is Puma's default: of each hundred requests that is one
+        /// or two, and another thread than their reader answers them.
+        reactor: bool,
+    },
+    /// The server of the JDK with 32 threads.
+    Jdk,
+    /// Node's http.
+    Node,
+    /// Go's net/http.
+    Go,
+    /// PHP's built-in server with four processes.
+    Php,
+    /// Eight Perl processes.
+    Perl,
+}
+
+/// A route of a service (`services/README.md`).
+pub fn route(segment: &str, status: u16, delay_ms: u32, urls: &[String]) -> String {
+    format!("{segment} {status} {delay_ms} {}", urls.join(" "))
+}
+
+/// A running service, which ends when this is dropped.
+pub struct Service {
+    /// What it logs itself as, and its `OTEL_SERVICE_NAME`.
+    pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Whether it writes a title over its environment.
+    pub titled: bool,
+    process: Process,
+    directory: TempDir,
+}
+
+impl Service {
+    /// Starts a service and waits until it accepts connections. Proxies and static servers need no routes.
+    pub fn start(server: Server, name: &str, routes: &[String]) -> Result<Self> {
+        let directory = directory(name)?;
+        let address = net::free_address();
+        let mut command = command(server, name, address, directory.path())?;
+        command
+            .current_dir(directory.path())
+            .env("PORT", address.port().to_string())
+            .env("SERVICE", name)
+            .env("OTEL_SERVICE_NAME", name)
+            .env("TRUTH_LOG", truth_log(directory.path()))
+            .env("ROUTES", routes.join(";"));
+        let output = directory.path().join("output.log");
+        let mut process = match server {
+            // It can log to its standard output, but to no file.
+            Server::HaProxy { .. } => {
+                let stdout = std::fs::File::options()
+                    .append(true)
+                    .create(true)
+                    .open(truth_log(directory.path()))?;
+                Process::start_with(
+                    name,
+                    command,
+                    Stdio::null(),
+                    stdout.into(),
+                    std::fs::File::create(&output)?.into(),
+                )?
+            }
+            _ => Process::start(name, command, &output)?,
+        };
+        net::wait_accepting(address, &mut process).with_context(|| {
+            let said = std::fs::read_to_string(&output).unwrap_or_default();
+            format!("{name} ({server:?}) did not start; it said:\n{said}")
+        })?;
+        Ok(Self {
+            name: name.to_owned(),
+            address,
+            titled: matches!(
+                server,
+                Server::NginxStatic | Server::NginxProxy { .. } | Server::Puma { .. }
+            ),
+            process,
+            directory,
+        })
+    }
+
+    /// The URL of a path.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// Arguments that make the agent trace its processes.
+    pub fn selection(&self) -> Result<Vec<String>> {
+        Ok(self.process.group()?.iter().map(|id| format!("--pid={id}")).collect())
+    }
+
+    /// What it has logged so far.
+    pub fn truth(&self) -> Result<Vec<Event>> {
+        truth::read(&truth_log(self.directory.path()))
+    }
+}
+
+fn command(server: Server, name: &str, address: SocketAddr, directory: &Path) -> Result<Command> {
+    let source = |file: &str| sources().join(file);
+    let mut command;
+    match server {
+        Server::NginxStatic => {
+            std::fs::write(directory.join("leaf"), "leaf\n".repeat(205))?;
+            let location = format!("root {}; try_files /leaf =404;", directory.display());
+            command = nginx(name, address, directory, ("S", ""), "", &location)?;
+        }
+        Server::NginxProxy { upstream, keepalive } => {
+            let keep = if keepalive { "keepalive 32;" } else { "" };
+            let upstream = format!("upstream backend {{ server {upstream}; {keep} }}");
+            let mut location = "proxy_pass http://backend; proxy_set_header Host $http_host; \
+                proxy_set_header X-Request-Id ${http_x_request_id}.1;"
+                .to_owned();
+            if keepalive {
+                location += " proxy_http_version 1.1; proxy_set_header Connection \"\";";
+            }
+            command = nginx(
+                name,
+                address,
+                directory,
+                ("P", " $upstream_status"),
+                &upstream,
+                &location,
+            )?;
+        }
+        Server::HaProxy { upstream } => {
+            let config = directory.join("haproxy.cfg");
+            std::fs::write(&config, haproxy_config(name, address, upstream))?;
+            command = Command::new("haproxy");
+            command.arg("-db").arg("-f").arg(config);
+        }
+        Server::GunicornSync | Server::GunicornGthread | Server::GunicornForwarding => {
+            command = Command::new("gunicorn");
+            command
+                .args(["--bind", &address.to_string(), "--pythonpath"])
+                .arg(sources());
+            command.env("PYTHONDONTWRITEBYTECODE", "1");
+            match server {
+                Server::GunicornSync => command.args(["--workers", "4"]),
+                Server::GunicornGthread => {
+                    command.env("HTTP_CLIENT", "http.client");
+                    command.args(["--worker-class", "gthread", "--workers", "2", "--threads", "16"])
+                }
+                _ => command.env("FORWARD_TRACEPARENT", "1"),
+            };
+            command.arg("app:app");
+        }
+        Server::Puma { reactor } => {
+            let config = directory.join("puma.rb");
+            std::fs::write(&config, format!("queue_requests {reactor}\n"))?;
+            command = Command::new("puma");
+            command.arg("--config").arg(config);
+            command.args([
+                "--bind",
+                &format!("tcp://{address}"),
+                "--threads",
+                "16:16",
+                "--environment",
+                "production",
+            ]);
+            command.arg(source("config.ru"));
+        }
+        Server::Jdk => {
+            let class_path = directory.as_os_str();
+            let java = source("Service.java");
+            process::run(
+                "javac",
+                "javac",
+                &["-d".as_ref(), class_path, java.as_os_str()],
+                directory,
+            )?;
+            command = Command::new("java");
+            // Without it, head and body in two writes wait for each other's acknowledgement.
+            command
+                .args(["-Xmx256m", "-Dsun.net.httpserver.nodelay=true", "-cp"])
+                .arg(class_path)
+                .arg("Service");
+        }
+        Server::Node => {
+            command = Command::new("node");
+            command.arg(source("service.js"));
+        }
+        Server::Go => command = Command::new(build_go(directory)?),
+        Server::Php => {
+            command = Command::new("php");
+            command
+                .args(["-S", &address.to_string()])
+                .arg(source("router.php"))
+                .env("PHP_CLI_SERVER_WORKERS", "4");
+        }
+        Server::Perl => {
+            command = Command::new("perl");
+            command.arg(source("service.pl"));
+        }
+    }
+    Ok(command)
+}
+
+fn nginx(
+    name: &str,
+    address: SocketAddr,
+    directory: &Path,
+    (letter, log_more): (&str, &str),
+    upstream: &str,
+    location: &str,
+) -> Result<Command> {
+    let config = format!(
+        "daemon off; user root; worker_processes 2; pid {directory}/nginx.pid; error_log stderr;
+        events {{ worker_connections 1024; }}
+        http {{
+            log_format truth '{letter} {name} $http_x_request_id $status{log_more}';
+            access_log {log} truth;
+            client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/fastcgi;
+            uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;
+            sendfile on;
+            {upstream}
+            server {{ listen {address}; location / {{ {location} }} }}
+        }}",
+        directory = directory.display(),
+        log = truth_log(directory).display(),
+    );
+    let file = directory.join("nginx.conf");
+    std::fs::write(&file, config)?;
+    let mut command = Command::new("nginx");
+    // The first log is opened before the configuration is read.
+    command.args(["-e", "stderr", "-c"]).arg(file);
+    Ok(command)
+}
+
+fn haproxy_config(name: &str, address: SocketAddr, upstream: SocketAddr) -> String {
+    format!(
+        "global
+    log stdout format raw local0
+defaults
+    mode http
+    log global
+    option dontlognull
+    timeout connect 5s
+    timeout client 30s
+    timeout server 30s
+frontend front
+    bind {address}
+    http-request set-var(txn.id) req.hdr(x-request-id)
+    http-request set-header x-request-id %[var(txn.id)].1
+    log-format \"P {name} %[var(txn.id)] %ST %ST\"
+    default_backend back
+backend back
+    server one {upstream}
+"
+    )
+}
+
+/// Builds the Go service, which is also a client, and gives its path.
+pub(crate) fn build_go(directory: &Path) -> Result<PathBuf> {
+    let program = directory.join("service-go");
+    let go = ["/usr/local/go/bin/go"]
+        .into_iter()
+        .find(|path| Path::new(path).exists())
+        .unwrap_or("go");
+    let source = sources().join("main.go");
+    let args = ["build".as_ref(), "-o".as_ref(), program.as_os_str(), source.as_os_str()];
+    process::run("go build", go, &args, directory)?;
+    Ok(program)
+}
+
+/// Where the sources of services and clients are.
+pub(crate) fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("services")
+}
+
+pub(crate) fn directory(name: &str) -> Result<TempDir> {
+    let mut directory = tempfile::Builder::new().prefix(&format!("spoor-{name}-")).tempdir()?;
+    // To look at the logs after a failure.
+    directory.disable_cleanup(std::env::var_os("SPOOR_KEEP_LOGS").is_some());
+    Ok(directory)
+}
+
+pub(crate) fn truth_log(directory: &Path) -> PathBuf {
+    directory.join("truth.log")
+}

@@ -1,0 +1,144 @@
+//! What really happened, as the services and clients logged it (`services/README.md` has the format).
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::{Context, Result};
+
+use crate::otlp::Kind;
+
+/// The end of one exchange, as the process at that end logged it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Who logged it.
+    pub service: String,
+    /// Served or called.
+    pub kind: Kind,
+    /// The id in `x-request-id`.
+    pub id: String,
+    /// How it ended.
+    pub outcome: Outcome,
+}
+
+/// How an exchange ended for the one who logged it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// With this status.
+    Status(u16),
+    /// Without an answer.
+    NoAnswer,
+    /// Nobody listened: no request was sent, so there is no id on the wire.
+    NotConnected,
+    /// It was not logged.
+    Unknown,
+}
+
+/// All events in a log file; none if it does not exist, for then nothing happened there.
+pub fn read(path: &Path) -> Result<Vec<Event>> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the log {}", path.display()))?;
+    parse(&text).with_context(|| format!("in the log {}", path.display()))
+}
+
+/// All events in the text of a log.
+pub fn parse(text: &str) -> Result<Vec<Event>> {
+    let mut events = Vec::new();
+    for line in text.lines() {
+        parse_line(line, &mut events).with_context(|| format!("{line:?} is no line of a log"))?;
+    }
+    Ok(events)
+}
+
+/// Events by id: at most one at the serving end, more than one call only where a proxy tried again.
+pub fn by_id(events: &[Event]) -> BTreeMap<(&str, Kind), Vec<&Event>> {
+    let mut map = BTreeMap::<_, Vec<_>>::new();
+    for event in events {
+        map.entry((event.id.as_str(), event.kind)).or_default().push(event);
+    }
+    map
+}
+
+/// Calls that nobody served, and requests that nobody made, in words: none where all ends log and nothing failed.
+pub fn unpaired(events: &[Event]) -> Vec<String> {
+    let map = by_id(events);
+    let ends = |id, kind| map.get(&(id, kind)).map_or(0, Vec::len);
+    let ids: std::collections::BTreeSet<_> = map.keys().map(|(id, _)| *id).collect();
+    let counts = ids
+        .into_iter()
+        .map(|id| (id, ends(id, Kind::Client), ends(id, Kind::Server)));
+    counts
+        .filter(|counts| (counts.1, counts.2) != (1, 1))
+        .map(|(id, calls, served)| format!("{id}: {calls} calls, {served} served"))
+        .collect()
+}
+
+fn parse_line(line: &str, events: &mut Vec<Event>) -> Option<()> {
+    let mut words = line.split_ascii_whitespace();
+    let (letter, service, id, status) = (words.next()?, words.next()?, words.next()?, words.next()?);
+    let mut push = |kind, id: String, outcome| {
+        let service = service.to_owned();
+        events.push(Event {
+            service,
+            kind,
+            id,
+            outcome,
+        });
+    };
+    match letter {
+        "C" => push(Kind::Client, id.to_owned(), outcome(status)?),
+        "S" => push(Kind::Server, id.to_owned(), outcome(status)?),
+        "P" => {
+            push(Kind::Server, id.to_owned(), outcome(status)?);
+            // nginx writes the statuses of its tries as `502, 200`.
+            for status in words {
+                push(Kind::Client, format!("{id}.1"), outcome(status.trim_end_matches(','))?);
+            }
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
+fn outcome(status: &str) -> Option<Outcome> {
+    match status {
+        "-" => Some(Outcome::NoAnswer),
+        "connect" => Some(Outcome::NotConnected),
+        "?" => Some(Outcome::Unknown),
+        digits => digits.parse().ok().map(Outcome::Status),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_logs_the_request_and_its_tries() {
+        let mut events = Vec::new();
+        parse_line("P front a-1 200 502, 200", &mut events).unwrap();
+        parse_line("C shop a-1.1.1 connect", &mut events).unwrap();
+        let event = |service: &str, kind, id: &str, outcome| Event {
+            service: service.to_owned(),
+            kind,
+            id: id.to_owned(),
+            outcome,
+        };
+        assert_eq!(
+            events,
+            [
+                event("front", Kind::Server, "a-1", Outcome::Status(200)),
+                event("front", Kind::Client, "a-1.1", Outcome::Status(502)),
+                event("front", Kind::Client, "a-1.1", Outcome::Status(200)),
+                event("shop", Kind::Client, "a-1.1.1", Outcome::NotConnected),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_torn_line_is_an_error() {
+        for line in ["S shop a-1", "X shop a-1 200", "S shop a-1 20x", ""] {
+            assert_eq!(parse_line(line, &mut Vec::new()), None, "{line:?}");
+        }
+    }
+}

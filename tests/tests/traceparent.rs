@@ -1,0 +1,187 @@
+//! A `traceparent` from an untraced caller, handed on unchanged by what stands between it and a leaf: the leaf's request is a
+//! child of the call that it came by, not a sibling of it.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Result, ensure};
+use spoor_tests::{
+    agent::Recorder,
+    compare::{Expectation, Fault, Report, compare},
+    net,
+    otlp::Span,
+    services::{Server, Service, route},
+    truth::Event,
+};
+
+const REQUESTS: usize = 20;
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Which calls of the one in the middle must name their request; a parent that is named must be right in any case.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Calls {
+    Certain,
+    MayBeRoots,
+}
+
+fn forwarded(name: &str, middle: impl FnOnce(&Service) -> Server, calls: Calls) -> Result<()> {
+    let story = Story::run(name, middle, "01")?;
+    let (report, said) = (&story.report, &story.said);
+    let allowed = |fault| calls == Calls::MayBeRoots && fault == Fault::NoParent;
+    ensure!(
+        report.differences.iter().all(|difference| allowed(difference.fault)),
+        "{report}\nthe agent said:\n{said}"
+    );
+    // What may be missing is the parents of calls: each request came by something that is known.
+    ensure!(report.links.recall() == 1.0, "{report}\nthe agent said:\n{said}");
+    let expected = 3 * REQUESTS;
+    ensure!(
+        story.events.len() == expected,
+        "{} of {expected} ends were logged",
+        story.events.len()
+    );
+    Ok(())
+}
+
+/// With the flag for "not sampled" there is no span at all, neither in the middle nor behind it.
+fn not_sampled(name: &str, middle: impl FnOnce(&Service) -> Server) -> Result<()> {
+    let story = Story::run(name, middle, "00")?;
+    ensure!(
+        story.events.len() == 3 * REQUESTS,
+        "{} ends were logged",
+        story.events.len()
+    );
+    let first: Vec<_> = story.spans.iter().take(10).collect();
+    ensure!(
+        first.is_empty(),
+        "{} spans: {first:#?}\nthe agent said:\n{}",
+        story.spans.len(),
+        story.said
+    );
+    Ok(())
+}
+
+struct Story {
+    events: Vec<Event>,
+    spans: Vec<Span>,
+    report: Report,
+    said: String,
+}
+
+impl Story {
+    fn run(name: &str, middle: impl FnOnce(&Service) -> Server, flags: &str) -> Result<Self> {
+        let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let leaf = Service::start(Server::NginxStatic, "leaf", &[])?;
+        let middle = Service::start(middle(&leaf), "middle", &[route("/call", 200, 0, &[leaf.url("/leaf")])])?;
+        let services = [&middle, &leaf];
+        let mut selection = Vec::new();
+        for service in services {
+            selection.extend(service.selection()?);
+        }
+        let agent = Recorder::start(&selection)?;
+
+        let parents: Vec<_> = (1..=REQUESTS)
+            .map(|number| {
+                (
+                    format!("{name}-{number}"),
+                    format!("{:032x}", 0xabc0_0000 + number),
+                    format!("{:016x}", 0xdef0_0000 + number),
+                )
+            })
+            .collect();
+        std::thread::scope(|scope| {
+            let get = |(id, trace_id, span_id): &(String, String, String)| {
+                let traceparent = format!("00-{trace_id}-{span_id}-{flags}");
+                net::get(
+                    middle.address,
+                    "/call",
+                    &[("x-request-id", id), ("traceparent", &traceparent)],
+                )
+            };
+            let requests: Vec<_> = parents.iter().map(|parent| scope.spawn(move || get(parent))).collect();
+            for request in requests {
+                let status = request.join().expect("the request did not panic")?;
+                ensure!(status == 200, "status {status}");
+            }
+            Ok(())
+        })?;
+        // Proxies log after they have answered.
+        std::thread::sleep(Duration::from_millis(300));
+        let (spans, said) = agent.finish()?;
+
+        let mut events = Vec::new();
+        for service in services {
+            events.extend(service.truth()?);
+        }
+        let titled: BTreeSet<_> = services
+            .into_iter()
+            .filter(|service| service.titled)
+            .map(|service| service.name.clone())
+            .collect();
+        let remote_parents: HashMap<_, _> = parents
+            .iter()
+            .map(|(id, trace, span)| (id.as_str(), (trace.as_str(), span.as_str())))
+            .collect();
+        let report = compare(&events, &spans, &Expectation { titled, remote_parents });
+        Ok(Self {
+            events,
+            spans,
+            report,
+            said,
+        })
+    }
+}
+
+fn nginx(leaf: &Service) -> Server {
+    Server::NginxProxy {
+        upstream: leaf.address,
+        keepalive: false,
+    }
+}
+
+fn haproxy(leaf: &Service) -> Server {
+    Server::HaProxy { upstream: leaf.address }
+}
+
+fn app(_: &Service) -> Server {
+    Server::GunicornForwarding
+}
+
+#[test]
+#[ignore = "needs root, the agent and nginx"]
+fn forwarded_by_nginx() -> Result<()> {
+    forwarded("nginx", nginx, Calls::Certain)
+}
+
+#[test]
+#[ignore = "needs root, the agent, nginx and HAProxy"]
+fn forwarded_by_haproxy() -> Result<()> {
+    forwarded("haproxy", haproxy, Calls::MayBeRoots)
+}
+
+#[test]
+#[ignore = "needs root, the agent, nginx and gunicorn"]
+fn forwarded_by_an_app() -> Result<()> {
+    forwarded("app", app, Calls::Certain)
+}
+
+#[test]
+#[ignore = "needs root, the agent and nginx"]
+fn not_sampled_through_nginx() -> Result<()> {
+    not_sampled("nginx", nginx)
+}
+
+#[test]
+#[ignore = "needs root, the agent, nginx and HAProxy"]
+fn not_sampled_through_haproxy() -> Result<()> {
+    not_sampled("haproxy", haproxy)
+}
+
+#[test]
+#[ignore = "needs root, the agent, nginx and gunicorn"]
+fn not_sampled_through_an_app() -> Result<()> {
+    not_sampled("app", app)
+}

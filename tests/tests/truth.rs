@@ -1,0 +1,84 @@
+//! The services and clients without an agent: what they log must be whole, or it is no truth to hold spans against.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use spoor_tests::{
+    clients::{Client, Load},
+    services::{Server, Service, route},
+    truth,
+};
+
+const REQUESTS: usize = 200;
+
+#[test]
+#[ignore = "needs the servers and clients to be installed"]
+fn every_server_logs_what_every_client_does() -> Result<()> {
+    let leaf = Service::start(Server::NginxStatic, "leaf", &[])?;
+    let upstream = leaf.address;
+    let servers = [
+        Server::NginxProxy {
+            upstream,
+            keepalive: false,
+        },
+        Server::NginxProxy {
+            upstream,
+            keepalive: true,
+        },
+        Server::HaProxy { upstream },
+        Server::GunicornSync,
+        Server::GunicornGthread,
+        Server::GunicornForwarding,
+        Server::Puma { reactor: true },
+        Server::Jdk,
+        Server::Node,
+        Server::Go,
+        Server::Php,
+        Server::Perl,
+    ];
+    let clients = [
+        Client::Curl,
+        Client::PythonRequests,
+        Client::NodeFetch,
+        Client::Go,
+        Client::Wrk,
+    ];
+    for (number, (server, client)) in servers.into_iter().zip(clients.into_iter().cycle()).enumerate() {
+        let start = Instant::now();
+        let service = Service::start(
+            server,
+            "server",
+            &[route("/call", 200, 0, &[leaf.url("/leaf"), leaf.url("/leaf")])],
+        )?;
+        let url = service.url("/call");
+        let prefix = &format!("truth{number}");
+        let ready = start.elapsed();
+        let load = Load {
+            url: &url,
+            count: REQUESTS,
+            in_flight: 32,
+            prefix,
+        };
+        let mut events = client.prepare("client", load)?.run(Duration::from_secs(60))?;
+        // A proxy logs after it has answered.
+        std::thread::sleep(Duration::from_millis(100));
+        events.extend(service.truth()?);
+        events.extend(
+            leaf.truth()?
+                .into_iter()
+                .filter(|event| event.id.starts_with(&format!("{prefix}-"))),
+        );
+        let is_proxy = matches!(server, Server::NginxProxy { .. } | Server::HaProxy { .. });
+        let expected = REQUESTS * if is_proxy { 4 } else { 6 };
+        assert_eq!(
+            (truth::unpaired(&events), events.len()),
+            (vec![], expected),
+            "{server:?} with {client:?}"
+        );
+        println!(
+            "{server:?} with {client:?}: ready after {ready:.1?}, done after {:.1?}",
+            start.elapsed()
+        );
+    }
+    Ok(())
+}
