@@ -21,7 +21,7 @@ use super::{
     Options,
     agent::{Agent, SELECTION_TIME},
     proc,
-    report::{Bar, Bound, Table, median},
+    report::{Bar, Bound, Table, median, progress},
     rig::{Rig, Side},
 };
 
@@ -42,20 +42,24 @@ pub fn run(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     let mut plain_stream = connect(&plain)?;
     let mut traced_stream = connect(&traced)?;
 
-    let mut call_ns = Vec::new();
+    let (mut call_ns, mut passed_over_call_ns) = (Vec::new(), Vec::new());
     let (mut small, mut large) = (Vec::new(), Vec::new());
-    for _ in 0..options.rounds(5) {
+    let count = options.rounds(5);
+    for round in 0..count {
+        progress(round, count);
         let passed_over = fetch(&agent, &plain, &mut plain_stream, GIB)?;
         let passed_over_ns = passed_over.run_ns / passed_over.runs;
         small.push(fetch(&agent, &traced, &mut traced_stream, MIB)?);
         let big = fetch(&agent, &traced, &mut traced_stream, GIB)?;
         call_ns.push((big.run_ns - big.client_calls * passed_over_ns) / big.server_calls);
+        passed_over_call_ns.push(passed_over_ns);
         large.push(big);
     }
     agent.finish()?;
 
     let of = |fetches: &[Fetch], value: fn(&Fetch) -> f64| fetches.iter().map(value).collect::<Vec<_>>();
     let mut table = Table::new(&["", "median", "least", "greatest"]);
+    table.series("a run that finds no target, ns", &passed_over_call_ns);
     table.series("a call inside the body, ns", &call_ns);
     for (name, fetches) in [("1 MiB", &small), ("1 GiB", &large)] {
         table.series(

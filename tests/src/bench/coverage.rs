@@ -51,7 +51,7 @@ pub fn run(rig: &Rig, requests: u64) -> Result<Vec<Bar>> {
         table.row([(*series).to_owned(), figure(*value)]);
     }
     println!("{table}");
-    let drops: f64 = losses.iter().map(|(_, value)| value).sum();
+    let drops = losses.iter().fold(0.0, |sum, (_, value)| sum + value);
     Ok(vec![
         Bar::new(
             "coverage: spans / requests",

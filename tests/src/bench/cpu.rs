@@ -8,7 +8,7 @@ use super::{
     Options,
     agent::SELECTION_TIME,
     proc,
-    report::{Bar, Bound, Table, median},
+    report::{Bar, Bound, Table, median, progress},
     rig::{Nginx, Rig, Side},
     wrk::Wrk,
 };
@@ -34,7 +34,9 @@ pub fn run(rig: &Rig, options: Options, subjects: &[Subject]) -> Result<Vec<Bar>
     Wrk::start(nginx.address, 1, rig.path())?.finish()?;
 
     let mut pairs = Vec::new();
-    for round in 0..options.rounds(15) {
+    let count = options.rounds(15);
+    for round in 0..count {
+        progress(round, count);
         let (with, without) = if round % 2 == 0 {
             let with = with_agent(rig, &nginx, seconds)?;
             (with, without_agent(rig, &nginx, seconds)?)

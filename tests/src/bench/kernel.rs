@@ -9,7 +9,7 @@ use super::{
     Options,
     agent::{Agent, SELECTION_TIME},
     proc,
-    report::{Bar, Bound, Table, median},
+    report::{Bar, Bound, Table, median, progress},
     rig::{Nginx, Rig, Side},
     wrk::Wrk,
 };
@@ -31,7 +31,9 @@ pub fn run(rig: &Rig, options: Options, proxy: bool) -> Result<Vec<Bar>> {
     let time = options.time(2);
 
     let mut rounds = Rounds::default();
-    for _ in 0..options.rounds(5) {
+    let count = options.rounds(5);
+    for round in 0..count {
+        progress(round, count);
         let reference_ns = reference::measure()?.as_nanos() as f64;
         let untraced = measure(rig, &agent, &plain, time)?;
         let passed_over_ns = untraced.run_ns / untraced.runs;

@@ -138,6 +138,11 @@ impl fmt::Display for Table {
     }
 }
 
+/// Says on stderr how far a comparison has come.
+pub fn progress(round: u32, rounds: u32) {
+    eprintln!("round {} of {rounds}", round + 1);
+}
+
 /// The middle value; of an even number, the mean of the two in the middle; of none, not a number.
 pub fn median(values: &[f64]) -> f64 {
     let sorted = sorted(values);
@@ -175,7 +180,7 @@ pub fn figure(value: f64) -> String {
     };
     let text = format!("{value:.places$}");
     // 0.999999 must not look like the 1 that is asked for.
-    if places > 0 && text.parse::<f64>().is_ok_and(|shown| shown.fract() == 0.0) {
+    if value != 1.0 && text.parse() == Ok(1.0) {
         return format!("{value:.6}");
     }
     text
@@ -200,8 +205,8 @@ mod tests {
     #[test]
     fn figures() {
         assert_eq!(
-            [4.0, 1234.5, 12.34, 1.234, 0.0512, 0.999_999].map(figure),
-            ["4", "1234", "12.3", "1.23", "0.051", "0.999999"]
+            [4.0, 1234.5, 12.34, 1.234, 0.0512, 0.999_999, 10.966].map(figure),
+            ["4", "1234", "12.3", "1.23", "0.051", "0.999999", "11.0"]
         );
     }
 
