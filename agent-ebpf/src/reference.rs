@@ -11,11 +11,11 @@ use crate::maps::EVENTS;
 /// Bytes that are copied.
 const BYTES: usize = 256;
 
-/// `struct syscall_trace_enter { struct trace_entry ent; int nr; unsigned long args[]; }`: getpeername's second argument,
-/// the address.
+/// `struct syscall_trace_enter { struct trace_entry ent; int nr; unsigned long args[]; }`: recvfrom's second argument,
+/// the buffer.
 const ADDRESS: usize = 24;
 
-/// sys_enter_getpeername: a system call that hardly anybody makes.
+/// sys_enter_recvfrom: what a server calls for each request.
 #[tracepoint]
 pub fn reference(ctx: TracePointContext) -> u32 {
     // SAFETY: a field of the tracepoint's record.

@@ -169,7 +169,7 @@ fn reason(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn take(programs: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, ProbeError> {
+pub(super) fn take(programs: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, ProbeError> {
     programs.take_map(name).ok_or(ProbeError::Map {
         map: name,
         source: io::ErrorKind::NotFound.into(),

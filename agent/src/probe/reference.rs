@@ -1,20 +1,31 @@
 //! For the benchmarks: the kernel's statistics of programs, and a reference program that costs are compared with.
 
-use std::{os::fd::OwnedFd, time::Duration};
+use std::{
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{JoinHandle, sleep, spawn},
+    time::Duration,
+};
 
 use aya::{
     Ebpf, EbpfLoader,
+    maps::RingBuf,
     programs::TracePoint,
     sys::{Stats, enable_stats},
 };
 
-use super::{ProbeError, load::OBJECT};
+use super::{
+    ProbeError,
+    load::{OBJECT, take},
+};
 
-/// A ring with room for [`CALLS`] records, as nobody reads it.
+/// Room for 15 ms of the fastest server that we know.
 const RING_BYTES: u32 = 8 * 1024 * 1024;
-
-/// Runs of one measurement. Each takes 264 bytes of the ring.
-pub const CALLS: u32 = 20_000;
+/// How often the ring is emptied.
+const PERIOD: Duration = Duration::from_millis(2);
 
 /// Makes the kernel count runs and run time of all programs, as long as the result lives: it ends with the process,
 /// however that dies, which a sysctl does not.
@@ -22,37 +33,74 @@ pub fn enable_run_statistics() -> Result<OwnedFd, ProbeError> {
     enable_stats(Stats::RunTime).map_err(|error| failed(&error))
 }
 
-/// What one run of the reference program costs now: it copies 256 bytes of user memory and submits them. Needs
-/// [`enable_run_statistics`].
-pub fn measure() -> Result<Duration, ProbeError> {
-    let mut programs: Ebpf = EbpfLoader::new()
-        .map_max_entries("EVENTS", RING_BYTES)
-        .map_max_entries("CONNECTIONS", 1)
-        .map_max_entries("TARGETS", 1)
-        .load(OBJECT)?;
-    let program = programs
-        .program_mut("reference")
-        .ok_or_else(|| failed(&"it is not in the object"))?;
-    let program: &mut TracePoint = program.try_into().map_err(|error| failed(&error))?;
-    program.load().map_err(|error| failed(&error))?;
-    program
-        .attach("syscalls", "sys_enter_getpeername")
-        .map_err(|error| failed(&error))?;
-    let bytes = [1u8; 256];
-    let mut length: libc::socklen_t = 0;
-    for _ in 0..CALLS {
-        // SAFETY: there is no such descriptor, so the kernel writes nothing.
-        unsafe { libc::getpeername(-1, bytes.as_ptr().cast_mut().cast(), &raw mut length) };
+/// The reference program, on each recvfrom(2) of the host: it copies 256 bytes of the caller's buffer and submits them.
+/// A program costs several times more between the misses of a busy server than in a loop of its own, so it is measured
+/// in the same place as what it is compared with.
+pub struct Reference {
+    programs: Ebpf,
+    ended: Arc<AtomicBool>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Reference {
+    /// Attaches it, and empties its ring in a thread.
+    pub fn attach() -> Result<Self, ProbeError> {
+        let mut programs: Ebpf = EbpfLoader::new()
+            .map_max_entries("EVENTS", RING_BYTES)
+            .map_max_entries("CONNECTIONS", 1)
+            .map_max_entries("TARGETS", 1)
+            .load(OBJECT)?;
+        let mut ring = RingBuf::try_from(take(&mut programs, "EVENTS")?).map_err(|error| failed(&error))?;
+        let program: &mut TracePoint = programs
+            .program_mut("reference")
+            .ok_or_else(|| failed(&"it is not in the object"))?
+            .try_into()
+            .map_err(|error| failed(&error))?;
+        program.load().map_err(|error| failed(&error))?;
+        program
+            .attach("syscalls", "sys_enter_recvfrom")
+            .map_err(|error| failed(&error))?;
+        let ended = Arc::new(AtomicBool::new(false));
+        let reader = spawn({
+            let ended = Arc::clone(&ended);
+            move || {
+                while !ended.load(Ordering::Relaxed) {
+                    while ring.next().is_some() {}
+                    sleep(PERIOD);
+                }
+            }
+        });
+        Ok(Self {
+            programs,
+            ended,
+            reader: Some(reader),
+        })
     }
-    let info = program.info().map_err(|error| failed(&error))?;
-    // Others may call getpeername(2) too; fewer runs than ours mean that nothing was counted.
-    if info.run_count() < u64::from(CALLS) {
-        return Err(failed(&format!(
-            "it ran {} times in {CALLS} calls: are the run statistics on?",
-            info.run_count()
-        )));
+
+    /// What a run has cost on average. Needs [`enable_run_statistics`].
+    pub fn cost(&self) -> Result<Duration, ProbeError> {
+        let program = self.programs.program("reference");
+        let program = program.ok_or_else(|| failed(&"it is not in the object"))?;
+        let program: &TracePoint = program.try_into().map_err(|error| failed(&error))?;
+        let info = program.info().map_err(|error| failed(&error))?;
+        if info.run_count() == 0 {
+            return Err(failed(
+                &"it never ran: are the run statistics on, and does anybody receive?",
+            ));
+        }
+        Ok(info.run_time().div_f64(info.run_count() as f64))
     }
-    Ok(info.run_time().div_f64(info.run_count() as f64))
+}
+
+impl Drop for Reference {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        if let Some(reader) = self.reader.take()
+            && reader.join().is_err()
+        {
+            tracing::warn!("the reader of the reference program's ring panicked");
+        }
+    }
 }
 
 fn failed(reason: &dyn std::fmt::Display) -> ProbeError {

@@ -3,7 +3,7 @@
 use std::{thread::sleep, time::Duration};
 
 use anyhow::{Result, ensure};
-use spoor::probe::reference;
+use spoor::probe::reference::{self, Reference};
 
 use super::{
     Options,
@@ -14,7 +14,8 @@ use super::{
     wrk::Wrk,
 };
 
-/// Measures rounds of: the reference program, an untraced server, a traced server, all under one agent.
+/// Measures rounds of: an untraced server, the reference program on an untraced server, a traced server, all under one agent
+/// and the same load.
 ///
 /// The kernel's statistics are of all runs of a program, whoever caused them; only the server's are wanted. In the round
 /// with an untraced server all runs (wrk's, nginx's) find that this is no target and end: that gives what such a run
@@ -34,8 +35,8 @@ pub fn run(rig: &Rig, options: Options, proxy: bool) -> Result<Vec<Bar>> {
     let count = options.rounds(5);
     for round in 0..count {
         progress(round, count);
-        let reference_ns = reference::measure()?.as_nanos() as f64;
         let untraced = measure(rig, &agent, &plain, time)?;
+        let reference_ns = reference_ns(rig, &plain, time)?;
         let passed_over_ns = untraced.run_ns / untraced.runs;
         let traced = measure(rig, &agent, &traced, time)?;
         let ns = (traced.run_ns - traced.client_calls * passed_over_ns) / traced.requests;
@@ -133,6 +134,18 @@ fn measure(rig: &Rig, agent: &Agent, servers: &Servers, time: Duration) -> Resul
         "the programs ran less often than wrk made calls: {sample:?}"
     );
     Ok(sample)
+}
+
+/// What the reference program costs on the server's recvfrom(2); wrk makes none.
+fn reference_ns(rig: &Rig, servers: &Servers, time: Duration) -> Result<f64> {
+    let wrk = Wrk::start(servers.front().address, time.as_secs() + 2, rig.path())?;
+    sleep(Duration::from_millis(500));
+    let reference = Reference::attach()?;
+    sleep(time);
+    let cost = reference.cost()?;
+    drop(reference);
+    wrk.finish()?;
+    Ok(cost.as_nanos() as f64)
 }
 
 fn sample(agent: &Agent, servers: &Servers, wrk: &Wrk) -> Result<Sample> {
