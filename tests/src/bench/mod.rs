@@ -19,17 +19,16 @@ mod wrk;
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use report::Bar;
 use rig::Rig;
 
 /// What Spoor costs, against its bars (docs/bench.md says what each measures)
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
-#[command(arg_required_else_help = true, subcommand_required = true)]
 struct Cli {
     #[command(subcommand)]
-    what: What,
+    what: Option<What>,
 
     #[command(flatten)]
     options: Options,
@@ -112,6 +111,10 @@ enum What {
 /// Runs what the command line asks for.
 pub fn main() -> Result<ExitCode> {
     let Cli { what, options } = Cli::parse();
+    let Some(what) = what else {
+        Cli::command().print_help()?;
+        return Ok(ExitCode::SUCCESS);
+    };
     if let What::BodyServer { address } = what {
         return body::serve(address);
     }
@@ -140,7 +143,8 @@ pub fn main() -> Result<ExitCode> {
 fn all(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     let requests = if options.quick { 100_000 } else { 1_000_000 };
     let both = [cpu::Subject::Cpu, cpu::Subject::Throughput];
-    let parts: [(&str, &dyn Fn() -> Result<Vec<Bar>>); 8] = [
+    type Part<'a> = (&'a str, &'a dyn Fn() -> Result<Vec<Bar>>);
+    let parts: [Part; 8] = [
         ("coverage", &|| coverage::run(rig, requests)),
         ("kernel", &|| kernel::run(rig, options, false)),
         ("kernel --proxy", &|| kernel::run(rig, options, true)),
