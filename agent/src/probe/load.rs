@@ -16,7 +16,7 @@ use super::{
     ring::Ring,
 };
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/spoor-ebpf"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/spoor-ebpf"));
 
 /// Sizes of what the kernel holds for the agent.
 #[derive(Clone, Copy, Debug)]
@@ -169,7 +169,7 @@ fn reason(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn take(programs: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, ProbeError> {
+pub(super) fn take(programs: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, ProbeError> {
     programs.take_map(name).ok_or(ProbeError::Map {
         map: name,
         source: io::ErrorKind::NotFound.into(),

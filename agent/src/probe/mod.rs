@@ -6,6 +6,7 @@ mod load;
 mod mapped;
 mod offsets;
 mod plan;
+pub mod reference;
 mod ring;
 
 pub use load::{Lost, ProbeError, Settings};
