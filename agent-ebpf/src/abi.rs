@@ -382,6 +382,8 @@ counters! {
     NotHttp = "connection_not_http",
     /// Two readings of a socket's sequence numbers disagreed.
     TornSequence = "torn_sequence",
+    /// The program that makes records was not there.
+    NoReporter = "no_reporter",
     /// A reader was woken.
     Wakeups = "reader_wakeups",
 }

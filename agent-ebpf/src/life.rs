@@ -101,8 +101,18 @@ fn connected(result: i64) -> Option<()> {
     let socket = kernel::socket(args.first() as u32)?;
     let entry = CONNECTIONS.get_ptr_mut(&socket.sock)?;
     // SAFETY: a live map value.
-    let Connection { id, connect_ns: start_ns, flags, connect_error, .. } = unsafe { *entry };
-    let result = if connect_error > 0 { -(connect_error as i64) } else { result };
+    let Connection {
+        id,
+        connect_ns: start_ns,
+        flags,
+        connect_error,
+        ..
+    } = unsafe { *entry };
+    let result = if connect_error > 0 {
+        -(connect_error as i64)
+    } else {
+        result
+    };
     if start_ns == 0 {
         return None;
     }

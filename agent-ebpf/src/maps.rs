@@ -9,7 +9,7 @@ use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     helpers::bpf_get_smp_processor_id,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 
 use crate::{kernel::Socket, segment::Call};
@@ -51,6 +51,10 @@ pub static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entries(655
 /// How many connections this processor has named.
 #[map]
 pub static NAMED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// The program that all programs of system calls end in.
+#[map]
+pub static NEXT: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 /// Where a record is put together.
 #[map]

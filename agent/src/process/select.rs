@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf};
 use crate::config::ExeGlob;
 
 use super::{
-    ProcRoot,
+    ExecHint, ProcRoot,
     command::{CommandLine, Surroundings, program},
     listeners::Listeners,
 };
@@ -107,6 +107,18 @@ impl Selection {
     pub fn matches(&self, tgid: u32) -> Match {
         self.reason(tgid, &mut Listeners::new(&self.root))
             .map_or(Match::No, Match::Yes)
+    }
+
+    /// Was a program selected that is gone before it could be looked at? By what the kernel said at its exec: its first
+    /// argument, and the command's name where that is not cut off.
+    pub fn matched(&self, hint: &ExecHint) -> bool {
+        // The kernel keeps 15 bytes of a command's name.
+        const WHOLE_BYTES: usize = 14;
+        let argument = hint.cmdline.split(|&byte| byte == 0).next().unwrap_or_default();
+        let argument = String::from_utf8_lossy(argument);
+        self.is_every()
+            || self.is_glob_of(std::path::Path::new(argument.as_ref()))
+            || hint.comm.len() <= WHOLE_BYTES && self.is_glob_of(std::path::Path::new(&hint.comm))
     }
 
     /// All processes that run and are targets. To be repeated until nothing new appears, since others may start
