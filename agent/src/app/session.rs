@@ -125,6 +125,10 @@ impl Session {
             for (tgid, _) in self.selection.scan() {
                 self.select(tgid);
             }
+            for (child, parent) in self.selection.children(&self.alive) {
+                self.parents.insert(child, parent);
+                self.select(child);
+            }
             if self.alive.len() == before {
                 break;
             }
@@ -134,7 +138,8 @@ impl Session {
     fn select(&mut self, tgid: u32) {
         if self.alive.insert(tgid) {
             self.probe.shared.set_target(tgid, true);
-            self.facts.ask(Question::Facts { tgid, parent: None });
+            let parent = self.parents.get(&tgid).copied();
+            self.facts.ask(Question::Facts { tgid, parent });
         }
     }
 

@@ -10,7 +10,7 @@ use opentelemetry_semantic_conventions::attribute;
 use uuid::Uuid;
 
 use super::{
-    Host, ProcRoot, ProcessFacts,
+    Host, ProcRoot, ProcessFacts, Runtime,
     command::{self, CommandLine, Program, Surroundings, file_name, without_version},
     container::{self, Container, Containers},
     environ::Environ,
@@ -41,6 +41,16 @@ const OWN_KEYS: [&str; 5] = [
     attribute::PROCESS_OWNER,
     attribute::SERVICE_INSTANCE_ID,
 ];
+
+/// Whether a Ruby process is Puma: by its script, or by the title that it gives itself (`puma 5.6.5 (tcp://…) [dir]`,
+/// `puma: cluster worker 0: 42 [dir]`).
+fn is_puma(line: &CommandLine) -> bool {
+    // An interpreter's options come before the script.
+    const FIRST_ARGUMENTS: usize = 4;
+    line.arguments.iter().take(FIRST_ARGUMENTS).any(|argument| {
+        argument.starts_with("puma ") || argument.starts_with("puma: ") || file_name(argument) == "puma"
+    })
+}
 
 /// What the kernel said at an exec. It names a process that is gone before it could be looked at, or has written a
 /// title over its command line since.
@@ -157,9 +167,13 @@ impl Gatherer {
             Attribute::str(attribute::TELEMETRY_SDK_VERSION, env!("CARGO_PKG_VERSION")),
             Attribute::str(attribute::TELEMETRY_SDK_LANGUAGE, executable.language),
         ]);
+        let runtime = match executable.runtime {
+            Runtime::Ruby if is_puma(&line) => Runtime::Puma,
+            runtime => runtime,
+        };
         ProcessFacts {
             tgid,
-            runtime: executable.runtime,
+            runtime,
             resource: Arc::new(Resource {
                 service_name,
                 attributes,

@@ -1,6 +1,6 @@
 //! Which processes are targets.
 
-use std::{fmt, path::PathBuf};
+use std::{collections::BTreeSet, fmt, path::PathBuf};
 
 use crate::config::ExeGlob;
 
@@ -107,6 +107,19 @@ impl Selection {
     pub fn matches(&self, tgid: u32) -> Match {
         self.reason(tgid, &mut Listeners::new(&self.root))
             .map_or(Match::No, Match::Yes)
+    }
+
+    /// The running children of these processes, with their parents: children of a target are targets, those too that
+    /// were forked before it was one.
+    pub fn children(&self, of: &BTreeSet<u32>) -> Vec<(u32, u32)> {
+        let processes = self.root.processes().into_iter();
+        processes
+            .filter_map(|tgid| {
+                let stat = self.root.stat(tgid)?;
+                let counts = !stat.is_zombie && !stat.is_kernel_thread && tgid != std::process::id();
+                (counts && of.contains(&stat.parent)).then_some((tgid, stat.parent))
+            })
+            .collect()
     }
 
     /// Was a program selected that is gone before it could be looked at? By what the kernel said at its exec: its first
