@@ -350,7 +350,8 @@ fn notice(event: &Event<'_>, facts: &Facts, alive: &mut BTreeSet<u32>, parents: 
                 parent: Some(parent),
             });
         }
-        Event::Exec(exec, cmdline) => {
+        Event::Exec(exec, strings) => {
+            let (cmdline, environ) = strings.split_at(strings.len().min(exec.cmdline_len as usize));
             let tgid = exec.header.execution.tgid;
             alive.insert(tgid);
             let comm = exec.comm.split(|&byte| byte == 0).next().unwrap_or_default();
@@ -359,6 +360,7 @@ fn notice(event: &Event<'_>, facts: &Facts, alive: &mut BTreeSet<u32>, parents: 
                 hint: ExecHint {
                     comm: String::from_utf8_lossy(comm).into_owned(),
                     cmdline: cmdline.to_vec(),
+                    environ: environ.to_vec(),
                 },
                 provisional: exec.provisional == 1,
             });

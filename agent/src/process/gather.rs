@@ -60,6 +60,8 @@ pub struct ExecHint {
     pub comm: String,
     /// The arguments, each ended by a NUL byte; may be cut off.
     pub cmdline: Vec<u8>,
+    /// The environment, likewise.
+    pub environ: Vec<u8>,
 }
 
 /// Gathers what is known of processes. Keeps what was learned of executables and containers.
@@ -105,7 +107,12 @@ impl Gatherer {
     pub fn gather(&mut self, tgid: u32, hint: Option<&ExecHint>, parent: Option<&ProcessFacts>) -> ProcessFacts {
         let exe = self.root.exe(tgid);
         let line = self.command_line(tgid, exe.as_deref(), hint);
-        let environ = Environ::parse(&self.root.environ(tgid).unwrap_or_default());
+        let mut environ = Environ::parse(&self.root.environ(tgid).unwrap_or_default());
+        if let Some(hint) = hint
+            && (environ.is_overwritten || exe.is_none())
+        {
+            environ = Environ::parse(&hint.environ);
+        }
         let has_title = environ.is_overwritten || line.is_title;
         let is_fork = |parent: &&ProcessFacts| match &exe {
             Some(exe) => has_title && text_of(parent, attribute::PROCESS_EXECUTABLE_PATH) == exe.to_str(),
