@@ -69,12 +69,14 @@ impl Process {
             .unwrap_or_default()
     }
 
-    /// Whether a thread may stand for a request. Not where the runtime is known to run many requests on one thread.
+    /// Whether a thread may stand for a request. Not before it is known what runs there, nor where the runtime is known to run many requests on one thread.
     pub fn may_use_threads(&self) -> bool {
-        !matches!(
-            self.runtime,
-            Some(Runtime::Go | Runtime::Node | Runtime::Beam | Runtime::Loop | Runtime::Nginx | Runtime::Puma)
-        )
+        self.runtime.is_some_and(|runtime| {
+            !matches!(
+                runtime,
+                Runtime::Go | Runtime::Node | Runtime::Beam | Runtime::Loop | Runtime::Nginx | Runtime::Puma
+            )
+        })
     }
 
     /// Whether the gate is open: the rule was not broken lately.
