@@ -487,6 +487,10 @@ pub struct Offsets {
     pub tcp_bytes_acked: u32,
     /// `unix_sock.peer`
     pub unix_peer: u32,
+    /// 1: the current task's fields can be loaded without a helper (since 5.11), found by trying.
+    pub typed_task: u32,
+    /// Always 0.
+    pub pad: u32,
     /// `file_operations` of sockets, as an address; learned from a socket of the agent's own.
     pub socket_file_ops: u64,
 }
@@ -539,6 +543,8 @@ impl Offsets {
         tcp_bytes_received: Self::MISSING,
         tcp_bytes_acked: Self::MISSING,
         unix_peer: Self::MISSING,
+        typed_task: 0,
+        pad: 0,
         socket_file_ops: 0,
     };
 }
