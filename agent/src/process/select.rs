@@ -243,7 +243,7 @@ mod tests {
 
     fn scanned(globs: &[&str], pids: &[u32]) -> Vec<(u32, Reason)> {
         let directory = fixture();
-        let globs: Vec<String> = globs.iter().map(|glob| (*glob).to_owned()).collect();
+        let globs: Vec<ExeGlob> = globs.iter().map(|glob| glob.parse().unwrap()).collect();
         let selection = Selection::new(ProcRoot::new(directory.path()), pids, &globs, &[]).unwrap();
         let mut found = selection.scan();
         found.sort_by_key(|(tgid, _)| *tgid);
@@ -283,7 +283,7 @@ mod tests {
     fn error(pid: Option<u32>, glob: Option<&str>) -> String {
         let directory = fixture();
         let root = ProcRoot::new(directory.path());
-        let globs: Vec<String> = glob.into_iter().map(str::to_owned).collect();
+        let globs: Vec<ExeGlob> = glob.into_iter().map(|glob| glob.parse().unwrap()).collect();
         Selection::new(root, &Vec::from_iter(pid), &globs, &[])
             .unwrap_err()
             .to_string()
@@ -336,7 +336,7 @@ mod tests {
                 .any(|(tgid, _)| *tgid == 2 && root.stat(2).is_some_and(|stat| stat.is_kernel_thread))
         );
 
-        let sleepers = Selection::new(root.clone(), &[], &["sleep".to_owned(), "coreutils".to_owned()], &[]).unwrap();
+        let sleepers = Selection::new(root.clone(), &[], &["sleep", "coreutils"].map(|glob| glob.parse().unwrap()), &[]).unwrap();
         assert!(matches!(sleepers.matches(tgid), Match::Yes(Reason::Exe(_))));
         drop(sleeping);
         assert_eq!(sleepers.matches(tgid), Match::No);
