@@ -336,7 +336,13 @@ mod tests {
                 .any(|(tgid, _)| *tgid == 2 && root.stat(2).is_some_and(|stat| stat.is_kernel_thread))
         );
 
-        let sleepers = Selection::new(root.clone(), &[], &["sleep", "coreutils"].map(|glob| glob.parse().unwrap()), &[]).unwrap();
+        let sleepers = Selection::new(
+            root.clone(),
+            &[],
+            &["sleep", "coreutils"].map(|glob| glob.parse().unwrap()),
+            &[],
+        )
+        .unwrap();
         assert!(matches!(sleepers.matches(tgid), Match::Yes(Reason::Exe(_))));
         drop(sleeping);
         assert_eq!(sleepers.matches(tgid), Match::No);
