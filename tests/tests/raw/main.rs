@@ -1,0 +1,84 @@
+//! HTTP over real sockets, byte by byte and call by call, with the agent attached to both ends: every case says which spans
+//! there must be, and nothing else may be there. Then the same through tapes.
+
+mod bodies;
+mod calls;
+mod ends;
+mod expected;
+mod messages;
+mod namespaces;
+mod peer;
+mod sockets;
+mod world;
+
+use anyhow::{Result, ensure};
+use expected::compare;
+use spoor_tests::{
+    agent::{Recorder, Tape},
+    otlp::Span,
+};
+use world::World;
+
+/// Cases that the agent is known to get wrong, each with the reason. They are played and compared like all others; what is
+/// different is printed, and one that comes out right must leave this list.
+const KNOWN_FAILING: &[(&str, &str)] = &[];
+
+#[test]
+#[ignore = "end to end: needs root; cargo xtask test runs it"]
+fn over_real_sockets() -> Result<()> {
+    let mut world = World::start()?;
+    let agent = Recorder::start(&world.selection())?;
+    play(&mut world)?;
+    let (spans, said) = agent.finish()?;
+    check(&world, &spans, &said)
+}
+
+#[test]
+#[ignore = "end to end: needs root; cargo xtask test runs it"]
+fn through_tapes() -> Result<()> {
+    let mut world = World::start()?;
+    let tape = Tape::record(&world.selection())?;
+    play(&mut world)?;
+    let (tape, said) = tape.finish()?;
+    let (first, spans) = tape.replay()?;
+    let (second, _) = tape.replay()?;
+    ensure!(first == second, "two replays of one tape are different");
+    check(&world, &spans, &said)
+}
+
+fn play(world: &mut World) -> Result<()> {
+    messages::play(world)?;
+    ends::play(world)?;
+    calls::play(world)?;
+    sockets::play(world)?;
+    bodies::play(world)
+}
+
+fn check(world: &World, spans: &[Span], said: &str) -> Result<()> {
+    let mut differences = compare(&world.expected, spans);
+    let mut better = Vec::new();
+    for (case, reason) in KNOWN_FAILING {
+        match differences.0.remove(*case) {
+            Some(these) => println!(
+                "known to fail: {case}: {reason}: {} differences: {:.300}",
+                these.len(),
+                these[0]
+            ),
+            None => better.push(*case),
+        }
+    }
+    println!(
+        "{} cases, {} exchanges, {} spans, {} cases known to fail, {} skipped",
+        world.cases.len(),
+        world.expected.len(),
+        spans.len(),
+        KNOWN_FAILING.len() - better.len(),
+        usize::from(world.namespaces.is_none()),
+    );
+    ensure!(differences.0.is_empty(), "{differences}\nthe agent said:\n{said}");
+    ensure!(
+        better.is_empty(),
+        "no longer failing, take them off KNOWN_FAILING: {better:?}"
+    );
+    Ok(())
+}
