@@ -116,8 +116,6 @@ fn inner_cargo(root: &Path, target_dir: &Path, linker: &Path) -> Result<Command,
         format!("--cfg=bpf_target_arch=\"{arch}\""),
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
-        // All kernels that we build for load words from any address; without this each load is eight.
-        "-Clink-arg=--cpu-features=+allows-misaligned-mem-access".to_owned(),
         format!("-Clinker={}", linker.display()),
     ];
     cargo

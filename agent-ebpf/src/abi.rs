@@ -26,8 +26,8 @@ pub const MARKS: usize = 4096;
 /// Most processors that have counters of their own; those above share the last row.
 pub const CPU_LIMIT: u32 = 512;
 
-/// Bytes of command line that an [`Exec`] carries.
-pub const CMDLINE_BYTES: usize = 512;
+/// Bytes of command line and environment that an [`Exec`] carries.
+pub const STRINGS_BYTES: usize = 4096;
 
 /// What a record is: [`Header::kind`].
 #[repr(u8)]
@@ -253,16 +253,21 @@ pub struct Fork {
     pub pad: u32,
 }
 
-/// A process runs a new program. `cmdline_len` bytes of its command line follow (words end with NUL).
+/// A process runs a new program. `strings_len` bytes follow: its command line, then its environment (words end with NUL;
+/// what is longer than [`STRINGS_BYTES`] is cut off).
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Exec {
     /// kind = [`Kind::Exec`]
     pub header: Header,
     /// Bytes behind this struct.
+    pub strings_len: u32,
+    /// How many of them are the command line's.
     pub cmdline_len: u32,
     /// 1: it was no target before, it is captured provisionally.
     pub provisional: u32,
+    /// Always 0.
+    pub pad: u32,
     /// The thread's name, NUL padded.
     pub comm: [u8; 16],
 }
@@ -382,6 +387,8 @@ counters! {
     NotHttp = "connection_not_http",
     /// Two readings of a socket's sequence numbers disagreed.
     TornSequence = "torn_sequence",
+    /// The program that makes records was not there.
+    NoReporter = "no_reporter",
     /// A reader was woken.
     Wakeups = "reader_wakeups",
 }
@@ -410,7 +417,7 @@ pub struct Offsets {
     pub task_exit_code: u32,
     /// `task_struct.mm`
     pub task_mm: u32,
-    /// `mm_struct.arg_start`; `arg_end` follows it
+    /// `mm_struct.arg_start`; `arg_end`, `env_start` and `env_end` follow it
     pub mm_arg_start: u32,
     /// `signal_struct.live`
     pub signal_live: u32,

@@ -83,6 +83,8 @@ pub fn insert(socket: Socket, stream: Stream, role: Role) -> Option<*mut Connect
         base: [0; 2],
         flags,
         role: role as u32,
+        connect_error: 0,
+        pad: 0,
     };
     if CONNECTIONS.insert(&socket.sock, &connection, 0).is_err() {
         count(Counter::ConnectionsFull, 1);

@@ -101,7 +101,18 @@ fn connected(result: i64) -> Option<()> {
     let socket = kernel::socket(args.first() as u32)?;
     let entry = CONNECTIONS.get_ptr_mut(&socket.sock)?;
     // SAFETY: a live map value.
-    let (id, start_ns, flags) = unsafe { ((*entry).id, (*entry).connect_ns, (*entry).flags) };
+    let Connection {
+        id,
+        connect_ns: start_ns,
+        flags,
+        connect_error,
+        ..
+    } = unsafe { *entry };
+    let result = if connect_error > 0 {
+        -(connect_error as i64)
+    } else {
+        result
+    };
     if start_ns == 0 {
         return None;
     }
@@ -192,10 +203,13 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
     let mut error = 0i32;
     if new == CLOSE {
         error = read(sock + offset!(sock_err) as u64).unwrap_or(0);
-        // A connect that fails before it returns is told by its exit.
-        if old != SYN_SENT || flags & CONNECT_RETURNED != 0 {
-            let _ = CONNECTIONS.remove(&sock);
+        if old == SYN_SENT && flags & CONNECT_RETURNED == 0 {
+            // It failed within connect(2), whose exit tells it: a call that does not wait says EINPROGRESS all the same.
+            // SAFETY: a live map value.
+            unsafe { (*entry).connect_error = error };
+            return 0;
         }
+        let _ = CONNECTIONS.remove(&sock);
     }
     if flags & OPAQUE == 0 || new == CLOSE {
         emit::submit(State {

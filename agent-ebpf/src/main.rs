@@ -15,6 +15,7 @@ mod emit;
 mod kernel;
 mod life;
 mod maps;
+mod reference;
 mod segment;
 mod socket;
 mod task;

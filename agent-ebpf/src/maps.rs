@@ -9,7 +9,7 @@ use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     helpers::bpf_get_smp_processor_id,
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 
 use crate::{kernel::Socket, segment::Call};
@@ -52,6 +52,10 @@ pub static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entries(655
 #[map]
 pub static NAMED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
+/// The program that all programs of system calls end in.
+#[map]
+pub static NEXT: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
 /// Where a record is put together.
 #[map]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
@@ -87,6 +91,10 @@ pub struct Connection {
     pub flags: u32,
     /// Role as a number.
     pub role: u32,
+    /// Why the connect failed, positive errno, if it did before connect(2) returned.
+    pub connect_error: i32,
+    /// Always 0.
+    pub pad: u32,
 }
 
 /// Not looked at any more.

@@ -8,13 +8,15 @@ use agent_ebpf::{
     classify::{self, Looks},
     framing::{self, Framing, SCAN_BYTES},
 };
-use aya_ebpf::helpers::generated::bpf_probe_read_user;
+use aya_ebpf::{helpers::generated::bpf_probe_read_user, macros::tracepoint, programs::TracePointContext};
 
 use crate::{
     connection::{self, Moved},
     emit,
     kernel::{self, Socket, offset, read},
-    maps::{BUFFERS, CONNECTIONS, COUNTED, Connection, FOLLOW, FROM_BIRTH, HEAD_SEEN, OPAQUE, SCRATCH, Scratch, count},
+    maps::{
+        BUFFERS, CONNECTIONS, COUNTED, Connection, FOLLOW, FROM_BIRTH, HEAD_SEEN, NEXT, OPAQUE, SCRATCH, Scratch, count,
+    },
 };
 
 /// Bytes that are copied before anything is known of a segment: heads are shorter, mostly.
@@ -61,7 +63,7 @@ pub struct Call {
 
 /// Makes the records of a call on a socket.
 #[inline(always)]
-pub fn report(socket: &Socket, call: &Call) -> u32 {
+pub fn report(ctx: &TracePointContext, socket: &Socket, call: &Call) -> u32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return 0;
     };
@@ -70,13 +72,16 @@ pub fn report(socket: &Socket, call: &Call) -> u32 {
         (*scratch).socket = *socket;
         (*scratch).call = *call;
     }
-    report_scratch()
+    // SAFETY: a tail call of a tracepoint program into another one. It returns only if that is not there.
+    unsafe { NEXT.tail_call(ctx, 0) };
+    count(Counter::NoReporter, 1);
+    0
 }
 
-/// Makes the records of the call that the scratch area holds. A global function, as [`scan_head`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn report_scratch() -> u32 {
+/// Makes the records of the call that the scratch area holds. A program of its own: the verifier walks it once, not for
+/// each system call.
+#[tracepoint]
+pub fn report_call(_ctx: TracePointContext) -> u32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return 0;
     };
@@ -381,7 +386,7 @@ fn pieces(
         return segment(scratch, connection, call, start + from, end, 0, SEGMENT_OPAQUE);
     }
     // SAFETY: the payload is larger than 8 bytes.
-    let begins = unsafe { (&raw const (*scratch).payload).cast::<[u8; 8]>().read_unaligned() };
+    let begins = unsafe { (&raw const (*scratch).payload).cast::<u64>().read() }.to_le_bytes();
     let known = if copied > 8 { 8 } else { copied as usize };
     let response = classify::looks_like_response(begins, known);
     if connection.flags & FROM_BIRTH != 0 {
@@ -489,7 +494,7 @@ fn frame(scratch: *mut Scratch, connection: &mut Connection, call: &Call, at: u6
         // What follows begins like a head: this one has no body (an answer to HEAD, pipelined).
         let next = (head_bytes as usize) & 0x7ff;
         // SAFETY: as above.
-        let next = unsafe { payload.add(next).cast::<[u8; 8]>().read_unaligned() };
+        let next = unsafe { framing::word_at(payload, next) }.to_le_bytes();
         if classify::looks_like_response(next, 8) == Looks::Yes {
             return;
         }

@@ -65,7 +65,7 @@ fn plain(ctx: &TracePointContext, direction: Direction, source: Source) -> u32 {
         address: args.second(),
         count: args.third(),
     };
-    segment::report(&socket, &call)
+    segment::report(ctx, &socket, &call)
 }
 
 /// A read that returned 0 on a Unix socket: its other end has closed.
@@ -142,7 +142,7 @@ pub fn recvfrom_exit(ctx: TracePointContext) -> u32 {
         address: args.second(),
         count: args.third(),
     };
-    segment::report(&socket, &call)
+    segment::report(&ctx, &socket, &call)
 }
 
 /// Where received bytes lie by the call's flags; `None`: they were not taken from the stream.
@@ -168,7 +168,7 @@ pub fn recvmsg_exit(ctx: TracePointContext) -> u32 {
     let Some(source) = received(args.third(), Source::Vector) else {
         return 0;
     };
-    let _ = message(&args, Direction::Read, source, bytes as u64, args.second());
+    let _ = message(&ctx, &args, Direction::Read, source, bytes as u64, args.second());
     0
 }
 
@@ -179,13 +179,27 @@ pub fn sendmsg_exit(ctx: TracePointContext) -> u32 {
         return 0;
     }
     let Some(args) = Args::saved() else { return 0 };
-    let _ = message(&args, Direction::Write, Source::Vector, bytes as u64, args.second());
+    let _ = message(
+        &ctx,
+        &args,
+        Direction::Write,
+        Source::Vector,
+        bytes as u64,
+        args.second(),
+    );
     0
 }
 
 /// Reports the bytes of the `struct msghdr` at `header`.
 #[inline(always)]
-fn message(args: &Args, direction: Direction, source: Source, bytes: u64, header: u64) -> Option<()> {
+fn message(
+    ctx: &TracePointContext,
+    args: &Args,
+    direction: Direction,
+    source: Source,
+    bytes: u64,
+    header: u64,
+) -> Option<()> {
     let socket = kernel::socket(args.first() as u32)?;
     let [address, count] = user_words::<2>(header + 16)?;
     let call = Call {
@@ -195,7 +209,7 @@ fn message(args: &Args, direction: Direction, source: Source, bytes: u64, header
         address,
         count,
     };
-    segment::report(&socket, &call);
+    segment::report(ctx, &socket, &call);
     Some(())
 }
 
@@ -227,7 +241,7 @@ pub fn recvmmsg_exit(ctx: TracePointContext) -> u32 {
     let Some(source) = received(args.fourth(), Source::Vector) else {
         return 0;
     };
-    let _ = several(&args, Direction::Read, source, messages as u64);
+    let _ = several(&ctx, &args, Direction::Read, source, messages as u64);
     0
 }
 
@@ -238,13 +252,13 @@ pub fn sendmmsg_exit(ctx: TracePointContext) -> u32 {
         return 0;
     }
     let Some(args) = Args::saved() else { return 0 };
-    let _ = several(&args, Direction::Write, Source::Vector, messages as u64);
+    let _ = several(&ctx, &args, Direction::Write, Source::Vector, messages as u64);
     0
 }
 
 /// One message is reported as such. Several are told as a gap: their bytes can be placed in the stream only together.
 #[inline(always)]
-fn several(args: &Args, direction: Direction, source: Source, messages: u64) -> Option<()> {
+fn several(ctx: &TracePointContext, args: &Args, direction: Direction, source: Source, messages: u64) -> Option<()> {
     const MOST: u64 = 16;
     let first = args.second();
     let mut bytes = 0u64;
@@ -258,7 +272,7 @@ fn several(args: &Args, direction: Direction, source: Source, messages: u64) -> 
         index += 1;
     }
     if messages == 1 {
-        return message(args, direction, source, bytes, first);
+        return message(ctx, args, direction, source, bytes, first);
     }
     let socket = kernel::socket(args.first() as u32)?;
     let call = Call {
@@ -268,7 +282,7 @@ fn several(args: &Args, direction: Direction, source: Source, messages: u64) -> 
         address: 0,
         count: 0,
     };
-    segment::report(&socket, &call);
+    segment::report(ctx, &socket, &call);
     Some(())
 }
 
@@ -279,7 +293,7 @@ pub fn sendfile64_exit(ctx: TracePointContext) -> u32 {
         return 0;
     }
     let Some(args) = Args::saved() else { return 0 };
-    moved(args.first() as u32, Direction::Write, bytes as u64);
+    moved(&ctx, args.first() as u32, Direction::Write, bytes as u64);
     0
 }
 
@@ -290,15 +304,15 @@ pub fn splice_exit(ctx: TracePointContext) -> u32 {
         return 0;
     }
     let Some(args) = Args::saved() else { return 0 };
-    if !moved(args.third() as u32, Direction::Write, bytes as u64) {
-        moved(args.first() as u32, Direction::Read, bytes as u64);
+    if !moved(&ctx, args.third() as u32, Direction::Write, bytes as u64) {
+        moved(&ctx, args.first() as u32, Direction::Read, bytes as u64);
     }
     0
 }
 
 /// Bytes that the kernel moved by itself. False: not a socket.
 #[inline(always)]
-fn moved(fd: u32, direction: Direction, bytes: u64) -> bool {
+fn moved(ctx: &TracePointContext, fd: u32, direction: Direction, bytes: u64) -> bool {
     let Some(socket) = kernel::socket(fd) else { return false };
     let call = Call {
         way: direction as u64,
@@ -307,6 +321,6 @@ fn moved(fd: u32, direction: Direction, bytes: u64) -> bool {
         address: 0,
         count: 0,
     };
-    segment::report(&socket, &call);
+    segment::report(ctx, &socket, &call);
     true
 }

@@ -116,7 +116,8 @@ impl Learner {
                 if !provisional {
                     return self.facts(tgid, Some(&hint), None);
                 }
-                let selected = matches!(self.selection.matches(tgid), Match::Yes(_)) || self.selection.is_every();
+                let selected = matches!(self.selection.matches(tgid), Match::Yes(_))
+                    || self.root.exe(tgid).is_none() && self.selection.matched(&hint);
                 if !selected {
                     return vec![Answer::Selected(tgid, false)];
                 }

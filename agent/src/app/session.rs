@@ -125,6 +125,10 @@ impl Session {
             for (tgid, _) in self.selection.scan() {
                 self.select(tgid);
             }
+            for (child, parent) in self.selection.children(&self.alive) {
+                self.parents.insert(child, parent);
+                self.select(child);
+            }
             if self.alive.len() == before {
                 break;
             }
@@ -134,7 +138,8 @@ impl Session {
     fn select(&mut self, tgid: u32) {
         if self.alive.insert(tgid) {
             self.probe.shared.set_target(tgid, true);
-            self.facts.ask(Question::Facts { tgid, parent: None });
+            let parent = self.parents.get(&tgid).copied();
+            self.facts.ask(Question::Facts { tgid, parent });
         }
     }
 
@@ -345,7 +350,8 @@ fn notice(event: &Event<'_>, facts: &Facts, alive: &mut BTreeSet<u32>, parents: 
                 parent: Some(parent),
             });
         }
-        Event::Exec(exec, cmdline) => {
+        Event::Exec(exec, strings) => {
+            let (cmdline, environ) = strings.split_at(strings.len().min(exec.cmdline_len as usize));
             let tgid = exec.header.execution.tgid;
             alive.insert(tgid);
             let comm = exec.comm.split(|&byte| byte == 0).next().unwrap_or_default();
@@ -354,6 +360,7 @@ fn notice(event: &Event<'_>, facts: &Facts, alive: &mut BTreeSet<u32>, parents: 
                 hint: ExecHint {
                     comm: String::from_utf8_lossy(comm).into_owned(),
                     cmdline: cmdline.to_vec(),
+                    environ: environ.to_vec(),
                 },
                 provisional: exec.provisional == 1,
             });

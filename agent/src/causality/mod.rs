@@ -181,6 +181,7 @@ impl Causality {
             &[request] => Some(request),
             _ => None,
         };
+        let workers = process.has_workers();
         let candidate = match opener {
             Some(request) => Some((request, ParentMethod::Opener)),
             None if process.is_nginx() => process.last_read(thread).map(|request| (request, ParentMethod::Thread)),
@@ -199,6 +200,13 @@ impl Causality {
             // Rules that are certain at once.
             (Some((request, method)), _) if nginx => self.decide(id, Parent::Local(request, method)),
             (_, Some(request)) => self.decide(id, Parent::Local(request, ParentMethod::Content)),
+            // Decided when its thread writes a response.
+            _ if workers => {
+                let forgotten = self.processes.entry(tgid).or_default().remember_call(thread, id);
+                if let Some(forgotten) = forgotten {
+                    self.force(forgotten);
+                }
+            }
             (Some((request, method)), None) => {
                 self.set_parent(id, Parent::Candidate(request, method));
                 if let Some(request) = self.nodes.get_mut(request) {
@@ -306,7 +314,7 @@ impl Causality {
             ..
         } = node.serving;
         let calls = std::mem::take(&mut node.serving.calls);
-        let (tgid, thread, context) = (node.tgid, node.thread, node.context);
+        let (tgid, thread, context, start_ns) = (node.tgid, node.thread, node.context, node.start_ns);
         let process = self.processes.entry(tgid).or_default();
         process.end(thread, id);
         if let Some(context) = context {
@@ -327,8 +335,21 @@ impl Causality {
                 alone && process.is_trusted(now_ns.min(writer.time_ns))
             }
         };
+        let worked = match writer {
+            Some(writer) if process.has_workers() && !several_writers => process.take_calls(writer.execution.tid),
+            _ => Vec::new(),
+        };
         for call in calls {
             self.settle_call(call, id, passes);
+        }
+        for call in worked {
+            let since = self.nodes.get(call).is_some_and(|call| call.start_ns >= start_ns);
+            let parent = if since {
+                Parent::Local(id, ParentMethod::Family)
+            } else {
+                Parent::Root
+            };
+            self.decide(call, parent);
         }
     }
 

@@ -30,7 +30,12 @@ struct Thread {
     open: Vec<NodeId>,
     /// The request whose head it read last.
     last: Option<NodeId>,
+    /// Calls that it made since it wrote a response last, where that decides.
+    calls: Vec<NodeId>,
 }
+
+/// Most calls of a thread that are remembered. One that makes more without a response serves nobody.
+const CALLS: usize = 4096;
 
 impl Process {
     /// Takes what kind of program it is.
@@ -43,11 +48,32 @@ impl Process {
         self.runtime == Some(Runtime::Nginx)
     }
 
+    /// Whether a worker thread is known to serve one request at a time, although another thread may have read it.
+    pub fn has_workers(&self) -> bool {
+        self.runtime == Some(Runtime::Puma)
+    }
+
+    /// A thread made a call. Returns one that is forgotten for it.
+    pub fn remember_call(&mut self, thread: u32, call: NodeId) -> Option<NodeId> {
+        let calls = &mut self.threads.entry(thread).or_default().calls;
+        let forgotten = (calls.len() >= CALLS).then(|| calls.remove(0));
+        calls.push(call);
+        forgotten
+    }
+
+    /// The calls that a thread made since it wrote a response last.
+    pub fn take_calls(&mut self, thread: u32) -> Vec<NodeId> {
+        self.threads
+            .get_mut(&thread)
+            .map(|thread| std::mem::take(&mut thread.calls))
+            .unwrap_or_default()
+    }
+
     /// Whether a thread may stand for a request. Not where the runtime is known to run many requests on one thread.
     pub fn may_use_threads(&self) -> bool {
         !matches!(
             self.runtime,
-            Some(Runtime::Go | Runtime::Node | Runtime::Beam | Runtime::Loop | Runtime::Nginx)
+            Some(Runtime::Go | Runtime::Node | Runtime::Beam | Runtime::Loop | Runtime::Nginx | Runtime::Puma)
         )
     }
 

@@ -234,7 +234,7 @@ impl Core {
             let expected = self
                 .flow
                 .peer(connection_id)
-                .is_some_and(crate::flow::Connection::is_followed);
+                .is_some_and(crate::flow::Connection::will_tell);
             if !expected {
                 self.causality.no_partner(id);
             }

@@ -163,8 +163,18 @@ impl Connection {
     }
 
     /// Whether requests on it are read by a parser that knows where it is.
-    pub fn is_followed(&self) -> bool {
+    fn is_followed(&self) -> bool {
         matches!(&self.state, State::Http(http) if http.is_synchronised())
+    }
+
+    /// Whether a request that the other end read will be seen here, too: the client's own call may be told later than
+    /// what the server did with it, when its thread was held up on the way out of the system call.
+    pub fn will_tell(&self) -> bool {
+        match &self.state {
+            State::New => self.described.is_some_and(|open| open.from_birth == 1),
+            State::Http(http) => http.is_synchronised(),
+            State::Opaque => false,
+        }
     }
 
     /// 1 if the programs counted the SYN as a byte sent: they do not know that this end connected.

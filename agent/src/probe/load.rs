@@ -6,7 +6,11 @@ use std::{
 };
 
 use agent_ebpf::abi::{CPU_LIMIT, Calibration, Control, FOLLOW_SLOTS, MARKS, Offsets, PID_LIMIT};
-use aya::{Ebpf, EbpfError, EbpfLoader, programs::ProgramError};
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    maps::{MapData, ProgramArray},
+    programs::{ProgramError, TracePoint},
+};
 
 use super::{
     Attachment, Hook, PLAN, Probe, Shared,
@@ -16,7 +20,7 @@ use super::{
     ring::Ring,
 };
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/spoor-ebpf"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/spoor-ebpf"));
 
 /// Sizes of what the kernel holds for the agent.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +90,7 @@ impl Probe {
         calibrate(&mut offsets).map_err(|error| error.with_missing(missing))?;
 
         let processes = process_limit().div_ceil(MARKS as u32);
-        let mut programs = EbpfLoader::new()
+        let mut programs = loader()
             .override_global("OFFSETS", bytes_of(&offsets), true)
             .map_max_entries("EVENTS", settings.ring_bytes)
             .map_max_entries("CONNECTIONS", settings.connections)
@@ -106,6 +110,7 @@ impl Probe {
             std::process::id(),
         );
         let ring = Ring::new(take(&mut programs, "EVENTS")?)?;
+        let next = install_reporter(&mut programs)?;
         let mut lost = Vec::new();
         for attachment in PLAN {
             let Err(error) = attach(&mut programs, attachment) else {
@@ -134,8 +139,30 @@ impl Probe {
             shared,
             lost,
             _programs: programs,
+            _next: next,
         })
     }
+}
+
+/// Loads the program that all programs of system calls end in, and puts it where they find it.
+fn install_reporter(programs: &mut Ebpf) -> Result<ProgramArray<MapData>, ProbeError> {
+    const PROGRAM: &str = "report_call";
+    let refused = |reason: String| ProbeError::Program {
+        program: PROGRAM,
+        reason,
+    };
+    let map = take(programs, "NEXT")?;
+    let mut next = ProgramArray::try_from(map).map_err(|error| refused(reason(&error)))?;
+    let program = programs
+        .program_mut(PROGRAM)
+        .ok_or_else(|| refused("it is not in the object".to_owned()))?;
+    let program: &mut TracePoint = program
+        .try_into()
+        .map_err(|error: ProgramError| refused(reason(&error)))?;
+    program.load().map_err(|error| refused(reason(&error)))?;
+    let fd = program.fd().map_err(|error| refused(reason(&error)))?;
+    next.set(0, fd, 0).map_err(|error| refused(reason(&error)))?;
+    Ok(next)
 }
 
 fn attach(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramError> {
@@ -145,7 +172,7 @@ fn attach(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramErr
     let program = programs.program_mut(attachment.program).ok_or_else(missing)?;
     match attachment.hook {
         Hook::Syscall(name) => {
-            let program: &mut aya::programs::TracePoint = program.try_into()?;
+            let program: &mut TracePoint = program.try_into()?;
             program.load()?;
             program.attach("syscalls", name)?;
         }
@@ -169,7 +196,14 @@ fn reason(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn take(programs: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, ProbeError> {
+/// A loader that does not read the kernel's BTF: the programs have no relocations against it, and it takes 30 MiB.
+fn loader<'a>() -> EbpfLoader<'a> {
+    let mut loader = EbpfLoader::new();
+    loader.btf(None);
+    loader
+}
+
+pub(super) fn take(programs: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, ProbeError> {
     programs.take_map(name).ok_or(ProbeError::Map {
         map: name,
         source: io::ErrorKind::NotFound.into(),
@@ -219,7 +253,7 @@ fn calibrate(offsets: &mut Offsets) -> Result<(), CalibrationError> {
         hook: Hook::Raw("sys_enter"),
         feature: None,
     };
-    let mut programs = EbpfLoader::new()
+    let mut programs = loader()
         .override_global("OFFSETS", bytes_of(offsets), true)
         .map_max_entries("EVENTS", 4096)
         .map_max_entries("CONNECTIONS", 1)

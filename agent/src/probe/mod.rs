@@ -6,6 +6,7 @@ mod load;
 mod mapped;
 mod offsets;
 mod plan;
+pub mod reference;
 mod ring;
 
 pub use load::{Lost, ProbeError, Settings};
@@ -26,6 +27,8 @@ pub struct Probe {
     /// Programs that are not attached, and why.
     pub lost: Vec<Lost>,
     _programs: aya::Ebpf,
+    /// The programs hold their way into the reporter by this.
+    _next: aya::maps::ProgramArray<aya::maps::MapData>,
 }
 
 /// The memory that is shared with the programs.

@@ -110,7 +110,7 @@ impl ProcRoot {
     }
 
     /// The executable's path in the process's mount namespace, also of one that was replaced meanwhile.
-    pub(super) fn exe(&self, tgid: u32) -> Option<PathBuf> {
+    pub fn exe(&self, tgid: u32) -> Option<PathBuf> {
         let link = read_link(self.process(tgid).join("exe")).ok()?;
         match link.as_os_str().as_bytes().strip_suffix(b" (deleted)") {
             Some(path) => Some(PathBuf::from(std::ffi::OsStr::from_bytes(path))),

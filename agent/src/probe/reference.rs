@@ -1,0 +1,111 @@
+//! For the benchmarks: the kernel's statistics of programs, and a reference program that costs are compared with.
+
+use std::{
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{JoinHandle, sleep, spawn},
+    time::Duration,
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::RingBuf,
+    programs::TracePoint,
+    sys::{Stats, enable_stats},
+};
+
+use super::{
+    ProbeError,
+    load::{OBJECT, take},
+};
+
+/// Room for 15 ms of the fastest server that we know.
+const RING_BYTES: u32 = 8 * 1024 * 1024;
+/// How often the ring is emptied.
+const PERIOD: Duration = Duration::from_millis(2);
+
+/// Makes the kernel count runs and run time of all programs, as long as the result lives: it ends with the process,
+/// however that dies, which a sysctl does not.
+pub fn enable_run_statistics() -> Result<OwnedFd, ProbeError> {
+    enable_stats(Stats::RunTime).map_err(|error| failed(&error))
+}
+
+/// The reference program, on each recvfrom(2) of the host: it copies 256 bytes of the caller's buffer and submits them.
+/// A program costs several times more between the misses of a busy server than in a loop of its own, so it is measured
+/// in the same place as what it is compared with.
+pub struct Reference {
+    programs: Ebpf,
+    ended: Arc<AtomicBool>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Reference {
+    /// Attaches it, and empties its ring in a thread.
+    pub fn attach() -> Result<Self, ProbeError> {
+        let mut programs: Ebpf = EbpfLoader::new()
+            .map_max_entries("EVENTS", RING_BYTES)
+            .map_max_entries("CONNECTIONS", 1)
+            .map_max_entries("TARGETS", 1)
+            .load(OBJECT)?;
+        let mut ring = RingBuf::try_from(take(&mut programs, "EVENTS")?).map_err(|error| failed(&error))?;
+        let program: &mut TracePoint = programs
+            .program_mut("reference")
+            .ok_or_else(|| failed(&"it is not in the object"))?
+            .try_into()
+            .map_err(|error| failed(&error))?;
+        program.load().map_err(|error| failed(&error))?;
+        program
+            .attach("syscalls", "sys_enter_recvfrom")
+            .map_err(|error| failed(&error))?;
+        let ended = Arc::new(AtomicBool::new(false));
+        let reader = spawn({
+            let ended = Arc::clone(&ended);
+            move || {
+                while !ended.load(Ordering::Relaxed) {
+                    while ring.next().is_some() {}
+                    sleep(PERIOD);
+                }
+            }
+        });
+        Ok(Self {
+            programs,
+            ended,
+            reader: Some(reader),
+        })
+    }
+
+    /// What a run has cost on average. Needs [`enable_run_statistics`].
+    pub fn cost(&self) -> Result<Duration, ProbeError> {
+        let program = self.programs.program("reference");
+        let program = program.ok_or_else(|| failed(&"it is not in the object"))?;
+        let program: &TracePoint = program.try_into().map_err(|error| failed(&error))?;
+        let info = program.info().map_err(|error| failed(&error))?;
+        if info.run_count() == 0 {
+            return Err(failed(
+                &"it never ran: are the run statistics on, and does anybody receive?",
+            ));
+        }
+        Ok(info.run_time().div_f64(info.run_count() as f64))
+    }
+}
+
+impl Drop for Reference {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        if let Some(reader) = self.reader.take()
+            && reader.join().is_err()
+        {
+            tracing::warn!("the reader of the reference program's ring panicked");
+        }
+    }
+}
+
+fn failed(reason: &dyn std::fmt::Display) -> ProbeError {
+    ProbeError::Program {
+        program: "reference",
+        reason: reason.to_string(),
+    }
+}

@@ -1,0 +1,161 @@
+//! What the eBPF programs cost for each request.
+
+use std::{thread::sleep, time::Duration};
+
+use anyhow::{Result, ensure};
+use spoor::probe::reference::{self, Reference};
+
+use super::{
+    Options,
+    agent::{Agent, SELECTION_TIME},
+    proc,
+    report::{Bar, Bound, Table, median, progress},
+    rig::{Nginx, Rig, Side},
+    wrk::Wrk,
+};
+
+/// Measures rounds of: an untraced server, the reference program on an untraced server, a traced server, all under one agent
+/// and the same load.
+///
+/// The kernel's statistics are of all runs of a program, whoever caused them; only the server's are wanted. In the round
+/// with an untraced server all runs (wrk's, nginx's) find that this is no target and end: that gives what such a run
+/// costs. wrk reads and writes by read(2) and write(2) alone, which /proc/PID/io counts, and each is one run. So the
+/// server's share of the other round is its total, less wrk's calls times that cost.
+pub fn run(rig: &Rig, options: Options, proxy: bool) -> Result<Vec<Bar>> {
+    let _statistics = reference::enable_run_statistics()?;
+    let (plain, traced) = (
+        Servers::start(rig, Side::Plain, proxy)?,
+        Servers::start(rig, Side::Traced, proxy)?,
+    );
+    let agent = rig.agent(&[])?;
+    sleep(SELECTION_TIME);
+    let time = options.time(2);
+
+    let mut rounds = Rounds::default();
+    let count = options.rounds(5);
+    for round in 0..count {
+        progress(round, count);
+        let untraced = measure(rig, &agent, &plain, time)?;
+        let reference_ns = reference_ns(rig, &plain, time)?;
+        let passed_over_ns = untraced.run_ns / untraced.runs;
+        let traced = measure(rig, &agent, &traced, time)?;
+        let ns = (traced.run_ns - traced.client_calls * passed_over_ns) / traced.requests;
+        rounds.reference_ns.push(reference_ns);
+        rounds.passed_over_ns.push(passed_over_ns);
+        rounds.ns.push(ns);
+        rounds.runs.push((traced.runs - traced.client_calls) / traced.requests);
+        rounds.untraced_ns.push(untraced.run_ns / untraced.requests);
+        rounds.multiple.push(ns / reference_ns);
+    }
+    let skipped = agent.objects()?.skipped;
+    agent.finish()?;
+
+    let mut table = Table::new(&["", "median", "least", "greatest"]);
+    table.series("reference program (copy 256 bytes, submit), ns", &rounds.reference_ns);
+    table.series("a run that finds no target, ns", &rounds.passed_over_ns);
+    table.series("an untraced request, client and server, ns", &rounds.untraced_ns);
+    table.series("a traced request, server side, ns", &rounds.ns);
+    table.series("a traced request, server side, runs", &rounds.runs);
+    table.series("a traced request, multiple of the reference", &rounds.multiple);
+    println!("{table}runs that the kernel skipped: {skipped}");
+    let at_most =
+        |what: &str, must, aim, values: &[f64]| Bar::new(what, Bound::AtMost(must), Bound::AtMost(aim), median(values));
+    Ok(if proxy {
+        vec![
+            at_most("kernel --proxy: ns a proxied request", 4000.0, 2500.0, &rounds.ns),
+            at_most("kernel --proxy: runs a proxied request", 12.0, 10.0, &rounds.runs),
+        ]
+    } else {
+        vec![
+            at_most("kernel: multiple of the reference", 4.0, 2.5, &rounds.multiple),
+            at_most("kernel: ns a request", 1500.0, 1000.0, &rounds.ns),
+        ]
+    })
+}
+
+/// One value a round each.
+#[derive(Default)]
+struct Rounds {
+    reference_ns: Vec<f64>,
+    passed_over_ns: Vec<f64>,
+    untraced_ns: Vec<f64>,
+    ns: Vec<f64>,
+    runs: Vec<f64>,
+    multiple: Vec<f64>,
+}
+
+/// nginx with a file, and maybe one in front of it.
+struct Servers {
+    file: Nginx,
+    proxy: Option<Nginx>,
+}
+
+impl Servers {
+    fn start(rig: &Rig, side: Side, proxy: bool) -> Result<Self> {
+        let file = rig.nginx(side)?;
+        let proxy = proxy.then(|| rig.proxy(side, file.address)).transpose()?;
+        Ok(Self { file, proxy })
+    }
+
+    fn front(&self) -> &Nginx {
+        self.proxy.as_ref().unwrap_or(&self.file)
+    }
+}
+
+/// Counts, or differences of counts.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    runs: f64,
+    run_ns: f64,
+    requests: f64,
+    client_calls: f64,
+}
+
+/// What a time of saturation costs, from when wrk is known to be no target.
+fn measure(rig: &Rig, agent: &Agent, servers: &Servers, time: Duration) -> Result<Sample> {
+    let wrk = Wrk::start(
+        servers.front().address,
+        (SELECTION_TIME + time).as_secs() + 2,
+        rig.path(),
+    )?;
+    sleep(SELECTION_TIME);
+    let before = sample(agent, servers, &wrk)?;
+    sleep(time);
+    let after = sample(agent, servers, &wrk)?;
+    wrk.finish()?;
+    let sample = Sample {
+        runs: after.runs - before.runs,
+        run_ns: after.run_ns - before.run_ns,
+        requests: after.requests - before.requests,
+        client_calls: after.client_calls - before.client_calls,
+    };
+    ensure!(
+        sample.requests > 0.0 && sample.runs > sample.client_calls,
+        "the programs ran less often than wrk made calls: {sample:?}"
+    );
+    Ok(sample)
+}
+
+/// What the reference program costs on the server's recvfrom(2); wrk makes none.
+fn reference_ns(rig: &Rig, servers: &Servers, time: Duration) -> Result<f64> {
+    let wrk = Wrk::start(servers.front().address, time.as_secs() + 2, rig.path())?;
+    sleep(Duration::from_millis(500));
+    let reference = Reference::attach()?;
+    sleep(time);
+    let cost = reference.cost()?;
+    drop(reference);
+    wrk.finish()?;
+    Ok(cost.as_nanos() as f64)
+}
+
+fn sample(agent: &Agent, servers: &Servers, wrk: &Wrk) -> Result<Sample> {
+    let requests = servers.front().requests()?;
+    let client_calls = proc::read_write_calls(wrk.id())?;
+    let objects = agent.objects()?;
+    Ok(Sample {
+        runs: objects.runs as f64,
+        run_ns: objects.run_ns as f64,
+        requests: requests as f64,
+        client_calls: client_calls as f64,
+    })
+}

@@ -1,0 +1,164 @@
+//! What /proc tells of processes, and of the eBPF objects that a process holds.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use anyhow::{Context as _, Result};
+
+/// CPU time of all threads of a process that live, ns. A thread that ends takes its time with it: what is measured here
+/// keeps its threads.
+pub fn cpu_ns(process: u32) -> Result<u64> {
+    let mut sum = 0;
+    for thread in threads(process)? {
+        // `time on the CPU, time waiting, slices`; a thread may end while we look.
+        let Ok(text) = fs::read_to_string(thread.join("schedstat")) else {
+            continue;
+        };
+        sum += number(text.split_ascii_whitespace().next()).context("schedstat does not begin with a number")?;
+    }
+    Ok(sum)
+}
+
+/// How often threads of the process have gone to sleep by themselves: each such switch ends with a wake-up.
+pub fn sleeps(process: u32) -> Result<u64> {
+    let mut sum = 0;
+    for thread in threads(process)? {
+        if let Ok(text) = fs::read_to_string(thread.join("status")) {
+            sum += field(&text, "voluntary_ctxt_switches").context("status has no voluntary_ctxt_switches")?;
+        }
+    }
+    Ok(sum)
+}
+
+/// Resident memory of the process, bytes.
+pub fn resident_bytes(process: u32) -> Result<u64> {
+    let path = format!("/proc/{process}/status");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    Ok(field(&text, "VmRSS").with_context(|| format!("{path} has no VmRSS"))? * 1024)
+}
+
+/// Calls of read(2), write(2) and their like that the process has made. recvfrom(2) and sendto(2) are not among them.
+pub fn read_write_calls(process: u32) -> Result<u64> {
+    let path = format!("/proc/{process}/io");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let calls = field(&text, "syscr").zip(field(&text, "syscw"));
+    let (reads, writes) = calls.with_context(|| format!("{path} has no syscr and syscw"))?;
+    Ok(reads + writes)
+}
+
+/// What the eBPF objects of a process have cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Objects {
+    /// Programs.
+    pub programs: usize,
+    /// How often they ran, all together; counted only while the kernel's statistics are on.
+    pub runs: u64,
+    /// How long, ns.
+    pub run_ns: u64,
+    /// How often one was skipped because another one ran.
+    pub skipped: u64,
+    /// Maps, the ring among them.
+    pub maps: usize,
+    /// Kernel memory of the maps, bytes.
+    pub map_bytes: u64,
+}
+
+/// The programs and maps whose descriptors a process holds.
+pub fn objects(process: u32) -> Result<Objects> {
+    let folder = format!("/proc/{process}/fdinfo");
+    let mut texts = Vec::new();
+    for entry in fs::read_dir(&folder).with_context(|| format!("cannot list {folder}"))? {
+        // A descriptor may be closed while we look.
+        texts.extend(fs::read_to_string(entry?.path()).ok());
+    }
+    Ok(count_objects(texts.iter().map(String::as_str)))
+}
+
+fn count_objects<'a>(texts: impl Iterator<Item = &'a str>) -> Objects {
+    // Several descriptors may hold one object.
+    let mut programs = BTreeMap::new();
+    let mut maps = BTreeMap::new();
+    for text in texts {
+        // A link's text has a prog_id too, but no run time.
+        if let (Some(id), Some(run_ns), Some(runs)) = (
+            field(text, "prog_id"),
+            field(text, "run_time_ns"),
+            field(text, "run_cnt"),
+        ) {
+            programs.insert(id, (run_ns, runs, field(text, "recursion_misses").unwrap_or(0)));
+        } else if let (Some(id), Some(bytes)) = (field(text, "map_id"), field(text, "memlock")) {
+            maps.insert(id, bytes);
+        }
+    }
+    Objects {
+        programs: programs.len(),
+        runs: programs.values().map(|program| program.1).sum(),
+        run_ns: programs.values().map(|program| program.0).sum(),
+        skipped: programs.values().map(|program| program.2).sum(),
+        maps: maps.len(),
+        map_bytes: maps.values().sum(),
+    }
+}
+
+/// The number in the line `name: number …`.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    number(value.split_ascii_whitespace().next())
+}
+
+fn number(text: Option<&str>) -> Option<u64> {
+    text?.parse().ok()
+}
+
+fn threads(process: u32) -> Result<Vec<std::path::PathBuf>> {
+    let folder = format!("/proc/{process}/task");
+    let entries = fs::read_dir(Path::new(&folder)).with_context(|| format!("cannot list {folder}: has it ended?"))?;
+    entries.map(|entry| Ok(entry?.path())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_counted_once_and_links_are_none() {
+        let program = "pos:\t0\nflags:\t02000002\nmnt_id:\t16\nino:\t1044\nprog_type:\t5\nprog_jited:\t1\nprog_tag:\tc0ffee\n\
+                       memlock:\t4096\nprog_id:\t41\nrun_time_ns:\t1200\nrun_cnt:\t8\nrecursion_misses:\t2\n\
+                       verified_insns:\t64\n";
+        let other = program.replace("41", "42");
+        let link = "pos:\t0\nlink_type:\tperf\nlink_id:\t7\nprog_tag:\tc0ffee\nprog_id:\t41\n";
+        let map = "pos:\t0\nmap_type:\t27\nkey_size:\t0\nvalue_size:\t0\nmax_entries:\t8388608\nmemlock:\t8434496\nmap_id:\t9\n";
+        let file = "pos:\t0\nflags:\t0100002\nmnt_id:\t29\nino:\t5\n";
+        assert_eq!(
+            count_objects([program, link, map, &other, program, map, file].into_iter()),
+            Objects {
+                programs: 2,
+                runs: 16,
+                run_ns: 2400,
+                skipped: 4,
+                maps: 1,
+                map_bytes: 8_434_496,
+            }
+        );
+    }
+
+    #[test]
+    fn fields_are_found_by_their_whole_name() {
+        let text = "VmHWM:\t  20 kB\nVmRSS:\t   12 kB\nnonvoluntary_ctxt_switches:\t3\nvoluntary_ctxt_switches:\t5\n";
+        assert_eq!(field(text, "VmRSS"), Some(12));
+        assert_eq!(field(text, "voluntary_ctxt_switches"), Some(5));
+        assert_eq!(field(text, "VmR"), None);
+    }
+
+    #[test]
+    fn this_process() {
+        let me = std::process::id();
+        assert!(cpu_ns(me).unwrap() > 0);
+        assert!(resident_bytes(me).unwrap() > 100_000);
+        let before = read_write_calls(me).unwrap();
+        fs::read("/proc/self/stat").unwrap();
+        assert!(read_write_calls(me).unwrap() > before);
+        assert_eq!(objects(me).unwrap(), Objects::default());
+    }
+}

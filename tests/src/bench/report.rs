@@ -1,0 +1,229 @@
+//! Tables, medians, and bars.
+
+use std::fmt;
+
+/// Least and greatest value that a bar allows.
+#[derive(Clone, Copy, Debug)]
+pub enum Bound {
+    /// Not above this.
+    AtMost(f64),
+    /// Not below this.
+    AtLeast(f64),
+    /// This and nothing else.
+    Exactly(f64),
+}
+
+impl Bound {
+    fn holds(self, value: f64) -> bool {
+        match self {
+            Self::AtMost(bound) => value <= bound,
+            Self::AtLeast(bound) => value >= bound,
+            Self::Exactly(bound) => value == bound,
+        }
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtMost(bound) => write!(f, "≤ {}", figure(*bound)),
+            Self::AtLeast(bound) => write!(f, "≥ {}", figure(*bound)),
+            Self::Exactly(bound) => write!(f, "= {}", figure(*bound)),
+        }
+    }
+}
+
+/// A figure that is promised.
+#[derive(Debug)]
+pub struct Bar {
+    /// What was measured, and its unit.
+    pub what: String,
+    /// What is promised.
+    pub must: Bound,
+    /// What is wanted.
+    pub aim: Bound,
+    /// What came out; nothing if it cannot be measured with this agent.
+    pub measured: Option<f64>,
+}
+
+impl Bar {
+    /// A bar with its result.
+    pub fn new(what: impl Into<String>, must: Bound, aim: Bound, measured: f64) -> Self {
+        Self {
+            what: what.into(),
+            must,
+            aim,
+            measured: measured.is_finite().then_some(measured),
+        }
+    }
+
+    /// Whether the promise is kept.
+    pub fn kept(&self) -> bool {
+        self.measured.is_some_and(|value| self.must.holds(value))
+    }
+
+    fn verdict(&self) -> &'static str {
+        match self.measured {
+            None => "MISSED (not measured)",
+            Some(value) if !self.must.holds(value) => "MISSED",
+            Some(value) if !self.aim.holds(value) => "ok",
+            Some(_) => "ok, aim reached",
+        }
+    }
+}
+
+/// The bars as a table.
+pub fn bars(bars: &[Bar]) -> Table {
+    let mut table = Table::new(&["bar", "must", "aim", "measured", ""]);
+    for bar in bars {
+        table.row([
+            bar.what.clone(),
+            bar.must.to_string(),
+            bar.aim.to_string(),
+            bar.measured.map_or("-".to_owned(), figure),
+            bar.verdict().to_owned(),
+        ]);
+    }
+    table
+}
+
+/// Lines of cells, printed in columns.
+pub struct Table(Vec<Vec<String>>);
+
+impl Table {
+    /// A table with its heads.
+    pub fn new(heads: &[&str]) -> Self {
+        Self(vec![heads.iter().map(|&head| head.to_owned()).collect()])
+    }
+
+    /// Adds a line.
+    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.0.push(cells.into());
+    }
+
+    /// Adds a line for a series: median, least and greatest.
+    pub fn series(&mut self, name: &str, values: &[f64]) {
+        let (least, greatest) = values
+            .iter()
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(least, greatest), &value| {
+                (least.min(value), greatest.max(value))
+            });
+        self.row([name.to_owned(), figure(median(values)), figure(least), figure(greatest)]);
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let columns = self.0.iter().map(Vec::len).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..columns)
+            .map(|column| {
+                let cells = self.0.iter().filter_map(|row| row.get(column));
+                cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+            })
+            .collect();
+        for row in &self.0 {
+            let mut line = String::new();
+            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                let pad = " ".repeat(width - cell.chars().count());
+                // Names to the left, figures to the right, the verdict to the left again.
+                match column {
+                    0 => line += &format!("{cell}{pad}"),
+                    4 => line += &format!("  {cell}"),
+                    _ => line += &format!("  {pad}{cell}"),
+                }
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// Says on stderr how far a comparison has come.
+pub fn progress(round: u32, rounds: u32) {
+    eprintln!("round {} of {rounds}", round + 1);
+}
+
+/// The middle value; of an even number, the mean of the two in the middle; of none, not a number.
+pub fn median(values: &[f64]) -> f64 {
+    let sorted = sorted(values);
+    match (sorted.len(), sorted.len() / 2) {
+        (0, _) => f64::NAN,
+        (count, middle) if count % 2 == 1 => sorted[middle],
+        (_, middle) => f64::midpoint(sorted[middle - 1], sorted[middle]),
+    }
+}
+
+/// The value that this share of all does not exceed (nearest rank); of none, not a number.
+pub fn quantile(values: &[f64], share: f64) -> f64 {
+    let sorted = sorted(values);
+    let rank = (share * sorted.len() as f64).ceil() as usize;
+    sorted
+        .get(rank.clamp(1, sorted.len().max(1)) - 1)
+        .copied()
+        .unwrap_or(f64::NAN)
+}
+
+fn sorted(values: &[f64]) -> Vec<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted
+}
+
+/// A figure with as many places as its size lets make sense.
+pub fn figure(value: f64) -> String {
+    let places = match value.abs() {
+        _ if value.fract() == 0.0 => 0,
+        size if size >= 100.0 => 0,
+        size if size >= 10.0 => 1,
+        size if size >= 1.0 => 2,
+        _ => 3,
+    };
+    let text = format!("{value:.places$}");
+    // 0.999999 must not look like the 1 that is asked for.
+    if value != 1.0 && text.parse() == Ok(1.0) {
+        return format!("{value:.6}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_and_quantiles() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert!(median(&[]).is_nan());
+        let hundred: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+        assert_eq!(quantile(&hundred, 0.99), 99.0);
+        assert_eq!(quantile(&hundred, 1.0), 100.0);
+        assert_eq!(quantile(&[7.0], 0.5), 7.0);
+        assert!(quantile(&[], 0.5).is_nan());
+    }
+
+    #[test]
+    fn figures() {
+        assert_eq!(
+            [4.0, 1234.5, 12.34, 1.234, 0.0512, 0.999_999, 10.966].map(figure),
+            ["4", "1234", "12.3", "1.23", "0.051", "0.999999", "11.0"]
+        );
+    }
+
+    #[test]
+    fn verdicts() {
+        let verdict = |measured| Bar::new("", Bound::AtMost(4.0), Bound::AtMost(2.5), measured).verdict();
+        assert_eq!(
+            [2.5, 4.0, 4.1, f64::NAN].map(verdict),
+            ["ok, aim reached", "ok", "MISSED", "MISSED (not measured)"]
+        );
+        assert!(!Bar::new("", Bound::Exactly(1.0), Bound::Exactly(1.0), 0.999_999).kept());
+        assert!(Bar::new("", Bound::AtLeast(0.8), Bound::AtLeast(0.9), 0.8).kept());
+    }
+
+    #[test]
+    fn columns() {
+        let table = bars(&[Bar::new("a b", Bound::AtMost(4.0), Bound::AtMost(2.0), 3.0)]).to_string();
+        assert_eq!(table, "bar  must  aim  measured\na b   ≤ 4  ≤ 2         3  ok\n");
+    }
+}
