@@ -273,7 +273,7 @@ fn buffers(scratch: *mut Scratch, call: &Call) -> bool {
     let failed = unsafe {
         bpf_probe_read_user(
             (&raw mut (*scratch).buffers).cast(),
-            (entries as u32 & 31) * 16,
+            (entries as u32 & (2 * BUFFERS as u32 - 1)) * 16,
             call.address as *const _,
         )
     } != 0;

@@ -1,6 +1,6 @@
 //! From what the protocol says to exchanges.
 
-use agent_ebpf::abi::Segment;
+use agent_ebpf::abi::{Direction, SEGMENT_EOF, Segment};
 
 use super::Core;
 use crate::{
@@ -22,6 +22,12 @@ const OTLP_PATHS: [&[u8]; 4] = [b"/v1/traces", b"/v1/metrics", b"/v1/logs", b"/v
 impl Core {
     pub(super) fn segment(&mut self, segment: &Segment, bytes: &[u8]) {
         self.want(segment.header.execution.tgid);
+        if segment.header.flags & SEGMENT_EOF != 0 {
+            if let Some(connection) = self.flow.known(segment.conn) {
+                connection.remote_fin = true;
+            }
+            return self.end_half(segment.conn, Direction::Read, segment.header.time_ns);
+        }
         let mut events = std::mem::take(&mut self.events);
         let fed = self.flow.segment(segment, bytes, &self.parser, &mut events);
         if let Some(words) = fed.advice {
