@@ -125,7 +125,8 @@ fn records(scratch: *mut Scratch, socket: Socket, call: &Call) -> Option<()> {
         return None;
     }
     let mut from = 0;
-    let until = told.max(connection.body_until[way]);
+    // 1 says that the connection is followed and no more: no body ends there, but the first byte lies below it.
+    let until = if told > 1 { told } else { 0 }.max(connection.body_until[way]);
     if until > start {
         if end < until && !contradicted(connection, call, scratch, start, told) {
             return None;
