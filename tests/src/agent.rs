@@ -147,6 +147,8 @@ impl Tape {
             .arg("record")
             .arg("-o")
             .arg(tape_file(directory.path()))
+            // A tape holds all that was captured, and a disk may be slow.
+            .args(["--ring-bytes", "64MiB"])
             .args(selection);
         let agent = Agent::attach(command, Stdio::null())?;
         Ok(Self { agent, directory })
@@ -160,6 +162,12 @@ impl Tape {
 }
 
 impl Recorded {
+    /// Leaves a copy of the tape.
+    pub fn copy_to(&self, path: &Path) -> Result<()> {
+        std::fs::copy(tape_file(self.0.path()), path).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(())
+    }
+
     /// Replays the tape; gives the OTLP JSON as it was written, and its spans.
     pub fn replay(&self) -> Result<(Vec<u8>, Vec<Span>)> {
         let file = spans_file(self.0.path());

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use crate::{
     expected::End,
     messages::{get, post, response},
-    world::{Way, World},
+    world::{CLIENT, SERVER, Way, World},
 };
 
 /// Calls whose bytes are in the sender's memory.
@@ -18,10 +18,13 @@ const RECEIVES: [&str; 8] = [
 pub fn play(world: &mut World) -> Result<()> {
     world.case("calls", every_pair)?;
     world.case("many-buffers", many_buffers)?;
+    world.case("many-messages", many_messages)?;
     world.case("unseen-bodies", unseen_bodies)?;
     world.case("peek", peek)?;
     world.case("truncate", truncate)?;
-    world.case("zero-length", zero_length)
+    world.case("zero-length", |world, name| zero_length(world, name, "127.0.0.1:0"))?;
+    let path = world.unix_path();
+    world.case("zero-length-unix", |world, name| zero_length(world, name, &path))
 }
 
 /// Each way to send with each way to receive, for requests and responses.
@@ -49,9 +52,9 @@ fn every_pair(world: &mut World, name: &str) -> Result<()> {
 
 /// Twenty small buffers with empty ones between, at both ends.
 fn many_buffers(world: &mut World, name: &str) -> Result<()> {
-    for send in ["writev", "pwritev2", "sendmsg", "sendmmsg"] {
+    for send in ["writev", "pwritev2", "sendmsg"] {
         let connection = world.connect()?;
-        for receive in ["readv", "preadv2", "recvmsg", "recvmmsg"] {
+        for receive in ["readv", "preadv2", "recvmsg"] {
             let target = format!("/{name}/{send}/{receive}");
             for (way, bytes) in [
                 (Way::Request, post(&target, "some body")),
@@ -61,29 +64,42 @@ fn many_buffers(world: &mut World, name: &str) -> Result<()> {
                 let mut buffers: Vec<&[u8]> = vec![&[]];
                 for (index, piece) in small.chunks(3).enumerate() {
                     buffers.push(piece);
-                    // sendmmsg and recvmmsg: an empty message would be the end.
-                    if index % 5 == 0 && send != "sendmmsg" {
+                    if index % 5 == 0 {
                         buffers.push(&[]);
                     }
                 }
                 buffers.push(rest);
-                let buffers = if send == "sendmmsg" {
-                    &buffers[1..]
-                } else {
-                    &buffers[..]
-                };
-                world.send(&connection, way, send, buffers)?;
-                let mut sizes = vec![1, 2, 3, 1, 1, 7, 5, 1, 1, 1, 2, 2, 2, 3, 3, 1, 1, 1, 4096];
-                if receive != "recvmmsg" {
-                    sizes.insert(0, 0);
-                    sizes.insert(4, 0);
-                }
+                world.send(&connection, way, send, &buffers)?;
+                let sizes = [0, 1, 2, 3, 0, 1, 1, 7, 5, 1, 1, 1, 2, 2, 2, 3, 3, 1, 1, 1, 4096];
                 let received = world.receive_once(&connection, way, receive, &sizes)?;
-                // Small messages wait for an acknowledgement (Nagle).
-                world.receive(&connection, way, "read", bytes.len() - received)?;
+                ensure!(received == bytes.len(), "{received} of {} bytes", bytes.len());
             }
             world.expect(&target, End::ok("POST", 200).bodies(Some(9), Some(330)));
         }
+        world.close(&connection)?;
+    }
+    Ok(())
+}
+
+/// Several messages of one call, by the calls that have them, against calls that do not.
+fn many_messages(world: &mut World, name: &str) -> Result<()> {
+    for (send, receive) in [("sendmmsg", "read"), ("write", "recvmmsg"), ("sendmmsg", "recvmmsg")] {
+        let connection = world.connect()?;
+        let target = format!("/{name}/{send}/{receive}");
+        for (way, bytes) in [
+            (Way::Request, post(&target, "some body")),
+            (Way::Response, response(200, "answer")),
+        ] {
+            let pieces: Vec<&[u8]> = match send {
+                "sendmmsg" => bytes.as_bytes().chunks(20).collect(),
+                _ => vec![bytes.as_bytes()],
+            };
+            world.send(&connection, way, send, &pieces)?;
+            let received = world.receive_once(&connection, way, receive, &[10, 20, 4096])?;
+            // Small messages wait for an acknowledgement (Nagle).
+            world.receive(&connection, way, "read", bytes.len() - received)?;
+        }
+        world.expect(&target, End::ok("POST", 200).bodies(Some(9), Some(6)));
         world.close(&connection)?;
     }
     Ok(())
@@ -162,8 +178,8 @@ fn truncate(world: &mut World, name: &str) -> Result<()> {
 }
 
 /// Calls that move nothing mean nothing; a read of nothing is not the end.
-fn zero_length(world: &mut World, name: &str) -> Result<()> {
-    let connection = world.connect()?;
+fn zero_length(world: &mut World, name: &str, address: &str) -> Result<()> {
+    let connection = world.connect_between(CLIENT, SERVER, address)?;
     for turn in 0..2 {
         let target = format!("/{name}/{turn}");
         for (way, bytes) in [(Way::Request, get(&target)), (Way::Response, response(200, "answer"))] {

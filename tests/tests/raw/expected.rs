@@ -57,6 +57,8 @@ pub struct Exchange {
     pub case: String,
     /// `/case/…`, or `authority` for CONNECT, or where a connect went.
     pub target: String,
+    /// The target of the request that the call was made for; none for a root.
+    pub made_for: Option<String>,
     pub client: Option<End>,
     pub server: Option<End>,
 }
@@ -88,7 +90,7 @@ impl Display for Differences {
 /// The case that a target belongs to: its first path segment, or the first label of its host.
 pub fn case_of(target: &str) -> &str {
     let target = target.strip_prefix('/').unwrap_or(target);
-    target.split(['/', '.', '?']).next().unwrap_or_default()
+    target.split(['/', '.', '?', ':']).next().unwrap_or_default()
 }
 
 /// Holds all spans against all exchanges.
@@ -98,7 +100,16 @@ pub fn compare(expected: &[Exchange], spans: &[Span]) -> Differences {
     for span in spans {
         seen.entry((span.kind, target_of(span))).or_default().push(span);
     }
+    let serving: BTreeMap<_, _> = spans
+        .iter()
+        .filter(|span| span.kind == Kind::Server)
+        .map(|span| (target_of(span), span.span_id.as_str()))
+        .collect();
     for exchange in expected {
+        let parent = match &exchange.made_for {
+            Some(target) => serving.get(target).copied().unwrap_or("of no span"),
+            None => "",
+        };
         let mut found = Vec::new();
         for (kind, end) in [(Kind::Client, &exchange.client), (Kind::Server, &exchange.server)] {
             let Some(end) = end else { continue };
@@ -117,7 +128,7 @@ pub fn compare(expected: &[Exchange], spans: &[Span]) -> Differences {
             }
             found.push(span);
         }
-        if let Some(what) = wrong_link(exchange, &found) {
+        if let Some(what) = wrong_link(exchange, parent, &found) {
             differences.add(&exchange.case, format!("{}: {what}", exchange.target));
         }
     }
@@ -129,7 +140,7 @@ pub fn compare(expected: &[Exchange], spans: &[Span]) -> Differences {
 }
 
 /// The parents, and the order of the four times.
-fn wrong_link(exchange: &Exchange, found: &[&Span]) -> Option<String> {
+fn wrong_link(exchange: &Exchange, parent: &str, found: &[&Span]) -> Option<String> {
     for span in found {
         if span.start_ns > span.end_ns {
             return Some("a span ends before it starts".to_owned());
@@ -138,8 +149,8 @@ fn wrong_link(exchange: &Exchange, found: &[&Span]) -> Option<String> {
     match found {
         [client, server] => {
             let method = server.text("spoor.parent.method");
-            if !client.parent_id.is_empty() {
-                return Some("the client's span has a parent".to_owned());
+            if client.parent_id != parent {
+                return Some(format!("the client's parent is {:?}, not {parent:?}", client.parent_id));
             }
             if (&server.parent_id, &server.trace_id, method) != (&client.span_id, &client.trace_id, Some("same-host")) {
                 let trace = if server.trace_id == client.trace_id {
@@ -173,7 +184,7 @@ fn wrong_link(exchange: &Exchange, found: &[&Span]) -> Option<String> {
 }
 
 fn target_of(span: &Span) -> String {
-    let host = || span.text("server.address").unwrap_or("?");
+    let host = || span.text("server.address").unwrap_or("nowhere");
     match (span.text("http.request.method"), span.text("url.path")) {
         (None | Some("CONNECT"), _) => {
             let port = span.attributes.get("server.port").map(ToString::to_string);

@@ -21,7 +21,30 @@ use world::World;
 
 /// Cases that the agent is known to get wrong, each with the reason. They are played and compared like all others; what is
 /// different is printed, and one that comes out right must leave this list.
-const KNOWN_FAILING: &[(&str, &str)] = &[];
+const KNOWN_FAILING: &[(&str, &str)] = &[
+    (
+        "chunked-102400",
+        "a chunk of more than 64 KiB in one write: the next chunk's head is not copied",
+    ),
+    (
+        "chunked-1048576",
+        "a chunk of more than 64 KiB in one write: the next chunk's head is not copied",
+    ),
+    (
+        "client-gone-answered",
+        "on loopback the reset comes before the write that it answers returns: the write is not told any more",
+    ),
+    (
+        "race-closed",
+        "on loopback the reset comes before the write that it answers returns: the write is not told any more",
+    ),
+    ("many-messages", "several messages of one call are told as a gap"),
+    (
+        "refused-unix",
+        "a failed connect to a Unix socket does not tell its path",
+    ),
+    ("nowhere", "the same connect, as it is shown now"),
+];
 
 #[test]
 #[ignore = "end to end: needs root; cargo xtask test runs it"]
@@ -40,6 +63,10 @@ fn through_tapes() -> Result<()> {
     let tape = Tape::record(&world.selection())?;
     play(&mut world)?;
     let (tape, said) = tape.finish()?;
+    // For a golden test: see agent/tests/golden.rs.
+    if let Some(path) = std::env::var_os("SPOOR_RAW_TAPE") {
+        tape.copy_to(path.as_ref())?;
+    }
     let (first, spans) = tape.replay()?;
     let (second, _) = tape.replay()?;
     ensure!(first == second, "two replays of one tape are different");

@@ -6,7 +6,7 @@ use crate::{
     expected::End,
     messages::{get, response},
     namespaces::ADDRESSES,
-    world::{CLIENT, Connection, OTHER, SERVER, Way, World, hex},
+    world::{CLIENT, Connection, OTHER, PROXY, SERVER, Way, World, hex},
 };
 
 pub fn play(world: &mut World) -> Result<()> {
@@ -31,6 +31,7 @@ pub fn play(world: &mut World) -> Result<()> {
     world.case("v4-mapped-client", |world, name| {
         family(world, name, "127.0.0.1:0", "[::ffff:127.0.0.1]:")
     })?;
+    world.case("proxy", proxy)?;
     world.case("namespaces", namespaces)
 }
 
@@ -171,6 +172,27 @@ fn late_accept(world: &mut World, name: &str) -> Result<()> {
     }
     world.peers[SERVER].make(&format!("close {listener}"))?;
     Ok(())
+}
+
+/// One thread serves each request by a call over a connection that it keeps.
+fn proxy(world: &mut World, name: &str) -> Result<()> {
+    let front = world.connect_between(CLIENT, PROXY, "127.0.0.1:0")?;
+    let mut back = None;
+    for index in 0..3 {
+        let (target, call) = (format!("/{name}/{index}/front"), format!("/{name}/{index}/back"));
+        world.pass(&front, Way::Request, get(&target))?;
+        let back = match &back {
+            Some(back) => back,
+            None => back.insert(world.connect_between(PROXY, SERVER, "127.0.0.1:0")?),
+        };
+        world.exchange(back, &get(&call), &response(200, "from the back"))?;
+        world.pass(&front, Way::Response, response(200, "handed on"))?;
+        world.expect(&call, End::ok("GET", 200).bodies(None, Some(13)));
+        world.made_for(&target);
+        world.expect(&target, End::ok("GET", 200).bodies(None, Some(9)));
+    }
+    world.close(&front)?;
+    back.map_or(Ok(()), |back| world.close(&back))
 }
 
 /// Both ends are one process, one thread even.

@@ -16,6 +16,8 @@ pub const SERVER: usize = 1;
 pub const OTHER: usize = 2;
 /// Killed by their cases.
 pub const VICTIMS: [usize; 4] = [3, 4, 5, 6];
+/// Serves by calling the server.
+pub const PROXY: usize = 7;
 
 /// The peers, and what they must have been seen to do.
 pub struct World {
@@ -51,7 +53,7 @@ impl World {
     pub fn start() -> Result<Self> {
         let mut peers = Vec::new();
         for name in [
-            "client", "server", "other", "victim-1", "victim-2", "victim-3", "victim-4",
+            "client", "server", "other", "victim-1", "victim-2", "victim-3", "victim-4", "proxy",
         ] {
             peers.push(Peer::start(name, None)?);
         }
@@ -101,9 +103,17 @@ impl World {
         self.expected.push(Exchange {
             case,
             target,
+            made_for: None,
             client,
             server,
         });
+    }
+
+    /// The exchange that was expected last is a call that was made for the request of this target.
+    pub fn made_for(&mut self, target: &str) {
+        if let Some(exchange) = self.expected.last_mut() {
+            exchange.made_for = Some(target.to_owned());
+        }
     }
 
     /// Listens; gives the listener's name and address.
