@@ -296,9 +296,7 @@ mod tests {
     fn error(pid: u32) -> String {
         let directory = fixture();
         let root = ProcRoot::new(directory.path());
-        Selection::new(root, &[pid], &[], &[])
-            .unwrap_err()
-            .to_string()
+        Selection::new(root, &[pid], &[], &[]).unwrap_err().to_string()
     }
 
     #[test]
@@ -307,14 +305,8 @@ mod tests {
             error(99),
             "--pid 99: there is no such process; `ps -e` lists those that run"
         );
-        assert!(
-            error(13).starts_with("--pid 13: there is no such process"),
-            "a zombie"
-        );
-        assert_eq!(
-            error(11),
-            "--pid 11: this is a thread of process 10; use --pid 10"
-        );
+        assert!(error(13).starts_with("--pid 13: there is no such process"), "a zombie");
+        assert_eq!(error(11), "--pid 11: this is a thread of process 10; use --pid 10");
         assert!(error(12).contains("thread of the kernel"));
     }
 
@@ -343,7 +335,13 @@ mod tests {
                 .any(|(tgid, _)| *tgid == 2 && root.stat(2).is_some_and(|stat| stat.is_kernel_thread))
         );
 
-        let sleepers = Selection::new(root.clone(), &[], &["sleep".parse().unwrap(), "coreutils".parse().unwrap()], &[]).unwrap();
+        let sleepers = Selection::new(
+            root.clone(),
+            &[],
+            &["sleep".parse().unwrap(), "coreutils".parse().unwrap()],
+            &[],
+        )
+        .unwrap();
         assert!(matches!(sleepers.matches(tgid), Match::Yes(Reason::Exe(_))));
         drop(sleeping);
         assert_eq!(sleepers.matches(tgid), Match::No);

@@ -103,6 +103,10 @@ fn check(world: &World, spans: &[Span], said: &str) -> Result<()> {
         usize::from(world.namespaces.is_none()),
     );
     ensure!(differences.0.is_empty(), "{differences}\nthe agent said:\n{said}");
+    // Cases that were not played cannot have come out right.
+    if std::env::var_os("SPOOR_RAW_CASE").is_some() {
+        return Ok(());
+    }
     ensure!(
         better.is_empty(),
         "no longer failing, take them off KNOWN_FAILING: {better:?}"
