@@ -10,7 +10,8 @@ pub const ABI_VERSION: u32 = 1;
 /// Most bytes of a segment that one record carries.
 pub const PIECE_BYTES: usize = 8192;
 
-/// Most records that one system call's bytes are copied into. What lies beyond is a gap.
+/// Most records that one system call's bytes are copied into. Of a longer one whose framing the programs do not know, the
+/// begin and the end are copied; what lies between is a gap.
 pub const PIECES: usize = 8;
 
 /// Slots of [`Follow`], a power of two. Connections share slots by `conn % FOLLOW_SLOTS`: a collision loses a word of
@@ -26,8 +27,8 @@ pub const MARKS: usize = 4096;
 /// Most processors that have counters of their own; those above share the last row.
 pub const CPU_LIMIT: u32 = 512;
 
-/// Bytes of command line that an [`Exec`] carries.
-pub const CMDLINE_BYTES: usize = 512;
+/// Bytes of command line and environment that an [`Exec`] carries.
+pub const STRINGS_BYTES: usize = 4096;
 
 /// What a record is: [`Header::kind`].
 #[repr(u8)]
@@ -253,16 +254,21 @@ pub struct Fork {
     pub pad: u32,
 }
 
-/// A process runs a new program. `cmdline_len` bytes of its command line follow (words end with NUL).
+/// A process runs a new program. `strings_len` bytes follow: its command line, then its environment (words end with NUL;
+/// what is longer than [`STRINGS_BYTES`] is cut off).
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Exec {
     /// kind = [`Kind::Exec`]
     pub header: Header,
     /// Bytes behind this struct.
+    pub strings_len: u32,
+    /// How many of them are the command line's.
     pub cmdline_len: u32,
     /// 1: it was no target before, it is captured provisionally.
     pub provisional: u32,
+    /// Always 0.
+    pub pad: u32,
     /// The thread's name, NUL padded.
     pub comm: [u8; 16],
 }
@@ -353,7 +359,7 @@ macro_rules! counters {
             pub const ALL: &'static [Counter] = &[$(Counter::$name,)+];
             /// Whether it counts something lost (the others are told for information).
             pub const fn is_loss(self) -> bool {
-                !matches!(self, Self::NotHttp | Self::Wakeups | Self::TornSequence)
+                !matches!(self, Self::NotHttp | Self::Wakeups | Self::TornSequence | Self::TooLarge)
             }
             /// The `cause` label of the metric `spoor_kernel_lost_total`.
             pub const fn name(self) -> &'static str { match self { $(Counter::$name => $text,)+ } }
@@ -374,7 +380,7 @@ counters! {
     UserFault = "user_fault",
     /// A read of kernel memory failed.
     KernelFault = "kernel_fault",
-    /// A call moved more than is copied of one call, and its framing was not known.
+    /// Bytes in the middle of a call that moved more than is copied of one call: body, mostly; Core counts what was not.
     TooLarge = "call_too_large",
     /// The bytes lay in more buffers than are walked.
     TooManyBuffers = "too_many_buffers",
@@ -412,7 +418,7 @@ pub struct Offsets {
     pub task_exit_code: u32,
     /// `task_struct.mm`
     pub task_mm: u32,
-    /// `mm_struct.arg_start`; `arg_end` follows it
+    /// `mm_struct.arg_start`; `arg_end`, `env_start` and `env_end` follow it
     pub mm_arg_start: u32,
     /// `signal_struct.live`
     pub signal_live: u32,
@@ -482,6 +488,10 @@ pub struct Offsets {
     pub tcp_bytes_acked: u32,
     /// `unix_sock.peer`
     pub unix_peer: u32,
+    /// 1: the current task's fields can be loaded without a helper (since 5.11), found by trying.
+    pub typed_task: u32,
+    /// Always 0.
+    pub pad: u32,
     /// `file_operations` of sockets, as an address; learned from a socket of the agent's own.
     pub socket_file_ops: u64,
 }
@@ -534,6 +544,8 @@ impl Offsets {
         tcp_bytes_received: Self::MISSING,
         tcp_bytes_acked: Self::MISSING,
         unix_peer: Self::MISSING,
+        typed_task: 0,
+        pad: 0,
         socket_file_ops: 0,
     };
 }

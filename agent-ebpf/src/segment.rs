@@ -22,6 +22,9 @@ use crate::{
 /// Bytes that are copied before anything is known of a segment: heads are shorter, mostly.
 const FIRST_BYTES: u64 = 1024;
 
+/// Bytes at the end of a call that is too large to be copied whole.
+const TAIL_BYTES: u64 = 1024;
+
 /// A variable of a loop, in memory that the verifier does not follow: in a register, it would walk each of its values
 /// through the rest of the loop.
 macro_rules! work {
@@ -125,7 +128,8 @@ fn records(scratch: *mut Scratch, socket: Socket, call: &Call) -> Option<()> {
         return None;
     }
     let mut from = 0;
-    let until = told.max(connection.body_until[way]);
+    // 1 says that the connection is followed and no more: no body ends there, but the first byte lies below it.
+    let until = if told > 1 { told } else { 0 }.max(connection.body_until[way]);
     if until > start {
         if end < until && !contradicted(connection, call, scratch, start, told) {
             return None;
@@ -273,7 +277,7 @@ fn buffers(scratch: *mut Scratch, call: &Call) -> bool {
     let failed = unsafe {
         bpf_probe_read_user(
             (&raw mut (*scratch).buffers).cast(),
-            (entries as u32 & 31) * 16,
+            (entries as u32 & (2 * BUFFERS as u32 - 1)) * 16,
             call.address as *const _,
         )
     } != 0;
@@ -429,10 +433,16 @@ fn pieces(
             }
             break;
         }
-        work!(scratch.at = behind);
-        copied = copy(scratch, call, behind - start, end - behind);
+        // Of a call that is too large to be copied whole, the end: there a chunk's last bytes are.
+        let mut next = behind;
+        if turn == 2 && end - behind > ((PIECES - 1) * PIECE_BYTES) as u64 {
+            next = end - TAIL_BYTES;
+            count(Counter::TooLarge, next - behind);
+        }
+        work!(scratch.at = next);
+        copied = copy(scratch, call, next - start, end - next);
         if copied == 0 {
-            return segment(scratch, connection, call, behind, end, 0, SEGMENT_OPAQUE);
+            return segment(scratch, connection, call, next, end, 0, SEGMENT_OPAQUE);
         }
     }
     Some(())

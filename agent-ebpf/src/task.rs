@@ -1,6 +1,6 @@
 //! Processes: children of targets are targets before their first system call, new programs are captured provisionally.
 
-use agent_ebpf::abi::{CMDLINE_BYTES, Counter, Exec, Exit, Fork, Kind, Offsets, Unseen, UnseenCause};
+use agent_ebpf::abi::{Counter, Exec, Exit, Fork, Kind, Offsets, STRINGS_BYTES, Unseen, UnseenCause};
 use aya_ebpf::{
     EbpfContext,
     helpers::{
@@ -46,11 +46,11 @@ pub fn process_fork(ctx: RawTracePointContext) -> u32 {
     0
 }
 
-/// A record of an exec with the longest command line.
+/// A record of an exec with the longest strings.
 #[repr(C)]
 struct LongExec {
     exec: Exec,
-    cmdline: [u8; CMDLINE_BYTES],
+    strings: [u8; STRINGS_BYTES],
 }
 
 /// TRACE_EVENT(sched_process_exec, …): runs in the new program, before its first instruction.
@@ -65,46 +65,65 @@ pub fn process_exec(_ctx: RawTracePointContext) -> u32 {
     if !was {
         mark(&TARGETS, tgid, true);
     }
-    let wanted = cmdline();
+    let wanted = strings();
     let Some(mut entry) = EVENTS.reserve::<LongExec>(0) else {
         count(Counter::RingFull, 1);
         return 0;
     };
     let record = entry.as_mut_ptr();
-    // SAFETY: the record is reserved; its command line has CMDLINE_BYTES bytes, and the length is bounded by that.
+    // SAFETY: the record is reserved; its strings have STRINGS_BYTES bytes, and the length is bounded by that.
     unsafe {
         let mut length = 0;
-        if let Some((start, bytes)) = wanted
-            && bpf_probe_read_user((&raw mut (*record).cmdline).cast(), bytes, start as *const _) == 0
+        let mut cmdline = 0;
+        if let Some(Strings {
+            start,
+            bytes,
+            cmdline_bytes,
+        }) = wanted
+            && bpf_probe_read_user((&raw mut (*record).strings).cast(), bytes, start as *const _) == 0
         {
             length = bytes;
+            cmdline = cmdline_bytes;
         }
         (*record).exec.header = emit::header(Kind::Exec, 0, 0);
-        (*record).exec.cmdline_len = length;
+        (*record).exec.strings_len = length;
+        (*record).exec.cmdline_len = cmdline;
         (*record).exec.provisional = !was as u32;
+        (*record).exec.pad = 0;
         bpf_get_current_comm((&raw mut (*record).exec.comm).cast(), 16);
     }
     emit::submit_entry(entry);
     0
 }
 
-/// Address and length of the command line of the current process.
+/// Where the current process has its command line and environment: one behind the other, in pages that the exec has
+/// just filled.
+struct Strings {
+    start: u64,
+    bytes: u32,
+    cmdline_bytes: u32,
+}
+
 #[inline(always)]
-fn cmdline() -> Option<(u64, u32)> {
+fn strings() -> Option<Strings> {
     if offset!(mm_arg_start) == Offsets::MISSING {
         return None;
     }
     let mm: u64 = read(task() + offset!(task_mm) as u64)?;
-    let [start, end] = read::<[u64; 2]>(mm + offset!(mm_arg_start) as u64)?;
+    let [start, cmdline_end, _, end] = read::<[u64; 4]>(mm + offset!(mm_arg_start) as u64)?;
     let bytes = end.wrapping_sub(start);
-    Some((
+    let cmdline = cmdline_end.wrapping_sub(start);
+    let bytes = if bytes > STRINGS_BYTES as u64 {
+        STRINGS_BYTES as u32
+    } else {
+        bytes as u32
+    };
+    let cmdline_bytes = if cmdline > bytes as u64 { bytes } else { cmdline as u32 };
+    Some(Strings {
         start,
-        if bytes > CMDLINE_BYTES as u64 {
-            CMDLINE_BYTES as u32
-        } else {
-            bytes as u32
-        },
-    ))
+        bytes,
+        cmdline_bytes,
+    })
 }
 
 /// TRACE_EVENT(sched_process_exit, …): when the last thread ends, the process is no target any more.

@@ -25,7 +25,7 @@ pub enum Event<'a> {
     State(State),
     /// A target forked a process.
     Fork(Fork),
-    /// A process runs a new program; its command line, words ending with NUL.
+    /// A process runs a new program; its command line and environment, words ending with NUL.
     Exec(Exec, &'a [u8]),
     /// The last thread of a target ended.
     Exit(Exit),
@@ -51,7 +51,7 @@ impl<'a> Event<'a> {
             () if whole(Kind::Fork) => Self::Fork(abi::split(record)?.0),
             () if whole(Kind::Exec) => {
                 let (exec, rest) = abi::split::<Exec>(record)?;
-                Self::Exec(exec, rest.get(..exec.cmdline_len as usize)?)
+                Self::Exec(exec, rest.get(..exec.strings_len as usize)?)
             }
             () if whole(Kind::Exit) => Self::Exit(abi::split(record)?.0),
             () if whole(Kind::Listen) => Self::Listen(abi::split(record)?.0),

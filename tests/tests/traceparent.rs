@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Result, ensure};
@@ -108,8 +108,15 @@ impl Story {
             }
             Ok(())
         })?;
-        // Proxies log after they have answered.
-        std::thread::sleep(Duration::from_millis(300));
+        // Proxies log after they have answered; HAProxy may take its time.
+        let logged = || -> Result<usize> {
+            let truths: Result<Vec<_>> = services.iter().map(|service| service.truth()).collect();
+            Ok(truths?.iter().map(Vec::len).sum())
+        };
+        let until = Instant::now() + Duration::from_secs(10);
+        while logged()? < 3 * REQUESTS && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(50));
+        }
         let (spans, said) = agent.finish()?;
 
         let mut events = Vec::new();

@@ -32,6 +32,9 @@ const BATCH: usize = 8192;
 /// Looks at an empty ring before the reader sleeps until it is woken.
 const EMPTY_LOOKS: u32 = 4;
 
+/// The agent is ready when it knows what it traces, or after this time: how a call's parent is found depends on it.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+
 /// Longest sleep.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
@@ -59,6 +62,8 @@ pub struct Session {
     alive: BTreeSet<u32>,
     parents: HashMap<u32, u32>,
     records: (u64, u64),
+    /// Processes that were asked about at the start.
+    first_look: BTreeSet<u32>,
     next_housekeeping_ns: u64,
     /// Why the tape is not whole.
     broken: Option<crate::tape::TapeError>,
@@ -87,6 +92,7 @@ impl Session {
             alive: BTreeSet::new(),
             parents: HashMap::new(),
             records: (0, 0),
+            first_look: BTreeSet::new(),
             next_housekeeping_ns: 0,
             broken: None,
         };
@@ -125,21 +131,33 @@ impl Session {
             for (tgid, _) in self.selection.scan() {
                 self.select(tgid);
             }
+            for (child, parent) in self.selection.children(&self.alive) {
+                self.parents.insert(child, parent);
+                self.select(child);
+            }
             if self.alive.len() == before {
                 break;
             }
+        }
+        self.first_look = self.alive.clone();
+        let until = monotonic_ns() + FIRST_LOOK.as_nanos() as u64;
+        while !self.first_look.is_empty() && monotonic_ns() < until {
+            self.turn();
+            self.probe.ring.pause(Duration::from_millis(1));
         }
     }
 
     fn select(&mut self, tgid: u32) {
         if self.alive.insert(tgid) {
             self.probe.shared.set_target(tgid, true);
-            self.facts.ask(Question::Facts { tgid, parent: None });
+            let parent = self.parents.get(&tgid).copied();
+            self.facts.ask(Question::Facts { tgid, parent });
         }
     }
 
     /// Works until a signal comes, or the command has ended.
     pub fn work(&mut self, stop: &Stop, command: Option<&Command>) {
+        hurry();
         let mut empty_looks = 0;
         loop {
             let taken = self.turn();
@@ -228,6 +246,7 @@ impl Session {
         while let Some(answer) = self.facts.answer() {
             match answer {
                 Answer::Facts(facts) => {
+                    self.first_look.remove(&facts.tgid);
                     self.tape(&Frame::Process(std::borrow::Cow::Borrowed(&facts)));
                     self.core.process(facts);
                 }
@@ -287,16 +306,16 @@ impl Session {
         self.wait_for_facts(within / 2);
         let spans = self.core.flush();
         self.show();
-        let lost: u64 = self
+        let lost: Vec<String> = self
             .probe
             .shared
             .counters()
             .iter()
-            .filter(|(c, _)| c.is_loss())
-            .map(|&(_, count)| count)
-            .sum();
-        if lost > 0 {
-            tracing::warn!("the kernel side lost {lost} records or bytes; /metrics of a running agent says why");
+            .filter(|&&(cause, count)| cause.is_loss() && count > 0)
+            .map(|(cause, count)| format!("{} {count}", cause.name()))
+            .collect();
+        if !lost.is_empty() {
+            tracing::warn!("the kernel side lost records or bytes: {}", lost.join(", "));
         }
         match self.sink {
             Sink::Export(exporter) => {
@@ -345,7 +364,8 @@ fn notice(event: &Event<'_>, facts: &Facts, alive: &mut BTreeSet<u32>, parents: 
                 parent: Some(parent),
             });
         }
-        Event::Exec(exec, cmdline) => {
+        Event::Exec(exec, strings) => {
+            let (cmdline, environ) = strings.split_at(strings.len().min(exec.cmdline_len as usize));
             let tgid = exec.header.execution.tgid;
             alive.insert(tgid);
             let comm = exec.comm.split(|&byte| byte == 0).next().unwrap_or_default();
@@ -354,6 +374,7 @@ fn notice(event: &Event<'_>, facts: &Facts, alive: &mut BTreeSet<u32>, parents: 
                 hint: ExecHint {
                     comm: String::from_utf8_lossy(comm).into_owned(),
                     cmdline: cmdline.to_vec(),
+                    environ: environ.to_vec(),
                 },
                 provisional: exec.provisional == 1,
             });
@@ -398,4 +419,17 @@ fn unix_ns() -> u64 {
 /// A seed for ids: unlike that of any other agent.
 fn seed() -> u64 {
     fastrand::u64(..)
+}
+
+/// The reader goes before others on a machine that is saturated: it needs little, and what it is late for is lost. Where
+/// that is not allowed, it goes with them.
+fn hurry() {
+    const NICE: libc::c_int = -10;
+    // SAFETY: 0 is the calling thread; nothing else is touched.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } != 0 {
+        tracing::debug!(
+            "the reader runs at normal priority: {}",
+            std::io::Error::last_os_error()
+        );
+    }
 }

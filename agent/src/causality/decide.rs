@@ -21,7 +21,7 @@ impl Causality {
             ..
         } = node.serving;
         let calls = std::mem::take(&mut node.serving.calls);
-        let (tgid, thread, context) = (node.tgid, node.thread, node.context);
+        let (tgid, thread, context, start_ns) = (node.tgid, node.thread, node.context, node.start_ns);
         let process = self.process(tgid);
         if process.life == life {
             process.end(thread, id);
@@ -44,9 +44,24 @@ impl Causality {
                 alone && process.is_trusted(writer.time_ns)
             }
         };
+        let worked = match writer {
+            Some(writer) if process.has_workers() && !several_writers => process.take_calls(writer.execution.tid),
+            _ => Vec::new(),
+        };
         let passes = passes && !lost;
         for call in calls {
             self.settle_call(call, id, passes);
+        }
+        // A worker serves one request at a time: what it called since it wrote a response last, and since this request
+        // was read, is this one's.
+        for call in worked {
+            let since = self.nodes.get(call).is_some_and(|call| call.start_ns >= start_ns);
+            let parent = if since && !lost {
+                Parent::Local(id, ParentMethod::Family)
+            } else {
+                Parent::Root
+            };
+            self.decide(call, parent);
         }
     }
 

@@ -242,6 +242,7 @@ impl Causality {
             None => process.only_open(thread).map(|request| (request, ParentMethod::Thread)),
         };
         let threads = process.may_use_threads();
+        let workers = process.has_workers();
         let candidate = candidate.filter(|&(request, method)| {
             let is_open = self.nodes.get(request).is_some_and(|request| {
                 !request.serving.closed && (threads || nginx && decide::is_passed_on(request, &node))
@@ -255,6 +256,12 @@ impl Causality {
             // Rules that are certain at once.
             (Some((request, method)), _) if nginx => self.decide(id, Parent::Local(request, method)),
             (_, Some(request)) => self.decide(id, Parent::Local(request, ParentMethod::Content)),
+            // Decided when its thread writes a response.
+            _ if workers => {
+                if let Some(forgotten) = self.process(tgid).remember_call(thread, id) {
+                    self.force(forgotten);
+                }
+            }
             (Some((request, method)), None) => {
                 self.set_parent(id, Parent::Candidate(request, method));
                 if let Some(request) = self.nodes.get_mut(request) {

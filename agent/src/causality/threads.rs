@@ -26,9 +26,14 @@ pub struct Process {
     distrusted_until_ns: u64,
     broke_the_rule: bool,
     kept_the_rule: bool,
+    /// Calls of each thread since it wrote a response last, where that decides.
+    worker_calls: FastMap<u32, Vec<NodeId>>,
     /// Open requests by the `traceparent` that they came with. The keys come from outside: not for a fast hash.
     received: HashMap<(TraceId, SpanId), Vec<NodeId>>,
 }
+
+/// Most calls of a thread that are remembered. One that makes more without a response serves nobody.
+const CALLS: usize = 1024;
 
 /// A thread that has open requests.
 #[derive(Debug, Default)]
@@ -69,12 +74,32 @@ impl Process {
         self.runtime == Some(Runtime::Nginx)
     }
 
-    /// Whether a thread may stand for a request. Not where the runtime is known to run many requests on one thread.
+    /// Whether a worker thread is known to serve one request at a time, although another thread may have read it.
+    pub fn has_workers(&self) -> bool {
+        self.runtime == Some(Runtime::Puma)
+    }
+
+    /// A worker made a call. Returns one that is forgotten for it.
+    pub fn remember_call(&mut self, thread: u32, call: NodeId) -> Option<NodeId> {
+        let calls = self.worker_calls.entry(thread).or_default();
+        let forgotten = (calls.len() >= CALLS).then(|| calls.remove(0));
+        calls.push(call);
+        forgotten
+    }
+
+    /// The calls that a worker made since it wrote a response last.
+    pub fn take_calls(&mut self, thread: u32) -> Vec<NodeId> {
+        self.worker_calls.remove(&thread).unwrap_or_default()
+    }
+
+    /// Whether a thread may stand for a request. Not before it is known what runs there, nor where the runtime is known to run many requests on one thread.
     pub fn may_use_threads(&self) -> bool {
-        !matches!(
-            self.runtime,
-            Some(Runtime::Go | Runtime::Node | Runtime::Beam | Runtime::Loop | Runtime::Nginx)
-        )
+        self.runtime.is_some_and(|runtime| {
+            !matches!(
+                runtime,
+                Runtime::Go | Runtime::Node | Runtime::Beam | Runtime::Loop | Runtime::Nginx | Runtime::Puma
+            )
+        })
     }
 
     /// Whether the gate is open: the rule was not broken lately.

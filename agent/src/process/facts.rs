@@ -23,6 +23,9 @@ pub enum Runtime {
     Jvm,
     /// Ruby.
     Ruby,
+    /// Puma, Ruby's server: its reactor may read a request's head, and one worker thread then works for that request
+    /// alone until it has written the response.
+    Puma,
     /// PHP.
     Php,
     /// Erlang: schedulers multiplex processes.

@@ -10,7 +10,7 @@ use opentelemetry_semantic_conventions::attribute;
 use uuid::Uuid;
 
 use super::{
-    Host, ProcRoot, ProcessFacts,
+    Host, ProcRoot, ProcessFacts, Runtime,
     command::{self, CommandLine, Program, Surroundings, file_name, without_version},
     container::{self, Container, Containers},
     environ::Environ,
@@ -42,6 +42,16 @@ const OWN_KEYS: [&str; 5] = [
     attribute::SERVICE_INSTANCE_ID,
 ];
 
+/// Whether a Ruby process is Puma: by its script, or by the title that it gives itself (`puma 5.6.5 (tcp://…) [dir]`,
+/// `puma: cluster worker 0: 42 [dir]`).
+fn is_puma(line: &CommandLine) -> bool {
+    // An interpreter's options come before the script.
+    const FIRST_ARGUMENTS: usize = 4;
+    line.arguments.iter().take(FIRST_ARGUMENTS).any(|argument| {
+        argument.starts_with("puma ") || argument.starts_with("puma: ") || file_name(argument) == "puma"
+    })
+}
+
 /// What the kernel said at an exec. It names a process that is gone before it could be looked at, or has written a
 /// title over its command line since.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,6 +60,8 @@ pub struct ExecHint {
     pub comm: String,
     /// The arguments, each ended by a NUL byte; may be cut off.
     pub cmdline: Vec<u8>,
+    /// The environment, likewise.
+    pub environ: Vec<u8>,
 }
 
 /// Gathers what is known of processes. Keeps what was learned of executables and containers.
@@ -95,7 +107,12 @@ impl Gatherer {
     pub fn gather(&mut self, tgid: u32, hint: Option<&ExecHint>, parent: Option<&ProcessFacts>) -> ProcessFacts {
         let exe = self.root.exe(tgid);
         let line = self.command_line(tgid, exe.as_deref(), hint);
-        let environ = Environ::parse(&self.root.environ(tgid).unwrap_or_default());
+        let mut environ = Environ::parse(&self.root.environ(tgid).unwrap_or_default());
+        if let Some(hint) = hint
+            && (environ.is_overwritten || exe.is_none())
+        {
+            environ = Environ::parse(&hint.environ);
+        }
         let has_title = environ.is_overwritten || line.is_title;
         let is_fork = |parent: &&ProcessFacts| match &exe {
             Some(exe) => has_title && text_of(parent, attribute::PROCESS_EXECUTABLE_PATH) == exe.to_str(),
@@ -157,9 +174,13 @@ impl Gatherer {
             Attribute::str(attribute::TELEMETRY_SDK_VERSION, env!("CARGO_PKG_VERSION")),
             Attribute::str(attribute::TELEMETRY_SDK_LANGUAGE, executable.language),
         ]);
+        let runtime = match executable.runtime {
+            Runtime::Ruby if is_puma(&line) => Runtime::Puma,
+            runtime => runtime,
+        };
         ProcessFacts {
             tgid,
-            runtime: executable.runtime,
+            runtime,
             resource: Arc::new(Resource {
                 service_name,
                 attributes,

@@ -1,6 +1,6 @@
 //! Which processes are targets.
 
-use std::{fmt, path::PathBuf};
+use std::{collections::BTreeSet, fmt, path::PathBuf};
 
 use crate::config::ExeGlob;
 
@@ -65,9 +65,9 @@ pub enum SelectError {
 }
 
 impl Selection {
-    /// Checks what the user gave. A glob matches the full path of an executable or its file name (`*` matches `/`
-    /// too), and of an interpreter also those of the script, jar or assembly that it runs: `--exe nginx`,
-    /// `--exe '/opt/*'`, `--exe app.py`.
+    /// Checks what the user gave. A glob matches the full path of an executable, or its file name if it has no slash,
+    /// and of an interpreter also those of the script, jar or assembly that it runs: `--exe nginx`,
+    /// `--exe '/opt/**'`, `--exe app.py`.
     ///
     /// # Errors
     /// If a process does not exist or can never be a target, or a glob is malformed.
@@ -107,6 +107,19 @@ impl Selection {
     pub fn matches(&self, tgid: u32) -> Match {
         self.reason(tgid, &mut Listeners::new(&self.root))
             .map_or(Match::No, Match::Yes)
+    }
+
+    /// The running children of these processes, with their parents: children of a target are targets, those too that
+    /// were forked before it was one.
+    pub fn children(&self, of: &BTreeSet<u32>) -> Vec<(u32, u32)> {
+        let processes = self.root.processes().into_iter();
+        processes
+            .filter_map(|tgid| {
+                let stat = self.root.stat(tgid)?;
+                let counts = !stat.is_zombie && !stat.is_kernel_thread && tgid != std::process::id();
+                (counts && of.contains(&stat.parent)).then_some((tgid, stat.parent))
+            })
+            .collect()
     }
 
     /// Was a program selected that is gone before it could be looked at? By what the kernel said at its exec: its first
@@ -268,7 +281,7 @@ mod tests {
         assert_eq!(scanned(&["/usr/sbin/nginx"], &[]), nginx);
         assert_eq!(scanned(&["ngin"], &[]), []);
         assert_eq!(
-            scanned(&["*/nginx", "app.*"], &[]),
+            scanned(&["**/nginx", "app.*"], &[]),
             [python("/srv/app.py"), nginx].concat()
         );
     }
@@ -280,35 +293,21 @@ mod tests {
         assert_eq!(scanned(&[], &[]), [(10, Reason::Every), (11, Reason::Every)]);
     }
 
-    fn error(pid: Option<u32>, glob: Option<&str>) -> String {
+    fn error(pid: u32) -> String {
         let directory = fixture();
         let root = ProcRoot::new(directory.path());
-        let globs: Vec<ExeGlob> = glob.into_iter().map(|glob| glob.parse().unwrap()).collect();
-        Selection::new(root, &Vec::from_iter(pid), &globs, &[])
-            .unwrap_err()
-            .to_string()
+        Selection::new(root, &[pid], &[], &[]).unwrap_err().to_string()
     }
 
     #[test]
     fn errors_say_what_to_do() {
         assert_eq!(
-            error(Some(99), None),
+            error(99),
             "--pid 99: there is no such process; `ps -e` lists those that run"
         );
-        assert!(
-            error(Some(13), None).starts_with("--pid 13: there is no such process"),
-            "a zombie"
-        );
-        assert_eq!(
-            error(Some(11), None),
-            "--pid 11: this is a thread of process 10; use --pid 10"
-        );
-        assert!(error(Some(12), None).contains("thread of the kernel"));
-        let message = error(None, Some("/usr/[bin"));
-        assert!(
-            message.starts_with("--exe '/usr/[bin': ") && message.contains("at character 6;"),
-            "{message}"
-        );
+        assert!(error(13).starts_with("--pid 13: there is no such process"), "a zombie");
+        assert_eq!(error(11), "--pid 11: this is a thread of process 10; use --pid 10");
+        assert!(error(12).contains("thread of the kernel"));
     }
 
     struct Running(Child);
@@ -339,7 +338,7 @@ mod tests {
         let sleepers = Selection::new(
             root.clone(),
             &[],
-            &["sleep", "coreutils"].map(|glob| glob.parse().unwrap()),
+            &["sleep".parse().unwrap(), "coreutils".parse().unwrap()],
             &[],
         )
         .unwrap();

@@ -84,6 +84,8 @@ pub enum ParentMethod {
     Opener,
     /// The thread that read the request made the call before it wrote the response.
     Thread,
+    /// The thread that wrote the response made the call while it worked for nothing else.
+    Family,
     /// Content of the request that appears again in the call.
     Content,
 }
@@ -96,6 +98,7 @@ impl ParentMethod {
             Self::SameHost => "same-host",
             Self::Opener => "opener",
             Self::Thread => "thread",
+            Self::Family => "family",
             Self::Content => "content",
         }
     }

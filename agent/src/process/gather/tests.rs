@@ -205,6 +205,7 @@ fn a_process_that_is_gone_has_what_the_kernel_said() {
     let hint = |comm: &str, cmdline: &str| ExecHint {
         comm: comm.to_owned(),
         cmdline: cmdline.as_bytes().to_vec(),
+        environ: Vec::new(),
     };
     let facts = gatherer.gather(999, Some(&hint("python3", "/usr/bin/python3\0cart.py\0")), None);
     assert_eq!(
@@ -222,6 +223,7 @@ fn arguments_of_the_exec_go_before_a_title() {
     let hint = ExecHint {
         comm: "python3".to_owned(),
         cmdline: b"python3\0cart.py\0".to_vec(),
+        environ: Vec::new(),
     };
     assert_eq!(name_of(&fixture.gatherer().gather(10, Some(&hint), None)), "cart");
 }
