@@ -5,7 +5,7 @@
 //! made it in the turn that read a request of the same method and target; or when it carries the `traceparent` that one
 //! open request alone came with. A request is the child of the call at the other end of its own connection, or of the
 //! span that its `traceparent` names. Everything else is a root. Identities of runtimes, hand-overs between threads and
-//! inference have their place beside [`threads`].
+//! inference have their place beside the rules of threads.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
 
