@@ -5,6 +5,7 @@
 
 mod exchanges;
 mod lifecycle;
+mod resets;
 mod spans;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -93,6 +94,7 @@ pub struct Core {
     idle_ns: u64,
     /// From `CLOCK_MONOTONIC` to the Unix epoch.
     unix_offset_ns: i128,
+    resets: resets::Resets,
     next_sweep_ns: u64,
     advice: Vec<(u64, [u64; 2])>,
     events: Vec<http1::Event>,
@@ -131,6 +133,7 @@ impl Core {
             include_telemetry: settings.include_telemetry,
             idle_ns: u64::try_from(settings.idle_timeout.as_nanos()).unwrap_or(u64::MAX),
             unix_offset_ns: 0,
+            resets: resets::Resets::default(),
             next_sweep_ns: 0,
             advice: Vec::new(),
             events: Vec::new(),
@@ -149,10 +152,15 @@ impl Core {
     /// Takes an event.
     pub fn event(&mut self, event: &Event<'_>) {
         match event {
-            Event::Segment(segment, bytes) => self.segment(segment, bytes),
+            Event::Segment(segment, bytes) => {
+                let segment = self.resets.place(segment);
+                self.segment(&segment, bytes);
+            }
             Event::Open(open) => {
                 self.want(open.header.execution.tgid);
-                self.flow.open(open);
+                if !self.resets.resume(open) {
+                    self.flow.open(open);
+                }
             }
             Event::Connect(connect) => self.connect(connect),
             Event::State(state) => self.state(state),
@@ -225,6 +233,7 @@ impl Core {
 
     /// Time passes. `now_ns`: `CLOCK_MONOTONIC`.
     pub fn tick(&mut self, now_ns: u64) {
+        self.settle_resets(now_ns);
         self.causality.tick(now_ns);
         if now_ns < self.next_sweep_ns {
             return;
@@ -249,7 +258,10 @@ impl Core {
     /// When [`Core::tick`] should be called, if nothing else happens.
     pub fn next_deadline_ns(&self) -> Option<u64> {
         let sweep = (!self.flow.is_empty() || !self.ended.is_empty()).then_some(self.next_sweep_ns);
-        [sweep, self.causality.next_deadline_ns()].into_iter().flatten().min()
+        [sweep, self.resets.next_deadline_ns(), self.causality.next_deadline_ns()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Spans that are finished.
@@ -259,6 +271,7 @@ impl Core {
 
     /// Everything that is over leaves now, with what is known: the agent ends.
     pub fn flush(&mut self) -> Vec<Span> {
+        self.settle_resets(u64::MAX);
         self.causality.tick(u64::MAX);
         self.finished_spans()
     }

@@ -30,14 +30,6 @@ const KNOWN_FAILING: &[(&str, &str)] = &[
         "chunked-1048576",
         "a chunk of more than 64 KiB in one write: the next chunk's head is not copied",
     ),
-    (
-        "client-gone-answered",
-        "on loopback the reset comes before the write that it answers returns: the write is not told any more",
-    ),
-    (
-        "race-closed",
-        "on loopback the reset comes before the write that it answers returns: the write is not told any more",
-    ),
     ("many-messages", "several messages of one call are told as a gap"),
     (
         "refused-unix",
