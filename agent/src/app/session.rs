@@ -32,6 +32,9 @@ const BATCH: usize = 8192;
 /// Looks at an empty ring before the reader sleeps until it is woken.
 const EMPTY_LOOKS: u32 = 4;
 
+/// The agent is ready when it knows what it traces, or after this time: how a call's parent is found depends on it.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+
 /// Longest sleep.
 const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
@@ -59,6 +62,8 @@ pub struct Session {
     alive: BTreeSet<u32>,
     parents: HashMap<u32, u32>,
     records: (u64, u64),
+    /// Processes that were asked about at the start.
+    first_look: BTreeSet<u32>,
     next_housekeeping_ns: u64,
     /// Why the tape is not whole.
     broken: Option<crate::tape::TapeError>,
@@ -87,6 +92,7 @@ impl Session {
             alive: BTreeSet::new(),
             parents: HashMap::new(),
             records: (0, 0),
+            first_look: BTreeSet::new(),
             next_housekeeping_ns: 0,
             broken: None,
         };
@@ -133,6 +139,12 @@ impl Session {
                 break;
             }
         }
+        self.first_look = self.alive.clone();
+        let until = monotonic_ns() + FIRST_LOOK.as_nanos() as u64;
+        while !self.first_look.is_empty() && monotonic_ns() < until {
+            self.turn();
+            self.probe.ring.pause(Duration::from_millis(1));
+        }
     }
 
     fn select(&mut self, tgid: u32) {
@@ -145,6 +157,7 @@ impl Session {
 
     /// Works until a signal comes, or the command has ended.
     pub fn work(&mut self, stop: &Stop, command: Option<&Command>) {
+        hurry();
         let mut empty_looks = 0;
         loop {
             let taken = self.turn();
@@ -233,6 +246,7 @@ impl Session {
         while let Some(answer) = self.facts.answer() {
             match answer {
                 Answer::Facts(facts) => {
+                    self.first_look.remove(&facts.tgid);
                     self.tape(&Frame::Process(std::borrow::Cow::Borrowed(&facts)));
                     self.core.process(facts);
                 }
@@ -405,4 +419,17 @@ fn unix_ns() -> u64 {
 /// A seed for ids: unlike that of any other agent.
 fn seed() -> u64 {
     fastrand::u64(..)
+}
+
+/// The reader goes before others on a machine that is saturated: it needs little, and what it is late for is lost. Where
+/// that is not allowed, it goes with them.
+fn hurry() {
+    const NICE: libc::c_int = -10;
+    // SAFETY: 0 is the calling thread; nothing else is touched.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } != 0 {
+        tracing::debug!(
+            "the reader runs at normal priority: {}",
+            std::io::Error::last_os_error()
+        );
+    }
 }
