@@ -5,6 +5,7 @@
 
 mod exchanges;
 mod lifecycle;
+mod resets;
 mod spans;
 #[cfg(test)]
 mod tests;
@@ -100,6 +101,7 @@ pub struct Core {
     idle_ns: u64,
     /// From `CLOCK_MONOTONIC` to the Unix epoch.
     unix_offset_ns: i64,
+    resets: resets::Resets,
     /// The latest tick.
     now_ns: u64,
     hold_ns: u64,
@@ -142,6 +144,7 @@ impl Core {
             include_telemetry: settings.include_telemetry,
             idle_ns: u64::try_from(settings.idle_timeout.as_nanos()).unwrap_or(u64::MAX),
             unix_offset_ns: 0,
+            resets: resets::Resets::default(),
             now_ns: 0,
             hold_ns,
             keep_ended_ns: hold_ns.saturating_add(KEEP_ENDED_NS),
@@ -164,10 +167,15 @@ impl Core {
     /// Takes an event.
     pub fn event(&mut self, event: &Event<'_>) {
         match event {
-            Event::Segment(segment, bytes) => self.segment(segment, bytes),
+            Event::Segment(segment, bytes) => {
+                let segment = self.resets.place(segment);
+                self.segment(&segment, bytes);
+            }
             Event::Open(open) => {
                 self.want(open.header.execution.tgid, open.header.time_ns);
-                self.flow.open(open);
+                if !self.resets.resume(open) {
+                    self.flow.open(open);
+                }
             }
             Event::Connect(connect) => self.connect(connect),
             Event::State(state) => self.state(state),
@@ -261,6 +269,7 @@ impl Core {
     /// Time passes. `now_ns`: `CLOCK_MONOTONIC`.
     pub fn tick(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
+        self.settle_resets(now_ns);
         self.causality.tick(now_ns);
         if now_ns < self.next_sweep_ns {
             return;
@@ -279,7 +288,8 @@ impl Core {
     pub fn next_deadline_ns(&self) -> Option<u64> {
         let sweeps = !self.flow.is_empty() || !self.processes.is_empty() || self.causality.has_ready();
         let sweep = sweeps.then_some(self.next_sweep_ns);
-        [sweep, self.causality.next_deadline_ns()].into_iter().flatten().min()
+        let others = [self.resets.next_deadline_ns(), self.causality.next_deadline_ns()];
+        others.into_iter().chain([sweep]).flatten().min()
     }
 
     /// Spans that are finished.
@@ -289,6 +299,7 @@ impl Core {
 
     /// Everything that is over leaves now, with what is known: the agent ends.
     pub fn flush(&mut self) -> Vec<Span> {
+        self.settle_resets(u64::MAX);
         self.causality.tick(u64::MAX);
         self.now_ns = u64::MAX;
         let spans = self.finished_spans();

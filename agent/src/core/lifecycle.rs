@@ -117,7 +117,9 @@ impl Core {
                 }
                 return;
             }
-            self.closed(state.conn, state.error, now_ns);
+            if state.error == 0 || !self.await_last_write(state.conn, state.error, now_ns) {
+                self.closed(state.conn, state.error, now_ns);
+            }
         }
     }
 
@@ -131,7 +133,7 @@ impl Core {
     }
 
     /// Nothing follows on a connection.
-    fn closed(&mut self, id: u64, error: i32, now_ns: u64) {
+    pub(super) fn closed(&mut self, id: u64, error: i32, now_ns: u64) {
         self.end_half(id, Direction::Write, now_ns);
         self.end_half(id, Direction::Read, now_ns);
         self.fail_rest(id, error, now_ns);
@@ -178,6 +180,8 @@ impl Core {
             time_ns,
             execution: Execution { tgid, .. },
         } = Stamp::from(&exit.header);
+        // What was reset before is not the exit's doing.
+        self.settle_resets(u64::MAX);
         for id in self.flow.of_process(tgid) {
             let Some(connection) = self.flow.known(id) else {
                 continue;

@@ -22,22 +22,6 @@ use world::World;
 /// Cases that the agent is known to get wrong, each with the reason. They are played and compared like all others; what is
 /// different is printed, and one that comes out right must leave this list.
 const KNOWN_FAILING: &[(&str, &str)] = &[
-    (
-        "chunked-102400",
-        "a chunk of more than 64 KiB in one write: the next chunk's head is not copied",
-    ),
-    (
-        "chunked-1048576",
-        "a chunk of more than 64 KiB in one write: the next chunk's head is not copied",
-    ),
-    (
-        "client-gone-answered",
-        "on loopback the reset comes before the write that it answers returns: the write is not told any more",
-    ),
-    (
-        "race-closed",
-        "on loopback the reset comes before the write that it answers returns: the write is not told any more",
-    ),
     ("many-messages", "several messages of one call are told as a gap"),
     (
         "refused-unix",

@@ -177,6 +177,9 @@ fn late_accept(world: &mut World, name: &str) -> Result<()> {
 /// One thread serves each request by a call over a connection that it keeps.
 fn proxy(world: &mut World, name: &str) -> Result<()> {
     let front = world.connect_between(CLIENT, PROXY, "127.0.0.1:0")?;
+    serve(world, &front, &format!("/{name}/first"), 1)?;
+    // No thread stands for a request before the agent knows what runs in the process.
+    world.peers[PROXY].make("sleep 1500")?;
     let mut back = None;
     for index in 0..3 {
         let (target, call) = (format!("/{name}/{index}/front"), format!("/{name}/{index}/back"));
