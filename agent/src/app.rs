@@ -111,11 +111,11 @@ fn trace(settings: &TraceSettings, sink: Sink, shown: Arc<shown::Shown>) -> anyh
     };
     let pid = launch.as_ref().map(Launch::pid);
     session.begin(pid);
-    ready(&session, only_command);
     let command = match launch {
         Some(launch) => Some(signals::watch(launch.release()?, session.waker())?),
         None => None,
     };
+    ready(&session, only_command);
     session.work(&stop, command.as_ref());
     let code = match &command {
         Some(command) => command.exit_code().unwrap_or(0),
