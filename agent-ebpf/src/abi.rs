@@ -10,7 +10,8 @@ pub const ABI_VERSION: u32 = 1;
 /// Most bytes of a segment that one record carries.
 pub const PIECE_BYTES: usize = 8192;
 
-/// Most records that one system call's bytes are copied into. What lies beyond is a gap.
+/// Most records that one system call's bytes are copied into. Of a longer one whose framing the programs do not know, the
+/// begin and the end are copied; what lies between is a gap.
 pub const PIECES: usize = 8;
 
 /// Slots of [`Follow`], a power of two. Connections share slots by `conn % FOLLOW_SLOTS`: a collision loses a word of
@@ -358,7 +359,7 @@ macro_rules! counters {
             pub const ALL: &'static [Counter] = &[$(Counter::$name,)+];
             /// Whether it counts something lost (the others are told for information).
             pub const fn is_loss(self) -> bool {
-                !matches!(self, Self::NotHttp | Self::Wakeups | Self::TornSequence)
+                !matches!(self, Self::NotHttp | Self::Wakeups | Self::TornSequence | Self::TooLarge)
             }
             /// The `cause` label of the metric `spoor_kernel_lost_total`.
             pub const fn name(self) -> &'static str { match self { $(Counter::$name => $text,)+ } }
@@ -379,7 +380,7 @@ counters! {
     UserFault = "user_fault",
     /// A read of kernel memory failed.
     KernelFault = "kernel_fault",
-    /// A call moved more than is copied of one call, and its framing was not known.
+    /// Bytes in the middle of a call that moved more than is copied of one call: body, mostly; Core counts what was not.
     TooLarge = "call_too_large",
     /// The bytes lay in more buffers than are walked.
     TooManyBuffers = "too_many_buffers",
@@ -487,6 +488,10 @@ pub struct Offsets {
     pub tcp_bytes_acked: u32,
     /// `unix_sock.peer`
     pub unix_peer: u32,
+    /// 1: the current task's fields can be loaded without a helper (since 5.11), found by trying.
+    pub typed_task: u32,
+    /// Always 0.
+    pub pad: u32,
     /// `file_operations` of sockets, as an address; learned from a socket of the agent's own.
     pub socket_file_ops: u64,
 }
@@ -539,6 +544,8 @@ impl Offsets {
         tcp_bytes_received: Self::MISSING,
         tcp_bytes_acked: Self::MISSING,
         unix_peer: Self::MISSING,
+        typed_task: 0,
+        pad: 0,
         socket_file_ops: 0,
     };
 }

@@ -43,3 +43,9 @@ pub fn calibrate(ctx: RawTracePointContext) -> u32 {
     }
     0
 }
+
+/// Walks to a file by typed loads. Only loaded, with `typed_task` set: if the verifier takes it, so it does the others.
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub fn typed_walk(_ctx: RawTracePointContext) -> u32 {
+    file(0).is_some() as u32 + crate::kernel::Args::saved().is_some() as u32
+}

@@ -1,7 +1,10 @@
 //! Reading the kernel's own structs, by offsets that user space took from this kernel's BTF.
 
 use agent_ebpf::abi::{Counter, Offsets};
-use aya_ebpf::helpers::{bpf_get_current_task, generated::bpf_probe_read_kernel};
+use aya_ebpf::helpers::{
+    bpf_get_current_task,
+    generated::{bpf_get_current_task_btf, bpf_probe_read_kernel},
+};
 
 use crate::maps::count;
 
@@ -11,8 +14,7 @@ static OFFSETS: Offsets = Offsets::UNKNOWN;
 
 macro_rules! offset {
     ($field:ident) => {
-        // SAFETY: a static; volatile, for its value is put in after compilation.
-        unsafe { core::ptr::read_volatile(&raw const $crate::kernel::offsets().$field) }
+        $crate::kernel::known(&$crate::kernel::offsets().$field)
     };
 }
 pub(crate) use offset;
@@ -21,6 +23,13 @@ pub(crate) use offset;
 #[inline(always)]
 pub fn offsets() -> &'static Offsets {
     &OFFSETS
+}
+
+/// The value, for [`offset!`]: read when the program runs, for it is put in after compilation.
+#[inline(always)]
+pub fn known<T: Copy>(value: &T) -> T {
+    // SAFETY: a reference is valid.
+    unsafe { (&raw const *value).read_volatile() }
 }
 
 /// Reads a value at an address of the kernel; `None` (counted) if that faults.
@@ -55,7 +64,7 @@ impl Args {
     /// (<https://github.com/torvalds/linux/blob/v6.12/arch/x86/include/asm/ptrace.h#L103>).
     #[inline(always)]
     pub fn saved() -> Option<Self> {
-        let stack: u64 = read(task() + offset!(task_stack) as u64)?;
+        let stack = stack()?;
         read(stack + offset!(stack_to_regs) as u64 + 56).map(Self)
     }
 
@@ -94,17 +103,62 @@ pub struct Socket {
     pub file: u64,
 }
 
+/// A field of a struct that the verifier knows by its type: a load, where [`read`] is a call of 20 ns.
+///
+/// # Safety
+/// `address` must come from `bpf_get_current_task_btf` by such loads and constant offsets.
+#[inline(always)]
+unsafe fn typed<T>(address: u64) -> T {
+    // SAFETY: the caller's; the kernel handles a fault.
+    unsafe { (address as *const T).read_volatile() }
+}
+
+/// Where the current task's kernel stack begins.
+#[inline(always)]
+fn stack() -> Option<u64> {
+    if offset!(typed_task) == 1 {
+        // SAFETY: a field of the current task.
+        return Some(unsafe { typed(bpf_get_current_task_btf() as u64 + offset!(task_stack) as u64) });
+    }
+    read(task() + offset!(task_stack) as u64)
+}
+
+/// How many descriptors the current task's table has, and where it is.
+#[inline(always)]
+fn descriptors() -> Option<(u32, u64)> {
+    if offset!(typed_task) == 1 {
+        // SAFETY: fields of the current task, of its files, of their table.
+        unsafe {
+            let files: u64 = typed(bpf_get_current_task_btf() as u64 + offset!(task_files) as u64);
+            if files == 0 {
+                return None;
+            }
+            let table: u64 = typed(files + offset!(files_fdt) as u64);
+            if table == 0 {
+                return None;
+            }
+            return Some((
+                typed(table + offset!(fdt_max_fds) as u64),
+                typed(table + offset!(fdt_fd) as u64),
+            ));
+        }
+    }
+    let files: u64 = read(task() + offset!(task_files) as u64)?;
+    let table: u64 = read(files + offset!(files_fdt) as u64)?;
+    Some((
+        read(table + offset!(fdt_max_fds) as u64)?,
+        read(table + offset!(fdt_fd) as u64)?,
+    ))
+}
+
 /// The file that a descriptor of the current thread names. No cache: a descriptor may name another file at any time
 /// (close, dup2, another thread), and the walk is always right.
 #[inline(always)]
 pub fn file(fd: u32) -> Option<u64> {
-    let files: u64 = read(task() + offset!(task_files) as u64)?;
-    let table: u64 = read(files + offset!(files_fdt) as u64)?;
-    let size: u32 = read(table + offset!(fdt_max_fds) as u64)?;
+    let (size, slots) = descriptors()?;
     if fd >= size {
         return None;
     }
-    let slots: u64 = read(table + offset!(fdt_fd) as u64)?;
     let file: u64 = read(slots + fd as u64 * 8)?;
     (file != 0).then_some(file)
 }

@@ -22,6 +22,9 @@ use crate::{
 /// Bytes that are copied before anything is known of a segment: heads are shorter, mostly.
 const FIRST_BYTES: u64 = 1024;
 
+/// Bytes at the end of a call that is too large to be copied whole.
+const TAIL_BYTES: u64 = 1024;
+
 /// A variable of a loop, in memory that the verifier does not follow: in a register, it would walk each of its values
 /// through the rest of the loop.
 macro_rules! work {
@@ -429,10 +432,16 @@ fn pieces(
             }
             break;
         }
-        work!(scratch.at = behind);
-        copied = copy(scratch, call, behind - start, end - behind);
+        // Of a call that is too large to be copied whole, the end: there a chunk's last bytes are.
+        let mut next = behind;
+        if turn == 2 && end - behind > ((PIECES - 1) * PIECE_BYTES) as u64 {
+            next = end - TAIL_BYTES;
+            count(Counter::TooLarge, next - behind);
+        }
+        work!(scratch.at = next);
+        copied = copy(scratch, call, next - start, end - next);
         if copied == 0 {
-            return segment(scratch, connection, call, behind, end, 0, SEGMENT_OPAQUE);
+            return segment(scratch, connection, call, next, end, 0, SEGMENT_OPAQUE);
         }
     }
     Some(())

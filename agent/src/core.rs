@@ -6,16 +6,15 @@
 mod exchanges;
 mod lifecycle;
 mod spans;
-
-use std::collections::{HashMap, HashSet, VecDeque};
-
-use agent_ebpf::abi::Role;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     causality::{self, Causality},
     config::{CoreSettings, SpanNames as SpanNamesSetting},
     event::Event,
     flow::{self, Flow},
+    hash::FastMap,
     process::ProcessFacts,
     proto::http1,
     trace::{
@@ -31,8 +30,11 @@ const BYTES_PER_EXCHANGE: u64 = 1536;
 /// How often idle connections are looked for.
 const SWEEP_NS: u64 = 10_000_000_000;
 
-/// Facts of a process that has ended are kept so long, for the spans that are still held.
-const KEEP_ENDED_NS: u64 = 30_000_000_000;
+/// Facts of a process that has ended are kept so long, and as long as spans are held, for these.
+const KEEP_ENDED_NS: u64 = 20_000_000_000;
+
+/// Two readings of the clocks that differ by less tell of no step: a reader may be interrupted between the two.
+const CLOCK_STEP_NS: u64 = 1_000_000;
 
 /// What Core gave up, as counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +59,8 @@ pub struct Counters {
     pub telemetry_ignored: u64,
     /// Exchanges of processes that turned out not to be selected.
     pub not_selected: u64,
+    /// Exchanges of processes of which nothing could be learned in time.
+    pub unknown_process: u64,
     /// Failed connects to Unix sockets that do not exist: libraries try them at every start.
     pub unix_connects_ignored: u64,
     /// Targets that use io_uring: their traffic on it is not visible.
@@ -74,6 +78,12 @@ struct Process {
     names: SpanNames,
     /// It is not decided whether it is selected: its spans wait.
     provisional: bool,
+    /// Its facts were asked for.
+    asked: bool,
+    /// When it did something last, by `CLOCK_MONOTONIC`.
+    last_ns: u64,
+    /// When its last thread ended.
+    ended_ns: Option<u64>,
 }
 
 /// From events to spans.
@@ -81,21 +91,24 @@ struct Process {
 pub struct Core {
     flow: Flow,
     causality: Causality,
-    processes: HashMap<u32, Process>,
-    /// Processes that have ended, and when.
-    ended: VecDeque<(u64, u32)>,
+    processes: FastMap<u32, Process>,
     /// Processes whose facts are wanted.
     wanted: Vec<u32>,
-    asked: HashSet<u32>,
     http: HttpConfig,
     parser: http1::Config,
     include_telemetry: bool,
     idle_ns: u64,
     /// From `CLOCK_MONOTONIC` to the Unix epoch.
-    unix_offset_ns: i128,
+    unix_offset_ns: i64,
+    /// The latest tick.
+    now_ns: u64,
+    hold_ns: u64,
+    keep_ended_ns: u64,
     next_sweep_ns: u64,
     advice: Vec<(u64, [u64; 2])>,
     events: Vec<http1::Event>,
+    /// Spans of programs that were replaced by others since.
+    done: Vec<Span>,
     counters: Counters,
 }
 
@@ -110,10 +123,8 @@ impl Core {
         Self {
             flow: Flow::new(settings.max_connections as usize),
             causality: Causality::new(seed, hold_ns, hold_most),
-            processes: HashMap::new(),
-            ended: VecDeque::new(),
+            processes: FastMap::default(),
             wanted: Vec::new(),
-            asked: HashSet::new(),
             http: HttpConfig {
                 capture_request: settings.request_headers.clone(),
                 capture_response: settings.response_headers.clone(),
@@ -131,9 +142,13 @@ impl Core {
             include_telemetry: settings.include_telemetry,
             idle_ns: u64::try_from(settings.idle_timeout.as_nanos()).unwrap_or(u64::MAX),
             unix_offset_ns: 0,
+            now_ns: 0,
+            hold_ns,
+            keep_ended_ns: hold_ns.saturating_add(KEEP_ENDED_NS),
             next_sweep_ns: 0,
             advice: Vec::new(),
             events: Vec::new(),
+            done: Vec::new(),
             counters: Counters::default(),
         }
     }
@@ -151,38 +166,41 @@ impl Core {
         match event {
             Event::Segment(segment, bytes) => self.segment(segment, bytes),
             Event::Open(open) => {
-                self.want(open.header.execution.tgid);
+                self.want(open.header.execution.tgid, open.header.time_ns);
                 self.flow.open(open);
             }
             Event::Connect(connect) => self.connect(connect),
             Event::State(state) => self.state(state),
             Event::Exit(exit) => self.exit(exit),
             Event::Exec(exec, _) => {
-                let tgid = exec.header.execution.tgid;
-                self.causality.forget_process(tgid);
-                // Asked about by whoever feeds Core; its facts come.
-                self.asked.insert(tgid);
-                if exec.provisional == 1 {
-                    self.processes.entry(tgid).or_default().provisional = true;
-                }
+                self.begin_life(exec.header.execution.tgid);
+                self.told_elsewhere(exec.header.execution.tgid, exec.header.time_ns)
+                    .provisional |= exec.provisional == 1;
+            }
+            Event::Fork(fork) => {
+                self.begin_life(fork.child);
+                self.told_elsewhere(fork.child, fork.header.time_ns);
             }
             Event::Unseen(unseen) => self.unseen(unseen),
-            Event::Fork(_) | Event::Listen(_) => {}
+            Event::Listen(_) => {}
         }
     }
 
     /// The clocks: this time of `CLOCK_MONOTONIC` is that time since the Unix epoch. To be told again now and then: the
     /// wall clock may be set.
     pub fn clock(&mut self, monotonic_ns: u64, unix_ns: u64) {
-        self.unix_offset_ns = unix_ns as i128 - monotonic_ns as i128;
+        let offset_ns = unix_ns.wrapping_sub(monotonic_ns).cast_signed();
+        if offset_ns.abs_diff(self.unix_offset_ns) >= CLOCK_STEP_NS {
+            self.unix_offset_ns = offset_ns;
+        }
     }
 
     /// A process is this. Spans of processes of which nothing was told wait.
     pub fn process(&mut self, facts: ProcessFacts) {
         self.causality.set_runtime(facts.tgid, facts.runtime);
-        self.asked.insert(facts.tgid);
-        self.ended.retain(|&(_, tgid)| tgid != facts.tgid);
         let process = self.processes.entry(facts.tgid).or_default();
+        process.asked = true;
+        process.last_ns = process.last_ns.max(self.now_ns);
         process.facts = Some(facts);
     }
 
@@ -203,7 +221,7 @@ impl Core {
                 }
             }
         }
-        self.causality.lose_process(tgid);
+        self.counters.not_selected += self.causality.lose_process(tgid) as u64;
         self.processes.remove(&tgid);
     }
 
@@ -217,38 +235,50 @@ impl Core {
         std::mem::take(&mut self.advice)
     }
 
-    fn want(&mut self, tgid: u32) {
-        if self.asked.insert(tgid) {
+    /// A process does something.
+    fn want(&mut self, tgid: u32, now_ns: u64) {
+        let mut process = self.processes.entry(tgid).or_default();
+        if process.ended_ns.is_some_and(|ended_ns| ended_ns < now_ns) {
+            // Its id is used again, and the record that told of it was lost.
+            self.begin_life(tgid);
+            process = self.processes.entry(tgid).or_default();
+        }
+        process.last_ns = now_ns;
+        if !process.asked {
+            process.asked = true;
             self.wanted.push(tgid);
         }
     }
 
+    /// A process of which whoever feeds Core asks, without being told to.
+    fn told_elsewhere(&mut self, tgid: u32, now_ns: u64) -> &mut Process {
+        let process = self.processes.entry(tgid).or_default();
+        process.asked = true;
+        process.last_ns = now_ns;
+        process
+    }
+
     /// Time passes. `now_ns`: `CLOCK_MONOTONIC`.
     pub fn tick(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
         self.causality.tick(now_ns);
         if now_ns < self.next_sweep_ns {
             return;
         }
-        self.next_sweep_ns = now_ns + SWEEP_NS;
+        self.next_sweep_ns = now_ns.saturating_add(SWEEP_NS);
         for id in self.flow.idle(now_ns.saturating_sub(self.idle_ns)) {
             self.flow.counters.idle_forgotten += 1;
             if let Some(connection) = self.flow.close(id) {
                 self.missed(connection.exchanges.into_iter().map(|(_, node)| node));
             }
         }
-        while let Some(&(when, tgid)) = self.ended.front()
-            && when + KEEP_ENDED_NS < now_ns
-        {
-            self.ended.pop_front();
-            self.processes.remove(&tgid);
-            self.causality.forget_process(tgid);
-            self.asked.remove(&tgid);
-        }
+        self.forget_processes(now_ns);
     }
 
     /// When [`Core::tick`] should be called, if nothing else happens.
     pub fn next_deadline_ns(&self) -> Option<u64> {
-        let sweep = (!self.flow.is_empty() || !self.ended.is_empty()).then_some(self.next_sweep_ns);
+        let sweeps = !self.flow.is_empty() || !self.processes.is_empty() || self.causality.has_ready();
+        let sweep = sweeps.then_some(self.next_sweep_ns);
         [sweep, self.causality.next_deadline_ns()].into_iter().flatten().min()
     }
 
@@ -260,7 +290,10 @@ impl Core {
     /// Everything that is over leaves now, with what is known: the agent ends.
     pub fn flush(&mut self) -> Vec<Span> {
         self.causality.tick(u64::MAX);
-        self.finished_spans()
+        self.now_ns = u64::MAX;
+        let spans = self.finished_spans();
+        self.counters.missed += self.causality.len() as u64;
+        spans
     }
 
     /// Whether spans wait only for what their process is.
@@ -286,6 +319,7 @@ impl Core {
             invalid_trace_context,
             telemetry_ignored,
             not_selected,
+            unknown_process,
             unix_connects_ignored,
             io_uring,
             thirty_two_bit,
@@ -316,6 +350,7 @@ impl Core {
             ("invalid_trace_context", invalid_trace_context),
             ("telemetry_ignored", telemetry_ignored),
             ("not_selected", not_selected),
+            ("unknown_process", unknown_process),
             ("unix_connects_ignored", unix_connects_ignored),
             ("io_uring", io_uring),
             ("thirty_two_bit", thirty_two_bit),
@@ -331,11 +366,5 @@ impl Core {
             ("held_too_many", held_too_many),
             ("not_sampled", not_sampled),
         ]
-    }
-
-    fn is_server(&self, connection: u64) -> bool {
-        self.flow
-            .get(connection)
-            .is_some_and(|connection| connection.role() == Role::Server)
     }
 }

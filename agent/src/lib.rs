@@ -10,6 +10,7 @@ pub mod core;
 pub mod event;
 pub mod export;
 pub mod flow;
+mod hash;
 pub mod launch;
 pub mod metrics;
 pub mod preflight;

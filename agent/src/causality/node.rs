@@ -40,6 +40,8 @@ pub struct Node {
     pub start_ns: u64,
     /// `CLOCK_MONOTONIC`; `None`: it is not over.
     pub end_ns: Option<u64>,
+    /// From `CLOCK_MONOTONIC` to the Unix epoch; the same at both ends of an exchange, whatever is done to the clock.
+    pub unix_offset_ns: i64,
     /// The start is the exit of a call that may have blocked, and no far end tells better.
     pub start_is_write_exit: bool,
     /// The request's `traceparent`.
@@ -60,6 +62,8 @@ pub struct Node {
     pub partner: Option<NodeId>,
     /// Both ends of the exchange are over, and their times in order.
     pub settled: bool,
+    /// It is over and waits for what is above it, or for its other end.
+    pub held: bool,
     /// Server: what is needed to decide whose its thread's calls are.
     pub serving: Serving,
 }
@@ -79,6 +83,10 @@ pub struct Serving {
     pub several_writers: bool,
     /// Decided: no call is added any more.
     pub closed: bool,
+    /// Which life of its process it began in; 0: it did not begin.
+    pub life: u32,
+    /// nginx: a call or a connection was made for it.
+    pub passed_on: bool,
 }
 
 /// A span's trace.

@@ -2,8 +2,11 @@
 
 use std::collections::HashMap;
 
+use slotmap::{Key, KeyData};
+
 use super::NodeId;
 use crate::{
+    hash::FastMap,
     process::Runtime,
     trace::{SpanId, TraceId},
 };
@@ -14,28 +17,51 @@ const DISTRUST_NS: u64 = 60_000_000_000;
 /// What a process has shown.
 #[derive(Debug, Default)]
 pub struct Process {
+    /// Tells two programs of one process id apart. 0: not given yet.
+    pub life: u32,
+    /// It had an exchange.
+    pub active: bool,
     runtime: Option<Runtime>,
-    threads: HashMap<u32, Thread>,
+    threads: FastMap<u32, Thread>,
     distrusted_until_ns: u64,
     broke_the_rule: bool,
     kept_the_rule: bool,
-    /// Open requests by the `traceparent` that they came with.
+    /// Calls of each thread since it wrote a response last, where that decides.
+    worker_calls: FastMap<u32, Vec<NodeId>>,
+    /// Open requests by the `traceparent` that they came with. The keys come from outside: not for a fast hash.
     received: HashMap<(TraceId, SpanId), Vec<NodeId>>,
 }
 
-/// A thread.
+/// Most calls of a thread that are remembered. One that makes more without a response serves nobody.
+const CALLS: usize = 1024;
+
+/// A thread that has open requests.
 #[derive(Debug, Default)]
 struct Thread {
-    /// Requests that it read and that are not answered.
-    open: Vec<NodeId>,
-    /// The request whose head it read last.
+    /// How many requests it read that are not answered: thousands in an event loop.
+    open: u32,
+    /// All of these, added without carry: if there is one, this is it.
+    together: u64,
+    /// The request of which it read last.
     last: Option<NodeId>,
-    /// Calls that it made since it wrote a response last, where that decides.
-    calls: Vec<NodeId>,
 }
 
-/// Most calls of a thread that are remembered. One that makes more without a response serves nobody.
-const CALLS: usize = 4096;
+impl Thread {
+    fn only_open(&self) -> Option<NodeId> {
+        (self.open == 1).then(|| KeyData::from_ffi(self.together).into())
+    }
+}
+
+/// Which requests a thread had open when one more came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Others {
+    /// None.
+    None,
+    /// This one, which had the thread for itself until now.
+    One(NodeId),
+    /// Several, which shared it already.
+    Several,
+}
 
 impl Process {
     /// Takes what kind of program it is.
@@ -53,20 +79,17 @@ impl Process {
         self.runtime == Some(Runtime::Puma)
     }
 
-    /// A thread made a call. Returns one that is forgotten for it.
+    /// A worker made a call. Returns one that is forgotten for it.
     pub fn remember_call(&mut self, thread: u32, call: NodeId) -> Option<NodeId> {
-        let calls = &mut self.threads.entry(thread).or_default().calls;
+        let calls = self.worker_calls.entry(thread).or_default();
         let forgotten = (calls.len() >= CALLS).then(|| calls.remove(0));
         calls.push(call);
         forgotten
     }
 
-    /// The calls that a thread made since it wrote a response last.
+    /// The calls that a worker made since it wrote a response last.
     pub fn take_calls(&mut self, thread: u32) -> Vec<NodeId> {
-        self.threads
-            .get_mut(&thread)
-            .map(|thread| std::mem::take(&mut thread.calls))
-            .unwrap_or_default()
+        self.worker_calls.remove(&thread).unwrap_or_default()
     }
 
     /// Whether a thread may stand for a request. Not before it is known what runs there, nor where the runtime is known to run many requests on one thread.
@@ -97,36 +120,55 @@ impl Process {
     /// A response came from another thread than the one that read the request, or a thread holds several.
     pub fn breaks_the_rule(&mut self, now_ns: u64) {
         self.broke_the_rule = true;
-        self.distrusted_until_ns = now_ns.saturating_add(DISTRUST_NS);
+        self.distrusted_until_ns = self.distrusted_until_ns.max(now_ns.saturating_add(DISTRUST_NS));
     }
 
-    /// A thread has a request from now on. Returns the others that it has.
-    pub fn begin(&mut self, thread: u32, request: NodeId) -> Vec<NodeId> {
+    /// A thread has a request from now on. [`Process::end`] is to be called for it once.
+    pub fn begin(&mut self, thread: u32, request: NodeId) -> Others {
         let thread = self.threads.entry(thread).or_default();
-        let others = thread.open.clone();
-        thread.open.push(request);
+        let others = match (thread.open, thread.only_open()) {
+            (0, _) => Others::None,
+            (_, Some(one)) => Others::One(one),
+            _ => Others::Several,
+        };
+        thread.open += 1;
+        thread.together ^= request.data().as_ffi();
         thread.last = Some(request);
         others
     }
 
-    /// A request is answered, or lost.
+    /// A request that began is answered, or lost. A thread without any is forgotten: threads come and go unseen.
     pub fn end(&mut self, thread: u32, request: NodeId) {
+        if let Some(known) = self.threads.get_mut(&thread) {
+            known.open = known.open.saturating_sub(1);
+            known.together ^= request.data().as_ffi();
+            if known.open == 0 {
+                self.threads.remove(&thread);
+            }
+        }
+    }
+
+    /// A thread read more of a request.
+    pub fn reads(&mut self, thread: u32, request: NodeId) {
         if let Some(thread) = self.threads.get_mut(&thread) {
-            thread.open.retain(|&open| open != request);
+            thread.last = Some(request);
         }
     }
 
     /// The one request that a thread has open.
     pub fn only_open(&self, thread: u32) -> Option<NodeId> {
-        match self.threads.get(&thread)?.open.as_slice() {
-            &[request] => Some(request),
-            _ => None,
-        }
+        self.threads.get(&thread)?.only_open()
     }
 
-    /// The request whose head a thread read last, answered or not.
+    /// The request of which a thread read last, if it has any open.
     pub fn last_read(&self, thread: u32) -> Option<NodeId> {
         self.threads.get(&thread)?.last
+    }
+
+    /// Threads that have open requests.
+    #[cfg(test)]
+    pub fn threads(&self) -> usize {
+        self.threads.len()
     }
 
     /// A request came with this `traceparent`.

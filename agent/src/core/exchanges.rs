@@ -1,6 +1,6 @@
 //! From what the protocol says to exchanges.
 
-use agent_ebpf::abi::Segment;
+use agent_ebpf::abi::{Role, SEGMENT_EOF, Segment};
 
 use super::Core;
 use crate::{
@@ -10,9 +10,6 @@ use crate::{
     trace::{SpanKind, traceparent},
 };
 
-/// Requests of a connection whose offsets are remembered for the other end to find.
-const OFFSETS: usize = 1024;
-
 /// How the agent's own exporter calls itself.
 const OWN_USER_AGENT: &[u8] = b"spoor/";
 
@@ -21,7 +18,11 @@ const OTLP_PATHS: [&[u8]; 4] = [b"/v1/traces", b"/v1/metrics", b"/v1/logs", b"/v
 
 impl Core {
     pub(super) fn segment(&mut self, segment: &Segment, bytes: &[u8]) {
-        self.want(segment.header.execution.tgid);
+        let stamp = Stamp::from(&segment.header);
+        self.want(stamp.execution.tgid, stamp.time_ns);
+        if segment.header.flags & SEGMENT_EOF != 0 {
+            return self.read_to_end(segment.conn, stamp.time_ns);
+        }
         let mut events = std::mem::take(&mut self.events);
         let fed = self.flow.segment(segment, bytes, &self.parser, &mut events);
         if let Some(words) = fed.advice {
@@ -46,10 +47,18 @@ impl Core {
                 self.request(connection, exchange, head, first, complete, offset);
             }
             Event::RequestEnd {
-                exchange, body_bytes, ..
+                exchange,
+                last,
+                body_bytes,
             } => {
-                if let Some(node) = self.exchange(connection, exchange) {
+                let Some(id) = self.node(connection, exchange) else {
+                    return;
+                };
+                if let Some(node) = self.causality.get_mut(id) {
                     node.request_body_bytes = Some(body_bytes);
+                }
+                if body_bytes > 0 {
+                    self.causality.read_on(id, last);
                 }
             }
             Event::ResponseHead {
@@ -59,21 +68,27 @@ impl Core {
                 complete,
                 ..
             } => {
-                if let Some(node) = self.exchange(connection, exchange) {
+                let Some(id) = self.node(connection, exchange) else {
+                    return;
+                };
+                if let Some(node) = self.causality.get_mut(id) {
                     node.response = Some(head);
                 }
-                self.wrote(connection, exchange, first);
-                self.wrote(connection, exchange, complete);
+                self.causality.response(id, first);
+                self.causality.response(id, complete);
             }
             Event::ResponseEnd {
                 exchange,
                 last,
                 body_bytes,
             } => {
-                if let Some(node) = self.exchange(connection, exchange) {
+                let Some(id) = self.node(connection, exchange) else {
+                    return;
+                };
+                if let Some(node) = self.causality.get_mut(id) {
                     node.response_body_bytes = Some(body_bytes);
                 }
-                self.wrote(connection, exchange, last);
+                self.causality.response(id, last);
                 self.finish(connection, exchange, last.time_ns);
             }
             Event::Lost { exchange, cause } => {
@@ -88,6 +103,8 @@ impl Core {
                 let Some(connection) = self.flow.known(connection) else {
                     return;
                 };
+                // The number of the first request may be used again, by one that was not the first.
+                connection.opener = None;
                 let first_lost = connection.exchanges.partition_point(|&(number, _)| number < exchange);
                 let lost = connection.exchanges.split_off(first_lost);
                 self.missed(lost.into_iter().map(|(_, node)| node));
@@ -110,21 +127,6 @@ impl Core {
         exchanges.get(index).map(|&(_, node)| node)
     }
 
-    fn exchange(&mut self, connection: u64, exchange: u64) -> Option<&mut Node> {
-        self.causality.get_mut(self.node(connection, exchange)?)
-    }
-
-    /// A part of a response was moved; at a server, somebody wrote it.
-    fn wrote(&mut self, connection: u64, exchange: u64, stamp: Stamp) {
-        // The end of a connection comes from an interrupt: nobody wrote it.
-        if stamp.execution.tid == 0 || !self.is_server(connection) {
-            return;
-        }
-        if let Some(node) = self.node(connection, exchange) {
-            self.causality.response(node, stamp);
-        }
-    }
-
     fn request(
         &mut self,
         connection_id: u64,
@@ -138,7 +140,6 @@ impl Core {
             self.counters.telemetry_ignored += 1;
             return;
         }
-        let server = self.is_server(connection_id);
         let context = traceparent::trace_context(&head.headers).unwrap_or_else(|_| {
             self.counters.invalid_trace_context += 1;
             None
@@ -153,6 +154,7 @@ impl Core {
         let Some(connection) = self.flow.known(connection_id) else {
             return;
         };
+        let server = connection.role() == Role::Server;
         let (blocked_from, blocked_to) = connection.long_write;
         let who = if server { complete } else { first };
         let node = Node {
@@ -168,6 +170,7 @@ impl Core {
             failure: None,
             start_ns: first.time_ns,
             end_ns: None,
+            unix_offset_ns: self.unix_offset_ns,
             start_is_write_exit: !server && (blocked_from..blocked_to).contains(&offset),
             context,
             trace_state,
@@ -178,6 +181,7 @@ impl Core {
             heirs: Vec::new(),
             partner: None,
             settled: false,
+            held: false,
             serving: Serving::default(),
         };
         let queued = !connection.exchanges.is_empty();
@@ -191,10 +195,7 @@ impl Core {
         if let Some(connection) = self.flow.known(connection_id) {
             connection.exchanges.push_back((exchange, id));
             if let Some(wire) = wire {
-                if connection.offsets.len() >= OFFSETS {
-                    connection.offsets.pop_front();
-                }
-                connection.offsets.push_back((wire, id));
+                connection.note_offset(wire, id, |node| self.causality.get(node).is_some());
             }
         }
         if let Some(wire) = wire
@@ -215,7 +216,6 @@ impl Core {
 
     /// An exchange is over, by its response or without.
     pub(super) fn finish(&mut self, connection_id: u64, exchange: u64, end_ns: u64) {
-        let server = self.is_server(connection_id);
         let Some(connection) = self.flow.known(connection_id) else {
             return;
         };
@@ -229,12 +229,11 @@ impl Core {
             return;
         };
         let next = connection.exchanges.front().map(|&(_, next)| next);
+        let server = connection.role() == Role::Server;
         if server {
-            // The other end is traced, and its call will be seen: the call is the parent.
-            let expected = self
-                .flow
-                .peer(connection_id)
-                .is_some_and(crate::flow::Connection::will_tell);
+            // If the other end is traced, its call is the parent, and may be seen later.
+            let expected = self.causality.get(id).is_some_and(|node| node.partner.is_some())
+                || self.flow.expects_peer(connection_id);
             if !expected {
                 self.causality.no_partner(id);
             }

@@ -2,7 +2,7 @@
 
 use agent_ebpf::abi::{Connect, Direction, Execution, Exit, FAMILY_UNIX, State, StateChange, Unseen, UnseenCause};
 
-use super::Core;
+use super::{Core, Process};
 use crate::{
     causality::{Node, Parent, Serving},
     event::Stamp,
@@ -19,7 +19,7 @@ const SHUT_BOTH: u8 = 3;
 impl Core {
     pub(super) fn connect(&mut self, connect: &Connect) {
         let Execution { tgid, tid, .. } = connect.header.execution;
-        self.want(tgid);
+        self.want(tgid, connect.header.time_ns);
         let opener = self.causality.opener(tgid, tid);
         let under_way = matches!(-connect.result, 0 | libc::EINPROGRESS | libc::EINTR);
         if under_way {
@@ -63,6 +63,7 @@ impl Core {
             failure: Some(failure),
             start_ns,
             end_ns: None,
+            unix_offset_ns: self.unix_offset_ns,
             start_is_write_exit: false,
             context: None,
             trace_state: None,
@@ -73,6 +74,7 @@ impl Core {
             heirs: Vec::new(),
             partner: None,
             settled: false,
+            held: false,
             serving: Serving::default(),
         };
         let id = self.causality.call(node, connection.opener);
@@ -116,6 +118,15 @@ impl Core {
                 return;
             }
             self.closed(state.conn, state.error, now_ns);
+        }
+    }
+
+    /// The other end of a connection has closed, and all that it sent was read.
+    pub(super) fn read_to_end(&mut self, id: u64, now_ns: u64) {
+        if let Some(connection) = self.flow.known(id) {
+            connection.last_ns = now_ns;
+            connection.remote_fin = true;
+            self.end_half(id, Direction::Read, now_ns);
         }
     }
 
@@ -177,7 +188,41 @@ impl Core {
                 self.closed(id, 0, time_ns);
             }
         }
-        self.ended.push_back((time_ns, tgid));
+        if let Some(process) = self.processes.get_mut(&tgid) {
+            process.ended_ns = Some(time_ns);
+        }
+    }
+
+    /// A process id names another process, or program, from now on. What the earlier one did and is over leaves as its.
+    pub(super) fn begin_life(&mut self, tgid: u32) {
+        if self.processes.get(&tgid).is_some_and(|process| process.facts.is_some()) {
+            let spans = self.finished_spans();
+            self.done.extend(spans);
+        }
+        self.causality.forget_process(tgid);
+        self.processes.insert(tgid, Process::default());
+    }
+
+    /// Forgets processes that have ended, and those that did nothing for long: their end may have been lost.
+    pub(super) fn forget_processes(&mut self, now_ns: u64) {
+        let Self {
+            processes,
+            flow,
+            causality,
+            idle_ns,
+            keep_ended_ns,
+            ..
+        } = self;
+        processes.retain(|&tgid, process| {
+            let keep = match process.ended_ns {
+                Some(ended_ns) => ended_ns.saturating_add(*keep_ended_ns) >= now_ns,
+                None => process.last_ns.saturating_add(*idle_ns) >= now_ns || flow.has_process(tgid),
+            };
+            if !keep {
+                causality.forget_process(tgid);
+            }
+            keep
+        });
     }
 
     pub(super) fn unseen(&mut self, unseen: &Unseen) {

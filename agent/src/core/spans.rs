@@ -17,23 +17,32 @@ const START: &str = "spoor.start";
 
 impl Core {
     pub(super) fn finished_spans(&mut self) -> Vec<Span> {
-        let processes = &self.processes;
-        let wanted = &mut self.wanted;
-        let asked = &mut self.asked;
-        let nodes = self.causality.take_ready(|node| {
-            let known = processes
-                .get(&node.tgid)
-                .is_some_and(|process| process.facts.is_some() && !process.provisional);
-            if !known && asked.insert(node.tgid) {
+        let Self {
+            processes,
+            wanted,
+            causality,
+            hold_ns,
+            now_ns,
+            ..
+        } = self;
+        let nodes = causality.take_ready(|node| {
+            let process = processes.entry(node.tgid).or_default();
+            if !std::mem::replace(&mut process.asked, true) {
                 wanted.push(node.tgid);
             }
+            let known = process.facts.is_some() && !process.provisional;
             known
+                || node
+                    .end_ns
+                    .is_some_and(|end_ns| end_ns.saturating_add(*hold_ns) < *now_ns)
         });
-        let mut spans = Vec::with_capacity(nodes.len());
+        let mut spans = std::mem::take(&mut self.done);
+        spans.reserve(nodes.len());
+        let before = spans.len();
         for node in nodes {
             spans.extend(self.span(node));
         }
-        self.counters.spans += spans.len() as u64;
+        self.counters.spans += (spans.len() - before) as u64;
         spans
     }
 
@@ -43,8 +52,16 @@ impl Core {
             self.causality.counters.not_sampled += 1;
             return None;
         }
-        let process = self.processes.get_mut(&node.tgid)?;
-        let resource = Arc::clone(&process.facts.as_ref()?.resource);
+        let process = self
+            .processes
+            .get_mut(&node.tgid)
+            .filter(|process| !process.provisional);
+        let Some((facts, names)) = process.and_then(|process| Some((process.facts.as_ref()?, &mut process.names)))
+        else {
+            self.counters.unknown_process += 1;
+            return None;
+        };
+        let resource = Arc::clone(&facts.resource);
         let (local, remote): &(Endpoint, Endpoint) = &node.ends;
         let text = match &node.request {
             Some(request) => http_span(
@@ -59,7 +76,7 @@ impl Core {
                     remote,
                 },
                 &self.http,
-                &mut process.names,
+                names,
             ),
             None => connect_span(remote, node.failure.unwrap_or(Failure::Other)),
         };
@@ -72,7 +89,7 @@ impl Core {
             Parent::Remote(context) => (Some((context.parent_id, crate::trace::ParentMethod::Header)), true),
             _ => (None, false),
         };
-        let unix = |monotonic_ns: u64| (monotonic_ns as i128 + self.unix_offset_ns).clamp(0, u64::MAX as i128) as u64;
+        let unix = |monotonic_ns: u64| monotonic_ns.saturating_add_signed(node.unix_offset_ns);
         Some(Span {
             trace_id: trace.id,
             span_id: node.span_id,

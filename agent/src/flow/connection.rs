@@ -25,6 +25,12 @@ use crate::{
 /// Segments of a connection older than the agent that are looked at for a boundary before it is given up.
 const SEARCH_SEGMENTS: u32 = 4096;
 
+/// Segments within which a boundary is mostly found: the next exchange is whole.
+const LIKELY_SEGMENTS: u32 = 8;
+
+/// Requests of a connection whose offsets are remembered for the other end to find.
+const OFFSETS: usize = 1024;
+
 /// A connection of a target.
 #[derive(Debug)]
 pub struct Connection {
@@ -157,22 +163,31 @@ impl Connection {
         self.described.as_ref()
     }
 
+    /// Notes where a request is, for the other end to find. Those that have left are forgotten.
+    pub fn note_offset(&mut self, wire: u64, node: NodeId, is_known: impl Fn(NodeId) -> bool) {
+        while let Some(&(_, oldest)) = self.offsets.front()
+            && (self.offsets.len() >= OFFSETS || !is_known(oldest))
+        {
+            self.offsets.pop_front();
+        }
+        self.offsets.push_back((wire, node));
+    }
+
     /// Which end it is.
     pub fn role(&self) -> Role {
         self.role
     }
 
     /// Whether requests on it are read by a parser that knows where it is.
-    fn is_followed(&self) -> bool {
+    pub fn is_followed(&self) -> bool {
         matches!(&self.state, State::Http(http) if http.is_synchronised())
     }
 
-    /// Whether a request that the other end read will be seen here, too: the client's own call may be told later than
-    /// what the server did with it, when its thread was held up on the way out of the system call.
-    pub fn will_tell(&self) -> bool {
+    /// Whether requests on it are read, or will be once they come.
+    pub fn will_be_followed(&self) -> bool {
         match &self.state {
-            State::New => self.described.is_some_and(|open| open.from_birth == 1),
-            State::Http(http) => http.is_synchronised(),
+            State::New => self.searched <= LIKELY_SEGMENTS,
+            State::Http(http) => http.is_synchronised() || self.searched <= LIKELY_SEGMENTS,
             State::Opaque => false,
         }
     }
@@ -213,14 +228,13 @@ impl Connection {
         let way = direction(segment);
         let stamp = Stamp::from(&segment.header);
         self.last_ns = stamp.time_ns;
-        self.tgid = stamp.execution.tgid;
         let before = self.role;
-        let begins_call = segment.end - segment.offset.min(segment.end) == segment.call_bytes as u64;
+        let begins_call = segment.end.saturating_sub(segment.offset) == segment.call_bytes as u64;
         if let State::Opaque = self.state {
             return Fed::default();
         }
         if way == Direction::Write && segment.call_bytes > MAY_BLOCK_BYTES {
-            self.long_write = (segment.end - segment.call_bytes as u64, segment.end);
+            self.long_write = (segment.end.saturating_sub(segment.call_bytes as u64), segment.end);
         }
         if let State::New = self.state
             && !self.begin(way, begins_call, bytes, segment)
@@ -250,12 +264,12 @@ impl Connection {
             offset = next;
         } else if offset > next {
             if http.body_until(half) < offset {
-                counters.gap_bytes += offset - next;
+                counters.gap_bytes = counters.gap_bytes.saturating_add(offset - next);
             }
             http.feed(config, half, next, false, Data::Gap(offset - next), stamp, events);
         }
         http.feed(config, half, offset, begins_call, Data::Bytes(bytes), stamp, events);
-        let mut reached = offset + bytes.len() as u64;
+        let mut reached = offset.saturating_add(bytes.len() as u64);
         if segment.header.flags & SEGMENT_MORE == 0 && segment.end > reached {
             http.feed(
                 config,
@@ -315,7 +329,7 @@ impl Connection {
         let next = if segment.header.flags & SEGMENT_MORE == 0 {
             segment.end
         } else {
-            segment.offset + segment.captured as u64
+            segment.offset.saturating_add(segment.captured as u64)
         };
         self.set_next(way, next);
     }

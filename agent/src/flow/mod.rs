@@ -9,11 +9,12 @@ mod pairs;
 pub use connection::{Connection, Fed};
 pub use pairs::Pairs;
 
-use std::collections::HashMap;
-
 use agent_ebpf::abi::{Connect, Open, Role, Segment};
 
-use crate::proto::http1::{Config, Event};
+use crate::{
+    hash::{FastMap, FastSet},
+    proto::http1::{Config, Event},
+};
 
 /// What went wrong with connections, as counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,7 +36,9 @@ pub struct Counters {
 /// All connections of targets that are open now.
 #[derive(Debug)]
 pub struct Flow {
-    connections: HashMap<u64, Connection>,
+    connections: FastMap<u64, Connection>,
+    /// Those that a process used last: looked for at each end of a process.
+    used_by: FastMap<u32, FastSet<u64>>,
     /// The far ends.
     pairs: Pairs,
     most: usize,
@@ -47,7 +50,8 @@ impl Flow {
     /// At most `most` connections are followed at one time.
     pub fn new(most: usize) -> Self {
         Self {
-            connections: HashMap::new(),
+            connections: FastMap::default(),
+            used_by: FastMap::default(),
             pairs: Pairs::default(),
             most,
             counters: Counters::default(),
@@ -70,11 +74,18 @@ impl Flow {
             self.counters.connections_refused += 1;
             return None;
         }
+        let tgid = open.header.execution.tgid;
         let connection = self
             .connections
             .entry(open.conn)
-            .and_modify(|connection| connection.describe(open))
-            .or_insert_with(|| Connection::new(open));
+            .and_modify(|connection| {
+                self.pairs.remove(connection);
+                connection.describe(open);
+            })
+            .or_insert_with(|| {
+                self.used_by.entry(tgid).or_default().insert(open.conn);
+                Connection::new(open)
+            });
         if connection.role() != Role::Unknown {
             self.pairs.insert(connection);
         }
@@ -91,7 +102,13 @@ impl Flow {
             .connections
             .entry(connect.conn)
             .or_insert_with(|| Connection::connecting(connect));
+        let before = connection.tgid;
         connection.connected(connect);
+        let now = connection.tgid;
+        if before != now {
+            unuse(&mut self.used_by, before, connect.conn);
+        }
+        self.used_by.entry(now).or_default().insert(connect.conn);
         Some(connection)
     }
 
@@ -101,6 +118,14 @@ impl Flow {
             self.counters.unknown_connection += 1;
             return Fed::default();
         };
+        let tgid = segment.header.execution.tgid;
+        if connection.tgid != tgid {
+            unuse(&mut self.used_by, connection.tgid, segment.conn);
+            self.used_by.entry(tgid).or_default().insert(segment.conn);
+            connection.tgid = tgid;
+            // The process that ended was not the only one that had it.
+            connection.process_ended = false;
+        }
         let fed = connection.segment(segment, bytes, config, &mut self.counters, events);
         if fed.role_found {
             self.pairs.insert(connection);
@@ -124,12 +149,24 @@ impl Flow {
 
     /// The far end of a connection, if it is a target's, too.
     pub fn peer(&self, id: u64) -> Option<&Connection> {
-        self.connections.get(&self.pairs.peer(self.connections.get(&id)?)?)
+        // A socket can be connected to itself.
+        let peer = self.pairs.peer(self.connections.get(&id)?).filter(|&peer| peer != id)?;
+        self.connections.get(&peer)
+    }
+
+    /// Whether requests that are read on a connection will be found at its far end, or were: it is traced, what it does
+    /// is followed, and both ends count from one byte.
+    pub fn expects_peer(&self, id: u64) -> bool {
+        self.peer(id).is_some_and(|peer| {
+            let here = self.connections.get(&id).and_then(|here| here.wire_offset(0));
+            here.is_some() && peer.wire_offset(0).is_some() && peer.will_be_followed()
+        })
     }
 
     /// Forgets a connection.
     pub fn close(&mut self, id: u64) -> Option<Connection> {
         let connection = self.connections.remove(&id)?;
+        unuse(&mut self.used_by, connection.tgid, id);
         self.pairs.remove(&connection);
         Some(connection)
     }
@@ -148,13 +185,22 @@ impl Flow {
 
     /// Connections that a process used last.
     pub fn of_process(&self, tgid: u32) -> Vec<u64> {
-        let mut ids: Vec<u64> = self
-            .connections
-            .values()
-            .filter(|c| c.tgid == tgid)
-            .map(|c| c.id)
-            .collect();
+        let mut ids: Vec<u64> = self.used_by.get(&tgid).into_iter().flatten().copied().collect();
         ids.sort_unstable();
         ids
+    }
+
+    /// Whether a process has connections that it used last.
+    pub fn has_process(&self, tgid: u32) -> bool {
+        self.used_by.contains_key(&tgid)
+    }
+}
+
+fn unuse(used_by: &mut FastMap<u32, FastSet<u64>>, tgid: u32, id: u64) {
+    if let Some(used) = used_by.get_mut(&tgid) {
+        used.remove(&id);
+        if used.is_empty() {
+            used_by.remove(&tgid);
+        }
     }
 }

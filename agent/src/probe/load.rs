@@ -9,7 +9,7 @@ use agent_ebpf::abi::{CPU_LIMIT, Calibration, Control, FOLLOW_SLOTS, MARKS, Offs
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{MapData, ProgramArray},
-    programs::{ProgramError, TracePoint},
+    programs::{ProgramError, RawTracePoint, TracePoint},
 };
 
 use super::{
@@ -87,6 +87,7 @@ impl Probe {
             tracing::debug!("this kernel's BTF has no {field}");
         }
         drop(btf);
+        offsets.typed_task = takes_typed_loads(&offsets) as u32;
         calibrate(&mut offsets).map_err(|error| error.with_missing(missing))?;
 
         let processes = process_limit().div_ceil(MARKS as u32);
@@ -177,7 +178,7 @@ fn attach(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramErr
             program.attach("syscalls", name)?;
         }
         Hook::Raw(name) => {
-            let program: &mut aya::programs::RawTracePoint = program.try_into()?;
+            let program: &mut RawTracePoint = program.try_into()?;
             program.load()?;
             program.attach(name)?;
         }
@@ -226,6 +227,36 @@ fn bytes_of(offsets: &Offsets) -> &[u8] {
     unsafe { std::slice::from_raw_parts((&raw const *offsets).cast(), size_of::<Offsets>()) }
 }
 
+/// Whether this kernel lets programs load the current task's fields by their types. The version does not tell: it is
+/// tried.
+fn takes_typed_loads(offsets: &Offsets) -> bool {
+    let offsets = Offsets {
+        typed_task: 1,
+        ..*offsets
+    };
+    let Ok(mut programs) = small_object(&offsets) else {
+        return false;
+    };
+    let Some(program) = programs.program_mut("typed_walk") else {
+        return false;
+    };
+    let result = <&mut RawTracePoint>::try_from(program).and_then(|program| program.load());
+    if let Err(error) = &result {
+        tracing::debug!("typed loads are refused, helpers read instead: {}", reason(error));
+    }
+    result.is_ok()
+}
+
+/// The object with maps that are as small as can be.
+fn small_object(offsets: &Offsets) -> Result<Ebpf, EbpfError> {
+    loader()
+        .override_global("OFFSETS", bytes_of(offsets), true)
+        .map_max_entries("EVENTS", 4096)
+        .map_max_entries("CONNECTIONS", 1)
+        .map_max_entries("TARGETS", 1)
+        .load(OBJECT)
+}
+
 enum CalibrationError {
     Probe(ProbeError),
     NoAnswer,
@@ -253,13 +284,7 @@ fn calibrate(offsets: &mut Offsets) -> Result<(), CalibrationError> {
         hook: Hook::Raw("sys_enter"),
         feature: None,
     };
-    let mut programs = loader()
-        .override_global("OFFSETS", bytes_of(offsets), true)
-        .map_max_entries("EVENTS", 4096)
-        .map_max_entries("CONNECTIONS", 1)
-        .map_max_entries("TARGETS", 1)
-        .load(OBJECT)
-        .map_err(ProbeError::from)?;
+    let mut programs = small_object(offsets).map_err(ProbeError::from)?;
     let (socket, _other) = std::os::unix::net::UnixStream::pair().map_err(|source| ProbeError::Map {
         map: "CALIBRATION",
         source,
