@@ -112,8 +112,8 @@ pub const UNIX: u32 = 32;
 /// connect(2) has returned.
 pub const CONNECT_RETURNED: u32 = 64;
 
-/// Most buffers of one call that are walked.
-pub const BUFFERS: usize = 16;
+/// Most buffers of one call that are walked. Heads come in a dozen or two (a line each); a walk costs no more than there are.
+pub const BUFFERS: usize = 64;
 
 /// Where a record is put together, and what a call's arguments point at.
 #[repr(C)]

@@ -128,7 +128,8 @@ fn records(scratch: *mut Scratch, socket: Socket, call: &Call) -> Option<()> {
         return None;
     }
     let mut from = 0;
-    let until = told.max(connection.body_until[way]);
+    // 1 says that the connection is followed and no more: no body ends there, but the first byte lies below it.
+    let until = if told > 1 { told } else { 0 }.max(connection.body_until[way]);
     if until > start {
         if end < until && !contradicted(connection, call, scratch, start, told) {
             return None;
@@ -276,7 +277,7 @@ fn buffers(scratch: *mut Scratch, call: &Call) -> bool {
     let failed = unsafe {
         bpf_probe_read_user(
             (&raw mut (*scratch).buffers).cast(),
-            (entries as u32 & 31) * 16,
+            (entries as u32 & (2 * BUFFERS as u32 - 1)) * 16,
             call.address as *const _,
         )
     } != 0;

@@ -49,7 +49,7 @@ fn plain(ctx: &TracePointContext, direction: Direction, source: Source) -> u32 {
     let bytes = returned(ctx);
     if bytes <= 0 || !is_target() {
         return if bytes == 0 && direction == Direction::Read {
-            end_of_file()
+            end_of_file(true)
         } else {
             0
         };
@@ -68,14 +68,18 @@ fn plain(ctx: &TracePointContext, direction: Direction, source: Source) -> u32 {
     segment::report(ctx, &socket, &call)
 }
 
-/// A read that returned 0 on a Unix socket: its other end has closed.
+/// A read that returned 0 on a Unix socket: its other end has closed. `sized`: the third argument says how much was asked
+/// for, and a read of nothing is no end.
 #[inline(always)]
-fn end_of_file() -> u32 {
+fn end_of_file(sized: bool) -> u32 {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     if !is_marked(&UNIX_USERS, unix_user(tgid)) || !is_marked(&TARGETS, tgid) {
         return 0;
     }
     let Some(args) = Args::saved() else { return 0 };
+    if sized && args.third() == 0 {
+        return 0;
+    }
     let Some(socket) = kernel::socket(args.first() as u32) else {
         return 0;
     };
@@ -126,7 +130,7 @@ pub fn sendto_exit(ctx: TracePointContext) -> u32 {
 pub fn recvfrom_exit(ctx: TracePointContext) -> u32 {
     let bytes = returned(&ctx);
     if bytes <= 0 || !is_target() {
-        return if bytes == 0 { end_of_file() } else { 0 };
+        return if bytes == 0 { end_of_file(true) } else { 0 };
     }
     let Some(args) = Args::saved() else { return 0 };
     let Some(source) = received(args.fourth(), Source::Buffer) else {
@@ -162,7 +166,7 @@ fn received(flags: u64, source: Source) -> Option<Source> {
 pub fn recvmsg_exit(ctx: TracePointContext) -> u32 {
     let bytes = returned(&ctx);
     if bytes <= 0 || !is_target() {
-        return if bytes == 0 { end_of_file() } else { 0 };
+        return if bytes == 0 { end_of_file(false) } else { 0 };
     }
     let Some(args) = Args::saved() else { return 0 };
     let Some(source) = received(args.third(), Source::Vector) else {

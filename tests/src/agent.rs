@@ -49,6 +49,10 @@ impl Agent {
             "--metrics-listen",
             "127.0.0.1:0",
         ]);
+        Self::attach(command, stdout)
+    }
+
+    fn attach(command: Command, stdout: Stdio) -> Result<Self> {
         let mut process = Process::start_with("the agent", command, Stdio::null(), stdout, Stdio::piped())?;
         let stderr = process.take_stderr().context("the agent has no stderr")?;
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -125,6 +129,62 @@ impl Recorder {
     }
 }
 
+/// An agent that records a tape; then the tape.
+pub struct Tape {
+    agent: Agent,
+    directory: TempDir,
+}
+
+/// A tape that is recorded to its end.
+pub struct Recorded(TempDir);
+
+impl Tape {
+    /// Starts an agent with a selection (`--pid=7` …) and waits until it is attached.
+    pub fn record(selection: &[String]) -> Result<Self> {
+        let directory = directory("tape")?;
+        let mut command = Command::new(binary()?);
+        command
+            .arg("record")
+            .arg("-o")
+            .arg(tape_file(directory.path()))
+            // A tape holds all that was captured, and a disk may be slow.
+            .args(["--ring-bytes", "64MiB"])
+            .args(selection);
+        let agent = Agent::attach(command, Stdio::null())?;
+        Ok(Self { agent, directory })
+    }
+
+    /// Ends it as Ctrl-C does; gives the tape, and what it said on stderr.
+    pub fn finish(self) -> Result<(Recorded, String)> {
+        let said = self.agent.finish()?;
+        Ok((Recorded(self.directory), said))
+    }
+}
+
+impl Recorded {
+    /// Leaves a copy of the tape.
+    pub fn copy_to(&self, path: &Path) -> Result<()> {
+        std::fs::copy(tape_file(self.0.path()), path).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(())
+    }
+
+    /// Replays the tape; gives the OTLP JSON as it was written, and its spans.
+    pub fn replay(&self) -> Result<(Vec<u8>, Vec<Span>)> {
+        let file = spans_file(self.0.path());
+        // Spans are appended to what is there.
+        if file.exists() {
+            std::fs::remove_file(&file)?;
+        }
+        let mut command = Command::new(binary()?);
+        command.arg("replay").arg(tape_file(self.0.path()));
+        command.args(["--output", &format!("otlp-json={}", file.display())]);
+        let mut process = Process::start_with("the replay", command, Stdio::null(), Stdio::null(), Stdio::inherit())?;
+        let status = process.wait(COMMAND_LIMIT)?;
+        ensure!(status.success(), "the replay ended with {status}");
+        Ok((std::fs::read(&file)?, otlp::read(&file)?))
+    }
+}
+
 /// Lets the agent start `command` itself (`spoor run -- …`), to its end; gives the exit code, all spans, and what was printed on
 /// standard output.
 pub fn run_command(command: &[&str]) -> Result<(Option<i32>, Vec<Span>, String)> {
@@ -157,6 +217,10 @@ pub fn binary() -> Result<PathBuf> {
         .map(|directory| directory.join("spoor"))
         .find(|path| path.is_file());
     beside.context("there is no agent beside this program: build it (cargo xtask build), or name it in SPOOR_BIN")
+}
+
+fn tape_file(directory: &Path) -> PathBuf {
+    directory.join("tape")
 }
 
 fn spans_file(directory: &Path) -> PathBuf {

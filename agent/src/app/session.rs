@@ -306,16 +306,16 @@ impl Session {
         self.wait_for_facts(within / 2);
         let spans = self.core.flush();
         self.show();
-        let lost: u64 = self
+        let lost: Vec<String> = self
             .probe
             .shared
             .counters()
             .iter()
-            .filter(|(c, _)| c.is_loss())
-            .map(|&(_, count)| count)
-            .sum();
-        if lost > 0 {
-            tracing::warn!("the kernel side lost {lost} records or bytes; /metrics of a running agent says why");
+            .filter(|&&(cause, count)| cause.is_loss() && count > 0)
+            .map(|(cause, count)| format!("{} {count}", cause.name()))
+            .collect();
+        if !lost.is_empty() {
+            tracing::warn!("the kernel side lost records or bytes: {}", lost.join(", "));
         }
         match self.sink {
             Sink::Export(exporter) => {

@@ -56,7 +56,11 @@ impl Causality {
         // was read, is this one's.
         for call in worked {
             let since = self.nodes.get(call).is_some_and(|call| call.start_ns >= start_ns);
-            let parent = if since && !lost { Parent::Local(id, ParentMethod::Family) } else { Parent::Root };
+            let parent = if since && !lost {
+                Parent::Local(id, ParentMethod::Family)
+            } else {
+                Parent::Root
+            };
             self.decide(call, parent);
         }
     }

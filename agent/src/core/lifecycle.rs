@@ -139,7 +139,7 @@ impl Core {
     }
 
     /// Nothing follows on one half of a connection.
-    fn end_half(&mut self, id: u64, way: Direction, now_ns: u64) {
+    pub(super) fn end_half(&mut self, id: u64, way: Direction, now_ns: u64) {
         // Nobody's: it may come from an interrupt.
         let stamp = Stamp {
             time_ns: now_ns,

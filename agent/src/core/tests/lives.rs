@@ -17,13 +17,13 @@ fn exec(world: &mut World, tgid: u32, provisional: u32) {
             time_ns: world.now_ns,
             ..header(Kind::Exec, tgid, tgid)
         },
+        strings_len: 0,
+        pad: 0,
         cmdline_len: 0,
         provisional,
         comm: [0; 16],
     };
-    let bytes = bytes_of(&exec.header).to_vec();
-    let rest = [[0; 4], provisional.to_ne_bytes()].concat();
-    world.core.record(&[bytes, rest, vec![0; 16]].concat());
+    world.core.record(bytes_of(&exec));
 }
 
 fn exchange(world: &mut World, end: &mut End, tid: u32) {

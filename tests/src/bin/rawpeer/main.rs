@@ -1,0 +1,202 @@
+//! One end of connections for the raw-socket test: it makes exactly the system calls that it is told, one line of standard
+//! input each, and answers each with a line: `ok …`, or `err` and the error number.
+//!
+//! Sockets have names. Bytes are in hex, several buffers with `,` between them.
+
+mod syscalls;
+
+use std::{
+    collections::HashMap,
+    io::{BufRead, Write},
+    net::SocketAddr,
+    os::fd::RawFd,
+    time::Duration,
+};
+
+use syscalls::{Address, Errno};
+
+/// Why a command gave no answer.
+#[derive(Debug)]
+enum Fault {
+    /// A system call failed.
+    System(Errno),
+    /// The command is not one, or names what is not there.
+    Script(String),
+}
+
+impl From<Errno> for Fault {
+    fn from(errno: Errno) -> Self {
+        Self::System(errno)
+    }
+}
+
+fn script(what: impl Into<String>) -> Fault {
+    Fault::Script(what.into())
+}
+
+#[derive(Default)]
+struct Peer {
+    sockets: HashMap<String, RawFd>,
+}
+
+fn main() {
+    let mut peer = Peer::default();
+    let mut output = std::io::stdout().lock();
+    for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+        let answer = match peer.run(&line) {
+            Ok(answer) => format!("ok {answer}"),
+            Err(Fault::System(errno)) => format!("err {}", errno.0),
+            Err(Fault::Script(what)) => format!("bad {what} in: {line:.80}"),
+        };
+        // The test has ended.
+        if writeln!(output, "{answer}").and_then(|()| output.flush()).is_err() {
+            return;
+        }
+    }
+}
+
+impl Peer {
+    fn run(&mut self, line: &str) -> Result<String, Fault> {
+        if let Some(script) = line.strip_prefix("fork ") {
+            return self.fork(script);
+        }
+        let words: Vec<&str> = line.split(' ').collect();
+        match words.as_slice() {
+            ["listen", name, address, backlog] => {
+                let (fd, bound) = syscalls::listen(&parse_address(address)?, number(backlog)?)?;
+                self.name(name, fd);
+                Ok(bound)
+            }
+            ["connect", name, address] => self.connect(name, address, None, false),
+            ["connect-from", name, address, local] => self.connect(name, address, Some(local), false),
+            ["connect-nonblocking", name, address] => self.connect(name, address, None, true),
+            ["accept", name, listener, with_flags] => {
+                let fd = syscalls::accept(self.fd(listener)?, *with_flags == "accept4")?;
+                Ok(self.name(name, fd))
+            }
+            ["send", name, how, buffers] => {
+                let buffers = buffers.split(',').map(unhex).collect::<Result<Vec<_>, _>>()?;
+                let pieces: Vec<&[u8]> = buffers.iter().map(Vec::as_slice).collect();
+                Ok(syscalls::send(self.fd(name)?, parse(how)?, &pieces)?.to_string())
+            }
+            ["receive", name, how, sizes] => {
+                let sizes = sizes.split(',').map(number).collect::<Result<Vec<_>, _>>()?;
+                Ok(syscalls::receive(self.fd(name)?, parse(how)?, &sizes)?.to_string())
+            }
+            ["send-all", name, how, piece, repeat, head, unit, tail] => {
+                let mut bytes = unhex(head)?;
+                bytes.extend(unhex(unit)?.repeat(number(repeat)?));
+                bytes.extend(unhex(tail)?);
+                let (fd, how) = (self.fd(name)?, parse(how)?);
+                for mut piece in bytes.chunks(number(piece)?) {
+                    while !piece.is_empty() {
+                        piece = &piece[syscalls::send(fd, how, &[piece])?..];
+                    }
+                }
+                Ok(bytes.len().to_string())
+            }
+            ["receive-all", name, how, piece, total, pause_us] => {
+                let (fd, how) = (self.fd(name)?, parse(how)?);
+                let (total, piece, pause) = (number(total)?, number(piece)?, number(pause_us)?);
+                let mut left = total;
+                while left > 0 {
+                    match syscalls::receive(fd, how, &[piece.min(left)])? {
+                        0 => return Err(script(format!("{left} of {total} bytes are missing"))),
+                        received => left -= received,
+                    }
+                    std::thread::sleep(Duration::from_micros(pause as u64));
+                }
+                Ok(total.to_string())
+            }
+            ["shutdown", name] => Ok(syscalls::shutdown_write(self.fd(name)?)?.to_string()),
+            ["reset-on-close", name] => Ok(syscalls::reset_on_close(self.fd(name)?)?.to_string()),
+            ["close", name] => {
+                let fd = self.fd(name)?;
+                self.sockets.remove(*name);
+                Ok(syscalls::close(fd)?.to_string())
+            }
+            ["close-range", name] => {
+                let fd = self.fd(name)?;
+                self.sockets.remove(*name);
+                Ok(syscalls::close_range(fd)?.to_string())
+            }
+            ["duplicate", how, name, new] => {
+                let fd = syscalls::duplicate(self.fd(name)?, parse(how)?)?;
+                Ok(self.name(new, fd))
+            }
+            ["send-fd", name, via] => Ok(syscalls::send_fd(self.fd(via)?, self.fd(name)?)?.to_string()),
+            ["receive-fd", name, via] => {
+                let fd = syscalls::receive_fd(self.fd(via)?)?;
+                Ok(self.name(name, fd))
+            }
+            ["reap", child] => Ok(syscalls::reap(number(child)?)?.to_string()),
+            ["sleep", milliseconds] => {
+                std::thread::sleep(Duration::from_millis(number(milliseconds)? as u64));
+                Ok(String::new())
+            }
+            _ => Err(script("no such command")),
+        }
+    }
+
+    fn connect(&mut self, name: &str, address: &str, local: Option<&str>, nonblocking: bool) -> Result<String, Fault> {
+        let local = local.map(parse_address).transpose()?;
+        let (fd, result) = syscalls::connect(&parse_address(address)?, local.as_ref(), nonblocking)?;
+        self.name(name, fd);
+        Ok(result?.to_string())
+    }
+
+    /// A child does what follows, commands with `;` between them, and ends.
+    fn fork(&mut self, script: &str) -> Result<String, Fault> {
+        let child = syscalls::fork()?;
+        if child != 0 {
+            return Ok(child.to_string());
+        }
+        let good = script.split(';').all(|line| self.run(line).is_ok());
+        syscalls::exit(i32::from(!good))
+    }
+
+    fn name(&mut self, name: &str, fd: RawFd) -> String {
+        self.sockets.insert(name.to_owned(), fd);
+        fd.to_string()
+    }
+
+    fn fd(&self, name: &str) -> Result<RawFd, Fault> {
+        self.sockets
+            .get(name)
+            .copied()
+            .ok_or_else(|| script(format!("no socket {name}")))
+    }
+}
+
+fn number(word: &str) -> Result<usize, Fault> {
+    word.parse().map_err(|_| script(format!("no number {word}")))
+}
+
+fn parse<T: std::str::FromStr>(word: &str) -> Result<T, Fault> {
+    word.parse().map_err(|_| script(format!("no such way: {word}")))
+}
+
+fn parse_address(word: &str) -> Result<Address, Fault> {
+    match word.strip_prefix("unix:") {
+        Some(path) => Ok(Address::Unix(path.to_owned())),
+        None => match word.parse::<SocketAddr>() {
+            Ok(address) => Ok(Address::Ip(address)),
+            Err(_) => Err(script(format!("no address {word}"))),
+        },
+    }
+}
+
+fn unhex(digits: &str) -> Result<Vec<u8>, Fault> {
+    if digits == "-" {
+        return Ok(Vec::new());
+    }
+    let byte = |at| {
+        digits
+            .get(at..at + 2)
+            .and_then(|pair| u8::from_str_radix(pair, 16).ok())
+    };
+    (0..digits.len())
+        .step_by(2)
+        .map(|at| byte(at).ok_or_else(|| script("no hex")))
+        .collect()
+}

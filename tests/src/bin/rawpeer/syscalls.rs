@@ -1,0 +1,462 @@
+//! The system calls, each made by its number: a library would choose another one now and then.
+
+use std::{
+    ffi::c_void,
+    net::{IpAddr, SocketAddr},
+    os::fd::RawFd,
+    ptr,
+    str::FromStr,
+};
+
+use libc::{c_int, c_long};
+
+/// A system call's error number.
+#[derive(Clone, Copy, Debug)]
+pub struct Errno(pub i32);
+
+/// Where to listen or connect.
+pub enum Address {
+    Ip(SocketAddr),
+    Unix(String),
+}
+
+/// A way to send.
+#[derive(Clone, Copy)]
+pub enum Sending {
+    Write,
+    SendTo,
+    WriteV,
+    PWriteV2,
+    SendMsg,
+    SendMMsg,
+    SendFile,
+    Splice,
+}
+
+/// A way to receive.
+#[derive(Clone, Copy)]
+pub enum Receiving {
+    Read,
+    RecvFrom,
+    ReadV,
+    PReadV2,
+    RecvMsg,
+    RecvMMsg,
+    Splice,
+    /// `MSG_PEEK`: what is there stays there.
+    Peek,
+    /// `MSG_TRUNC`: TCP drops the bytes and copies none.
+    Truncate,
+    /// `MSG_WAITALL`.
+    WaitAll,
+    /// `MSG_DONTWAIT`.
+    DontWait,
+}
+
+/// A way to get a second descriptor.
+#[derive(Clone, Copy)]
+pub enum Duplicate {
+    Dup,
+    Dup2,
+    Dup3,
+    Fcntl,
+}
+
+impl FromStr for Sending {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        Ok(match word {
+            "write" => Self::Write,
+            "sendto" => Self::SendTo,
+            "writev" => Self::WriteV,
+            "pwritev2" => Self::PWriteV2,
+            "sendmsg" => Self::SendMsg,
+            "sendmmsg" => Self::SendMMsg,
+            "sendfile" => Self::SendFile,
+            "splice" => Self::Splice,
+            _ => return Err(()),
+        })
+    }
+}
+
+impl FromStr for Receiving {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        Ok(match word {
+            "read" => Self::Read,
+            "recvfrom" => Self::RecvFrom,
+            "readv" => Self::ReadV,
+            "preadv2" => Self::PReadV2,
+            "recvmsg" => Self::RecvMsg,
+            "recvmmsg" => Self::RecvMMsg,
+            "splice" => Self::Splice,
+            "peek" => Self::Peek,
+            "truncate" => Self::Truncate,
+            "waitall" => Self::WaitAll,
+            "dontwait" => Self::DontWait,
+            _ => return Err(()),
+        })
+    }
+}
+
+impl FromStr for Duplicate {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        Ok(match word {
+            "dup" => Self::Dup,
+            "dup2" => Self::Dup2,
+            "dup3" => Self::Dup3,
+            "fcntl" => Self::Fcntl,
+            _ => return Err(()),
+        })
+    }
+}
+
+/// Listens; gives the socket and where it listens, with the port that was chosen for port 0.
+pub fn listen(address: &Address, backlog: usize) -> Result<(RawFd, String), Errno> {
+    let fd = socket(address, 0)?;
+    let (bytes, length) = raw(address);
+    call(libc::SYS_bind, [fd as usize, bytes.as_ptr() as usize, length])?;
+    call(libc::SYS_listen, [fd as usize, backlog])?;
+    let Address::Ip(address) = address else {
+        return Ok((fd, String::new()));
+    };
+    let (mut bound, mut length) = ([0u8; 128], 128u32);
+    let pointers = [bound.as_mut_ptr() as usize, ptr::from_mut(&mut length) as usize];
+    call(libc::SYS_getsockname, [fd as usize, pointers[0], pointers[1]])?;
+    let port = u16::from_be_bytes([bound[2], bound[3]]);
+    Ok((fd, SocketAddr::new(address.ip(), port).to_string()))
+}
+
+/// Connects; the socket is there whether that succeeds or not.
+pub fn connect(
+    address: &Address,
+    local: Option<&Address>,
+    nonblocking: bool,
+) -> Result<(RawFd, Result<usize, Errno>), Errno> {
+    let fd = socket(address, if nonblocking { libc::SOCK_NONBLOCK } else { 0 })?;
+    if let Some(local) = local {
+        let (bytes, length) = raw(local);
+        call(libc::SYS_bind, [fd as usize, bytes.as_ptr() as usize, length])?;
+    }
+    let (bytes, length) = raw(address);
+    Ok((
+        fd,
+        call(libc::SYS_connect, [fd as usize, bytes.as_ptr() as usize, length]),
+    ))
+}
+
+/// Accepts one connection, by accept4(2) or accept(2).
+pub fn accept(listener: RawFd, with_flags: bool) -> Result<RawFd, Errno> {
+    let number = if with_flags {
+        libc::SYS_accept4
+    } else {
+        libc::SYS_accept
+    };
+    Ok(call(number, [listener as usize, 0, 0, 0])? as RawFd)
+}
+
+/// Sends buffers by one system call (`sendmmsg`: a message each).
+pub fn send(fd: RawFd, how: Sending, buffers: &[&[u8]]) -> Result<usize, Errno> {
+    let whole = buffers.concat();
+    let mut vectors: Vec<libc::iovec> = buffers
+        .iter()
+        .map(|buffer| libc::iovec {
+            iov_base: buffer.as_ptr().cast_mut().cast(),
+            iov_len: buffer.len(),
+        })
+        .collect();
+    let (socket, start, count) = (fd as usize, vectors.as_mut_ptr(), vectors.len());
+    let bytes = [socket, whole.as_ptr() as usize, whole.len()];
+    match how {
+        Sending::Write => call(libc::SYS_write, bytes),
+        Sending::SendTo => call(libc::SYS_sendto, [bytes[0], bytes[1], bytes[2], 0, 0, 0]),
+        Sending::WriteV => call(libc::SYS_writev, [socket, start as usize, count]),
+        Sending::PWriteV2 => call(
+            libc::SYS_pwritev2,
+            [socket, start as usize, count, usize::MAX, usize::MAX, 0],
+        ),
+        Sending::SendMsg => {
+            let message = message(start, count);
+            call(libc::SYS_sendmsg, [socket, ptr::from_ref(&message) as usize, 0])
+        }
+        Sending::SendMMsg => {
+            let mut messages = messages(&mut vectors);
+            let sent = call(
+                libc::SYS_sendmmsg,
+                [socket, messages.as_mut_ptr() as usize, messages.len(), 0],
+            )?;
+            Ok(messages.iter().take(sent).map(|message| message.msg_len as usize).sum())
+        }
+        Sending::SendFile => {
+            let file = call(libc::SYS_memfd_create, [c"raw".as_ptr() as usize, 0])?;
+            call(libc::SYS_write, [file, bytes[1], bytes[2]])?;
+            let mut offset: i64 = 0;
+            let sent = call(
+                libc::SYS_sendfile,
+                [socket, file, ptr::from_mut(&mut offset) as usize, whole.len()],
+            );
+            close(file as RawFd)?;
+            sent
+        }
+        Sending::Splice => {
+            let [reader, writer] = pipe()?;
+            call(libc::SYS_write, [writer, bytes[1], bytes[2]])?;
+            let sent = call(libc::SYS_splice, [reader, 0, socket, 0, whole.len(), 0]);
+            close(reader as RawFd)?;
+            close(writer as RawFd)?;
+            sent
+        }
+    }
+}
+
+/// Receives into buffers of these sizes by one system call; gives how many bytes came.
+pub fn receive(fd: RawFd, how: Receiving, sizes: &[usize]) -> Result<usize, Errno> {
+    let mut buffers: Vec<Vec<u8>> = sizes.iter().map(|&size| vec![0; size]).collect();
+    let mut whole = vec![0u8; sizes.iter().sum()];
+    let mut vectors: Vec<libc::iovec> = buffers
+        .iter_mut()
+        .map(|buffer| libc::iovec {
+            iov_base: buffer.as_mut_ptr().cast(),
+            iov_len: buffer.len(),
+        })
+        .collect();
+    let (socket, start, count) = (fd as usize, vectors.as_mut_ptr(), vectors.len());
+    let (bytes, length) = (whole.as_mut_ptr() as usize, whole.len());
+    let flagged = |flags: c_int| call(libc::SYS_recvfrom, [socket, bytes, length, flags as usize, 0, 0]);
+    match how {
+        Receiving::Read => call(libc::SYS_read, [socket, bytes, length]),
+        Receiving::RecvFrom => flagged(0),
+        Receiving::Peek => flagged(libc::MSG_PEEK),
+        Receiving::Truncate => flagged(libc::MSG_TRUNC),
+        Receiving::WaitAll => flagged(libc::MSG_WAITALL),
+        Receiving::DontWait => flagged(libc::MSG_DONTWAIT),
+        Receiving::ReadV => call(libc::SYS_readv, [socket, start as usize, count]),
+        Receiving::PReadV2 => call(
+            libc::SYS_preadv2,
+            [socket, start as usize, count, usize::MAX, usize::MAX, 0],
+        ),
+        Receiving::RecvMsg => {
+            let mut message = message(start, count);
+            call(libc::SYS_recvmsg, [socket, ptr::from_mut(&mut message) as usize, 0])
+        }
+        Receiving::RecvMMsg => {
+            let mut messages = messages(&mut vectors);
+            let pointer = messages.as_mut_ptr() as usize;
+            let flags = libc::MSG_WAITFORONE as usize;
+            let received = call(libc::SYS_recvmmsg, [socket, pointer, messages.len(), flags, 0])?;
+            Ok(messages
+                .iter()
+                .take(received)
+                .map(|message| message.msg_len as usize)
+                .sum())
+        }
+        Receiving::Splice => {
+            let [reader, writer] = pipe()?;
+            let received = call(libc::SYS_splice, [socket, 0, writer, 0, length, 0]);
+            close(reader as RawFd)?;
+            close(writer as RawFd)?;
+            received
+        }
+    }
+}
+
+/// Nothing more is sent.
+pub fn shutdown_write(fd: RawFd) -> Result<usize, Errno> {
+    call(libc::SYS_shutdown, [fd as usize, libc::SHUT_WR as usize])
+}
+
+/// The close will reset the connection.
+pub fn reset_on_close(fd: RawFd) -> Result<usize, Errno> {
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    let option = [libc::SOL_SOCKET as usize, libc::SO_LINGER as usize];
+    let value = [ptr::from_ref(&linger) as usize, size_of::<libc::linger>()];
+    call(
+        libc::SYS_setsockopt,
+        [fd as usize, option[0], option[1], value[0], value[1]],
+    )
+}
+
+/// Closes a descriptor.
+pub fn close(fd: RawFd) -> Result<usize, Errno> {
+    call(libc::SYS_close, [fd as usize])
+}
+
+/// Closes a descriptor by close_range(2).
+pub fn close_range(fd: RawFd) -> Result<usize, Errno> {
+    call(libc::SYS_close_range, [fd as usize, fd as usize, 0])
+}
+
+/// Makes a second descriptor.
+pub fn duplicate(fd: RawFd, how: Duplicate) -> Result<RawFd, Errno> {
+    /// Far from those that the kernel gives by itself.
+    const FREE: usize = 700;
+    let fd = fd as usize;
+    let new = match how {
+        Duplicate::Dup => call(libc::SYS_dup, [fd]),
+        Duplicate::Dup2 => call(libc::SYS_dup2, [fd, FREE]),
+        Duplicate::Dup3 => call(libc::SYS_dup3, [fd, FREE + 1, 0]),
+        Duplicate::Fcntl => call(libc::SYS_fcntl, [fd, libc::F_DUPFD_CLOEXEC as usize, FREE + 2]),
+    };
+    Ok(new? as RawFd)
+}
+
+/// A control message that carries one descriptor, laid out as `struct cmsghdr` asks for on 64 bits.
+#[repr(C)]
+struct Passed {
+    length: usize,
+    level: c_int,
+    kind: c_int,
+    fd: c_int,
+    padding: c_int,
+}
+
+const PASSED_BYTES: usize = size_of::<Passed>() - size_of::<c_int>();
+
+/// Sends a descriptor, with one byte.
+pub fn send_fd(via: RawFd, fd: RawFd) -> Result<usize, Errno> {
+    let mut passed = Passed {
+        length: PASSED_BYTES,
+        level: libc::SOL_SOCKET,
+        kind: libc::SCM_RIGHTS,
+        fd,
+        padding: 0,
+    };
+    pass(via, libc::SYS_sendmsg, &mut passed)
+}
+
+/// Receives a descriptor, with one byte.
+pub fn receive_fd(via: RawFd) -> Result<RawFd, Errno> {
+    let mut passed = Passed {
+        length: 0,
+        level: 0,
+        kind: 0,
+        fd: -1,
+        padding: 0,
+    };
+    pass(via, libc::SYS_recvmsg, &mut passed)?;
+    Ok(passed.fd)
+}
+
+fn pass(via: RawFd, number: c_long, passed: &mut Passed) -> Result<usize, Errno> {
+    let mut byte = [0u8; 1];
+    let mut vector = libc::iovec {
+        iov_base: byte.as_mut_ptr().cast(),
+        iov_len: 1,
+    };
+    let mut message = message(&raw mut vector, 1);
+    message.msg_control = ptr::from_mut(passed).cast();
+    message.msg_controllen = size_of::<Passed>();
+    call(number, [via as usize, ptr::from_mut(&mut message) as usize, 0])
+}
+
+/// A child that goes on from here; 0 in it. There is one thread only, so no lock is left taken in the child.
+pub fn fork() -> Result<i32, Errno> {
+    Ok(call(libc::SYS_fork, [])? as i32)
+}
+
+/// Waits for a child; gives its wait status.
+pub fn reap(child: usize) -> Result<i32, Errno> {
+    let mut status: c_int = 0;
+    call(libc::SYS_wait4, [child, ptr::from_mut(&mut status) as usize, 0, 0])?;
+    Ok(status)
+}
+
+/// Ends without running what the parent registered for its own end.
+pub fn exit(code: i32) -> ! {
+    let _ = call(libc::SYS_exit_group, [code as usize]);
+    std::process::abort()
+}
+
+fn socket(address: &Address, flags: c_int) -> Result<RawFd, Errno> {
+    let family = match address {
+        Address::Ip(SocketAddr::V4(_)) => libc::AF_INET,
+        Address::Ip(SocketAddr::V6(_)) => libc::AF_INET6,
+        Address::Unix(_) => libc::AF_UNIX,
+    };
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | flags;
+    Ok(call(libc::SYS_socket, [family as usize, kind as usize, 0])? as RawFd)
+}
+
+/// An address as `struct sockaddr_*`, and its length.
+fn raw(address: &Address) -> (Vec<u8>, usize) {
+    let mut bytes = Vec::with_capacity(128);
+    match address {
+        Address::Unix(path) => {
+            bytes.extend((libc::AF_UNIX as u16).to_ne_bytes());
+            bytes.extend(path.as_bytes());
+            bytes.push(0);
+        }
+        Address::Ip(address) => {
+            let family = if address.is_ipv4() {
+                libc::AF_INET
+            } else {
+                libc::AF_INET6
+            };
+            bytes.extend((family as u16).to_ne_bytes());
+            bytes.extend(address.port().to_be_bytes());
+            match address.ip() {
+                IpAddr::V4(address) => {
+                    bytes.extend(address.octets());
+                    bytes.extend([0; 8]);
+                }
+                IpAddr::V6(address) => {
+                    bytes.extend([0; 4]);
+                    bytes.extend(address.octets());
+                    bytes.extend([0; 4]);
+                }
+            }
+        }
+    }
+    let length = bytes.len();
+    (bytes, length)
+}
+
+fn message(vectors: *mut libc::iovec, count: usize) -> libc::msghdr {
+    libc::msghdr {
+        msg_name: ptr::null_mut::<c_void>(),
+        msg_namelen: 0,
+        msg_iov: vectors,
+        msg_iovlen: count as _,
+        msg_control: ptr::null_mut(),
+        msg_controllen: 0,
+        msg_flags: 0,
+    }
+}
+
+/// A message for each buffer.
+fn messages(vectors: &mut [libc::iovec]) -> Vec<libc::mmsghdr> {
+    vectors
+        .iter_mut()
+        .map(|vector| libc::mmsghdr {
+            msg_hdr: message(ptr::from_mut(vector), 1),
+            msg_len: 0,
+        })
+        .collect()
+}
+
+fn pipe() -> Result<[usize; 2], Errno> {
+    let mut ends: [c_int; 2] = [0; 2];
+    call(libc::SYS_pipe2, [ends.as_mut_ptr() as usize, 0])?;
+    Ok(ends.map(|end| end as usize))
+}
+
+/// Makes a system call; arguments that are not given are 0.
+fn call<const N: usize>(number: c_long, given: [usize; N]) -> Result<usize, Errno> {
+    let mut all = [0; 6];
+    all[..N].copy_from_slice(&given);
+    let [a, b, c, d, e, f] = all;
+    // SAFETY: all callers are in this file, and each gives this call's arguments: numbers, and addresses of buffers that
+    // live across it and are as long as it is told.
+    let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
+    if result >= 0 {
+        return Ok(result as usize);
+    }
+    Err(Errno(std::io::Error::last_os_error().raw_os_error().unwrap_or(0)))
+}

@@ -1,0 +1,214 @@
+//! What spans there must be, and what is different.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Display, Formatter},
+};
+
+use spoor_tests::otlp::{Kind, Span};
+
+/// What one end's span says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    /// `http.request.method`; `connect` for a connect that failed.
+    pub method: String,
+    /// `http.response.status_code`.
+    pub status: Option<u64>,
+    /// `error.type`.
+    pub error: Option<String>,
+    /// `http.request.body.size`.
+    pub request_bytes: Option<u64>,
+    /// `http.response.body.size`.
+    pub response_bytes: Option<u64>,
+}
+
+/// What the span of an end must say.
+impl End {
+    pub fn ok(method: &str, status: u64) -> Self {
+        Self {
+            method: method.to_owned(),
+            status: Some(status),
+            error: None,
+            request_bytes: None,
+            response_bytes: Some(0),
+        }
+    }
+
+    pub fn failed(method: &str, error: &str) -> Self {
+        Self {
+            method: method.to_owned(),
+            status: None,
+            error: Some(error.to_owned()),
+            request_bytes: None,
+            response_bytes: None,
+        }
+    }
+
+    pub fn bodies(mut self, request: Option<u64>, response: Option<u64>) -> Self {
+        (self.request_bytes, self.response_bytes) = (request, response);
+        self
+    }
+}
+
+/// An exchange, and which of its ends have spans.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    /// The case it belongs to.
+    pub case: String,
+    /// `/case/…`, or `authority` for CONNECT, or where a connect went.
+    pub target: String,
+    /// The target of the request that the call was made for; none for a root.
+    pub made_for: Option<String>,
+    pub client: Option<End>,
+    pub server: Option<End>,
+}
+
+/// What is different from what must be, by case.
+#[derive(Debug, Default)]
+pub struct Differences(pub BTreeMap<String, Vec<String>>);
+
+impl Differences {
+    fn add(&mut self, case: &str, what: String) {
+        self.0.entry(case.to_owned()).or_default().push(what);
+    }
+}
+
+impl Display for Differences {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        /// More of one case are as good as these.
+        const SHOWN: usize = 6;
+        for (case, differences) in &self.0 {
+            writeln!(formatter, "{case}: {} differences", differences.len())?;
+            for difference in differences.iter().take(SHOWN) {
+                writeln!(formatter, "  {difference}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The case that a target belongs to: its first path segment, or the first label of its host.
+pub fn case_of(target: &str) -> &str {
+    let target = target.strip_prefix('/').unwrap_or(target);
+    target.split(['/', '.', '?', ':']).next().unwrap_or_default()
+}
+
+/// Holds all spans against all exchanges.
+pub fn compare(expected: &[Exchange], spans: &[Span]) -> Differences {
+    let mut differences = Differences::default();
+    let mut seen: BTreeMap<(Kind, String), Vec<&Span>> = BTreeMap::new();
+    for span in spans {
+        seen.entry((span.kind, target_of(span))).or_default().push(span);
+    }
+    let serving: BTreeMap<_, _> = spans
+        .iter()
+        .filter(|span| span.kind == Kind::Server)
+        .map(|span| (target_of(span), span.span_id.as_str()))
+        .collect();
+    for exchange in expected {
+        let parent = match &exchange.made_for {
+            Some(target) => serving.get(target).copied().unwrap_or("of no span"),
+            None => "",
+        };
+        let mut found = Vec::new();
+        for (kind, end) in [(Kind::Client, &exchange.client), (Kind::Server, &exchange.server)] {
+            let Some(end) = end else { continue };
+            let (case, target) = (&exchange.case, &exchange.target);
+            let mut these = seen.remove(&(kind, target.clone())).unwrap_or_default();
+            let Some(span) = these.pop() else {
+                differences.add(case, format!("{kind:?} {target}: no span; expected {end:?}"));
+                continue;
+            };
+            if !these.is_empty() {
+                differences.add(case, format!("{kind:?} {target}: {} spans", these.len() + 1));
+            }
+            let says = end_of(span);
+            if says != *end {
+                differences.add(case, format!("{kind:?} {target}: {says:?}\n    expected {end:?}"));
+            }
+            found.push(span);
+        }
+        if let Some(what) = wrong_link(exchange, parent, &found) {
+            differences.add(&exchange.case, format!("{}: {what}", exchange.target));
+        }
+    }
+    for ((kind, target), spans) in seen {
+        let what = format!("{kind:?} {target}: not expected: {:?}", end_of(spans[0]));
+        differences.add(case_of(&target), what);
+    }
+    differences
+}
+
+/// The parents, and the order of the four times.
+fn wrong_link(exchange: &Exchange, parent: &str, found: &[&Span]) -> Option<String> {
+    for span in found {
+        if span.start_ns > span.end_ns {
+            return Some("a span ends before it starts".to_owned());
+        }
+    }
+    match found {
+        [client, server] => {
+            let method = server.text("spoor.parent.method");
+            if client.parent_id != parent {
+                return Some(format!("the client's parent is {:?}, not {parent:?}", client.parent_id));
+            }
+            if (&server.parent_id, &server.trace_id, method) != (&client.span_id, &client.trace_id, Some("same-host")) {
+                let trace = if server.trace_id == client.trace_id {
+                    ""
+                } else {
+                    "another trace, "
+                };
+                return Some(format!(
+                    "the server's span is not the client's child: {trace}parent {:?} by {method:?}",
+                    server.parent_id
+                ));
+            }
+            if client.start_ns > server.start_ns {
+                return Some(format!(
+                    "the server starts {} ns before the client",
+                    client.start_ns - server.start_ns
+                ));
+            }
+            // Who gives up does not wait for the other end.
+            let whole = [&exchange.client, &exchange.server]
+                .iter()
+                .all(|end| end.as_ref().is_some_and(|end| end.error.is_none()));
+            (whole && server.end_ns > client.end_ns).then(|| {
+                let late = server.end_ns - client.end_ns;
+                format!("the server ends {late} ns after the client")
+            })
+        }
+        [alone] if !alone.parent_id.is_empty() => Some("a span without its other end has a parent".to_owned()),
+        _ => None,
+    }
+}
+
+fn target_of(span: &Span) -> String {
+    let host = || span.text("server.address").unwrap_or("nowhere");
+    match (span.text("http.request.method"), span.text("url.path")) {
+        (None | Some("CONNECT"), _) => {
+            let port = span.attributes.get("server.port").map(ToString::to_string);
+            format!("{}:{}", host(), port.unwrap_or_default())
+        }
+        (Some(_), Some(path)) => path.to_owned(),
+        (Some(_), None) => {
+            let url = span.text("url.full").unwrap_or_default();
+            let behind_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
+            behind_scheme
+                .find('/')
+                .map_or(behind_scheme, |at| &behind_scheme[at..])
+                .to_owned()
+        }
+    }
+}
+
+fn end_of(span: &Span) -> End {
+    let number = |key| span.attributes.get(key).and_then(serde_json::Value::as_u64);
+    End {
+        method: span.text("http.request.method").unwrap_or(&span.name).to_owned(),
+        status: number("http.response.status_code"),
+        error: span.text("error.type").map(str::to_owned),
+        request_bytes: number("http.request.body.size"),
+        response_bytes: number("http.response.body.size"),
+    }
+}

@@ -1,0 +1,69 @@
+//! Two pairs of network namespaces with the same addresses: only what a connection is can tell their connections apart.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, ensure};
+
+use crate::peer::Peer;
+
+/// Where the client of each pair is, and its server.
+pub const ADDRESSES: [&str; 2] = ["10.231.0.1", "10.231.0.2"];
+
+/// The namespaces; they go away with this.
+pub struct Namespaces {
+    names: Vec<String>,
+    /// Client and server of each pair, by their place in the world.
+    pub pairs: [(usize, usize); 2],
+}
+
+impl Namespaces {
+    /// Makes them and starts a peer in each. `None` where there is no `ip`.
+    pub fn make(peers: &mut Vec<Peer>) -> Result<Option<Self>> {
+        if Command::new("ip").arg("-V").stdout(Stdio::null()).status().is_err() {
+            return Ok(None);
+        }
+        let first = peers.len();
+        let mut made = Self {
+            names: Vec::new(),
+            pairs: [(first, first + 1), (first + 2, first + 3)],
+        };
+        for pair in 0..2 {
+            let names = ["client", "server"].map(|end| format!("spoor-raw-{}-{end}-{pair}", std::process::id()));
+            for name in &names {
+                ip(&["netns", "add", name])?;
+                made.names.push(name.clone());
+            }
+            let [client, server] = &names;
+            let veth = [
+                "link", "add", "raw0", "type", "veth", "peer", "name", "raw0", "netns", server,
+            ];
+            ip(&[&["-n", client], &veth[..]].concat())?;
+            for (name, address) in names.iter().zip(ADDRESSES) {
+                ip(&["-n", name, "address", "add", &format!("{address}/24"), "dev", "raw0"])?;
+                ip(&["-n", name, "link", "set", "raw0", "up"])?;
+            }
+            for name in &names {
+                let service = name.rsplit_once(['-']).map_or(name.as_str(), |(service, _)| service);
+                peers.push(Peer::start(service, Some(name))?);
+            }
+        }
+        Ok(Some(made))
+    }
+}
+
+impl Drop for Namespaces {
+    fn drop(&mut self) {
+        for name in &self.names {
+            if let Err(error) = ip(&["netns", "delete", name]) {
+                eprintln!("{error}");
+            }
+        }
+    }
+}
+
+fn ip(arguments: &[&str]) -> Result<()> {
+    let output = Command::new("ip").args(arguments).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "ip {} failed: {said}", arguments.join(" "));
+    Ok(())
+}

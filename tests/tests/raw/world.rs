@@ -1,0 +1,248 @@
+//! All peers, and what the cases do with them.
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+
+use crate::{
+    expected::{End, Exchange},
+    namespaces::Namespaces,
+    peer::Peer,
+};
+
+/// The peers that each world has, by their place in it.
+pub const CLIENT: usize = 0;
+pub const SERVER: usize = 1;
+/// A second server.
+pub const OTHER: usize = 2;
+/// Killed by their cases.
+pub const VICTIMS: [usize; 4] = [3, 4, 5, 6];
+/// Serves by calling the server.
+pub const PROXY: usize = 7;
+
+/// The peers, and what they must have been seen to do.
+pub struct World {
+    pub peers: Vec<Peer>,
+    pub namespaces: Option<Namespaces>,
+    /// For sockets that have paths.
+    pub directory: TempDir,
+    pub expected: Vec<Exchange>,
+    /// Cases that were run.
+    pub cases: Vec<String>,
+    names: usize,
+}
+
+/// A socket of a peer: the peer's place in the world, and the socket's name there.
+pub type Socket = (usize, String);
+
+/// A connection between two peers.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    pub client: Socket,
+    pub server: Socket,
+}
+
+/// One direction of a connection: who sends, who receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    Request,
+    Response,
+}
+
+impl World {
+    /// Starts all peers.
+    pub fn start() -> Result<Self> {
+        let mut peers = Vec::new();
+        for name in [
+            "client", "server", "other", "victim-1", "victim-2", "victim-3", "victim-4", "proxy",
+        ] {
+            peers.push(Peer::start(name, None)?);
+        }
+        let namespaces = Namespaces::make(&mut peers)?;
+        Ok(Self {
+            peers,
+            namespaces,
+            directory: tempfile::Builder::new().prefix("spoor-raw-").tempdir()?,
+            expected: Vec::new(),
+            cases: Vec::new(),
+            names: 0,
+        })
+    }
+
+    /// The agent's selection: all peers.
+    pub fn selection(&self) -> Vec<String> {
+        self.peers.iter().map(|peer| format!("--pid={}", peer.id())).collect()
+    }
+
+    /// Runs a case: a failure names it. `SPOOR_RAW_CASE` runs those alone whose names contain it, to look for a cause.
+    pub fn case(&mut self, name: &str, run: impl FnOnce(&mut Self, &str) -> Result<()>) -> Result<()> {
+        if std::env::var("SPOOR_RAW_CASE").is_ok_and(|only| !name.contains(&only)) {
+            return Ok(());
+        }
+        self.cases.push(name.to_owned());
+        run(self, name).with_context(|| format!("the case {name} could not be played"))
+    }
+
+    pub fn name(&mut self) -> String {
+        self.names += 1;
+        format!("s{}", self.names)
+    }
+
+    pub fn unix_path(&mut self) -> String {
+        let name = self.name();
+        format!("unix:{}", self.directory.path().join(name).display())
+    }
+
+    /// What both ends must say, the same.
+    pub fn expect(&mut self, target: &str, end: End) {
+        self.expect_ends(target, Some(end.clone()), Some(end));
+    }
+
+    pub fn expect_ends(&mut self, target: &str, client: Option<End>, server: Option<End>) {
+        let case = self.cases.last().cloned().unwrap_or_default();
+        let target = target.to_owned();
+        self.expected.push(Exchange {
+            case,
+            target,
+            made_for: None,
+            client,
+            server,
+        });
+    }
+
+    /// The exchange that was expected last is a call that was made for the request of this target.
+    pub fn made_for(&mut self, target: &str) {
+        if let Some(exchange) = self.expected.last_mut() {
+            exchange.made_for = Some(target.to_owned());
+        }
+    }
+
+    /// Listens; gives the listener's name and address.
+    pub fn listen(&mut self, server: usize, address: &str) -> Result<(String, String)> {
+        let name = self.name();
+        let bound = self.peers[server].make(&format!("listen {name} {address} 128"))?;
+        Ok((name, if bound.is_empty() { address.to_owned() } else { bound }))
+    }
+
+    /// A connection between any two peers.
+    pub fn connect_to(&mut self, client: usize, server: usize, listener: &str, address: &str) -> Result<Connection> {
+        let (client, server) = ((client, self.name()), (server, self.name()));
+        self.peers[client.0].make(&format!("connect {} {address}", client.1))?;
+        self.peers[server.0].make(&format!("accept {} {listener} accept4", server.1))?;
+        Ok(Connection { client, server })
+    }
+
+    /// A connection to a new listener, that is closed when the connection is there.
+    pub fn connect_between(&mut self, client: usize, server: usize, address: &str) -> Result<Connection> {
+        let (listener, address) = self.listen(server, address)?;
+        let connection = self.connect_to(client, server, &listener, &address)?;
+        self.peers[server].make(&format!("close {listener}"))?;
+        Ok(connection)
+    }
+
+    /// A connection over IPv4 loopback.
+    pub fn connect(&mut self) -> Result<Connection> {
+        self.connect_between(CLIENT, SERVER, "127.0.0.1:0")
+    }
+
+    /// Sends bytes, and receives all of them at the other end.
+    pub fn pass(&mut self, connection: &Connection, way: Way, bytes: impl AsRef<[u8]>) -> Result<()> {
+        let bytes = bytes.as_ref();
+        self.send(connection, way, "write", &[bytes])?;
+        self.receive(connection, way, "read", bytes.len())
+    }
+
+    pub fn send(&mut self, connection: &Connection, way: Way, how: &str, buffers: &[&[u8]]) -> Result<()> {
+        let ((sender, name), _) = ends(connection, way);
+        let hex: Vec<String> = buffers.iter().map(|buffer| hex(buffer)).collect();
+        let command = format!("send {name} {how} {}", hex.join(","));
+        self.peers[*sender].move_bytes(&command, buffers.iter().map(|buffer| buffer.len()).sum())
+    }
+
+    pub fn receive(&mut self, connection: &Connection, way: Way, how: &str, bytes: usize) -> Result<()> {
+        let (_, (receiver, name)) = ends(connection, way);
+        let command = format!("receive-all {name} {how} 1048576 {bytes} 0");
+        self.peers[*receiver].move_bytes(&command, bytes)
+    }
+
+    /// Receives once, into buffers of these sizes.
+    pub fn receive_once(&mut self, connection: &Connection, way: Way, how: &str, sizes: &[usize]) -> Result<usize> {
+        let (_, (receiver, name)) = ends(connection, way);
+        let sizes: Vec<String> = sizes.iter().map(ToString::to_string).collect();
+        let command = format!("receive {name} {how} {}", sizes.join(","));
+        Ok(self.peers[*receiver].make(&command)?.parse()?)
+    }
+
+    /// Sends many bytes (a head, a unit many times, a tail) in writes of `piece` bytes while the other end receives.
+    pub fn stream(&mut self, connection: &Connection, way: Way, bulk: &Bulk<'_>) -> Result<()> {
+        let ((sender, from), (receiver, to)) = ends(connection, way);
+        let bytes = bulk.head.len() + bulk.unit.len() * bulk.repeat + bulk.tail.len();
+        let Bulk {
+            head,
+            unit,
+            repeat,
+            tail,
+            send_piece,
+            receive_piece,
+            pause_us,
+        } = bulk;
+        let (head, unit, tail) = (hex(head.as_bytes()), hex(unit), hex(tail));
+        let send = format!("send-all {from} write {send_piece} {repeat} {head} {unit} {tail}");
+        self.peers[*sender].tell(&send)?;
+        let receive = format!("receive-all {to} read {receive_piece} {bytes} {pause_us}");
+        self.peers[*receiver].move_bytes(&receive, bytes)?;
+        let sent = self.peers[*sender].answer()?;
+        ensure!(sent == Ok(bytes.to_string()), "sent {sent:?} of {bytes} bytes");
+        Ok(())
+    }
+
+    /// Closes at the client, then at the server.
+    pub fn close(&mut self, connection: &Connection) -> Result<()> {
+        self.at(&connection.client, "close")?;
+        self.at(&connection.server, "close")
+    }
+
+    /// A command with a socket's name as its only word.
+    pub fn at(&mut self, (peer, name): &Socket, command: &str) -> Result<()> {
+        self.peers[*peer].make(&format!("{command} {name}"))?;
+        Ok(())
+    }
+
+    /// A request and its response, each in one write, both received whole.
+    pub fn exchange(&mut self, connection: &Connection, request: &str, response: &str) -> Result<()> {
+        self.pass(connection, Way::Request, request)?;
+        self.pass(connection, Way::Response, response)
+    }
+}
+
+/// Many bytes, and how they are sent and received.
+pub struct Bulk<'a> {
+    pub head: String,
+    pub unit: &'a [u8],
+    pub repeat: usize,
+    pub tail: &'a [u8],
+    pub send_piece: usize,
+    pub receive_piece: usize,
+    pub pause_us: usize,
+}
+
+/// Who sends, and who receives.
+fn ends(connection: &Connection, way: Way) -> (&Socket, &Socket) {
+    match way {
+        Way::Request => (&connection.client, &connection.server),
+        Way::Response => (&connection.server, &connection.client),
+    }
+}
+
+/// A word that means these bytes.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    if bytes.is_empty() {
+        return "-".to_owned();
+    }
+    let mut digits = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        // Writing to a String cannot fail.
+        let _ = write!(digits, "{byte:02x}");
+    }
+    digits
+}
