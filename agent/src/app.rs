@@ -4,6 +4,7 @@ mod facts;
 mod session;
 mod shown;
 mod signals;
+mod undecided;
 
 use std::{
     fs::File,
