@@ -112,7 +112,7 @@ pub unsafe fn scan(bytes: *const u8, length: u32, found: *mut Found) -> Framing 
 #[inline(always)]
 fn bytes_through_first(ends: u64) -> u32 {
     let lowest = ends & ends.wrapping_neg();
-    ((lowest - 1 & ONES).wrapping_mul(ONES) >> 56) as u32
+    (((lowest - 1) & ONES).wrapping_mul(ONES) >> 56) as u32
 }
 
 /// The eight bytes at a place. By two aligned loads: of an unaligned one the compiler makes eight.

@@ -1,6 +1,6 @@
-//! Tables of the hot path. An exchange takes some twenty look-ups; the standard library's hash, which withstands chosen
-//! keys, was a third of Core's time. These keys are the kernel's process ids and our own names of connections: nobody
-//! outside chooses them.
+//! Tables of the hot path. An exchange takes some twenty look-ups, and the standard library's hash withstands chosen keys
+//! at a price. These keys are the kernel's process and thread ids and our own names of connections: nobody outside
+//! chooses them.
 
 use std::collections::{HashMap, HashSet};
 

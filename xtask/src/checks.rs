@@ -46,7 +46,7 @@ pub fn all(filter: Option<&str>) -> Result<()> {
             println!("{release}");
             Ok(release)
         })?;
-        let end_to_end = Run::cargo(["test", "--package", "spoor-tests", "--release", "--no-fail-fast", "--"])
+        let end_to_end = Run::cargo(["test", "--package", "spoor-tests", "--no-fail-fast", "--"])
             .args(["--test-threads=1", "--include-ignored"])
             .args(filter)
             .env(SPOOR_BIN, release.path);

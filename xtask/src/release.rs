@@ -35,7 +35,8 @@ impl fmt::Display for Release {
 pub fn build() -> Result<Release> {
     Run::cargo([
         "build",
-        "--release",
+        "--profile",
+        "dist",
         "--package",
         "spoor",
         "--bin",
@@ -44,7 +45,7 @@ pub fn build() -> Result<Release> {
         TARGET,
     ])
     .status()?;
-    let path = tools::target_dir()?.join(TARGET).join("release/spoor");
+    let path = tools::target_dir()?.join(TARGET).join("dist/spoor");
     let bytes = fs::read(&path).with_context(|| format!("cannot read the binary just built, {}", path.display()))?;
     let size_bytes = bytes.len() as u64;
     match wants_loader(&bytes) {

@@ -53,8 +53,13 @@ const fn package(name: &'static str, probe: Probe, why: &'static str) -> Package
     Package { name, probe, why }
 }
 
-/// The compiler for the eBPF programs.
-const COMPILER: [Package; 3] = [
+/// The compilers: for the eBPF programs, and for what C there is in the static binary.
+const COMPILER: [Package; 4] = [
+    package(
+        "musl-tools",
+        Probe::Command("musl-gcc"),
+        "C compiler for the allocator of the static binary",
+    ),
     package("rustc-web", Probe::Installed, "compiler for the eBPF programs"),
     package("cargo-web", Probe::File("/usr/bin/cargo"), "cargo of that compiler"),
     package(

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    sync::mpsc::{self, Receiver, Sender, TryRecvError},
+    sync::mpsc::{self, Receiver, Sender},
     thread,
 };
 
@@ -87,10 +87,7 @@ impl Facts {
 
     /// An answer, if there is one.
     pub fn answer(&self) -> Option<Answer> {
-        match self.answers.try_recv() {
-            Ok(answer) => Some(answer),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.answers.try_recv().ok()
     }
 }
 

@@ -1,6 +1,9 @@
 //! Decides parents, and spreads what is decided.
 
-use super::{Causality, Node, NodeId, Parent, Serving, Trace, threads::Process};
+use super::{
+    Causality, Node, NodeId, Parent, Serving, Trace,
+    threads::{Deferred, Process},
+};
 use crate::trace::{ParentMethod, traceparent::TraceContext};
 
 impl Causality {
@@ -49,6 +52,14 @@ impl Causality {
             _ => Vec::new(),
         };
         let passes = passes && !lost;
+        // Its spans wait for what it is, and so do its calls.
+        if !process.is_known() && !calls.is_empty() {
+            return process.defer(Deferred {
+                request: id,
+                calls,
+                passes,
+            });
+        }
         for call in calls {
             self.settle_call(call, id, passes);
         }
@@ -66,7 +77,7 @@ impl Causality {
     }
 
     /// Decides a call whose candidate is decided.
-    fn settle_call(&mut self, call: NodeId, request: NodeId, passes: bool) {
+    pub(super) fn settle_call(&mut self, call: NodeId, request: NodeId, passes: bool) {
         let Some(node) = self.nodes.get(call) else { return };
         let Parent::Candidate(candidate, method) = node.parent else {
             return;

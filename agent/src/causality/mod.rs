@@ -5,7 +5,7 @@
 //! made it in the turn that read a request of the same method and target; or when it carries the `traceparent` that one
 //! open request alone came with. A request is the child of the call at the other end of its own connection, or of the
 //! span that its `traceparent` names. Everything else is a root. Identities of runtimes, hand-overs between threads and
-//! inference have their place beside [`threads`].
+//! inference have their place beside the rules of threads.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
 
@@ -26,7 +26,7 @@ use crate::{
     process::Runtime,
     trace::{Ids, ParentMethod, SpanKind},
 };
-use threads::{Others, Process};
+use threads::{Deferred, Others, Process};
 
 slotmap::new_key_type! {
     /// Names an exchange at one end; never used twice.
@@ -104,12 +104,26 @@ impl Causality {
 
     /// A process is of this kind.
     pub fn set_runtime(&mut self, tgid: u32, runtime: Runtime) {
-        self.processes.entry(tgid).or_default().set_runtime(runtime);
+        let process = self.processes.entry(tgid).or_default();
+        process.set_runtime(runtime);
+        let threads = process.may_use_threads();
+        for Deferred { request, calls, passes } in process.take_deferred() {
+            for call in calls {
+                self.settle_call(call, request, passes && threads);
+            }
+        }
     }
 
     /// A process has ended.
     pub fn forget_process(&mut self, tgid: u32) {
-        self.processes.remove(&tgid);
+        let Some(mut process) = self.processes.remove(&tgid) else {
+            return;
+        };
+        for Deferred { request, calls, .. } in process.take_deferred() {
+            for call in calls {
+                self.settle_call(call, request, false);
+            }
+        }
     }
 
     /// A process is not selected: what it did gives no span. Returns how many exchanges that were.

@@ -26,6 +26,8 @@ pub struct Process {
     distrusted_until_ns: u64,
     broke_the_rule: bool,
     kept_the_rule: bool,
+    /// Decided but for the kind of program.
+    deferred: Vec<Deferred>,
     /// Calls of each thread since it wrote a response last, where that decides.
     worker_calls: FastMap<u32, Vec<NodeId>>,
     /// Open requests by the `traceparent` that they came with. The keys come from outside: not for a fast hash.
@@ -34,6 +36,17 @@ pub struct Process {
 
 /// Most calls of a thread that are remembered. One that makes more without a response serves nobody.
 const CALLS: usize = 1024;
+
+/// The calls that may be a request's, which is answered.
+#[derive(Debug)]
+pub struct Deferred {
+    /// The request.
+    pub request: NodeId,
+    /// Its thread's calls.
+    pub calls: Vec<NodeId>,
+    /// Whether it passed the gate.
+    pub passes: bool,
+}
 
 /// A thread that has open requests.
 #[derive(Debug, Default)]
@@ -92,14 +105,27 @@ impl Process {
         self.worker_calls.remove(&thread).unwrap_or_default()
     }
 
-    /// Whether a thread may stand for a request. Not before it is known what runs there, nor where the runtime is known to run many requests on one thread.
+    /// Whether it is known what kind of program it is.
+    pub fn is_known(&self) -> bool {
+        self.runtime.is_some()
+    }
+
+    /// Calls that wait for what kind of program it is.
+    pub fn defer(&mut self, deferred: Deferred) {
+        self.deferred.push(deferred);
+    }
+
+    /// Those that waited.
+    pub fn take_deferred(&mut self) -> Vec<Deferred> {
+        std::mem::take(&mut self.deferred)
+    }
+
+    /// Whether a thread may stand for a request, as far as is known. Not where the runtime is known to run many requests on one thread.
     pub fn may_use_threads(&self) -> bool {
-        self.runtime.is_some_and(|runtime| {
-            !matches!(
-                runtime,
-                Runtime::Go | Runtime::Node | Runtime::Beam | Runtime::Loop | Runtime::Nginx | Runtime::Puma
-            )
-        })
+        !matches!(
+            self.runtime,
+            Some(Runtime::Go | Runtime::Node | Runtime::Beam | Runtime::Loop | Runtime::Nginx | Runtime::Puma)
+        )
     }
 
     /// Whether the gate is open: the rule was not broken lately.

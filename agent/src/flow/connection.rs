@@ -283,9 +283,8 @@ impl Connection {
             reached = segment.end;
         }
         self.set_next(way, reached);
-        if events.iter().any(|event| matches!(event, Event::Opaque { .. })) {
-            self.become_opaque(counters);
-        } else if self.searched > SEARCH_SEGMENTS {
+        let is_opaque = events.iter().any(|event| matches!(event, Event::Opaque { .. }));
+        if is_opaque || self.searched > SEARCH_SEGMENTS {
             self.become_opaque(counters);
         } else if !self.is_followed() {
             self.searched += 1;

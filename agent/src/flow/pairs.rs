@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use agent_ebpf::abi::FAMILY_UNIX;
+use foldhash::fast::RandomState;
 
 use super::Connection;
 
@@ -24,9 +25,9 @@ impl Key {
     }
 }
 
-/// Finds the far end of a connection.
+/// Finds the far end of a connection. The other side has a say in sequence numbers: a seeded hash.
 #[derive(Debug, Default)]
-pub struct Pairs(HashMap<Key, u64>);
+pub struct Pairs(HashMap<Key, u64, RandomState>);
 
 impl Pairs {
     fn key(connection: &Connection) -> Option<Key> {

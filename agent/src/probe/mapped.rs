@@ -31,7 +31,7 @@ impl<T: Copy> Mapped<T> {
     /// Maps an array map of `entries` values. The kernel lays values out at multiples of 8 bytes, so `T` must have such
     /// a size.
     pub fn new(map: Map, entries: u32) -> io::Result<Self> {
-        const { assert!(size_of::<T>() % 8 == 0) };
+        const { assert!(size_of::<T>().is_multiple_of(8)) };
         let map = match map {
             Map::Array(data) => data,
             _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "not an array map")),

@@ -54,7 +54,7 @@ impl Ring {
         })
     }
 
-    /// A handle that ends [`Ring::wait`].
+    /// A handle that ends the wait.
     pub fn waker(&self) -> Waker {
         self.waker.clone()
     }
