@@ -4,6 +4,7 @@ mod facts;
 mod session;
 mod shown;
 mod signals;
+mod undecided;
 
 use std::{
     fs::File,
@@ -111,11 +112,11 @@ fn trace(settings: &TraceSettings, sink: Sink, shown: Arc<shown::Shown>) -> anyh
     };
     let pid = launch.as_ref().map(Launch::pid);
     session.begin(pid);
-    ready(&session, only_command);
     let command = match launch {
         Some(launch) => Some(signals::watch(launch.release()?, session.waker())?),
         None => None,
     };
+    ready(&session, only_command);
     session.work(&stop, command.as_ref());
     let code = match &command {
         Some(command) => command.exit_code().unwrap_or(0),

@@ -181,13 +181,17 @@ impl Core {
             Event::State(state) => self.state(state),
             Event::Exit(exit) => self.exit(exit),
             Event::Exec(exec, _) => {
-                self.begin_life(exec.header.execution.tgid);
-                self.told_elsewhere(exec.header.execution.tgid, exec.header.time_ns)
-                    .provisional |= exec.provisional == 1;
+                let tgid = exec.header.execution.tgid;
+                let before = self.processes.get(&tgid);
+                let provisional = exec.provisional == 1 || before.is_some_and(|process| process.provisional);
+                self.begin_life(tgid);
+                self.told_elsewhere(tgid, exec.header.time_ns).provisional = provisional;
             }
             Event::Fork(fork) => {
+                let parent = self.processes.get(&fork.header.execution.tgid);
+                let provisional = parent.is_some_and(|parent| parent.provisional);
                 self.begin_life(fork.child);
-                self.told_elsewhere(fork.child, fork.header.time_ns);
+                self.told_elsewhere(fork.child, fork.header.time_ns).provisional = provisional;
             }
             Event::Unseen(unseen) => self.unseen(unseen),
             Event::Listen(_) => {}

@@ -15,6 +15,7 @@ use super::{
     facts::{Answer, Facts, Question},
     shown::{Shown, State},
     signals::{Command, Stop},
+    undecided::Undecided,
 };
 use crate::{
     config::CoreSettings,
@@ -61,6 +62,7 @@ pub struct Session {
     /// Processes that are targets now, and by whom they were forked.
     alive: BTreeSet<u32>,
     parents: HashMap<u32, u32>,
+    undecided: Undecided,
     records: (u64, u64),
     /// Processes that were asked about at the start.
     first_look: BTreeSet<u32>,
@@ -91,6 +93,7 @@ impl Session {
             only_command,
             alive: BTreeSet::new(),
             parents: HashMap::new(),
+            undecided: Undecided::default(),
             records: (0, 0),
             first_look: BTreeSet::new(),
             next_housekeeping_ns: 0,
@@ -201,6 +204,7 @@ impl Session {
                 sink,
                 alive,
                 parents,
+                undecided,
                 records,
                 broken,
                 ..
@@ -211,7 +215,7 @@ impl Session {
                 write(sink, broken, &Frame::Record(record));
                 match Event::decode(record) {
                     Some(event) => {
-                        notice(&event, facts, alive, parents);
+                        notice(&event, facts, alive, parents, undecided);
                         core.event(&event);
                     }
                     None => core.record(record),
@@ -251,18 +255,27 @@ impl Session {
                     self.core.process(facts);
                 }
                 Answer::Selected(tgid, selected) => {
-                    if !selected {
-                        self.probe.shared.set_target(tgid, false);
-                        self.alive.remove(&tgid);
-                    }
-                    self.tape(&Frame::Selected { tgid, selected });
-                    self.core.selected(tgid, selected);
+                    let decided = self.undecided.decide(tgid, selected);
+                    self.decided(decided);
                 }
             }
         }
+        let decided = self.undecided.decide_left();
+        self.decided(decided);
         for tgid in self.core.take_wanted() {
             let parent = self.parents.get(&tgid).copied();
             self.facts.ask(Question::Facts { tgid, parent });
+        }
+    }
+
+    fn decided(&mut self, decided: Vec<(u32, bool)>) {
+        for (tgid, selected) in decided {
+            if !selected {
+                self.probe.shared.set_target(tgid, false);
+                self.alive.remove(&tgid);
+            }
+            self.tape(&Frame::Selected { tgid, selected });
+            self.core.selected(tgid, selected);
         }
     }
 
@@ -353,11 +366,18 @@ fn write(sink: &mut Sink, broken: &mut Option<crate::tape::TapeError>, frame: &F
 }
 
 /// Asks about processes that begin, and notes those that end.
-fn notice(event: &Event<'_>, facts: &Facts, alive: &mut BTreeSet<u32>, parents: &mut HashMap<u32, u32>) {
+fn notice(
+    event: &Event<'_>,
+    facts: &Facts,
+    alive: &mut BTreeSet<u32>,
+    parents: &mut HashMap<u32, u32>,
+    undecided: &mut Undecided,
+) {
     match event {
         Event::Fork(fork) => {
-            alive.insert(fork.child);
             let parent = fork.header.execution.tgid;
+            undecided.fork(parent, fork.child, alive.contains(&parent));
+            alive.insert(fork.child);
             parents.insert(fork.child, parent);
             facts.ask(Question::Facts {
                 tgid: fork.child,
@@ -376,7 +396,7 @@ fn notice(event: &Event<'_>, facts: &Facts, alive: &mut BTreeSet<u32>, parents: 
                     cmdline: cmdline.to_vec(),
                     environ: environ.to_vec(),
                 },
-                provisional: exec.provisional == 1,
+                provisional: undecided.exec(tgid, exec.provisional == 1),
             });
         }
         Event::Exit(exit) => {

@@ -12,7 +12,7 @@ use super::{
 /// Zero-code distributed tracing: shows which service called which, without touching the services
 ///
 /// Spoor watches, with eBPF, what services say to each other at the system call boundary, and turns it into
-/// OpenTelemetry traces: no code change, no restart, no sidecar, no proxy. It needs root.
+/// OpenTelemetry traces: no code change, no restart, no sidecar, no proxy. It needs root, or capabilities that it names.
 #[derive(Debug, Parser)]
 #[command(name = "spoor", version, after_help = MAIN_EXAMPLES)]
 pub struct Cli {
@@ -28,7 +28,7 @@ const MAIN_EXAMPLES: &str = "\
 Examples:
   sudo spoor run                      trace every service of this host, print the traces
   sudo spoor run -- python3 app.py    start a program and trace it from its first byte
-  OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317 sudo -E spoor run
+  OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4318 sudo -E spoor run
                                       send the spans to a collector";
 
 const RUN_EXAMPLES: &str = "\
@@ -38,7 +38,12 @@ Examples:
   sudo spoor run --exe '/opt/shop/**'             every program below /opt/shop
   sudo spoor run -- ./start-all.sh                a command and its children; its exit code is spoor's
   sudo spoor run --output otlp-json=spans.jsonl   OTLP as JSON lines into a file
-  sudo spoor run --route '/users/{id}' --capture-request-header x-request-id";
+  sudo spoor run --route '/users/{id}' --capture-request-header x-request-id
+
+Environment:
+  OTEL_EXPORTER_OTLP_ENDPOINT   the collector, as http://localhost:4318
+  OTEL_EXPORTER_OTLP_PROTOCOL   http/protobuf (the default) or grpc, then with port 4317
+  docs/configuration.md has the others";
 
 const RECORD_EXAMPLES: &str = "\
 A tape holds what the services said, cookies and tokens included: keep it safe.
@@ -76,7 +81,7 @@ pub(super) struct RunArgs {
     pub(super) output: OutputArgs,
 
     /// Where /metrics and the health endpoint listen, or off
-    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9469")]
+    #[arg(long, value_name = "ADDR:PORT", default_value_t = Listen::default())]
     pub(super) metrics_listen: Listen,
 
     #[command(flatten)]
@@ -114,15 +119,18 @@ pub(super) struct OutputArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct TraceArgs {
-    /// Trace the process with this id, and its children from now on; repeatable
+    /// Trace the process with this id, and its children; repeatable
     #[arg(long = "pid", value_name = "N", value_parser = values::pid, help_heading = "Selection")]
     pids: Vec<u32>,
 
-    /// Trace programs whose executable fits, as nginx or '/opt/shop/**'; repeatable
+    /// Trace programs whose executable fits, as nginx, 'python3*' or '/opt/shop/**'; repeatable
+    ///
+    /// The executable is the file that runs, links followed: python3 may be python3.11, php may be php8.2. A pattern
+    /// without a slash is compared with the file's name, one with a slash with the whole path.
     #[arg(long = "exe", value_name = "GLOB", help_heading = "Selection")]
     exes: Vec<ExeGlob>,
 
-    /// Trace who serves this local port; repeatable
+    /// Trace who serves this local port, and its children; repeatable
     #[arg(long = "port", value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Selection")]
     ports: Vec<u16>,
 

@@ -168,6 +168,7 @@ fn errors_say_what_would_be_right() {
         ("spoor run --route users", "begins with a slash"),
         ("spoor run --route /a?b", "without query"),
         ("spoor run --route /v{n}/x", "a whole segment"),
+        ("spoor run --route /a/*/b", "only the last segment"),
         ("spoor run --route /{}", "a placeholder has a name"),
         ("spoor run --idle-timeout 5", "with its unit"),
         ("spoor run --idle-timeout 0s", "at least 1s"),

@@ -1,11 +1,13 @@
 //! Values of options: text in, something valid out, or an error that says what would be right.
 
-use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use agent_ebpf::abi::PID_LIMIT;
 use bytesize::ByteSize;
 use globset::{GlobBuilder, GlobMatcher};
 use serde::{Deserialize, Serialize};
+
+use crate::{serve::DEFAULT_ADDRESS, trace::route::Route};
 
 /// Where spans go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,6 +152,21 @@ impl FromStr for ExeGlob {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Listen(pub Option<SocketAddr>);
 
+impl Default for Listen {
+    fn default() -> Self {
+        Self(Some(DEFAULT_ADDRESS))
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(address) => address.fmt(f),
+            None => f.write_str("off"),
+        }
+    }
+}
+
 impl FromStr for Listen {
     type Err = String;
 
@@ -203,7 +220,10 @@ pub(super) fn route(text: &str) -> Result<String, String> {
             ));
         }
     }
-    Ok(text.to_owned())
+    match text.parse::<Route>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Smallest ring buffer: eight of the largest records, and a multiple of every architecture's page size.

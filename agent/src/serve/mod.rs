@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     fmt,
     io::{self, ErrorKind},
-    net::{SocketAddr, TcpListener as StdListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener as StdListener},
     sync::Arc,
     thread,
     time::Duration,
@@ -30,9 +30,9 @@ use tokio::{
 
 use crate::metrics::{self, Metrics};
 
-/// The default port: OTLP's 4318 with a 1 in front. Not 9464, OpenTelemetry's default for Prometheus, which belongs to
-/// the services that we trace.
-pub const DEFAULT_PORT: u16 = 14318;
+/// Where it listens unless told otherwise. Not on port 9464, OpenTelemetry's default for Prometheus, which belongs to the
+/// services that we trace.
+pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9469);
 
 /// Connections at once; more wait in the kernel.
 const MAX_CONNECTIONS: usize = 32;
@@ -59,7 +59,10 @@ pub struct Server {
 #[non_exhaustive]
 pub enum ServeError {
     /// Somebody else listens there.
-    #[error("cannot serve metrics and health on {0}: the port is taken; choose another one, or 0 for any")]
+    #[error(
+        "cannot serve metrics and health on {0}: the port is taken, perhaps by another spoor; choose another one with \
+             --metrics-listen, or port 0 for any"
+    )]
     Taken(SocketAddr),
     /// The address cannot be listened on.
     #[error("cannot serve metrics and health on {address}: {source}; choose an address of this host")]
@@ -204,7 +207,7 @@ fn page(status: StatusCode, content_type: &'static str, body: String) -> Respons
 mod tests {
     use std::{
         io::{Read, Write},
-        net::{Ipv4Addr, TcpStream},
+        net::TcpStream,
         sync::atomic::{AtomicBool, Ordering},
     };
 

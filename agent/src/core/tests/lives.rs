@@ -57,6 +57,36 @@ fn a_provisional_process_waits_until_it_is_selected() {
 }
 
 #[test]
+fn children_of_a_provisional_process_wait_too() {
+    for selected in [true, false] {
+        let mut world = World::new();
+        exec(&mut world, 10, 1);
+        let fork = Fork {
+            header: Header {
+                time_ns: world.now_ns + 1,
+                ..header(Kind::Fork, 10, 10)
+            },
+            child: 11,
+            pad: 0,
+        };
+        world.core.record(bytes_of(&fork));
+        // It was a target already.
+        exec(&mut world, 11, 0);
+        let mut front = world.server(11);
+        exchange(&mut world, &mut front, 11);
+        world.process(11, "front", Runtime::Unknown);
+        assert_eq!(world.tree(), [""; 0]);
+        world.core.selected(11, selected);
+        let expected: &[&str] = if selected {
+            &["front server GET /a <- root"]
+        } else {
+            &[]
+        };
+        assert_eq!(world.tree(), expected);
+    }
+}
+
+#[test]
 fn a_process_of_which_nothing_is_told() {
     let mut world = World::new();
     let mut front = world.server(10);

@@ -1,0 +1,66 @@
+//! docs/loss.md explains each counter that there is, and none that there is not.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use agent_ebpf::abi::Counter;
+use spoor::{
+    config::{Command, Invocation},
+    core::Core,
+    metrics::Metrics,
+};
+
+fn page() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/loss.md");
+    fs::read_to_string(path).expect("docs/loss.md can be read")
+}
+
+/// The names in the first column of the tables of a section.
+fn explained(page: &str, section: &str) -> BTreeSet<String> {
+    let heading = format!("\n## {section}\n");
+    let (_, rest) = page.split_once(&heading).expect("the section is there");
+    let section = rest.split("\n## ").next().unwrap_or_default();
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `"));
+    let cells = rows.filter_map(|row| row.split(" | ").next());
+    cells
+        .flat_map(|cell| cell.split("`, `"))
+        .map(|name| name.trim_end_matches('`').to_owned())
+        .collect()
+}
+
+fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
+    names.into_iter().map(str::to_owned).collect()
+}
+
+#[test]
+fn each_counter_of_the_kernel_side() {
+    let counted = names(Counter::ALL.iter().map(|counter| counter.name()));
+    assert_eq!(explained(&page(), "Kernel side"), counted);
+}
+
+#[test]
+fn each_counter_of_core() {
+    let invocation = Invocation::new(["spoor".into(), "run".into()], |_| None).expect("the defaults are valid");
+    let Command::Run(settings) = invocation.command else {
+        panic!("this is spoor run");
+    };
+    let core = Core::new(&settings.trace.core, 0);
+    let counted = names(core.counters().into_iter().map(|(name, _)| name));
+    assert_eq!(explained(&page(), "Core"), counted);
+}
+
+#[test]
+fn each_counter_of_the_export() {
+    let (page, text) = (page(), Metrics::default().render());
+    let mut causes = BTreeSet::new();
+    let mut metrics = BTreeSet::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        match line.split_once("{cause=\"") {
+            Some((_, rest)) => causes.extend(rest.split('"').next().map(str::to_owned)),
+            None => metrics.extend(line.split(['{', ' ']).next().map(str::to_owned)),
+        }
+    }
+    assert_eq!(explained(&page, "Export"), causes);
+    let told = explained(&page, "Levels and progress");
+    let missing: Vec<_> = metrics.difference(&told).collect();
+    assert_eq!(missing, Vec::<&String>::new(), "docs/loss.md says nothing of them");
+}
