@@ -3,8 +3,6 @@
 //! Format: <https://docs.kernel.org/bpf/btf.html>. rustc writes no CO-RE relocations, so the programs get these numbers
 //! as constants.
 
-use std::collections::HashMap;
-
 /// Why there are no offsets.
 #[derive(Debug, thiserror::Error)]
 pub enum BtfError {
@@ -48,9 +46,7 @@ pub struct Btf {
     bytes: Vec<u8>,
     strings: usize,
     /// Byte offset of each type; ids count from 1.
-    types: Vec<usize>,
-    /// Structs by name.
-    structs: HashMap<String, usize>,
+    types: Vec<u32>,
 }
 
 impl Btf {
@@ -70,18 +66,11 @@ impl Btf {
         let end = first + word(12)? as usize;
         let strings = header + word(16)? as usize;
         let mut types = Vec::new();
-        let mut structs = HashMap::new();
         let mut at = first;
         while at < end {
             let info = word(at + 4)?;
             let (kind, members) = (info >> 24 & 0x1f, (info & 0xffff) as usize);
-            if kind == kind::STRUCT {
-                let name = string(&bytes, strings + word(at)? as usize)?;
-                if !name.is_empty() {
-                    structs.entry(name.to_owned()).or_insert(at);
-                }
-            }
-            types.push(at);
+            types.push(at as u32);
             at += 12
                 + match kind {
                     kind::INT | kind::VAR | kind::DECL_TAG => 4,
@@ -91,18 +80,13 @@ impl Btf {
                     _ => 0,
                 };
         }
-        Ok(Self {
-            strings,
-            types,
-            structs,
-            bytes,
-        })
+        Ok(Self { strings, types, bytes })
     }
 
     /// Byte offset of a member, which may lie in an anonymous struct or union, or behind dots in a named one
     /// (`ns.inum`). `None`: this kernel has no such struct or member, or it is no whole number of bytes in.
     pub fn offset(&self, structure: &str, path: &str) -> Option<u32> {
-        let mut at = *self.structs.get(structure)?;
+        let mut at = self.find(structure)?;
         let mut bits = 0;
         let mut names = path.split('.').peekable();
         while let Some(name) = names.next() {
@@ -113,6 +97,21 @@ impl Btf {
             }
         }
         (bits % 8 == 0).then_some(bits / 8)
+    }
+
+    /// Where the struct of this name is. A search among some 100,000 types: a map of all would take megabytes, for the
+    /// dozen that are asked for.
+    fn find(&self, structure: &str) -> Option<usize> {
+        self.types.iter().map(|&at| at as usize).find(|&at| {
+            let is_struct = word(&self.bytes, at + 4).is_ok_and(|info| info >> 24 & 0x1f == kind::STRUCT);
+            is_struct && word(&self.bytes, at).is_ok_and(|name| self.is_string(name, structure))
+        })
+    }
+
+    fn is_string(&self, at: u32, text: &str) -> bool {
+        let rest = self.bytes.get(self.strings + at as usize..).unwrap_or_default();
+        rest.strip_prefix(text.as_bytes())
+            .is_some_and(|end| end.first() == Some(&0))
     }
 
     /// Bit offset and type id of a member.
@@ -141,7 +140,7 @@ impl Btf {
     /// Where the struct or union with this id is, behind typedefs and qualifiers.
     fn aggregate(&self, mut id: u32) -> Option<usize> {
         for _ in 0..8 {
-            let at = *self.types.get((id as usize).checked_sub(1)?)?;
+            let at = *self.types.get((id as usize).checked_sub(1)?)? as usize;
             match word(&self.bytes, at + 4).ok()? >> 24 & 0x1f {
                 kind::STRUCT | kind::UNION => return Some(at),
                 kind::TYPEDEF | kind::VOLATILE | kind::CONST | kind::TYPE_TAG => id = word(&self.bytes, at + 8).ok()?,
