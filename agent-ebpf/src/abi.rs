@@ -315,8 +315,6 @@ pub struct Unseen {
 pub enum UnseenCause {
     /// It set up an io_uring: what it sends through it is invisible.
     IoUring = 1,
-    /// It runs 32-bit system calls.
-    ThirtyTwoBit = 2,
 }
 
 /// What Core tells the programs of a connection: an entry of the memory-mapped array `FOLLOW`.

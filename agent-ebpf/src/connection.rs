@@ -80,6 +80,7 @@ pub fn insert(socket: Socket, stream: Stream, role: Role) -> Option<*mut Connect
         connect_ns: 0,
         offset: [0; 2],
         body_until: [0; 2],
+        chunk_at: [0; 2],
         base: [0; 2],
         flags,
         role: role as u32,

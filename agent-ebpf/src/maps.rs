@@ -85,6 +85,8 @@ pub struct Connection {
     pub offset: [u64; 2],
     /// All below this stream offset is body, as the head that was sent says; by direction.
     pub body_until: [u64; 2],
+    /// Where the next boundary of chunks is, by direction: the stream offset behind a chunk's data. 0: not known.
+    pub chunk_at: [u64; 2],
     /// Sequence number of stream offset 0, by direction.
     pub base: [u32; 2],
     /// `OPAQUE` and following.
@@ -109,6 +111,10 @@ pub const FROM_BIRTH: u32 = 8;
 pub const HEAD_SEEN: u32 = 16;
 /// A Unix socket.
 pub const UNIX: u32 = 32;
+/// The message that is read (written) is chunked.
+pub const CHUNKED: [u32; 2] = [128, 256];
+/// Of its chunks the first one's line is next: no data's end is before it.
+pub const FIRST_CHUNK: [u32; 2] = [512, 1024];
 /// connect(2) has returned.
 pub const CONNECT_RETURNED: u32 = 64;
 
@@ -134,6 +140,8 @@ pub struct Scratch {
     pub socket: Socket,
     /// The call.
     pub call: Call,
+    /// Size of the chunk whose line was read last.
+    pub chunk_bytes: u64,
     /// What the last scan found.
     pub framing: Framing,
     /// Where a head is scanned.

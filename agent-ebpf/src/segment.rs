@@ -15,7 +15,8 @@ use crate::{
     emit,
     kernel::{self, Socket, offset, read},
     maps::{
-        BUFFERS, CONNECTIONS, COUNTED, Connection, FOLLOW, FROM_BIRTH, HEAD_SEEN, NEXT, OPAQUE, SCRATCH, Scratch, count,
+        BUFFERS, CHUNKED, CONNECTIONS, COUNTED, Connection, FIRST_CHUNK, FOLLOW, FROM_BIRTH, HEAD_SEEN, NEXT, OPAQUE,
+        SCRATCH, Scratch, count,
     },
 };
 
@@ -145,7 +146,152 @@ fn records(scratch: *mut Scratch, socket: Socket, call: &Call) -> Option<()> {
     if call.source == Source::Vector as u64 && !buffers(scratch, call) {
         return segment(scratch, connection, call, start + from, end, 0, SEGMENT_OPAQUE);
     }
+    let chunked = connection.flags & if way == 0 { CHUNKED[0] } else { CHUNKED[1] } != 0;
+    if chunked {
+        // Core knows where the data of a chunk ends, if the programs lost their way.
+        if connection.chunk_at[way] == 0 && told > start {
+            connection.chunk_at[way] = told;
+        }
+        let at = connection.chunk_at[way];
+        if at > start && call.bytes > SMALL_BYTES {
+            return chunks(scratch, connection, call, start, start);
+        }
+        if at < start || call.bytes <= SMALL_BYTES && at < end {
+            connection.chunk_at[way] = 0;
+        }
+    }
     pieces(scratch, connection, call, start, from, followed)
+}
+
+/// Calls up to this size are copied whole, chunks or not: a record for each line would be no less.
+const SMALL_BYTES: u64 = 2048;
+
+/// Bytes of a chunk line that are read: CR LF of the chunk before, eight digits, CR LF, and what shows it to be longer.
+const LONGEST_LINE: u64 = 16;
+
+/// Most lines of chunks that are walked in one call. Of shorter chunks the bytes are copied.
+const LINES: usize = 16;
+
+/// The message's chunks have ended, or are not followed any more.
+#[inline(always)]
+fn end_of_chunks(connection: &mut Connection, way: usize) {
+    connection.flags &= !if way == 0 {
+        CHUNKED[0] | FIRST_CHUNK[0]
+    } else {
+        CHUNKED[1] | FIRST_CHUNK[1]
+    };
+    connection.chunk_at[way] = 0;
+}
+
+/// Walks the lines between chunks and makes a record of each; the data makes none. What lies before `known` is in
+/// records already. Where a line is not as it must be, all from there on is copied.
+#[inline(always)]
+fn chunks(scratch: *mut Scratch, connection: &mut Connection, call: &Call, start: u64, known: u64) -> Option<()> {
+    let way = call.way as usize & 1;
+    let end = start + call.bytes;
+    let first_chunk = if way == 0 { FIRST_CHUNK[0] } else { FIRST_CHUNK[1] };
+    work!(scratch.at = connection.chunk_at[way]);
+    let mut turn = 0;
+    while turn < LINES {
+        turn += 1;
+        let at = work!(scratch.at);
+        if at >= end {
+            connection.chunk_at[way] = at;
+            // The data reaches beyond this call, and its line was told: nothing to say, but for a call whose begin was.
+            return if known > start {
+                segment(scratch, connection, call, known, end, 0, 0)
+            } else {
+                Some(())
+            };
+        }
+        let first = connection.flags & first_chunk != 0;
+        work!(scratch.done = chunk_line(at - start, first as u32) as u64);
+        // Through memory, so that the bound is the verifier's, too.
+        let line = work!(scratch.done) & (2 * LONGEST_LINE - 1);
+        let bytes = work!(scratch.chunk_bytes);
+        // Malformed, cut off by the call's end, or the last chunk, which trailers may follow: Core reads it.
+        if line == 0 || bytes == 0 || at + line > end {
+            break;
+        }
+        connection.flags &= !first_chunk;
+        let next = at + line + bytes;
+        if at + line > known {
+            let last = next >= end;
+            segment(
+                scratch,
+                connection,
+                call,
+                at,
+                end,
+                line,
+                if last { 0 } else { SEGMENT_MORE },
+            )?;
+            if last {
+                connection.chunk_at[way] = next;
+                return Some(());
+            }
+        }
+        work!(scratch.at = next);
+    }
+    connection.chunk_at[way] = 0;
+    let at = work!(scratch.at);
+    let from = if at > known { at } else { known };
+    whole(scratch, connection, call, start, from)
+}
+
+/// Reads the line of a chunk at a position of the call: its length (0: it is none that is understood here) and, in
+/// `chunk_bytes`, the size. But for the first one, the end of the chunk before it (CR LF) is a part of it. A global
+/// function, as [`scan_head`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn chunk_line(position: u64, first: u32) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: the scratch area is this program's until it ends.
+    let call = unsafe { (*scratch).call };
+    work!(scratch.chunk_bytes = 0);
+    let left = call.bytes.wrapping_sub(position);
+    let copied = copy(
+        scratch,
+        &call,
+        position,
+        if left > LONGEST_LINE { LONGEST_LINE } else { left },
+    );
+    // SAFETY: the payload is longer than what is read.
+    let payload = unsafe { (&raw const (*scratch).payload).cast::<u8>() };
+    // SAFETY: as above.
+    let byte = |index: u64| unsafe { *payload.add((index & 31) as usize) };
+    let mut index = 0u64;
+    if first == 0 {
+        if copied < 2 || byte(0) != b'\r' || byte(1) != b'\n' {
+            return 0;
+        }
+        index = 2;
+    }
+    let mut size = 0u64;
+    let mut digits = 0;
+    // Eight digits: a chunk below 4 GiB.
+    while digits < 9 {
+        if index + 1 >= copied {
+            return 0;
+        }
+        let digit = byte(index);
+        let value = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            b'A'..=b'F' => digit - b'A' + 10,
+            b'\r' if digits > 0 && byte(index + 1) == b'\n' => {
+                work!(scratch.chunk_bytes = size);
+                return index as u32 + 2;
+            }
+            _ => return 0,
+        };
+        size = size << 4 | value as u64;
+        digits += 1;
+        index += 1;
+    }
+    0
 }
 
 /// Whether the kernel's own reading of a head is wrong: what it takes for body begins like a head (the answer to HEAD,
@@ -385,7 +531,7 @@ fn pieces(
     let end = start + call.bytes;
     let left = call.bytes - from;
     let first = if left > FIRST_BYTES { FIRST_BYTES } else { left };
-    let mut copied = copy(scratch, call, from, first);
+    let copied = copy(scratch, call, from, first);
     if copied == 0 {
         return segment(scratch, connection, call, start + from, end, 0, SEGMENT_OPAQUE);
     }
@@ -410,14 +556,47 @@ fn pieces(
     if response == Looks::Yes || begins[0] == b'P' {
         frame(scratch, connection, call, start + from, copied, response == Looks::Yes);
     }
-    work!(scratch.at = start + from);
+    let behind = start + from + copied;
+    let chunked = connection.flags & if way == 0 { CHUNKED[0] } else { CHUNKED[1] } != 0;
+    let framed = connection.body_until[way] >= end;
+    let walk = chunked && connection.chunk_at[way] != 0 && call.bytes > SMALL_BYTES;
+    let last = behind >= end || framed;
+    segment(
+        scratch,
+        connection,
+        call,
+        start + from,
+        end,
+        copied,
+        if last { 0 } else { SEGMENT_MORE },
+    )?;
+    if last {
+        if chunked && connection.chunk_at[way] < end {
+            connection.chunk_at[way] = 0;
+        }
+        return Some(());
+    }
+    if walk {
+        return chunks(scratch, connection, call, start, behind);
+    }
+    whole(scratch, connection, call, start, behind)
+}
+
+/// Copies the call's bytes from the stream offset `from` on, whatever they are.
+#[inline(always)]
+fn whole(scratch: *mut Scratch, connection: &mut Connection, call: &Call, start: u64, from: u64) -> Option<()> {
+    let end = start + call.bytes;
+    work!(scratch.at = from);
     let mut turn = 0;
     while turn <= PIECES {
         turn += 1;
         let at = work!(scratch.at);
+        let copied = copy(scratch, call, at - start, end - at);
+        if copied == 0 {
+            return segment(scratch, connection, call, at, end, 0, SEGMENT_OPAQUE);
+        }
         let behind = at + copied;
-        let framed = connection.body_until[way] >= end;
-        let last = behind >= end || framed || turn > PIECES;
+        let last = behind >= end || turn > PIECES;
         segment(
             scratch,
             connection,
@@ -428,22 +607,15 @@ fn pieces(
             if last { 0 } else { SEGMENT_MORE },
         )?;
         if last {
-            if behind < end && !framed {
-                count(Counter::TooLarge, end - behind);
-            }
             break;
         }
         // Of a call that is too large to be copied whole, the end: there a chunk's last bytes are.
         let mut next = behind;
-        if turn == 2 && end - behind > ((PIECES - 1) * PIECE_BYTES) as u64 {
+        if turn == 1 && end - behind > ((PIECES - 1) * PIECE_BYTES) as u64 {
             next = end - TAIL_BYTES;
             count(Counter::TooLarge, next - behind);
         }
         work!(scratch.at = next);
-        copied = copy(scratch, call, next - start, end - next);
-        if copied == 0 {
-            return segment(scratch, connection, call, next, end, 0, SEGMENT_OPAQUE);
-        }
     }
     Some(())
 }
@@ -476,6 +648,7 @@ pub extern "C" fn scan_head(bytes: u32) -> u32 {
 /// Reads a head for how long its body is, so that what follows it need not be copied.
 #[inline(always)]
 fn frame(scratch: *mut Scratch, connection: &mut Connection, call: &Call, at: u64, copied: u64, response: bool) {
+    end_of_chunks(connection, call.way as usize & 1);
     if connection.flags & HEAD_SEEN != 0 {
         return;
     }
@@ -496,10 +669,23 @@ fn frame(scratch: *mut Scratch, connection: &mut Connection, call: &Call, at: u6
         transfer_encoding,
         content_length,
     } = unsafe { (*scratch).framing };
-    if head_bytes == 0 || transfer_encoding != 0 || content_length > 1 << 60 {
+    if head_bytes == 0 {
         return;
     }
     let body = at + head_bytes as u64;
+    let way = call.way as usize & 1;
+    if transfer_encoding != 0 {
+        connection.flags |= if way == 0 {
+            CHUNKED[0] | FIRST_CHUNK[0]
+        } else {
+            CHUNKED[1] | FIRST_CHUNK[1]
+        };
+        connection.chunk_at[way] = body;
+        return;
+    }
+    if content_length > 1 << 60 {
+        return;
+    }
     if copied >= head_bytes as u64 + 8 {
         // What follows begins like a head: this one has no body (an answer to HEAD, pipelined).
         let next = (head_bytes as usize) & 0x7ff;
@@ -509,5 +695,5 @@ fn frame(scratch: *mut Scratch, connection: &mut Connection, call: &Call, at: u6
             return;
         }
     }
-    connection.body_until[call.way as usize & 1] = body + content_length;
+    connection.body_until[way] = body + content_length;
 }

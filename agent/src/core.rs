@@ -66,8 +66,6 @@ pub struct Counters {
     pub unix_connects_ignored: u64,
     /// Targets that use io_uring: their traffic on it is not visible.
     pub io_uring: u64,
-    /// Targets that run 32-bit code: their system calls are not visible.
-    pub thirty_two_bit: u64,
     /// Exchanges that became spans.
     pub spans: u64,
 }
@@ -337,7 +335,6 @@ impl Core {
             unknown_process,
             unix_connects_ignored,
             io_uring,
-            thirty_two_bit,
             spans,
         } = self.counters;
         let flow::Counters {
@@ -368,7 +365,6 @@ impl Core {
             ("unknown_process", unknown_process),
             ("unix_connects_ignored", unix_connects_ignored),
             ("io_uring", io_uring),
-            ("thirty_two_bit", thirty_two_bit),
             ("spans", spans),
             ("connections_refused", connections_refused),
             ("unknown_connection", unknown_connection),

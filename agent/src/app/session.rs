@@ -182,6 +182,7 @@ impl Session {
     }
 
     fn sleep(&mut self) {
+        self.show();
         let now_ns = monotonic_ns();
         let longest = self
             .core

@@ -232,8 +232,6 @@ impl Core {
     pub(super) fn unseen(&mut self, unseen: &Unseen) {
         if unseen.cause == UnseenCause::IoUring as u32 {
             self.counters.io_uring += 1;
-        } else {
-            self.counters.thirty_two_bit += 1;
         }
     }
 }

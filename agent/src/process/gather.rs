@@ -109,7 +109,8 @@ impl Gatherer {
         let line = self.command_line(tgid, exe.as_deref(), hint);
         let mut environ = Environ::parse(&self.root.environ(tgid).unwrap_or_default());
         if let Some(hint) = hint
-            && (environ.is_overwritten || exe.is_none())
+            // It may be gone, have written over its environment, or just be in its exec.
+            && (environ.is_overwritten || environ.service_name().is_none())
         {
             environ = Environ::parse(&hint.environ);
         }
