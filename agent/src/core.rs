@@ -199,6 +199,7 @@ impl Core {
     /// The clocks: this time of `CLOCK_MONOTONIC` is that time since the Unix epoch. To be told again now and then: the
     /// wall clock may be set.
     pub fn clock(&mut self, monotonic_ns: u64, unix_ns: u64) {
+        self.now_ns = self.now_ns.max(monotonic_ns);
         let offset_ns = unix_ns.wrapping_sub(monotonic_ns).cast_signed();
         if offset_ns.abs_diff(self.unix_offset_ns) >= CLOCK_STEP_NS {
             self.unix_offset_ns = offset_ns;

@@ -106,10 +106,17 @@ impl Causality {
     pub fn set_runtime(&mut self, tgid: u32, runtime: Runtime) {
         let process = self.processes.entry(tgid).or_default();
         process.set_runtime(runtime);
-        let threads = process.may_use_threads();
+        let (threads, nginx) = (process.may_use_threads(), process.is_nginx());
         for Deferred { request, calls, passes } in process.take_deferred() {
             for call in calls {
-                self.settle_call(call, request, passes && threads);
+                // Each was made while its thread had this request alone: in nginx, in the turn that read it.
+                let passed_on = nginx
+                    && self
+                        .nodes
+                        .get(request)
+                        .zip(self.nodes.get(call))
+                        .is_some_and(|(request, call)| decide::is_passed_on(request, call));
+                self.settle_call(call, request, passes && threads || passed_on);
             }
         }
     }

@@ -252,6 +252,8 @@ fn nginx_tries_again_in_the_turn_of_another_request() {
     world.feed(two.reads(10, &get("/a")));
     world.feed(second.writes(10, &get("/a")));
     world.feed(first.state(StateChange::Closed, 0, libc::ECONNRESET));
+    world.now_ns += 60_000_000;
+    world.core.tick(world.now_ns);
     // For the first request; the second was read last, and has the same target.
     world.feed(again.writes(10, &get("/a")));
     for end in [&mut again, &mut second] {
