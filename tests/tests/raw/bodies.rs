@@ -102,7 +102,7 @@ fn chunked(world: &mut World, name: &str, bytes: usize, aligned: bool) -> Result
         receive_piece: 32 << 10,
         // At full speed the agent is known to lose such a body now and then: it is copied whole, which fills the ring, and of
         // a write of more than 64 KiB the next chunk's head is not copied before Core has said where it is.
-        pause_us: 1000,
+        pause_us: 0,
     };
     world.stream(&connection, Way::Response, &bulk)?;
     world.expect(&target, End::ok("GET", 200).bodies(None, Some((repeat * bytes) as u64)));
