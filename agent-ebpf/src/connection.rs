@@ -6,7 +6,10 @@ use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id};
 use crate::{
     emit,
     kernel::{self, Socket, offset, read},
-    maps::{CONNECTIONS, COUNTED, Connection, DESCRIBED, FROM_BIRTH, NAMED, UNIX, UNIX_USERS, count, mark, unix_user},
+    maps::{
+        CARRY_BYTES, CONNECTIONS, COUNTED, Connection, DESCRIBED, FROM_BIRTH, NAMED, UNIX, UNIX_USERS, count, mark,
+        unix_user,
+    },
 };
 
 const SOCK_STREAM: u16 = 1;
@@ -81,6 +84,7 @@ pub fn insert(socket: Socket, stream: Stream, role: Role) -> Option<*mut Connect
         offset: [0; 2],
         body_until: [0; 2],
         chunk_at: [0; 2],
+        carry: [[0; CARRY_BYTES]; 2],
         base: [0; 2],
         flags,
         role: role as u32,

@@ -87,6 +87,8 @@ pub struct Connection {
     pub body_until: [u64; 2],
     /// Where the next boundary of chunks is, by direction: the stream offset behind a chunk's data. 0: not known.
     pub chunk_at: [u64; 2],
+    /// The begin of a chunk's line that the last call cut off, by direction: the bytes from `chunk_at` on.
+    pub carry: [[u8; CARRY_BYTES]; 2],
     /// Sequence number of stream offset 0, by direction.
     pub base: [u32; 2],
     /// `OPAQUE` and following.
@@ -98,6 +100,9 @@ pub struct Connection {
     /// Always 0.
     pub pad: u32,
 }
+
+/// Most bytes of a line that are carried from one call to the next.
+pub const CARRY_BYTES: usize = 16;
 
 /// Not looked at any more.
 pub const OPAQUE: u32 = 1;
@@ -140,6 +145,8 @@ pub struct Scratch {
     pub socket: Socket,
     /// The call.
     pub call: Call,
+    /// The begin of the line that is read, from an earlier call.
+    pub carry: [u8; CARRY_BYTES],
     /// Size of the chunk whose line was read last.
     pub chunk_bytes: u64,
     /// What the last scan found.

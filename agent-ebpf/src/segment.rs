@@ -15,8 +15,8 @@ use crate::{
     emit,
     kernel::{self, Socket, offset, read},
     maps::{
-        BUFFERS, CHUNKED, CONNECTIONS, COUNTED, Connection, FIRST_CHUNK, FOLLOW, FROM_BIRTH, HEAD_SEEN, NEXT, OPAQUE,
-        SCRATCH, Scratch, count,
+        BUFFERS, CARRY_BYTES, CHUNKED, CONNECTIONS, COUNTED, Connection, FIRST_CHUNK, FOLLOW, FROM_BIRTH, HEAD_SEEN,
+        NEXT, OPAQUE, SCRATCH, Scratch, count,
     },
 };
 
@@ -153,10 +153,12 @@ fn records(scratch: *mut Scratch, socket: Socket, call: &Call) -> Option<()> {
             connection.chunk_at[way] = told;
         }
         let at = connection.chunk_at[way];
-        if at > start && call.bytes > SMALL_BYTES {
-            return chunks(scratch, connection, call, start, start);
+        // The line may have begun in the call before.
+        if at != 0 && at + (CARRY_BYTES as u64) > start && call.bytes > SMALL_BYTES {
+            walk_chunks(start, start);
+            return Some(());
         }
-        if at < start || call.bytes <= SMALL_BYTES && at < end {
+        if at + (CARRY_BYTES as u64) <= start || at < end {
             connection.chunk_at[way] = 0;
         }
     }
@@ -184,7 +186,22 @@ fn end_of_chunks(connection: &mut Connection, way: usize) {
 }
 
 /// Walks the lines between chunks and makes a record of each; the data makes none. What lies before `known` is in
-/// records already. Where a line is not as it must be, all from there on is copied.
+/// records already. Where a line is not as it must be, all from there on is copied. A global function, as [`scan_head`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn walk_chunks(start: u64, known: u64) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: the scratch area is this program's until it ends.
+    let (socket, call) = unsafe { ((*scratch).socket, (*scratch).call) };
+    let _ = CONNECTIONS.get_ptr_mut(&socket.sock).and_then(|connection| {
+        // SAFETY: a live map value.
+        chunks(scratch, unsafe { &mut *connection }, &call, start, known)
+    });
+    0
+}
+
 #[inline(always)]
 fn chunks(scratch: *mut Scratch, connection: &mut Connection, call: &Call, start: u64, known: u64) -> Option<()> {
     let way = call.way as usize & 1;
@@ -205,25 +222,45 @@ fn chunks(scratch: *mut Scratch, connection: &mut Connection, call: &Call, start
             };
         }
         let first = connection.flags & first_chunk != 0;
-        work!(scratch.done = chunk_line(at - start, first as u32) as u64);
+        let carried = if at < start { start - at } else { 0 };
+        if carried > 0 {
+            // SAFETY: the scratch area is this program's until it ends.
+            unsafe { (*scratch).carry = connection.carry[way] };
+        }
+        work!(scratch.done = chunk_line(at + carried - start, first as u32, carried as u32) as u64);
         // Through memory, so that the bound is the verifier's, too.
         let line = work!(scratch.done) & (2 * LONGEST_LINE - 1);
         let bytes = work!(scratch.chunk_bytes);
-        // Malformed, cut off by the call's end, or the last chunk, which trailers may follow: Core reads it.
-        if line == 0 || bytes == 0 || at + line > end {
+        let from = at + carried;
+        if line == 0 && carried == 0 && end - at < LONGEST_LINE {
+            // Cut off by the call's end: the rest comes with the next one.
+            work!(scratch.done = end - at);
+            let rest = work!(scratch.done) & (LONGEST_LINE - 1);
+            // SAFETY: the payload is longer than what is read.
+            connection.carry[way] = unsafe { (&raw const (*scratch).payload).cast::<[u8; CARRY_BYTES]>().read() };
+            connection.chunk_at[way] = at;
+            return if end > known {
+                segment(scratch, connection, call, at, end, rest, 0)
+            } else {
+                Some(())
+            };
+        }
+        // Malformed, or the last chunk, which trailers may follow: Core reads it.
+        if line <= carried || bytes == 0 || at + line > end {
             break;
         }
         connection.flags &= !first_chunk;
         let next = at + line + bytes;
         if at + line > known {
             let last = next >= end;
+            let captured = line - carried;
             segment(
                 scratch,
                 connection,
                 call,
-                at,
+                from,
                 end,
-                line,
+                captured,
                 if last { 0 } else { SEGMENT_MORE },
             )?;
             if last {
@@ -236,15 +273,18 @@ fn chunks(scratch: *mut Scratch, connection: &mut Connection, call: &Call, start
     connection.chunk_at[way] = 0;
     let at = work!(scratch.at);
     let from = if at > known { at } else { known };
-    whole(scratch, connection, call, start, from)
+    let from = if from > start { from } else { start };
+    copy_whole(start, from);
+    Some(())
 }
 
-/// Reads the line of a chunk at a position of the call: its length (0: it is none that is understood here) and, in
+/// Reads the line of a chunk at a position of the call, the first `carried` bytes of which came with an earlier one: its
+/// length (0: it is none that is understood here) and, in
 /// `chunk_bytes`, the size. But for the first one, the end of the chunk before it (CR LF) is a part of it. A global
 /// function, as [`scan_head`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn chunk_line(position: u64, first: u32) -> u32 {
+pub extern "C" fn chunk_line(position: u64, first: u32, carried: u32) -> u32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return 0;
     };
@@ -260,8 +300,20 @@ pub extern "C" fn chunk_line(position: u64, first: u32) -> u32 {
     );
     // SAFETY: the payload is longer than what is read.
     let payload = unsafe { (&raw const (*scratch).payload).cast::<u8>() };
-    // SAFETY: as above.
-    let byte = |index: u64| unsafe { *payload.add((index & 31) as usize) };
+    let carried = carried as u64 & (CARRY_BYTES as u64 - 1);
+    let byte = |index: u64| {
+        // SAFETY: as above; the indexes are within the arrays.
+        unsafe {
+            if index < carried {
+                *(&raw const (*scratch).carry)
+                    .cast::<u8>()
+                    .add((index & (CARRY_BYTES as u64 - 1)) as usize)
+            } else {
+                *payload.add(((index - carried) & 31) as usize)
+            }
+        }
+    };
+    let copied = copied + carried;
     let mut index = 0u64;
     if first == 0 {
         if copied < 2 || byte(0) != b'\r' || byte(1) != b'\n' {
@@ -577,14 +629,31 @@ fn pieces(
         return Some(());
     }
     if walk {
-        return chunks(scratch, connection, call, start, behind);
+        walk_chunks(start, behind);
+    } else {
+        copy_whole(start, behind);
     }
-    whole(scratch, connection, call, start, behind)
+    Some(())
 }
 
-/// Copies the call's bytes from the stream offset `from` on, whatever they are.
+/// Copies the call's bytes from the stream offset `from` on, whatever they are. A global function, as [`scan_head`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn copy_whole(start: u64, from: u64) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: the scratch area is this program's until it ends.
+    let (socket, call) = unsafe { ((*scratch).socket, (*scratch).call) };
+    let _ = CONNECTIONS.get_ptr(&socket.sock).and_then(|connection| {
+        // SAFETY: a live map value.
+        whole(scratch, unsafe { &*connection }, &call, start, from)
+    });
+    0
+}
+
 #[inline(always)]
-fn whole(scratch: *mut Scratch, connection: &mut Connection, call: &Call, start: u64, from: u64) -> Option<()> {
+fn whole(scratch: *mut Scratch, connection: &Connection, call: &Call, start: u64, from: u64) -> Option<()> {
     let end = start + call.bytes;
     work!(scratch.at = from);
     let mut turn = 0;
