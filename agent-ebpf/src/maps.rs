@@ -120,6 +120,8 @@ pub const UNIX: u32 = 32;
 pub const CHUNKED: [u32; 2] = [128, 256];
 /// Of its chunks the first one's line is next: no data's end is before it.
 pub const FIRST_CHUNK: [u32; 2] = [512, 1024];
+/// Nothing behind the head that the programs framed was seen yet, by direction.
+pub const FRAMED: [u32; 2] = [2048, 4096];
 /// connect(2) has returned.
 pub const CONNECT_RETURNED: u32 = 64;
 

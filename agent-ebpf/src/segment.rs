@@ -15,8 +15,8 @@ use crate::{
     emit,
     kernel::{self, Socket, offset, read},
     maps::{
-        BUFFERS, CARRY_BYTES, CHUNKED, CONNECTIONS, COUNTED, Connection, FIRST_CHUNK, FOLLOW, FROM_BIRTH, HEAD_SEEN,
-        NEXT, OPAQUE, SCRATCH, Scratch, count,
+        BUFFERS, CARRY_BYTES, CHUNKED, CONNECTIONS, COUNTED, Connection, FIRST_CHUNK, FOLLOW, FRAMED, FROM_BIRTH,
+        HEAD_SEEN, NEXT, OPAQUE, SCRATCH, Scratch, count,
     },
 };
 
@@ -132,7 +132,7 @@ fn records(scratch: *mut Scratch, socket: Socket, call: &Call) -> Option<()> {
     // 1 says that the connection is followed and no more: no body ends there, but the first byte lies below it.
     let until = if told > 1 { told } else { 0 }.max(connection.body_until[way]);
     if until > start {
-        if end < until && !contradicted(connection, call, scratch, start, told) {
+        if end < until && !contradicted(connection, call, told) {
             return None;
         }
         from = if until < end { until - start } else { call.bytes };
@@ -346,18 +346,22 @@ pub extern "C" fn chunk_line(position: u64, first: u32, carried: u32) -> u32 {
     0
 }
 
-/// Whether the kernel's own reading of a head is wrong: what it takes for body begins like a head (the answer to HEAD,
-/// say). Core's word is never doubted.
+/// Whether the programs' own reading of a head is wrong: what follows it begins like a head (it was the answer to HEAD,
+/// say). Asked once for each head, of the first call behind it. Core's word is never doubted.
 #[inline(always)]
-fn contradicted(connection: &mut Connection, call: &Call, scratch: *mut Scratch, start: u64, told: u64) -> bool {
-    let _ = (scratch, start);
+fn contradicted(connection: &mut Connection, call: &Call, told: u64) -> bool {
+    let framed = if call.way & 1 == 0 { FRAMED[0] } else { FRAMED[1] };
+    if connection.flags & framed == 0 {
+        return false;
+    }
+    connection.flags &= !framed;
     if told != 0 || call.source != Source::Buffer as u64 {
         return false;
     }
-    let mut first = [0u8; 8];
+    let mut first = 0u64;
     // SAFETY: the destination has 8 bytes.
-    let failed = unsafe { bpf_probe_read_user(first.as_mut_ptr().cast(), 8, call.address as *const _) } != 0;
-    if failed || classify::looks_like_response(first, 8) != Looks::Yes {
+    let failed = unsafe { bpf_probe_read_user((&raw mut first).cast(), 8, call.address as *const _) } != 0;
+    if failed || classify::looks_like_response(first.to_le_bytes(), 8) != Looks::Yes {
         return false;
     }
     connection.body_until = [0; 2];
@@ -765,4 +769,5 @@ fn frame(scratch: *mut Scratch, connection: &mut Connection, call: &Call, at: u6
         }
     }
     connection.body_until[way] = body + content_length;
+    connection.flags |= if way == 0 { FRAMED[0] } else { FRAMED[1] };
 }
