@@ -161,7 +161,6 @@ impl Session {
     /// Works until a signal comes, or the command has ended.
     pub fn work(&mut self, stop: &Stop, command: Option<&Command>) {
         hurry();
-        give_back();
         let mut empty_looks = 0;
         loop {
             let taken = self.turn();
@@ -441,12 +440,6 @@ fn unix_ns() -> u64 {
 /// A seed for ids: unlike that of any other agent.
 fn seed() -> u64 {
     fastrand::u64(..)
-}
-
-/// Loading the programs took tens of megabytes that are not needed again.
-fn give_back() {
-    // SAFETY: the allocator's own function, callable at any time.
-    unsafe { libmimalloc_sys::mi_collect(true) };
 }
 
 /// The reader goes before others on a machine that is saturated: it needs little, and what it is late for is lost. Where
