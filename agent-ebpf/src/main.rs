@@ -1,7 +1,8 @@
 //! The eBPF programs: they report what targets do on their sockets, and decide nothing that can wait.
 //!
 //! [`socket`] holds the hooks of system calls that move bytes, [`life`] those of a connection's birth and death, [`task`]
-//! those of processes. [`segment`] turns a call into records, [`kernel`] walks kernel structs, [`emit`] submits.
+//! those of processes. [`segment`] turns a call into records, [`body`] passes over
+//! what need not be copied, [`kernel`] walks kernel structs, [`emit`] submits.
 //!
 //! All programs of system calls are perf-attached tracepoints: the kernel runs them with preemption off and never one
 //! inside another, so they may share one scratch area a processor. Raw tracepoints fire in interrupts too: they touch
@@ -9,6 +10,7 @@
 #![no_std]
 #![no_main]
 
+mod body;
 mod calibrate;
 mod connection;
 mod emit;

@@ -184,3 +184,17 @@ pub fn mark(map: &Array<Marks>, tgid: u32, on: bool) {
         unsafe { (*marks)[tgid as usize % MARKS] = on as u8 };
     }
 }
+
+/// A variable of a loop, in memory that the verifier does not follow: in a register, it would walk each of its values
+/// through the rest of the loop.
+macro_rules! work {
+    ($scratch:ident.$field:ident) => {
+        // SAFETY: the scratch area is this program's until it ends.
+        unsafe { (&raw const (*$scratch).$field).read_volatile() }
+    };
+    ($scratch:ident.$field:ident = $value:expr) => {
+        // SAFETY: as above.
+        unsafe { (&raw mut (*$scratch).$field).write_volatile($value) }
+    };
+}
+pub(crate) use work;
