@@ -64,6 +64,8 @@ pub struct Counters {
     pub unknown_process: u64,
     /// Failed connects to Unix sockets that do not exist: libraries try them at every start.
     pub unix_connects_ignored: u64,
+    /// Connects that were under way when their process ended: no calls that failed.
+    pub connects_abandoned: u64,
     /// Targets that use io_uring: their traffic on it is not visible.
     pub io_uring: u64,
     /// Exchanges that became spans.
@@ -335,6 +337,7 @@ impl Core {
             not_selected,
             unknown_process,
             unix_connects_ignored,
+            connects_abandoned,
             io_uring,
             spans,
         } = self.counters;
@@ -365,6 +368,7 @@ impl Core {
             ("not_selected", not_selected),
             ("unknown_process", unknown_process),
             ("unix_connects_ignored", unix_connects_ignored),
+            ("connects_abandoned", connects_abandoned),
             ("io_uring", io_uring),
             ("spans", spans),
             ("connections_refused", connections_refused),

@@ -103,6 +103,12 @@ impl Core {
             }
         } else {
             if connection.connecting_since_ns.is_some() {
+                // Nobody gave up on it: its process ended meanwhile, as clients do that dial ahead.
+                if state.error == 0 && connection.process_ended {
+                    self.counters.connects_abandoned += 1;
+                    self.flow.close(state.conn);
+                    return;
+                }
                 let failure = if state.error == 0 {
                     Failure::Cancelled
                 } else {

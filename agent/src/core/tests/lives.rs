@@ -216,6 +216,29 @@ fn connects_that_fail() {
 }
 
 #[test]
+fn a_connect_that_its_process_does_not_live_to_see_is_no_call() {
+    let mut world = world();
+    for (conn, tgid) in [(102, 10), (103, 20)] {
+        world.connect(conn, tgid, tgid, -libc::EINPROGRESS);
+    }
+    world.exit(10);
+    for (conn, tgid) in [(102, 10), (103, 20)] {
+        let end = End {
+            conn,
+            tgid,
+            read: 0,
+            written: 0,
+        };
+        world.feed(end.state(StateChange::Closed, 3, 0));
+    }
+    // The other one's process closed the socket itself: it gave up.
+    let tree = world.tree();
+    assert_eq!(tree.len(), 1, "{tree:#?}");
+    assert!(tree[0].starts_with("back client connect"), "{tree:#?}");
+    assert_eq!(world.counter("connects_abandoned"), 1);
+}
+
+#[test]
 fn a_reset_of_a_reused_connection_is_the_clients_error_alone() {
     let mut world = world();
     let (mut call, mut back) = world.pair((10, 11), 20);
