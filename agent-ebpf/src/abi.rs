@@ -408,8 +408,6 @@ pub struct Offsets {
     pub task_files: u32,
     /// `task_struct.tgid`
     pub task_tgid: u32,
-    /// `task_struct.pid`
-    pub task_pid: u32,
     /// `task_struct.signal`
     pub task_signal: u32,
     /// `task_struct.exit_code`
@@ -470,8 +468,6 @@ pub struct Offsets {
     pub sock_err: u32,
     /// `sock.sk_shutdown`
     pub sock_shutdown: u32,
-    /// `inet_connection_sock.icsk_ulp_ops`
-    pub icsk_ulp_ops: u32,
     /// `tcp_sock.copied_seq`
     pub tcp_copied_seq: u32,
     /// `tcp_sock.write_seq`
@@ -503,7 +499,6 @@ impl Offsets {
         task_stack: Self::MISSING,
         task_files: Self::MISSING,
         task_tgid: Self::MISSING,
-        task_pid: Self::MISSING,
         task_signal: Self::MISSING,
         task_exit_code: Self::MISSING,
         task_mm: Self::MISSING,
@@ -534,7 +529,6 @@ impl Offsets {
         sock_protocol: Self::MISSING,
         sock_err: Self::MISSING,
         sock_shutdown: Self::MISSING,
-        icsk_ulp_ops: Self::MISSING,
         tcp_copied_seq: Self::MISSING,
         tcp_write_seq: Self::MISSING,
         tcp_rcv_nxt: Self::MISSING,

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::NodeId;
 use crate::{
-    event::Stamp,
+    event::{Execution, Stamp},
+    flow::Connection,
     proto::http1::{RequestHead, ResponseHead},
     trace::{
         ParentMethod, SpanId, SpanKind, TraceId,
@@ -118,6 +119,37 @@ pub enum Parent {
 }
 
 impl Node {
+    /// An exchange that begins on a connection: `who` read its request's head, or sends it.
+    pub fn new(kind: SpanKind, span_id: SpanId, connection: &Connection, who: Execution, start_ns: u64) -> Self {
+        Self {
+            kind,
+            tgid: who.tgid,
+            thread: who.tid,
+            connection: connection.id,
+            ends: Arc::clone(&connection.ends),
+            request: None,
+            response: None,
+            request_body_bytes: None,
+            response_body_bytes: None,
+            failure: None,
+            start_ns,
+            end_ns: None,
+            unix_offset_ns: 0,
+            start_is_write_exit: false,
+            context: None,
+            trace_state: None,
+            forwarded: false,
+            span_id,
+            parent: Parent::Open,
+            trace: None,
+            heirs: Vec::new(),
+            partner: None,
+            settled: false,
+            held: false,
+            serving: Serving::default(),
+        }
+    }
+
     /// Whether its parent is decided.
     pub fn is_decided(&self) -> bool {
         !matches!(self.parent, Parent::Open | Parent::Candidate(..))

@@ -4,7 +4,7 @@ use agent_ebpf::abi::{Role, SEGMENT_EOF, Segment};
 
 use super::Core;
 use crate::{
-    causality::{Node, NodeId, Parent, Serving},
+    causality::{Node, NodeId},
     event::Stamp,
     proto::http1::{Cause, Event, Header, RequestHead},
     trace::{SpanKind, traceparent},
@@ -157,32 +157,14 @@ impl Core {
         let server = connection.role() == Role::Server;
         let (blocked_from, blocked_to) = connection.long_write;
         let who = if server { complete } else { first };
+        let kind = if server { SpanKind::Server } else { SpanKind::Client };
         let node = Node {
-            kind: if server { SpanKind::Server } else { SpanKind::Client },
-            tgid: who.execution.tgid,
-            thread: who.execution.tid,
-            connection: connection_id,
-            ends: connection.ends.clone(),
             request: Some(head),
-            response: None,
-            request_body_bytes: None,
-            response_body_bytes: None,
-            failure: None,
-            start_ns: first.time_ns,
-            end_ns: None,
             unix_offset_ns: self.unix_offset_ns,
             start_is_write_exit: !server && (blocked_from..blocked_to).contains(&offset),
             context,
             trace_state,
-            forwarded: false,
-            span_id,
-            parent: Parent::Open,
-            trace: None,
-            heirs: Vec::new(),
-            partner: None,
-            settled: false,
-            held: false,
-            serving: Serving::default(),
+            ..Node::new(kind, span_id, connection, who.execution, first.time_ns)
         };
         let queued = !connection.exchanges.is_empty();
         let opener = if exchange == 0 { connection.opener.take() } else { None };

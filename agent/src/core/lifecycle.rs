@@ -4,7 +4,7 @@ use agent_ebpf::abi::{Connect, Direction, Execution, Exit, FAMILY_UNIX, State, S
 
 use super::{Core, Process};
 use crate::{
-    causality::{Node, Parent, Serving},
+    causality::Node,
     event::Stamp,
     flow::Connection,
     trace::{SpanKind, http::Failure},
@@ -51,31 +51,9 @@ impl Core {
         };
         let span_id = self.causality.ids().span();
         let node = Node {
-            kind: SpanKind::Client,
-            tgid: who.tgid,
-            thread: who.tid,
-            connection: connection.id,
-            ends: connection.ends.clone(),
-            request: None,
-            response: None,
-            request_body_bytes: None,
-            response_body_bytes: None,
             failure: Some(failure),
-            start_ns,
-            end_ns: None,
             unix_offset_ns: self.unix_offset_ns,
-            start_is_write_exit: false,
-            context: None,
-            trace_state: None,
-            forwarded: false,
-            span_id,
-            parent: Parent::Open,
-            trace: None,
-            heirs: Vec::new(),
-            partner: None,
-            settled: false,
-            held: false,
-            serving: Serving::default(),
+            ..Node::new(SpanKind::Client, span_id, connection, who, start_ns)
         };
         let id = self.causality.call(node, connection.opener);
         self.causality.finish(id, end_ns);
