@@ -7,8 +7,8 @@ use crate::{
     emit,
     kernel::{self, Socket, offset, read},
     maps::{
-        CARRY_BYTES, CONNECTIONS, COUNTED, Connection, DESCRIBED, FROM_BIRTH, NAMED, UNIX, UNIX_USERS, count, mark,
-        unix_user,
+        CARRY_BYTES, CONNECTIONS, COUNTED, Connection, DESCRIBED, EVENTS, FROM_BIRTH, NAMED, SCRATCH, UNIX, UNIX_USERS,
+        count, mark, unix_user,
     },
 };
 
@@ -77,7 +77,11 @@ fn next_id() -> u64 {
 #[inline(always)]
 pub fn insert(socket: Socket, stream: Stream, role: Role) -> Option<*mut Connection> {
     let flags = (if stream.counted { COUNTED } else { 0 }) | (if stream.family == FAMILY_UNIX { UNIX } else { 0 });
-    let connection = Connection {
+    // Not on the stack: older kernels give a program and what it calls 512 bytes.
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: the scratch area is this program's until it ends.
+    let connection = unsafe { &mut (*scratch).connection };
+    *connection = Connection {
         id: next_id(),
         inode: kernel::inode(socket.file)?,
         connect_ns: 0,
@@ -91,7 +95,7 @@ pub fn insert(socket: Socket, stream: Stream, role: Role) -> Option<*mut Connect
         connect_error: 0,
         pad: 0,
     };
-    if CONNECTIONS.insert(&socket.sock, &connection, 0).is_err() {
+    if CONNECTIONS.insert(&socket.sock, &*connection, 0).is_err() {
         count(Counter::ConnectionsFull, 1);
         return None;
     }
@@ -192,16 +196,36 @@ pub extern "C" fn describe_socket(sock: u64, moved_read: u64, moved_written: u64
 fn describe_open(sock: u64, connection: *mut Connection, moved: Moved) -> Option<()> {
     // SAFETY: a live map value.
     let connection = unsafe { &mut *connection };
-    let family: u16 = read(sock + offset!(sock_family) as u64)?;
-    let mut open = Open {
-        header: emit::header(Kind::Open, 0, 0),
-        conn: connection.id,
-        sock,
-        inode: connection.inode,
-        family: family as u8,
-        role: connection.role as u8,
-        ..Open::default()
+    // Filled in where it is submitted from: on the stack it would be half of what there is.
+    let Some(mut entry) = EVENTS.reserve::<Open>(0) else {
+        count(Counter::RingFull, 1);
+        return None;
     };
+    // SAFETY: the record is reserved, and all of it is written.
+    let open = unsafe {
+        let open = entry.as_mut_ptr();
+        open.write(Open::default());
+        &mut *open
+    };
+    let known = fill(open, sock, connection, moved).is_some();
+    if known {
+        connection.flags |= DESCRIBED;
+        emit::submit_entry(entry);
+    } else {
+        entry.discard(0);
+    }
+    known.then_some(())
+}
+
+#[inline(always)]
+fn fill(open: &mut Open, sock: u64, connection: &mut Connection, moved: Moved) -> Option<()> {
+    let family: u16 = read(sock + offset!(sock_family) as u64)?;
+    open.header = emit::header(Kind::Open, 0, 0);
+    open.conn = connection.id;
+    open.sock = sock;
+    open.inode = connection.inode;
+    open.family = family as u8;
+    open.role = connection.role as u8;
     if connection.flags & COUNTED == 0 {
         let state: u8 = read(sock + offset!(sock_state) as u64)?;
         if state == TCP_SYN_SENT || state == TCP_LISTEN {
@@ -228,14 +252,9 @@ fn describe_open(sock: u64, connection: *mut Connection, moved: Moved) -> Option
     }
     if family as u8 == FAMILY_UNIX {
         open.peer = read(sock + offset!(unix_peer) as u64)?;
-    } else {
-        addresses(sock, &mut open)?;
+        return Some(());
     }
-    if !emit::submit(open) {
-        return None;
-    }
-    connection.flags |= DESCRIBED;
-    Some(())
+    addresses(sock, open)
 }
 
 #[inline(always)]

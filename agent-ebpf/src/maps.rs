@@ -155,6 +155,8 @@ pub struct Scratch {
     pub framing: Framing,
     /// Where a head is scanned.
     pub found: Found,
+    /// Where a new entry of [`CONNECTIONS`] is put together.
+    pub connection: Connection,
 }
 
 /// Counts a loss.

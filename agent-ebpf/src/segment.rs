@@ -77,8 +77,8 @@ pub fn report_call(_ctx: TracePointContext) -> u32 {
         return 0;
     };
     // SAFETY: as above.
-    let (socket, call) = unsafe { ((*scratch).socket, (*scratch).call) };
-    let _ = records(scratch, socket, &call);
+    let (socket, call) = unsafe { ((*scratch).socket, &(*scratch).call) };
+    let _ = records(scratch, socket, call);
     0
 }
 
@@ -232,7 +232,7 @@ pub fn segment(
             },
         };
     }
-    emit::submit_scratch(scratch, captured).then_some(())
+    emit::submit_scratch(scratch).then_some(())
 }
 
 /// Tells that a Unix socket's other end has closed.
@@ -431,10 +431,10 @@ pub extern "C" fn copy_whole(start: u64, from: u64) -> u32 {
         return 0;
     };
     // SAFETY: the scratch area is this program's until it ends.
-    let (socket, call) = unsafe { ((*scratch).socket, (*scratch).call) };
+    let (socket, call) = unsafe { (&(*scratch).socket, &(*scratch).call) };
     let _ = CONNECTIONS.get_ptr(&socket.sock).and_then(|connection| {
         // SAFETY: a live map value.
-        whole(scratch, unsafe { &*connection }, &call, start, from)
+        whole(scratch, unsafe { &*connection }, call, start, from)
     });
     0
 }
