@@ -35,6 +35,8 @@ pub enum Source {
     Vector = 1,
     /// Nowhere: the kernel moved them itself (sendfile, splice), or threw them away (MSG_TRUNC).
     Nowhere = 2,
+    /// As [`Source::Vector`], and the array is in the scratch area already.
+    Gathered = 3,
 }
 
 /// A system call that moved bytes.
@@ -78,7 +80,11 @@ pub fn report_call(_ctx: TracePointContext) -> u32 {
     };
     // SAFETY: as above.
     let (socket, call) = unsafe { ((*scratch).socket, (*scratch).call) };
+    work!(scratch.dead = 0);
     let _ = records(scratch, socket, &call);
+    if work!(scratch.dead) != 0 {
+        let _ = CONNECTIONS.remove(&socket.sock);
+    }
     0
 }
 
@@ -186,6 +192,13 @@ fn place(socket: Socket, connection: &mut Connection, call: &Call) -> Place {
     }
     if kernel::inode(socket.file) != Some(connection.inode) {
         return Place::OtherLife;
+    }
+    if connection.flags & OPAQUE != 0 {
+        return Place::Unknown;
+    }
+    if connection::upper_layer(socket.sock) == Some(true) {
+        connection.flags |= OPAQUE;
+        return Place::Unknown;
     }
     count(Counter::SequenceMismatch, call.bytes);
     if ahead > 0 {
