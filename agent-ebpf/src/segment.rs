@@ -105,9 +105,18 @@ fn records(scratch: *mut Scratch, socket: Socket, call: &Call) -> Option<()> {
         // SAFETY: as above.
         start = unsafe { place(socket, &mut *connection, call) };
     }
-    let Place::At(start) = start else { return None };
     // SAFETY: as above.
     let connection = unsafe { &mut *connection };
+    let start = match start {
+        Place::At(start) => start,
+        // What the bytes were is not known, but that they have passed.
+        Place::Before(end) => {
+            let start = connection.offset[way];
+            connection.offset[way] = end;
+            return segment(scratch, connection, call, start, end, 0, SEGMENT_OPAQUE);
+        }
+        Place::Unknown | Place::OtherLife => return None,
+    };
     let end = start + call.bytes;
     connection.offset[way] = end;
     if connection.flags & OPAQUE != 0 {
@@ -162,6 +171,8 @@ fn records(scratch: *mut Scratch, socket: Socket, call: &Call) -> Option<()> {
 #[derive(PartialEq, Eq)]
 enum Place {
     At(u64),
+    /// Somewhere before this offset, which the stream has reached.
+    Before(u64),
     Unknown,
     OtherLife,
 }
@@ -203,7 +214,7 @@ fn place(socket: Socket, connection: &mut Connection, call: &Call) -> Place {
     count(Counter::SequenceMismatch, call.bytes);
     if ahead > 0 {
         count(Counter::Unreported, ahead as u64);
-        connection.offset[way] = start + call.bytes + ahead as u64;
+        return Place::Before(start + call.bytes + ahead as u64);
     }
     Place::Unknown
 }

@@ -7,6 +7,7 @@ mod ends;
 mod expected;
 mod messages;
 mod namespaces;
+mod odd;
 mod peer;
 mod sockets;
 mod world;
@@ -55,7 +56,8 @@ fn play(world: &mut World) -> Result<()> {
     ends::play(world)?;
     calls::play(world)?;
     sockets::play(world)?;
-    bodies::play(world)
+    bodies::play(world)?;
+    odd::play(world)
 }
 
 fn check(world: &World, spans: &[Span], said: &str) -> Result<()> {
