@@ -188,7 +188,7 @@ impl Core {
                     self.flow.open(open);
                 }
             }
-            Event::Connect(connect) => self.connect(connect),
+            Event::Connect(connect, path) => self.connect(connect, path),
             Event::State(state) => self.state(state),
             Event::Exit(exit) => self.exit(exit),
             Event::Exec(exec, _) => {
@@ -377,6 +377,7 @@ impl Core {
             repeated_records,
             idle_forgotten,
             opaque,
+            mptcp,
         } = self.flow.counters;
         let causality::Counters {
             calls_not_certain,
@@ -406,6 +407,7 @@ impl Core {
             ("repeated_records", repeated_records),
             ("idle_forgotten", idle_forgotten),
             ("opaque", opaque),
+            ("mptcp", mptcp),
             ("calls_not_certain", calls_not_certain),
             ("held_too_long", held_too_long),
             ("held_too_many", held_too_many),

@@ -223,7 +223,7 @@ impl World {
             family: FAMILY_INET,
             remote_port: 80,
             remote,
-            pad: 0,
+            path_bytes: 0,
         };
         self.feed(Record(header, Body::Connect(connect)));
     }
