@@ -1,6 +1,6 @@
 //! Connections to a collector. Its name is looked up for each of them, so one that moved is found.
 
-use std::{io, net::SocketAddr};
+use std::{error::Error, io, net::SocketAddr};
 
 use hyper::{Uri, http::uri::Scheme};
 use thiserror::Error;
@@ -76,6 +76,10 @@ pub enum ConnectError {
         /// Why not.
         source: io::Error,
     },
+    /// It went before the first answer. With TLS 1.3, a collector says only after the handshake that it wants a
+    /// certificate of ours, and then closes the connection, which may be all that is seen.
+    #[error("no answer (does the collector want OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and _CLIENT_KEY?)")]
+    Unanswered(#[source] hyper::Error),
 }
 
 /// Why connections cannot even be tried.
@@ -146,6 +150,14 @@ impl Connector {
                 hint: tls::hint(&source),
                 source,
             }),
+        }
+    }
+
+    /// What went wrong with the first request on a connection.
+    pub fn explain(&self, error: hyper::Error) -> Box<dyn Error + Send + Sync> {
+        match &self.tls {
+            Some(Tls { files, .. }) if files.client.is_none() => ConnectError::Unanswered(error).into(),
+            _ => error.into(),
         }
     }
 

@@ -93,11 +93,12 @@ impl GrpcTransport {
     }
 
     async fn call(&mut self, message: Bytes) -> Result<Outcome, AnyError> {
-        let mut connection = match self.connection.take() {
-            Some(connection) if !connection.is_closed() => connection,
-            _ => self.connect().await?,
+        let kept = self.connection.take().filter(|connection| !connection.is_closed());
+        let fresh = kept.is_none();
+        let mut connection = match kept {
+            Some(connection) => connection,
+            None => self.connect().await?,
         };
-        connection.ready().await?;
         let mut prefix = [0; PREFIX_BYTES];
         let message = match self.compression {
             Compression::None => message,
@@ -110,7 +111,15 @@ impl GrpcTransport {
         let mut request =
             Request::post(self.export.clone()).body(Full::new(Bytes::copy_from_slice(&prefix).chain(message)))?;
         *request.headers_mut() = self.headers.clone();
-        let (head, body) = connection.send_request(request).await?.into_parts();
+        let answer = async {
+            connection.ready().await?;
+            connection.send_request(request).await
+        };
+        let (head, body) = match answer.await {
+            Ok(response) => response.into_parts(),
+            Err(error) if fresh => return Err(self.connector.explain(error)),
+            Err(error) => return Err(error.into()),
+        };
         let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await?;
         self.connection = Some(connection);
         Ok(judge(head.status, &head.headers, body))

@@ -84,6 +84,7 @@ impl HttpTransport {
             Some(mut connection) => connection.ready().await.is_ok().then_some(connection),
             None => None,
         };
+        let fresh = kept.is_none();
         let mut connection = match kept {
             Some(connection) => connection,
             None => self.connect().await?,
@@ -98,7 +99,11 @@ impl HttpTransport {
         };
         let mut request = Request::post(self.target.clone()).body(Full::new(body))?;
         *request.headers_mut() = self.headers.clone();
-        let outcome = outcome(connection.send_request(request).await?).await;
+        let outcome = match connection.send_request(request).await {
+            Ok(response) => outcome(response).await,
+            Err(error) if fresh => return Err(self.connector.explain(error)),
+            Err(error) => return Err(error.into()),
+        };
         self.connection = Some(connection);
         Ok(outcome)
     }

@@ -1,5 +1,9 @@
 //! The exporter as a whole, with its thread.
 
+mod certificates;
+mod collector;
+mod faults;
+
 use std::{
     env, fs,
     io::{Read, Write},
