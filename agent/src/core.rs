@@ -92,6 +92,17 @@ struct Process {
     ended_ns: Option<u64>,
 }
 
+/// A Unix connection, as /proc knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnixConnection {
+    /// Its name.
+    pub conn: u64,
+    /// The process that used it last.
+    pub tgid: u32,
+    /// Inode number of its socket.
+    pub inode: u64,
+}
+
 /// From events to spans.
 #[derive(Debug)]
 pub struct Core {
@@ -184,7 +195,7 @@ impl Core {
                     self.flow.open(open);
                 }
             }
-            Event::Connect(connect) => self.connect(connect),
+            Event::Connect(connect, path) => self.connect(connect, path),
             Event::State(state) => self.state(state),
             Event::Exit(exit) => self.exit(exit),
             Event::Exec(exec, _) => {
@@ -253,6 +264,24 @@ impl Core {
     /// Words for the programs, see [`agent_ebpf::abi::Follow`].
     pub fn take_advice(&mut self) -> Vec<(u64, [u64; 2])> {
         std::mem::take(&mut self.advice)
+    }
+
+    /// Whether the ends of Unix connections should be told from now on.
+    pub fn needs_unix_ends(&self) -> bool {
+        self.flow.needs_unix_ends()
+    }
+
+    /// Unix connections that are not known to have ended.
+    pub fn unix_connections(&self) -> Vec<UnixConnection> {
+        let unix = self.flow.unix_connections().into_iter();
+        unix.filter_map(|connection| {
+            Some(UnixConnection {
+                conn: connection.id,
+                tgid: connection.tgid,
+                inode: connection.described()?.inode,
+            })
+        })
+        .collect()
     }
 
     /// A process does something.
@@ -357,6 +386,7 @@ impl Core {
             repeated_records,
             idle_forgotten,
             opaque,
+            mptcp,
         } = self.flow.counters;
         let causality::Counters {
             calls_not_certain,
@@ -385,6 +415,7 @@ impl Core {
             ("repeated_records", repeated_records),
             ("idle_forgotten", idle_forgotten),
             ("opaque", opaque),
+            ("mptcp", mptcp),
             ("calls_not_certain", calls_not_certain),
             ("held_too_long", held_too_long),
             ("held_too_many", held_too_many),

@@ -1,6 +1,5 @@
 //! Core driven by made-up records, as the programs would write them.
 
-mod cost;
 mod lives;
 mod parents;
 mod property;
@@ -225,7 +224,7 @@ impl World {
             family: FAMILY_INET,
             remote_port: 80,
             remote,
-            pad: 0,
+            path_bytes: 0,
         };
         self.feed(Record(header, Body::Connect(connect)));
     }

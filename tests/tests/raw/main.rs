@@ -5,8 +5,10 @@ mod bodies;
 mod calls;
 mod ends;
 mod expected;
+mod load;
 mod messages;
 mod namespaces;
+mod odd;
 mod peer;
 mod sockets;
 mod world;
@@ -21,14 +23,7 @@ use world::World;
 
 /// Cases that the agent is known to get wrong, each with the reason. They are played and compared like all others; what is
 /// different is printed, and one that comes out right must leave this list.
-const KNOWN_FAILING: &[(&str, &str)] = &[
-    ("many-messages", "several messages of one call are told as a gap"),
-    (
-        "refused-unix",
-        "a failed connect to a Unix socket does not tell its path",
-    ),
-    ("nowhere", "the same connect, as it is shown now"),
-];
+const KNOWN_FAILING: &[(&str, &str)] = &[];
 
 #[test]
 #[ignore = "end to end: needs root; cargo xtask test runs it"]
@@ -62,7 +57,8 @@ fn play(world: &mut World) -> Result<()> {
     ends::play(world)?;
     calls::play(world)?;
     sockets::play(world)?;
-    bodies::play(world)
+    bodies::play(world)?;
+    odd::play(world)
 }
 
 fn check(world: &World, spans: &[Span], said: &str) -> Result<()> {

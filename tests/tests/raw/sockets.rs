@@ -124,7 +124,7 @@ fn fork_answers(world: &mut World, name: &str) -> Result<()> {
     world.close(&connection)
 }
 
-fn reap(world: &mut World, parent: usize, child: &str) -> Result<()> {
+pub fn reap(world: &mut World, parent: usize, child: &str) -> Result<()> {
     let status = world.peers[parent].make(&format!("reap {child}"))?;
     ensure!(status == "0", "the child ended with {status}");
     Ok(())
