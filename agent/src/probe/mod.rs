@@ -8,10 +8,12 @@ mod offsets;
 mod plan;
 pub mod reference;
 mod ring;
+mod survey;
 
 pub use load::{Lost, ProbeError, Settings};
 pub use plan::{Attachment, Hook, PLAN};
 pub use ring::{Ring, Waker};
+pub use survey::{Survey, Trial, survey};
 
 use std::time::Duration;
 
