@@ -38,11 +38,13 @@ impl Agent {
     /// Starts it with a selection (`--pid=7` …) and an `--output`, and waits until it is attached.
     pub fn start(selection: &[String], output: &str, environment: &[(&str, &str)], stdout: Stdio) -> Result<Self> {
         let mut command = Command::new(binary()?);
-        command
-            .arg("run")
-            .args(selection)
-            .args(["--output", output])
-            .envs(environment.iter().copied());
+        command.envs(environment.iter().copied());
+        Self::start_as(command, selection, output, stdout)
+    }
+
+    /// The same, where `command` is what starts the agent, as with other rights.
+    pub fn start_as(mut command: Command, selection: &[String], output: &str, stdout: Stdio) -> Result<Self> {
+        command.arg("run").args(selection).args(["--output", output]);
         command.args([
             "--capture-request-header",
             "x-request-id",

@@ -42,17 +42,18 @@ pub const CAPABILITIES: &[Capability] = &[
         name: "CAP_DAC_READ_SEARCH",
         enough: &[2, 1],
         purpose: "reads tracefs as another user than root, and files of other users' processes",
-        without: "as another user than root nothing can be traced; as root, the state files of containers, the sockets \
-                  and the package files of other users' processes cannot be read: less is known of a service's name, \
-                  and processes are not found by --port",
+        without: "as another user than root nothing can be traced; as root, environment, sockets and files of other \
+                  users' processes cannot be read: those that run already have no OTEL_SERVICE_NAME, and processes \
+                  are not found by --port",
         kernels: "all",
     },
     Capability {
         name: "CAP_SYS_PTRACE",
         enough: &[19],
         purpose: "reads executable, environment and descriptors of other users' processes",
-        without: "processes of other users, or with more rights than spoor's own, are not found by --exe and --port \
-                  nor among all processes; those that --pid names have only the name of their command",
+        without: "processes of other users, or with more rights than spoor's own, are not found by --exe and --port; \
+                  of others it is not known what they are, so that fewer parents are found, and on some kernels \
+                  those that run already have no OTEL_SERVICE_NAME",
         kernels: "all",
     },
     Capability {
