@@ -38,6 +38,8 @@ pub enum Command {
     Record(RecordSettings),
     /// Feed a tape to Core.
     Replay(ReplaySettings),
+    /// Say what works here.
+    Doctor(DoctorSettings),
 }
 
 /// Settings of `spoor run`.
@@ -67,6 +69,13 @@ pub struct ReplaySettings {
     pub file: PathBuf,
     /// Where spans go.
     pub output: Output,
+}
+
+/// Settings of `spoor doctor`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DoctorSettings {
+    /// The report is for programs.
+    pub json: bool,
 }
 
 /// What is traced and how: what `run` and `record` share.
@@ -181,6 +190,7 @@ impl Invocation {
                 file: replay.file,
                 output: replay.output.output.unwrap_or_else(default_output),
             }),
+            args::Subcommand::Doctor(doctor) => Command::Doctor(DoctorSettings { json: doctor.json }),
         };
         Ok(Self {
             command,

@@ -7,6 +7,7 @@ pub mod app;
 pub mod causality;
 pub mod config;
 pub mod core;
+pub mod doctor;
 pub mod event;
 pub mod export;
 pub mod flow;

@@ -308,7 +308,8 @@ pub(crate) fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("services")
 }
 
-pub(crate) fn directory(name: &str) -> Result<TempDir> {
+/// A directory of its own, which goes away with it, unless `SPOOR_KEEP_LOGS` is set.
+pub fn directory(name: &str) -> Result<TempDir> {
     let mut directory = tempfile::Builder::new().prefix(&format!("spoor-{name}-")).tempdir()?;
     // To look at the logs after a failure.
     directory.disable_cleanup(std::env::var_os("SPOOR_KEEP_LOGS").is_some());

@@ -16,6 +16,7 @@ mod peculiar;
 mod proc_root;
 mod select;
 mod unix_sockets;
+mod unseen;
 
 pub use facts::{ProcessFacts, Runtime};
 pub use gather::{ExecHint, Gatherer};
@@ -24,3 +25,4 @@ pub use peculiar::{NamespaceError, Peculiarity, own_namespace_is_initial, peculi
 pub use proc_root::ProcRoot;
 pub use select::{Match, Reason, SelectError, Selection};
 pub use unix_sockets::UnixSockets;
+pub use unseen::{Unseen, unseen};
