@@ -9,6 +9,9 @@ mod resets;
 mod spans;
 #[cfg(test)]
 mod tests;
+mod workloads;
+
+pub use workloads::Workload;
 
 use crate::{
     causality::{self, Causality},
@@ -85,6 +88,7 @@ struct Process {
     last_ns: u64,
     /// When its last thread ended.
     ended_ns: Option<u64>,
+    seen: workloads::Seen,
 }
 
 /// From events to spans.

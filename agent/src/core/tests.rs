@@ -4,6 +4,7 @@ mod cost;
 mod lives;
 mod parents;
 mod property;
+mod workloads;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
