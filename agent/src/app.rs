@@ -1,10 +1,12 @@
 //! `spoor run` and `spoor record`: from a command line to a running agent, and back to an exit code.
 
+mod announce;
 mod facts;
 mod session;
 mod shown;
 mod signals;
 mod undecided;
+mod whys;
 
 use std::{
     fs::File,
@@ -69,7 +71,7 @@ pub fn run(settings: &RunSettings) -> anyhow::Result<i32> {
         }
         Some(Err(error)) => return Err(error.into()),
     };
-    let code = trace(&settings.trace, Sink::Export(exporter), shown)?;
+    let code = trace(&settings.trace, Sink::Export(exporter), "traces", shown)?;
     drop(server);
     Ok(code)
 }
@@ -83,7 +85,7 @@ pub fn record(settings: &RecordSettings) -> anyhow::Result<i32> {
     let file: BufWriter<File> = BufWriter::with_capacity(1 << 20, tape::create(&settings.file)?);
     let tape = TapeWriter::new(file)?;
     tracing::warn!("{}", tape::WARNING);
-    trace(&settings.trace, Sink::Tape(Box::new(tape)), Arc::default())
+    trace(&settings.trace, Sink::Tape(Box::new(tape)), "records", Arc::default())
 }
 
 fn preflight() -> anyhow::Result<()> {
@@ -95,17 +97,19 @@ fn preflight() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn trace(settings: &TraceSettings, sink: Sink, shown: Arc<shown::Shown>) -> anyhow::Result<i32> {
+fn trace(settings: &TraceSettings, sink: Sink, verb: &str, shown: Arc<shown::Shown>) -> anyhow::Result<i32> {
     let root = ProcRoot::default();
     let rules = &settings.selection;
-    let selection = Selection::new(root.clone(), &rules.pids, &rules.exes, &rules.ports)?;
+    let selection = Selection::of_rules(root.clone(), rules)?;
     let probe = Probe::load(Settings {
         ring_bytes: settings.ring_bytes,
         connections: settings.core.max_connections,
     })?;
     give_back();
     let only_command = rules.is_empty() && settings.launch.is_some();
+    let desk = Arc::clone(&shown.desk);
     let mut session = Session::new(probe, &settings.core, selection, sink, shown, only_command)?;
+    let announced = announce::announce(settings, verb, desk, session.waker());
     let stop = signals::install(session.waker())?;
     let launch = match &settings.launch {
         Some(launch) => Some(Launch::spawn(&launch.command, launch.as_root).map_err(anyhow::Error::new)?),
@@ -127,6 +131,8 @@ fn trace(settings: &TraceSettings, sink: Sink, shown: Arc<shown::Shown>) -> anyh
     let left = pid.map(|_| survivors(descendants)).unwrap_or_default();
     // A second signal ends at once.
     stop.end_at_once_from_now_on();
+    // Nobody answers while the end is under way.
+    drop(announced);
     session.finish(FLUSH)?;
     if !left.is_empty() {
         let names: Vec<String> = left.iter().map(ToString::to_string).collect();

@@ -6,6 +6,7 @@
 pub mod app;
 pub mod causality;
 pub mod config;
+pub mod control;
 pub mod core;
 pub mod event;
 pub mod export;
@@ -17,6 +18,7 @@ pub mod preflight;
 pub mod probe;
 pub mod process;
 pub mod proto;
+pub mod ps;
 pub mod replay;
 pub mod serve;
 pub mod tape;

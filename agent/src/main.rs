@@ -6,7 +6,7 @@ use spoor::{
     app,
     config::{Command, Invocation},
     launch::LaunchError,
-    replay,
+    ps, replay,
 };
 
 /// musl's allocator is slow, and Core makes many small boxes.
@@ -26,6 +26,7 @@ fn main() -> ExitCode {
             Command::Run(settings) => app::run(settings),
             Command::Record(settings) => app::record(settings),
             Command::Replay(settings) => replay::replay(settings).map(|()| 0),
+            Command::Ps(settings) => ps::ps(settings).map(|()| 0),
         }
     });
     match result {

@@ -16,6 +16,7 @@ use super::{
     shown::{Shown, State},
     signals::{Command, Stop},
     undecided::Undecided,
+    whys::{Why, Whys},
 };
 use crate::{
     config::CoreSettings,
@@ -62,6 +63,7 @@ pub struct Session {
     /// Processes that are targets now, and by whom they were forked.
     alive: BTreeSet<u32>,
     parents: HashMap<u32, u32>,
+    whys: Whys,
     undecided: Undecided,
     records: (u64, u64),
     /// Processes that were asked about at the start.
@@ -93,6 +95,7 @@ impl Session {
             only_command,
             alive: BTreeSet::new(),
             parents: HashMap::new(),
+            whys: Whys::default(),
             undecided: Undecided::default(),
             records: (0, 0),
             first_look: BTreeSet::new(),
@@ -119,7 +122,7 @@ impl Session {
     /// Selects what runs, and lets what starts be found. `command`: a process that is selected in any case.
     pub fn begin(&mut self, command: Option<u32>) {
         if let Some(pid) = command {
-            self.select(pid);
+            self.select(pid, Why::Command);
         }
         if self.only_command {
             return;
@@ -131,12 +134,12 @@ impl Session {
         // What a process forks before it is a target is found by the next look.
         loop {
             let before = self.alive.len();
-            for (tgid, _) in self.selection.scan() {
-                self.select(tgid);
+            for (tgid, reason) in self.selection.scan() {
+                self.select(tgid, Why::Rule(reason));
             }
             for (child, parent) in self.selection.children(&self.alive) {
                 self.parents.insert(child, parent);
-                self.select(child);
+                self.select(child, Why::Child(parent));
             }
             if self.alive.len() == before {
                 break;
@@ -150,8 +153,9 @@ impl Session {
         }
     }
 
-    fn select(&mut self, tgid: u32) {
+    fn select(&mut self, tgid: u32, why: Why) {
         if self.alive.insert(tgid) {
+            self.whys.note(tgid, why);
             self.probe.shared.set_target(tgid, true);
             let parent = self.parents.get(&tgid).copied();
             self.facts.ask(Question::Facts { tgid, parent });
@@ -205,6 +209,7 @@ impl Session {
                 sink,
                 alive,
                 parents,
+                whys,
                 undecided,
                 records,
                 broken,
@@ -216,6 +221,7 @@ impl Session {
                 write(sink, broken, &Frame::Record(record));
                 match Event::decode(record) {
                     Some(event) => {
+                        whys.notice(&event, alive);
                         notice(&event, facts, alive, parents, undecided);
                         core.event(&event);
                     }
@@ -231,6 +237,9 @@ impl Session {
             }
         }
         self.learn();
+        self.shown
+            .desk
+            .serve(|| self.whys.workloads(&self.alive, self.core.workloads()));
         let now_ns = monotonic_ns();
         if taken > 0 || self.core.next_deadline_ns().is_some_and(|deadline| deadline <= now_ns) {
             self.tape(&Frame::Tick { now_ns });
@@ -255,8 +264,9 @@ impl Session {
                     self.tape(&Frame::Process(std::borrow::Cow::Borrowed(&facts)));
                     self.core.process(facts);
                 }
-                Answer::Selected(tgid, selected) => {
-                    let decided = self.undecided.decide(tgid, selected);
+                Answer::Selected(tgid, reason) => {
+                    let decided = self.undecided.decide(tgid, reason.is_some());
+                    self.whys.decide(tgid, reason);
                     self.decided(decided);
                 }
             }
@@ -274,6 +284,7 @@ impl Session {
             if !selected {
                 self.probe.shared.set_target(tgid, false);
                 self.alive.remove(&tgid);
+                self.whys.forget(tgid);
             }
             self.tape(&Frame::Selected { tgid, selected });
             self.core.selected(tgid, selected);

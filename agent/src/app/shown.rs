@@ -5,11 +5,16 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use crate::control::Desk;
 use crate::metrics::{Collected, Kind, Metrics, Sample};
 
 /// The session's state, as it was last told.
 #[derive(Debug, Default)]
-pub struct Shown(Mutex<State>);
+pub struct Shown {
+    state: Mutex<State>,
+    /// Where those wait who ask for the workloads.
+    pub desk: Arc<Desk>,
+}
 
 /// What is shown.
 #[derive(Clone, Debug, Default)]
@@ -29,11 +34,11 @@ pub struct State {
 impl Shown {
     /// Tells the state.
     pub fn set(&self, state: State) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }
 
     fn state(&self) -> State {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Why the agent is not healthy: nothing, as long as it reads.

@@ -13,6 +13,7 @@ mod gather;
 mod host;
 mod listeners;
 mod peculiar;
+mod places;
 mod proc_root;
 mod select;
 
@@ -21,4 +22,4 @@ pub use gather::{ExecHint, Gatherer};
 pub use host::Host;
 pub use peculiar::{NamespaceError, Peculiarity, own_namespace_is_initial, peculiarities};
 pub use proc_root::ProcRoot;
-pub use select::{Match, Reason, SelectError, Selection};
+pub use select::{Candidate, Match, Reason, SelectError, Selection};
