@@ -21,7 +21,8 @@ const PROTOCOLS: [Named; 26] = [
     // RFC 8446 section 5.1: handshake record, its legacy version, its length, then ClientHello or ServerHello.
     (
         "TLS",
-        |bytes| matches!(bytes, [0x16, 3, 0..=4, high, _, 1 | 2, ..] if *high < 0x42),
+        // OpenSSL reads a record's header by itself.
+        |bytes| matches!(bytes, [0x16, 3, 0..=4, high, _] | [0x16, 3, 0..=4, high, _, 1 | 2, ..] if *high < 0x42),
     ),
     // RFC 9113 section 3.4: the client's preface; the server's is a SETTINGS frame, multiples of 6 bytes.
     ("HTTP/2", |bytes| bytes.starts_with(b"PRI * HTTP/2.0\r\n\r\n")),

@@ -132,13 +132,12 @@ fn width_of(text: &str) -> usize {
 fn wrap(text: &str, columns: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for part in text.split_inclusive(", ") {
-        if let Some(line) = lines.last_mut() {
-            if line.is_empty() || width_of(line) + width_of(part.trim_end()) <= columns {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() || width_of(line) + width_of(part.trim_end()) <= columns => {
                 line.push_str(part);
-                continue;
             }
+            _ => lines.push(part.to_owned()),
         }
-        lines.push(part.to_owned());
     }
     lines.iter().map(|line| fitted(line.trim_end(), columns)).collect()
 }
