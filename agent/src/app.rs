@@ -6,6 +6,7 @@ mod session;
 mod shown;
 mod signals;
 mod undecided;
+mod unix_ends;
 mod whys;
 
 use std::{

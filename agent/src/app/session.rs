@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use agent_ebpf::abi::{Header, Kind, State as StateRecord, StateChange, bytes_of};
 use anyhow::Context;
 
 use super::{
@@ -16,6 +17,7 @@ use super::{
     shown::{Shown, State},
     signals::{Command, Stop},
     undecided::Undecided,
+    unix_ends::UnixEnds,
     whys::{Why, Whys},
 };
 use crate::{
@@ -24,7 +26,7 @@ use crate::{
     event::Event,
     export::Exporter,
     probe::{BUSY_PERIOD, Probe, Waker},
-    process::{ExecHint, ProcRoot, Selection},
+    process::{ExecHint, ProcRoot, Selection, UnixSockets},
     tape::{Frame, TapeWriter},
 };
 
@@ -65,6 +67,7 @@ pub struct Session {
     parents: HashMap<u32, u32>,
     whys: Whys,
     undecided: Undecided,
+    unix_ends: UnixEnds,
     records: (u64, u64),
     /// Processes that were asked about at the start.
     first_look: BTreeSet<u32>,
@@ -97,6 +100,7 @@ impl Session {
             parents: HashMap::new(),
             whys: Whys::default(),
             undecided: Undecided::default(),
+            unix_ends: UnixEnds::default(),
             records: (0, 0),
             first_look: BTreeSet::new(),
             next_housekeeping_ns: 0,
@@ -144,6 +148,11 @@ impl Session {
             if self.alive.len() == before {
                 break;
             }
+        }
+        let root = ProcRoot::default();
+        let mut sockets = UnixSockets::new(&root);
+        if self.alive.iter().any(|&tgid| sockets.listens(tgid)) {
+            self.unix_ends.watch(&mut self.probe);
         }
         self.first_look = self.alive.clone();
         let until = monotonic_ns() + FIRST_LOOK.as_nanos() as u64;
@@ -241,6 +250,9 @@ impl Session {
             .desk
             .serve(|| self.whys.workloads(&self.alive, self.core.workloads()));
         let now_ns = monotonic_ns();
+        if taken < BATCH {
+            self.end_unix(now_ns);
+        }
         if taken > 0 || self.core.next_deadline_ns().is_some_and(|deadline| deadline <= now_ns) {
             self.tape(&Frame::Tick { now_ns });
             self.core.tick(now_ns);
@@ -253,6 +265,26 @@ impl Session {
             exporter.push(spans);
         }
         taken
+    }
+
+    /// Has the ends of Unix connections told once they matter, and tells those that were before.
+    fn end_unix(&mut self, now_ns: u64) {
+        let gone = self.unix_ends.turn(&self.core, &mut self.probe);
+        for conn in gone {
+            let record = StateRecord {
+                header: Header {
+                    kind: Kind::State as u8,
+                    time_ns: now_ns,
+                    ..Header::default()
+                },
+                conn,
+                state: StateChange::Gone as u8,
+                ..StateRecord::default()
+            };
+            let record = bytes_of(&record);
+            self.tape(&Frame::Record(record));
+            self.core.record(record);
+        }
     }
 
     /// Takes what was learned about processes, and asks what is wanted.

@@ -16,6 +16,7 @@ mod peculiar;
 mod places;
 mod proc_root;
 mod select;
+mod unix_sockets;
 
 pub use facts::{ProcessFacts, Runtime};
 pub use gather::{ExecHint, Gatherer};
@@ -23,3 +24,4 @@ pub use host::Host;
 pub use peculiar::{NamespaceError, Peculiarity, own_namespace_is_initial, peculiarities};
 pub use proc_root::ProcRoot;
 pub use select::{Candidate, Match, Reason, SelectError, Selection};
+pub use unix_sockets::UnixSockets;

@@ -31,8 +31,9 @@ const PROTOCOLS: [Named; 26] = [
         |bytes| matches!(bytes, [0, 0, length, 4, 0, 0, 0, 0, 0, ..] if length.is_multiple_of(6) && *length < 60),
     ),
     // FastCGI section 3.3: version 1, BEGIN_REQUEST with a body of 8 bytes, whose first two are the role.
+    // PHP-FPM reads a record's header by itself.
     ("FastCGI", |bytes| {
-        matches!(bytes, [1, 1, _, _, 0, 8, _, 0, 0, 1..=3, ..])
+        matches!(bytes, [1, 1, _, _, 0, 8, _, 0] | [1, 1, _, _, 0, 8, _, 0, 0, 1..=3, ..])
     }),
     // GET_VALUES, of the null request.
     ("FastCGI", |bytes| {
@@ -162,6 +163,8 @@ mod tests {
                 b"\x01\x01\x00\x01\x00\x08\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x01\x04",
                 "FastCGI",
             ),
+            (b"\x01\x01\x00\x01\x00\x08\x00\x00", "FastCGI"),
+            (b"\x16\x03\x01\x02\x00", "TLS"),
             (b"\x01\x09\x00\x00\x00\x11\x07\x00\x0f\x00FCGI_MPXS_CONNS", "FastCGI"),
             (b"\x00\x6d\x01\x00\x0c\x00QUERY_STRING\x00\x00", "uwsgi"),
             (b"70:CONTENT_LENGTH\x0027\0SCGI\x001\0", "SCGI"),
