@@ -20,6 +20,7 @@ pub mod process;
 pub mod proto;
 pub mod ps;
 pub mod replay;
+pub mod screen;
 pub mod serve;
 pub mod tape;
 pub mod trace;

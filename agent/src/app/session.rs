@@ -344,6 +344,7 @@ impl Session {
             core: self.core.counters(),
             records: self.records,
             under_way: self.core.under_way(),
+            talking: self.core.talking(),
             lost: self.probe.lost.iter().map(|lost| lost.feature.to_owned()).collect(),
         });
     }

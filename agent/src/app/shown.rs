@@ -29,6 +29,8 @@ pub struct State {
     pub under_way: (usize, usize),
     /// Programs that are not attached: what does not work.
     pub lost: Vec<String>,
+    /// Processes that have connections.
+    pub talking: usize,
 }
 
 impl Shown {
@@ -37,7 +39,8 @@ impl Shown {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }
 
-    fn state(&self) -> State {
+    /// The state as it was last told.
+    pub fn state(&self) -> State {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -57,6 +60,7 @@ pub fn register(shown: &Arc<Shown>, metrics: &Metrics) {
             records,
             under_way,
             lost,
+            talking: _,
         } = shown.state();
         vec![
             family(
