@@ -38,6 +38,8 @@ pub enum Source {
     Vector = 1,
     /// Nowhere: the kernel moved them itself (sendfile, splice), or threw them away (MSG_TRUNC).
     Nowhere = 2,
+    /// As [`Source::Vector`], and the array is in the scratch area already.
+    Gathered = 3,
 }
 
 /// A system call that moved bytes.
@@ -81,7 +83,11 @@ pub fn report_call(_ctx: TracePointContext) -> u32 {
     };
     // SAFETY: as above.
     let (socket, call) = unsafe { ((*scratch).socket, &(*scratch).call) };
+    work!(scratch.dead = 0);
     let _ = records(scratch, socket, call);
+    if work!(scratch.dead) != 0 {
+        let _ = CONNECTIONS.remove(&socket.sock);
+    }
     0
 }
 
@@ -106,9 +112,18 @@ fn records(scratch: *mut Scratch, socket: Socket, call: &Call) -> Option<()> {
         // SAFETY: as above.
         start = unsafe { place(socket, &mut *connection, call) };
     }
-    let Place::At(start) = start else { return None };
     // SAFETY: as above.
     let connection = unsafe { &mut *connection };
+    let start = match start {
+        Place::At(start) => start,
+        // What the bytes were is not known, but that they have passed.
+        Place::Before(end) => {
+            let start = connection.offset[way];
+            connection.offset[way] = end;
+            return segment(scratch, connection, call, start, end, 0, SEGMENT_OPAQUE);
+        }
+        Place::Unknown | Place::OtherLife => return None,
+    };
     let end = start + call.bytes;
     connection.offset[way] = end;
     if connection.flags & OPAQUE != 0 {
@@ -163,6 +178,8 @@ fn records(scratch: *mut Scratch, socket: Socket, call: &Call) -> Option<()> {
 #[derive(PartialEq, Eq)]
 enum Place {
     At(u64),
+    /// Somewhere before this offset, which the stream has reached.
+    Before(u64),
     Unknown,
     OtherLife,
 }
@@ -194,10 +211,17 @@ fn place(socket: Socket, connection: &mut Connection, call: &Call) -> Place {
     if kernel::inode(socket.file) != Some(connection.inode) {
         return Place::OtherLife;
     }
+    if connection.flags & OPAQUE != 0 {
+        return Place::Unknown;
+    }
+    if connection::upper_layer(socket.sock) == Some(true) {
+        connection.flags |= OPAQUE;
+        return Place::Unknown;
+    }
     count(Counter::SequenceMismatch, call.bytes);
     if ahead > 0 {
         count(Counter::Unreported, ahead as u64);
-        connection.offset[way] = start + call.bytes + ahead as u64;
+        return Place::Before(start + call.bytes + ahead as u64);
     }
     Place::Unknown
 }

@@ -8,7 +8,7 @@ use std::{
     process::{Command, Stdio},
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -91,6 +91,21 @@ impl Agent {
         self.process.check_running().with_context(|| self.said())
     }
 
+    /// Waits until it has said this; it needs `--log-level=debug` to say all.
+    pub fn wait_until_said(&self, words: &str, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        while !self.said().contains(words) {
+            if Instant::now() > deadline {
+                bail!(
+                    "the agent has not said {words:?} within {limit:?}; it said:\n{}",
+                    self.said()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
     /// Its metrics now. Those of Core and of the programs are at most a second old while there is traffic.
     pub fn metrics(&self) -> Result<Metrics> {
         let address = self.metrics.context("an agent that records serves no metrics")?;
@@ -155,7 +170,8 @@ impl Recorder {
 
 /// An agent that records a tape; then the tape.
 pub struct Tape {
-    agent: Agent,
+    /// The agent.
+    pub agent: Agent,
     directory: TempDir,
 }
 

@@ -462,7 +462,7 @@ fn notice(
                 "this workload uses io_uring: its traffic on it is not visible"
             );
         }
-        Event::Open(_) | Event::Connect(_) | Event::Segment(..) | Event::State(_) => {}
+        Event::Open(_) | Event::Connect(..) | Event::Segment(..) | Event::State(_) => {}
     }
 }
 
