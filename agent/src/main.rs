@@ -7,7 +7,7 @@ use spoor::{
     config::{Command, Invocation},
     doctor,
     launch::LaunchError,
-    replay,
+    ps, replay,
 };
 
 /// musl's allocator is slow, and Core makes many small boxes.
@@ -28,6 +28,7 @@ fn main() -> ExitCode {
             Command::Record(settings) => app::record(settings),
             Command::Replay(settings) => replay::replay(settings).map(|()| 0),
             Command::Doctor(settings) => doctor::doctor(settings.json),
+            Command::Ps(settings) => ps::ps(settings).map(|()| 0),
         }
     });
     match result {
