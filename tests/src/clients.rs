@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::{
     process::Gated,
-    services::{build_go, directory, sources, truth_log},
+    services::{built, directory, sources, truth_log},
     truth::{self, Event},
 };
 
@@ -26,6 +26,20 @@ pub enum Client {
     Go,
     /// wrk.
     Wrk,
+    /// wget, a process for each request.
+    Wget,
+    /// aiohttp.
+    Aiohttp,
+    /// Node's http with an agent that keeps connections.
+    NodeHttp,
+    /// Java's HttpClient.
+    JavaHttpClient,
+    /// Ruby's Net::HTTP, threads with a kept connection each.
+    RubyNetHttp,
+    /// PHP's curl, many handles in one process.
+    PhpCurl,
+    /// hyper.
+    Hyper,
 }
 
 /// What a client is to do.
@@ -89,12 +103,39 @@ impl Client {
                 command.arg(sources().join("client.py")).args(arguments);
                 command.env("SESSION", if self == Self::PythonRequests { "1" } else { "0" });
             }
-            Self::NodeFetch => {
+            Self::NodeFetch | Self::NodeHttp => {
                 command = Command::new("node");
                 command.arg(sources().join("client.js")).args(arguments);
+                command.env("HTTP_CLIENT", if self == Self::NodeHttp { "http" } else { "fetch" });
+            }
+            Self::Wget => {
+                command = Command::new("sh");
+                command.arg(sources().join("client.sh")).args(arguments);
+            }
+            Self::Aiohttp => {
+                command = Command::new("/usr/bin/python3");
+                command.arg(sources().join("client_aiohttp.py")).args(arguments);
+            }
+            Self::JavaHttpClient => {
+                command = Command::new("java");
+                command
+                    .args(["-Xmx256m", "-cp", &built::java()?, "Client"])
+                    .args(arguments);
+            }
+            Self::RubyNetHttp => {
+                command = Command::new("ruby");
+                command.arg(sources().join("client.rb")).args(arguments);
+            }
+            Self::PhpCurl => {
+                command = Command::new("php");
+                command.arg(sources().join("client.php")).args(arguments);
+            }
+            Self::Hyper => {
+                command = Command::new(built::hyper()?);
+                command.args(arguments);
             }
             Self::Go => {
-                command = Command::new(build_go(path)?);
+                command = Command::new(built::go()?);
                 command.args(arguments);
             }
             Self::Wrk => {
@@ -113,7 +154,8 @@ impl Client {
         command
             .env("SERVICE", name)
             .env("OTEL_SERVICE_NAME", name)
-            .env("TRUTH_LOG", truth_log(path));
+            .env("TRUTH_LOG", truth_log(path))
+            .env("STOP", path.join("stop"));
         let gated = Gated::prepare(name, command, &stdout, &path.join("output.log"))?;
         let name = name.to_owned();
         Ok(Prepared {

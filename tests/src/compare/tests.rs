@@ -9,6 +9,7 @@ fn event(service: &str, kind: Kind, id: &str, status: u16) -> Event {
         kind,
         id: id.to_owned(),
         outcome: Outcome::Status(status),
+        began_ns: None,
     }
 }
 
