@@ -4,19 +4,19 @@ require "uri"
 
 uri, count, in_flight, prefix = URI(ARGV[0]), ARGV[1].to_i, ARGV[2].to_i, ARGV[3]
 log = File.open(ENV.fetch("TRUTH_LOG"), "a")
-numbers = Queue.new
-count.times { |number| numbers << number }
+numbers = (0...count).each
+lock = Mutex.new
 workers = Array.new(in_flight) do
   Thread.new do
     Net::HTTP.start(uri.host, uri.port) do |http|
-      until numbers.empty? || File.exist?(ENV.fetch("STOP"))
-        id = "#{prefix}-#{numbers.pop(true)}"
+      until File.exist?(ENV.fetch("STOP"))
+        id = "#{prefix}-#{lock.synchronize { numbers.next }}"
         began = Process.clock_gettime(Process::CLOCK_REALTIME, :nanosecond)
         status = http.get(uri.request_uri, "x-request-id" => id).code
         log.syswrite("C #{ENV.fetch("SERVICE")} #{id} #{status} #{began}\n")
       end
-    rescue ThreadError
-      # Another thread took the last number.
+    rescue StopIteration
+      # That was the last number.
     end
   end
 end

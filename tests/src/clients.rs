@@ -1,12 +1,16 @@
 //! The clients: each sends so many requests, so many at once, with an id in each.
 
-use std::{process::Command, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::{
-    process::Gated,
+    process::{Gated, Process},
     services::{built, directory, sources, truth_log},
     truth::{self, Event},
 };
@@ -53,6 +57,13 @@ pub struct Load<'a> {
     pub in_flight: usize,
     /// What the ids begin with.
     pub prefix: &'a str,
+}
+
+/// A client at work, until it is told to stop.
+pub struct Running {
+    name: String,
+    process: Process,
+    directory: TempDir,
 }
 
 /// A client that has a process, but has not begun.
@@ -155,7 +166,7 @@ impl Client {
             .env("SERVICE", name)
             .env("OTEL_SERVICE_NAME", name)
             .env("TRUTH_LOG", truth_log(path))
-            .env("STOP", path.join("stop"));
+            .env("STOP", stop_file(path));
         let gated = Gated::prepare(name, command, &stdout, &path.join("output.log"))?;
         let name = name.to_owned();
         Ok(Prepared {
@@ -175,25 +186,69 @@ impl Prepared {
 
     /// Lets it work to its end; gives what it logged.
     pub fn run(self, limit: Duration) -> Result<Vec<Event>> {
-        let output = || std::fs::read_to_string(self.directory.path().join("output.log")).unwrap_or_default();
-        let mut process = self.gated.go()?;
-        let status = process
+        let (name, count) = (self.name.clone(), self.count);
+        let truth = self.start()?.end(limit)?;
+        ensure!(truth.len() == count, "{name} logged {} of {count} calls", truth.len());
+        Ok(truth)
+    }
+
+    /// Lets it work.
+    pub fn start(self) -> Result<Running> {
+        Ok(Running {
+            name: self.name,
+            process: self.gated.go()?,
+            directory: self.directory,
+        })
+    }
+}
+
+impl Running {
+    /// Waits until what it has logged will do.
+    pub fn wait_for(&mut self, limit: Duration, is_enough: impl Fn(&[Event]) -> bool) -> Result<()> {
+        let until = Instant::now() + limit;
+        loop {
+            let logged = truth::read(&truth_log(self.directory.path()))?;
+            if is_enough(&logged) {
+                return Ok(());
+            }
+            self.process.check_running().with_context(|| self.output())?;
+            ensure!(
+                Instant::now() < until,
+                "{} has logged only {} calls after {limit:?}",
+                self.name,
+                logged.len()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Tells it to begin no more requests; gives what it logged when the last is answered. Not all clients listen: those
+    /// that log when they begin do.
+    pub fn stop(self, limit: Duration) -> Result<Vec<Event>> {
+        let stop = stop_file(self.directory.path());
+        std::fs::write(&stop, "").with_context(|| format!("cannot write {}", stop.display()))?;
+        self.end(limit)
+    }
+
+    fn end(mut self, limit: Duration) -> Result<Vec<Event>> {
+        let status = self
+            .process
             .wait(limit)
-            .with_context(|| format!("{} said:\n{}", self.name, output()))?;
+            .with_context(|| format!("{} said:\n{}", self.name, self.output()))?;
         ensure!(
             status.success(),
             "{} ended with {status}; it said:\n{}",
             self.name,
-            output()
+            self.output()
         );
-        let truth = truth::read(&truth_log(self.directory.path()))?;
-        ensure!(
-            truth.len() == self.count,
-            "{} logged {} of {} calls",
-            self.name,
-            truth.len(),
-            self.count
-        );
-        Ok(truth)
+        truth::read(&truth_log(self.directory.path()))
     }
+
+    fn output(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("output.log")).unwrap_or_default()
+    }
+}
+
+fn stop_file(directory: &Path) -> PathBuf {
+    directory.join("stop")
 }
