@@ -4,6 +4,7 @@
 //! second run takes a fraction of a second and needs neither root nor the network.
 
 mod apt;
+pub mod kernels;
 
 use std::{
     fs,

@@ -183,7 +183,8 @@ fn wrong_link(exchange: &Exchange, parent: &str, found: &[&Span]) -> Option<Stri
     }
 }
 
-fn target_of(span: &Span) -> String {
+/// What tells a span's exchange.
+pub fn target_of(span: &Span) -> String {
     let host = || span.text("server.address").unwrap_or("nowhere");
     match (span.text("http.request.method"), span.text("url.path")) {
         (None | Some("CONNECT"), _) => {
@@ -202,7 +203,8 @@ fn target_of(span: &Span) -> String {
     }
 }
 
-fn end_of(span: &Span) -> End {
+/// What a span says of its end.
+pub fn end_of(span: &Span) -> End {
     let number = |key| span.attributes.get(key).and_then(serde_json::Value::as_u64);
     End {
         method: span.text("http.request.method").unwrap_or(&span.name).to_owned(),

@@ -3,6 +3,7 @@
 
 mod bodies;
 mod calls;
+mod cases;
 mod ends;
 mod expected;
 mod messages;
@@ -11,24 +12,16 @@ mod peer;
 mod sockets;
 mod world;
 
+use std::path::PathBuf;
+
 use anyhow::{Result, ensure};
+use cases::{KNOWN_FAILING, play};
 use expected::compare;
 use spoor_tests::{
     agent::{Recorder, Tape},
     otlp::Span,
 };
 use world::World;
-
-/// Cases that the agent is known to get wrong, each with the reason. They are played and compared like all others; what is
-/// different is printed, and one that comes out right must leave this list.
-const KNOWN_FAILING: &[(&str, &str)] = &[
-    ("many-messages", "several messages of one call are told as a gap"),
-    (
-        "refused-unix",
-        "a failed connect to a Unix socket does not tell its path",
-    ),
-    ("nowhere", "the same connect, as it is shown now"),
-];
 
 #[test]
 #[ignore = "end to end: needs root; cargo xtask test runs it"]
@@ -57,12 +50,9 @@ fn through_tapes() -> Result<()> {
     check(&world, &spans, &said)
 }
 
-fn play(world: &mut World) -> Result<()> {
-    messages::play(world)?;
-    ends::play(world)?;
-    calls::play(world)?;
-    sockets::play(world)?;
-    bodies::play(world)
+/// The program of the peers.
+fn rawpeer() -> Result<PathBuf> {
+    Ok(env!("CARGO_BIN_EXE_rawpeer").into())
 }
 
 fn check(world: &World, spans: &[Span], said: &str) -> Result<()> {
