@@ -220,6 +220,9 @@ pub enum StateChange {
     RemoteFin = 2,
     /// Over: nothing follows on this connection. `error` says why.
     Closed = 3,
+    /// Over, and nobody saw when or how. Never said by the programs: the agent says it of Unix connections that ended
+    /// before the hooks that tell it were attached.
+    Gone = 4,
 }
 
 /// A connection changed its state.

@@ -7,8 +7,8 @@ use crate::{
     emit,
     kernel::{self, Socket, offset, read},
     maps::{
-        CARRY_BYTES, CONNECTIONS, COUNTED, Connection, DESCRIBED, EVENTS, FROM_BIRTH, NAMED, SCRATCH, UNIX, UNIX_USERS,
-        count, mark, unix_user,
+        CARRY_BYTES, CONNECTIONS, COUNTED, Connection, DESCRIBED, EVENTS, FROM_BIRTH, NAMED, OPAQUE, SCRATCH, UNIX,
+        UNIX_USERS, count, mark, unix_user,
     },
 };
 
@@ -84,6 +84,7 @@ pub fn insert(socket: Socket, stream: Stream, role: Role) -> Option<*mut Connect
     *connection = Connection {
         id: next_id(),
         inode: kernel::inode(socket.file)?,
+        file: socket.file,
         connect_ns: 0,
         offset: [0; 2],
         body_until: [0; 2],
@@ -105,11 +106,22 @@ pub fn insert(socket: Socket, stream: Stream, role: Role) -> Option<*mut Connect
     CONNECTIONS.get_ptr_mut(&socket.sock)
 }
 
-/// The connection of a socket, described if it is seen for the first time. `moved` are the bytes, by direction, that the
+/// Whether this entry says that a socket's connection is of no interest. Nothing more is looked at then: that its other
+/// lives are not taken for it is what the file says.
+#[inline(always)]
+pub fn is_opaque(connection: *mut Connection, socket: Socket) -> bool {
+    // SAFETY: a live map value.
+    unsafe {
+        (*connection).flags & OPAQUE != 0
+            && ((*connection).file == socket.file || kernel::inode(socket.file) == Some((*connection).inode))
+    }
+}
+
+/// The connection of a socket, described if it is seen for the first time. `known`: what the table has. `moved` are the bytes, by direction, that the
 /// present call has moved already: the description tells what was before it.
 #[inline(always)]
-pub fn of(socket: Socket, moved: Moved) -> Option<*mut Connection> {
-    if let Some(connection) = CONNECTIONS.get_ptr_mut(&socket.sock) {
+pub fn of(socket: Socket, known: Option<*mut Connection>, moved: Moved) -> Option<*mut Connection> {
+    if let Some(connection) = known {
         // SAFETY: a live map value.
         let flags = unsafe { (*connection).flags };
         // A Unix socket has no sequence number that would betray another life at the same address.

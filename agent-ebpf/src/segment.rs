@@ -89,7 +89,11 @@ fn records(scratch: *mut Scratch, socket: Socket, call: &Call) -> Option<()> {
         read: if way == 0 { call.bytes } else { 0 },
         written: if way == 0 { 0 } else { call.bytes },
     };
-    let mut connection = connection::of(socket, moved)?;
+    let known = CONNECTIONS.get_ptr_mut(&socket.sock);
+    if known.is_some_and(|connection| connection::is_opaque(connection, socket)) {
+        return None;
+    }
+    let mut connection = connection::of(socket, known, moved)?;
     // SAFETY: the pointer is to a map value, live while the program runs. Two programs may write the same entry; each
     // field is one word, and a wrong offset is found by the sequence numbers.
     let mut start = unsafe { place(socket, &mut *connection, call) };

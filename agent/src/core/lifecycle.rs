@@ -69,7 +69,11 @@ impl Core {
             return;
         };
         connection.last_ns = now_ns;
-        if state.state == StateChange::RemoteFin as u8 {
+        if state.state == StateChange::Gone as u8 {
+            if let Some(connection) = self.flow.close(state.conn) {
+                self.missed(connection.exchanges.into_iter().map(|(_, node)| node));
+            }
+        } else if state.state == StateChange::RemoteFin as u8 {
             connection.remote_fin = true;
         } else if state.state == StateChange::LocalFin as u8 {
             connection.local_fin = true;

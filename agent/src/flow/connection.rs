@@ -163,6 +163,11 @@ impl Connection {
         self.described.as_ref()
     }
 
+    /// Whether it is known to be a Unix socket's: then no state of TCP tells its end.
+    pub fn is_unix(&self) -> bool {
+        self.described.is_some_and(|open| open.family == FAMILY_UNIX)
+    }
+
     /// Notes where a request is, for the other end to find. Those that have left are forgotten.
     pub fn note_offset(&mut self, wire: u64, node: NodeId, is_known: impl Fn(NodeId) -> bool) {
         while let Some(&(_, oldest)) = self.offsets.front()

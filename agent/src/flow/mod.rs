@@ -16,6 +16,9 @@ use crate::{
     proto::http1::{Config, Event},
 };
 
+/// Unix connections without HTTP whose ends need not be known: each service of systemd has one, to its journal.
+const MANY_UNIX: usize = 1024;
+
 /// What went wrong with connections, as counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -42,6 +45,10 @@ pub struct Flow {
     /// The far ends.
     pairs: Pairs,
     most: usize,
+    /// How many are of Unix sockets.
+    unix: usize,
+    /// HTTP was seen on one of these.
+    unix_http: bool,
     /// What went wrong.
     pub counters: Counters,
 }
@@ -54,6 +61,8 @@ impl Flow {
             used_by: FastMap::default(),
             pairs: Pairs::default(),
             most,
+            unix: 0,
+            unix_http: false,
             counters: Counters::default(),
         }
     }
@@ -75,6 +84,7 @@ impl Flow {
             return None;
         }
         let tgid = open.header.execution.tgid;
+        let was_unix = self.get(open.conn).is_some_and(Connection::is_unix);
         let connection = self
             .connections
             .entry(open.conn)
@@ -88,6 +98,9 @@ impl Flow {
             });
         if connection.role() != Role::Unknown {
             self.pairs.insert(connection);
+        }
+        if connection.is_unix() && !was_unix {
+            self.unix += 1;
         }
         Some(connection)
     }
@@ -130,7 +143,22 @@ impl Flow {
         if fed.role_found {
             self.pairs.insert(connection);
         }
+        if !self.unix_http && connection.is_unix() && connection.is_followed() {
+            self.unix_http = true;
+        }
         fed
+    }
+
+    /// Whether ends of Unix connections matter: one carries HTTP, or there are so many that they must be forgotten in time.
+    pub fn needs_unix_ends(&self) -> bool {
+        self.unix_http || self.unix > MANY_UNIX
+    }
+
+    /// The Unix connections, by name.
+    pub fn unix_connections(&self) -> Vec<&Connection> {
+        let mut unix: Vec<_> = self.connections.values().filter(|c| c.is_unix()).collect();
+        unix.sort_unstable_by_key(|connection| connection.id);
+        unix
     }
 
     /// A connection.
@@ -168,6 +196,7 @@ impl Flow {
         let connection = self.connections.remove(&id)?;
         unuse(&mut self.used_by, connection.tgid, id);
         self.pairs.remove(&connection);
+        self.unix = self.unix.saturating_sub(usize::from(connection.is_unix()));
         Some(connection)
     }
 

@@ -183,7 +183,7 @@ fn wrong_link(exchange: &Exchange, parent: &str, found: &[&Span]) -> Option<Stri
     }
 }
 
-/// What tells a span's exchange.
+/// The path, or the address of a connect.
 pub fn target_of(span: &Span) -> String {
     let host = || span.text("server.address").unwrap_or("nowhere");
     match (span.text("http.request.method"), span.text("url.path")) {

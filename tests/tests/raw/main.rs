@@ -6,6 +6,7 @@ mod calls;
 mod cases;
 mod ends;
 mod expected;
+mod load;
 mod messages;
 mod namespaces;
 mod peer;

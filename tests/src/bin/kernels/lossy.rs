@@ -1,12 +1,7 @@
 //! Beside a process that calls bpf(2) all the time, a kernel that preempts everywhere skips programs. Then spans are
 //! missing, and that is counted; but what is told is right.
 
-use std::{
-    collections::BTreeMap,
-    io::{Read, Write},
-    net::TcpStream,
-    process::Stdio,
-};
+use std::{collections::BTreeMap, process::Stdio};
 
 use anyhow::{Context, Result, ensure};
 use spoor_tests::{
@@ -85,7 +80,7 @@ fn nothing_wrong(expected: &[Exchange], spans: &[Span]) -> Result<usize> {
 }
 
 /// The counters of loss that are not 0: what was not seen, by bytes, records or exchanges.
-fn losses(agent: &Agent) -> Result<Vec<String>> {
+fn losses(agent: &Agent) -> Result<Vec<(&'static str, f64)>> {
     const COUNTERS: [&str; 7] = [
         "spoor_kernel_lost_total{cause=\"sequence_mismatch\"}",
         "spoor_kernel_lost_total{cause=\"unreported_bytes\"}",
@@ -95,13 +90,7 @@ fn losses(agent: &Agent) -> Result<Vec<String>> {
         "spoor_core_total{cause=\"gap_bytes\"}",
         "spoor_core_total{cause=\"unknown_connection\"}",
     ];
-    let said = agent.said();
-    let address = said.split("http://").nth(1).and_then(|rest| rest.split('/').next());
-    let address = address.context("the agent does not say where its metrics are")?;
-    let mut stream = TcpStream::connect(address)?;
-    stream.write_all(format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    let counted = |line: &&str| COUNTERS.iter().any(|name| line.starts_with(name)) && !line.ends_with(" 0");
-    Ok(text.lines().filter(counted).map(str::to_owned).collect())
+    let metrics = agent.metrics()?;
+    let counted = COUNTERS.iter().filter_map(|name| Some((*name, metrics.value(name)?)));
+    Ok(counted.filter(|(_, value)| *value != 0.0).collect())
 }
