@@ -222,9 +222,20 @@ pub fn socket(fd: u32) -> Option<Socket> {
     (sock != 0).then_some(Socket { sock, file })
 }
 
-/// Inode number of a file.
+/// Whether this kernel has no such field.
+macro_rules! is_missing {
+    ($field:ident) => {
+        $crate::kernel::offset!($field) == agent_ebpf::abi::Offsets::MISSING
+    };
+}
+pub(crate) use is_missing;
+
+/// Inode number of a file; 0 for all, if this kernel does not tell.
 #[inline(always)]
 pub fn inode(file: u64) -> Option<u64> {
+    if is_missing!(inode_ino) {
+        return Some(0);
+    }
     let inode: u64 = read(file + offset!(file_inode) as u64)?;
     read(inode + offset!(inode_ino) as u64)
 }

@@ -25,7 +25,7 @@ use crate::{
     launch::{Launch, survivors},
     metrics::Metrics,
     preflight,
-    probe::{Probe, Settings},
+    probe::{Probe, Settings, Withheld},
     process::{ProcRoot, Selection},
     serve::{ServeError, Server},
     tape::{self, TapeWriter},
@@ -40,6 +40,14 @@ const FLUSH: Duration = Duration::from_secs(5);
 /// # Errors
 /// If nothing can be traced, or spans cannot go where they should.
 pub fn run(settings: &RunSettings) -> anyhow::Result<i32> {
+    run_without(settings, Withheld::default())
+}
+
+/// [`run`] as on a kernel that lacks something, for tests.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_without(settings: &RunSettings, withheld: Withheld) -> anyhow::Result<i32> {
     let launched = settings.trace.launch.is_some();
     let choice = match &settings.output {
         // The command's own output goes to stdout.
@@ -70,7 +78,7 @@ pub fn run(settings: &RunSettings) -> anyhow::Result<i32> {
         }
         Some(Err(error)) => return Err(error.into()),
     };
-    let code = trace(&settings.trace, Sink::Export(exporter), shown)?;
+    let code = trace(&settings.trace, Sink::Export(exporter), shown, withheld)?;
     drop(server);
     Ok(code)
 }
@@ -84,7 +92,12 @@ pub fn record(settings: &RecordSettings) -> anyhow::Result<i32> {
     let file: BufWriter<File> = BufWriter::with_capacity(1 << 20, tape::create(&settings.file)?);
     let tape = TapeWriter::new(file)?;
     tracing::warn!("{}", tape::WARNING);
-    trace(&settings.trace, Sink::Tape(Box::new(tape)), Arc::default())
+    trace(
+        &settings.trace,
+        Sink::Tape(Box::new(tape)),
+        Arc::default(),
+        Withheld::default(),
+    )
 }
 
 fn preflight() -> anyhow::Result<()> {
@@ -96,13 +109,14 @@ fn preflight() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn trace(settings: &TraceSettings, sink: Sink, shown: Arc<shown::Shown>) -> anyhow::Result<i32> {
+fn trace(settings: &TraceSettings, sink: Sink, shown: Arc<shown::Shown>, withheld: Withheld) -> anyhow::Result<i32> {
     let root = ProcRoot::default();
     let rules = &settings.selection;
     let selection = Selection::new(root.clone(), &rules.pids, &rules.exes, &rules.ports)?;
     let probe = Probe::load(Settings {
         ring_bytes: settings.ring_bytes,
         connections: settings.core.max_connections,
+        withheld,
     })?;
     give_back();
     let only_command = rules.is_empty() && settings.launch.is_some();

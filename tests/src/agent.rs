@@ -56,7 +56,8 @@ impl Agent {
         Self::attach(command, stdout, Some(metrics))
     }
 
-    fn attach(command: Command, stdout: Stdio, metrics: Option<SocketAddr>) -> Result<Self> {
+    /// Starts this command, which is an agent, and waits until it is attached.
+    pub fn attach(command: Command, stdout: Stdio, metrics: Option<SocketAddr>) -> Result<Self> {
         let mut process = Process::start_with("the agent", command, Stdio::null(), stdout, Stdio::piped())?;
         let stderr = process.take_stderr().context("the agent has no stderr")?;
         let log = Arc::new(Mutex::new(Vec::new()));

@@ -3,13 +3,16 @@
 
 mod btf;
 mod load;
+mod lost;
 mod mapped;
 mod offsets;
 mod plan;
 pub mod reference;
 mod ring;
 
-pub use load::{Later, Lost, ProbeError, Settings};
+pub use load::{Later, ProbeError, REPORTER, Settings};
+pub use lost::{Lost, Withheld};
+pub use offsets::{Feature, fields};
 pub use plan::{Attachment, Hook, PLAN, When};
 pub use ring::{Ring, Waker};
 
@@ -27,7 +30,7 @@ pub struct Probe {
     pub ring: Ring,
     /// What else is shared.
     pub shared: Shared,
-    /// Programs that are not attached, and why.
+    /// What this kernel does not have or refuses, programs and fields, and why.
     pub lost: Vec<Lost>,
     programs: Arc<Mutex<aya::Ebpf>>,
     /// The programs hold their way into the reporter by this.

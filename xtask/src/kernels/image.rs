@@ -23,7 +23,7 @@ const BINARIES: &str = "spoor";
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mkdir -p /applets /proc /sys /dev /run /tmp
 /bin/busybox --install -s /applets
-export PATH=/spoor:/usr/sbin:/usr/bin:/sbin:/bin:/applets HOME=/tmp
+export PATH=/spoor:/usr/sbin:/usr/bin:/sbin:/bin:/applets HOME=/tmp SPOOR_BIN=/spoor/spoor SPOOR_TEST_SLOWNESS=12
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev

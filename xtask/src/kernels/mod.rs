@@ -183,13 +183,14 @@ fn host() -> Result<()> {
 fn binaries(arch: Arch) -> Result<Vec<(PathBuf, &'static str)>> {
     let spoor = release::build_for(arch.target())?;
     println!("{spoor}");
-    let mut build = Run::cargo(["build", "--release", "--quiet", "--package", "spoor-tests"]);
+    // The profile of the agent, whose crates are then there.
+    let mut build = Run::cargo(["build", "--profile", "dist", "--package", "spoor-tests"]);
     build = build.args(["--bin", "kernels", "--bin", "rawpeer", "--target", arch.target()]);
     for (name, value) in release::cross_environment(arch.target()) {
         build = build.env(name, value);
     }
     build.status()?;
-    let folder = tools::target_dir()?.join(arch.target()).join("release");
+    let folder = tools::target_dir()?.join(arch.target()).join("dist");
     Ok(vec![
         (spoor.path, "spoor"),
         (folder.join("kernels"), "suite"),

@@ -44,7 +44,7 @@ pub fn hammered() -> Result<()> {
 }
 
 /// Each span is one that must be there and says what it must; it has the right parent, or none. Gives how many are missing.
-fn nothing_wrong(expected: &[Exchange], spans: &[Span]) -> Result<usize> {
+pub fn nothing_wrong(expected: &[Exchange], spans: &[Span]) -> Result<usize> {
     let expected: BTreeMap<&str, &Exchange> = expected
         .iter()
         .map(|exchange| (exchange.target.as_str(), exchange))

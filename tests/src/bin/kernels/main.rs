@@ -1,8 +1,8 @@
 //! What works in the kernel that runs: the cases of the raw-socket test and some more, each feature's result on a line of
 //! its own. `cargo xtask kernels` runs this in virtual machines, and on the host.
 //!
-//! `whole`, as without an argument: everything. `preempt`: only what is different where the kernel preempts everywhere. All
-//! other arguments are the parts that this program's own children play.
+//! `whole`, as without an argument: everything. `preempt`: only what is different where the kernel preempts everywhere.
+//! `withheld`: as on kernels that lack something. All other arguments are the parts that this program's own children play.
 
 #[path = "../../../tests/raw/bodies.rs"]
 mod bodies;
@@ -27,6 +27,7 @@ mod peer;
 #[path = "../../../tests/raw/sockets.rs"]
 mod sockets;
 mod threads;
+mod withheld;
 #[path = "../../../tests/raw/world.rs"]
 mod world;
 
@@ -44,6 +45,11 @@ fn main() -> ExitCode {
         ["back"] => threads::back().map(|()| true),
         ["front", back] => threads::front(back).map(|()| true),
         ["client", front] => threads::client(front).map(|()| true),
+        ["withheld"] => withheld::each_in_turn().map(|count| {
+            println!("{count} programs and fields, each withheld in turn");
+            true
+        }),
+        ["agent", kind, name, file, selection @ ..] => withheld::agent(kind, name, file, selection).map(|()| true),
         ["hammer"] => bpf::hammer().map(|()| true),
         _ => Err(anyhow::anyhow!("no such part: {words:?}")),
     };
@@ -60,7 +66,6 @@ fn main() -> ExitCode {
 /// True: nothing failed.
 fn suite(whole: bool) -> Result<bool> {
     let mut report = Report::default();
-    report.feature("every program loads", features::load);
     if whole {
         features::raw(&mut report);
     }
