@@ -38,6 +38,7 @@ ln -s /proc/self/fd /dev/fd
 hostname guest
 ip link set lo up
 ulimit -n 20000
+ulimit -l unlimited
 for module in /modules/*.ko; do
     insmod "$module" || echo "cannot load $module"
 done
