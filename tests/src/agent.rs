@@ -28,6 +28,8 @@ use crate::{
 const READY_LIMIT: Duration = Duration::from_secs(20);
 /// How long it may take to end: 5 s are promised for the flush.
 const END_LIMIT: Duration = Duration::from_secs(8);
+/// A whole number in the environment: so many times slower is this machine, being emulated.
+const SLOWNESS: &str = "SPOOR_TEST_SLOWNESS";
 /// How long a command under the agent may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
@@ -56,7 +58,8 @@ impl Agent {
         Self::attach(command, stdout, Some(metrics))
     }
 
-    fn attach(command: Command, stdout: Stdio, metrics: Option<SocketAddr>) -> Result<Self> {
+    /// Starts this command, which is an agent, and waits until it is attached.
+    pub fn attach(command: Command, stdout: Stdio, metrics: Option<SocketAddr>) -> Result<Self> {
         let mut process = Process::start_with("the agent", command, Stdio::null(), stdout, Stdio::piped())?;
         let stderr = process.take_stderr().context("the agent has no stderr")?;
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -79,13 +82,23 @@ impl Agent {
             log,
             reader,
         };
-        if let Err(error) = ready.recv_timeout(READY_LIMIT) {
+        if let Err(error) = ready.recv_timeout(READY_LIMIT * slowness()) {
             bail!(
                 "the agent did not say that it is ready ({error}); it said:\n{}",
                 agent.said()
             );
         }
         Ok(agent)
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
     }
 
     /// Fails if it has ended.
@@ -125,7 +138,7 @@ impl Agent {
     /// Ends it as Ctrl-C does; gives what it said on stderr.
     pub fn finish(mut self) -> Result<String> {
         self.process.signal(Signal::SIGINT)?;
-        let status = self.process.wait(END_LIMIT).with_context(|| self.said())?;
+        let status = self.process.wait(END_LIMIT * slowness()).with_context(|| self.said())?;
         ensure!(
             status.success(),
             "the agent ended with {status}; it said:\n{}",
@@ -140,7 +153,8 @@ impl Agent {
         Ok(said(&log))
     }
 
-    fn said(&self) -> String {
+    /// What it said on stderr so far.
+    pub fn said(&self) -> String {
         said(&self.log)
     }
 }
@@ -244,6 +258,11 @@ pub fn run_command(command: &[&str]) -> Result<(Option<i32>, Vec<Span>, String)>
     let said = std::fs::read_to_string(&stderr)?;
     let spans = otlp::read(&spans_file(directory.path())).with_context(|| format!("the agent said:\n{said}"))?;
     Ok((status.code(), spans, std::fs::read_to_string(&stdout)?))
+}
+
+fn slowness() -> u32 {
+    let value = std::env::var(SLOWNESS).ok();
+    value.and_then(|value| value.parse().ok()).unwrap_or(1)
 }
 
 /// The agent's binary: `SPOOR_BIN`, else the one that was built beside the running test or demo.

@@ -5,6 +5,7 @@
 
 mod apt;
 mod envoy;
+pub mod kernels;
 
 use std::{
     fs,
