@@ -2,6 +2,7 @@
 
 mod cost;
 mod lives;
+mod odd;
 mod parents;
 mod property;
 
