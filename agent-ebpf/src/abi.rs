@@ -224,9 +224,12 @@ pub enum StateChange {
     RemoteFin = 2,
     /// Over: nothing follows on this connection. `error` says why.
     Closed = 3,
+    /// Over, and nobody saw when or how. Never said by the programs: the agent says it of Unix connections that ended
+    /// before the hooks that tell it were attached.
+    Gone = 4,
     /// A process closed a descriptor of a Unix connection, and others are left, of another process mostly. The execution
     /// is who closed it.
-    Released = 4,
+    Released = 5,
 }
 
 /// A connection changed its state.

@@ -7,8 +7,8 @@ use crate::{
     emit,
     kernel::{self, Socket, offset, read},
     maps::{
-        CARRY_BYTES, CONNECTIONS, COUNTED, Connection, DESCRIBED, FROM_BIRTH, NAMED, OPAQUE, SCRATCH, UNIX, UNIX_USERS,
-        count, mark, unix_user, work,
+        CARRY_BYTES, CONNECTIONS, COUNTED, Connection, DESCRIBED, EVENTS, FROM_BIRTH, NAMED, OPAQUE, SCRATCH, UNIX,
+        UNIX_USERS, count, mark, unix_user, work,
     },
 };
 
@@ -78,9 +78,14 @@ fn next_id() -> u64 {
 #[inline(always)]
 pub fn insert(socket: Socket, stream: Stream, role: Role) -> Option<*mut Connection> {
     let flags = (if stream.counted { COUNTED } else { 0 }) | (if stream.family == FAMILY_UNIX { UNIX } else { 0 });
-    let connection = Connection {
+    // Not on the stack: older kernels give a program and what it calls 512 bytes.
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: the scratch area is this program's until it ends.
+    let connection = unsafe { &mut (*scratch).connection };
+    *connection = Connection {
         id: next_id(),
         inode: kernel::inode(socket.file)?,
+        file: socket.file,
         connect_ns: 0,
         offset: [0; 2],
         body_until: [0; 2],
@@ -92,7 +97,7 @@ pub fn insert(socket: Socket, stream: Stream, role: Role) -> Option<*mut Connect
         connect_error: 0,
         pad: 0,
     };
-    if CONNECTIONS.insert(&socket.sock, &connection, 0).is_err() {
+    if CONNECTIONS.insert(&socket.sock, &*connection, 0).is_err() {
         count(Counter::ConnectionsFull, 1);
         return None;
     }
@@ -102,11 +107,22 @@ pub fn insert(socket: Socket, stream: Stream, role: Role) -> Option<*mut Connect
     CONNECTIONS.get_ptr_mut(&socket.sock)
 }
 
-/// The connection of a socket, described if it is seen for the first time. `moved` are the bytes, by direction, that the
+/// Whether this entry says that a socket's connection is of no interest. Nothing more is looked at then: that its other
+/// lives are not taken for it is what the file says.
+#[inline(always)]
+pub fn is_opaque(connection: *mut Connection, socket: Socket) -> bool {
+    // SAFETY: a live map value.
+    unsafe {
+        (*connection).flags & OPAQUE != 0
+            && ((*connection).file == socket.file || kernel::inode(socket.file) == Some((*connection).inode))
+    }
+}
+
+/// The connection of a socket, described if it is seen for the first time. `known`: what the table has. `moved` are the bytes, by direction, that the
 /// present call has moved already: the description tells what was before it.
 #[inline(always)]
-pub fn of(socket: Socket, moved: Moved) -> Option<*mut Connection> {
-    if let Some(connection) = CONNECTIONS.get_ptr_mut(&socket.sock) {
+pub fn of(socket: Socket, known: Option<*mut Connection>, moved: Moved) -> Option<*mut Connection> {
+    if let Some(connection) = known {
         // SAFETY: a live map value.
         let flags = unsafe { (*connection).flags };
         // A Unix socket has no sequence number that would betray another life at the same address.
@@ -193,17 +209,41 @@ pub extern "C" fn describe_socket(sock: u64, moved_read: u64, moved_written: u64
 fn describe_open(sock: u64, connection: *mut Connection, moved: Moved) -> Option<()> {
     // SAFETY: a live map value.
     let connection = unsafe { &mut *connection };
+    // Filled in where it is submitted from: on the stack it would be half of what there is.
+    let Some(mut entry) = EVENTS.reserve::<Open>(0) else {
+        count(Counter::RingFull, 1);
+        return None;
+    };
+    // SAFETY: the record is reserved, and all of it is written.
+    let open = unsafe {
+        let open = entry.as_mut_ptr();
+        open.write(Open::default());
+        &mut *open
+    };
+    let filled = fill(open, sock, connection, moved);
+    match filled {
+        Some(whole) => {
+            if whole {
+                connection.flags |= DESCRIBED;
+            }
+            emit::submit_entry(entry);
+        }
+        None => entry.discard(0),
+    }
+    filled.map(|_| ())
+}
+
+/// Fills the description in. False: the connection is not established yet, and is to be described again.
+#[inline(always)]
+fn fill(open: &mut Open, sock: u64, connection: &mut Connection, moved: Moved) -> Option<bool> {
     let mut early = false;
     let family: u16 = read(sock + offset!(sock_family) as u64)?;
-    let mut open = Open {
-        header: emit::header(Kind::Open, 0, 0),
-        conn: connection.id,
-        sock,
-        inode: connection.inode,
-        family: family as u8,
-        role: connection.role as u8,
-        ..Open::default()
-    };
+    open.header = emit::header(Kind::Open, 0, 0);
+    open.conn = connection.id;
+    open.sock = sock;
+    open.inode = connection.inode;
+    open.family = family as u8;
+    open.role = connection.role as u8;
     if connection.flags & COUNTED == 0 {
         if upper_layer(sock)? {
             connection.flags |= OPAQUE;
@@ -250,16 +290,10 @@ fn describe_open(sock: u64, connection: *mut Connection, moved: Moved) -> Option
     open.from_birth = (connection.flags & FROM_BIRTH != 0) as u8;
     if family as u8 == FAMILY_UNIX {
         open.peer = read(sock + offset!(unix_peer) as u64)?;
-    } else {
-        addresses(sock, &mut open)?;
+        return Some(true);
     }
-    if !emit::submit(open) {
-        return None;
-    }
-    if !early {
-        connection.flags |= DESCRIBED;
-    }
-    Some(())
+    addresses(sock, open)?;
+    Some(!early)
 }
 
 /// Whether the kernel has another protocol on top of a TCP socket, as kTLS is (counted).

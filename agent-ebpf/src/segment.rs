@@ -79,9 +79,9 @@ pub fn report_call(_ctx: TracePointContext) -> u32 {
         return 0;
     };
     // SAFETY: as above.
-    let (socket, call) = unsafe { ((*scratch).socket, (*scratch).call) };
+    let (socket, call) = unsafe { ((*scratch).socket, &(*scratch).call) };
     work!(scratch.dead = 0);
-    let _ = records(scratch, socket, &call);
+    let _ = records(scratch, socket, call);
     if work!(scratch.dead) != 0 {
         let _ = CONNECTIONS.remove(&socket.sock);
     }
@@ -95,7 +95,11 @@ fn records(scratch: *mut Scratch, socket: Socket, call: &Call) -> Option<()> {
         read: if way == 0 { call.bytes } else { 0 },
         written: if way == 0 { 0 } else { call.bytes },
     };
-    let mut connection = connection::of(socket, moved)?;
+    let known = CONNECTIONS.get_ptr_mut(&socket.sock);
+    if known.is_some_and(|connection| connection::is_opaque(connection, socket)) {
+        return None;
+    }
+    let mut connection = connection::of(socket, known, moved)?;
     // SAFETY: the pointer is to a map value, live while the program runs. Two programs may write the same entry; each
     // field is one word, and a wrong offset is found by the sequence numbers.
     let mut start = unsafe { place(socket, &mut *connection, call) };
@@ -256,7 +260,7 @@ pub fn segment(
             },
         };
     }
-    emit::submit_scratch(scratch, captured).then_some(())
+    emit::submit_scratch(scratch).then_some(())
 }
 
 /// Tells that a Unix socket's other end has closed.
@@ -455,10 +459,10 @@ pub extern "C" fn copy_whole(start: u64, from: u64) -> u32 {
         return 0;
     };
     // SAFETY: the scratch area is this program's until it ends.
-    let (socket, call) = unsafe { ((*scratch).socket, (*scratch).call) };
+    let (socket, call) = unsafe { (&(*scratch).socket, &(*scratch).call) };
     let _ = CONNECTIONS.get_ptr(&socket.sock).and_then(|connection| {
         // SAFETY: a live map value.
-        whole(scratch, unsafe { &*connection }, &call, start, from)
+        whole(scratch, unsafe { &*connection }, call, start, from)
     });
     0
 }

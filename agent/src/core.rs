@@ -87,6 +87,17 @@ struct Process {
     ended_ns: Option<u64>,
 }
 
+/// A Unix connection, as /proc knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnixConnection {
+    /// Its name.
+    pub conn: u64,
+    /// The process that used it last.
+    pub tgid: u32,
+    /// Inode number of its socket.
+    pub inode: u64,
+}
+
 /// From events to spans.
 #[derive(Debug)]
 pub struct Core {
@@ -246,6 +257,24 @@ impl Core {
     /// Words for the programs, see [`agent_ebpf::abi::Follow`].
     pub fn take_advice(&mut self) -> Vec<(u64, [u64; 2])> {
         std::mem::take(&mut self.advice)
+    }
+
+    /// Whether the ends of Unix connections should be told from now on.
+    pub fn needs_unix_ends(&self) -> bool {
+        self.flow.needs_unix_ends()
+    }
+
+    /// Unix connections that are not known to have ended.
+    pub fn unix_connections(&self) -> Vec<UnixConnection> {
+        let unix = self.flow.unix_connections().into_iter();
+        unix.filter_map(|connection| {
+            Some(UnixConnection {
+                conn: connection.id,
+                tgid: connection.tgid,
+                inode: connection.described()?.inode,
+            })
+        })
+        .collect()
     }
 
     /// A process does something.

@@ -158,7 +158,7 @@ fn errors_say_what_would_be_right() {
         ("spoor run --port 65536", "1..=65535"),
         ("spoor run --port 0", "1..=65535"),
         ("spoor run --ring-bytes 7MiB", "power of two"),
-        ("spoor run --ring-bytes 4096", "from 128KiB"),
+        ("spoor run --ring-bytes 4096", "from 64KiB"),
         ("spoor run --ring-bytes many", "8MiB or 64KiB"),
         ("spoor run --output otlp-json=", "otlp-json=FILE"),
         ("spoor run --output zipkin", "console, otlp, otlp-json"),

@@ -1,6 +1,5 @@
 //! Core driven by made-up records, as the programs would write them.
 
-mod cost;
 mod lives;
 mod odd;
 mod parents;

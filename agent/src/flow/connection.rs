@@ -186,14 +186,14 @@ impl Connection {
         self.process_ended = false;
     }
 
-    /// Whether it is a Unix socket's.
-    pub fn is_unix(&self) -> bool {
-        self.described.is_some_and(|open| open.family == FAMILY_UNIX)
-    }
-
     /// Its description, if it has come.
     pub fn described(&self) -> Option<&Open> {
         self.described.as_ref()
+    }
+
+    /// Whether it is known to be a Unix socket's: then no state of TCP tells its end.
+    pub fn is_unix(&self) -> bool {
+        self.described.is_some_and(|open| open.family == FAMILY_UNIX)
     }
 
     /// Notes where a request is, for the other end to find. Those that have left are forgotten.

@@ -16,6 +16,9 @@ use crate::{
     proto::http1::{Config, Event},
 };
 
+/// Unix connections without HTTP whose ends need not be known: each service of systemd has one, to its journal.
+const MANY_UNIX: usize = 1024;
+
 /// What went wrong with connections, as counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -44,6 +47,10 @@ pub struct Flow {
     /// The far ends.
     pairs: Pairs,
     most: usize,
+    /// How many are of Unix sockets.
+    unix: usize,
+    /// HTTP was seen on one of these.
+    unix_http: bool,
     /// What went wrong.
     pub counters: Counters,
 }
@@ -56,6 +63,8 @@ impl Flow {
             used_by: FastMap::default(),
             pairs: Pairs::default(),
             most,
+            unix: 0,
+            unix_http: false,
             counters: Counters::default(),
         }
     }
@@ -78,6 +87,7 @@ impl Flow {
         }
         let tgid = open.header.execution.tgid;
         self.counters.mptcp += u64::from(open.counted == 1 && open.family != FAMILY_UNIX);
+        let was_unix = self.get(open.conn).is_some_and(Connection::is_unix);
         let connection = self
             .connections
             .entry(open.conn)
@@ -91,6 +101,9 @@ impl Flow {
             });
         if connection.role() != Role::Unknown {
             self.pairs.insert(connection);
+        }
+        if connection.is_unix() && !was_unix {
+            self.unix += 1;
         }
         Some(connection)
     }
@@ -131,6 +144,9 @@ impl Flow {
         if fed.role_found {
             self.pairs.insert(connection);
         }
+        if !self.unix_http && connection.is_unix() && connection.is_followed() {
+            self.unix_http = true;
+        }
         fed
     }
 
@@ -157,6 +173,18 @@ impl Flow {
         self.used_by.entry(holder).or_default().insert(id);
         connection.tgid = holder;
         true
+    }
+
+    /// Whether ends of Unix connections matter: one carries HTTP, or there are so many that they must be forgotten in time.
+    pub fn needs_unix_ends(&self) -> bool {
+        self.unix_http || self.unix > MANY_UNIX
+    }
+
+    /// The Unix connections, by name.
+    pub fn unix_connections(&self) -> Vec<&Connection> {
+        let mut unix: Vec<_> = self.connections.values().filter(|c| c.is_unix()).collect();
+        unix.sort_unstable_by_key(|connection| connection.id);
+        unix
     }
 
     /// A connection.
@@ -194,6 +222,7 @@ impl Flow {
         let connection = self.connections.remove(&id)?;
         unuse(&mut self.used_by, connection.tgid, id);
         self.pairs.remove(&connection);
+        self.unix = self.unix.saturating_sub(usize::from(connection.is_unix()));
         Some(connection)
     }
 

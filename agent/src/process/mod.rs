@@ -15,6 +15,7 @@ mod listeners;
 mod peculiar;
 mod proc_root;
 mod select;
+mod unix_sockets;
 
 pub use facts::{ProcessFacts, Runtime};
 pub use gather::{ExecHint, Gatherer};
@@ -22,3 +23,4 @@ pub use host::Host;
 pub use peculiar::{NamespaceError, Peculiarity, own_namespace_is_initial, peculiarities};
 pub use proc_root::ProcRoot;
 pub use select::{Match, Reason, SelectError, Selection};
+pub use unix_sockets::UnixSockets;

@@ -189,7 +189,8 @@ fn wrong_link(exchange: &Exchange, parent: &str, found: &[&Span]) -> Option<Stri
     }
 }
 
-fn target_of(span: &Span) -> String {
+/// The path, or the address of a connect.
+pub fn target_of(span: &Span) -> String {
     let host = || span.text("server.address").unwrap_or("nowhere");
     match (span.text("http.request.method"), span.text("url.path")) {
         (None | Some("CONNECT"), _) => {

@@ -5,6 +5,7 @@ mod bodies;
 mod calls;
 mod ends;
 mod expected;
+mod load;
 mod messages;
 mod namespaces;
 mod odd;

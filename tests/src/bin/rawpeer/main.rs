@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use syscalls::{Address, Errno};
+use syscalls::{Address, Errno, Sending};
 
 /// Why a command gave no answer.
 #[derive(Debug)]
@@ -102,16 +102,16 @@ impl Peer {
                 Ok(syscalls::receive(self.fd(name)?, parse(how)?, &sizes)?.to_string())
             }
             ["send-all", name, how, piece, repeat, head, unit, tail] => {
-                let mut bytes = unhex(head)?;
-                bytes.extend(unhex(unit)?.repeat(number(repeat)?));
-                bytes.extend(unhex(tail)?);
                 let (fd, how) = (self.fd(name)?, parse(how)?);
-                for mut piece in bytes.chunks(number(piece)?) {
-                    while !piece.is_empty() {
-                        piece = &piece[syscalls::send(fd, how, &[piece])?..];
-                    }
+                let (unit, repeat) = (unhex(unit)?, number(repeat)?);
+                let mut sender = Sender::new(fd, how, number(piece)?);
+                sender.put(&unhex(head)?)?;
+                for _ in 0..repeat {
+                    sender.put(&unit)?;
                 }
-                Ok(bytes.len().to_string())
+                sender.put(&unhex(tail)?)?;
+                sender.flush()?;
+                Ok(sender.sent.to_string())
             }
             ["receive-all", name, how, piece, total, pause_us] => {
                 let (fd, how) = (self.fd(name)?, parse(how)?);
@@ -221,6 +221,50 @@ impl Peer {
             .get(name)
             .copied()
             .ok_or_else(|| script(format!("no socket {name}")))
+    }
+}
+
+/// Sends many bytes in pieces of one size, of which it holds no more than one.
+struct Sender {
+    fd: RawFd,
+    how: Sending,
+    piece: Vec<u8>,
+    piece_bytes: usize,
+    sent: usize,
+}
+
+impl Sender {
+    fn new(fd: RawFd, how: Sending, piece_bytes: usize) -> Self {
+        Self {
+            fd,
+            how,
+            piece: Vec::with_capacity(piece_bytes),
+            piece_bytes,
+            sent: 0,
+        }
+    }
+
+    fn put(&mut self, mut bytes: &[u8]) -> Result<(), Fault> {
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(self.piece_bytes - self.piece.len()));
+            self.piece.extend_from_slice(now);
+            bytes = later;
+            if self.piece.len() == self.piece_bytes {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Fault> {
+        let mut left = self.piece.as_slice();
+        while !left.is_empty() {
+            let sent = syscalls::send(self.fd, self.how, &[left])?;
+            self.sent += sent;
+            left = &left[sent..];
+        }
+        self.piece.clear();
+        Ok(())
     }
 }
 

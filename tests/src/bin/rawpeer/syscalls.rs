@@ -1,7 +1,6 @@
 //! The system calls, each made by its number: a library would choose another one now and then.
 
 use std::{
-    ffi::c_void,
     net::{IpAddr, SocketAddr},
     os::fd::RawFd,
     ptr,
@@ -434,7 +433,11 @@ pub fn duplicate(fd: RawFd, how: Duplicate) -> Result<RawFd, Errno> {
     let fd = fd as usize;
     let new = match how {
         Duplicate::Dup => call(libc::SYS_dup, [fd]),
+        #[cfg(target_arch = "x86_64")]
         Duplicate::Dup2 => call(libc::SYS_dup2, [fd, FREE]),
+        // As a C library makes it where there is no such call.
+        #[cfg(not(target_arch = "x86_64"))]
+        Duplicate::Dup2 => call(libc::SYS_dup3, [fd, FREE, 0]),
         Duplicate::Dup3 => call(libc::SYS_dup3, [fd, FREE + 1, 0]),
         Duplicate::Fcntl => call(libc::SYS_fcntl, [fd, libc::F_DUPFD_CLOEXEC as usize, FREE + 2]),
     };
@@ -486,13 +489,14 @@ fn pass(via: RawFd, number: c_long, passed: &mut Passed) -> Result<usize, Errno>
     };
     let mut message = message(&raw mut vector, 1);
     message.msg_control = ptr::from_mut(passed).cast();
-    message.msg_controllen = size_of::<Passed>();
+    message.msg_controllen = size_of::<Passed>() as _;
     call(number, [via as usize, ptr::from_mut(&mut message) as usize, 0])
 }
 
 /// A child that goes on from here; 0 in it. There is one thread only, so no lock is left taken in the child.
 pub fn fork() -> Result<i32, Errno> {
-    Ok(call(libc::SYS_fork, [])? as i32)
+    // fork(2) is one of the calls that newer architectures do not have.
+    Ok(call(libc::SYS_clone, [libc::SIGCHLD as usize, 0, 0, 0, 0])? as i32)
 }
 
 /// Waits for a child; gives its wait status.
@@ -557,15 +561,11 @@ fn raw(address: &Address) -> (Vec<u8>, usize) {
 }
 
 fn message(vectors: *mut libc::iovec, count: usize) -> libc::msghdr {
-    libc::msghdr {
-        msg_name: ptr::null_mut::<c_void>(),
-        msg_namelen: 0,
-        msg_iov: vectors,
-        msg_iovlen: count as _,
-        msg_control: ptr::null_mut(),
-        msg_controllen: 0,
-        msg_flags: 0,
-    }
+    // SAFETY: plain data, for which zeros are a value. Some C libraries pad it, and the kernel reads the padding.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = vectors;
+    message.msg_iovlen = count as _;
+    message
 }
 
 /// A message for each buffer.
