@@ -291,7 +291,7 @@ backend back
 }
 
 /// Builds the Go service, which is also a client, and gives its path.
-pub(crate) fn build_go(directory: &Path) -> Result<PathBuf> {
+pub fn build_go(directory: &Path) -> Result<PathBuf> {
     let program = directory.join("service-go");
     let go = ["/usr/local/go/bin/go"]
         .into_iter()
@@ -304,7 +304,7 @@ pub(crate) fn build_go(directory: &Path) -> Result<PathBuf> {
 }
 
 /// Where the sources of services and clients are.
-pub(crate) fn sources() -> PathBuf {
+pub fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("services")
 }
 

@@ -76,7 +76,7 @@ const LLVM_LIBRARIES: [Package; 2] = [
 ];
 
 /// What the services of the demo and of the end-to-end tests are written in and run on.
-const SERVICES: [Package; 15] = [
+const SERVICES: [Package; 17] = [
     package("nginx", Probe::Command("nginx"), "proxy and static server"),
     package("haproxy", Probe::Command("haproxy"), "proxy"),
     package("wrk", Probe::Command("wrk"), "load"),
@@ -96,6 +96,12 @@ const SERVICES: [Package; 15] = [
     package("nodejs", Probe::Command("node"), "Node services"),
     package("gcc", Probe::Command("cc"), "C services"),
     package("iproute2", Probe::Command("ip"), "network namespaces in the tests"),
+    package(
+        "openbsd-inetd",
+        Probe::Command("inetd"),
+        "a server that passes sockets on",
+    ),
+    package("systemd", Probe::Command("systemd-socket-activate"), "another one"),
 ];
 
 impl Package {
