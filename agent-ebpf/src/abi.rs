@@ -106,6 +106,8 @@ pub const SEGMENT_MORE: u16 = 1;
 pub const SEGMENT_OPAQUE: u16 = 2;
 /// A read that returned 0: the other end has closed (only told for Unix sockets, TCP tells by [`State`]).
 pub const SEGMENT_EOF: u16 = 4;
+/// The first bytes of a connection that does not carry HTTP/1: no more is told of it.
+pub const SEGMENT_NOT_HTTP: u16 = 8;
 
 /// A part of the bytes of one read or write. `captured` bytes follow the struct.
 #[repr(C)]
@@ -224,12 +226,12 @@ pub enum StateChange {
     RemoteFin = 2,
     /// Over: nothing follows on this connection. `error` says why.
     Closed = 3,
-    /// Over, and nobody saw when or how. Never said by the programs: the agent says it of Unix connections that ended
-    /// before the hooks that tell it were attached.
-    Gone = 4,
     /// A process closed a descriptor of a Unix connection, and others are left, of another process mostly. The execution
     /// is who closed it.
-    Released = 5,
+    Released = 4,
+    /// Over, and nobody saw when or how. Never said by the programs: the agent says it of Unix connections that ended
+    /// before the hooks that tell it were attached.
+    Gone = 5,
 }
 
 /// A connection changed its state.

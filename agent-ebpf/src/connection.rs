@@ -220,20 +220,18 @@ fn describe_open(sock: u64, connection: *mut Connection, moved: Moved) -> Option
         open.write(Open::default());
         &mut *open
     };
-    let filled = fill(open, sock, connection, moved);
-    match filled {
-        Some(whole) => {
-            if whole {
-                connection.flags |= DESCRIBED;
-            }
-            emit::submit_entry(entry);
-        }
-        None => entry.discard(0),
+    let Some(early) = fill(open, sock, connection, moved) else {
+        entry.discard(0);
+        return None;
+    };
+    if !early {
+        connection.flags |= DESCRIBED;
     }
-    filled.map(|_| ())
+    emit::submit_entry(entry);
+    Some(())
 }
 
-/// Fills the description in. False: the connection is not established yet, and is to be described again.
+/// Whether it is not established yet: then it is told again.
 #[inline(always)]
 fn fill(open: &mut Open, sock: u64, connection: &mut Connection, moved: Moved) -> Option<bool> {
     let mut early = false;
@@ -290,10 +288,10 @@ fn fill(open: &mut Open, sock: u64, connection: &mut Connection, moved: Moved) -
     open.from_birth = (connection.flags & FROM_BIRTH != 0) as u8;
     if family as u8 == FAMILY_UNIX {
         open.peer = read(sock + offset!(unix_peer) as u64)?;
-        return Some(true);
+        return Some(early);
     }
     addresses(sock, open)?;
-    Some(!early)
+    Some(early)
 }
 
 /// Whether the kernel has another protocol on top of a TCP socket, as kTLS is (counted).

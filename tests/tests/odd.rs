@@ -21,7 +21,7 @@ use spoor_tests::{
     net,
     otlp::{Kind, Span},
     process::{Gated, Process},
-    services::{Server, Service, build_go, route, sources},
+    services::{Server, Service, built, route, sources},
     truth::{self, Event},
 };
 use tempfile::TempDir;
@@ -543,8 +543,8 @@ fn multipath(name: &'static str, client: bool) -> Result<()> {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     const REQUESTS: usize = 400;
     let leaf = Service::start(Server::NginxStatic, "leaf", &[])?;
-    let server = Site::start("server", |_, directory| {
-        let mut command = Command::new(build_go(directory)?);
+    let server = Site::start("server", |_, _| {
+        let mut command = Command::new(built::go()?);
         // Its calls are plain TCP.
         command
             .env("GODEBUG", "multipathtcp=2")
@@ -553,7 +553,7 @@ fn multipath(name: &'static str, client: bool) -> Result<()> {
     })?;
     let directory = tempfile::Builder::new().prefix("spoor-odd-").tempdir()?;
     let log = log_of(&directory);
-    let mut command = Command::new(build_go(directory.path())?);
+    let mut command = Command::new(built::go()?);
     command.args([&server.url("/call"), &REQUESTS.to_string(), "8", name]);
     command.env("GODEBUG", if client { "multipathtcp=3" } else { "multipathtcp=0" });
     for (key, value) in environment("client", server.address, &log) {

@@ -4,6 +4,7 @@ mod lives;
 mod odd;
 mod parents;
 mod property;
+mod workloads;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -16,7 +17,7 @@ use super::Core;
 use crate::{
     config::{CoreSettings, SpanNames},
     process::{ProcessFacts, Runtime},
-    trace::{Attribute, Resource, Span, SpanKind, Value},
+    trace::{Attribute, Resource, Span, SpanKind, Value, sampling::Sampler},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -29,6 +30,7 @@ fn settings() -> CoreSettings {
         response_headers: vec![],
         known_methods: None,
         include_telemetry: false,
+        sampler: Sampler::default(),
         max_connections: 1000,
         hold: Duration::from_secs(10),
         hold_bytes: 16 * 1024 * 1024,

@@ -86,8 +86,8 @@ impl Flow {
             return None;
         }
         let tgid = open.header.execution.tgid;
-        self.counters.mptcp += u64::from(open.counted == 1 && open.family != FAMILY_UNIX);
         let was_unix = self.get(open.conn).is_some_and(Connection::is_unix);
+        self.counters.mptcp += u64::from(open.counted == 1 && open.family != FAMILY_UNIX);
         let connection = self
             .connections
             .entry(open.conn)
@@ -150,6 +150,18 @@ impl Flow {
         fed
     }
 
+    /// Whether ends of Unix connections matter: one carries HTTP, or there are so many that they must be forgotten in time.
+    pub fn needs_unix_ends(&self) -> bool {
+        self.unix_http || self.unix > MANY_UNIX
+    }
+
+    /// The Unix connections, by name.
+    pub fn unix_connections(&self) -> Vec<&Connection> {
+        let mut unix: Vec<_> = self.connections.values().filter(|c| c.is_unix()).collect();
+        unix.sort_unstable_by_key(|connection| connection.id);
+        unix
+    }
+
     /// A process has closed its descriptor of a connection that others have, too.
     pub fn release(&mut self, id: u64, tgid: u32) {
         if let Some(connection) = self.connections.get_mut(&id) {
@@ -173,18 +185,6 @@ impl Flow {
         self.used_by.entry(holder).or_default().insert(id);
         connection.tgid = holder;
         true
-    }
-
-    /// Whether ends of Unix connections matter: one carries HTTP, or there are so many that they must be forgotten in time.
-    pub fn needs_unix_ends(&self) -> bool {
-        self.unix_http || self.unix > MANY_UNIX
-    }
-
-    /// The Unix connections, by name.
-    pub fn unix_connections(&self) -> Vec<&Connection> {
-        let mut unix: Vec<_> = self.connections.values().filter(|c| c.is_unix()).collect();
-        unix.sort_unstable_by_key(|connection| connection.id);
-        unix
     }
 
     /// A connection.
@@ -243,6 +243,21 @@ impl Flow {
         let mut ids: Vec<u64> = self.used_by.get(&tgid).into_iter().flatten().copied().collect();
         ids.sort_unstable();
         ids
+    }
+
+    /// How many connections a process used last, and how many of these are searched for a first request.
+    pub fn count_of_process(&self, tgid: u32) -> (usize, usize) {
+        let ids = self.used_by.get(&tgid);
+        let searched = |id: &&u64| self.connections.get(id).is_some_and(Connection::is_searched);
+        (
+            ids.map_or(0, FastSet::len),
+            ids.map_or(0, |ids| ids.iter().filter(searched).count()),
+        )
+    }
+
+    /// How many processes have connections.
+    pub fn processes(&self) -> usize {
+        self.used_by.len()
     }
 
     /// Whether a process has connections that it used last.
