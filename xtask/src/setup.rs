@@ -143,6 +143,12 @@ const SERVICES: &[Package] = &[
         "Python client",
     ),
     package("python3-venv", Probe::Installed, "a place of its own for Envoy"),
+    package(
+        "openbsd-inetd",
+        Probe::Command("inetd"),
+        "a server that passes sockets on",
+    ),
+    package("systemd", Probe::Command("systemd-socket-activate"), "another one"),
 ];
 
 impl Package {

@@ -70,6 +70,10 @@ impl Core {
         };
         connection.last_ns = now_ns;
         if state.state == StateChange::Gone as u8 {
+            // That its other end had closed was read; nobody waits for an answer since.
+            if connection.remote_fin {
+                return self.closed(state.conn, 0, now_ns);
+            }
             if let Some(connection) = self.flow.close(state.conn) {
                 self.missed(connection.exchanges.into_iter().map(|(_, node)| node));
             }

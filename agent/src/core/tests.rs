@@ -1,6 +1,7 @@
 //! Core driven by made-up records, as the programs would write them.
 
 mod lives;
+mod odd;
 mod parents;
 mod property;
 mod workloads;
