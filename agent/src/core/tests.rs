@@ -1,6 +1,7 @@
 //! Core driven by made-up records, as the programs would write them.
 
 mod cost;
+mod fuzzed;
 mod lives;
 mod parents;
 mod property;

@@ -9,6 +9,8 @@ mod plan;
 pub mod reference;
 mod ring;
 
+#[cfg(feature = "fuzzing")]
+pub use btf::Btf;
 pub use load::{Lost, ProbeError, Settings};
 pub use plan::{Attachment, Hook, PLAN};
 pub use ring::{Ring, Waker};
