@@ -1,6 +1,7 @@
 //! The agent under test, by its command line alone.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{BufRead, BufReader},
     net::SocketAddr,
@@ -13,6 +14,11 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
+use spoor::{
+    config::CoreSettings,
+    core::Core,
+    tape::{Frame, TapeReader},
+};
 use tempfile::TempDir;
 
 use crate::{
@@ -222,6 +228,33 @@ impl Recorded {
     pub fn copy_to(&self, path: &Path) -> Result<()> {
         std::fs::copy(tape_file(self.0.path()), path).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(())
+    }
+
+    /// Plays the tape here; gives Core's counters at its end.
+    pub fn counters(&self) -> Result<BTreeMap<&'static str, u64>> {
+        let mut tape = TapeReader::new(BufReader::new(File::open(tape_file(self.0.path()))?))?;
+        let mut settings: Option<CoreSettings> = None;
+        let mut core: Option<Core> = None;
+        while let Some(frame) = tape.next_frame()? {
+            match (frame, &mut core) {
+                (Frame::Config(json), _) => settings = Some(serde_json::from_str(&json)?),
+                (Frame::Seed(seed), core) => {
+                    *core = Some(Core::new(settings.as_ref().context("a seed without settings")?, seed));
+                }
+                (Frame::Clock { monotonic_ns, unix_ns }, Some(core)) => core.clock(monotonic_ns, unix_ns),
+                (Frame::Record(record), Some(core)) => core.record(record),
+                (Frame::Tick { now_ns }, Some(core)) => {
+                    core.tick(now_ns);
+                    core.drain();
+                }
+                (Frame::Process(facts), Some(core)) => core.process(facts.into_owned()),
+                (Frame::Selected { tgid, selected }, Some(core)) => core.selected(tgid, selected),
+                (_, None) => bail!("the tape begins with neither settings nor a seed"),
+            }
+        }
+        let mut core = core.context("an empty tape")?;
+        core.flush();
+        Ok(core.counters().into_iter().collect())
     }
 
     /// Replays the tape; gives the OTLP JSON as it was written, and its spans.

@@ -11,6 +11,8 @@ pub mod reference;
 mod ring;
 mod survey;
 
+#[cfg(feature = "fuzzing")]
+pub use btf::Btf;
 pub use load::{Later, ProbeError, REPORTER, Settings};
 pub use lost::{Lost, Withheld};
 pub use offsets::{Feature, fields};
