@@ -43,11 +43,13 @@ impl Agent {
     /// Starts it with a selection (`--pid=7` …) and an `--output`, and waits until it is attached.
     pub fn start(selection: &[String], output: &str, environment: &[(&str, &str)], stdout: Stdio) -> Result<Self> {
         let mut command = Command::new(binary()?);
-        command
-            .arg("run")
-            .args(selection)
-            .args(["--output", output])
-            .envs(environment.iter().copied());
+        command.envs(environment.iter().copied());
+        Self::start_by(command, selection, output, stdout)
+    }
+
+    /// Starts it by a command that runs [`binary`] with the arguments that it is given, and waits until it is attached.
+    pub fn start_by(mut command: Command, selection: &[String], output: &str, stdout: Stdio) -> Result<Self> {
+        command.arg("run").args(selection).args(["--output", output]);
         let metrics = free_address();
         command.args(["--capture-request-header", "x-request-id"]);
         command.args(["--metrics-listen", &metrics.to_string()]);
@@ -123,7 +125,8 @@ impl Agent {
         Ok(said(&log))
     }
 
-    fn said(&self) -> String {
+    /// What it has said so far on stderr.
+    pub fn said(&self) -> String {
         said(&self.log)
     }
 }
@@ -206,6 +209,20 @@ impl Recorded {
         let status = process.wait(COMMAND_LIMIT)?;
         ensure!(status.success(), "the replay ended with {status}");
         Ok((std::fs::read(&file)?, otlp::read(&file)?))
+    }
+
+    /// Replays the tape to the collector that the environment names; gives what was said on stderr.
+    pub fn export(&self, environment: &[(&str, &str)]) -> Result<String> {
+        let mut command = Command::new(binary()?);
+        command.arg("replay").arg(tape_file(self.0.path()));
+        command.args(["--output", "otlp"]).envs(environment.iter().copied());
+        let log = self.0.path().join("export.log");
+        let stderr = File::create(&log)?.into();
+        let mut process = Process::start_with("the replay", command, Stdio::null(), Stdio::null(), stderr)?;
+        let status = process.wait(COMMAND_LIMIT)?;
+        let said = std::fs::read_to_string(&log)?;
+        ensure!(status.success(), "the replay ended with {status}; it said:\n{said}");
+        Ok(said)
     }
 }
 

@@ -4,6 +4,7 @@
 //! second run takes a fraction of a second and needs neither root nor the network.
 
 mod apt;
+mod collector;
 
 use std::{
     fs,
@@ -114,6 +115,7 @@ struct Missing {
     packages: Vec<(&'static str, &'static str)>,
     go: bool,
     bpf_linker: bool,
+    collector: bool,
     rust_components: Vec<&'static str>,
     rust_target: bool,
 }
@@ -135,6 +137,7 @@ impl Missing {
         if scope == Scope::Everything {
             missing.need(&SERVICES);
             missing.go = !go_is_new_enough();
+            missing.collector = !collector::is_there();
         }
         match tools::output("rustc", &["--print", "sysroot"]) {
             Some(sysroot) => {
@@ -159,10 +162,11 @@ impl Missing {
             packages,
             go,
             bpf_linker,
+            collector,
             rust_components,
             rust_target,
         } = self;
-        packages.is_empty() && !go && !bpf_linker && rust_components.is_empty() && !rust_target
+        packages.is_empty() && !go && !bpf_linker && !collector && rust_components.is_empty() && !rust_target
     }
 
     /// One line for each thing, with what it is for.
@@ -179,6 +183,9 @@ impl Missing {
             lines.push(format!(
                 "bpf-linker {BPF_LINKER} with LLVM {LLVM}, built into .cache/tools: links the eBPF programs"
             ));
+        }
+        if self.collector {
+            lines.push(collector::WHY.to_owned());
         }
         for component in &self.rust_components {
             lines.push(format!("Rust component {component}: `cargo xtask test`"));
@@ -222,6 +229,9 @@ pub fn install(scope: Scope) -> Result<()> {
     }
     if missing.bpf_linker {
         install_bpf_linker()?;
+    }
+    if missing.collector {
+        collector::build()?;
     }
     if !missing.rust_components.is_empty() {
         rustup("component", &missing.rust_components)?;
@@ -338,6 +348,7 @@ mod tests {
             packages: vec![("wrk", "load")],
             go: false,
             bpf_linker: true,
+            collector: true,
             rust_components: vec!["clippy"],
             rust_target: true,
         };
@@ -345,6 +356,7 @@ mod tests {
             missing.list(),
             "  package wrk: load\n  \
              bpf-linker 0.13.0 with LLVM 22, built into .cache/tools: links the eBPF programs\n  \
+             the OpenTelemetry Collector, built into .cache/tools with Go: end-to-end tests of the export\n  \
              Rust component clippy: `cargo xtask test`\n  \
              Rust target x86_64-unknown-linux-musl: the static release binary\n"
         );
