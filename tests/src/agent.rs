@@ -8,7 +8,7 @@ use std::{
     process::{Command, Stdio},
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -44,13 +44,13 @@ impl Agent {
     pub fn start(selection: &[String], output: &str, environment: &[(&str, &str)], stdout: Stdio) -> Result<Self> {
         let mut command = Command::new(binary()?);
         command.envs(environment.iter().copied());
-        Self::start_by(command, selection, output, stdout)
+        Self::start_as(command, selection, output, stdout)
     }
 
-    /// Starts it by a command that runs [`binary`] with the arguments that it is given, and waits until it is attached.
-    pub fn start_by(mut command: Command, selection: &[String], output: &str, stdout: Stdio) -> Result<Self> {
-        command.arg("run").args(selection).args(["--output", output]);
+    /// The same, where `command` is what starts the agent, as with other rights.
+    pub fn start_as(mut command: Command, selection: &[String], output: &str, stdout: Stdio) -> Result<Self> {
         let metrics = free_address();
+        command.arg("run").args(selection).args(["--output", output]);
         command.args(["--capture-request-header", "x-request-id"]);
         command.args(["--metrics-listen", &metrics.to_string()]);
         Self::attach(command, stdout, Some(metrics))
@@ -91,6 +91,21 @@ impl Agent {
     /// Fails if it has ended.
     pub fn check_running(&mut self) -> Result<()> {
         self.process.check_running().with_context(|| self.said())
+    }
+
+    /// Waits until it has said this; it needs `--log-level=debug` to say all.
+    pub fn wait_until_said(&self, words: &str, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        while !self.said().contains(words) {
+            if Instant::now() > deadline {
+                bail!(
+                    "the agent has not said {words:?} within {limit:?}; it said:\n{}",
+                    self.said()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     /// Its metrics now. Those of Core and of the programs are at most a second old while there is traffic.
@@ -158,7 +173,8 @@ impl Recorder {
 
 /// An agent that records a tape; then the tape.
 pub struct Tape {
-    agent: Agent,
+    /// The agent.
+    pub agent: Agent,
     directory: TempDir,
 }
 

@@ -132,7 +132,7 @@ fn a_collector_that_comes_back_at_another_address_gets_the_rest() -> Result<()> 
             .env("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", authority.file("agent.pem"))
             .env("OTEL_EXPORTER_OTLP_CLIENT_KEY", authority.file("agent.key"))
             .env("OTEL_BSP_SCHEDULE_DELAY", "100");
-        let agent = Agent::start_by(command, &service.selection()?, "otlp", Stdio::null())?;
+        let agent = Agent::start_as(command, &service.selection()?, "otlp", Stdio::null())?;
         ask(&service, 0, REQUESTS)?;
         wait_until("the first spans", || Ok(first.spans()? == REQUESTS))?;
         let (kept, first) = first.kill();

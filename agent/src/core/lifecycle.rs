@@ -227,6 +227,7 @@ impl Core {
     pub(super) fn unseen(&mut self, unseen: &Unseen) {
         if unseen.cause == UnseenCause::IoUring as u32 {
             self.counters.io_uring += 1;
+            self.unseen_in(unseen.header.execution.tgid, "io_uring");
         }
     }
 }

@@ -3,6 +3,7 @@
 mod lives;
 mod parents;
 mod property;
+mod workloads;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
