@@ -78,7 +78,7 @@ const LLVM_LIBRARIES: [Package; 2] = [
 ];
 
 /// What the services of the demo and of the end-to-end tests are written in and run on.
-const SERVICES: [Package; 33] = [
+const SERVICES: [Package; 32] = [
     package("nginx", Probe::Command("nginx"), "proxy and static server"),
     package("haproxy", Probe::Command("haproxy"), "proxy"),
     package("wrk", Probe::Command("wrk"), "load"),
