@@ -78,7 +78,7 @@ const LLVM_LIBRARIES: [Package; 2] = [
 ];
 
 /// What the services of the demo and of the end-to-end tests are written in and run on.
-const SERVICES: [Package; 32] = [
+const SERVICES: &[Package] = &[
     package("nginx", Probe::Command("nginx"), "proxy and static server"),
     package("haproxy", Probe::Command("haproxy"), "proxy"),
     package("wrk", Probe::Command("wrk"), "load"),
@@ -182,7 +182,7 @@ impl Missing {
             missing.need(&LLVM_LIBRARIES);
         }
         if scope == Scope::Everything {
-            missing.need(&SERVICES);
+            missing.need(SERVICES);
             missing.go = !go_is_new_enough();
             missing.collector = !collector::is_there();
             missing.envoy = !envoy::is_there();
