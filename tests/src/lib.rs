@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod clients;
+pub mod collector;
 pub mod compare;
 pub mod http;
 pub mod metrics;

@@ -43,7 +43,7 @@ Examples:
 
 Environment:
   OTEL_EXPORTER_OTLP_ENDPOINT   the collector, as http://localhost:4318
-  OTEL_EXPORTER_OTLP_PROTOCOL   http/protobuf (the default) or grpc, then with port 4317
+  OTEL_EXPORTER_OTLP_PROTOCOL   http/protobuf (the default), http/json, or grpc, then with port 4317
   docs/configuration.md has the others";
 
 const RECORD_EXAMPLES: &str = "\
