@@ -15,7 +15,7 @@ use spoor::{
     core::Core,
     event::Event,
     process::{ProcessFacts, Runtime},
-    trace::{Attribute, Resource},
+    trace::{Attribute, Resource, sampling::Sampler},
 };
 
 /// The product's.
@@ -103,10 +103,12 @@ fn settings() -> CoreSettings {
     CoreSettings {
         span_names: SpanNames::Template,
         routes: Vec::new(),
+        ignore: Vec::new(),
         request_headers: Vec::new(),
         response_headers: Vec::new(),
         known_methods: None,
         include_telemetry: false,
+        sampler: Sampler::default(),
         max_connections: 1000,
         hold: Duration::from_secs(10),
         hold_bytes: 16 * 1024 * 1024,

@@ -1,5 +1,6 @@
 //! Core driven by made-up records, as the programs would write them.
 
+mod ignored;
 mod lives;
 mod parents;
 mod property;
@@ -25,6 +26,7 @@ fn settings() -> CoreSettings {
     CoreSettings {
         span_names: SpanNames::Template,
         routes: vec![],
+        ignore: vec![],
         request_headers: vec![],
         response_headers: vec![],
         known_methods: None,
