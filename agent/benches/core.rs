@@ -15,7 +15,7 @@ use spoor::{
     core::Core,
     event::Event,
     process::{ProcessFacts, Runtime},
-    trace::{Attribute, Resource, sampling::Sampler},
+    trace::{Attribute, Resource},
 };
 
 /// The product's.
@@ -108,7 +108,7 @@ fn settings() -> CoreSettings {
         response_headers: Vec::new(),
         known_methods: None,
         include_telemetry: false,
-        sampler: Sampler::default(),
+        sampler: spoor::trace::sampling::Sampler::default(),
         max_connections: 1000,
         hold: Duration::from_secs(10),
         hold_bytes: 16 * 1024 * 1024,

@@ -38,6 +38,8 @@ pub enum Command {
     Record(RecordSettings),
     /// Feed a tape to Core.
     Replay(ReplaySettings),
+    /// Say what works here.
+    Doctor(DoctorSettings),
     /// List workloads.
     Ps(PsSettings),
 }
@@ -69,6 +71,13 @@ pub struct ReplaySettings {
     pub file: PathBuf,
     /// Where spans go.
     pub output: Output,
+}
+
+/// Settings of `spoor doctor`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DoctorSettings {
+    /// The report is for programs.
+    pub json: bool,
 }
 
 /// Settings of `spoor ps`.
@@ -238,6 +247,7 @@ impl Invocation {
                 file: replay.file,
                 output: replay.output.output.unwrap_or_else(default_output),
             }),
+            args::Subcommand::Doctor(doctor) => Command::Doctor(DoctorSettings { json: doctor.json }),
         };
         Ok(Self {
             command,

@@ -8,6 +8,7 @@ pub mod causality;
 pub mod config;
 pub mod control;
 pub mod core;
+pub mod doctor;
 pub mod event;
 pub mod export;
 pub mod flow;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use spoor::{
     app,
     config::{Command, Invocation},
+    doctor,
     launch::LaunchError,
     ps, replay,
 };
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
             Command::Run(settings) => app::run(settings),
             Command::Record(settings) => app::record(settings),
             Command::Replay(settings) => replay::replay(settings).map(|()| 0),
+            Command::Doctor(settings) => doctor::doctor(settings.json),
             Command::Ps(settings) => ps::ps(settings).map(|()| 0),
         }
     });

@@ -43,12 +43,14 @@ impl Agent {
     /// Starts it with a selection (`--pid=7` …) and an `--output`, and waits until it is attached.
     pub fn start(selection: &[String], output: &str, environment: &[(&str, &str)], stdout: Stdio) -> Result<Self> {
         let mut command = Command::new(binary()?);
-        command
-            .arg("run")
-            .args(selection)
-            .args(["--output", output])
-            .envs(environment.iter().copied());
+        command.envs(environment.iter().copied());
+        Self::start_as(command, selection, output, stdout)
+    }
+
+    /// The same, where `command` is what starts the agent, as with other rights.
+    pub fn start_as(mut command: Command, selection: &[String], output: &str, stdout: Stdio) -> Result<Self> {
         let metrics = free_address();
+        command.arg("run").args(selection).args(["--output", output]);
         command.args(["--capture-request-header", "x-request-id"]);
         command.args(["--metrics-listen", &metrics.to_string()]);
         Self::attach(command, stdout, Some(metrics))

@@ -86,6 +86,10 @@ pub(super) enum Subcommand {
     /// Make the spans of a tape, the same ones each time
     #[command(after_help = REPLAY_EXAMPLES)]
     Replay(ReplayArgs),
+    /// Say what works on this kernel and machine, what does not, what that costs and what to do
+    ///
+    /// Exits with 1 if nothing can be traced. Without root it says what it could not look at.
+    Doctor(DoctorArgs),
 }
 
 #[derive(Debug, Args)]
@@ -118,6 +122,13 @@ pub(super) struct ReplayArgs {
 
     #[command(flatten)]
     pub(super) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]

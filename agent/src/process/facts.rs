@@ -32,7 +32,8 @@ pub enum Runtime {
     Beam,
     /// .NET.
     Dotnet,
-    /// A program whose binary holds an event loop that is known to multiplex (HAProxy, Envoy, a tokio program).
+    /// A program whose binary holds an event loop that is known to multiplex (HAProxy, Envoy, a tokio program), or whose
+    /// binary may not be read.
     Loop,
 }
 

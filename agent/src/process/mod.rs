@@ -17,6 +17,7 @@ mod places;
 mod proc_root;
 mod select;
 mod unix_sockets;
+mod unseen;
 
 pub use facts::{ProcessFacts, Runtime};
 pub use gather::{ExecHint, Gatherer};
@@ -25,3 +26,4 @@ pub use peculiar::{NamespaceError, Peculiarity, own_namespace_is_initial, peculi
 pub use proc_root::ProcRoot;
 pub use select::{Candidate, Match, Reason, SelectError, Selection};
 pub use unix_sockets::UnixSockets;
+pub use unseen::{Unseen, unseen};
