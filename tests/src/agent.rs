@@ -56,8 +56,18 @@ impl Agent {
     }
 
     /// The same, where `command` is what starts the agent, as with other rights.
-    pub fn start_as(mut command: Command, selection: &[String], output: &str, stdout: Stdio) -> Result<Self> {
-        let metrics = free_address();
+    pub fn start_as(command: Command, selection: &[String], output: &str, stdout: Stdio) -> Result<Self> {
+        Self::start_at(free_address(), command, selection, output, stdout)
+    }
+
+    /// The same, with its metrics at this address, which may be taken.
+    pub fn start_at(
+        metrics: SocketAddr,
+        mut command: Command,
+        selection: &[String],
+        output: &str,
+        stdout: Stdio,
+    ) -> Result<Self> {
         command.arg("run").args(selection).args(["--output", output]);
         command.args(["--capture-request-header", "x-request-id"]);
         command.args(["--metrics-listen", &metrics.to_string()]);
@@ -105,6 +115,12 @@ impl Agent {
     /// Sends it a signal.
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
         self.process.signal(signal)
+    }
+
+    /// Kills it, without a chance to clean up.
+    pub fn kill(mut self) -> Result<()> {
+        self.process.signal(Signal::SIGKILL)?;
+        self.process.wait(END_LIMIT).map(|_| ())
     }
 
     /// Fails if it has ended.

@@ -158,6 +158,7 @@ impl Core {
                 None
             })
         });
+        let ignored = self.ignore.iter().any(|rule| rule.matches(&head));
         let span_id = self.causality.ids().span();
         let Some(connection) = self.flow.known(connection_id) else {
             return;
@@ -172,6 +173,7 @@ impl Core {
             start_is_write_exit: !server && (blocked_from..blocked_to).contains(&offset),
             context,
             trace_state,
+            ignored,
             ..Node::new(kind, span_id, connection, who.execution, first.time_ns)
         };
         let queued = !connection.exchanges.is_empty();
