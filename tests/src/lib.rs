@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod clients;
 pub mod compare;
+pub mod instructions;
 pub mod net;
 pub mod otlp;
 pub mod process;
