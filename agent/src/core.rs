@@ -9,6 +9,9 @@ mod resets;
 mod spans;
 #[cfg(test)]
 mod tests;
+mod workloads;
+
+pub use workloads::Workload;
 
 use crate::{
     causality::{self, Causality},
@@ -21,6 +24,7 @@ use crate::{
     trace::{
         Span,
         http::{HttpConfig, SpanNameStyle, known_methods},
+        sampling::Sampler,
         span_name::SpanNames,
     },
 };
@@ -68,6 +72,10 @@ pub struct Counters {
     pub connects_abandoned: u64,
     /// Targets that use io_uring: their traffic on it is not visible.
     pub io_uring: u64,
+    /// Exchanges of traces that the caller did not sample.
+    pub not_sampled: u64,
+    /// Exchanges of traces that `OTEL_TRACES_SAMPLER` left out.
+    pub left_out: u64,
     /// Exchanges that became spans.
     pub spans: u64,
 }
@@ -85,6 +93,7 @@ struct Process {
     last_ns: u64,
     /// When its last thread ended.
     ended_ns: Option<u64>,
+    seen: workloads::Seen,
 }
 
 /// A Unix connection, as /proc knows it.
@@ -109,6 +118,7 @@ pub struct Core {
     http: HttpConfig,
     parser: http1::Config,
     include_telemetry: bool,
+    sampler: Sampler,
     idle_ns: u64,
     /// From `CLOCK_MONOTONIC` to the Unix epoch.
     unix_offset_ns: i64,
@@ -153,6 +163,7 @@ impl Core {
                 capture_response: settings.response_headers.clone(),
             },
             include_telemetry: settings.include_telemetry,
+            sampler: settings.sampler,
             idle_ns: u64::try_from(settings.idle_timeout.as_nanos()).unwrap_or(u64::MAX),
             unix_offset_ns: 0,
             resets: resets::Resets::default(),
@@ -188,7 +199,7 @@ impl Core {
                     self.flow.open(open);
                 }
             }
-            Event::Connect(connect) => self.connect(connect),
+            Event::Connect(connect, path) => self.connect(connect, path),
             Event::State(state) => self.state(state),
             Event::Exit(exit) => self.exit(exit),
             Event::Exec(exec, _) => {
@@ -368,6 +379,8 @@ impl Core {
             unix_connects_ignored,
             connects_abandoned,
             io_uring,
+            not_sampled,
+            left_out,
             spans,
         } = self.counters;
         let flow::Counters {
@@ -377,12 +390,12 @@ impl Core {
             repeated_records,
             idle_forgotten,
             opaque,
+            mptcp,
         } = self.flow.counters;
         let causality::Counters {
             calls_not_certain,
             held_too_long,
             held_too_many,
-            not_sampled,
         } = self.causality.counters;
         vec![
             ("malformed_records", malformed_records),
@@ -406,10 +419,12 @@ impl Core {
             ("repeated_records", repeated_records),
             ("idle_forgotten", idle_forgotten),
             ("opaque", opaque),
+            ("mptcp", mptcp),
             ("calls_not_certain", calls_not_certain),
             ("held_too_long", held_too_long),
             ("held_too_many", held_too_many),
             ("not_sampled", not_sampled),
+            ("left_out", left_out),
         ]
     }
 }

@@ -7,7 +7,9 @@
 pub mod agent;
 pub mod clients;
 pub mod compare;
+pub mod http;
 pub mod instructions;
+pub mod metrics;
 pub mod net;
 pub mod otlp;
 pub mod process;

@@ -3,6 +3,7 @@
 mod lives;
 mod parents;
 mod property;
+mod workloads;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -15,7 +16,7 @@ use super::Core;
 use crate::{
     config::{CoreSettings, SpanNames},
     process::{ProcessFacts, Runtime},
-    trace::{Attribute, Resource, Span, SpanKind, Value},
+    trace::{Attribute, Resource, Span, SpanKind, Value, sampling::Sampler},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -28,6 +29,7 @@ fn settings() -> CoreSettings {
         response_headers: vec![],
         known_methods: None,
         include_telemetry: false,
+        sampler: Sampler::default(),
         max_connections: 1000,
         hold: Duration::from_secs(10),
         hold_bytes: 16 * 1024 * 1024,
@@ -223,7 +225,7 @@ impl World {
             family: FAMILY_INET,
             remote_port: 80,
             remote,
-            pad: 0,
+            path_bytes: 0,
         };
         self.feed(Record(header, Body::Connect(connect)));
     }

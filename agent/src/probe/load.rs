@@ -32,6 +32,16 @@ pub struct Settings {
     pub connections: u32,
 }
 
+/// The command line's defaults.
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            ring_bytes: 8 << 20,
+            connections: 65_536,
+        }
+    }
+}
+
 /// Why nothing can be traced.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
@@ -88,16 +98,15 @@ impl Probe {
             tracing::debug!("this kernel's BTF has no {field}");
         }
         drop(btf);
-        offsets.typed_task = takes_typed_loads(&offsets) as u32;
+        let typed = typed_loads(&offsets);
+        if let Err(reason) = &typed {
+            tracing::debug!("typed loads are refused, helpers read instead: {reason}");
+        }
+        offsets.typed_task = typed.is_ok() as u32;
         calibrate(&mut offsets).map_err(|error| error.with_missing(missing))?;
 
-        let processes = process_limit().div_ceil(MARKS as u32);
-        let mut programs = loader()
-            .override_global("OFFSETS", bytes_of(&offsets), true)
-            .map_max_entries("EVENTS", settings.ring_bytes)
-            .map_max_entries("CONNECTIONS", settings.connections)
-            .map_max_entries("TARGETS", processes)
-            .load(OBJECT)?;
+        let processes = process_marks();
+        let mut programs = object(&offsets, settings)?;
         let shared = Shared {
             targets: mapped(&mut programs, "TARGETS", processes)?,
             ports: mapped(&mut programs, "PORTS", 65536 / MARKS as u32)?,
@@ -174,7 +183,7 @@ fn is_loaded(programs: &Ebpf, name: &str) -> bool {
 }
 
 /// Loads the program that all programs of system calls end in, and puts it where they find it.
-fn install_reporter(programs: &mut Ebpf) -> Result<ProgramArray<MapData>, ProbeError> {
+pub(super) fn install_reporter(programs: &mut Ebpf) -> Result<ProgramArray<MapData>, ProbeError> {
     const PROGRAM: &str = "report_call";
     let refused = |reason: String| ProbeError::Program {
         program: PROGRAM,
@@ -194,7 +203,7 @@ fn install_reporter(programs: &mut Ebpf) -> Result<ProgramArray<MapData>, ProbeE
     Ok(next)
 }
 
-fn load(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramError> {
+pub(super) fn load(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramError> {
     let program = program(programs, attachment)?;
     match attachment.hook {
         Hook::Syscall(_) => <&mut TracePoint>::try_from(program)?.load(),
@@ -202,7 +211,7 @@ fn load(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramError
     }
 }
 
-fn attach(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramError> {
+pub(super) fn attach(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramError> {
     let program = program(programs, attachment)?;
     match attachment.hook {
         Hook::Syscall(name) => {
@@ -224,7 +233,7 @@ fn program<'a>(programs: &'a mut Ebpf, attachment: &Attachment) -> Result<&'a mu
 }
 
 /// The error with all that led to it: the verifier's own words are the last.
-fn reason(error: &dyn std::error::Error) -> String {
+pub(super) fn reason(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -253,6 +262,11 @@ fn mapped<T: Copy>(programs: &mut Ebpf, name: &'static str, entries: u32) -> Res
     Mapped::new(map, entries).map_err(|source| ProbeError::Map { map: name, source })
 }
 
+/// Entries of `TARGETS`: one for [`MARKS`] processes.
+fn process_marks() -> u32 {
+    process_limit().div_ceil(MARKS as u32)
+}
+
 /// One above the highest process id that this machine gives.
 fn process_limit() -> u32 {
     let text = std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap_or_default();
@@ -264,28 +278,32 @@ fn bytes_of(offsets: &Offsets) -> &[u8] {
     unsafe { std::slice::from_raw_parts((&raw const *offsets).cast(), size_of::<Offsets>()) }
 }
 
-/// Whether this kernel lets programs load the current task's fields by their types. The version does not tell: it is
-/// tried.
-fn takes_typed_loads(offsets: &Offsets) -> bool {
+/// Whether this kernel lets programs load the current task's fields by their types, or its words why not. The version
+/// does not tell: it is tried.
+pub(super) fn typed_loads(offsets: &Offsets) -> Result<(), String> {
     let offsets = Offsets {
         typed_task: 1,
         ..*offsets
     };
-    let Ok(mut programs) = small_object(&offsets) else {
-        return false;
-    };
-    let Some(program) = programs.program_mut("typed_walk") else {
-        return false;
-    };
-    let result = <&mut RawTracePoint>::try_from(program).and_then(|program| program.load());
-    if let Err(error) = &result {
-        tracing::debug!("typed loads are refused, helpers read instead: {}", reason(error));
-    }
-    result.is_ok()
+    let mut programs = small_object(&offsets).map_err(|error| reason(&error))?;
+    let program = programs.program_mut("typed_walk").ok_or("it is not in the object")?;
+    <&mut RawTracePoint>::try_from(program)
+        .and_then(|program| program.load())
+        .map_err(|error| reason(&error))
+}
+
+/// The object with the maps of an agent that has such settings.
+pub(super) fn object(offsets: &Offsets, settings: Settings) -> Result<Ebpf, EbpfError> {
+    loader()
+        .override_global("OFFSETS", bytes_of(offsets), true)
+        .map_max_entries("EVENTS", settings.ring_bytes)
+        .map_max_entries("CONNECTIONS", settings.connections)
+        .map_max_entries("TARGETS", process_marks())
+        .load(OBJECT)
 }
 
 /// The object with maps that are as small as can be.
-fn small_object(offsets: &Offsets) -> Result<Ebpf, EbpfError> {
+pub(super) fn small_object(offsets: &Offsets) -> Result<Ebpf, EbpfError> {
     loader()
         .override_global("OFFSETS", bytes_of(offsets), true)
         .map_max_entries("EVENTS", 4096)
@@ -294,8 +312,11 @@ fn small_object(offsets: &Offsets) -> Result<Ebpf, EbpfError> {
         .load(OBJECT)
 }
 
-enum CalibrationError {
+/// Why it is not known where system calls keep their arguments.
+pub(super) enum CalibrationError {
+    /// The program or its memory.
     Probe(ProbeError),
+    /// The program did not find what it was to look for.
     NoAnswer,
 }
 
@@ -315,7 +336,7 @@ impl<E: Into<ProbeError>> From<E> for CalibrationError {
 }
 
 /// Measures what BTF does not tell, by a system call of our own that a program watches.
-fn calibrate(offsets: &mut Offsets) -> Result<(), CalibrationError> {
+pub(super) fn calibrate(offsets: &mut Offsets) -> Result<(), CalibrationError> {
     const PROGRAM: Attachment = Attachment {
         program: "calibrate",
         hook: Hook::Raw("sys_enter"),

@@ -8,10 +8,12 @@ mod offsets;
 mod plan;
 pub mod reference;
 mod ring;
+mod survey;
 
 pub use load::{Later, Lost, ProbeError, Settings};
 pub use plan::{Attachment, Hook, PLAN, When};
 pub use ring::{Ring, Waker};
+pub use survey::{Survey, Trial, survey};
 
 use std::{
     sync::{Arc, Mutex},

@@ -7,12 +7,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use spoor_tests::net::free_address;
+use spoor_tests::{http, net::free_address};
 
 use super::{
     Options,
     agent::SELECTION_TIME,
-    http, proc,
+    proc,
     report::{Bar, Bound, Table, figure, median},
     rig::{Rig, Side},
     role::Role,

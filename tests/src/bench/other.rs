@@ -113,7 +113,7 @@ fn measure(rig: &Rig, agent: &Agent, redis: &Redis, options: Options) -> Result<
             "-p",
             &redis.address.port().to_string(),
         ])
-        .args(["-t", "get,set", "-c", "16", "-l", "-q"]);
+        .args(["-t", "get", "-c", "16", "-n", "1000000000", "-q"]);
     let mut load = Process::start("redis-benchmark", command, &rig.path().join("redis-benchmark.log"))?;
     // Its connections are known to be something else after their first calls; the counters are shown once a second.
     sleep(SELECTION_TIME + COUNTING_TIME);
