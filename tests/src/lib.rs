@@ -9,6 +9,7 @@ pub mod clients;
 pub mod collector;
 pub mod compare;
 pub mod http;
+pub mod instructions;
 pub mod metrics;
 pub mod net;
 pub mod otlp;

@@ -91,6 +91,12 @@ const SERVICES: &[Package] = &[
     package("nginx", Probe::Command("nginx"), "proxy and static server"),
     package("haproxy", Probe::Command("haproxy"), "proxy"),
     package("wrk", Probe::Command("wrk"), "load"),
+    package(
+        "redis-server",
+        Probe::Command("redis-benchmark"),
+        "a protocol that is not HTTP, and its load",
+    ),
+    package("valgrind", Probe::Command("valgrind"), "instructions of Core"),
     package("curl", Probe::Command("curl"), "client"),
     package("python3", Probe::File("/usr/bin/python3"), "Python services"),
     package("gunicorn", Probe::File("/usr/bin/gunicorn"), "Python server"),

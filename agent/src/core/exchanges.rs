@@ -6,6 +6,7 @@ use super::{Core, workloads};
 use crate::{
     causality::{Node, NodeId},
     event::Stamp,
+    flow::push_back_exact,
     proto::http1::{Cause, Event, Header, RequestHead},
     trace::{SpanKind, traceparent},
 };
@@ -185,7 +186,7 @@ impl Core {
             self.causality.call(node, opener)
         };
         if let Some(connection) = self.flow.known(connection_id) {
-            connection.exchanges.push_back((exchange, id));
+            push_back_exact(&mut connection.exchanges, (exchange, id));
             if let Some(wire) = wire {
                 connection.note_offset(wire, id, |node| self.causality.get(node).is_some());
             }
