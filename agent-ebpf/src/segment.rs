@@ -35,6 +35,8 @@ pub enum Source {
     Vector = 1,
     /// Nowhere: the kernel moved them itself (sendfile, splice), or threw them away (MSG_TRUNC).
     Nowhere = 2,
+    /// As [`Source::Vector`], and the array is in the scratch area already.
+    Gathered = 3,
 }
 
 /// A system call that moved bytes.
@@ -77,8 +79,12 @@ pub fn report_call(_ctx: TracePointContext) -> u32 {
         return 0;
     };
     // SAFETY: as above.
-    let (socket, call) = unsafe { ((*scratch).socket, (*scratch).call) };
-    let _ = records(scratch, socket, &call);
+    let (socket, call) = unsafe { ((*scratch).socket, &(*scratch).call) };
+    work!(scratch.dead = 0);
+    let _ = records(scratch, socket, call);
+    if work!(scratch.dead) != 0 {
+        let _ = CONNECTIONS.remove(&socket.sock);
+    }
     0
 }
 
@@ -89,7 +95,11 @@ fn records(scratch: *mut Scratch, socket: Socket, call: &Call) -> Option<()> {
         read: if way == 0 { call.bytes } else { 0 },
         written: if way == 0 { 0 } else { call.bytes },
     };
-    let mut connection = connection::of(socket, moved)?;
+    let known = CONNECTIONS.get_ptr_mut(&socket.sock);
+    if known.is_some_and(|connection| connection::is_opaque(connection, socket)) {
+        return None;
+    }
+    let mut connection = connection::of(socket, known, moved)?;
     // SAFETY: the pointer is to a map value, live while the program runs. Two programs may write the same entry; each
     // field is one word, and a wrong offset is found by the sequence numbers.
     let mut start = unsafe { place(socket, &mut *connection, call) };
@@ -99,9 +109,18 @@ fn records(scratch: *mut Scratch, socket: Socket, call: &Call) -> Option<()> {
         // SAFETY: as above.
         start = unsafe { place(socket, &mut *connection, call) };
     }
-    let Place::At(start) = start else { return None };
     // SAFETY: as above.
     let connection = unsafe { &mut *connection };
+    let start = match start {
+        Place::At(start) => start,
+        // What the bytes were is not known, but that they have passed.
+        Place::Before(end) => {
+            let start = connection.offset[way];
+            connection.offset[way] = end;
+            return segment(scratch, connection, call, start, end, 0, SEGMENT_OPAQUE);
+        }
+        Place::Unknown | Place::OtherLife => return None,
+    };
     let end = start + call.bytes;
     connection.offset[way] = end;
     if connection.flags & OPAQUE != 0 {
@@ -156,6 +175,8 @@ fn records(scratch: *mut Scratch, socket: Socket, call: &Call) -> Option<()> {
 #[derive(PartialEq, Eq)]
 enum Place {
     At(u64),
+    /// Somewhere before this offset, which the stream has reached.
+    Before(u64),
     Unknown,
     OtherLife,
 }
@@ -187,10 +208,17 @@ fn place(socket: Socket, connection: &mut Connection, call: &Call) -> Place {
     if kernel::inode(socket.file) != Some(connection.inode) {
         return Place::OtherLife;
     }
+    if connection.flags & OPAQUE != 0 {
+        return Place::Unknown;
+    }
+    if connection::upper_layer(socket.sock) == Some(true) {
+        connection.flags |= OPAQUE;
+        return Place::Unknown;
+    }
     count(Counter::SequenceMismatch, call.bytes);
     if ahead > 0 {
         count(Counter::Unreported, ahead as u64);
-        connection.offset[way] = start + call.bytes + ahead as u64;
+        return Place::Before(start + call.bytes + ahead as u64);
     }
     Place::Unknown
 }
@@ -232,7 +260,7 @@ pub fn segment(
             },
         };
     }
-    emit::submit_scratch(scratch, captured).then_some(())
+    emit::submit_scratch(scratch).then_some(())
 }
 
 /// Tells that a Unix socket's other end has closed.
@@ -431,10 +459,10 @@ pub extern "C" fn copy_whole(start: u64, from: u64) -> u32 {
         return 0;
     };
     // SAFETY: the scratch area is this program's until it ends.
-    let (socket, call) = unsafe { ((*scratch).socket, (*scratch).call) };
+    let (socket, call) = unsafe { (&(*scratch).socket, &(*scratch).call) };
     let _ = CONNECTIONS.get_ptr(&socket.sock).and_then(|connection| {
         // SAFETY: a live map value.
-        whole(scratch, unsafe { &*connection }, &call, start, from)
+        whole(scratch, unsafe { &*connection }, call, start, from)
     });
     0
 }

@@ -5,6 +5,7 @@ mod session;
 mod shown;
 mod signals;
 mod undecided;
+mod unix_ends;
 
 use std::{
     fs::File,

@@ -10,8 +10,10 @@ use std::{
     time::Duration,
 };
 
-use clap::Parser;
+use clap::{CommandFactory, Parser, error::ErrorKind};
 use serde::{Deserialize, Serialize};
+
+use crate::trace::sampling::Sampler;
 
 pub use args::Cli;
 pub use values::{ExeGlob, LogLevel, Output, SpanNames};
@@ -131,6 +133,9 @@ pub struct CoreSettings {
     pub known_methods: Option<String>,
     /// Trace telemetry of others (OTLP exports) too.
     pub include_telemetry: bool,
+    /// Which traces leave. Older tapes do not say: all but those that their callers did not sample.
+    #[serde(default)]
+    pub sampler: Sampler,
     /// Most connections that are followed at one time.
     pub max_connections: u32,
     /// Longest time that a span is held because its parent is open.
@@ -162,6 +167,7 @@ impl Invocation {
             let value = variable("OTEL_LOG_LEVEL");
             level_of_environment(value.as_deref(), &mut warnings)
         });
+        let mut sampler = || sampler_of_environment(variable, &mut warnings);
         let default_output = || {
             let endpoints = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
             if endpoints.into_iter().any(|name| variable(name).is_some()) {
@@ -172,12 +178,12 @@ impl Invocation {
         };
         let command = match cli.command {
             args::Subcommand::Run(run) => Command::Run(RunSettings {
-                trace: run.trace.into_settings(),
+                trace: run.trace.into_settings(sampler()?),
                 output: run.output.output.unwrap_or_else(default_output),
                 metrics_listen: run.metrics_listen.0,
             }),
             args::Subcommand::Record(record) => Command::Record(RecordSettings {
-                trace: record.trace.into_settings(),
+                trace: record.trace.into_settings(sampler()?),
                 file: record.file,
             }),
             args::Subcommand::Replay(replay) => Command::Replay(ReplaySettings {
@@ -192,6 +198,31 @@ impl Invocation {
             warnings,
         })
     }
+}
+
+/// `OTEL_TRACES_SAMPLER` with `OTEL_TRACES_SAMPLER_ARG`. A value that cannot be followed is an error: to ignore it, as
+/// OpenTelemetry asks SDKs to, would send everything where a hundredth is wanted.
+fn sampler_of_environment(
+    variable: impl Fn(&str) -> Option<OsString>,
+    warnings: &mut Vec<String>,
+) -> Result<Sampler, clap::Error> {
+    let [name, ratio] = ["OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"]
+        .map(|name| variable(name).map(|value| value.to_string_lossy().into_owned()));
+    let ratio = ratio.as_deref();
+    let (sampler, takes_ratio) = match &name {
+        Some(name) => {
+            Sampler::new(name, ratio).map_err(|error| Cli::command().error(ErrorKind::InvalidValue, error))?
+        }
+        None => (Sampler::default(), false),
+    };
+    if let Some(ratio) = ratio.filter(|_| !takes_ratio) {
+        let sampler = name.as_deref().unwrap_or("parentbased_always_on");
+        warnings.push(format!(
+            "OTEL_TRACES_SAMPLER_ARG={ratio} has no effect on the sampler {sampler}; \
+             OTEL_TRACES_SAMPLER=parentbased_traceidratio takes a ratio"
+        ));
+    }
+    Ok(sampler)
 }
 
 /// OpenTelemetry asks that a value of the environment that means nothing is told and otherwise ignored.

@@ -21,6 +21,7 @@ use crate::{
     trace::{
         Span,
         http::{HttpConfig, SpanNameStyle, known_methods},
+        sampling::Sampler,
         span_name::SpanNames,
     },
 };
@@ -68,6 +69,10 @@ pub struct Counters {
     pub connects_abandoned: u64,
     /// Targets that use io_uring: their traffic on it is not visible.
     pub io_uring: u64,
+    /// Exchanges of traces that the caller did not sample.
+    pub not_sampled: u64,
+    /// Exchanges of traces that `OTEL_TRACES_SAMPLER` left out.
+    pub left_out: u64,
     /// Exchanges that became spans.
     pub spans: u64,
 }
@@ -87,6 +92,17 @@ struct Process {
     ended_ns: Option<u64>,
 }
 
+/// A Unix connection, as /proc knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnixConnection {
+    /// Its name.
+    pub conn: u64,
+    /// The process that used it last.
+    pub tgid: u32,
+    /// Inode number of its socket.
+    pub inode: u64,
+}
+
 /// From events to spans.
 #[derive(Debug)]
 pub struct Core {
@@ -98,6 +114,7 @@ pub struct Core {
     http: HttpConfig,
     parser: http1::Config,
     include_telemetry: bool,
+    sampler: Sampler,
     idle_ns: u64,
     /// From `CLOCK_MONOTONIC` to the Unix epoch.
     unix_offset_ns: i64,
@@ -142,6 +159,7 @@ impl Core {
                 capture_response: settings.response_headers.clone(),
             },
             include_telemetry: settings.include_telemetry,
+            sampler: settings.sampler,
             idle_ns: u64::try_from(settings.idle_timeout.as_nanos()).unwrap_or(u64::MAX),
             unix_offset_ns: 0,
             resets: resets::Resets::default(),
@@ -177,7 +195,7 @@ impl Core {
                     self.flow.open(open);
                 }
             }
-            Event::Connect(connect) => self.connect(connect),
+            Event::Connect(connect, path) => self.connect(connect, path),
             Event::State(state) => self.state(state),
             Event::Exit(exit) => self.exit(exit),
             Event::Exec(exec, _) => {
@@ -246,6 +264,24 @@ impl Core {
     /// Words for the programs, see [`agent_ebpf::abi::Follow`].
     pub fn take_advice(&mut self) -> Vec<(u64, [u64; 2])> {
         std::mem::take(&mut self.advice)
+    }
+
+    /// Whether the ends of Unix connections should be told from now on.
+    pub fn needs_unix_ends(&self) -> bool {
+        self.flow.needs_unix_ends()
+    }
+
+    /// Unix connections that are not known to have ended.
+    pub fn unix_connections(&self) -> Vec<UnixConnection> {
+        let unix = self.flow.unix_connections().into_iter();
+        unix.filter_map(|connection| {
+            Some(UnixConnection {
+                conn: connection.id,
+                tgid: connection.tgid,
+                inode: connection.described()?.inode,
+            })
+        })
+        .collect()
     }
 
     /// A process does something.
@@ -339,6 +375,8 @@ impl Core {
             unix_connects_ignored,
             connects_abandoned,
             io_uring,
+            not_sampled,
+            left_out,
             spans,
         } = self.counters;
         let flow::Counters {
@@ -348,12 +386,12 @@ impl Core {
             repeated_records,
             idle_forgotten,
             opaque,
+            mptcp,
         } = self.flow.counters;
         let causality::Counters {
             calls_not_certain,
             held_too_long,
             held_too_many,
-            not_sampled,
         } = self.causality.counters;
         vec![
             ("malformed_records", malformed_records),
@@ -377,10 +415,12 @@ impl Core {
             ("repeated_records", repeated_records),
             ("idle_forgotten", idle_forgotten),
             ("opaque", opaque),
+            ("mptcp", mptcp),
             ("calls_not_certain", calls_not_certain),
             ("held_too_long", held_too_long),
             ("held_too_many", held_too_many),
             ("not_sampled", not_sampled),
+            ("left_out", left_out),
         ]
     }
 }

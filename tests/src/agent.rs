@@ -3,11 +3,12 @@
 use std::{
     fs::File,
     io::{BufRead, BufReader},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,6 +16,9 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::{
+    http,
+    metrics::Metrics,
+    net::free_address,
     otlp::{self, Span},
     process::Process,
     services::directory,
@@ -30,6 +34,7 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 /// A running agent.
 pub struct Agent {
     process: Process,
+    metrics: Option<SocketAddr>,
     log: Arc<Mutex<Vec<String>>>,
     reader: JoinHandle<()>,
 }
@@ -45,16 +50,13 @@ impl Agent {
     /// The same, where `command` is what starts the agent, as with other rights.
     pub fn start_as(mut command: Command, selection: &[String], output: &str, stdout: Stdio) -> Result<Self> {
         command.arg("run").args(selection).args(["--output", output]);
-        command.args([
-            "--capture-request-header",
-            "x-request-id",
-            "--metrics-listen",
-            "127.0.0.1:0",
-        ]);
-        Self::attach(command, stdout)
+        let metrics = free_address();
+        command.args(["--capture-request-header", "x-request-id"]);
+        command.args(["--metrics-listen", &metrics.to_string()]);
+        Self::attach(command, stdout, Some(metrics))
     }
 
-    fn attach(command: Command, stdout: Stdio) -> Result<Self> {
+    fn attach(command: Command, stdout: Stdio, metrics: Option<SocketAddr>) -> Result<Self> {
         let mut process = Process::start_with("the agent", command, Stdio::null(), stdout, Stdio::piped())?;
         let stderr = process.take_stderr().context("the agent has no stderr")?;
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -71,7 +73,12 @@ impl Agent {
                 }
             }
         });
-        let agent = Self { process, log, reader };
+        let agent = Self {
+            process,
+            metrics,
+            log,
+            reader,
+        };
         if let Err(error) = ready.recv_timeout(READY_LIMIT) {
             bail!(
                 "the agent did not say that it is ready ({error}); it said:\n{}",
@@ -86,6 +93,35 @@ impl Agent {
         self.process.check_running().with_context(|| self.said())
     }
 
+    /// Waits until it has said this; it needs `--log-level=debug` to say all.
+    pub fn wait_until_said(&self, words: &str, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        while !self.said().contains(words) {
+            if Instant::now() > deadline {
+                bail!(
+                    "the agent has not said {words:?} within {limit:?}; it said:\n{}",
+                    self.said()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// Its metrics now. Those of Core and of the programs are at most a second old while there is traffic.
+    pub fn metrics(&self) -> Result<Metrics> {
+        let address = self.metrics.context("an agent that records serves no metrics")?;
+        Ok(Metrics::parse(&http::get(address, "/metrics")?))
+    }
+
+    /// Stops it (SIGSTOP) while something is done.
+    pub fn while_stopped<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.process.signal(Signal::SIGSTOP)?;
+        let done = work();
+        self.process.signal(Signal::SIGCONT)?;
+        done
+    }
+
     /// Ends it as Ctrl-C does; gives what it said on stderr.
     pub fn finish(mut self) -> Result<String> {
         self.process.signal(Signal::SIGINT)?;
@@ -96,7 +132,9 @@ impl Agent {
             self.said()
         );
         // Its end closed the pipe, so the reader ends when it has read all.
-        let Self { process, log, reader } = self;
+        let Self {
+            process, log, reader, ..
+        } = self;
         drop(process);
         reader.join().expect("reading lines does not panic");
         Ok(said(&log))
@@ -109,7 +147,8 @@ impl Agent {
 
 /// An agent that writes its spans to a file, to be read when it has ended.
 pub struct Recorder {
-    agent: Agent,
+    /// The agent.
+    pub agent: Agent,
     directory: TempDir,
 }
 
@@ -133,7 +172,8 @@ impl Recorder {
 
 /// An agent that records a tape; then the tape.
 pub struct Tape {
-    agent: Agent,
+    /// The agent.
+    pub agent: Agent,
     directory: TempDir,
 }
 
@@ -152,7 +192,7 @@ impl Tape {
             // A tape holds all that was captured, and a disk may be slow.
             .args(["--ring-bytes", "64MiB"])
             .args(selection);
-        let agent = Agent::attach(command, Stdio::null())?;
+        let agent = Agent::attach(command, Stdio::null(), None)?;
         Ok(Self { agent, directory })
     }
 

@@ -7,6 +7,8 @@
 pub mod agent;
 pub mod clients;
 pub mod compare;
+pub mod http;
+pub mod metrics;
 pub mod net;
 pub mod otlp;
 pub mod process;

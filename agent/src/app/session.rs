@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use agent_ebpf::abi::{Header, Kind, State as StateRecord, StateChange, bytes_of};
 use anyhow::Context;
 
 use super::{
@@ -16,6 +17,7 @@ use super::{
     shown::{Shown, State},
     signals::{Command, Stop},
     undecided::Undecided,
+    unix_ends::UnixEnds,
 };
 use crate::{
     config::CoreSettings,
@@ -23,7 +25,7 @@ use crate::{
     event::Event,
     export::Exporter,
     probe::{BUSY_PERIOD, Probe, Waker},
-    process::{ExecHint, ProcRoot, Selection},
+    process::{ExecHint, ProcRoot, Selection, UnixSockets},
     tape::{Frame, TapeWriter},
 };
 
@@ -63,6 +65,7 @@ pub struct Session {
     alive: BTreeSet<u32>,
     parents: HashMap<u32, u32>,
     undecided: Undecided,
+    unix_ends: UnixEnds,
     records: (u64, u64),
     /// Processes that were asked about at the start.
     first_look: BTreeSet<u32>,
@@ -94,6 +97,7 @@ impl Session {
             alive: BTreeSet::new(),
             parents: HashMap::new(),
             undecided: Undecided::default(),
+            unix_ends: UnixEnds::default(),
             records: (0, 0),
             first_look: BTreeSet::new(),
             next_housekeeping_ns: 0,
@@ -141,6 +145,11 @@ impl Session {
             if self.alive.len() == before {
                 break;
             }
+        }
+        let root = ProcRoot::default();
+        let mut sockets = UnixSockets::new(&root);
+        if self.alive.iter().any(|&tgid| sockets.listens(tgid)) {
+            self.unix_ends.watch(&mut self.probe);
         }
         self.first_look = self.alive.clone();
         let until = monotonic_ns() + FIRST_LOOK.as_nanos() as u64;
@@ -232,6 +241,9 @@ impl Session {
         }
         self.learn();
         let now_ns = monotonic_ns();
+        if taken < BATCH {
+            self.end_unix(now_ns);
+        }
         if taken > 0 || self.core.next_deadline_ns().is_some_and(|deadline| deadline <= now_ns) {
             self.tape(&Frame::Tick { now_ns });
             self.core.tick(now_ns);
@@ -244,6 +256,26 @@ impl Session {
             exporter.push(spans);
         }
         taken
+    }
+
+    /// Has the ends of Unix connections told once they matter, and tells those that were before.
+    fn end_unix(&mut self, now_ns: u64) {
+        let gone = self.unix_ends.turn(&self.core, &mut self.probe);
+        for conn in gone {
+            let record = StateRecord {
+                header: Header {
+                    kind: Kind::State as u8,
+                    time_ns: now_ns,
+                    ..Header::default()
+                },
+                conn,
+                state: StateChange::Gone as u8,
+                ..StateRecord::default()
+            };
+            let record = bytes_of(&record);
+            self.tape(&Frame::Record(record));
+            self.core.record(record);
+        }
     }
 
     /// Takes what was learned about processes, and asks what is wanted.
@@ -418,7 +450,7 @@ fn notice(
                 "this workload uses io_uring: its traffic on it is not visible"
             );
         }
-        Event::Open(_) | Event::Connect(_) | Event::Segment(..) | Event::State(_) => {}
+        Event::Open(_) | Event::Connect(..) | Event::Segment(..) | Event::State(_) => {}
     }
 }
 

@@ -127,7 +127,7 @@ impl Causality {
                 let state = self.nodes.get(id).and_then(|node| node.trace_state.clone());
                 Some(Trace {
                     id: context.trace_id,
-                    flags: context.flags,
+                    caller_flags: Some(context.flags),
                     state,
                 })
             }
@@ -144,7 +144,7 @@ impl Causality {
     fn new_trace(&mut self) -> Trace {
         Trace {
             id: self.ids.trace(),
-            flags: 1,
+            caller_flags: None,
             state: None,
         }
     }

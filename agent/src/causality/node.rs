@@ -95,8 +95,8 @@ pub struct Serving {
 pub struct Trace {
     /// Its id.
     pub id: TraceId,
-    /// W3C flags.
-    pub flags: u8,
+    /// W3C flags as the caller's `traceparent` has them; `None`: the trace begins here.
+    pub caller_flags: Option<u8>,
     /// W3C `tracestate`.
     pub state: Option<Arc<str>>,
 }

@@ -8,6 +8,7 @@ use super::{
     CoreSettings, LaunchSettings, LogLevel, Output, Selection, SpanNames, TraceSettings,
     values::{self, ExeGlob, Listen},
 };
+use crate::trace::sampling::Sampler;
 
 /// Zero-code distributed tracing: shows which service called which, without touching the services
 ///
@@ -212,7 +213,7 @@ pub(super) struct TraceArgs {
 }
 
 impl TraceArgs {
-    pub(super) fn into_settings(self) -> TraceSettings {
+    pub(super) fn into_settings(self, sampler: Sampler) -> TraceSettings {
         let Self {
             pids,
             exes,
@@ -240,6 +241,7 @@ impl TraceArgs {
                 response_headers: without_repetition(response_headers),
                 known_methods: std::env::var("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS").ok(),
                 include_telemetry,
+                sampler,
                 max_connections,
                 hold: Duration::from_secs(hold_seconds),
                 hold_bytes,

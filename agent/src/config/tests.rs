@@ -40,6 +40,7 @@ fn without_options_all_is_at_its_default() {
                 response_headers: vec![],
                 known_methods: None,
                 include_telemetry: false,
+                sampler: Sampler::default(),
                 max_connections: 65_536,
                 hold: Duration::from_secs(10),
                 hold_bytes: 16 * 1024 * 1024,
@@ -81,6 +82,7 @@ fn options_and_the_command_are_read() {
                 response_headers: vec!["server".to_owned()],
                 known_methods: None,
                 include_telemetry: true,
+                sampler: Sampler::default(),
                 max_connections: 5,
                 hold: Duration::ZERO,
                 hold_bytes: 1024,
@@ -149,6 +151,39 @@ fn the_log_level_comes_from_the_option_then_from_the_environment() {
 }
 
 #[test]
+fn the_sampler_comes_from_the_environment() {
+    const NAME: &str = "OTEL_TRACES_SAMPLER";
+    const RATIO: &str = "OTEL_TRACES_SAMPLER_ARG";
+    let sampler = |line, environment: &[(&str, &str)]| {
+        let invocation = parse(line, environment)?;
+        let (Command::Run(RunSettings { trace, .. }) | Command::Record(RecordSettings { trace, .. })) =
+            invocation.command
+        else {
+            panic!("only these two have one");
+        };
+        Ok::<_, String>((trace.core.sampler, invocation.warnings.len()))
+    };
+    let named = |name, ratio| Sampler::new(name, ratio).unwrap().0;
+    assert_eq!(sampler("spoor run", &[(NAME, "")]), Ok((Sampler::default(), 0)));
+    assert_eq!(
+        sampler("spoor run", &[(NAME, "parentbased_traceidratio"), (RATIO, "0.1")]),
+        Ok((named("parentbased_traceidratio", Some("0.1")), 0))
+    );
+    assert_eq!(
+        sampler("spoor record -o t", &[(NAME, "always_off"), (RATIO, "0.1")]),
+        Ok((named("always_off", None), 1))
+    );
+    assert_eq!(sampler("spoor run", &[(RATIO, "0.1")]), Ok((Sampler::default(), 1)));
+    let wrong = sampler("spoor run", &[(NAME, "traceidratio"), (RATIO, "2")]).unwrap_err();
+    assert!(
+        wrong.starts_with("error: OTEL_TRACES_SAMPLER_ARG=2: give the part"),
+        "{wrong}"
+    );
+    // A tape has its own.
+    assert!(parse("spoor replay t", &[(NAME, "nonsense")]).is_ok());
+}
+
+#[test]
 fn errors_say_what_would_be_right() {
     for (line, says) in [
         ("spoor run --pid 0", "from 1 to 4194304"),
@@ -158,7 +193,7 @@ fn errors_say_what_would_be_right() {
         ("spoor run --port 65536", "1..=65535"),
         ("spoor run --port 0", "1..=65535"),
         ("spoor run --ring-bytes 7MiB", "power of two"),
-        ("spoor run --ring-bytes 4096", "from 128KiB"),
+        ("spoor run --ring-bytes 4096", "from 64KiB"),
         ("spoor run --ring-bytes many", "8MiB or 64KiB"),
         ("spoor run --output otlp-json=", "otlp-json=FILE"),
         ("spoor run --output zipkin", "console, otlp, otlp-json"),
@@ -203,4 +238,8 @@ fn cores_settings_survive_a_tape() {
     let core = run("spoor run --route /{id} --hold-seconds 3").trace.core;
     let json = serde_json::to_string(&core).unwrap();
     assert_eq!(serde_json::from_str::<CoreSettings>(&json).unwrap(), core);
+    // Those that were recorded before there was a sampler.
+    let mut older: serde_json::Value = serde_json::from_str(&json).unwrap();
+    older.as_object_mut().unwrap().remove("sampler").unwrap();
+    assert_eq!(serde_json::from_value::<CoreSettings>(older).unwrap(), core);
 }

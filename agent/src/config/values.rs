@@ -226,8 +226,8 @@ pub(super) fn route(text: &str) -> Result<String, String> {
     }
 }
 
-/// Smallest ring buffer: eight of the largest records, and a multiple of every architecture's page size.
-const RING_LEAST: u64 = 128 * 1024;
+/// Smallest ring buffer: seven of the largest records, and a multiple of every architecture's page size.
+const RING_LEAST: u64 = 64 * 1024;
 /// Largest ring buffer.
 const RING_MOST: u64 = 1024 * 1024 * 1024;
 
@@ -235,7 +235,7 @@ const RING_MOST: u64 = 1024 * 1024 * 1024;
 pub(super) fn ring_bytes(text: &str) -> Result<u32, String> {
     let bytes = bytes(text)?;
     if !bytes.is_power_of_two() || !(RING_LEAST..=RING_MOST).contains(&bytes) {
-        return Err("the kernel wants a power of two, here from 128KiB to 1GiB, as 8MiB or 16MiB".to_owned());
+        return Err("the kernel wants a power of two, here from 64KiB to 1GiB, as 8MiB or 16MiB".to_owned());
     }
     Ok(bytes as u32)
 }

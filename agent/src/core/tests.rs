@@ -1,6 +1,5 @@
 //! Core driven by made-up records, as the programs would write them.
 
-mod cost;
 mod lives;
 mod parents;
 mod property;
@@ -16,7 +15,7 @@ use super::Core;
 use crate::{
     config::{CoreSettings, SpanNames},
     process::{ProcessFacts, Runtime},
-    trace::{Attribute, Resource, Span, SpanKind, Value},
+    trace::{Attribute, Resource, Span, SpanKind, Value, sampling::Sampler},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -29,6 +28,7 @@ fn settings() -> CoreSettings {
         response_headers: vec![],
         known_methods: None,
         include_telemetry: false,
+        sampler: Sampler::default(),
         max_connections: 1000,
         hold: Duration::from_secs(10),
         hold_bytes: 16 * 1024 * 1024,
@@ -224,7 +224,7 @@ impl World {
             family: FAMILY_INET,
             remote_port: 80,
             remote,
-            pad: 0,
+            path_bytes: 0,
         };
         self.feed(Record(header, Body::Connect(connect)));
     }

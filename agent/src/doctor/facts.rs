@@ -144,7 +144,7 @@ fn collector(env: impl Fn(&str) -> Option<String>) -> Collector {
     }
     let url = match ExportConfig::from_env(Choice::Otlp, env) {
         Ok(ExportConfig {
-            output: Output::Requests(Target::Grpc(endpoint) | Target::Http(endpoint)),
+            output: Output::Requests(Target::Grpc(endpoint) | Target::Http(endpoint, _)),
             ..
         }) => endpoint.url,
         Ok(_) => return Collector::None,

@@ -14,6 +14,8 @@ use hyper::{
 use percent_encoding::percent_decode_str;
 use thiserror::Error;
 
+use super::tls::TlsFiles;
+
 /// Where the spans go, as the command line says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
@@ -48,8 +50,8 @@ pub enum Output {
 pub enum Target {
     /// OTLP over gRPC.
     Grpc(Endpoint),
-    /// OTLP over HTTP, as protobuf.
-    Http(Endpoint),
+    /// OTLP over HTTP.
+    Http(Endpoint, Encoding),
     /// OTLP as JSON lines, appended to the file; to stdout without one.
     JsonLines(Option<PathBuf>),
 }
@@ -61,6 +63,39 @@ pub struct Endpoint {
     pub url: Uri,
     /// Sent with each request.
     pub headers: HeaderMap,
+    /// What is needed for https; `None`: http.
+    pub tls: Option<TlsFiles>,
+    /// Of requests.
+    pub compression: Compression,
+}
+
+/// How requests over HTTP are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// `http/protobuf`.
+    Protobuf,
+    /// `http/json`.
+    Json,
+}
+
+impl Encoding {
+    /// The `content-type` of requests.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Protobuf => "application/x-protobuf",
+            Self::Json => "application/json",
+        }
+    }
+}
+
+/// `OTEL_EXPORTER_OTLP_COMPRESSION`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// `none`.
+    #[default]
+    None,
+    /// `gzip`.
+    Gzip,
 }
 
 /// Where the spans go, and how.
@@ -130,7 +165,7 @@ pub fn names_endpoint(env: impl Fn(&str) -> Option<String>) -> bool {
 #[non_exhaustive]
 pub enum ConfigError {
     /// Not a URL, or not one of a collector.
-    #[error("{variable}={value}: {problem}; write it as http://HOST:PORT")]
+    #[error("{variable}={value}: {problem}; write it as http://HOST:PORT or https://HOST:PORT")]
     Url {
         /// The variable.
         variable: String,
@@ -139,26 +174,25 @@ pub enum ConfigError {
         /// What is wrong.
         problem: &'static str,
     },
-    /// TLS.
-    #[error(
-        "{variable}={value}: https is not supported yet; use http:// to a collector on this host \
-         or on a trusted network, which can forward over TLS"
-    )]
-    Https {
+    /// Not one of the words that it may have.
+    #[error("{variable}={value}: there is no such {what}; use {words}")]
+    Word {
         /// The variable.
         variable: String,
         /// Its value.
         value: String,
+        /// What it names.
+        what: &'static str,
+        /// The words.
+        words: &'static str,
     },
-    /// Neither `grpc` nor `http/protobuf`.
-    #[error(
-        "{variable}={value}: unknown protocol; use grpc or http/protobuf (for JSON there is --output otlp-json[=FILE])"
-    )]
-    Protocol {
-        /// The variable.
-        variable: String,
-        /// Its value.
-        value: String,
+    /// A client certificate without its key, or the other way round.
+    #[error("{given} is set and {missing} is not; a client certificate and its key are of use together only")]
+    HalfClient {
+        /// The variable that is there.
+        given: String,
+        /// The other one.
+        missing: &'static str,
     },
     /// The value is not shown: it may be a secret.
     #[error("{variable}, entry {entry}: {problem}; write it as NAME=VALUE,NAME=VALUE with values percent-encoded")]
@@ -203,44 +237,112 @@ impl Env<'_> {
     }
 
     fn collector(&self) -> Result<Target, ConfigError> {
-        let headers = self.headers()?;
-        match self.otlp("PROTOCOL") {
-            Some((_, value)) if value == "grpc" => Ok(Target::Grpc(Endpoint {
-                url: self.url("http://localhost:4317", false)?,
-                headers,
-            })),
-            Some((variable, value)) if value != "http/protobuf" => Err(ConfigError::Protocol { variable, value }),
-            _ => Ok(Target::Http(Endpoint {
-                url: self.url("http://localhost:4318", true)?,
-                headers,
-            })),
+        let protocols = [
+            ("grpc", None),
+            ("http/protobuf", Some(Encoding::Protobuf)),
+            ("http/json", Some(Encoding::Json)),
+        ];
+        let protocol = self.word("PROTOCOL", "protocol", "grpc, http/protobuf or http/json", &protocols)?;
+        Ok(match protocol.unwrap_or(Some(Encoding::Protobuf)) {
+            None => Target::Grpc(self.endpoint("http://localhost:4317", false)?),
+            Some(encoding) => Target::Http(self.endpoint("http://localhost:4318", true)?, encoding),
+        })
+    }
+
+    fn endpoint(&self, default: &str, http: bool) -> Result<Endpoint, ConfigError> {
+        let url = self.url(default, http)?;
+        let files = self.tls_files()?;
+        let secure = url.scheme() == Some(&Scheme::HTTPS);
+        if !secure && files != TlsFiles::default() {
+            tracing::warn!("certificates are set for the export, but {url} is without TLS: write https:// to use them");
         }
+        let compressions = [("none", Compression::None), ("gzip", Compression::Gzip)];
+        let compression = self.word("COMPRESSION", "compression", "gzip or none", &compressions)?;
+        Ok(Endpoint {
+            url,
+            headers: self.headers()?,
+            tls: secure.then_some(files),
+            compression: compression.unwrap_or_default(),
+        })
+    }
+
+    /// A variable that has one of these words.
+    fn word<T: Copy>(
+        &self,
+        name: &str,
+        what: &'static str,
+        words: &'static str,
+        values: &[(&str, T)],
+    ) -> Result<Option<T>, ConfigError> {
+        let Some((variable, value)) = self.otlp(name) else {
+            return Ok(None);
+        };
+        match values.iter().find(|(word, _)| value.eq_ignore_ascii_case(word)) {
+            Some(&(_, meant)) => Ok(Some(meant)),
+            None => Err(ConfigError::Word {
+                variable,
+                value,
+                what,
+                words,
+            }),
+        }
+    }
+
+    fn tls_files(&self) -> Result<TlsFiles, ConfigError> {
+        let client = match (self.otlp("CLIENT_CERTIFICATE"), self.otlp("CLIENT_KEY")) {
+            (Some((_, certificate)), Some((_, key))) => Some((certificate.into(), key.into())),
+            (None, None) => None,
+            (Some((given, _)), None) => {
+                let missing = "OTEL_EXPORTER_OTLP_CLIENT_KEY";
+                return Err(ConfigError::HalfClient { given, missing });
+            }
+            (None, Some((given, _))) => {
+                let missing = "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE";
+                return Err(ConfigError::HalfClient { given, missing });
+            }
+        };
+        let trusted = self.otlp("CERTIFICATE").map(|(_, file)| file.into());
+        Ok(TlsFiles { trusted, client })
+    }
+
+    /// Only asked where an endpoint of gRPC has no scheme. A boolean is true if it says so, and else false
+    /// (OpenTelemetry's environment variables, "Boolean").
+    fn insecure(&self) -> bool {
+        let Some((variable, value)) = self.otlp("INSECURE") else {
+            return false;
+        };
+        let insecure = value.eq_ignore_ascii_case("true");
+        if !insecure && !value.eq_ignore_ascii_case("false") {
+            tracing::warn!("{variable}={value} is neither true nor false, and counts as false");
+        }
+        insecure
     }
 
     /// The collector's URL. For HTTP, `v1/traces` is appended to the one for all signals, and the one for traces is
     /// taken as it is (OTLP exporter specification, "Endpoint URLs for OTLP/HTTP").
     fn url(&self, default: &str, http: bool) -> Result<Uri, ConfigError> {
-        let (variable, value) = self
+        let (variable, mut value) = self
             .otlp("ENDPOINT")
             .unwrap_or_else(|| ("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), default.to_owned()));
+        let shown = without_credentials(&value);
         let wrong = |problem| ConfigError::Url {
             variable: variable.clone(),
-            value: without_credentials(&value),
+            value: shown.clone(),
             problem,
         };
+        // As gRPC's own libraries take it.
+        if !http && !value.contains("://") && !value.starts_with('/') {
+            let scheme = if self.insecure() { "http" } else { "https" };
+            value = format!("{scheme}://{value}");
+        }
         let url: Uri = value.parse().map_err(|_| wrong("this is not a URL"))?;
         let authority = url
             .authority()
             .ok_or_else(|| wrong("a URL with scheme and host is needed"))?;
-        if url.scheme() == Some(&Scheme::HTTPS) {
-            return Err(ConfigError::Https {
-                variable: variable.clone(),
-                value: without_credentials(&value),
-            });
-        }
-        if url.scheme() != Some(&Scheme::HTTP) {
-            return Err(wrong("the scheme must be http"));
-        }
+        let scheme = url
+            .scheme()
+            .filter(|&scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS)
+            .ok_or_else(|| wrong("the scheme must be http or https"))?;
         if authority.as_str().contains('@') {
             return Err(wrong("credentials belong into OTEL_EXPORTER_OTLP_HEADERS"));
         }
@@ -256,7 +358,7 @@ impl Env<'_> {
             (false, _) => "/".to_owned(),
         };
         Uri::builder()
-            .scheme(Scheme::HTTP)
+            .scheme(scheme.clone())
             .authority(authority.clone())
             .path_and_query(path)
             .build()
@@ -357,18 +459,21 @@ mod tests {
         }
     }
 
-    fn http(url: &str) -> Result<Target, String> {
-        Ok(Target::Http(Endpoint {
+    fn endpoint(url: &str) -> Endpoint {
+        Endpoint {
             url: url.parse().unwrap(),
             headers: HeaderMap::new(),
-        }))
+            tls: url.starts_with("https").then(TlsFiles::default),
+            compression: Compression::None,
+        }
+    }
+
+    fn http(url: &str) -> Result<Target, String> {
+        Ok(Target::Http(endpoint(url), Encoding::Protobuf))
     }
 
     fn grpc(url: &str) -> Result<Target, String> {
-        Ok(Target::Grpc(Endpoint {
-            url: url.parse().unwrap(),
-            headers: HeaderMap::new(),
-        }))
+        Ok(Target::Grpc(endpoint(url)))
     }
 
     const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
@@ -406,19 +511,25 @@ mod tests {
             ]),
             http("http://localhost:4318/v1/traces")
         );
+        assert_eq!(otlp(&[(ENDPOINT, "https://c")]), http("https://c/v1/traces"));
+        let json = Target::Http(endpoint("http://localhost:4318/v1/traces"), Encoding::Json);
+        assert_eq!(otlp(&[(PROTOCOL, "HTTP/JSON")]), Ok(json));
         assert!(!names_endpoint(|_| None));
         assert!(names_endpoint(|name| (name == TRACES_ENDPOINT).then(|| "x".to_owned())));
     }
 
     #[test]
     fn what_is_wrong_is_said() {
-        let url =
-            |value: &str, problem: &str| Err(format!("{ENDPOINT}={value}: {problem}; write it as http://HOST:PORT"));
+        let url = |value: &str, problem: &str| {
+            Err(format!(
+                "{ENDPOINT}={value}: {problem}; write it as http://HOST:PORT or https://HOST:PORT"
+            ))
+        };
         let given = |value: &str| otlp(&[(ENDPOINT, value)]);
-        assert_eq!(given("c:1"), url("c:1", "the scheme must be http"));
+        assert_eq!(given("c:1"), url("c:1", "the scheme must be http or https"));
         assert_eq!(given("/x"), url("/x", "a URL with scheme and host is needed"));
         assert_eq!(given("http://"), url("http://", "this is not a URL"));
-        assert_eq!(given("ftp://c"), url("ftp://c", "the scheme must be http"));
+        assert_eq!(given("ftp://c"), url("ftp://c", "the scheme must be http or https"));
         assert_eq!(
             given("http://c:99999"),
             url("http://c:99999", "the port must be from 1 to 65535")
@@ -427,21 +538,19 @@ mod tests {
             given("http://u:secret@c"),
             url("http://***@c", "credentials belong into OTEL_EXPORTER_OTLP_HEADERS")
         );
+        let words = |variable: &str, value: &str| otlp(&[(variable, value)]).unwrap_err();
         assert_eq!(
-            given("https://c:4318"),
-            Err(
-                "OTEL_EXPORTER_OTLP_ENDPOINT=https://c:4318: https is not supported yet; use http:// to a collector \
-                 on this host or on a trusted network, which can forward over TLS"
-                    .to_owned()
-            )
+            words(PROTOCOL, "http"),
+            "OTEL_EXPORTER_OTLP_PROTOCOL=http: there is no such protocol; use grpc, http/protobuf or http/json"
         );
         assert_eq!(
-            otlp(&[(PROTOCOL, "http/json")]),
-            Err(
-                "OTEL_EXPORTER_OTLP_PROTOCOL=http/json: unknown protocol; use grpc or http/protobuf \
-                 (for JSON there is --output otlp-json[=FILE])"
-                    .to_owned()
-            )
+            words("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "zstd"),
+            "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION=zstd: there is no such compression; use gzip or none"
+        );
+        assert_eq!(
+            words("OTEL_EXPORTER_OTLP_CLIENT_KEY", "k"),
+            "OTEL_EXPORTER_OTLP_CLIENT_KEY is set and OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE is not; \
+             a client certificate and its key are of use together only"
         );
         assert_eq!(
             otlp(&[("OTEL_EXPORTER_OTLP_HEADERS", "a=b,secret")]),
@@ -460,8 +569,79 @@ mod tests {
     }
 
     #[test]
+    fn insecure_is_for_grpc_without_a_scheme() {
+        let grpc_to = |url, insecure| {
+            otlp(&[
+                (PROTOCOL, "grpc"),
+                (ENDPOINT, url),
+                ("OTEL_EXPORTER_OTLP_INSECURE", insecure),
+            ])
+        };
+        for (url, insecure, expected) in [
+            ("c:4317", "", "https://c:4317/"),
+            ("c:4317", "TRUE", "http://c:4317/"),
+            ("c", "1", "https://c/"),
+            ("[::1]:4317", "true", "http://[::1]:4317/"),
+            ("http://c:4317", "false", "http://c:4317/"),
+            ("https://c:4317", "true", "https://c:4317/"),
+        ] {
+            assert_eq!(grpc_to(url, insecure), grpc(expected), "{url} {insecure}");
+        }
+        let both = [
+            (PROTOCOL, "grpc"),
+            (ENDPOINT, "c:1"),
+            ("OTEL_EXPORTER_OTLP_TRACES_INSECURE", "true"),
+            ("OTEL_EXPORTER_OTLP_INSECURE", "false"),
+        ];
+        assert_eq!(otlp(&both), grpc("http://c:1/"));
+    }
+
+    #[test]
+    fn tls_and_compression() {
+        let general = [
+            (ENDPOINT, "https://c:4318"),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "ca.pem"),
+            ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "me.pem"),
+            ("OTEL_EXPORTER_OTLP_CLIENT_KEY", "me.key"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "GZIP"),
+        ];
+        let expected = |trusted: &str, certificate: &str, key: &str, compression| {
+            let tls = Some(TlsFiles {
+                trusted: Some(trusted.into()),
+                client: Some((certificate.into(), key.into())),
+            });
+            let endpoint = Endpoint {
+                tls,
+                compression,
+                ..endpoint("https://c:4318/v1/traces")
+            };
+            Ok(Target::Http(endpoint, Encoding::Protobuf))
+        };
+        assert_eq!(
+            otlp(&general),
+            expected("ca.pem", "me.pem", "me.key", Compression::Gzip)
+        );
+        let mut traces = general.to_vec();
+        traces.extend([
+            ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "t-ca.pem"),
+            ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", "t.pem"),
+            ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "t.key"),
+            ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "none"),
+        ]);
+        assert_eq!(otlp(&traces), expected("t-ca.pem", "t.pem", "t.key", Compression::None));
+        // Without TLS they have no effect.
+        let mut plain = general.to_vec();
+        plain[0].1 = "http://c:4318";
+        let plain = otlp(&plain).unwrap();
+        assert!(
+            matches!(plain, Target::Http(Endpoint { tls: None, .. }, _)),
+            "{plain:?}"
+        );
+    }
+
+    #[test]
     fn headers_are_decoded() {
-        let Ok(Target::Http(Endpoint { headers, .. })) = otlp(&[
+        let Ok(Target::Http(Endpoint { headers, .. }, _)) = otlp(&[
             ("OTEL_EXPORTER_OTLP_HEADERS", "ignored=1"),
             (
                 "OTEL_EXPORTER_OTLP_TRACES_HEADERS",

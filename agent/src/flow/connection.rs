@@ -31,6 +31,9 @@ const LIKELY_SEGMENTS: u32 = 8;
 /// Requests of a connection whose offsets are remembered for the other end to find.
 const OFFSETS: usize = 1024;
 
+/// Processes that share a Unix connection, of which more is remembered than the last one.
+const HOLDERS: usize = 16;
+
 /// A connection of a target.
 #[derive(Debug)]
 pub struct Connection {
@@ -56,6 +59,10 @@ pub struct Connection {
     pub local_fin: bool,
     /// The process that owns it has ended.
     pub process_ended: bool,
+    /// Other processes that used it, and have not closed it as far as is known.
+    pub holders: Vec<u32>,
+    /// The process that used it last has closed it, others have it.
+    pub released: bool,
     /// Stream offsets of the last call that sent so much that it may have blocked.
     pub long_write: (u64, u64),
     described: Option<Open>,
@@ -98,10 +105,10 @@ impl Connection {
     }
 
     /// A connection of which connect(2) alone told.
-    pub fn connecting(connect: &Connect) -> Self {
+    pub fn connecting(connect: &Connect, path: &[u8]) -> Self {
         let mut connection = Self::named(connect.conn, connect.header.execution.tgid, connect.header.time_ns);
         connection.role = Role::Client;
-        connection.connected(connect);
+        connection.connected(connect, path);
         connection
     }
 
@@ -122,6 +129,8 @@ impl Connection {
             remote_fin: false,
             local_fin: false,
             process_ended: false,
+            holders: Vec::new(),
+            released: false,
             long_write: (0, 0),
             described: None,
             role: Role::Unknown,
@@ -148,19 +157,43 @@ impl Connection {
         self.described = Some(*open);
     }
 
-    /// Takes what connect(2) tells: who opened it, and where to.
-    pub fn connected(&mut self, connect: &Connect) {
+    /// Takes what connect(2) tells: who opened it, and where to. `path`: the Unix socket's address, as it was given.
+    pub fn connected(&mut self, connect: &Connect, path: &[u8]) {
         self.tgid = connect.header.execution.tgid;
         if self.described.is_none() {
             self.connecting_since_ns = Some(connect.start_ns);
-            let remote = endpoint(connect.family, connect.remote, connect.remote_port);
-            self.ends = Arc::new((self.ends.0.clone(), remote));
         }
+        let address = match unix_address(path) {
+            None if self.described.is_some() => return,
+            None => endpoint(connect.family, connect.remote, connect.remote_port),
+            named => Endpoint {
+                address: IpOrUnix::Unix(named),
+                port: 0,
+            },
+        };
+        self.ends = Arc::new((self.ends.0.clone(), address));
+    }
+
+    /// Another process uses it from now on.
+    pub fn pass_to(&mut self, tgid: u32) {
+        self.holders.retain(|&holder| holder != tgid);
+        if self.is_unix() && !self.released && !self.process_ended && self.holders.len() < HOLDERS {
+            self.holders.push(self.tgid);
+        }
+        self.tgid = tgid;
+        self.released = false;
+        // The process that ended was not the only one that had it.
+        self.process_ended = false;
     }
 
     /// Its description, if it has come.
     pub fn described(&self) -> Option<&Open> {
         self.described.as_ref()
+    }
+
+    /// Whether it is known to be a Unix socket's: then no state of TCP tells its end.
+    pub fn is_unix(&self) -> bool {
+        self.described.is_some_and(|open| open.family == FAMILY_UNIX)
     }
 
     /// Notes where a request is, for the other end to find. Those that have left are forgotten.
@@ -388,6 +421,16 @@ impl Connection {
             http.end(half, stamp, events);
         }
     }
+}
+
+/// The address of a Unix socket as it is shown: a path, or `@name` of an abstract one. `None`: it has none.
+fn unix_address(path: &[u8]) -> Option<Arc<str>> {
+    let name = match path.split_first()? {
+        (0, name) => [b"@", name].concat(),
+        // What is behind a NUL is no part of a path.
+        _ => path.split(|&byte| byte == 0).next()?.to_vec(),
+    };
+    Some(String::from_utf8_lossy(&name).into())
 }
 
 fn endpoint(family: u8, address: [u8; 16], port: u16) -> Endpoint {

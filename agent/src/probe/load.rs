@@ -3,17 +3,18 @@
 use std::{
     io,
     os::fd::{AsRawFd, OwnedFd},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use agent_ebpf::abi::{CPU_LIMIT, Calibration, Control, FOLLOW_SLOTS, MARKS, Offsets, PID_LIMIT};
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{MapData, ProgramArray},
-    programs::{ProgramError, RawTracePoint, TracePoint},
+    programs::{Program, ProgramError, RawTracePoint, TracePoint},
 };
 
 use super::{
-    Attachment, Hook, PLAN, Probe, Shared,
+    Attachment, Hook, PLAN, Probe, Shared, When,
     btf::{Btf, BtfError},
     mapped::Mapped,
     offsets::offsets,
@@ -123,35 +124,62 @@ impl Probe {
         let next = install_reporter(&mut programs)?;
         let mut lost = Vec::new();
         for attachment in PLAN {
-            let Err(error) = attach(&mut programs, attachment) else {
-                continue;
-            };
-            let reason = reason(&error);
-            let Some(feature) = attachment.feature else {
-                return Err(ProbeError::Program {
-                    program: attachment.program,
-                    reason,
-                });
-            };
-            tracing::warn!(
-                program = attachment.program,
-                reason,
-                "not available on this kernel: {feature}"
-            );
-            lost.push(Lost {
-                program: attachment.program,
-                feature,
-                reason,
+            let result = load(&mut programs, attachment).and_then(|()| match attachment.when {
+                When::Always => attach(&mut programs, attachment),
+                When::UnixHttp => Ok(()),
             });
+            if let Err(error) = result {
+                lost.push(Lost::new(attachment, &error)?);
+            }
         }
         Ok(Self {
             ring,
             shared,
             lost,
-            _programs: programs,
+            programs: Arc::new(Mutex::new(programs)),
             _next: next,
         })
     }
+}
+
+impl Lost {
+    /// What is lost by this error, which is logged; an error itself, if nothing works without the program.
+    fn new(attachment: &Attachment, error: &ProgramError) -> Result<Self, ProbeError> {
+        let Attachment { program, feature, .. } = *attachment;
+        let reason = reason(error);
+        let Some(feature) = feature else {
+            return Err(ProbeError::Program { program, reason });
+        };
+        tracing::warn!(program, reason, "not available on this kernel: {feature}");
+        Ok(Self {
+            program,
+            feature,
+            reason,
+        })
+    }
+}
+
+/// Programs that are attached later.
+#[derive(Clone)]
+pub struct Later(pub(super) Arc<Mutex<Ebpf>>);
+
+impl Later {
+    /// Attaches what is to be attached then. Takes some 10 ms: the kernel waits for all processors. Those that were
+    /// refused at the start stay out, and are not told again.
+    pub fn attach(&self, when: When) -> Vec<Lost> {
+        let mut programs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = PLAN.iter().filter(|attachment| attachment.when == when);
+        wanted
+            .filter(|attachment| is_loaded(&programs, attachment.program))
+            .collect::<Vec<_>>()
+            .into_iter()
+            .filter_map(|attachment| Lost::new(attachment, &attach(&mut programs, attachment).err()?).ok())
+            .collect()
+    }
+}
+
+fn is_loaded(programs: &Ebpf, name: &str) -> bool {
+    programs.program(name).is_some_and(|program| program.fd().is_ok())
 }
 
 /// Loads the program that all programs of system calls end in, and puts it where they find it.
@@ -175,24 +203,33 @@ pub(super) fn install_reporter(programs: &mut Ebpf) -> Result<ProgramArray<MapDa
     Ok(next)
 }
 
+pub(super) fn load(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramError> {
+    let program = program(programs, attachment)?;
+    match attachment.hook {
+        Hook::Syscall(_) => <&mut TracePoint>::try_from(program)?.load(),
+        Hook::Raw(_) => <&mut RawTracePoint>::try_from(program)?.load(),
+    }
+}
+
 pub(super) fn attach(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramError> {
-    let missing = || ProgramError::InvalidName {
-        name: attachment.program.to_owned(),
-    };
-    let program = programs.program_mut(attachment.program).ok_or_else(missing)?;
+    let program = program(programs, attachment)?;
     match attachment.hook {
         Hook::Syscall(name) => {
-            let program: &mut TracePoint = program.try_into()?;
-            program.load()?;
-            program.attach("syscalls", name)?;
+            <&mut TracePoint>::try_from(program)?.attach("syscalls", name)?;
         }
         Hook::Raw(name) => {
-            let program: &mut RawTracePoint = program.try_into()?;
-            program.load()?;
-            program.attach(name)?;
+            <&mut RawTracePoint>::try_from(program)?.attach(name)?;
         }
     }
     Ok(())
+}
+
+fn program<'a>(programs: &'a mut Ebpf, attachment: &Attachment) -> Result<&'a mut Program, ProgramError> {
+    programs
+        .program_mut(attachment.program)
+        .ok_or_else(|| ProgramError::InvalidName {
+            name: attachment.program.to_owned(),
+        })
 }
 
 /// The error with all that led to it: the verifier's own words are the last.
@@ -304,6 +341,7 @@ pub(super) fn calibrate(offsets: &mut Offsets) -> Result<(), CalibrationError> {
         program: "calibrate",
         hook: Hook::Raw("sys_enter"),
         feature: None,
+        when: When::Always,
     };
     let mut programs = small_object(offsets).map_err(ProbeError::from)?;
     let (socket, _other) = std::os::unix::net::UnixStream::pair().map_err(|source| ProbeError::Map {
@@ -320,7 +358,8 @@ pub(super) fn calibrate(offsets: &mut Offsets) -> Result<(), CalibrationError> {
         ..Calibration::default()
     };
     memory.set(0, |entry| entry, question);
-    attach(&mut programs, &PROGRAM).map_err(|error| ProbeError::Program {
+    let attached = load(&mut programs, &PROGRAM).and_then(|()| attach(&mut programs, &PROGRAM));
+    attached.map_err(|error| ProbeError::Program {
         program: PROGRAM.program,
         reason: reason(&error),
     })?;

@@ -10,12 +10,15 @@ pub mod reference;
 mod ring;
 mod survey;
 
-pub use load::{Lost, ProbeError, Settings};
-pub use plan::{Attachment, Hook, PLAN};
+pub use load::{Later, Lost, ProbeError, Settings};
+pub use plan::{Attachment, Hook, PLAN, When};
 pub use ring::{Ring, Waker};
 pub use survey::{Survey, Trial, survey};
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use agent_ebpf::abi::{COUNTER_COLUMNS, Control, Counter, FOLLOW_SLOTS, Follow, MARKS};
 use mapped::Mapped;
@@ -28,9 +31,16 @@ pub struct Probe {
     pub shared: Shared,
     /// Programs that are not attached, and why.
     pub lost: Vec<Lost>,
-    _programs: aya::Ebpf,
+    programs: Arc<Mutex<aya::Ebpf>>,
     /// The programs hold their way into the reporter by this.
     _next: aya::maps::ProgramArray<aya::maps::MapData>,
+}
+
+impl Probe {
+    /// The programs that are attached later, to be attached on another thread.
+    pub fn later(&self) -> Later {
+        Later(Arc::clone(&self.programs))
+    }
 }
 
 /// The memory that is shared with the programs.

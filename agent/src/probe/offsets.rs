@@ -57,8 +57,8 @@ pub fn offsets(btf: &Btf) -> (Offsets, Vec<String>) {
         tcp_bytes_received: of("tcp_sock", "bytes_received"),
         tcp_bytes_acked: of("tcp_sock", "bytes_acked"),
         unix_peer: of("unix_sock", "peer"),
+        upper_layer: of("inet_connection_sock", "icsk_ulp_ops"),
         typed_task: 0,
-        pad: 0,
         socket_file_ops: 0,
     };
     (offsets, missing)

@@ -4,7 +4,7 @@
 use super::{
     Hook, PLAN, ProbeError, Settings,
     btf::Btf,
-    load::{CalibrationError, attach, calibrate, install_reporter, object, reason, small_object, typed_loads},
+    load::{CalibrationError, attach, calibrate, install_reporter, load, object, reason, small_object, typed_loads},
     offsets::offsets,
 };
 
@@ -80,13 +80,17 @@ pub fn survey(settings: Settings) -> Survey {
             other => other.to_string(),
         }),
     });
-    survey.programs.extend(PLAN.iter().map(|attachment| Trial {
-        program: attachment.program,
-        tracepoint: Some(match attachment.hook {
-            Hook::Syscall(name) | Hook::Raw(name) => name,
-        }),
-        feature: attachment.feature,
-        outcome: attach(&mut programs, attachment).map_err(|error| reason(&error)),
+    survey.programs.extend(PLAN.iter().map(|attachment| {
+        Trial {
+            program: attachment.program,
+            tracepoint: Some(match attachment.hook {
+                Hook::Syscall(name) | Hook::Raw(name) => name,
+            }),
+            feature: attachment.feature,
+            outcome: load(&mut programs, attachment)
+                .and_then(|()| attach(&mut programs, attachment))
+                .map_err(|error| reason(&error)),
+        }
     }));
     survey
 }

@@ -81,7 +81,7 @@ fn listening(table: impl BufRead) -> Ports {
     rows.map_while(|row| row).collect()
 }
 
-fn socket_inode(target: &Path) -> Option<u64> {
+pub(super) fn socket_inode(target: &Path) -> Option<u64> {
     target
         .to_str()?
         .strip_prefix("socket:[")?

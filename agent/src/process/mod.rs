@@ -15,6 +15,7 @@ mod listeners;
 mod peculiar;
 mod proc_root;
 mod select;
+mod unix_sockets;
 mod unseen;
 
 pub use facts::{ProcessFacts, Runtime};
@@ -23,4 +24,5 @@ pub use host::Host;
 pub use peculiar::{NamespaceError, Peculiarity, own_namespace_is_initial, peculiarities};
 pub use proc_root::ProcRoot;
 pub use select::{Match, Reason, SelectError, Selection};
+pub use unix_sockets::UnixSockets;
 pub use unseen::{Unseen, unseen};

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use spoor_tests::process::Process;
 
 /// How long a peer may take for a command.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// What a system call said: its answer, or its error number.
 pub type Answer = Result<String, i32>;

@@ -16,6 +16,11 @@ impl Metrics {
         Self(samples.collect())
     }
 
+    /// The value of one series, as `name{label="x"}`.
+    pub fn value(&self, series: &str) -> Option<f64> {
+        self.0.get(series).copied()
+    }
+
     /// The sum of all series of a metric, if there is one.
     pub fn sum(&self, name: &str) -> Option<f64> {
         let values: Vec<f64> = self.series(name).map(|(_, value)| value).collect();
