@@ -16,7 +16,7 @@ const MAX_SIZE: u64 = i64::MAX as u64;
 
 /// Finds the end of a chunked body. Feed it with all that follows the head until it says that the body is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Chunked {
+pub(crate) struct Chunked {
     state: State,
     /// Framing bytes since the last data: bounds extensions and trailers.
     framing_bytes: usize,
@@ -69,6 +69,16 @@ impl Chunked {
 
     pub fn is_done(&self) -> bool {
         self.state == State::Done
+    }
+
+    /// Whether this byte, if it comes next, frames: it ends a line, or belongs to a chunk's size.
+    pub fn is_framing(&self, byte: u8) -> bool {
+        match self.state {
+            State::Start | State::Size(_) => {
+                byte.is_ascii_hexdigit() || matches!(byte, b'\r' | b'\n' | b';' | b' ' | b'\t')
+            }
+            _ => matches!(byte, b'\r' | b'\n'),
+        }
     }
 
     /// Takes `n` bytes of the current chunk's data, at most [`Self::left_of_chunk`].

@@ -77,10 +77,20 @@ pub(super) enum Mode {
 
 /// What of a request's method says how its response is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Method {
+pub(crate) enum Method {
     Head,
     Connect,
     Other,
+}
+
+impl Method {
+    pub(super) fn of(method: &[u8]) -> Self {
+        match method {
+            b"HEAD" => Self::Head,
+            b"CONNECT" => Self::Connect,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// Whether a half could take bytes.
@@ -289,11 +299,7 @@ impl Http1 {
     /// A request was found: its number.
     pub(super) fn begin_exchange(&mut self, found: Found<RequestHead>, out: &mut Vec<Event>) -> u64 {
         let exchange = self.next_exchange;
-        let method = match &*found.head.method {
-            b"HEAD" => Method::Head,
-            b"CONNECT" => Method::Connect,
-            _ => Method::Other,
-        };
+        let method = Method::of(&found.head.method);
         self.next_exchange += 1;
         self.pending.push_back(method);
         self.undecided = false;
@@ -481,7 +487,7 @@ pub(super) fn request_body(framing: Framing) -> Body {
 }
 
 /// RFC 9112 section 6.3, for final responses.
-fn response_body(status: u16, method: Method, framing: Framing) -> Body {
+pub(super) fn response_body(status: u16, method: Method, framing: Framing) -> Body {
     if method == Method::Head || matches!(status, 204 | 304) {
         return Body::None;
     }
