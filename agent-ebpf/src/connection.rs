@@ -1,6 +1,6 @@
 //! Which connection: the kernel's socket, its name, its sequence numbers.
 
-use agent_ebpf::abi::{Counter, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Kind, Open, Role};
+use agent_ebpf::abi::{CONN_CPU_BITS, Counter, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Kind, Open, Role};
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id};
 
 use crate::{
@@ -77,7 +77,7 @@ fn next_id() -> u64 {
     // SAFETY: a per-CPU value.
     unsafe {
         *named += 1;
-        *named << 12 | cpu & 0xfff
+        *named << CONN_CPU_BITS | cpu & ((1 << CONN_CPU_BITS) - 1)
     }
 }
 

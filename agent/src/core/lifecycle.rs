@@ -92,6 +92,11 @@ impl Core {
                 self.fail_rest(state.conn, 0, now_ns);
             }
         } else {
+            if connection.connecting_since_ns.is_some() && state.old != SYN_SENT {
+                // It was established, and not a word was said: clients dial ahead, and find another connection first.
+                self.flow.close(state.conn);
+                return;
+            }
             if connection.connecting_since_ns.is_some() {
                 // Nobody gave up on it: its process ended meanwhile, as clients do that dial ahead.
                 if state.error == 0 && connection.process_ended {
