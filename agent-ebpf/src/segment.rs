@@ -269,6 +269,7 @@ pub fn segment(
 /// Tells that a Unix socket's other end has closed.
 #[inline(always)]
 pub fn end_of_file(connection: &Connection) -> Option<()> {
+    connection::tell_ends(connection);
     let scratch = SCRATCH.get_ptr_mut(0)?;
     let call = Call {
         way: Direction::Read as u64,

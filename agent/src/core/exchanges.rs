@@ -20,7 +20,10 @@ const OTLP_PATHS: [&[u8]; 4] = [b"/v1/traces", b"/v1/metrics", b"/v1/logs", b"/v
 impl Core {
     pub(super) fn segment(&mut self, segment: &Segment, bytes: &[u8]) {
         let stamp = Stamp::from(&segment.header);
-        self.want(stamp.execution.tgid, stamp.time_ns);
+        // What is told at a connection's end is told in nobody's name.
+        if stamp.execution.tgid != 0 {
+            self.want(stamp.execution.tgid, stamp.time_ns);
+        }
         if segment.header.flags & SEGMENT_EOF != 0 {
             return self.read_to_end(segment.conn, stamp.time_ns);
         }

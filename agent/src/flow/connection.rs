@@ -463,7 +463,7 @@ impl Connection {
             State::Opaque => [u64::MAX; 2],
             State::Http(http) => {
                 // A body until close has no end: but the connection is of interest.
-                let until = |way| http.body_until(self.half(way)).min(u64::MAX - 1);
+                let until = |way| http.body_until(self.half(way)).min(agent_ebpf::abi::UNTIL_CLOSE);
                 [until(Direction::Read), until(Direction::Write)]
             }
         };
