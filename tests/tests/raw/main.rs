@@ -13,7 +13,7 @@ mod peer;
 mod sockets;
 mod world;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use expected::compare;
@@ -36,6 +36,7 @@ fn over_real_sockets() -> Result<()> {
     let mut world = World::start()?;
     let agent = Recorder::start(&selection(&world))?;
     play(&mut world, &agent.agent)?;
+    check_counters(&world, &agent.agent)?;
     let (spans, said) = agent.finish()?;
     check(&world, &spans, &said)
 }
@@ -75,6 +76,28 @@ fn play(world: &mut World, agent: &Agent) -> Result<()> {
     sockets::play(world)?;
     bodies::play(world)?;
     odd::play(world)
+}
+
+/// What gives no span, or no link, is counted.
+fn check_counters(world: &World, agent: &Agent) -> Result<()> {
+    // They are shown when the agent has nothing to do.
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        let metrics = agent.metrics()?;
+        let wrong = world
+            .counters
+            .iter()
+            .find(|&(series, expected)| metrics.value(series) != Some(*expected));
+        match wrong {
+            None => return Ok(()),
+            Some((series, expected)) => ensure!(
+                Instant::now() < until,
+                "{series} is {:?}, not {expected}",
+                metrics.value(series)
+            ),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 fn check(world: &World, spans: &[Span], said: &str) -> Result<()> {
