@@ -1,5 +1,7 @@
 //! Connects, ends of connections, and ends of processes.
 
+use std::collections::VecDeque;
+
 use agent_ebpf::abi::{Connect, Direction, Execution, Exit, FAMILY_UNIX, State, StateChange, Unseen, UnseenCause};
 
 use super::{Core, Process};
@@ -171,7 +173,12 @@ impl Core {
             0 => Failure::Cancelled,
             errno => Failure::from_errno(errno),
         };
-        let rest: Vec<_> = connection.exchanges.iter().copied().collect();
+        let all = std::mem::take(&mut connection.exchanges);
+        let (unserved, rest): (VecDeque<_>, VecDeque<_>) = all
+            .into_iter()
+            .partition(|&(exchange, _)| connection.is_unserved(exchange));
+        connection.exchanges.clone_from(&rest);
+        self.missed(unserved.into_iter().map(|(_, node)| node));
         for (exchange, node) in rest {
             if let Some(node) = self.causality.get_mut(node) {
                 node.failure = Some(failure);

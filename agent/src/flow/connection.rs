@@ -300,6 +300,11 @@ impl Connection {
         )
     }
 
+    /// Whether a request that this end read and did not answer was never served: an earlier one was the last.
+    pub fn is_unserved(&self, exchange: u64) -> bool {
+        self.role == Role::Server && matches!(&self.state, State::Http(http) if http.is_unserved(exchange))
+    }
+
     /// Takes a segment, and appends what the protocol says of it.
     pub fn segment(
         &mut self,
