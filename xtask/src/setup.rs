@@ -5,6 +5,7 @@
 
 mod apt;
 mod envoy;
+pub mod kernels;
 
 use std::{
     fs,
@@ -16,11 +17,9 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::{
     release,
-    tools::{self, Run},
+    tools::{self, LLVM, Run},
 };
 
-/// Of the LLVM that Debian's rustc-web 1.96 has.
-const LLVM: &str = "22";
 /// LLVM's feature name in llvm-sys: 22.1.
 const LLVM_SYS_PREFIX: &str = "LLVM_SYS_221_PREFIX";
 const BPF_LINKER: &str = "0.13.0";
@@ -74,6 +73,16 @@ const COMPILER: [Package; 4] = [
 const LLVM_LIBRARIES: [Package; 2] = [
     package("llvm-22-dev", Probe::Installed, "to build bpf-linker with rustc's LLVM"),
     package("libpolly-22-dev", Probe::Installed, "a part of that LLVM"),
+];
+
+/// For `cargo xtask fuzz`.
+const FUZZER: [Package; 2] = [
+    package("g++", Probe::Command("g++"), "compiler for the fuzzer's runtime"),
+    package(
+        "llvm-22",
+        Probe::File("/usr/lib/llvm-22/bin/llvm-cov"),
+        "line coverage of the fuzz corpus",
+    ),
 ];
 
 /// What the services of the demo and of the end-to-end tests are written in and run on.
@@ -142,6 +151,12 @@ const SERVICES: &[Package] = &[
         "Python client",
     ),
     package("python3-venv", Probe::Installed, "a place of its own for Envoy"),
+    package(
+        "openbsd-inetd",
+        Probe::Command("inetd"),
+        "a server that passes sockets on",
+    ),
+    package("systemd", Probe::Command("systemd-socket-activate"), "another one"),
 ];
 
 impl Package {
@@ -180,6 +195,7 @@ impl Missing {
             missing.need(&LLVM_LIBRARIES);
         }
         if scope == Scope::Everything {
+            missing.need(&FUZZER);
             missing.need(SERVICES);
             missing.go = !go_is_new_enough();
             missing.envoy = !envoy::is_there();

@@ -1,7 +1,9 @@
 //! Core driven by made-up records, as the programs would write them.
 
+mod fuzzed;
 mod ignored;
 mod lives;
+mod odd;
 mod parents;
 mod property;
 mod workloads;
