@@ -106,6 +106,8 @@ pub const SEGMENT_MORE: u16 = 1;
 pub const SEGMENT_OPAQUE: u16 = 2;
 /// A read that returned 0: the other end has closed (only told for Unix sockets, TCP tells by [`State`]).
 pub const SEGMENT_EOF: u16 = 4;
+/// The first bytes of a connection that does not carry HTTP/1: no more is told of it.
+pub const SEGMENT_NOT_HTTP: u16 = 8;
 
 /// A part of the bytes of one read or write. `captured` bytes follow the struct.
 #[repr(C)]

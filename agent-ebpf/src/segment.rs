@@ -2,8 +2,8 @@
 
 use agent_ebpf::{
     abi::{
-        Counter, Direction, FOLLOW_SLOTS, Kind, PIECE_BYTES, PIECES, Role, SEGMENT_EOF, SEGMENT_MORE, SEGMENT_OPAQUE,
-        Segment,
+        Counter, Direction, FOLLOW_SLOTS, Kind, PIECE_BYTES, PIECES, Role, SEGMENT_EOF, SEGMENT_MORE, SEGMENT_NOT_HTTP,
+        SEGMENT_OPAQUE, Segment,
     },
     classify::{self, Looks},
 };
@@ -22,6 +22,9 @@ use crate::{
 
 /// Bytes that are copied before anything is known of a segment: heads are shorter, mostly.
 const FIRST_BYTES: u64 = 1024;
+
+/// Bytes that tell a protocol which is not HTTP/1.
+const OPENING_BYTES: u64 = 64;
 
 /// Bytes at the end of a call that is too large to be copied whole.
 const TAIL_BYTES: u64 = 1024;
@@ -410,7 +413,8 @@ fn pieces(
         if start == 0 && response == Looks::No && classify::looks_like_request(begins, known) == Looks::No {
             connection.flags |= OPAQUE;
             count(Counter::NotHttp, 1);
-            return None;
+            let opening = if copied > OPENING_BYTES { OPENING_BYTES } else { copied };
+            return segment(scratch, connection, call, start + from, end, opening, SEGMENT_NOT_HTTP);
         }
     } else if !followed && response != Looks::Yes && classify::looks_like_request(begins, known) != Looks::Yes {
         // Older than the agent, and not yet picked up: only what may be a boundary is worth its bytes.

@@ -107,6 +107,7 @@ fn settings() -> CoreSettings {
         response_headers: Vec::new(),
         known_methods: None,
         include_telemetry: false,
+        sampler: spoor::trace::sampling::Sampler::default(),
         max_connections: 1000,
         hold: Duration::from_secs(10),
         hold_bytes: 16 * 1024 * 1024,

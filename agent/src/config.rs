@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::trace::sampling::Sampler;
 
 pub use args::Cli;
-pub use values::{ExeGlob, LogLevel, Output, SpanNames};
+pub use values::{CONTAINER_ID_DIGITS, CgroupGlob, ExeGlob, LogLevel, Output, SpanNames};
 
 /// What the user asked for.
 #[derive(Clone, Debug)]
@@ -44,6 +44,8 @@ pub enum Command {
     Redact(RedactSettings),
     /// Print a shell's completions.
     Completions(clap_complete::Shell),
+    /// List workloads.
+    Ps(PsSettings),
 }
 
 /// Settings of `spoor run`.
@@ -93,11 +95,28 @@ pub struct DoctorSettings {
     pub json: bool,
 }
 
+/// Settings of `spoor ps`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PsSettings {
+    /// What would be selected, where no agent runs.
+    pub selection: Selection,
+    /// The agent's control socket; `None`: ask nobody.
+    pub control: Option<PathBuf>,
+    /// JSON instead of a table.
+    pub json: bool,
+    /// Again every second.
+    pub watch: bool,
+    /// Also processes that do nothing that would be of interest.
+    pub all: bool,
+}
+
 /// What is traced and how: what `run` and `record` share.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TraceSettings {
     /// Which processes.
     pub selection: Selection,
+    /// Where others may ask what is traced; `None`: nowhere.
+    pub control: Option<PathBuf>,
     /// The command to start, which is traced with its children.
     pub launch: Option<LaunchSettings>,
     /// What Core decides by.
@@ -115,12 +134,40 @@ pub struct Selection {
     pub exes: Vec<ExeGlob>,
     /// Local ports of server connections.
     pub ports: Vec<u16>,
+    /// Names of containers, or beginnings of their ids.
+    pub containers: Vec<String>,
+    /// Control groups.
+    pub cgroups: Vec<CgroupGlob>,
 }
 
 impl Selection {
     /// True if there is no rule: every process on the host is meant, unless a command is launched.
     pub fn is_empty(&self) -> bool {
-        self.pids.is_empty() && self.exes.is_empty() && self.ports.is_empty()
+        let Self {
+            pids,
+            exes,
+            ports,
+            containers,
+            cgroups,
+        } = self;
+        pids.is_empty() && exes.is_empty() && ports.is_empty() && containers.is_empty() && cgroups.is_empty()
+    }
+
+    /// The rules as options.
+    pub fn rules(&self) -> Vec<String> {
+        let Self {
+            pids,
+            exes,
+            ports,
+            containers,
+            cgroups,
+        } = self;
+        let pids = pids.iter().map(|pid| format!("--pid {pid}"));
+        let exes = exes.iter().map(|exe| format!("--exe {}", exe.as_str()));
+        let ports = ports.iter().map(|port| format!("--port {port}"));
+        let containers = containers.iter().map(|container| format!("--container {container}"));
+        let cgroups = cgroups.iter().map(|cgroup| format!("--cgroup {}", cgroup.as_str()));
+        pids.chain(exes).chain(ports).chain(containers).chain(cgroups).collect()
     }
 }
 
@@ -201,6 +248,13 @@ impl Invocation {
                 trace: record.trace.into_settings(sampler()?),
                 file: record.file,
                 redact: record.redact,
+            }),
+            args::Subcommand::Ps(ps) => Command::Ps(PsSettings {
+                selection: ps.selection.into_selection(),
+                control: ps.control.0,
+                json: ps.json,
+                watch: ps.watch,
+                all: ps.all,
             }),
             args::Subcommand::Replay(replay) => Command::Replay(ReplaySettings {
                 file: replay.file,

@@ -9,6 +9,9 @@ mod resets;
 mod spans;
 #[cfg(test)]
 mod tests;
+mod workloads;
+
+pub use workloads::Workload;
 
 use crate::{
     causality::{self, Causality},
@@ -90,6 +93,7 @@ struct Process {
     last_ns: u64,
     /// When its last thread ended.
     ended_ns: Option<u64>,
+    seen: workloads::Seen,
 }
 
 /// A Unix connection, as /proc knows it.

@@ -6,6 +6,7 @@
 pub mod app;
 pub mod causality;
 pub mod config;
+pub mod control;
 pub mod core;
 pub mod doctor;
 pub mod event;
@@ -18,7 +19,9 @@ pub mod preflight;
 pub mod probe;
 pub mod process;
 pub mod proto;
+pub mod ps;
 pub mod replay;
+pub mod screen;
 pub mod serve;
 pub mod tape;
 pub mod trace;

@@ -12,7 +12,7 @@ use spoor::{
     config::{self, Command, Invocation},
     doctor,
     launch::LaunchError,
-    replay,
+    ps, replay,
 };
 
 /// musl's allocator is slow, and Core makes many small boxes.
@@ -35,6 +35,7 @@ fn main() -> ExitCode {
             Command::Redact(settings) => replay::redact(settings).map(|()| 0),
             Command::Doctor(settings) => doctor::doctor(settings.json),
             Command::Completions(shell) => print(&config::completions(*shell)).map(|()| 0),
+            Command::Ps(settings) => ps::ps(settings).map(|()| 0),
         }
     });
     match result {

@@ -5,11 +5,16 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use crate::control::Desk;
 use crate::metrics::{Collected, Kind, Metrics, Sample};
 
 /// The session's state, as it was last told.
 #[derive(Debug, Default)]
-pub struct Shown(Mutex<State>);
+pub struct Shown {
+    state: Mutex<State>,
+    /// Where those wait who ask for the workloads.
+    pub desk: Arc<Desk>,
+}
 
 /// What is shown.
 #[derive(Clone, Debug, Default)]
@@ -24,16 +29,19 @@ pub struct State {
     pub under_way: (usize, usize),
     /// Programs that are not attached: what does not work.
     pub lost: Vec<String>,
+    /// Processes that have connections.
+    pub talking: usize,
 }
 
 impl Shown {
     /// Tells the state.
     pub fn set(&self, state: State) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }
 
-    fn state(&self) -> State {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The state as it was last told.
+    pub fn state(&self) -> State {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Why the agent is not healthy: nothing, as long as it reads.
@@ -52,6 +60,7 @@ pub fn register(shown: &Arc<Shown>, metrics: &Metrics) {
             records,
             under_way,
             lost,
+            talking: _,
         } = shown.state();
         vec![
             family(

@@ -6,7 +6,7 @@ use clap::{Args, Parser};
 
 use super::{
     CoreSettings, LaunchSettings, LogLevel, Output, Selection, SpanNames, TraceSettings,
-    values::{self, ExeGlob, Listen},
+    values::{self, CgroupGlob, ControlSocket, ExeGlob, Listen},
 };
 use crate::trace::sampling::Sampler;
 
@@ -60,6 +60,13 @@ Examples:
   spoor replay bug.tape
   spoor replay bug.tape --output otlp-json > spans.jsonl";
 
+const PS_EXAMPLES: &str = "\
+Examples:
+  sudo spoor ps                                   what the running agent traces
+  sudo spoor ps --watch
+  sudo spoor ps --json | jq '.workloads[] | select(.missed > 0)'
+  sudo spoor ps --control off --exe 'python3*'    what these options would select";
+
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Subcommand {
     /// Trace services and print or export their spans
@@ -69,6 +76,11 @@ pub(super) enum Subcommand {
     /// traced too. Ctrl-C ends it.
     #[command(after_help = RUN_EXAMPLES)]
     Run(RunArgs),
+    /// List workloads: which are traced and why, and what of them is not visible
+    ///
+    /// Asks the running agent. Without one, says what the given selection would select.
+    #[command(after_help = PS_EXAMPLES)]
+    Ps(PsArgs),
     /// Record onto a tape what spans are made of, to replay it later
     #[command(after_help = RECORD_EXAMPLES)]
     Record(RecordArgs),
@@ -156,7 +168,7 @@ pub(super) struct OutputArgs {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct TraceArgs {
+pub(super) struct SelectionArgs {
     /// Trace the process with this id, and its children; repeatable
     #[arg(long = "pid", value_name = "N", value_parser = values::pid, help_heading = "Selection")]
     pids: Vec<u32>,
@@ -171,6 +183,69 @@ pub(super) struct TraceArgs {
     /// Trace who serves this local port, and its children; repeatable
     #[arg(long = "port", value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Selection")]
     ports: Vec<u16>,
+
+    /// Trace what runs in the container with this name, or whose id begins like this; repeatable
+    ///
+    /// Names are those of Docker, containerd, CRI-O and Podman.
+    #[arg(long = "container", value_name = "NAME|ID", value_parser = values::container, help_heading = "Selection")]
+    containers: Vec<String>,
+
+    /// Trace what runs in or below this control group, as /system.slice/nginx.service; repeatable
+    ///
+    /// A path or pattern below /sys/fs/cgroup; * does not go over a slash, ** does.
+    #[arg(long = "cgroup", value_name = "GLOB", help_heading = "Selection")]
+    cgroups: Vec<CgroupGlob>,
+}
+
+impl SelectionArgs {
+    pub(super) fn into_selection(self) -> Selection {
+        let Self {
+            pids,
+            exes,
+            ports,
+            containers,
+            cgroups,
+        } = self;
+        Selection {
+            pids,
+            exes,
+            ports,
+            containers,
+            cgroups,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PsArgs {
+    #[command(flatten)]
+    pub(super) selection: SelectionArgs,
+
+    /// The control socket of the agent to ask; off: ask none, say what would be selected
+    #[arg(long, value_name = "PATH", default_value_t)]
+    pub(super) control: ControlSocket,
+
+    /// Print JSON: one object, with --watch one a line
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// Print anew every second, until Ctrl-C
+    #[arg(long)]
+    pub(super) watch: bool,
+
+    /// Also processes that neither listen on TCP nor were seen to communicate
+    #[arg(long)]
+    pub(super) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TraceArgs {
+    #[command(flatten)]
+    selection: SelectionArgs,
+
+    /// Where `spoor ps` finds this agent, or off
+    #[arg(long, value_name = "PATH", default_value_t)]
+    control: ControlSocket,
 
     /// Start and trace this command with its children; spoor ends with it and gives its exit code
     ///
@@ -241,9 +316,8 @@ pub(super) struct TraceArgs {
 impl TraceArgs {
     pub(super) fn into_settings(self, sampler: Sampler) -> TraceSettings {
         let Self {
-            pids,
-            exes,
-            ports,
+            selection,
+            control,
             command,
             as_root,
             span_names,
@@ -258,7 +332,8 @@ impl TraceArgs {
             idle_timeout,
         } = self;
         TraceSettings {
-            selection: Selection { pids, exes, ports },
+            selection: selection.into_selection(),
+            control: control.0,
             launch: (!command.is_empty()).then_some(LaunchSettings { command, as_root }),
             core: CoreSettings {
                 span_names,

@@ -32,6 +32,7 @@ fn without_options_all_is_at_its_default() {
     let expected = RunSettings {
         trace: TraceSettings {
             selection: Selection::default(),
+            control: Some("/run/spoor/control.sock".into()),
             launch: None,
             core: CoreSettings {
                 span_names: SpanNames::Template,
@@ -62,7 +63,7 @@ fn options_and_the_command_are_read() {
          --span-names method --route /users/{id} --capture-request-header X-Request-Id \
          --capture-request-header x-request-id --capture-response-header Server --include-telemetry \
          --ring-bytes 1048576 --max-connections 5 --hold-seconds 0 --hold-bytes 1KiB --idle-timeout 90s \
-         --metrics-listen off -- curl --pid 9",
+         --metrics-listen off --container web --cgroup /system.slice/*.service --control /tmp/x -- curl --pid 9",
     );
     let expected = RunSettings {
         trace: TraceSettings {
@@ -70,7 +71,10 @@ fn options_and_the_command_are_read() {
                 pids: vec![7, 8],
                 exes: vec!["nginx".parse().unwrap()],
                 ports: vec![80],
+                containers: vec!["web".to_owned()],
+                cgroups: vec!["/system.slice/*.service".parse().unwrap()],
             },
+            control: Some("/tmp/x".into()),
             launch: Some(LaunchSettings {
                 command: ["curl", "--pid", "9"].map(OsString::from).to_vec(),
                 as_root: true,
@@ -94,6 +98,39 @@ fn options_and_the_command_are_read() {
         metrics_listen: None,
     };
     assert_eq!(settings, expected);
+}
+
+#[test]
+fn ps_has_the_selection_and_asks_the_agent_there_is() {
+    let ps = |line: &str| match parse(line, &[]).unwrap().command {
+        Command::Ps(settings) => settings,
+        other => panic!("{other:?}"),
+    };
+    let expected = PsSettings {
+        selection: Selection::default(),
+        control: Some("/run/spoor/control.sock".into()),
+        json: false,
+        watch: false,
+        all: false,
+    };
+    assert_eq!(ps("spoor ps"), expected);
+    let settings = ps("spoor ps --control off --json --watch --all --port 80 --pid 7 --container web --cgroup /a");
+    let rules = ["--pid 7", "--port 80", "--container web", "--cgroup /a"];
+    assert_eq!(settings.selection.rules(), rules);
+    assert_eq!(settings.control, None);
+    assert!(settings.json && settings.watch && settings.all);
+}
+
+#[test]
+fn places_that_cannot_be_are_refused() {
+    assert!(error("spoor run --container a/b").contains("container's name"));
+    assert!(error("spoor run --container=").contains("container's name"));
+    for pattern in ["nginx.service", "/", ""] {
+        let error = error(&format!("spoor run --cgroup={pattern}"));
+        assert!(error.contains("as /system.slice/nginx.service"), "{error}");
+    }
+    assert!(error("spoor run --cgroup /a/[b").contains("/system.slice/nginx.service"));
+    assert!(error("spoor ps --control=").contains("or off"));
 }
 
 #[test]

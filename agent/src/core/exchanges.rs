@@ -2,7 +2,7 @@
 
 use agent_ebpf::abi::{Role, SEGMENT_EOF, Segment};
 
-use super::Core;
+use super::{Core, workloads};
 use crate::{
     causality::{Node, NodeId},
     event::Stamp,
@@ -27,6 +27,9 @@ impl Core {
         let fed = self.flow.segment(segment, bytes, &self.parser, &mut events);
         if let Some(words) = fed.advice {
             self.advice.push((segment.conn, words));
+        }
+        if let Some(protocol) = fed.opaque {
+            self.unseen_in(stamp.execution.tgid, protocol);
         }
         for event in events.drain(..) {
             self.http(segment.conn, event);
@@ -103,11 +106,15 @@ impl Core {
                 let Some(connection) = self.flow.known(connection) else {
                     return;
                 };
+                let tgid = connection.tgid;
                 // The number of the first request may be used again, by one that was not the first.
                 connection.opener = None;
                 let first_lost = connection.exchanges.partition_point(|&(number, _)| number < exchange);
                 let lost = connection.exchanges.split_off(first_lost);
                 self.missed(lost.into_iter().map(|(_, node)| node));
+                if let Some(what) = workloads::unreadable(cause) {
+                    self.unseen_in(tgid, what);
+                }
             }
             Event::Opaque { .. } => {}
         }
@@ -117,6 +124,7 @@ impl Core {
     pub(super) fn missed(&mut self, nodes: impl Iterator<Item = NodeId>) {
         for node in nodes {
             self.counters.missed += 1;
+            self.missed_in(node);
             self.causality.lose(node);
         }
     }

@@ -64,8 +64,10 @@ impl Core {
             .processes
             .get_mut(&node.tgid)
             .filter(|process| !process.provisional);
-        let Some((facts, names)) = process.and_then(|process| Some((process.facts.as_ref()?, &mut process.names)))
-        else {
+        let Some((facts, names)) = process.and_then(|process| {
+            process.seen.count(node.kind);
+            Some((process.facts.as_ref()?, &mut process.names))
+        }) else {
             self.counters.unknown_process += 1;
             return None;
         };

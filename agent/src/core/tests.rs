@@ -1,8 +1,11 @@
 //! Core driven by made-up records, as the programs would write them.
 
+mod fuzzed;
 mod lives;
+mod odd;
 mod parents;
 mod property;
+mod workloads;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

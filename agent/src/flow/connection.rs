@@ -7,7 +7,7 @@ use std::{
 };
 
 use agent_ebpf::{
-    abi::{Connect, Direction, FAMILY_INET, FAMILY_UNIX, Open, Role, SEGMENT_MORE, Segment},
+    abi::{Connect, Direction, FAMILY_INET, FAMILY_UNIX, Open, Role, SEGMENT_MORE, SEGMENT_NOT_HTTP, Segment},
     classify::{Looks, looks_like_request, looks_like_response},
 };
 
@@ -17,7 +17,8 @@ use crate::{
     event::{Stamp, direction},
     proto::{
         Data, Half,
-        http1::{Config, Event, Http1},
+        http1::{Cause, Config, Event, Http1},
+        opaque,
     },
     trace::http::{Endpoint, IpOrUnix},
 };
@@ -90,6 +91,8 @@ pub struct Fed {
     pub role_found: bool,
     /// Words for the programs: see [`agent_ebpf::abi::Follow`].
     pub advice: Option<[u64; 2]>,
+    /// The connection is given up: what it carries, see [`opaque`].
+    pub opaque: Option<&'static str>,
 }
 
 /// Calls that send more than this may have blocked: the default send buffer starts at 16 KiB and grows
@@ -216,6 +219,15 @@ impl Connection {
         matches!(&self.state, State::Http(http) if http.is_synchronised())
     }
 
+    /// Whether it is looked at, and nothing on it was understood yet.
+    pub fn is_searched(&self) -> bool {
+        match &self.state {
+            State::New => self.searched > 0,
+            State::Http(http) => !http.is_synchronised(),
+            State::Opaque => false,
+        }
+    }
+
     /// Whether requests on it are read, or will be once they come.
     pub fn will_be_followed(&self) -> bool {
         match &self.state {
@@ -266,6 +278,12 @@ impl Connection {
         if let State::Opaque = self.state {
             return Fed::default();
         }
+        if segment.header.flags & SEGMENT_NOT_HTTP != 0 {
+            return Fed {
+                opaque: Some(self.become_opaque(opaque::protocol(bytes), counters)),
+                ..Fed::default()
+            };
+        }
         if way == Direction::Write && segment.call_bytes > MAY_BLOCK_BYTES {
             self.long_write = (segment.end.saturating_sub(segment.call_bytes as u64), segment.end);
         }
@@ -275,10 +293,10 @@ impl Connection {
             self.advance(way, segment);
             self.searched += 1;
             if self.searched > SEARCH_SEGMENTS {
-                self.become_opaque(counters);
                 return Fed {
                     role_found: false,
                     advice: Some([u64::MAX; 2]),
+                    opaque: Some(self.become_opaque(opaque::NO_HTTP, counters)),
                 };
             }
             return Fed::default();
@@ -288,6 +306,7 @@ impl Connection {
         let State::Http(http) = &mut self.state else {
             return Fed::default();
         };
+        let opening = if segment.offset == 0 { bytes } else { &[] };
         let mut offset = segment.offset;
         let mut bytes = bytes;
         if offset < next {
@@ -316,9 +335,16 @@ impl Connection {
             reached = segment.end;
         }
         self.set_next(way, reached);
-        let is_opaque = events.iter().any(|event| matches!(event, Event::Opaque { .. }));
-        if is_opaque || self.searched > SEARCH_SEGMENTS {
-            self.become_opaque(counters);
+        let gave_up = events.iter().find_map(|event| match event {
+            Event::Opaque { cause: Cause::Upgrade } => Some(opaque::UPGRADED),
+            Event::Opaque { .. } => Some(opaque::protocol(opening)),
+            _ => None,
+        });
+        let mut carries = None;
+        if let Some(name) = gave_up {
+            carries = Some(self.become_opaque(name, counters));
+        } else if self.searched > SEARCH_SEGMENTS {
+            carries = Some(self.become_opaque(opaque::NO_HTTP, counters));
         } else if !self.is_followed() {
             self.searched += 1;
         } else {
@@ -327,6 +353,7 @@ impl Connection {
         Fed {
             role_found: self.role != before,
             advice: self.advice(),
+            opaque: carries,
         }
     }
 
@@ -384,9 +411,10 @@ impl Connection {
         }
     }
 
-    fn become_opaque(&mut self, counters: &mut Counters) {
+    fn become_opaque(&mut self, carries: &'static str, counters: &mut Counters) -> &'static str {
         self.state = State::Opaque;
         counters.opaque += 1;
+        carries
     }
 
     /// What the programs should know, if they do not know it.

@@ -245,6 +245,21 @@ impl Flow {
         ids
     }
 
+    /// How many connections a process used last, and how many of these are searched for a first request.
+    pub fn count_of_process(&self, tgid: u32) -> (usize, usize) {
+        let ids = self.used_by.get(&tgid);
+        let searched = |id: &&u64| self.connections.get(id).is_some_and(Connection::is_searched);
+        (
+            ids.map_or(0, FastSet::len),
+            ids.map_or(0, |ids| ids.iter().filter(searched).count()),
+        )
+    }
+
+    /// How many processes have connections.
+    pub fn processes(&self) -> usize {
+        self.used_by.len()
+    }
+
     /// Whether a process has connections that it used last.
     pub fn has_process(&self, tgid: u32) -> bool {
         self.used_by.contains_key(&tgid)

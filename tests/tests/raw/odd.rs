@@ -28,6 +28,7 @@ pub fn play(world: &mut World) -> Result<()> {
     }
     world.case("kernel-tls", kernel_tls)?;
     world.case("empty-lines", empty_lines)?;
+    world.case("proxy-protocol", proxy_protocol)?;
     world.case("shared-unix", shared_unix)?;
     world.case("handed-over-unix", handed_over_unix)
 }
@@ -357,6 +358,41 @@ fn empty_lines(world: &mut World, name: &str) -> Result<()> {
             world.expect(&target, End::ok("POST", 200).bodies(Some(4), Some(6)));
         }
         world.close(&connection)?;
+    }
+    Ok(())
+}
+
+/// What a proxy sends before the first request, with it and before it.
+fn proxy_protocol(world: &mut World, name: &str) -> Result<()> {
+    let mut addresses = vec![192, 0, 2, 1, 192, 0, 2, 2, 0xdc, 4, 1, 0xbb];
+    let binary = |command: u8, addresses: &[u8]| {
+        let length = (addresses.len() as u16).to_be_bytes();
+        [b"\r\n\r\n\0\r\nQUIT\n", &[command, 0x11][..], &length, addresses].concat()
+    };
+    let mut headers = vec![
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\n".to_vec(),
+        b"PROXY UNKNOWN\r\n".to_vec(),
+        binary(0x21, &addresses),
+        binary(0x20, &[]),
+    ];
+    // With something else that it may carry (a host's name, a checksum).
+    addresses.extend(b"\x02\0\x08raw.test".repeat(30));
+    headers.push(binary(0x21, &addresses));
+    for (index, header) in headers.iter().enumerate() {
+        for piece in [usize::MAX, header.len(), 5, 1] {
+            let connection = world.connect()?;
+            let target = format!("/{name}/{index}/{piece}");
+            let bytes = [header, post(&target, "body").as_bytes()].concat();
+            for part in bytes.chunks(piece) {
+                world.pass(&connection, Way::Request, part)?;
+            }
+            world.pass(&connection, Way::Response, response(200, "answer"))?;
+            world.expect(&target, End::ok("POST", 200).bodies(Some(4), Some(6)));
+            let target = format!("{target}/next");
+            world.exchange(&connection, &get(&target), &response(200, ""))?;
+            ok(world, &target, 0);
+            world.close(&connection)?;
+        }
     }
     Ok(())
 }
