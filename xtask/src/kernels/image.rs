@@ -86,7 +86,7 @@ pub fn build(kernel: &Kernel, contents: &Contents<'_>, folder: &Path) -> Result<
     }
     fs::write(root.join("init"), INIT)?;
     fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
-    let archive = root.with_extension("cpio");
+    let archive = folder.join(format!("{}-{}.cpio", kernel.arch.debian(), kernel.series));
     let pack = "find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0 > \"$0\"";
     run(Command::new("sh").args(["-c", pack]).arg(&archive).current_dir(&root))?;
     fs::remove_dir_all(&root)?;
