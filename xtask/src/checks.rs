@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use crate::{
-    release,
+    kernels, release, setup,
     tools::{Run, SPOOR_BIN},
 };
 
@@ -50,7 +50,14 @@ pub fn all(filter: Option<&str>) -> Result<()> {
             .args(["--test-threads=1", "--include-ignored"])
             .args(filter)
             .env(SPOOR_BIN, release.path);
-        tests("end-to-end tests", end_to_end, tally)
+        tests("end-to-end tests", end_to_end, tally)?;
+        if filter.is_none() {
+            step("the oldest and the newest kernel", || {
+                setup::kernels::install()?;
+                kernels::run(&kernels::OLDEST_AND_NEWEST.map(str::to_owned))
+            })?;
+        }
+        Ok(())
     })
 }
 

@@ -33,6 +33,8 @@ use table::{Column, Table};
 
 /// All that are tested when none is named.
 const ALL: [&str; 6] = ["5.10", "6.1", "6.12", "6.18", "newest", "arm64-6.12"];
+/// What all tests together run: whatever works in both works in between, mostly, and all would take too long.
+pub const OLDEST_AND_NEWEST: [&str; 2] = ["5.10", "newest"];
 /// Machines at one time.
 const AT_ONCE: usize = 2;
 /// What the second boot tells the kernel.
