@@ -1,8 +1,8 @@
 //! Which connection: the kernel's socket, its name, its sequence numbers.
 
 use agent_ebpf::abi::{
-    Counter, Direction, Execution, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, FOLLOW_SLOTS, Header, Kind, Open, Role,
-    Segment, UNTIL_CLOSE,
+    CONN_CPU_BITS, Counter, Direction, Execution, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Header, Kind, Open, Role,
+    Segment, UNTIL_CLOSE, follow_slot,
 };
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id};
 
@@ -11,7 +11,7 @@ use crate::{
     kernel::{self, Socket, is_missing, offset, read},
     maps::{
         CARRY_BYTES, CONNECTIONS, COUNTED, Connection, DESCRIBED, EVENTS, FOLLOW, FROM_BIRTH, NAMED, OPAQUE, SCRATCH,
-        UNIX, UNIX_USERS, count, mark, unix_user,
+        UNIX, UNIX_USERS, count, mark, unix_user, work,
     },
 };
 
@@ -19,6 +19,7 @@ const SOCK_STREAM: u16 = 1;
 const IPPROTO_TCP: u16 = 6;
 const IPPROTO_MPTCP: u16 = 262;
 const TCP_SYN_SENT: u8 = 2;
+const TCP_CLOSE: u8 = 7;
 const TCP_LISTEN: u8 = 10;
 
 /// What kind of stream a socket carries.
@@ -79,7 +80,7 @@ fn next_id() -> u64 {
     // SAFETY: a per-CPU value.
     unsafe {
         *named += 1;
-        *named << 12 | cpu & 0xfff
+        *named << CONN_CPU_BITS | cpu & ((1 << CONN_CPU_BITS) - 1)
     }
 }
 
@@ -229,18 +230,21 @@ fn describe_open(sock: u64, connection: *mut Connection, moved: Moved) -> Option
         open.write(Open::default());
         &mut *open
     };
-    let known = fill(open, sock, connection, moved).is_some();
-    if known {
-        connection.flags |= DESCRIBED;
-        emit::submit_entry(entry);
-    } else {
+    let Some(early) = fill(open, sock, connection, moved) else {
         entry.discard(0);
+        return None;
+    };
+    if !early {
+        connection.flags |= DESCRIBED;
     }
-    known.then_some(())
+    emit::submit_entry(entry);
+    Some(())
 }
 
+/// Whether it is not established yet: then it is told again.
 #[inline(always)]
-fn fill(open: &mut Open, sock: u64, connection: &mut Connection, moved: Moved) -> Option<()> {
+fn fill(open: &mut Open, sock: u64, connection: &mut Connection, moved: Moved) -> Option<bool> {
+    let mut early = false;
     let family: u16 = read(sock + offset!(sock_family) as u64)?;
     open.header = emit::header(Kind::Open, 0, 0);
     open.conn = connection.id;
@@ -249,20 +253,40 @@ fn fill(open: &mut Open, sock: u64, connection: &mut Connection, moved: Moved) -
     open.family = family as u8;
     open.role = connection.role as u8;
     if connection.flags & COUNTED == 0 {
+        if upper_layer(sock)? {
+            connection.flags |= OPAQUE;
+        }
         let state: u8 = read(sock + offset!(sock_state) as u64)?;
-        if state == TCP_SYN_SENT || state == TCP_LISTEN {
+        // Fast Open sends before it is established: by then all is told again.
+        early = state == TCP_SYN_SENT;
+        if early && moved.written == 0 || state == TCP_LISTEN {
             return None;
+        }
+        if state == TCP_CLOSE {
+            // It is closed already, and no event will tell its end.
+            if moved.read == 0 && moved.written == 0 {
+                let _ = CONNECTIONS.remove(&sock);
+                return None;
+            }
+            let scratch = SCRATCH.get_ptr_mut(0)?;
+            work!(scratch.dead = 1);
         }
         let now = Sequences::stable(sock)?;
         open.sent_base = now.unacked.wrapping_sub(now.bytes_acked as u32);
         open.received_base = now.received.wrapping_sub(now.bytes_received as u32);
-        let syn = (connection.role == Role::Client as u32) as u64;
         let written = now.bytes_acked + now.write.wrapping_sub(now.unacked) as u64;
         let received = now
             .bytes_received
             .wrapping_sub(now.received.wrapping_sub(now.copied) as u64);
+        open.read = if early { 0 } else { received.wrapping_sub(moved.read) };
+        // The SYN alone was sent before, and nothing was read: it connected, if by sendto(2) (MSG_FASTOPEN).
+        let first = open.read == 0 && written.wrapping_sub(moved.written) == 1;
+        if first && connection.role == Role::Unknown as u32 && state != TCP_CLOSE {
+            connection.role = Role::Client as u32;
+            open.role = Role::Client as u8;
+        }
+        let syn = (connection.role == Role::Client as u32) as u64;
         open.written = written.wrapping_sub(syn).wrapping_sub(moved.written);
-        open.read = received.wrapping_sub(moved.read);
         connection.offset = [open.read, open.written];
         connection.base = [open.received_base, open.sent_base.wrapping_add(syn as u32)];
     } else {
@@ -270,16 +294,29 @@ fn fill(open: &mut Open, sock: u64, connection: &mut Connection, moved: Moved) -
     }
     if open.read == 0 && open.written == 0 && (connection.flags & COUNTED == 0 || connection.role != 0) {
         connection.flags |= FROM_BIRTH;
-        open.from_birth = 1;
     }
+    open.from_birth = (connection.flags & FROM_BIRTH != 0) as u8;
     if family as u8 == FAMILY_UNIX {
-        if is_missing!(unix_peer) {
-            return Some(());
+        if !is_missing!(unix_peer) {
+            open.peer = read(sock + offset!(unix_peer) as u64)?;
         }
-        open.peer = read(sock + offset!(unix_peer) as u64)?;
-        return Some(());
+        return Some(early);
     }
-    addresses(sock, open)
+    addresses(sock, open)?;
+    Some(early)
+}
+
+/// Whether the kernel has another protocol on top of a TCP socket, as kTLS is (counted).
+#[inline(always)]
+pub fn upper_layer(sock: u64) -> Option<bool> {
+    if is_missing!(upper_layer) {
+        return Some(false);
+    }
+    let there = read::<u64>(sock + offset!(upper_layer) as u64)? != 0;
+    if there {
+        count(Counter::UpperLayer, 1);
+    }
+    Some(there)
 }
 
 /// Tells how far the streams have come, where only the connection's end ends a body: none of its bytes made a record.
@@ -328,7 +365,7 @@ fn unseen(sock: u64, connection: &mut Connection, way: usize) -> u64 {
 
 #[inline(always)]
 fn tell_end(connection: &Connection, way: Direction, unseen: u64) {
-    let Some(follow) = FOLLOW.get(connection.id as u32 & (FOLLOW_SLOTS - 1)) else {
+    let Some(follow) = FOLLOW.get(follow_slot(connection.id)) else {
         return;
     };
     if follow.conn != connection.id || follow.until[way as usize] != UNTIL_CLOSE && unseen == 0 {

@@ -151,6 +151,8 @@ pub struct Scratch {
     pub call: Call,
     /// The begin of the line that is read, from an earlier call.
     pub carry: [u8; CARRY_BYTES],
+    /// 1: the connection that was described is closed already, and no event will tell its end.
+    pub dead: u64,
     /// Size of the chunk whose line was read last.
     pub chunk_bytes: u64,
     /// What the last scan found.

@@ -103,10 +103,12 @@ fn settings() -> CoreSettings {
     CoreSettings {
         span_names: SpanNames::Template,
         routes: Vec::new(),
+        ignore: Vec::new(),
         request_headers: Vec::new(),
         response_headers: Vec::new(),
         known_methods: None,
         include_telemetry: false,
+        sampler: spoor::trace::sampling::Sampler::default(),
         max_connections: 1000,
         hold: Duration::from_secs(10),
         hold_bytes: 16 * 1024 * 1024,

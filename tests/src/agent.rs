@@ -1,6 +1,7 @@
 //! The agent under test, by its command line alone.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{BufRead, BufReader},
     net::SocketAddr,
@@ -8,11 +9,16 @@ use std::{
     process::{Command, Stdio},
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
+use spoor::{
+    config::CoreSettings,
+    core::Core,
+    tape::{Frame, TapeReader},
+};
 use tempfile::TempDir;
 
 use crate::{
@@ -45,12 +51,24 @@ impl Agent {
     /// Starts it with a selection (`--pid=7` …) and an `--output`, and waits until it is attached.
     pub fn start(selection: &[String], output: &str, environment: &[(&str, &str)], stdout: Stdio) -> Result<Self> {
         let mut command = Command::new(binary()?);
-        command
-            .arg("run")
-            .args(selection)
-            .args(["--output", output])
-            .envs(environment.iter().copied());
-        let metrics = free_address();
+        command.envs(environment.iter().copied());
+        Self::start_as(command, selection, output, stdout)
+    }
+
+    /// The same, where `command` is what starts the agent, as with other rights.
+    pub fn start_as(command: Command, selection: &[String], output: &str, stdout: Stdio) -> Result<Self> {
+        Self::start_at(free_address(), command, selection, output, stdout)
+    }
+
+    /// The same, with its metrics at this address, which may be taken.
+    pub fn start_at(
+        metrics: SocketAddr,
+        mut command: Command,
+        selection: &[String],
+        output: &str,
+        stdout: Stdio,
+    ) -> Result<Self> {
+        command.arg("run").args(selection).args(["--output", output]);
         command.args(["--capture-request-header", "x-request-id"]);
         command.args(["--metrics-listen", &metrics.to_string()]);
         Self::attach(command, stdout, Some(metrics))
@@ -102,6 +120,21 @@ impl Agent {
     /// Fails if it has ended.
     pub fn check_running(&mut self) -> Result<()> {
         self.process.check_running().with_context(|| self.said())
+    }
+
+    /// Waits until it has said this; it needs `--log-level=debug` to say all.
+    pub fn wait_until_said(&self, words: &str, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        while !self.said().contains(words) {
+            if Instant::now() > deadline {
+                bail!(
+                    "the agent has not said {words:?} within {limit:?}; it said:\n{}",
+                    self.said()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     /// Its metrics now. Those of Core and of the programs are at most a second old while there is traffic.
@@ -169,7 +202,8 @@ impl Recorder {
 
 /// An agent that records a tape; then the tape.
 pub struct Tape {
-    agent: Agent,
+    /// The agent.
+    pub agent: Agent,
     directory: TempDir,
 }
 
@@ -206,6 +240,33 @@ impl Recorded {
         Ok(())
     }
 
+    /// Plays the tape here; gives Core's counters at its end.
+    pub fn counters(&self) -> Result<BTreeMap<&'static str, u64>> {
+        let mut tape = TapeReader::new(BufReader::new(File::open(tape_file(self.0.path()))?))?;
+        let mut settings: Option<CoreSettings> = None;
+        let mut core: Option<Core> = None;
+        while let Some(frame) = tape.next_frame()? {
+            match (frame, &mut core) {
+                (Frame::Config(json), _) => settings = Some(serde_json::from_str(&json)?),
+                (Frame::Seed(seed), core) => {
+                    *core = Some(Core::new(settings.as_ref().context("a seed without settings")?, seed));
+                }
+                (Frame::Clock { monotonic_ns, unix_ns }, Some(core)) => core.clock(monotonic_ns, unix_ns),
+                (Frame::Record(record), Some(core)) => core.record(record),
+                (Frame::Tick { now_ns }, Some(core)) => {
+                    core.tick(now_ns);
+                    core.drain();
+                }
+                (Frame::Process(facts), Some(core)) => core.process(facts.into_owned()),
+                (Frame::Selected { tgid, selected }, Some(core)) => core.selected(tgid, selected),
+                (_, None) => bail!("the tape begins with neither settings nor a seed"),
+            }
+        }
+        let mut core = core.context("an empty tape")?;
+        core.flush();
+        Ok(core.counters().into_iter().collect())
+    }
+
     /// Replays the tape; gives the OTLP JSON as it was written, and its spans.
     pub fn replay(&self) -> Result<(Vec<u8>, Vec<Span>)> {
         let file = spans_file(self.0.path());
@@ -216,10 +277,26 @@ impl Recorded {
         let mut command = Command::new(binary()?);
         command.arg("replay").arg(tape_file(self.0.path()));
         command.args(["--output", &format!("otlp-json={}", file.display())]);
+        // What a line holds is not to depend on the time that it took.
+        command.env("OTEL_BSP_SCHEDULE_DELAY", "600000");
         let mut process = Process::start_with("the replay", command, Stdio::null(), Stdio::null(), Stdio::inherit())?;
         let status = process.wait(COMMAND_LIMIT)?;
         ensure!(status.success(), "the replay ended with {status}");
         Ok((std::fs::read(&file)?, otlp::read(&file)?))
+    }
+
+    /// Replays the tape to the collector that the environment names; gives what was said on stderr.
+    pub fn export(&self, environment: &[(&str, &str)]) -> Result<String> {
+        let mut command = Command::new(binary()?);
+        command.arg("replay").arg(tape_file(self.0.path()));
+        command.args(["--output", "otlp"]).envs(environment.iter().copied());
+        let log = self.0.path().join("export.log");
+        let stderr = File::create(&log)?.into();
+        let mut process = Process::start_with("the replay", command, Stdio::null(), Stdio::null(), stderr)?;
+        let status = process.wait(COMMAND_LIMIT)?;
+        let said = std::fs::read_to_string(&log)?;
+        ensure!(status.success(), "the replay ended with {status}; it said:\n{said}");
+        Ok(said)
     }
 }
 

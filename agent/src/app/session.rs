@@ -6,10 +6,10 @@ use std::{
     fs::File,
     io::BufWriter,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use agent_ebpf::abi::{Header, Kind, State as StateRecord, StateChange, bytes_of};
+use agent_ebpf::abi::{Counter, Header, Kind, State as StateRecord, StateChange, bytes_of};
 use anyhow::Context;
 
 use super::{
@@ -18,6 +18,7 @@ use super::{
     signals::{Command, Stop},
     undecided::Undecided,
     unix_ends::UnixEnds,
+    whys::{Why, Whys},
 };
 use crate::{
     config::CoreSettings,
@@ -64,6 +65,7 @@ pub struct Session {
     /// Processes that are targets now, and by whom they were forked.
     alive: BTreeSet<u32>,
     parents: HashMap<u32, u32>,
+    whys: Whys,
     undecided: Undecided,
     unix_ends: UnixEnds,
     records: (u64, u64),
@@ -85,6 +87,7 @@ impl Session {
         only_command: bool,
     ) -> anyhow::Result<Self> {
         let facts = Facts::start(ProcRoot::default(), selection.clone(), probe.ring.waker())?;
+        shown.pulse.begin(probe.ring.waker());
         let seed = seed();
         let mut session = Self {
             probe,
@@ -96,6 +99,7 @@ impl Session {
             only_command,
             alive: BTreeSet::new(),
             parents: HashMap::new(),
+            whys: Whys::default(),
             undecided: Undecided::default(),
             unix_ends: UnixEnds::default(),
             records: (0, 0),
@@ -123,7 +127,7 @@ impl Session {
     /// Selects what runs, and lets what starts be found. `command`: a process that is selected in any case.
     pub fn begin(&mut self, command: Option<u32>) {
         if let Some(pid) = command {
-            self.select(pid);
+            self.select(pid, Why::Command);
         }
         if self.only_command {
             return;
@@ -135,12 +139,12 @@ impl Session {
         // What a process forks before it is a target is found by the next look.
         loop {
             let before = self.alive.len();
-            for (tgid, _) in self.selection.scan() {
-                self.select(tgid);
+            for (tgid, reason) in self.selection.scan() {
+                self.select(tgid, Why::Rule(reason));
             }
             for (child, parent) in self.selection.children(&self.alive) {
                 self.parents.insert(child, parent);
-                self.select(child);
+                self.select(child, Why::Child(parent));
             }
             if self.alive.len() == before {
                 break;
@@ -159,8 +163,9 @@ impl Session {
         }
     }
 
-    fn select(&mut self, tgid: u32) {
+    fn select(&mut self, tgid: u32, why: Why) {
         if self.alive.insert(tgid) {
+            self.whys.note(tgid, why);
             self.probe.shared.set_target(tgid, true);
             let parent = self.parents.get(&tgid).copied();
             self.facts.ask(Question::Facts { tgid, parent });
@@ -214,6 +219,7 @@ impl Session {
                 sink,
                 alive,
                 parents,
+                whys,
                 undecided,
                 records,
                 broken,
@@ -225,6 +231,7 @@ impl Session {
                 write(sink, broken, &Frame::Record(record));
                 match Event::decode(record) {
                     Some(event) => {
+                        whys.notice(&event, alive);
                         notice(&event, facts, alive, parents, undecided);
                         core.event(&event);
                     }
@@ -240,6 +247,10 @@ impl Session {
             }
         }
         self.learn();
+        self.shown.pulse.beat();
+        self.shown
+            .desk
+            .serve(|| self.whys.workloads(&self.alive, self.core.workloads()));
         let now_ns = monotonic_ns();
         if taken < BATCH {
             self.end_unix(now_ns);
@@ -287,8 +298,9 @@ impl Session {
                     self.tape(&Frame::Process(std::borrow::Cow::Borrowed(&facts)));
                     self.core.process(facts);
                 }
-                Answer::Selected(tgid, selected) => {
-                    let decided = self.undecided.decide(tgid, selected);
+                Answer::Selected(tgid, reason) => {
+                    let decided = self.undecided.decide(tgid, reason.is_some());
+                    self.whys.decide(tgid, reason);
                     self.decided(decided);
                 }
             }
@@ -306,6 +318,7 @@ impl Session {
             if !selected {
                 self.probe.shared.set_target(tgid, false);
                 self.alive.remove(&tgid);
+                self.whys.forget(tgid);
             }
             self.tape(&Frame::Selected { tgid, selected });
             self.core.selected(tgid, selected);
@@ -322,17 +335,16 @@ impl Session {
     }
 
     fn show(&self) {
+        let kernel = self.probe.shared.counters();
+        let ring_full = kernel.iter().find(|(cause, _)| *cause == Counter::RingFull);
+        let lost = ring_full.map_or(0, |&(_, count)| count);
+        self.shown.pulse.ring(Instant::now(), lost, self.records.0);
         self.shown.set(State {
-            kernel: self
-                .probe
-                .shared
-                .counters()
-                .into_iter()
-                .map(|(cause, count)| (cause.name(), count))
-                .collect(),
+            kernel: kernel.into_iter().map(|(cause, count)| (cause.name(), count)).collect(),
             core: self.core.counters(),
             records: self.records,
             under_way: self.core.under_way(),
+            talking: self.core.talking(),
             lost: self.probe.lost.iter().map(|lost| lost.feature.to_owned()).collect(),
         });
     }
@@ -450,7 +462,7 @@ fn notice(
                 "this workload uses io_uring: its traffic on it is not visible"
             );
         }
-        Event::Open(_) | Event::Connect(_) | Event::Segment(..) | Event::State(_) => {}
+        Event::Open(_) | Event::Connect(..) | Event::Segment(..) | Event::State(_) => {}
     }
 }
 

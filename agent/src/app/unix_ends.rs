@@ -66,6 +66,7 @@ impl UnixEnds {
             State::Looking(gone) => {
                 if let Ok(gone) = gone.try_recv() {
                     self.0 = State::Watched;
+                    tracing::debug!("ends of Unix connections are told from now on");
                     return gone;
                 }
             }

@@ -2,10 +2,11 @@
 
 use agent_ebpf::abi::{Role, SEGMENT_EOF, Segment};
 
-use super::Core;
+use super::{Core, workloads};
 use crate::{
     causality::{Node, NodeId},
     event::Stamp,
+    flow::push_back_exact,
     proto::http1::{Cause, Event, Header, RequestHead},
     trace::{SpanKind, traceparent},
 };
@@ -30,6 +31,9 @@ impl Core {
         let fed = self.flow.segment(segment, bytes, &self.parser, &mut events);
         if let Some(words) = fed.advice {
             self.advice.push((segment.conn, words));
+        }
+        if let Some(protocol) = fed.opaque {
+            self.unseen_in(stamp.execution.tgid, protocol);
         }
         for event in events.drain(..) {
             self.http(segment.conn, event);
@@ -106,11 +110,15 @@ impl Core {
                 let Some(connection) = self.flow.known(connection) else {
                     return;
                 };
+                let tgid = connection.tgid;
                 // The number of the first request may be used again, by one that was not the first.
                 connection.opener = None;
                 let first_lost = connection.exchanges.partition_point(|&(number, _)| number < exchange);
                 let lost = connection.exchanges.split_off(first_lost);
                 self.missed(lost.into_iter().map(|(_, node)| node));
+                if let Some(what) = workloads::unreadable(cause) {
+                    self.unseen_in(tgid, what);
+                }
             }
             Event::Opaque { .. } => {}
         }
@@ -120,6 +128,7 @@ impl Core {
     pub(super) fn missed(&mut self, nodes: impl Iterator<Item = NodeId>) {
         for node in nodes {
             self.counters.missed += 1;
+            self.missed_in(node);
             self.causality.lose(node);
         }
     }
@@ -153,6 +162,7 @@ impl Core {
                 None
             })
         });
+        let ignored = self.ignore.iter().any(|rule| rule.matches(&head));
         let span_id = self.causality.ids().span();
         let Some(connection) = self.flow.known(connection_id) else {
             return;
@@ -167,6 +177,7 @@ impl Core {
             start_is_write_exit: !server && (blocked_from..blocked_to).contains(&offset),
             context,
             trace_state,
+            ignored,
             ..Node::new(kind, span_id, connection, who.execution, first.time_ns)
         };
         let queued = !connection.exchanges.is_empty();
@@ -178,7 +189,7 @@ impl Core {
             self.causality.call(node, opener)
         };
         if let Some(connection) = self.flow.known(connection_id) {
-            connection.exchanges.push_back((exchange, id));
+            push_back_exact(&mut connection.exchanges, (exchange, id));
             if let Some(wire) = wire {
                 connection.note_offset(wire, id, |node| self.causality.get(node).is_some());
             }

@@ -1,5 +1,7 @@
 //! Connects, ends of connections, and ends of processes.
 
+use std::collections::VecDeque;
+
 use agent_ebpf::abi::{Connect, Direction, Execution, Exit, FAMILY_UNIX, State, StateChange, Unseen, UnseenCause};
 
 use super::{Core, Process};
@@ -17,20 +19,22 @@ const SYN_SENT: u8 = 2;
 const SHUT_BOTH: u8 = 3;
 
 impl Core {
-    pub(super) fn connect(&mut self, connect: &Connect) {
+    pub(super) fn connect(&mut self, connect: &Connect, path: &[u8]) {
         let Execution { tgid, tid, .. } = connect.header.execution;
         self.want(tgid, connect.header.time_ns);
         let opener = self.causality.opener(tgid, tid);
         let under_way = matches!(-connect.result, 0 | libc::EINPROGRESS | libc::EINTR);
         if under_way {
-            let Some(connection) = self.flow.connect(connect) else {
+            let Some(connection) = self.flow.connect(connect, path) else {
                 return;
             };
             connection.opener = opener;
             return;
         }
-        self.flow.close(connect.conn);
-        let mut connection = Connection::connecting(connect);
+        if let Some(before) = self.flow.close(connect.conn) {
+            self.missed(before.exchanges.into_iter().map(|(_, node)| node));
+        }
+        let mut connection = Connection::connecting(connect, path);
         connection.opener = opener;
         if connect.family == FAMILY_UNIX && -connect.result == libc::ENOENT {
             self.counters.unix_connects_ignored += 1;
@@ -70,9 +74,15 @@ impl Core {
         };
         connection.last_ns = now_ns;
         if state.state == StateChange::Gone as u8 {
+            // That its other end had closed was read; nobody waits for an answer since.
+            if connection.remote_fin {
+                return self.closed(state.conn, 0, now_ns);
+            }
             if let Some(connection) = self.flow.close(state.conn) {
                 self.missed(connection.exchanges.into_iter().map(|(_, node)| node));
             }
+        } else if state.state == StateChange::Released as u8 {
+            self.flow.release(state.conn, state.header.execution.tgid);
         } else if state.state == StateChange::RemoteFin as u8 {
             connection.remote_fin = true;
         } else if state.state == StateChange::LocalFin as u8 {
@@ -84,11 +94,18 @@ impl Core {
                 self.fail_rest(state.conn, 0, now_ns);
             }
         } else {
+            if connection.connecting_since_ns.is_some() && state.old != SYN_SENT {
+                // It was established, and not a word was said: clients dial ahead, and find another connection first.
+                self.flow.close(state.conn);
+                return;
+            }
             if connection.connecting_since_ns.is_some() {
                 // Nobody gave up on it: its process ended meanwhile, as clients do that dial ahead.
                 if state.error == 0 && connection.process_ended {
                     self.counters.connects_abandoned += 1;
-                    self.flow.close(state.conn);
+                    if let Some(before) = self.flow.close(state.conn) {
+                        self.missed(before.exchanges.into_iter().map(|(_, node)| node));
+                    }
                     return;
                 }
                 let failure = if state.error == 0 {
@@ -96,11 +113,13 @@ impl Core {
                 } else {
                     Failure::from_errno(state.error)
                 };
-                if let Some(connection) = self.flow.close(state.conn) {
+                if let Some(mut connection) = self.flow.close(state.conn) {
                     let who = Execution {
                         tgid: connection.tgid,
                         ..Execution::default()
                     };
+                    let before = std::mem::take(&mut connection.exchanges);
+                    self.missed(before.into_iter().map(|(_, node)| node));
                     self.connect_failed(&connection, failure, who, now_ns);
                 }
                 return;
@@ -154,7 +173,12 @@ impl Core {
             0 => Failure::Cancelled,
             errno => Failure::from_errno(errno),
         };
-        let rest: Vec<_> = connection.exchanges.iter().copied().collect();
+        let all = std::mem::take(&mut connection.exchanges);
+        let (unserved, rest): (VecDeque<_>, VecDeque<_>) = all
+            .into_iter()
+            .partition(|&(exchange, _)| connection.is_unserved(exchange));
+        connection.exchanges.clone_from(&rest);
+        self.missed(unserved.into_iter().map(|(_, node)| node));
         for (exchange, node) in rest {
             if let Some(node) = self.causality.get_mut(node) {
                 node.failure = Some(failure);
@@ -170,18 +194,23 @@ impl Core {
         } = Stamp::from(&exit.header);
         // What was reset before is not the exit's doing.
         self.settle_resets(u64::MAX);
+        if let Some(process) = self.processes.get_mut(&tgid) {
+            process.ended_ns = Some(time_ns);
+        }
         for id in self.flow.of_process(tgid) {
+            let processes = &self.processes;
+            let lives = |tgid| processes.get(&tgid).is_some_and(|process| process.ended_ns.is_none());
+            if self.flow.hand_back(id, lives) {
+                continue;
+            }
             let Some(connection) = self.flow.known(id) else {
                 continue;
             };
             connection.process_ended = true;
             // Nothing tells the end of a Unix connection whose process is killed.
-            if connection.described().is_some_and(|open| open.family == FAMILY_UNIX) {
+            if connection.is_unix() {
                 self.closed(id, 0, time_ns);
             }
-        }
-        if let Some(process) = self.processes.get_mut(&tgid) {
-            process.ended_ns = Some(time_ns);
         }
     }
 
@@ -220,6 +249,7 @@ impl Core {
     pub(super) fn unseen(&mut self, unseen: &Unseen) {
         if unseen.cause == UnseenCause::IoUring as u32 {
             self.counters.io_uring += 1;
+            self.unseen_in(unseen.header.execution.tgid, "io_uring");
         }
     }
 }

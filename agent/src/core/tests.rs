@@ -1,8 +1,12 @@
 //! Core driven by made-up records, as the programs would write them.
 
+mod fuzzed;
+mod ignored;
 mod lives;
+mod odd;
 mod parents;
 mod property;
+mod workloads;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -15,7 +19,7 @@ use super::Core;
 use crate::{
     config::{CoreSettings, SpanNames},
     process::{ProcessFacts, Runtime},
-    trace::{Attribute, Resource, Span, SpanKind, Value},
+    trace::{Attribute, Resource, Span, SpanKind, Value, sampling::Sampler},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -24,10 +28,12 @@ fn settings() -> CoreSettings {
     CoreSettings {
         span_names: SpanNames::Template,
         routes: vec![],
+        ignore: vec![],
         request_headers: vec![],
         response_headers: vec![],
         known_methods: None,
         include_telemetry: false,
+        sampler: Sampler::default(),
         max_connections: 1000,
         hold: Duration::from_secs(10),
         hold_bytes: 16 * 1024 * 1024,
@@ -81,6 +87,17 @@ impl End {
     }
 
     fn state(&self, change: StateChange, shutdown: u8, error: i32) -> Record {
+        const ESTABLISHED: u8 = 1;
+        self.state_after(ESTABLISHED, change, shutdown, error)
+    }
+
+    /// The end of a socket whose connect did not come to a connection.
+    fn never_connected(&self, shutdown: u8, error: i32) -> Record {
+        const SYN_SENT: u8 = 2;
+        self.state_after(SYN_SENT, StateChange::Closed, shutdown, error)
+    }
+
+    fn state_after(&self, old: u8, change: StateChange, shutdown: u8, error: i32) -> Record {
         let header = header(Kind::State, 0, 0);
         Record(
             header,
@@ -89,7 +106,7 @@ impl End {
                 conn: self.conn,
                 error,
                 state: change as u8,
-                old: 1,
+                old,
                 shutdown,
                 pad: 0,
             }),
@@ -223,7 +240,7 @@ impl World {
             family: FAMILY_INET,
             remote_port: 80,
             remote,
-            pad: 0,
+            path_bytes: 0,
         };
         self.feed(Record(header, Body::Connect(connect)));
     }

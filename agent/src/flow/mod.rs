@@ -6,10 +6,11 @@
 mod connection;
 mod pairs;
 
+pub(crate) use connection::push_back_exact;
 pub use connection::{Connection, Fed};
 pub use pairs::Pairs;
 
-use agent_ebpf::abi::{Connect, Open, Role, Segment};
+use agent_ebpf::abi::{Connect, FAMILY_UNIX, Open, Role, Segment};
 
 use crate::{
     hash::{FastMap, FastSet},
@@ -34,12 +35,15 @@ pub struct Counters {
     pub idle_forgotten: u64,
     /// Connections that carry something else than HTTP/1.
     pub opaque: u64,
+    /// Multipath TCP connections: their two ends cannot be matched.
+    pub mptcp: u64,
 }
 
 /// All connections of targets that are open now.
 #[derive(Debug)]
 pub struct Flow {
-    connections: FastMap<u64, Connection>,
+    /// Boxed: the table has up to twice as many places as connections, and has to be copied when it grows.
+    connections: FastMap<u64, Box<Connection>>,
     /// Those that a process used last: looked for at each end of a process.
     used_by: FastMap<u32, FastSet<u64>>,
     /// The far ends.
@@ -85,6 +89,7 @@ impl Flow {
         }
         let tgid = open.header.execution.tgid;
         let was_unix = self.get(open.conn).is_some_and(Connection::is_unix);
+        self.counters.mptcp += u64::from(open.counted == 1 && open.family != FAMILY_UNIX);
         let connection = self
             .connections
             .entry(open.conn)
@@ -94,7 +99,7 @@ impl Flow {
             })
             .or_insert_with(|| {
                 self.used_by.entry(tgid).or_default().insert(open.conn);
-                Connection::new(open)
+                Box::new(Connection::new(open))
             });
         if connection.role() != Role::Unknown {
             self.pairs.insert(connection);
@@ -106,7 +111,7 @@ impl Flow {
     }
 
     /// Takes what connect(2) tells of a connection that is under way.
-    pub fn connect(&mut self, connect: &Connect) -> Option<&mut Connection> {
+    pub fn connect(&mut self, connect: &Connect, path: &[u8]) -> Option<&mut Connection> {
         if !self.connections.contains_key(&connect.conn) && self.connections.len() >= self.most {
             self.counters.connections_refused += 1;
             return None;
@@ -114,9 +119,9 @@ impl Flow {
         let connection = self
             .connections
             .entry(connect.conn)
-            .or_insert_with(|| Connection::connecting(connect));
+            .or_insert_with(|| Box::new(Connection::connecting(connect, path)));
         let before = connection.tgid;
-        connection.connected(connect);
+        connection.connected(connect, path);
         let now = connection.tgid;
         if before != now {
             unuse(&mut self.used_by, before, connect.conn);
@@ -135,9 +140,7 @@ impl Flow {
         if connection.tgid != tgid {
             unuse(&mut self.used_by, connection.tgid, segment.conn);
             self.used_by.entry(tgid).or_default().insert(segment.conn);
-            connection.tgid = tgid;
-            // The process that ended was not the only one that had it.
-            connection.process_ended = false;
+            connection.pass_to(tgid);
         }
         let fed = connection.segment(segment, bytes, config, &mut self.counters, events);
         if fed.role_found {
@@ -156,19 +159,49 @@ impl Flow {
 
     /// The Unix connections, by name.
     pub fn unix_connections(&self) -> Vec<&Connection> {
-        let mut unix: Vec<_> = self.connections.values().filter(|c| c.is_unix()).collect();
+        let mut unix: Vec<_> = self
+            .connections
+            .values()
+            .map(Box::as_ref)
+            .filter(|c| c.is_unix())
+            .collect();
         unix.sort_unstable_by_key(|connection| connection.id);
         unix
     }
 
+    /// A process has closed its descriptor of a connection that others have, too.
+    pub fn release(&mut self, id: u64, tgid: u32) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.holders.retain(|&holder| holder != tgid);
+            connection.released |= connection.tgid == tgid;
+        }
+    }
+
+    /// The process that used a Unix connection last has ended: whether another one has it still, that is taken for its
+    /// user from now on.
+    pub fn hand_back(&mut self, id: u64, lives: impl Fn(u32) -> bool) -> bool {
+        let Some(connection) = self.connections.get_mut(&id).filter(|c| c.is_unix()) else {
+            return false;
+        };
+        connection.holders.retain(|&holder| lives(holder));
+        let Some(holder) = connection.holders.pop() else {
+            // Who has it was never seen to use it.
+            return connection.released;
+        };
+        unuse(&mut self.used_by, connection.tgid, id);
+        self.used_by.entry(holder).or_default().insert(id);
+        connection.tgid = holder;
+        true
+    }
+
     /// A connection.
     pub fn get(&self, id: u64) -> Option<&Connection> {
-        self.connections.get(&id)
+        self.connections.get(&id).map(Box::as_ref)
     }
 
     /// A connection, counted if it is not known.
     pub fn known(&mut self, id: u64) -> Option<&mut Connection> {
-        let connection = self.connections.get_mut(&id);
+        let connection = self.connections.get_mut(&id).map(Box::as_mut);
         if connection.is_none() {
             self.counters.unknown_connection += 1;
         }
@@ -179,7 +212,7 @@ impl Flow {
     pub fn peer(&self, id: u64) -> Option<&Connection> {
         // A socket can be connected to itself.
         let peer = self.pairs.peer(self.connections.get(&id)?).filter(|&peer| peer != id)?;
-        self.connections.get(&peer)
+        self.get(peer)
     }
 
     /// Whether requests that are read on a connection will be found at its far end, or were: it is traced, what it does
@@ -197,7 +230,7 @@ impl Flow {
         unuse(&mut self.used_by, connection.tgid, id);
         self.pairs.remove(&connection);
         self.unix = self.unix.saturating_sub(usize::from(connection.is_unix()));
-        Some(connection)
+        Some(*connection)
     }
 
     /// Connections on which nothing happened since `before`, a time of `CLOCK_MONOTONIC`.
@@ -217,6 +250,25 @@ impl Flow {
         let mut ids: Vec<u64> = self.used_by.get(&tgid).into_iter().flatten().copied().collect();
         ids.sort_unstable();
         ids
+    }
+
+    /// How many connections a process used last, and how many of these are searched for a first request.
+    pub fn count_of_process(&self, tgid: u32) -> (usize, usize) {
+        let ids = self.used_by.get(&tgid);
+        let searched = |id: &&u64| {
+            self.connections
+                .get(id)
+                .is_some_and(|connection| connection.is_searched())
+        };
+        (
+            ids.map_or(0, FastSet::len),
+            ids.map_or(0, |ids| ids.iter().filter(searched).count()),
+        )
+    }
+
+    /// How many processes have connections.
+    pub fn processes(&self) -> usize {
+        self.used_by.len()
     }
 
     /// Whether a process has connections that it used last.

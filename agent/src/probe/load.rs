@@ -38,6 +38,17 @@ pub struct Settings {
     pub withheld: Withheld,
 }
 
+/// The command line's defaults.
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            ring_bytes: 8 << 20,
+            connections: 65_536,
+            withheld: Withheld::default(),
+        }
+    }
+}
+
 /// Why nothing can be traced.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
@@ -90,16 +101,15 @@ impl Probe {
         if !essential.is_empty() {
             return Err(ProbeError::Fields { missing: essential });
         }
-        offsets.typed_task = takes_typed_loads(&offsets) as u32;
+        let typed = typed_loads(&offsets);
+        if let Err(reason) = &typed {
+            tracing::debug!("typed loads are refused, helpers read instead: {reason}");
+        }
+        offsets.typed_task = typed.is_ok() as u32;
         calibrate(&mut offsets)?;
 
-        let processes = process_limit().div_ceil(MARKS as u32);
-        let mut programs = loader()
-            .override_global("OFFSETS", bytes_of(&offsets), true)
-            .map_max_entries("EVENTS", settings.ring_bytes)
-            .map_max_entries("CONNECTIONS", settings.connections)
-            .map_max_entries("TARGETS", processes)
-            .load(OBJECT)?;
+        let processes = process_marks();
+        let mut programs = object(&offsets, &settings)?;
         let shared = Shared {
             targets: mapped(&mut programs, "TARGETS", processes)?,
             ports: mapped(&mut programs, "PORTS", 65536 / MARKS as u32)?,
@@ -182,7 +192,7 @@ fn is_loaded(programs: &Ebpf, name: &str) -> bool {
 }
 
 /// Loads the program that all programs of system calls end in, and puts it where they find it.
-fn install_reporter(programs: &mut Ebpf, withheld: &Withheld) -> Result<ProgramArray<MapData>, ProbeError> {
+pub(super) fn install_reporter(programs: &mut Ebpf, withheld: &Withheld) -> Result<ProgramArray<MapData>, ProbeError> {
     let refused = |reason: String| ProbeError::Program {
         program: REPORTER,
         reason,
@@ -213,7 +223,7 @@ fn start(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramErro
     }
 }
 
-fn load(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramError> {
+pub(super) fn load(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramError> {
     let program = program(programs, attachment)?;
     match attachment.hook {
         Hook::Syscall(_) => <&mut TracePoint>::try_from(program)?.load(),
@@ -221,7 +231,7 @@ fn load(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramError
     }
 }
 
-fn attach(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramError> {
+pub(super) fn attach(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramError> {
     let program = program(programs, attachment)?;
     match attachment.hook {
         Hook::Syscall(name) => {
@@ -243,7 +253,7 @@ fn program<'a>(programs: &'a mut Ebpf, attachment: &Attachment) -> Result<&'a mu
 }
 
 /// The error with all that led to it: the verifier's own words are the last.
-fn reason(error: &dyn std::error::Error) -> String {
+pub(super) fn reason(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -272,6 +282,11 @@ fn mapped<T: Copy>(programs: &mut Ebpf, name: &'static str, entries: u32) -> Res
     Mapped::new(map, entries).map_err(|source| ProbeError::Map { map: name, source })
 }
 
+/// Entries of `TARGETS`: one for [`MARKS`] processes.
+fn process_marks() -> u32 {
+    process_limit().div_ceil(MARKS as u32)
+}
+
 /// One above the highest process id that this machine gives.
 fn process_limit() -> u32 {
     let text = std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap_or_default();
@@ -283,28 +298,32 @@ fn bytes_of(offsets: &Offsets) -> &[u8] {
     unsafe { std::slice::from_raw_parts((&raw const *offsets).cast(), size_of::<Offsets>()) }
 }
 
-/// Whether this kernel lets programs load the current task's fields by their types. The version does not tell: it is
-/// tried.
-fn takes_typed_loads(offsets: &Offsets) -> bool {
+/// Whether this kernel lets programs load the current task's fields by their types, or its words why not. The version
+/// does not tell: it is tried.
+pub(super) fn typed_loads(offsets: &Offsets) -> Result<(), String> {
     let offsets = Offsets {
         typed_task: 1,
         ..*offsets
     };
-    let Ok(mut programs) = small_object(&offsets) else {
-        return false;
-    };
-    let Some(program) = programs.program_mut("typed_walk") else {
-        return false;
-    };
-    let result = <&mut RawTracePoint>::try_from(program).and_then(|program| program.load());
-    if let Err(error) = &result {
-        tracing::debug!("typed loads are refused, helpers read instead: {}", reason(error));
-    }
-    result.is_ok()
+    let mut programs = small_object(&offsets).map_err(|error| reason(&error))?;
+    let program = programs.program_mut("typed_walk").ok_or("it is not in the object")?;
+    <&mut RawTracePoint>::try_from(program)
+        .and_then(|program| program.load())
+        .map_err(|error| reason(&error))
+}
+
+/// The object with the maps of an agent that has such settings.
+pub(super) fn object(offsets: &Offsets, settings: &Settings) -> Result<Ebpf, EbpfError> {
+    loader()
+        .override_global("OFFSETS", bytes_of(offsets), true)
+        .map_max_entries("EVENTS", settings.ring_bytes)
+        .map_max_entries("CONNECTIONS", settings.connections)
+        .map_max_entries("TARGETS", process_marks())
+        .load(OBJECT)
 }
 
 /// The object with maps that are as small as can be.
-fn small_object(offsets: &Offsets) -> Result<Ebpf, EbpfError> {
+pub(super) fn small_object(offsets: &Offsets) -> Result<Ebpf, EbpfError> {
     loader()
         .override_global("OFFSETS", bytes_of(offsets), true)
         .map_max_entries("EVENTS", 4096)
@@ -314,7 +333,7 @@ fn small_object(offsets: &Offsets) -> Result<Ebpf, EbpfError> {
 }
 
 /// Measures what BTF does not tell, by a system call of our own that a program watches.
-fn calibrate(offsets: &mut Offsets) -> Result<(), ProbeError> {
+pub(super) fn calibrate(offsets: &mut Offsets) -> Result<(), ProbeError> {
     const PROGRAM: Attachment = Attachment {
         program: "calibrate",
         hook: Hook::Raw("sys_enter"),

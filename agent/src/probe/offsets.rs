@@ -34,6 +34,7 @@ const PORTS: Feature = Some("ports of connections, and processes that begin to l
 const NAMESPACES: Feature = Some("which network namespace a connection is in is not recorded");
 const ERRORS: Feature = Some("why a connection ended (a reset, a time limit)");
 const SHUTDOWNS: Feature = Some("which direction of a connection was shut down is not recorded");
+const UPPER_LAYERS: Feature = Some("encryption by the kernel (kTLS) is not told from other bytes that make no sense");
 /// Their streams are counted then, as those of Unix sockets are.
 const SEQUENCES: Feature = Some("which call a request over TCP came from, and bytes that no program saw");
 
@@ -124,8 +125,8 @@ fn look(btf: &Btf, take: &mut dyn FnMut(String, Option<u32>, Feature) -> Option<
         tcp_bytes_received: of("tcp_sock", "bytes_received", SEQUENCES),
         tcp_bytes_acked: of("tcp_sock", "bytes_acked", SEQUENCES),
         unix_peer: of("unix_sock", "peer", UNIX_LINKS),
+        upper_layer: of("inet_connection_sock", "icsk_ulp_ops", UPPER_LAYERS),
         typed_task: 0,
-        pad: 0,
         socket_file_ops: 0,
     }
 }

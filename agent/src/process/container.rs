@@ -102,8 +102,18 @@ pub(super) fn pod_uid(cgroup: &str) -> Option<String> {
     })
 }
 
+/// The id of the container that a process is in. `cgroup`: the text of its `/proc/PID/cgroup`.
+pub(super) fn id_of(root: &ProcRoot, tgid: u32, cgroup: &str) -> Option<String> {
+    container_id(cgroup).map(str::to_owned).or_else(|| {
+        // A cgroup namespace hides the path of the agent's own container, or it is no container at all.
+        let is_elsewhere = root.namespace(tgid, "mnt") != root.host_namespace("mnt");
+        let mounts = is_elsewhere.then(|| root.small(tgid, "mountinfo"))??;
+        container_id_of_mounts(&mounts).map(str::to_owned)
+    })
+}
+
 /// Lines are `hierarchy:controllers:path`; the path may hold colons.
-fn paths(cgroup: &str) -> impl Iterator<Item = &str> {
+pub(super) fn paths(cgroup: &str) -> impl Iterator<Item = &str> {
     cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2))
 }
 

@@ -130,9 +130,15 @@ impl Gatherer {
             .executables
             .describe(&self.root, tgid, path.as_deref().unwrap_or(Path::new("")));
         let place = self.place(tgid);
-        let declared = environ.service_name().or_else(|| place.service.clone());
+        // What only looks like a name (an argument of no bytes, a file called `.dll`) is none.
+        let is_name = |name: &String| !name.is_empty();
+        let declared = environ.service_name().or_else(|| place.service.clone()).filter(is_name);
         let service_name = declared
-            .or_else(|| self.program(tgid, &line, path.as_deref(), &environ).name)
+            .or_else(|| {
+                self.program(tgid, &line, path.as_deref(), &environ)
+                    .name
+                    .filter(is_name)
+            })
             .or_else(|| name_of_executable(path.as_deref()?, &executable, &line))
             .or_else(|| self.comm(tgid, hint))
             // The conventions' name of a service without one.
@@ -275,13 +281,7 @@ impl Gatherer {
         let Some(cgroup) = self.root.small(tgid, "cgroup") else {
             return Place::default();
         };
-        let container_id = container::container_id(&cgroup).map(str::to_owned).or_else(|| {
-            // A cgroup namespace hides the path of the agent's own container, or it is no container at all.
-            let is_elsewhere = self.root.namespace(tgid, "mnt") != self.root.host_namespace("mnt");
-            let mounts = is_elsewhere.then(|| self.root.small(tgid, "mountinfo"))??;
-            container::container_id_of_mounts(&mounts).map(str::to_owned)
-        });
-        let Some(id) = container_id else {
+        let Some(id) = container::id_of(&self.root, tgid, &cgroup) else {
             let unit = container::unit(&cgroup).filter(|unit| self.host.own_unit.as_ref() != Some(unit));
             return Place {
                 service: unit,

@@ -59,6 +59,8 @@ pub struct Exchange {
     pub target: String,
     /// The target of the request that the call was made for; none for a root.
     pub made_for: Option<String>,
+    /// The two ends cannot be matched: each is a root.
+    pub apart: bool,
     pub client: Option<End>,
     pub server: Option<End>,
 }
@@ -147,6 +149,10 @@ fn wrong_link(exchange: &Exchange, parent: &str, found: &[&Span]) -> Option<Stri
         }
     }
     match found {
+        [client, server] if exchange.apart => {
+            let roots = client.parent_id.is_empty() && server.parent_id.is_empty();
+            (!roots || client.trace_id == server.trace_id).then(|| "two ends that cannot be matched are".to_owned())
+        }
         [client, server] => {
             let method = server.text("spoor.parent.method");
             if client.parent_id != parent {

@@ -9,7 +9,7 @@ use spoor_tests::{
 };
 
 use crate::{
-    cases::{KNOWN_FAILING, play},
+    cases::{play, selection},
     expected::{Exchange, compare, target_of},
     world::World,
 };
@@ -94,8 +94,8 @@ fn feature_of(case: &str) -> &'static str {
 pub fn raw(report: &mut Report) {
     let played = || -> Result<(World, Vec<Span>, String)> {
         let mut world = World::start()?;
-        let agent = Recorder::start(&world.selection())?;
-        play(&mut world)?;
+        let agent = Recorder::start(&selection(&world))?;
+        play(&mut world, &agent.agent)?;
         let (spans, said) = agent.finish()?;
         Ok((world, spans, said))
     };
@@ -109,16 +109,11 @@ pub fn raw(report: &mut Report) {
     let mut features: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for case in &world.cases {
         let wrong = features.entry(feature_of(case)).or_default();
-        // What is known to fail on every kernel says nothing about this one.
-        let known = KNOWN_FAILING.iter().any(|(known, _)| known == case);
-        for difference in differences.remove(case).filter(|_| !known).into_iter().flatten() {
+        for difference in differences.remove(case).into_iter().flatten() {
             wrong.push(format!("{case}: {difference}"));
         }
     }
-    let stray = differences
-        .iter()
-        .filter(|(case, _)| !KNOWN_FAILING.iter().any(|(known, _)| known == case));
-    let stray: Vec<String> = stray.flat_map(|(_, differences)| differences.clone()).collect();
+    let stray: Vec<String> = differences.into_values().flatten().collect();
     if !stray.is_empty() {
         features.insert("nothing but what was done", stray);
     }

@@ -22,6 +22,8 @@ mod lossy;
 mod messages;
 #[path = "../../../tests/raw/namespaces.rs"]
 mod namespaces;
+#[path = "../../../tests/raw/odd.rs"]
+mod odd;
 #[path = "../../../tests/raw/peer.rs"]
 mod peer;
 #[path = "../../../tests/raw/sockets.rs"]

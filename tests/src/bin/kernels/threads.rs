@@ -116,6 +116,7 @@ impl Service {
                     case: case.to_owned(),
                     target,
                     made_for,
+                    apart: false,
                     client: Some(end.clone()),
                     server: Some(end.clone()),
                 };
