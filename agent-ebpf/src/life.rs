@@ -14,7 +14,7 @@ use aya_ebpf::{
 use crate::{
     connection::{self, Moved},
     emit,
-    kernel::{self, Args, Socket, offset, read},
+    kernel::{self, Args, Socket, is_missing, offset, read},
     maps::{
         CONNECT_RETURNED, CONNECTIONS, CONTROL, Connection, DESCRIBED, EVENTS, OPAQUE, PORTS, TARGETS, UNIX,
         UNIX_USERS, count, is_marked, mark, unix_user,
@@ -230,7 +230,9 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
     };
     let mut error = 0i32;
     if new == CLOSE {
-        error = read(sock + offset!(sock_err) as u64).unwrap_or(0);
+        if !is_missing!(sock_err) {
+            error = read(sock + offset!(sock_err) as u64).unwrap_or(0);
+        }
         if old == SYN_SENT && flags & CONNECT_RETURNED == 0 {
             // It failed within connect(2), whose exit tells it: a call that does not wait says EINPROGRESS all the same.
             // SAFETY: a live map value.
@@ -246,7 +248,11 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
             error,
             state: change as u8,
             old: old as u8,
-            shutdown: read(sock + offset!(sock_shutdown) as u64).unwrap_or(0) & 3,
+            shutdown: if is_missing!(sock_shutdown) {
+                0
+            } else {
+                read(sock + offset!(sock_shutdown) as u64).unwrap_or(0) & 3
+            },
             pad: 0,
         });
     }
@@ -256,6 +262,9 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
 /// Somebody listens: a target from now on if a rule names the port. listen(2) fires this in the caller.
 #[inline(always)]
 fn listening(sock: u64) {
+    if is_missing!(sock_num) {
+        return;
+    }
     let Some(port) = read::<u16>(sock + offset!(sock_num) as u64) else {
         return;
     };
@@ -331,6 +340,9 @@ pub extern "C" fn closing(fd: u32) -> u32 {
 
 #[inline(always)]
 fn closed(fd: u32) -> Option<()> {
+    if is_missing!(file_count) {
+        return None;
+    }
     let socket = kernel::socket(fd)?;
     let entry = CONNECTIONS.get_ptr(&socket.sock)?;
     // SAFETY: a live map value.

@@ -172,6 +172,9 @@ pub struct CoreSettings {
     pub span_names: SpanNames,
     /// Rules that give `http.route`: path templates, the first that fits counts.
     pub routes: Vec<String>,
+    /// Requests that give no span, see [`crate::trace::http::ignore`]. Tapes of earlier versions have none.
+    #[serde(default)]
+    pub ignore: Vec<String>,
     /// Request headers that become attributes, in lower case.
     pub request_headers: Vec<String>,
     /// Response headers that become attributes, in lower case.

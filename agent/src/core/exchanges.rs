@@ -6,6 +6,7 @@ use super::{Core, workloads};
 use crate::{
     causality::{Node, NodeId},
     event::Stamp,
+    flow::push_back_exact,
     proto::http1::{Cause, Event, Header, RequestHead},
     trace::{SpanKind, traceparent},
 };
@@ -158,6 +159,7 @@ impl Core {
                 None
             })
         });
+        let ignored = self.ignore.iter().any(|rule| rule.matches(&head));
         let span_id = self.causality.ids().span();
         let Some(connection) = self.flow.known(connection_id) else {
             return;
@@ -172,6 +174,7 @@ impl Core {
             start_is_write_exit: !server && (blocked_from..blocked_to).contains(&offset),
             context,
             trace_state,
+            ignored,
             ..Node::new(kind, span_id, connection, who.execution, first.time_ns)
         };
         let queued = !connection.exchanges.is_empty();
@@ -183,7 +186,7 @@ impl Core {
             self.causality.call(node, opener)
         };
         if let Some(connection) = self.flow.known(connection_id) {
-            connection.exchanges.push_back((exchange, id));
+            push_back_exact(&mut connection.exchanges, (exchange, id));
             if let Some(wire) = wire {
                 connection.note_offset(wire, id, |node| self.causality.get(node).is_some());
             }

@@ -29,7 +29,9 @@ impl Core {
             connection.opener = opener;
             return;
         }
-        self.flow.close(connect.conn);
+        if let Some(before) = self.flow.close(connect.conn) {
+            self.missed(before.exchanges.into_iter().map(|(_, node)| node));
+        }
         let mut connection = Connection::connecting(connect, path);
         connection.opener = opener;
         if connect.family == FAMILY_UNIX && -connect.result == libc::ENOENT {
@@ -94,7 +96,9 @@ impl Core {
                 // Nobody gave up on it: its process ended meanwhile, as clients do that dial ahead.
                 if state.error == 0 && connection.process_ended {
                     self.counters.connects_abandoned += 1;
-                    self.flow.close(state.conn);
+                    if let Some(before) = self.flow.close(state.conn) {
+                        self.missed(before.exchanges.into_iter().map(|(_, node)| node));
+                    }
                     return;
                 }
                 let failure = if state.error == 0 {
@@ -102,11 +106,13 @@ impl Core {
                 } else {
                     Failure::from_errno(state.error)
                 };
-                if let Some(connection) = self.flow.close(state.conn) {
+                if let Some(mut connection) = self.flow.close(state.conn) {
                     let who = Execution {
                         tgid: connection.tgid,
                         ..Execution::default()
                     };
+                    let before = std::mem::take(&mut connection.exchanges);
+                    self.missed(before.into_iter().map(|(_, node)| node));
                     self.connect_failed(&connection, failure, who, now_ns);
                 }
                 return;

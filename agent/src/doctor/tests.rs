@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     preflight::{self, Tracefs},
-    probe::{Survey, Trial},
+    probe::{Lost, Survey, Trial},
     process::Unseen,
 };
 
@@ -150,7 +150,13 @@ fn one_thing_at_a_time() {
         (without(19), "CAP_SYS_PTRACE", State::Lacks, "--cap-add"),
         (without(23), "CAP_SYS_NICE", State::Lacks, "records may be lost"),
         (
-            with_survey(|survey| survey.missing_fields = Ok(vec!["sock.sk_err".into()])),
+            with_survey(|survey| {
+                survey.missing_fields = Ok(vec![Lost {
+                    what: "sock.sk_err".to_owned(),
+                    feature: "why a connection ended",
+                    reason: "no such field".to_owned(),
+                }])
+            }),
             "fields",
             State::Lacks,
             "missing: sock.sk_err",

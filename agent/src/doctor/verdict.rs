@@ -9,7 +9,7 @@ use crate::{
         capability::{CAPABILITIES, Capability, Need},
         kernel_version, problems,
     },
-    probe::{Survey, Trial},
+    probe::{Lost, Survey, Trial},
     process::Unseen,
 };
 
@@ -292,6 +292,13 @@ fn not_tried() -> Line {
     .remedy("run `sudo spoor doctor`")
 }
 
+/// One text of each, without repeats.
+fn list<'a>(missing: &'a [Lost], text: impl Fn(&'a Lost) -> &'a str) -> String {
+    let mut texts: Vec<&str> = missing.iter().map(text).collect();
+    texts.dedup();
+    texts.join(", ")
+}
+
 /// What came of loading.
 fn tried(survey: &Survey, ring_bytes: u32) -> Vec<Line> {
     let Survey {
@@ -307,9 +314,13 @@ fn tried(survey: &Survey, ring_bytes: u32) -> Vec<Line> {
             Ok(missing) if missing.is_empty() => {
                 kernel("fields", State::Works, "all are where they were looked for".to_owned())
             }
-            Ok(missing) => kernel("fields", State::Lacks, format!("missing: {}", missing.join(", ")))
-                .costs("what is read from them is not told")
-                .remedy("report it, with the kernel's version and where it comes from"),
+            Ok(missing) => kernel(
+                "fields",
+                State::Lacks,
+                format!("missing: {}", list(missing, |lost| &lost.what)),
+            )
+            .costs(list(missing, |lost| lost.feature))
+            .remedy("report it, with the kernel's version and where it comes from"),
             Err(why) => kernel("fields", State::Stops, why.clone()).costs(NOTHING),
         },
         match registers {

@@ -4,7 +4,6 @@ use std::{
     ffi::OsString,
     io::{BufRead as _, BufReader},
     net::SocketAddr,
-    path::Path,
     process::{Command, Stdio},
     sync::mpsc,
     time::Duration,
@@ -30,22 +29,13 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts it for all programs of a folder, and waits until it is attached.
-    pub fn start(folder: &Path, sink: SocketAddr, environment: &[(&str, &str)]) -> Result<Self> {
+    /// Starts it with these arguments, and waits until it is attached.
+    pub fn start(args: &[OsString], sink: SocketAddr, environment: &[(&str, &str)]) -> Result<Self> {
         let metrics = free_address();
         let mut command = Command::new(binary()?);
-        let mut programs = OsString::from(folder);
-        programs.push("/*");
         command
-            .args([
-                "run",
-                "--output",
-                "otlp",
-                "--metrics-listen",
-                &metrics.to_string(),
-                "--exe",
-            ])
-            .arg(programs)
+            .args(["run", "--output", "otlp", "--metrics-listen", &metrics.to_string()])
+            .args(args)
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{sink}"))
             .env("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
             .envs(environment.iter().copied());

@@ -6,7 +6,8 @@
 //! last-chunk     = 1*("0") [ chunk-ext ] CRLF
 //! ```
 //!
-//! A bare LF ends a line too, as in heads (section 2.2).
+//! A bare LF ends a line too, as in heads (section 2.2). Behind data it does so only where it ended the chunk's line, too: else a
+//! size that is too large by one would go unnoticed.
 
 use super::{Cause, head::MAX_HEAD_BYTES};
 
@@ -19,6 +20,8 @@ pub(super) struct Chunked {
     state: State,
     /// Framing bytes since the last data: bounds extensions and trailers.
     framing_bytes: usize,
+    /// The chunk's line ended with a bare LF.
+    bare_lf: bool,
 }
 
 /// Where in the coding the next byte stands.
@@ -52,6 +55,7 @@ impl Chunked {
         Self {
             state: State::Start,
             framing_bytes: 0,
+            bare_lf: false,
         }
     }
 
@@ -80,6 +84,12 @@ impl Chunked {
         for byte in bytes {
             if matches!(self.state, State::Data(_) | State::Done) {
                 break;
+            }
+            match (self.state, *byte) {
+                (State::Size(_) | State::Extension(_), b'\n') => self.bare_lf = true,
+                (State::LineEnd(_), b'\n') => self.bare_lf = false,
+                (State::DataEnd, b'\n') if !self.bare_lf => return Err(Cause::Malformed),
+                _ => {}
             }
             self.state = self.state.after(*byte).ok_or(Cause::Malformed)?;
             taken += 1;
@@ -175,6 +185,8 @@ mod tests {
             ("A \r\n0123456789\r\n0\r\n\r\n", Ok(Some((10, 0)))),
             ("1\r\nx\r\n0\r\nGrpc-Status: 0\r\nX: \r\n\r\nrest", Ok(Some((1, 4)))),
             ("1\nx\n0\nA: b\n\n", Ok(Some((1, 0)))),
+            ("1\nx\r\n0\n\n", Ok(Some((1, 0)))),
+            ("2\r\nx\r\n0\r\n\r\n", Err(Cause::Malformed)),
             ("5\r\nhello\r\n0\r\n", Ok(None)),
             ("5\r\nhello\r\n0\r\n\r", Ok(None)),
             ("5\r\nhelloX", Err(Cause::Malformed)),

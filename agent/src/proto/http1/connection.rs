@@ -51,7 +51,7 @@ pub struct Http1 {
     /// The request half has ended: a response without a request will never get one.
     request_ended: bool,
     /// The response half has ended, while bytes of it were held.
-    response_ended: Option<Stamp>,
+    response_ended: Option<Box<Stamp>>,
     pub(super) counters: Counters,
 }
 
@@ -170,7 +170,7 @@ impl Http1 {
                 }
             }
             (Mode::Following, Half::Response) if self.held_response.is_empty() => self.close_response(stamp, out),
-            (Mode::Following, Half::Response) => self.response_ended = Some(stamp),
+            (Mode::Following, Half::Response) => self.response_ended = Some(Box::new(stamp)),
         }
     }
 
@@ -437,7 +437,7 @@ impl Http1 {
         if self.held_response.is_empty()
             && let Some(stamp) = self.response_ended.take()
         {
-            self.close_response(stamp, out);
+            self.close_response(*stamp, out);
         }
     }
 

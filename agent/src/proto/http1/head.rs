@@ -7,6 +7,9 @@ use super::{Cause, Config, Header, RequestHead, ResponseHead};
 /// Longest head that is followed.
 pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
 
+/// What the versions that are followed begin with.
+const VERSION: &[u8] = b"HTTP/1.";
+
 /// Header lines for which there is room on the stack: more than any usual head has.
 const USUAL_HEADERS: usize = 100;
 
@@ -74,7 +77,7 @@ impl Head for RequestHead {
     fn oversize(bytes: &[u8]) -> Cause {
         match request_line(bytes) {
             Line::Complete { .. } => Cause::HeadTooLarge,
-            Line::Partial | Line::Failed => Cause::NotHttp,
+            Line::Partial | Line::Failed(_) => Cause::NotHttp,
         }
     }
 }
@@ -119,10 +122,7 @@ fn parse_request<'b>(
 fn parse_foreign_request(bytes: &[u8], config: &Config) -> Parse<RequestHead> {
     let (method, target, minor_version, line_length) = match request_line(bytes) {
         Line::Partial => return Parse::Partial,
-        Line::Failed if first_line(bytes).windows(8).any(|window| window == b" HTTP/1.") => {
-            return Parse::Failed(Cause::Malformed);
-        }
-        Line::Failed => return Parse::Failed(Cause::NotHttp),
+        Line::Failed(cause) => return Parse::Failed(cause),
         Line::Complete {
             method,
             target,
@@ -329,39 +329,43 @@ enum Line<'a> {
         length: usize,
     },
     Partial,
-    Failed,
+    /// Malformed, or not HTTP/1.
+    Failed(Cause),
 }
 
+/// However the line comes in pieces, the verdict is the same: what is no method, or another protocol's version, is known at
+/// once; whether a line with another fault was meant as HTTP/1, its end tells.
 fn request_line(bytes: &[u8]) -> Line<'_> {
     let line = first_line(bytes);
     let mut words = line.splitn(3, |byte| *byte == b' ');
     let (method, target, version) = (words.next().unwrap_or_default(), words.next(), words.next());
     let whole = bytes.get(line.len()) == Some(&b'\n');
     if !method.iter().all(|byte| agent_ebpf::classify::is_token(*byte)) || method.is_empty() {
-        return Line::Failed;
-    }
-    if target.is_some_and(|target| {
-        (target.is_empty() && version.is_some()) || !target.iter().all(|byte| matches!(byte, 0x21..=0x7e | 0x80..))
-    }) {
-        return Line::Failed;
+        return Line::Failed(Cause::NotHttp);
     }
     let version = version.unwrap_or_default();
-    if !whole {
-        let possible = [&b"HTTP/1.0\r"[..], b"HTTP/1.1\r"]
-            .iter()
-            .any(|known| known.starts_with(version));
-        return if possible { Line::Partial } else { Line::Failed };
+    if version.starts_with(b"HTTP/") && !VERSION.starts_with(version) && !version.starts_with(VERSION) {
+        return Line::Failed(Cause::NotHttp);
     }
+    if !whole {
+        return Line::Partial;
+    }
+    let target = target.unwrap_or_default();
     let minor_version = match version.strip_suffix(b"\r").unwrap_or(version) {
-        b"HTTP/1.0" => 0,
-        b"HTTP/1.1" => 1,
-        _ => return Line::Failed,
+        b"HTTP/1.0" => Some(0),
+        b"HTTP/1.1" => Some(1),
+        _ => None,
     };
-    Line::Complete {
-        method,
-        target: target.unwrap_or_default(),
-        minor_version,
-        length: line.len() + 1,
+    let good_target = !target.is_empty() && target.iter().all(|byte| matches!(byte, 0x21..=0x7e | 0x80..));
+    match minor_version {
+        Some(minor_version) if good_target => Line::Complete {
+            method,
+            target,
+            minor_version,
+            length: line.len() + 1,
+        },
+        _ if line.windows(8).any(|window| window == b" HTTP/1.") => Line::Failed(Cause::Malformed),
+        _ => Line::Failed(Cause::NotHttp),
     }
 }
 
