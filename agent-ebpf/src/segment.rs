@@ -86,7 +86,9 @@ pub fn report_call(_ctx: TracePointContext) -> u32 {
     work!(scratch.dead = 0);
     let _ = records(scratch, socket, call);
     if work!(scratch.dead) != 0 {
-        let _ = CONNECTIONS.remove(&socket.sock);
+        // The key is where it is: on the stack it would be a word more, and older kernels count them.
+        // SAFETY: as above.
+        let _ = CONNECTIONS.remove(unsafe { &(*scratch).socket.sock });
     }
     0
 }
