@@ -40,7 +40,8 @@ pub(super) fn table(listing: &Listing, columns: usize) -> Vec<String> {
     }
     let parts = cells.iter().flat_map(|row| row[8].split(", "));
     let longest = parts.map(width_of).max().unwrap_or(0);
-    let unseen = longest.clamp(titles[8].len(), UNSEEN_COLUMNS);
+    // A comma may follow.
+    let unseen = (longest + 1).clamp(titles[8].len(), UNSEEN_COLUMNS);
     // What is too wide is cut where that hurts least: --json has all.
     for (index, least) in [(1, 16), (7, 20), (1, LEAST_COLUMNS), (7, LEAST_COLUMNS)] {
         let all: usize = widths.iter().map(|width| width + 2).sum::<usize>() + unseen;
