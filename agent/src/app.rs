@@ -2,6 +2,7 @@
 
 mod announce;
 mod facts;
+mod pulse;
 mod session;
 mod shown;
 mod signals;

@@ -40,12 +40,12 @@ pub enum Command {
     Replay(ReplaySettings),
     /// Say what works here.
     Doctor(DoctorSettings),
+    /// List workloads.
+    Ps(PsSettings),
     /// Replace what a tape must not show.
     Redact(RedactSettings),
     /// Print a shell's completions.
     Completions(clap_complete::Shell),
-    /// List workloads.
-    Ps(PsSettings),
 }
 
 /// Settings of `spoor run`.
@@ -187,6 +187,9 @@ pub struct CoreSettings {
     pub span_names: SpanNames,
     /// Rules that give `http.route`: path templates, the first that fits counts.
     pub routes: Vec<String>,
+    /// Requests that give no span, see [`crate::trace::http::ignore`]. Tapes of earlier versions have none.
+    #[serde(default)]
+    pub ignore: Vec<String>,
     /// Request headers that become attributes, in lower case.
     pub request_headers: Vec<String>,
     /// Response headers that become attributes, in lower case.

@@ -34,8 +34,8 @@ fn main() -> ExitCode {
             Command::Replay(settings) => replay::replay(settings).map(|()| 0),
             Command::Redact(settings) => replay::redact(settings).map(|()| 0),
             Command::Doctor(settings) => doctor::doctor(settings.json),
-            Command::Completions(shell) => print(&config::completions(*shell)).map(|()| 0),
             Command::Ps(settings) => ps::ps(settings).map(|()| 0),
+            Command::Completions(shell) => print(&config::completions(*shell)).map(|()| 0),
         }
     });
     match result {

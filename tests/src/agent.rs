@@ -56,8 +56,18 @@ impl Agent {
     }
 
     /// The same, where `command` is what starts the agent, as with other rights.
-    pub fn start_as(mut command: Command, selection: &[String], output: &str, stdout: Stdio) -> Result<Self> {
-        let metrics = free_address();
+    pub fn start_as(command: Command, selection: &[String], output: &str, stdout: Stdio) -> Result<Self> {
+        Self::start_at(free_address(), command, selection, output, stdout)
+    }
+
+    /// The same, with its metrics at this address, which may be taken.
+    pub fn start_at(
+        metrics: SocketAddr,
+        mut command: Command,
+        selection: &[String],
+        output: &str,
+        stdout: Stdio,
+    ) -> Result<Self> {
         command.arg("run").args(selection).args(["--output", output]);
         command.args(["--capture-request-header", "x-request-id"]);
         command.args(["--metrics-listen", &metrics.to_string()]);
@@ -273,6 +283,20 @@ impl Recorded {
         let status = process.wait(COMMAND_LIMIT)?;
         ensure!(status.success(), "the replay ended with {status}");
         Ok((std::fs::read(&file)?, otlp::read(&file)?))
+    }
+
+    /// Replays the tape to the collector that the environment names; gives what was said on stderr.
+    pub fn export(&self, environment: &[(&str, &str)]) -> Result<String> {
+        let mut command = Command::new(binary()?);
+        command.arg("replay").arg(tape_file(self.0.path()));
+        command.args(["--output", "otlp"]).envs(environment.iter().copied());
+        let log = self.0.path().join("export.log");
+        let stderr = File::create(&log)?.into();
+        let mut process = Process::start_with("the replay", command, Stdio::null(), Stdio::null(), stderr)?;
+        let status = process.wait(COMMAND_LIMIT)?;
+        let said = std::fs::read_to_string(&log)?;
+        ensure!(status.success(), "the replay ended with {status}; it said:\n{said}");
+        Ok(said)
     }
 }
 

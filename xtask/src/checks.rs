@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::{
     fuzz, release,
-    tools::{Run, SPOOR_BIN, target_dir},
+    tools::{CORE_BENCH, Run, SPOOR_BIN, target_dir},
 };
 
 /// What cargo test's result lines said.
@@ -49,10 +49,12 @@ pub fn all(filter: Option<&str>, fuzz_minutes: f64) -> Result<()> {
             println!("{release}");
             Ok(release)
         })?;
+        let core = step("the program that measures Core", release::core_bench)?;
         let end_to_end = Run::cargo(["test", "--package", "spoor-tests", "--no-fail-fast", "--"])
             .args(["--test-threads=1", "--include-ignored"])
             .args(filter)
-            .env(SPOOR_BIN, release.path);
+            .env(SPOOR_BIN, release.path)
+            .env(CORE_BENCH, core);
         tests("end-to-end tests", end_to_end, tally)
     })
 }

@@ -25,7 +25,7 @@ pub const MANIFEST: &str = "tests/fuzz/Cargo.toml";
 const TARGETS: [&str; 6] = ["core", "http1", "process", "tape", "text", "framing"];
 
 const FLAGS: [&str; 7] = [
-    "--cfg=fuzzing",
+    "--cfg fuzzing",
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
     "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",

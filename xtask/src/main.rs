@@ -15,7 +15,7 @@ use std::{ffi::OsString, process::ExitCode};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use setup::Scope;
-use tools::{Run, SPOOR_BIN};
+use tools::{CORE_BENCH, Run, SPOOR_BIN};
 
 #[derive(Parser)]
 #[command(
@@ -123,7 +123,12 @@ fn run(task: Task) -> Result<ExitCode> {
 fn run_with_agent(program: &str, args: Vec<OsString>) -> Result<()> {
     setup::install(Scope::Everything)?;
     let release = release::build()?;
-    Run::cargo([
+    let core = args
+        .iter()
+        .any(|arg| arg == "core" || arg == "all")
+        .then(release::core_bench)
+        .transpose()?;
+    let mut run = Run::cargo([
         "run",
         "--quiet",
         "--release",
@@ -134,6 +139,9 @@ fn run_with_agent(program: &str, args: Vec<OsString>) -> Result<()> {
         "--",
     ])
     .args(args)
-    .env(SPOOR_BIN, release.path)
-    .status()
+    .env(SPOOR_BIN, release.path);
+    if let Some(core) = core {
+        run = run.env(CORE_BENCH, core);
+    }
+    run.status()
 }

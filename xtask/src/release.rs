@@ -95,6 +95,32 @@ pub fn build_for(target: &str) -> Result<Release> {
     Ok(Release { path, size_bytes })
 }
 
+/// Builds the program that measures Core, as the release binary is built.
+pub fn core_bench() -> Result<PathBuf> {
+    let mut path = None;
+    Run::cargo([
+        "build",
+        "--profile",
+        "dist",
+        "--package",
+        "spoor",
+        "--bench",
+        "core",
+        "--target",
+        TARGET,
+        "--message-format",
+        "json-render-diagnostics",
+    ])
+    .quiet_lines(|line| path = executable(line).or(path.take()))?;
+    path.context("cargo did not say where it put the program of agent/benches/core.rs")
+}
+
+/// The executable that a message of cargo names. Paths with characters that JSON escapes are none of ours.
+fn executable(message: &str) -> Option<PathBuf> {
+    let (_, path) = message.split_once(r#""executable":""#)?;
+    Some(path.split('"').next()?.into())
+}
+
 /// Whether an ELF file (64 bits, little-endian) names an interpreter, as everything does that is linked dynamically;
 /// nothing if it is no such file. See elf(5).
 fn wants_loader(elf: &[u8]) -> Option<bool> {
@@ -134,6 +160,14 @@ mod tests {
     fn tells_static_from_dynamic() {
         assert_eq!(wants_loader(&elf(1)), Some(false));
         assert_eq!(wants_loader(&elf(3)), Some(true));
+    }
+
+    #[test]
+    fn executables_in_messages() {
+        let message = r#"{"reason":"compiler-artifact","executable":"/t/dist/deps/core-1","fresh":true}"#;
+        assert_eq!(executable(message), Some("/t/dist/deps/core-1".into()));
+        let library = r#"{"reason":"compiler-artifact","executable":null,"fresh":true}"#;
+        assert_eq!(executable(library), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! second run takes a fraction of a second and needs neither root nor the network.
 
 mod apt;
+mod collector;
 mod envoy;
 pub mod kernels;
 
@@ -90,6 +91,12 @@ const SERVICES: &[Package] = &[
     package("nginx", Probe::Command("nginx"), "proxy and static server"),
     package("haproxy", Probe::Command("haproxy"), "proxy"),
     package("wrk", Probe::Command("wrk"), "load"),
+    package(
+        "redis-server",
+        Probe::Command("redis-benchmark"),
+        "a protocol that is not HTTP, and its load",
+    ),
+    package("valgrind", Probe::Command("valgrind"), "instructions of Core"),
     package("curl", Probe::Command("curl"), "client"),
     package("python3", Probe::File("/usr/bin/python3"), "Python services"),
     package("gunicorn", Probe::File("/usr/bin/gunicorn"), "Python server"),
@@ -176,6 +183,7 @@ struct Missing {
     go: bool,
     envoy: bool,
     bpf_linker: bool,
+    collector: bool,
     rust_components: Vec<&'static str>,
     rust_target: bool,
 }
@@ -198,6 +206,7 @@ impl Missing {
             missing.need(&FUZZER);
             missing.need(SERVICES);
             missing.go = !go_is_new_enough();
+            missing.collector = !collector::is_there();
             missing.envoy = !envoy::is_there();
         }
         match tools::output("rustc", &["--print", "sysroot"]) {
@@ -224,10 +233,11 @@ impl Missing {
             go,
             envoy,
             bpf_linker,
+            collector,
             rust_components,
             rust_target,
         } = self;
-        packages.is_empty() && !go && !envoy && !bpf_linker && rust_components.is_empty() && !rust_target
+        packages.is_empty() && !go && !envoy && !bpf_linker && !collector && rust_components.is_empty() && !rust_target
     }
 
     /// One line for each thing, with what it is for.
@@ -250,6 +260,9 @@ impl Missing {
             lines.push(format!(
                 "bpf-linker {BPF_LINKER} with LLVM {LLVM}, built into .cache/tools: links the eBPF programs"
             ));
+        }
+        if self.collector {
+            lines.push(collector::WHY.to_owned());
         }
         for component in &self.rust_components {
             lines.push(format!("Rust component {component}: `cargo xtask test`"));
@@ -296,6 +309,9 @@ pub fn install(scope: Scope) -> Result<()> {
     }
     if missing.bpf_linker {
         install_bpf_linker()?;
+    }
+    if missing.collector {
+        collector::build()?;
     }
     if !missing.rust_components.is_empty() {
         rustup("component", &missing.rust_components)?;
@@ -413,6 +429,7 @@ mod tests {
             go: false,
             envoy: true,
             bpf_linker: true,
+            collector: true,
             rust_components: vec!["clippy"],
             rust_target: true,
         };
@@ -421,6 +438,7 @@ mod tests {
             "  package wrk: load\n  \
              Envoy 1.40.0, from a Python package into .cache/tools: proxy\n  \
              bpf-linker 0.13.0 with LLVM 22, built into .cache/tools: links the eBPF programs\n  \
+             the OpenTelemetry Collector, built into .cache/tools with Go: end-to-end tests of the export\n  \
              Rust component clippy: `cargo xtask test`\n  \
              Rust target x86_64-unknown-linux-musl: the static release binary\n"
         );

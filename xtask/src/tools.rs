@@ -17,6 +17,9 @@ pub const SPOOR_BIN: &str = "SPOOR_BIN";
 /// Of the LLVM that rustc 1.95 and Debian's rustc-web 1.96 have.
 pub const LLVM: &str = "22";
 
+/// Tells the benchmarks and the tests where the program is that measures Core.
+pub const CORE_BENCH: &str = "SPOOR_CORE_BENCH";
+
 /// The folder of the workspace.
 pub fn root() -> PathBuf {
     let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -43,7 +43,7 @@ Examples:
 
 Environment:
   OTEL_EXPORTER_OTLP_ENDPOINT   the collector, as http://localhost:4318
-  OTEL_EXPORTER_OTLP_PROTOCOL   http/protobuf (the default) or grpc, then with port 4317
+  OTEL_EXPORTER_OTLP_PROTOCOL   http/protobuf (the default), http/json, or grpc, then with port 4317
   docs/configuration.md has the others";
 
 const RECORD_EXAMPLES: &str = "\
@@ -265,6 +265,13 @@ pub(super) struct TraceArgs {
     #[arg(long = "route", value_name = "PATTERN", value_parser = values::route, help_heading = "Spans")]
     routes: Vec<String>,
 
+    /// Give no span to requests with this path, method and path, or user agent, as 'GET /healthz'; repeatable
+    ///
+    /// '/static/**', 'GET /healthz' or 'user-agent: kube-probe/*'; * does not go over a slash of a path, ** does. What is
+    /// called for an ignored request has no parent. They are counted.
+    #[arg(long = "ignore", value_name = "RULE", value_parser = values::ignore, help_heading = "Spans")]
+    ignore: Vec<String>,
+
     /// Export this request header as http.request.header.<name>; repeatable
     #[arg(
         long = "capture-request-header", value_name = "NAME", value_parser = values::header, help_heading = "Spans"
@@ -322,6 +329,7 @@ impl TraceArgs {
             as_root,
             span_names,
             routes,
+            ignore,
             request_headers,
             response_headers,
             include_telemetry,
@@ -338,6 +346,7 @@ impl TraceArgs {
             core: CoreSettings {
                 span_names,
                 routes,
+                ignore,
                 request_headers: without_repetition(request_headers),
                 response_headers: without_repetition(response_headers),
                 known_methods: std::env::var("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS").ok(),

@@ -37,6 +37,7 @@ fn without_options_all_is_at_its_default() {
             core: CoreSettings {
                 span_names: SpanNames::Template,
                 routes: vec![],
+                ignore: vec![],
                 request_headers: vec![],
                 response_headers: vec![],
                 known_methods: None,
@@ -63,7 +64,7 @@ fn options_and_the_command_are_read() {
          --span-names method --route /users/{id} --capture-request-header X-Request-Id \
          --capture-request-header x-request-id --capture-response-header Server --include-telemetry \
          --ring-bytes 1048576 --max-connections 5 --hold-seconds 0 --hold-bytes 1KiB --idle-timeout 90s \
-         --metrics-listen off --container web --cgroup /system.slice/*.service --control /tmp/x -- curl --pid 9",
+         --metrics-listen off --container web --cgroup /system.slice/*.service --control /tmp/x --ignore /healthz --ignore user-agent:x/* -- curl --pid 9",
     );
     let expected = RunSettings {
         trace: TraceSettings {
@@ -82,6 +83,7 @@ fn options_and_the_command_are_read() {
             core: CoreSettings {
                 span_names: SpanNames::Method,
                 routes: vec!["/users/{id}".to_owned()],
+                ignore: vec!["/healthz".to_owned(), "user-agent:x/*".to_owned()],
                 request_headers: vec!["x-request-id".to_owned()],
                 response_headers: vec!["server".to_owned()],
                 known_methods: None,
@@ -131,6 +133,7 @@ fn places_that_cannot_be_are_refused() {
     }
     assert!(error("spoor run --cgroup /a/[b").contains("/system.slice/nginx.service"));
     assert!(error("spoor ps --control=").contains("or off"));
+    assert!(error("spoor run --ignore healthz").contains("as '/healthz'"));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Core driven by made-up records, as the programs would write them.
 
 mod fuzzed;
+mod ignored;
 mod lives;
 mod odd;
 mod parents;
@@ -27,6 +28,7 @@ fn settings() -> CoreSettings {
     CoreSettings {
         span_names: SpanNames::Template,
         routes: vec![],
+        ignore: vec![],
         request_headers: vec![],
         response_headers: vec![],
         known_methods: None,
@@ -85,6 +87,17 @@ impl End {
     }
 
     fn state(&self, change: StateChange, shutdown: u8, error: i32) -> Record {
+        const ESTABLISHED: u8 = 1;
+        self.state_after(ESTABLISHED, change, shutdown, error)
+    }
+
+    /// The end of a socket whose connect did not come to a connection.
+    fn never_connected(&self, shutdown: u8, error: i32) -> Record {
+        const SYN_SENT: u8 = 2;
+        self.state_after(SYN_SENT, StateChange::Closed, shutdown, error)
+    }
+
+    fn state_after(&self, old: u8, change: StateChange, shutdown: u8, error: i32) -> Record {
         let header = header(Kind::State, 0, 0);
         Record(
             header,
@@ -93,7 +106,7 @@ impl End {
                 conn: self.conn,
                 error,
                 state: change as u8,
-                old: 1,
+                old,
                 shutdown,
                 pad: 0,
             }),

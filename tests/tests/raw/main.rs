@@ -14,13 +14,16 @@ mod peer;
 mod sockets;
 mod world;
 
-use std::path::PathBuf;
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
 use cases::{play, selection};
 use expected::compare;
 use spoor_tests::{
-    agent::{Recorder, Tape},
+    agent::{Agent, Recorder, Tape},
     otlp::Span,
 };
 use world::World;
@@ -31,6 +34,7 @@ fn over_real_sockets() -> Result<()> {
     let mut world = World::start()?;
     let agent = Recorder::start(&selection(&world))?;
     play(&mut world, &agent.agent)?;
+    check_counters(&world, &agent.agent)?;
     let (spans, said) = agent.finish()?;
     check(&world, &spans, &said)
 }
@@ -55,6 +59,28 @@ fn through_tapes() -> Result<()> {
 /// The program of the peers.
 fn rawpeer() -> Result<PathBuf> {
     Ok(env!("CARGO_BIN_EXE_rawpeer").into())
+}
+
+/// What gives no span, or no link, is counted.
+fn check_counters(world: &World, agent: &Agent) -> Result<()> {
+    // They are shown when the agent has nothing to do.
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        let metrics = agent.metrics()?;
+        let wrong = world
+            .counters
+            .iter()
+            .find(|&(series, expected)| metrics.value(series) != Some(*expected));
+        match wrong {
+            None => return Ok(()),
+            Some((series, expected)) => ensure!(
+                Instant::now() < until,
+                "{series} is {:?}, not {expected}",
+                metrics.value(series)
+            ),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 fn check(world: &World, spans: &[Span], said: &str) -> Result<()> {

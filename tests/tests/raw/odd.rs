@@ -281,9 +281,12 @@ fn fast_open(world: &mut World, name: &str) -> Result<()> {
 /// Multipath TCP: offsets are counted, and the two ends of a connection cannot be matched. A listener's connections from
 /// clients without it are plain TCP.
 fn multipath(world: &mut World, name: &str, server: &str, client: &str) -> Result<()> {
+    const CONNECTIONS: usize = 3;
+    let ends = usize::from(!client.is_empty()) + usize::from(!client.is_empty() && server.starts_with("mptcp"));
+    world.count("spoor_core_total{cause=\"mptcp\"}", CONNECTIONS * ends);
     let (listener, bound) = world.listen(SERVER, server)?;
     let address = format!("{client}{}", bound.trim_start_matches("mptcp:"));
-    for index in 0..3 {
+    for index in 0..CONNECTIONS {
         let connection = world.connect_to(CLIENT, SERVER, &listener, &address)?;
         for turn in 0..3 {
             let target = format!("/{name}/{index}/{turn}");
@@ -325,6 +328,7 @@ fn kernel_tls(world: &mut World, name: &str) -> Result<()> {
         Err(number) => anyhow::bail!("cannot set up TLS: {}", std::io::Error::from_raw_os_error(number)),
     }
     world.at(&connection.server, "upper-layer")?;
+    world.count("spoor_kernel_lost_total{cause=\"connection_upper_layer\"}", 2);
     for turn in 0..3 {
         let target = format!("/{name}/{turn}");
         for (way, bytes) in [

@@ -173,10 +173,7 @@ fn host() -> Result<()> {
         let found = binaries.iter().find(|(_, other)| *other == name);
         found.map(|(path, _)| path.clone()).context("a binary is missing")
     };
-    Run::program(path("suite")?)
-        .env("SPOOR_BIN", path("spoor")?)
-        .env("SPOOR_RAWPEER", path("rawpeer")?)
-        .status()
+    Run::program(path("suite")?).env("SPOOR_BIN", path("spoor")?).status()
 }
 
 /// The agent, the suite and its peers, static: where each is, and its name in the guest.
@@ -185,7 +182,16 @@ fn binaries(arch: Arch) -> Result<Vec<(PathBuf, &'static str)>> {
     println!("{spoor}");
     // The profile of the agent, whose crates are then there.
     let mut build = Run::cargo(["build", "--profile", "dist", "--package", "spoor-tests"]);
-    build = build.args(["--bin", "kernels", "--bin", "rawpeer", "--target", arch.target()]);
+    build = build.args([
+        "--bin",
+        "kernels",
+        "--bin",
+        "rawpeer",
+        "--bin",
+        "threaded",
+        "--target",
+        arch.target(),
+    ]);
     for (name, value) in release::cross_environment(arch.target()) {
         build = build.env(name, value);
     }
@@ -195,6 +201,7 @@ fn binaries(arch: Arch) -> Result<Vec<(PathBuf, &'static str)>> {
         (spoor.path, "spoor"),
         (folder.join("kernels"), "suite"),
         (folder.join("rawpeer"), "rawpeer"),
+        (folder.join("threaded"), "threaded"),
     ])
 }
 

@@ -89,7 +89,7 @@ fn a_refused_unix_connect_says_where_to() {
             conn: 100,
             start_ns: world.now_ns - 1000,
             result: -libc::ECONNREFUSED,
-            family: FAMILY_UNIX as u8,
+            family: FAMILY_UNIX,
             path_bytes: address.len() as u8,
             ..Connect::default()
         };

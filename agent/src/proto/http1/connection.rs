@@ -38,6 +38,8 @@ pub struct Http1 {
     /// Requests whose response is not complete, oldest first: the last one is exchange `next_exchange - 1`.
     pending: VecDeque<Method>,
     next_exchange: u64,
+    /// The exchange behind which none is served: one of its two ends said that it closes.
+    last_served: Option<u64>,
     /// Nothing but HTTP was seen yet: what the first bytes are decides what the connection is.
     undecided: bool,
     /// Looked for before the first request, from birth on.
@@ -51,7 +53,7 @@ pub struct Http1 {
     /// The request half has ended: a response without a request will never get one.
     request_ended: bool,
     /// The response half has ended, while bytes of it were held.
-    response_ended: Option<Stamp>,
+    response_ended: Option<Box<Stamp>>,
     pub(super) counters: Counters,
 }
 
@@ -110,6 +112,7 @@ impl Http1 {
             response: Stream::new(),
             pending: VecDeque::new(),
             next_exchange: 0,
+            last_served: None,
             undecided: from_birth,
             proxy_header: from_birth.then(|| Box::new(ProxyHeader::new())),
             proxied_for: None,
@@ -180,7 +183,7 @@ impl Http1 {
                 }
             }
             (Mode::Following, Half::Response) if self.held_response.is_empty() => self.close_response(stamp, out),
-            (Mode::Following, Half::Response) => self.response_ended = Some(stamp),
+            (Mode::Following, Half::Response) => self.response_ended = Some(Box::new(stamp)),
         }
     }
 
@@ -205,6 +208,12 @@ impl Http1 {
     /// Requests whose head was reported and whose response is not complete.
     pub fn pending(&self) -> usize {
         self.pending.len()
+    }
+
+    /// Whether an exchange that gets no response was never served: an earlier one was the connection's last, as one of its
+    /// ends said (RFC 9112 section 9.6). The bytes were read all the same, with those before them.
+    pub fn is_unserved(&self, exchange: u64) -> bool {
+        self.last_served.is_some_and(|last| exchange > last)
     }
 
     /// What was passed over so far.
@@ -304,6 +313,9 @@ impl Http1 {
         self.pending.push_back(method);
         self.undecided = false;
         self.suspended = method == Method::Connect || found.framing.upgrade;
+        if found.framing.closes {
+            self.last_served.get_or_insert(exchange);
+        }
         self.counters.heads_with_many_headers += u64::from(found.many_headers);
         let Found {
             mut head,
@@ -354,6 +366,9 @@ impl Http1 {
         // The request behind the oldest one was sent before this response came.
         self.search.pipelined |= self.pending.len() > 1;
         let exchange = self.oldest_exchange();
+        if found.framing.closes {
+            self.last_served = Some(exchange);
+        }
         let Found {
             head,
             framing,
@@ -443,7 +458,7 @@ impl Http1 {
         if self.held_response.is_empty()
             && let Some(stamp) = self.response_ended.take()
         {
-            self.close_response(stamp, out);
+            self.close_response(*stamp, out);
         }
     }
 
@@ -468,6 +483,7 @@ impl Http1 {
         self.request = Stream::new();
         self.response = Stream::new();
         self.pending = VecDeque::new();
+        self.last_served = None;
         self.undecided = false;
         self.proxy_header = None;
         self.suspended = false;

@@ -59,7 +59,7 @@ fn outline(spans: &[Span]) -> Vec<String> {
         };
         format!("{key}={value}")
     };
-    let mut span = |span: &Span| {
+    let span = |span: &Span| {
         let trace = number(&span.trace_id.to_bytes());
         let id = number(&span.span_id.to_bytes());
         let parent = span
@@ -80,7 +80,7 @@ fn outline(spans: &[Span]) -> Vec<String> {
             span.resource.service_name,
         )
     };
-    spans.iter().map(|one| span(one)).collect()
+    spans.iter().map(span).collect()
 }
 
 fn golden_tapes() -> Vec<PathBuf> {
