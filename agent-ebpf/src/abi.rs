@@ -356,6 +356,9 @@ pub struct Follow {
     pub until: [u64; 2],
 }
 
+/// In [`Follow::until`]: only the connection's end ends the body. The programs tell then how long it was.
+pub const UNTIL_CLOSE: u64 = u64::MAX - 1;
+
 /// Switches that the agent may turn while the programs run: the memory-mapped array `CONTROL`, one entry.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]

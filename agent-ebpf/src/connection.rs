@@ -1,14 +1,17 @@
 //! Which connection: the kernel's socket, its name, its sequence numbers.
 
-use agent_ebpf::abi::{CONN_CPU_BITS, Counter, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Kind, Offsets, Open, Role};
+use agent_ebpf::abi::{
+    CONN_CPU_BITS, Counter, Direction, Execution, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Header, Kind, Open, Role,
+    Segment, UNTIL_CLOSE, follow_slot,
+};
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id};
 
 use crate::{
     emit,
-    kernel::{self, Socket, offset, read},
+    kernel::{self, Socket, is_missing, offset, read},
     maps::{
-        CARRY_BYTES, CONNECTIONS, COUNTED, Connection, DESCRIBED, EVENTS, FROM_BIRTH, NAMED, OPAQUE, SCRATCH, UNIX,
-        UNIX_USERS, count, mark, unix_user, work,
+        CARRY_BYTES, CONNECTIONS, COUNTED, Connection, DESCRIBED, EVENTS, FOLLOW, FROM_BIRTH, NAMED, OPAQUE, SCRATCH,
+        UNIX, UNIX_USERS, count, mark, unix_user, work,
     },
 };
 
@@ -34,6 +37,9 @@ pub fn stream(sock: u64) -> Option<Stream> {
     let family: u16 = read(sock + offset!(sock_family) as u64)?;
     let family = family as u8;
     if family == FAMILY_UNIX {
+        if is_missing!(sock_type) {
+            return None;
+        }
         let kind: u16 = read(sock + offset!(sock_type) as u64)?;
         return (kind == SOCK_STREAM).then_some(Stream { family, counted: true });
     }
@@ -41,7 +47,11 @@ pub fn stream(sock: u64) -> Option<Stream> {
         return None;
     }
     match read::<u16>(sock + offset!(sock_protocol) as u64)? {
-        IPPROTO_TCP => Some(Stream { family, counted: false }),
+        // Without a field of the sequence numbers they are of no use: user space leaves out this one then.
+        IPPROTO_TCP => Some(Stream {
+            family,
+            counted: is_missing!(tcp_copied_seq),
+        }),
         IPPROTO_MPTCP => Some(Stream { family, counted: true }),
         _ => None,
     }
@@ -287,7 +297,9 @@ fn fill(open: &mut Open, sock: u64, connection: &mut Connection, moved: Moved) -
     }
     open.from_birth = (connection.flags & FROM_BIRTH != 0) as u8;
     if family as u8 == FAMILY_UNIX {
-        open.peer = read(sock + offset!(unix_peer) as u64)?;
+        if !is_missing!(unix_peer) {
+            open.peer = read(sock + offset!(unix_peer) as u64)?;
+        }
         return Some(early);
     }
     addresses(sock, open)?;
@@ -297,7 +309,7 @@ fn fill(open: &mut Open, sock: u64, connection: &mut Connection, moved: Moved) -
 /// Whether the kernel has another protocol on top of a TCP socket, as kTLS is (counted).
 #[inline(always)]
 pub fn upper_layer(sock: u64) -> Option<bool> {
-    if offset!(upper_layer) == Offsets::MISSING {
+    if is_missing!(upper_layer) {
         return Some(false);
     }
     let there = read::<u64>(sock + offset!(upper_layer) as u64)? != 0;
@@ -307,11 +319,49 @@ pub fn upper_layer(sock: u64) -> Option<bool> {
     Some(there)
 }
 
+/// Tells how far the streams have come, where only the connection's end ends a body: none of its bytes made a record.
+/// Works in interrupts, and in nobody's name.
+#[inline(always)]
+pub fn tell_ends(connection: &Connection) {
+    let Some(follow) = FOLLOW.get(follow_slot(connection.id)) else {
+        return;
+    };
+    if follow.conn != connection.id {
+        return;
+    }
+    tell_end(connection, Direction::Read, follow.until[0]);
+    tell_end(connection, Direction::Write, follow.until[1]);
+}
+
+#[inline(always)]
+fn tell_end(connection: &Connection, way: Direction, until: u64) {
+    if until != UNTIL_CLOSE {
+        return;
+    }
+    let at = connection.offset[way as usize];
+    emit::submit(Segment {
+        header: Header {
+            execution: Execution::default(),
+            ..emit::header(Kind::Segment, way as u8, 0)
+        },
+        conn: connection.id,
+        offset: at,
+        end: at,
+        captured: 0,
+        call_bytes: 0,
+    });
+}
+
 #[inline(always)]
 fn addresses(sock: u64, open: &mut Open) -> Option<()> {
-    open.local_port = read(sock + offset!(sock_num) as u64)?;
-    open.remote_port = u16::from_be(read(sock + offset!(sock_dport) as u64)?);
+    if !is_missing!(sock_num) {
+        open.local_port = read(sock + offset!(sock_num) as u64)?;
+        open.remote_port = u16::from_be(read(sock + offset!(sock_dport) as u64)?);
+    }
     if open.family == FAMILY_INET {
+        if is_missing!(sock_daddr) {
+            return namespace(sock, open);
+        }
         let local: [u8; 4] = read(sock + offset!(sock_saddr) as u64)?;
         let remote: [u8; 4] = read(sock + offset!(sock_daddr) as u64)?;
         open.local = [
@@ -320,9 +370,17 @@ fn addresses(sock: u64, open: &mut Open) -> Option<()> {
         open.remote = [
             remote[0], remote[1], remote[2], remote[3], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
         ];
-    } else if offset!(sock_v6_daddr) != Offsets::MISSING {
+    } else if !is_missing!(sock_v6_daddr) {
         open.local = read(sock + offset!(sock_v6_saddr) as u64)?;
         open.remote = read(sock + offset!(sock_v6_daddr) as u64)?;
+    }
+    namespace(sock, open)
+}
+
+#[inline(always)]
+fn namespace(sock: u64, open: &mut Open) -> Option<()> {
+    if is_missing!(net_inum) {
+        return Some(());
     }
     let net: u64 = read(sock + offset!(sock_net) as u64)?;
     open.netns = read(net + offset!(net_inum) as u64)?;

@@ -80,16 +80,17 @@ pub unsafe fn scan(bytes: *const u8, length: u32, found: *mut Found) -> Framing 
         // A byte's high bit is set where the word has a line feed.
         let ends = word.wrapping_sub(ONES) & !word & HIGHS;
         if ends != 0 {
-            // SAFETY: lines begin at most at SCAN_BYTES + 8. Two line ends in eight bytes are the most that a head with
-            // sane lines has.
+            let second = ends & (ends - 1);
+            // SAFETY: lines begin at most at SCAN_BYTES + 8.
             unsafe {
                 line(bytes, at + bytes_through_first(ends), found);
-                let second = ends & (ends - 1);
                 if second != 0 {
                     line(bytes, at + bytes_through_first(second), found);
                 }
             }
-            if get!(found.head_bytes) != 0 {
+            // Two line ends in eight bytes are the most that a head with sane lines has. With more, its end may be missed,
+            // and what looks like a line of it is another message's.
+            if get!(found.head_bytes) != 0 || second & second.wrapping_sub(1) != 0 {
                 break;
             }
         }
@@ -105,6 +106,18 @@ pub unsafe fn scan(bytes: *const u8, length: u32, found: *mut Found) -> Framing 
         transfer_encoding: get!(found.transfer_encoding),
         content_length: get!(found.content_length),
     }
+}
+
+/// Scans the head that these bytes begin with, as [`scan`] does in the kernel: for tests. What lies behind the bytes there is
+/// another call's; here it is `behind`.
+pub fn scan_bytes(bytes: &[u8], behind: u8) -> Framing {
+    #[repr(align(8))]
+    struct Aligned([u8; READ_BYTES]);
+    let mut aligned = Aligned([behind; READ_BYTES]);
+    let length = bytes.len().min(SCAN_BYTES);
+    aligned.0[..length].copy_from_slice(&bytes[..length]);
+    // SAFETY: the array is aligned, and has READ_BYTES.
+    unsafe { scan(aligned.0.as_ptr(), length as u32, &mut Found::default()) }
 }
 
 /// How many bytes there are up to and with the lowest one whose high bit is set. (The BPF target has no instruction for
@@ -134,13 +147,21 @@ pub unsafe fn word_at(bytes: *const u8, place: usize) -> u64 {
 /// Reads the line that begins at `start`.
 #[inline(always)]
 unsafe fn line(bytes: *const u8, start: u32, found: *mut Found) {
-    // What lies above the first line end of a head is another message's.
-    if start as u64 + 2 > get!(found.bytes) || get!(found.head_bytes) != 0 {
+    // What lies behind the empty line of a head is another message's.
+    if start as u64 >= get!(found.bytes) || get!(found.head_bytes) != 0 {
         return;
     }
     let place = (start & 0x7ff) as usize;
     // SAFETY: the caller's, for up to READ_BYTES.
     let first = unsafe { word_at(bytes, place) };
+    // A bare LF ends a line, too (RFC 9112 section 2.2), for Core and for most servers.
+    if first as u8 == b'\n' {
+        set!(found.head_bytes = start + 1);
+        return;
+    }
+    if start as u64 + 2 > get!(found.bytes) {
+        return;
+    }
     if first as u16 == u16::from_le_bytes(*b"\r\n") {
         set!(found.head_bytes = start + 2);
         return;
@@ -155,7 +176,11 @@ unsafe fn line(bytes: *const u8, start: u32, found: *mut Found) {
             set!(found.lengths = before + 1);
         }
     } else if name == u64::from_le_bytes(*b"transfer") {
-        set!(found.transfer_encoding = 1);
+        // SAFETY: as above.
+        let rest = unsafe { word_at(bytes, place + 8) };
+        if rest | LOWER == u64::from_le_bytes(*b"-encodin") {
+            set!(found.transfer_encoding = 1);
+        }
     }
 }
 
@@ -196,12 +221,7 @@ mod tests {
     use super::*;
 
     fn scan_text(text: &[u8]) -> Framing {
-        #[repr(align(8))]
-        struct Aligned([u8; READ_BYTES + SCAN_BYTES]);
-        let mut bytes = Aligned([0; READ_BYTES + SCAN_BYTES]);
-        bytes.0[..text.len()].copy_from_slice(text);
-        // SAFETY: the array is aligned, and longer than READ_BYTES.
-        unsafe { scan(bytes.0.as_ptr(), text.len() as u32, &mut Found::default()) }
+        scan_bytes(text, 0)
     }
 
     fn framing(head_bytes: usize, transfer_encoding: u32, content_length: u64) -> Framing {
@@ -238,7 +258,7 @@ mod tests {
     #[test]
     fn says_unknown_rather_than_guess() {
         let none = Framing::NO_LENGTH;
-        let cases: [(&[u8], Framing); 9] = [
+        let cases: [(&[u8], Framing); 13] = [
             (b"HTTP/1.1 200 OK\r\n\r\n", framing(19, 0, none)),
             (
                 b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -257,6 +277,17 @@ mod tests {
             ),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 1", framing(0, 0, none)),
             (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r", framing(0, 0, 1)),
+            (b"HTTP/1.1 200 OK\r\nTransfer-Id: 1\r\n\r\n", framing(35, 0, none)),
+            // The second head is another message's.
+            (
+                b"PUT / HTTP/1.1\n\nPUT / HTTP/1.1\r\nContent-Length: 9\r\n\r\n",
+                framing(16, 0, none),
+            ),
+            (b"PUT / HTTP/1.1\n\n", framing(16, 0, none)),
+            (
+                b"PUT /xx HTTP/1.1\na:\nb:\n\nContent-Length: 9\r\n\r\n",
+                framing(0, 0, none),
+            ),
         ];
         for (text, expected) in cases {
             assert_eq!(scan_text(text), expected, "{:?}", core::str::from_utf8(text));

@@ -14,7 +14,7 @@ use aya_ebpf::{
 use crate::{
     connection::{self, Moved},
     emit,
-    kernel::{self, Args, Socket, offset, read},
+    kernel::{self, Args, Socket, is_missing, offset, read},
     maps::{
         CONNECT_RETURNED, CONNECTIONS, CONTROL, Connection, DESCRIBED, EVENTS, OPAQUE, PORTS, TARGETS, UNIX,
         UNIX_USERS, count, is_marked, mark, unix_user,
@@ -230,13 +230,21 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
     };
     let mut error = 0i32;
     if new == CLOSE {
-        error = read(sock + offset!(sock_err) as u64).unwrap_or(0);
+        if !is_missing!(sock_err) {
+            error = read(sock + offset!(sock_err) as u64).unwrap_or(0);
+        }
         if old == SYN_SENT && flags & CONNECT_RETURNED == 0 {
             // It failed within connect(2), whose exit tells it: a call that does not wait says EINPROGRESS all the same.
             // SAFETY: a live map value.
             unsafe { (*entry).connect_error = error };
             return 0;
         }
+    }
+    if flags & OPAQUE == 0 && matches!(change, StateChange::LocalFin | StateChange::Closed) {
+        // SAFETY: as above.
+        connection::tell_ends(unsafe { &*entry });
+    }
+    if new == CLOSE {
         let _ = CONNECTIONS.remove(&sock);
     }
     if flags & OPAQUE == 0 || new == CLOSE {
@@ -246,7 +254,11 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
             error,
             state: change as u8,
             old: old as u8,
-            shutdown: read(sock + offset!(sock_shutdown) as u64).unwrap_or(0) & 3,
+            shutdown: if is_missing!(sock_shutdown) {
+                0
+            } else {
+                read(sock + offset!(sock_shutdown) as u64).unwrap_or(0) & 3
+            },
             pad: 0,
         });
     }
@@ -256,6 +268,9 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
 /// Somebody listens: a target from now on if a rule names the port. listen(2) fires this in the caller.
 #[inline(always)]
 fn listening(sock: u64) {
+    if is_missing!(sock_num) {
+        return;
+    }
     let Some(port) = read::<u16>(sock + offset!(sock_num) as u64) else {
         return;
     };
@@ -331,6 +346,9 @@ pub extern "C" fn closing(fd: u32) -> u32 {
 
 #[inline(always)]
 fn closed(fd: u32) -> Option<()> {
+    if is_missing!(file_count) {
+        return None;
+    }
     let socket = kernel::socket(fd)?;
     let entry = CONNECTIONS.get_ptr(&socket.sock)?;
     // SAFETY: a live map value.
@@ -342,6 +360,8 @@ fn closed(fd: u32) -> Option<()> {
     // A forked or duplicated descriptor is left: not the last close.
     let last = references.wrapping_add(offset!(file_count_bias) as u64) <= 1;
     if last {
+        // SAFETY: as above.
+        connection::tell_ends(unsafe { &*entry });
         let _ = CONNECTIONS.remove(&socket.sock);
     }
     emit::submit(State {
@@ -375,11 +395,14 @@ fn shut() -> Option<()> {
     const SHUT_RD: u64 = 0;
     let args = Args::saved()?;
     let socket = kernel::socket(args.first() as u32)?;
+    let entry = CONNECTIONS.get_ptr(&socket.sock)?;
     // SAFETY: a live map value.
-    let Connection { id, flags, .. } = unsafe { *CONNECTIONS.get_ptr(&socket.sock)? };
+    let Connection { id, flags, .. } = unsafe { *entry };
     if flags & UNIX == 0 || args.second() == SHUT_RD {
         return None;
     }
+    // SAFETY: as above.
+    connection::tell_ends(unsafe { &*entry });
     emit::submit(State {
         header: emit::header(Kind::State, 0, 0),
         conn: id,

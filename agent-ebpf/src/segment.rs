@@ -269,6 +269,7 @@ pub fn segment(
 /// Tells that a Unix socket's other end has closed.
 #[inline(always)]
 pub fn end_of_file(connection: &Connection) -> Option<()> {
+    connection::tell_ends(connection);
     let scratch = SCRATCH.get_ptr_mut(0)?;
     let call = Call {
         way: Direction::Read as u64,
@@ -413,6 +414,10 @@ fn pieces(
         if start == 0 && response == Looks::No && classify::looks_like_request(begins, known) == Looks::No {
             connection.flags |= OPAQUE;
             count(Counter::NotHttp, 1);
+            // What the other half said was HTTP: Core must know that it gets no answer that can be read.
+            if connection.offset[way ^ 1] > 0 {
+                return segment(scratch, connection, call, start + from, end, copied, 0);
+            }
             let opening = if copied > OPENING_BYTES { OPENING_BYTES } else { copied };
             return segment(scratch, connection, call, start + from, end, opening, SEGMENT_NOT_HTTP);
         }

@@ -103,6 +103,7 @@ fn settings() -> CoreSettings {
     CoreSettings {
         span_names: SpanNames::Template,
         routes: Vec::new(),
+        ignore: Vec::new(),
         request_headers: Vec::new(),
         response_headers: Vec::new(),
         known_methods: None,

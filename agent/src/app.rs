@@ -2,6 +2,7 @@
 
 mod announce;
 mod facts;
+mod pulse;
 mod session;
 mod shown;
 mod signals;
@@ -28,7 +29,7 @@ use crate::{
     launch::{Launch, survivors},
     metrics::Metrics,
     preflight,
-    probe::{Probe, Settings},
+    probe::{Probe, Settings, Withheld},
     process::{ProcRoot, Selection},
     screen::{Log, SCREEN},
     serve::{ServeError, Server},
@@ -45,6 +46,14 @@ const FLUSH: Duration = Duration::from_secs(5);
 /// # Errors
 /// If nothing can be traced, or spans cannot go where they should.
 pub fn run(settings: &RunSettings) -> anyhow::Result<i32> {
+    run_without(settings, Withheld::default())
+}
+
+/// [`run`] as on a kernel that lacks something, for tests.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_without(settings: &RunSettings, withheld: Withheld) -> anyhow::Result<i32> {
     let launched = settings.trace.launch.is_some();
     let choice = match &settings.output {
         // The command's own output goes to stdout.
@@ -81,7 +90,8 @@ pub fn run(settings: &RunSettings) -> anyhow::Result<i32> {
         Some(Err(error)) => return Err(error.into()),
     };
     let line = status.map(|stream| (stream, status_metrics));
-    let code = trace(&settings.trace, Sink::Export(exporter), "traces", shown, line)?;
+    let sink = Sink::Export(exporter);
+    let code = trace(&settings.trace, sink, shown, line, withheld)?;
     drop(server);
     Ok(code)
 }
@@ -93,14 +103,18 @@ pub fn run(settings: &RunSettings) -> anyhow::Result<i32> {
 pub fn record(settings: &RecordSettings) -> anyhow::Result<i32> {
     preflight()?;
     let file: BufWriter<File> = BufWriter::with_capacity(1 << 20, tape::create(&settings.file)?);
-    let tape = TapeWriter::new(file)?;
-    tracing::warn!("{}", tape::WARNING);
+    let tape = if settings.redact {
+        TapeWriter::redacted(file)?
+    } else {
+        tracing::warn!("{}", tape::WARNING);
+        TapeWriter::new(file)?
+    };
     trace(
         &settings.trace,
         Sink::Tape(Box::new(tape)),
-        "records",
         Arc::default(),
         None,
+        Withheld::default(),
     )
 }
 
@@ -113,20 +127,26 @@ fn preflight() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `verb`: what is done with what is selected. `line`: where the status line is, and what of the export it shows.
+/// `line`: where the status line is, and what of the export it shows.
 fn trace(
     settings: &TraceSettings,
     sink: Sink,
-    verb: &str,
     shown: Arc<shown::Shown>,
     line: Option<(Stream, Arc<Metrics>)>,
+    withheld: Withheld,
 ) -> anyhow::Result<i32> {
+    // What is done with what is selected.
+    let verb = match &sink {
+        Sink::Export(_) => "traces",
+        Sink::Tape(_) => "records",
+    };
     let root = ProcRoot::default();
     let rules = &settings.selection;
     let selection = Selection::of_rules(root.clone(), rules)?;
     let probe = Probe::load(Settings {
         ring_bytes: settings.ring_bytes,
         connections: settings.core.max_connections,
+        withheld,
     })?;
     give_back();
     let only_command = rules.is_empty() && settings.launch.is_some();

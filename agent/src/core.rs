@@ -23,7 +23,7 @@ use crate::{
     proto::http1,
     trace::{
         Span,
-        http::{HttpConfig, SpanNameStyle, known_methods},
+        http::{HttpConfig, SpanNameStyle, ignore::Ignore, known_methods},
         sampling::Sampler,
         span_name::SpanNames,
     },
@@ -62,6 +62,8 @@ pub struct Counters {
     pub invalid_trace_context: u64,
     /// Requests to OTLP paths, and the agent's own.
     pub telemetry_ignored: u64,
+    /// Exchanges that a rule of `--ignore` names.
+    pub ignored: u64,
     /// Exchanges of processes that turned out not to be selected.
     pub not_selected: u64,
     /// Exchanges of processes of which nothing could be learned in time.
@@ -117,6 +119,7 @@ pub struct Core {
     wanted: Vec<u32>,
     http: HttpConfig,
     parser: http1::Config,
+    ignore: Vec<Ignore>,
     include_telemetry: bool,
     sampler: Sampler,
     idle_ns: u64,
@@ -162,6 +165,7 @@ impl Core {
                 capture_request: settings.request_headers.clone(),
                 capture_response: settings.response_headers.clone(),
             },
+            ignore: settings.ignore.iter().filter_map(|rule| rule.parse().ok()).collect(),
             include_telemetry: settings.include_telemetry,
             sampler: settings.sampler,
             idle_ns: u64::try_from(settings.idle_timeout.as_nanos()).unwrap_or(u64::MAX),
@@ -374,6 +378,7 @@ impl Core {
             too_many_pending,
             invalid_trace_context,
             telemetry_ignored,
+            ignored,
             not_selected,
             unknown_process,
             unix_connects_ignored,
@@ -407,6 +412,7 @@ impl Core {
             ("too_many_pending", too_many_pending),
             ("invalid_trace_context", invalid_trace_context),
             ("telemetry_ignored", telemetry_ignored),
+            ("ignored", ignored),
             ("not_selected", not_selected),
             ("unknown_process", unknown_process),
             ("unix_connects_ignored", unix_connects_ignored),

@@ -1,6 +1,7 @@
 //! The agent under test, by its command line alone.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{BufRead, BufReader},
     net::SocketAddr,
@@ -13,6 +14,11 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
+use spoor::{
+    config::CoreSettings,
+    core::Core,
+    tape::{Frame, TapeReader},
+};
 use tempfile::TempDir;
 
 use crate::{
@@ -28,6 +34,8 @@ use crate::{
 const READY_LIMIT: Duration = Duration::from_secs(20);
 /// How long it may take to end: 5 s are promised for the flush.
 const END_LIMIT: Duration = Duration::from_secs(8);
+/// A whole number in the environment: so many times slower is this machine, being emulated.
+const SLOWNESS: &str = "SPOOR_TEST_SLOWNESS";
 /// How long a command under the agent may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
@@ -48,15 +56,26 @@ impl Agent {
     }
 
     /// The same, where `command` is what starts the agent, as with other rights.
-    pub fn start_as(mut command: Command, selection: &[String], output: &str, stdout: Stdio) -> Result<Self> {
-        let metrics = free_address();
+    pub fn start_as(command: Command, selection: &[String], output: &str, stdout: Stdio) -> Result<Self> {
+        Self::start_at(free_address(), command, selection, output, stdout)
+    }
+
+    /// The same, with its metrics at this address, which may be taken.
+    pub fn start_at(
+        metrics: SocketAddr,
+        mut command: Command,
+        selection: &[String],
+        output: &str,
+        stdout: Stdio,
+    ) -> Result<Self> {
         command.arg("run").args(selection).args(["--output", output]);
         command.args(["--capture-request-header", "x-request-id"]);
         command.args(["--metrics-listen", &metrics.to_string()]);
         Self::attach(command, stdout, Some(metrics))
     }
 
-    fn attach(command: Command, stdout: Stdio, metrics: Option<SocketAddr>) -> Result<Self> {
+    /// Starts this command, which is an agent, and waits until it is attached.
+    pub fn attach(command: Command, stdout: Stdio, metrics: Option<SocketAddr>) -> Result<Self> {
         let mut process = Process::start_with("the agent", command, Stdio::null(), stdout, Stdio::piped())?;
         let stderr = process.take_stderr().context("the agent has no stderr")?;
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -79,13 +98,23 @@ impl Agent {
             log,
             reader,
         };
-        if let Err(error) = ready.recv_timeout(READY_LIMIT) {
+        if let Err(error) = ready.recv_timeout(READY_LIMIT * slowness()) {
             bail!(
                 "the agent did not say that it is ready ({error}); it said:\n{}",
                 agent.said()
             );
         }
         Ok(agent)
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
     }
 
     /// Fails if it has ended.
@@ -125,7 +154,7 @@ impl Agent {
     /// Ends it as Ctrl-C does; gives what it said on stderr.
     pub fn finish(mut self) -> Result<String> {
         self.process.signal(Signal::SIGINT)?;
-        let status = self.process.wait(END_LIMIT).with_context(|| self.said())?;
+        let status = self.process.wait(END_LIMIT * slowness()).with_context(|| self.said())?;
         ensure!(
             status.success(),
             "the agent ended with {status}; it said:\n{}",
@@ -140,7 +169,8 @@ impl Agent {
         Ok(said(&log))
     }
 
-    fn said(&self) -> String {
+    /// What it said on stderr so far.
+    pub fn said(&self) -> String {
         said(&self.log)
     }
 }
@@ -210,6 +240,33 @@ impl Recorded {
         Ok(())
     }
 
+    /// Plays the tape here; gives Core's counters at its end.
+    pub fn counters(&self) -> Result<BTreeMap<&'static str, u64>> {
+        let mut tape = TapeReader::new(BufReader::new(File::open(tape_file(self.0.path()))?))?;
+        let mut settings: Option<CoreSettings> = None;
+        let mut core: Option<Core> = None;
+        while let Some(frame) = tape.next_frame()? {
+            match (frame, &mut core) {
+                (Frame::Config(json), _) => settings = Some(serde_json::from_str(&json)?),
+                (Frame::Seed(seed), core) => {
+                    *core = Some(Core::new(settings.as_ref().context("a seed without settings")?, seed));
+                }
+                (Frame::Clock { monotonic_ns, unix_ns }, Some(core)) => core.clock(monotonic_ns, unix_ns),
+                (Frame::Record(record), Some(core)) => core.record(record),
+                (Frame::Tick { now_ns }, Some(core)) => {
+                    core.tick(now_ns);
+                    core.drain();
+                }
+                (Frame::Process(facts), Some(core)) => core.process(facts.into_owned()),
+                (Frame::Selected { tgid, selected }, Some(core)) => core.selected(tgid, selected),
+                (_, None) => bail!("the tape begins with neither settings nor a seed"),
+            }
+        }
+        let mut core = core.context("an empty tape")?;
+        core.flush();
+        Ok(core.counters().into_iter().collect())
+    }
+
     /// Replays the tape; gives the OTLP JSON as it was written, and its spans.
     pub fn replay(&self) -> Result<(Vec<u8>, Vec<Span>)> {
         let file = spans_file(self.0.path());
@@ -220,10 +277,26 @@ impl Recorded {
         let mut command = Command::new(binary()?);
         command.arg("replay").arg(tape_file(self.0.path()));
         command.args(["--output", &format!("otlp-json={}", file.display())]);
+        // What a line holds is not to depend on the time that it took.
+        command.env("OTEL_BSP_SCHEDULE_DELAY", "600000");
         let mut process = Process::start_with("the replay", command, Stdio::null(), Stdio::null(), Stdio::inherit())?;
         let status = process.wait(COMMAND_LIMIT)?;
         ensure!(status.success(), "the replay ended with {status}");
         Ok((std::fs::read(&file)?, otlp::read(&file)?))
+    }
+
+    /// Replays the tape to the collector that the environment names; gives what was said on stderr.
+    pub fn export(&self, environment: &[(&str, &str)]) -> Result<String> {
+        let mut command = Command::new(binary()?);
+        command.arg("replay").arg(tape_file(self.0.path()));
+        command.args(["--output", "otlp"]).envs(environment.iter().copied());
+        let log = self.0.path().join("export.log");
+        let stderr = File::create(&log)?.into();
+        let mut process = Process::start_with("the replay", command, Stdio::null(), Stdio::null(), stderr)?;
+        let status = process.wait(COMMAND_LIMIT)?;
+        let said = std::fs::read_to_string(&log)?;
+        ensure!(status.success(), "the replay ended with {status}; it said:\n{said}");
+        Ok(said)
     }
 }
 
@@ -244,6 +317,11 @@ pub fn run_command(command: &[&str]) -> Result<(Option<i32>, Vec<Span>, String)>
     let said = std::fs::read_to_string(&stderr)?;
     let spans = otlp::read(&spans_file(directory.path())).with_context(|| format!("the agent said:\n{said}"))?;
     Ok((status.code(), spans, std::fs::read_to_string(&stdout)?))
+}
+
+fn slowness() -> u32 {
+    let value = std::env::var(SLOWNESS).ok();
+    value.and_then(|value| value.parse().ok()).unwrap_or(1)
 }
 
 /// The agent's binary: `SPOOR_BIN`, else the one that was built beside the running test or demo.

@@ -6,8 +6,10 @@
 
 pub mod agent;
 pub mod clients;
+pub mod collector;
 pub mod compare;
 pub mod http;
+pub mod instructions;
 pub mod metrics;
 pub mod net;
 pub mod otlp;

@@ -1,6 +1,6 @@
 //! The services: real servers that nobody instrumented, each in its own directory on a loopback port of its own.
 
-pub(crate) mod built;
+pub mod built;
 mod proxies;
 
 use std::{
@@ -395,7 +395,7 @@ fn java(class: &str) -> Result<Command> {
 }
 
 /// Where the sources of services and clients are.
-pub(crate) fn sources() -> PathBuf {
+pub fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("services")
 }
 

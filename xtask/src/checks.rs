@@ -5,8 +5,8 @@ use std::time::Instant;
 use anyhow::Result;
 
 use crate::{
-    release,
-    tools::{Run, SPOOR_BIN},
+    fuzz, release,
+    tools::{CORE_BENCH, Run, SPOOR_BIN, target_dir},
 };
 
 /// What cargo test's result lines said.
@@ -31,8 +31,8 @@ impl Tally {
     }
 }
 
-/// All steps; `filter` narrows the end-to-end tests.
-pub fn all(filter: Option<&str>) -> Result<()> {
+/// All steps; `filter` narrows the end-to-end tests. The fuzz targets run for `fuzz_minutes` each.
+pub fn all(filter: Option<&str>, fuzz_minutes: f64) -> Result<()> {
     tallied(|tally| {
         lints()?;
         // The end-to-end crate's tests all run in the last step.
@@ -41,15 +41,20 @@ pub fn all(filter: Option<&str>) -> Result<()> {
             Run::cargo(["test", "--workspace", "--exclude", "spoor-tests", "--no-fail-fast"]),
             tally,
         )?;
+        if fuzz_minutes > 0.0 {
+            step("fuzz targets", || fuzz::test(fuzz_minutes))?;
+        }
         let release = step("release binary", || {
             let release = release::build()?;
             println!("{release}");
             Ok(release)
         })?;
+        let core = step("the program that measures Core", release::core_bench)?;
         let end_to_end = Run::cargo(["test", "--package", "spoor-tests", "--no-fail-fast", "--"])
             .args(["--test-threads=1", "--include-ignored"])
             .args(filter)
-            .env(SPOOR_BIN, release.path);
+            .env(SPOOR_BIN, release.path)
+            .env(CORE_BENCH, core);
         tests("end-to-end tests", end_to_end, tally)
     })
 }
@@ -67,9 +72,17 @@ pub fn without_end_to_end() -> Result<()> {
 }
 
 fn lints() -> Result<()> {
-    step("formatting", || Run::cargo(["fmt", "--all", "--check"]).status())?;
+    step("formatting", || {
+        Run::cargo(["fmt", "--all", "--check"]).status()?;
+        Run::cargo(["fmt", "--manifest-path", fuzz::MANIFEST, "--check"]).status()
+    })?;
     step("lints", || {
-        Run::cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]).status()
+        Run::cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]).status()?;
+        // In the same target directory: its dependencies are the same.
+        Run::cargo(["clippy", "--locked", "--manifest-path", fuzz::MANIFEST, "--target-dir"])
+            .arg(target_dir()?)
+            .args(["--", "-D", "warnings"])
+            .status()
     })?;
     step("documentation", || {
         Run::cargo(["doc", "--workspace", "--no-deps"])

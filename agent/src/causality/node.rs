@@ -51,6 +51,8 @@ pub struct Node {
     pub trace_state: Option<Arc<str>>,
     /// The `traceparent` is one that the process itself received.
     pub forwarded: bool,
+    /// A rule of the user's says that it gives no span: it takes part in all decisions, but is nobody's parent.
+    pub ignored: bool,
     /// The span's id.
     pub span_id: SpanId,
     /// What is known of the parent.
@@ -139,6 +141,7 @@ impl Node {
             context: None,
             trace_state: None,
             forwarded: false,
+            ignored: false,
             span_id,
             parent: Parent::Open,
             trace: None,

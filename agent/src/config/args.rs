@@ -43,15 +43,16 @@ Examples:
 
 Environment:
   OTEL_EXPORTER_OTLP_ENDPOINT   the collector, as http://localhost:4318
-  OTEL_EXPORTER_OTLP_PROTOCOL   http/protobuf (the default) or grpc, then with port 4317
+  OTEL_EXPORTER_OTLP_PROTOCOL   http/protobuf (the default), http/json, or grpc, then with port 4317
   docs/configuration.md has the others";
 
 const RECORD_EXAMPLES: &str = "\
-A tape holds what the services said, cookies and tokens included: keep it safe.
+A tape holds what the services said, cookies and tokens included: keep it safe, or record it with --redact.
 
 Examples:
   sudo spoor record -o bug.tape --port 8080       until Ctrl-C
   sudo spoor record -o bug.tape -- ./reproduce.sh
+  sudo spoor record --redact -o bug.tape --port 8080   safe to attach to a bug report
   spoor replay bug.tape                           anywhere, without root";
 
 const REPLAY_EXAMPLES: &str = "\
@@ -86,10 +87,14 @@ pub(super) enum Subcommand {
     /// Make the spans of a tape, the same ones each time
     #[command(after_help = REPLAY_EXAMPLES)]
     Replay(ReplayArgs),
+    /// Make a tape safe to show, as `record --redact` does
+    Redact(RedactArgs),
     /// Say what works on this kernel and machine, what does not, what that costs and what to do
     ///
     /// Exits with 1 if nothing can be traced. Without root it says what it could not look at.
     Doctor(DoctorArgs),
+    /// Print a shell's completions of spoor's command line
+    Completions(CompletionsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -111,8 +116,29 @@ pub(super) struct RecordArgs {
     #[arg(short = 'o', long = "output", value_name = "FILE")]
     pub(super) file: PathBuf,
 
+    /// Write stand-ins of the same length for what the services said: the tape is safe to show, its spans are the same
+    /// but for their values
+    #[arg(long)]
+    pub(super) redact: bool,
+
     #[command(flatten)]
     pub(super) trace: TraceArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RedactArgs {
+    /// The tape, which stays as it is
+    pub(super) file: PathBuf,
+
+    /// The redacted tape; an older tape is replaced, any other file is not
+    #[arg(short = 'o', long = "output", value_name = "FILE")]
+    pub(super) output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CompletionsArgs {
+    /// The shell
+    pub(super) shell: clap_complete::Shell,
 }
 
 #[derive(Debug, Args)]
@@ -239,6 +265,13 @@ pub(super) struct TraceArgs {
     #[arg(long = "route", value_name = "PATTERN", value_parser = values::route, help_heading = "Spans")]
     routes: Vec<String>,
 
+    /// Give no span to requests with this path, method and path, or user agent, as 'GET /healthz'; repeatable
+    ///
+    /// '/static/**', 'GET /healthz' or 'user-agent: kube-probe/*'; * does not go over a slash of a path, ** does. What is
+    /// called for an ignored request has no parent. They are counted.
+    #[arg(long = "ignore", value_name = "RULE", value_parser = values::ignore, help_heading = "Spans")]
+    ignore: Vec<String>,
+
     /// Export this request header as http.request.header.<name>; repeatable
     #[arg(
         long = "capture-request-header", value_name = "NAME", value_parser = values::header, help_heading = "Spans"
@@ -296,6 +329,7 @@ impl TraceArgs {
             as_root,
             span_names,
             routes,
+            ignore,
             request_headers,
             response_headers,
             include_telemetry,
@@ -312,6 +346,7 @@ impl TraceArgs {
             core: CoreSettings {
                 span_names,
                 routes,
+                ignore,
                 request_headers: without_repetition(request_headers),
                 response_headers: without_repetition(response_headers),
                 known_methods: std::env::var("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS").ok(),

@@ -7,7 +7,11 @@ use bytesize::ByteSize;
 use globset::{GlobBuilder, GlobMatcher};
 use serde::{Deserialize, Serialize};
 
-use crate::{control, serve::DEFAULT_ADDRESS, trace::route::Route};
+use crate::{
+    control,
+    serve::DEFAULT_ADDRESS,
+    trace::{http::ignore::Ignore, route::Route},
+};
 
 /// Where spans go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -295,6 +299,11 @@ pub(super) fn header(text: &str) -> Result<String, String> {
         return Err("a header name has letters, digits and -, without a colon or blanks, as x-request-id".to_owned());
     }
     Ok(text.to_ascii_lowercase())
+}
+
+/// A rule of requests that are not traced.
+pub(super) fn ignore(text: &str) -> Result<String, String> {
+    text.parse::<Ignore>().map(|_| text.to_owned())
 }
 
 /// A path template.

@@ -6,6 +6,7 @@ use super::{Core, workloads};
 use crate::{
     causality::{Node, NodeId},
     event::Stamp,
+    flow::push_back_exact,
     proto::http1::{Cause, Event, Header, RequestHead},
     trace::{SpanKind, traceparent},
 };
@@ -19,7 +20,10 @@ const OTLP_PATHS: [&[u8]; 4] = [b"/v1/traces", b"/v1/metrics", b"/v1/logs", b"/v
 impl Core {
     pub(super) fn segment(&mut self, segment: &Segment, bytes: &[u8]) {
         let stamp = Stamp::from(&segment.header);
-        self.want(stamp.execution.tgid, stamp.time_ns);
+        // What is told at a connection's end is told in nobody's name.
+        if stamp.execution.tgid != 0 {
+            self.want(stamp.execution.tgid, stamp.time_ns);
+        }
         if segment.header.flags & SEGMENT_EOF != 0 {
             return self.read_to_end(segment.conn, stamp.time_ns);
         }
@@ -158,6 +162,7 @@ impl Core {
                 None
             })
         });
+        let ignored = self.ignore.iter().any(|rule| rule.matches(&head));
         let span_id = self.causality.ids().span();
         let Some(connection) = self.flow.known(connection_id) else {
             return;
@@ -172,6 +177,7 @@ impl Core {
             start_is_write_exit: !server && (blocked_from..blocked_to).contains(&offset),
             context,
             trace_state,
+            ignored,
             ..Node::new(kind, span_id, connection, who.execution, first.time_ns)
         };
         let queued = !connection.exchanges.is_empty();
@@ -183,7 +189,7 @@ impl Core {
             self.causality.call(node, opener)
         };
         if let Some(connection) = self.flow.known(connection_id) {
-            connection.exchanges.push_back((exchange, id));
+            push_back_exact(&mut connection.exchanges, (exchange, id));
             if let Some(wire) = wire {
                 connection.note_offset(wire, id, |node| self.causality.get(node).is_some());
             }

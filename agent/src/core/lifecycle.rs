@@ -1,5 +1,7 @@
 //! Connects, ends of connections, and ends of processes.
 
+use std::collections::VecDeque;
+
 use agent_ebpf::abi::{Connect, Direction, Execution, Exit, FAMILY_UNIX, State, StateChange, Unseen, UnseenCause};
 
 use super::{Core, Process};
@@ -29,7 +31,9 @@ impl Core {
             connection.opener = opener;
             return;
         }
-        self.flow.close(connect.conn);
+        if let Some(before) = self.flow.close(connect.conn) {
+            self.missed(before.exchanges.into_iter().map(|(_, node)| node));
+        }
         let mut connection = Connection::connecting(connect, path);
         connection.opener = opener;
         if connect.family == FAMILY_UNIX && -connect.result == libc::ENOENT {
@@ -70,6 +74,10 @@ impl Core {
         };
         connection.last_ns = now_ns;
         if state.state == StateChange::Gone as u8 {
+            // That its other end had closed was read; nobody waits for an answer since.
+            if connection.remote_fin {
+                return self.closed(state.conn, 0, now_ns);
+            }
             if let Some(connection) = self.flow.close(state.conn) {
                 self.missed(connection.exchanges.into_iter().map(|(_, node)| node));
             }
@@ -95,7 +103,9 @@ impl Core {
                 // Nobody gave up on it: its process ended meanwhile, as clients do that dial ahead.
                 if state.error == 0 && connection.process_ended {
                     self.counters.connects_abandoned += 1;
-                    self.flow.close(state.conn);
+                    if let Some(before) = self.flow.close(state.conn) {
+                        self.missed(before.exchanges.into_iter().map(|(_, node)| node));
+                    }
                     return;
                 }
                 let failure = if state.error == 0 {
@@ -103,11 +113,13 @@ impl Core {
                 } else {
                     Failure::from_errno(state.error)
                 };
-                if let Some(connection) = self.flow.close(state.conn) {
+                if let Some(mut connection) = self.flow.close(state.conn) {
                     let who = Execution {
                         tgid: connection.tgid,
                         ..Execution::default()
                     };
+                    let before = std::mem::take(&mut connection.exchanges);
+                    self.missed(before.into_iter().map(|(_, node)| node));
                     self.connect_failed(&connection, failure, who, now_ns);
                 }
                 return;
@@ -161,7 +173,12 @@ impl Core {
             0 => Failure::Cancelled,
             errno => Failure::from_errno(errno),
         };
-        let rest: Vec<_> = connection.exchanges.iter().copied().collect();
+        let all = std::mem::take(&mut connection.exchanges);
+        let (unserved, rest): (VecDeque<_>, VecDeque<_>) = all
+            .into_iter()
+            .partition(|&(exchange, _)| connection.is_unserved(exchange));
+        connection.exchanges.clone_from(&rest);
+        self.missed(unserved.into_iter().map(|(_, node)| node));
         for (exchange, node) in rest {
             if let Some(node) = self.causality.get_mut(node) {
                 node.failure = Some(failure);

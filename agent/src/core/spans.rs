@@ -49,16 +49,10 @@ impl Core {
 
     fn span(&mut self, node: Node) -> Option<Span> {
         let trace = node.trace?;
-        match self.sampler.decide(trace.id, trace.caller_flags) {
-            Decision::Sampled => {}
-            Decision::NotSampledByCaller => {
-                self.counters.not_sampled += 1;
-                return None;
-            }
-            Decision::LeftOut => {
-                self.counters.left_out += 1;
-                return None;
-            }
+        if node.ignored {
+            self.counters.ignored += 1;
+            self.unseen_in(node.tgid, "ignored by --ignore");
+            return None;
         }
         let process = self
             .processes
@@ -71,6 +65,17 @@ impl Core {
             self.counters.unknown_process += 1;
             return None;
         };
+        match self.sampler.decide(trace.id, trace.caller_flags) {
+            Decision::Sampled => {}
+            Decision::NotSampledByCaller => {
+                self.counters.not_sampled += 1;
+                return None;
+            }
+            Decision::LeftOut => {
+                self.counters.left_out += 1;
+                return None;
+            }
+        }
         let resource = Arc::clone(&facts.resource);
         let (local, remote): &(Endpoint, Endpoint) = &node.ends;
         let text = match &node.request {

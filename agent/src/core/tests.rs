@@ -1,6 +1,9 @@
 //! Core driven by made-up records, as the programs would write them.
 
+mod fuzzed;
+mod ignored;
 mod lives;
+mod odd;
 mod parents;
 mod property;
 mod workloads;
@@ -25,6 +28,7 @@ fn settings() -> CoreSettings {
     CoreSettings {
         span_names: SpanNames::Template,
         routes: vec![],
+        ignore: vec![],
         request_headers: vec![],
         response_headers: vec![],
         known_methods: None,

@@ -86,7 +86,7 @@ impl Facts {
             repairs.push(error.to_string());
         }
         let may_try = preflight::may_load(&system) && system.tracefs != Tracefs::Unreadable && repairs.is_empty();
-        let survey = may_try.then(|| probe::survey(settings));
+        let survey = may_try.then(|| probe::survey(&settings));
         Ok(Self {
             repairs,
             survey,

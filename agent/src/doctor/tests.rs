@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     preflight::{self, Tracefs},
-    probe::{Survey, Trial},
+    probe::{Lost, Survey, Trial},
     process::Unseen,
 };
 
@@ -150,7 +150,13 @@ fn one_thing_at_a_time() {
         (without(19), "CAP_SYS_PTRACE", State::Lacks, "--cap-add"),
         (without(23), "CAP_SYS_NICE", State::Lacks, "records may be lost"),
         (
-            with_survey(|survey| survey.missing_fields = Ok(vec!["sock.sk_err".into()])),
+            with_survey(|survey| {
+                survey.missing_fields = Ok(vec![Lost {
+                    what: "sock.sk_err".to_owned(),
+                    feature: "why a connection ended",
+                    reason: "no such field".to_owned(),
+                }])
+            }),
             "fields",
             State::Lacks,
             "missing: sock.sk_err",
@@ -212,7 +218,7 @@ fn one_thing_at_a_time() {
         (
             with(|facts| facts.unseen.closed = 3),
             "closed processes",
-            State::Unknown,
+            State::Note,
             "3 may not",
         ),
         (
@@ -286,6 +292,7 @@ fn without_any_right() {
         facts.system.tracefs = Tracefs::Unreadable;
         facts.survey = None;
         facts.unseen.looked_into = 0;
+        facts.unseen.closed = 3;
     });
     let report = verdict(&facts);
     assert!(!report.works());
@@ -299,7 +306,7 @@ fn without_any_right() {
     for name in ["CAP_BPF", "CAP_PERFMON", "CAP_DAC_READ_SEARCH", "tracefs"] {
         assert_eq!(state(name), Some(State::Stops), "{name}");
     }
-    for name in ["io_uring", "32-bit programs", "all"] {
+    for name in ["io_uring", "32-bit programs", "closed processes", "all"] {
         assert_eq!(state(name), Some(State::Unknown), "{name}");
     }
     // What would change nothing here is not asked for.

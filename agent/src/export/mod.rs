@@ -227,11 +227,11 @@ impl AnyTransport {
         Ok(match target {
             Target::Grpc(endpoint) => {
                 let url = endpoint.url.to_string();
-                (Self::Grpc(GrpcTransport::new(endpoint)?), url)
+                (Self::Grpc(GrpcTransport::new(*endpoint)?), url)
             }
             Target::Http(endpoint, encoding) => {
                 let url = endpoint.url.to_string();
-                (Self::Http(HttpTransport::new(endpoint, encoding)?), url)
+                (Self::Http(HttpTransport::new(*endpoint, encoding)?), url)
             }
             Target::JsonLines(Some(path)) => match json::open(&path) {
                 Ok(file) => (Self::File(JsonTransport::new(file)), path.display().to_string()),

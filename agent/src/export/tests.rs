@@ -78,7 +78,7 @@ fn an_idle_exporter_wakes_when_spans_come_and_ends_when_told() {
         tls: None,
         compression: Compression::None,
     };
-    let mut config = ExportConfig::new(Output::Requests(Target::Http(endpoint, Encoding::Protobuf)));
+    let mut config = ExportConfig::new(Output::Requests(Target::Http(Box::new(endpoint), Encoding::Protobuf)));
     config.schedule_delay = Duration::from_millis(10);
     let exporter = Exporter::start(config, metrics.clone()).unwrap();
     thread::sleep(Duration::from_millis(50));

@@ -66,12 +66,51 @@ pub struct Connection {
     pub released: bool,
     /// Stream offsets of the last call that sent so much that it may have blocked.
     pub long_write: (u64, u64),
-    described: Option<Open>,
+    described: Option<Description>,
     role: Role,
     next: [u64; 2],
     state: State,
     searched: u32,
     told: [u64; 2],
+}
+
+/// What is kept of the record that describes a connection: see [`Open`] for the fields. There may be 100,000 of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Description {
+    /// Address of the socket.
+    pub sock: u64,
+    /// Of a Unix socket, the address of the other one; else 0.
+    pub peer: u64,
+    /// Inode number of the socket.
+    pub inode: u64,
+    /// Sequence number before the first byte sent.
+    pub sent_base: u32,
+    /// Sequence number before the first byte received.
+    pub received_base: u32,
+    /// One of `FAMILY_*`.
+    pub family: u8,
+    /// [`Role`] as a number, as the programs knew it.
+    pub role: u8,
+    /// 1: offsets are counted, there are no sequence numbers.
+    pub counted: u8,
+    /// Seen from its first byte.
+    pub from_birth: bool,
+}
+
+impl From<&Open> for Description {
+    fn from(open: &Open) -> Self {
+        Self {
+            sock: open.sock,
+            peer: open.peer,
+            inode: open.inode,
+            sent_base: open.sent_base,
+            received_base: open.received_base,
+            family: open.family,
+            role: open.role,
+            counted: open.counted,
+            from_birth: open.from_birth == 1,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -157,7 +196,7 @@ impl Connection {
             endpoint(open.family, open.remote, open.remote_port),
         ));
         self.connecting_since_ns = None;
-        self.described = Some(*open);
+        self.described = Some(Description::from(open));
     }
 
     /// Takes what connect(2) tells: who opened it, and where to. `path`: the Unix socket's address, as it was given.
@@ -190,7 +229,7 @@ impl Connection {
     }
 
     /// Its description, if it has come.
-    pub fn described(&self) -> Option<&Open> {
+    pub fn described(&self) -> Option<&Description> {
         self.described.as_ref()
     }
 
@@ -206,7 +245,7 @@ impl Connection {
         {
             self.offsets.pop_front();
         }
-        self.offsets.push_back((wire, node));
+        push_back_exact(&mut self.offsets, (wire, node));
     }
 
     /// Which end it is.
@@ -247,7 +286,7 @@ impl Connection {
     pub fn wire_offset(&self, half_offset: u64) -> Option<u64> {
         let open = self.described?;
         // Bytes of a counted connection that is older than the agent have no common zero.
-        if open.counted == 1 && open.from_birth == 0 {
+        if open.counted == 1 && !open.from_birth {
             return None;
         }
         let unknown_at_first = open.role == Role::Unknown as u8;
@@ -259,6 +298,11 @@ impl Connection {
                     0
                 },
         )
+    }
+
+    /// Whether a request that this end read and did not answer was never served: an earlier one was the last.
+    pub fn is_unserved(&self, exchange: u64) -> bool {
+        self.role == Role::Server && matches!(&self.state, State::Http(http) if http.is_unserved(exchange))
     }
 
     /// Takes a segment, and appends what the protocol says of it.
@@ -359,7 +403,7 @@ impl Connection {
 
     /// The first look at a connection: is it HTTP, and which end is this? False: not known yet.
     fn begin(&mut self, way: Direction, begins_call: bool, bytes: &[u8], segment: &Segment) -> bool {
-        let from_birth = self.described.is_some_and(|open| open.from_birth == 1) && self.next == [0; 2];
+        let from_birth = self.described.is_some_and(|open| open.from_birth) && self.next == [0; 2];
         if self.role == Role::Unknown {
             if !begins_call {
                 return false;
@@ -424,7 +468,7 @@ impl Connection {
             State::Opaque => [u64::MAX; 2],
             State::Http(http) => {
                 // A body until close has no end: but the connection is of interest.
-                let until = |way| http.body_until(self.half(way)).min(u64::MAX - 1);
+                let until = |way| http.body_until(self.half(way)).min(agent_ebpf::abi::UNTIL_CLOSE);
                 [until(Direction::Read), until(Direction::Write)]
             }
         };
@@ -433,7 +477,7 @@ impl Connection {
             .zip(self.next)
             .zip(self.told)
             .any(|((&word, next), told)| word > next && word != told);
-        let older = self.described.is_some_and(|open| open.from_birth == 0) && self.told == [0; 2];
+        let older = self.described.is_some_and(|open| !open.from_birth) && self.told == [0; 2];
         if !useful && !older {
             return None;
         }
@@ -461,6 +505,14 @@ fn unix_address(path: &[u8]) -> Option<Arc<str>> {
     Some(String::from_utf8_lossy(&name).into())
 }
 
+/// Adds to a queue that holds one in most of 100,000 connections: the first push would make room for four.
+pub(crate) fn push_back_exact<T>(queue: &mut VecDeque<T>, value: T) {
+    if queue.capacity() == 0 {
+        queue.reserve_exact(1);
+    }
+    queue.push_back(value);
+}
+
 fn endpoint(family: u8, address: [u8; 16], port: u16) -> Endpoint {
     let address = match family {
         FAMILY_UNIX => IpOrUnix::Unix(None),
@@ -471,4 +523,16 @@ fn endpoint(family: u8, address: [u8; 16], port: u16) -> Endpoint {
         _ => IpOrUnix::Ip(IpAddr::V6(Ipv6Addr::from(address)).to_canonical()),
     };
     Endpoint { address, port }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With 100,000 of them, a word is a megabyte. The allocator's next sizes are 320 bytes.
+    #[test]
+    fn sizes() {
+        assert!(size_of::<Connection>() <= 256, "{}", size_of::<Connection>());
+        assert!(size_of::<Http1>() <= 256, "{}", size_of::<Http1>());
+    }
 }

@@ -6,6 +6,7 @@
 mod connection;
 mod pairs;
 
+pub(crate) use connection::push_back_exact;
 pub use connection::{Connection, Fed};
 pub use pairs::Pairs;
 
@@ -41,7 +42,8 @@ pub struct Counters {
 /// All connections of targets that are open now.
 #[derive(Debug)]
 pub struct Flow {
-    connections: FastMap<u64, Connection>,
+    /// Boxed: the table has up to twice as many places as connections, and has to be copied when it grows.
+    connections: FastMap<u64, Box<Connection>>,
     /// Those that a process used last: looked for at each end of a process.
     used_by: FastMap<u32, FastSet<u64>>,
     /// The far ends.
@@ -97,7 +99,7 @@ impl Flow {
             })
             .or_insert_with(|| {
                 self.used_by.entry(tgid).or_default().insert(open.conn);
-                Connection::new(open)
+                Box::new(Connection::new(open))
             });
         if connection.role() != Role::Unknown {
             self.pairs.insert(connection);
@@ -117,7 +119,7 @@ impl Flow {
         let connection = self
             .connections
             .entry(connect.conn)
-            .or_insert_with(|| Connection::connecting(connect, path));
+            .or_insert_with(|| Box::new(Connection::connecting(connect, path)));
         let before = connection.tgid;
         connection.connected(connect, path);
         let now = connection.tgid;
@@ -157,7 +159,12 @@ impl Flow {
 
     /// The Unix connections, by name.
     pub fn unix_connections(&self) -> Vec<&Connection> {
-        let mut unix: Vec<_> = self.connections.values().filter(|c| c.is_unix()).collect();
+        let mut unix: Vec<_> = self
+            .connections
+            .values()
+            .map(Box::as_ref)
+            .filter(|c| c.is_unix())
+            .collect();
         unix.sort_unstable_by_key(|connection| connection.id);
         unix
     }
@@ -189,12 +196,12 @@ impl Flow {
 
     /// A connection.
     pub fn get(&self, id: u64) -> Option<&Connection> {
-        self.connections.get(&id)
+        self.connections.get(&id).map(Box::as_ref)
     }
 
     /// A connection, counted if it is not known.
     pub fn known(&mut self, id: u64) -> Option<&mut Connection> {
-        let connection = self.connections.get_mut(&id);
+        let connection = self.connections.get_mut(&id).map(Box::as_mut);
         if connection.is_none() {
             self.counters.unknown_connection += 1;
         }
@@ -205,7 +212,7 @@ impl Flow {
     pub fn peer(&self, id: u64) -> Option<&Connection> {
         // A socket can be connected to itself.
         let peer = self.pairs.peer(self.connections.get(&id)?).filter(|&peer| peer != id)?;
-        self.connections.get(&peer)
+        self.get(peer)
     }
 
     /// Whether requests that are read on a connection will be found at its far end, or were: it is traced, what it does
@@ -223,7 +230,7 @@ impl Flow {
         unuse(&mut self.used_by, connection.tgid, id);
         self.pairs.remove(&connection);
         self.unix = self.unix.saturating_sub(usize::from(connection.is_unix()));
-        Some(connection)
+        Some(*connection)
     }
 
     /// Connections on which nothing happened since `before`, a time of `CLOCK_MONOTONIC`.
@@ -248,7 +255,11 @@ impl Flow {
     /// How many connections a process used last, and how many of these are searched for a first request.
     pub fn count_of_process(&self, tgid: u32) -> (usize, usize) {
         let ids = self.used_by.get(&tgid);
-        let searched = |id: &&u64| self.connections.get(id).is_some_and(Connection::is_searched);
+        let searched = |id: &&u64| {
+            self.connections
+                .get(id)
+                .is_some_and(|connection| connection.is_searched())
+        };
         (
             ids.map_or(0, FastSet::len),
             ids.map_or(0, |ids| ids.iter().filter(searched).count()),

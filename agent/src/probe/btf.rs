@@ -56,7 +56,8 @@ impl Btf {
         Self::parse(bytes)
     }
 
-    fn parse(bytes: Vec<u8>) -> Result<Self, BtfError> {
+    /// Takes these bytes for BTF.
+    pub fn parse(bytes: Vec<u8>) -> Result<Self, BtfError> {
         let word = |at: usize| word(&bytes, at);
         if word(0)? as u16 != MAGIC {
             return Err(BtfError::Malformed(0));

@@ -16,20 +16,26 @@ use aya::{
 use super::{
     Attachment, Hook, PLAN, Probe, Shared, When,
     btf::{Btf, BtfError},
+    lost::{Lost, WITHHELD, Withheld},
     mapped::Mapped,
-    offsets::offsets,
+    offsets::{Found, offsets},
     ring::Ring,
 };
 
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/spoor-ebpf"));
 
+/// The program that all programs of system calls end in.
+pub const REPORTER: &str = "report_call";
+
 /// Sizes of what the kernel holds for the agent.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Size of the ring of records, bytes: a power of two, at least a page.
     pub ring_bytes: u32,
     /// Connections that are known at one time.
     pub connections: u32,
+    /// For tests.
+    pub withheld: Withheld,
 }
 
 /// The command line's defaults.
@@ -38,6 +44,7 @@ impl Default for Settings {
         Self {
             ring_bytes: 8 << 20,
             connections: 65_536,
+            withheld: Withheld::default(),
         }
     }
 }
@@ -69,44 +76,40 @@ pub enum ProbeError {
     },
     /// The facts that are measured at start.
     #[error(
-        "cannot find where this kernel keeps the arguments of system calls (fields missing in its BTF: {missing:?}): \
-         nothing can be traced on it"
+        "cannot find where this kernel keeps the arguments of system calls, although its BTF has all fields that are \
+         needed: nothing can be traced on it; report it, with `uname -r`"
     )]
-    Calibration {
+    Calibration,
+    /// Fields without which no socket is found.
+    #[error("this kernel's BTF has no {}: nothing can be traced on it; report it, with `uname -r`", .missing.join(", "))]
+    Fields {
         /// `struct.member` of each.
         missing: Vec<String>,
     },
-}
-
-/// A program that is not attached.
-#[derive(Clone, Debug)]
-pub struct Lost {
-    /// The program.
-    pub program: &'static str,
-    /// What does not work without it.
-    pub feature: &'static str,
-    /// Why.
-    pub reason: String,
 }
 
 impl Probe {
     /// Loads and attaches all programs. No process is a target yet.
     pub fn load(settings: Settings) -> Result<Self, ProbeError> {
         let btf = Btf::of_kernel()?;
-        let (mut offsets, missing) = offsets(&btf);
-        for field in &missing {
-            tracing::debug!("this kernel's BTF has no {field}");
-        }
+        let Found {
+            mut offsets,
+            mut lost,
+            essential,
+        } = offsets(&btf, &settings.withheld.fields);
         drop(btf);
+        if !essential.is_empty() {
+            return Err(ProbeError::Fields { missing: essential });
+        }
         let typed = typed_loads(&offsets);
         if let Err(reason) = &typed {
             tracing::debug!("typed loads are refused, helpers read instead: {reason}");
         }
         offsets.typed_task = typed.is_ok() as u32;
-        calibrate(&mut offsets).map_err(|error| error.with_missing(missing))?;
+        calibrate(&mut offsets)?;
 
         let processes = process_marks();
-        let mut programs = object(&offsets, settings)?;
+        let mut programs = object(&offsets, &settings)?;
         let shared = Shared {
             targets: mapped(&mut programs, "TARGETS", processes)?,
             ports: mapped(&mut programs, "PORTS", 65536 / MARKS as u32)?,
@@ -121,17 +124,18 @@ impl Probe {
             std::process::id(),
         );
         let ring = Ring::new(take(&mut programs, "EVENTS")?)?;
-        let next = install_reporter(&mut programs)?;
-        let mut lost = Vec::new();
+        let next = install_reporter(&mut programs, &settings.withheld)?;
         for attachment in PLAN {
-            let result = load(&mut programs, attachment).and_then(|()| match attachment.when {
-                When::Always => attach(&mut programs, attachment),
-                When::UnixHttp => Ok(()),
-            });
-            if let Err(error) = result {
-                lost.push(Lost::new(attachment, &error)?);
+            let result = if settings.withheld.has_program(attachment.program) {
+                Err(WITHHELD.to_owned())
+            } else {
+                start(&mut programs, attachment).map_err(|error| reason(&error))
+            };
+            if let Err(reason) = result {
+                lost.push(attachment.without(reason)?);
             }
         }
+        lost.iter().for_each(Lost::tell);
         Ok(Self {
             ring,
             shared,
@@ -142,17 +146,15 @@ impl Probe {
     }
 }
 
-impl Lost {
-    /// What is lost by this error, which is logged; an error itself, if nothing works without the program.
-    fn new(attachment: &Attachment, error: &ProgramError) -> Result<Self, ProbeError> {
-        let Attachment { program, feature, .. } = *attachment;
-        let reason = reason(error);
+impl Attachment {
+    /// What is lost when this is refused; an error, if nothing works without the program.
+    fn without(&self, reason: String) -> Result<Lost, ProbeError> {
+        let Attachment { program, feature, .. } = *self;
         let Some(feature) = feature else {
             return Err(ProbeError::Program { program, reason });
         };
-        tracing::warn!(program, reason, "not available on this kernel: {feature}");
-        Ok(Self {
-            program,
+        Ok(Lost {
+            what: program.to_owned(),
             feature,
             reason,
         })
@@ -169,12 +171,19 @@ impl Later {
     pub fn attach(&self, when: When) -> Vec<Lost> {
         let mut programs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = PLAN.iter().filter(|attachment| attachment.when == when);
-        wanted
-            .filter(|attachment| is_loaded(&programs, attachment.program))
-            .collect::<Vec<_>>()
-            .into_iter()
-            .filter_map(|attachment| Lost::new(attachment, &attach(&mut programs, attachment).err()?).ok())
-            .collect()
+        let mut lost = Vec::new();
+        for attachment in wanted {
+            if !is_loaded(&programs, attachment.program) {
+                continue;
+            }
+            if let Err(error) = attach(&mut programs, attachment)
+                && let Ok(without) = attachment.without(reason(&error))
+            {
+                without.tell();
+                lost.push(without);
+            }
+        }
+        lost
     }
 }
 
@@ -183,16 +192,18 @@ fn is_loaded(programs: &Ebpf, name: &str) -> bool {
 }
 
 /// Loads the program that all programs of system calls end in, and puts it where they find it.
-pub(super) fn install_reporter(programs: &mut Ebpf) -> Result<ProgramArray<MapData>, ProbeError> {
-    const PROGRAM: &str = "report_call";
+pub(super) fn install_reporter(programs: &mut Ebpf, withheld: &Withheld) -> Result<ProgramArray<MapData>, ProbeError> {
     let refused = |reason: String| ProbeError::Program {
-        program: PROGRAM,
+        program: REPORTER,
         reason,
     };
+    if withheld.has_program(REPORTER) {
+        return Err(refused(WITHHELD.to_owned()));
+    }
     let map = take(programs, "NEXT")?;
     let mut next = ProgramArray::try_from(map).map_err(|error| refused(reason(&error)))?;
     let program = programs
-        .program_mut(PROGRAM)
+        .program_mut(REPORTER)
         .ok_or_else(|| refused("it is not in the object".to_owned()))?;
     let program: &mut TracePoint = program
         .try_into()
@@ -201,6 +212,15 @@ pub(super) fn install_reporter(programs: &mut Ebpf) -> Result<ProgramArray<MapDa
     let fd = program.fd().map_err(|error| refused(reason(&error)))?;
     next.set(0, fd, 0).map_err(|error| refused(reason(&error)))?;
     Ok(next)
+}
+
+/// Loads a program, and attaches it unless that is for later.
+fn start(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramError> {
+    load(programs, attachment)?;
+    match attachment.when {
+        When::Always => attach(programs, attachment),
+        When::UnixHttp => Ok(()),
+    }
 }
 
 pub(super) fn load(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramError> {
@@ -293,7 +313,7 @@ pub(super) fn typed_loads(offsets: &Offsets) -> Result<(), String> {
 }
 
 /// The object with the maps of an agent that has such settings.
-pub(super) fn object(offsets: &Offsets, settings: Settings) -> Result<Ebpf, EbpfError> {
+pub(super) fn object(offsets: &Offsets, settings: &Settings) -> Result<Ebpf, EbpfError> {
     loader()
         .override_global("OFFSETS", bytes_of(offsets), true)
         .map_max_entries("EVENTS", settings.ring_bytes)
@@ -312,38 +332,15 @@ pub(super) fn small_object(offsets: &Offsets) -> Result<Ebpf, EbpfError> {
         .load(OBJECT)
 }
 
-/// Why it is not known where system calls keep their arguments.
-pub(super) enum CalibrationError {
-    /// The program or its memory.
-    Probe(ProbeError),
-    /// The program did not find what it was to look for.
-    NoAnswer,
-}
-
-impl CalibrationError {
-    fn with_missing(self, missing: Vec<String>) -> ProbeError {
-        match self {
-            Self::Probe(error) => error,
-            Self::NoAnswer => ProbeError::Calibration { missing },
-        }
-    }
-}
-
-impl<E: Into<ProbeError>> From<E> for CalibrationError {
-    fn from(error: E) -> Self {
-        Self::Probe(error.into())
-    }
-}
-
 /// Measures what BTF does not tell, by a system call of our own that a program watches.
-pub(super) fn calibrate(offsets: &mut Offsets) -> Result<(), CalibrationError> {
+pub(super) fn calibrate(offsets: &mut Offsets) -> Result<(), ProbeError> {
     const PROGRAM: Attachment = Attachment {
         program: "calibrate",
         hook: Hook::Raw("sys_enter"),
         feature: None,
         when: When::Always,
     };
-    let mut programs = small_object(offsets).map_err(ProbeError::from)?;
+    let mut programs = small_object(offsets)?;
     let (socket, _other) = std::os::unix::net::UnixStream::pair().map_err(|source| ProbeError::Map {
         map: "CALIBRATION",
         source,
@@ -372,11 +369,11 @@ pub(super) fn calibrate(offsets: &mut Offsets) -> Result<(), CalibrationError> {
             &raw mut length,
         )
     };
-    let answer = memory.get(0).ok_or(CalibrationError::NoAnswer)?;
+    let answer = memory.get(0).ok_or(ProbeError::Calibration)?;
     if answer.stack_to_regs == 0 || answer.socket_file_ops == 0 {
-        return Err(CalibrationError::NoAnswer);
+        return Err(ProbeError::Calibration);
     }
-    offsets.stack_to_regs = u32::try_from(answer.stack_to_regs).map_err(|_| CalibrationError::NoAnswer)?;
+    offsets.stack_to_regs = u32::try_from(answer.stack_to_regs).map_err(|_| ProbeError::Calibration)?;
     offsets.socket_file_ops = answer.socket_file_ops;
     Ok(())
 }

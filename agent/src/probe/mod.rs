@@ -3,6 +3,7 @@
 
 mod btf;
 mod load;
+mod lost;
 mod mapped;
 mod offsets;
 mod plan;
@@ -10,7 +11,11 @@ pub mod reference;
 mod ring;
 mod survey;
 
-pub use load::{Later, Lost, ProbeError, Settings};
+#[cfg(feature = "fuzzing")]
+pub use btf::Btf;
+pub use load::{Later, ProbeError, REPORTER, Settings};
+pub use lost::{Lost, Withheld};
+pub use offsets::{Feature, fields};
 pub use plan::{Attachment, Hook, PLAN, When};
 pub use ring::{Ring, Waker};
 pub use survey::{Survey, Trial, survey};
@@ -29,7 +34,7 @@ pub struct Probe {
     pub ring: Ring,
     /// What else is shared.
     pub shared: Shared,
-    /// Programs that are not attached, and why.
+    /// What this kernel does not have or refuses, programs and fields, and why.
     pub lost: Vec<Lost>,
     programs: Arc<Mutex<aya::Ebpf>>,
     /// The programs hold their way into the reporter by this.

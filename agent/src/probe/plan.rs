@@ -100,6 +100,8 @@ pub const PLAN: &[Attachment] = &[
         "sys_enter_close_range",
         "ends of Unix connections by close_range(2)",
     ),
+    // Newer architectures have no such call: their C libraries make it by dup3(2).
+    #[cfg(target_arch = "x86_64")]
     unix("dup2_enter", "sys_enter_dup2", "ends of Unix connections by dup2(2)"),
     unix("dup3_enter", "sys_enter_dup3", "ends of Unix connections by dup3(2)"),
     unix("shutdown_exit", "sys_exit_shutdown", "half-closed Unix connections"),

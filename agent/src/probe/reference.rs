@@ -1,4 +1,4 @@
-//! For the benchmarks: the kernel's statistics of programs, and a reference program that costs are compared with.
+//! For the benchmarks: the kernel's statistics of programs, and programs that costs are compared with.
 
 use std::{
     os::fd::OwnedFd,
@@ -13,12 +13,12 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::RingBuf,
-    programs::TracePoint,
+    programs::{RawTracePoint, TracePoint},
     sys::{Stats, enable_stats},
 };
 
 use super::{
-    ProbeError,
+    Hook, PLAN, ProbeError, When,
     load::{OBJECT, take},
 };
 
@@ -45,11 +45,7 @@ pub struct Reference {
 impl Reference {
     /// Attaches it, and empties its ring in a thread.
     pub fn attach() -> Result<Self, ProbeError> {
-        let mut programs: Ebpf = EbpfLoader::new()
-            .map_max_entries("EVENTS", RING_BYTES)
-            .map_max_entries("CONNECTIONS", 1)
-            .map_max_entries("TARGETS", 1)
-            .load(OBJECT)?;
+        let mut programs = object()?;
         let mut ring = RingBuf::try_from(take(&mut programs, "EVENTS")?).map_err(|error| failed(&error))?;
         let program: &mut TracePoint = programs
             .program_mut("reference")
@@ -101,6 +97,53 @@ impl Drop for Reference {
             tracing::warn!("the reader of the reference program's ring panicked");
         }
     }
+}
+
+/// Programs that do nothing, on all hooks that an agent takes at its start: what the hooks themselves cost.
+pub struct Empty {
+    _programs: Ebpf,
+}
+
+impl Empty {
+    /// Attaches them. A hook that this kernel does not have is none of the agent's either.
+    pub fn attach() -> Result<Self, ProbeError> {
+        let mut programs = object()?;
+        let missing = || failed(&"it is not in the object");
+        for (name, raw) in [("empty", false), ("empty_raw", true)] {
+            let program = programs.program_mut(name).ok_or_else(missing)?;
+            let hooks = PLAN.iter().filter(|attachment| attachment.when == When::Always);
+            if raw {
+                let program: &mut RawTracePoint = program.try_into().map_err(|error| failed(&error))?;
+                program.load().map_err(|error| failed(&error))?;
+                for attachment in hooks {
+                    if let Hook::Raw(name) = attachment.hook
+                        && let Err(error) = program.attach(name)
+                    {
+                        tracing::warn!("no empty program on {name}: {error}");
+                    }
+                }
+            } else {
+                let program: &mut TracePoint = program.try_into().map_err(|error| failed(&error))?;
+                program.load().map_err(|error| failed(&error))?;
+                for attachment in hooks {
+                    if let Hook::Syscall(name) = attachment.hook
+                        && let Err(error) = program.attach("syscalls", name)
+                    {
+                        tracing::warn!("no empty program on {name}: {error}");
+                    }
+                }
+            }
+        }
+        Ok(Self { _programs: programs })
+    }
+}
+
+fn object() -> Result<Ebpf, ProbeError> {
+    Ok(EbpfLoader::new()
+        .map_max_entries("EVENTS", RING_BYTES)
+        .map_max_entries("CONNECTIONS", 1)
+        .map_max_entries("TARGETS", 1)
+        .load(OBJECT)?)
 }
 
 fn failed(reason: &dyn std::fmt::Display) -> ProbeError {

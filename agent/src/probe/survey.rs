@@ -4,15 +4,16 @@
 use super::{
     Hook, PLAN, ProbeError, Settings,
     btf::Btf,
-    load::{CalibrationError, attach, calibrate, install_reporter, load, object, reason, small_object, typed_loads},
-    offsets::offsets,
+    load::{REPORTER, attach, calibrate, install_reporter, load, object, reason, small_object, typed_loads},
+    lost::{Lost, Withheld},
+    offsets::{Found, offsets},
 };
 
 /// What was found. `Err` has the kernel's words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Survey {
-    /// Fields that the kernel's BTF does not have, as `struct.member`.
-    pub missing_fields: Result<Vec<String>, String>,
+    /// Fields that the kernel's BTF does not have, and what does not work without them.
+    pub missing_fields: Result<Vec<Lost>, String>,
     /// Programs can be loaded at all, and where system calls keep their arguments was measured.
     pub registers: Result<(), String>,
     /// Fields are read by their types, which costs less than by helpers.
@@ -37,7 +38,7 @@ pub struct Trial {
 }
 
 /// Tries all, for an agent with such settings. Nothing stays loaded. Needs what tracing needs.
-pub fn survey(settings: Settings) -> Survey {
+pub fn survey(settings: &Settings) -> Survey {
     let mut survey = Survey {
         missing_fields: Ok(Vec::new()),
         registers: Err("not tried: the kernel's types are not known".to_owned()),
@@ -47,8 +48,16 @@ pub fn survey(settings: Settings) -> Survey {
     };
     let mut offsets = match Btf::of_kernel() {
         Ok(btf) => {
-            let (offsets, missing) = offsets(&btf);
-            survey.missing_fields = Ok(missing);
+            let Found {
+                offsets,
+                lost,
+                essential,
+            } = offsets(&btf, &Withheld::default().fields);
+            survey.missing_fields = if essential.is_empty() {
+                Ok(lost)
+            } else {
+                Err(ProbeError::Fields { missing: essential }.to_string())
+            };
             offsets
         }
         Err(error) => {
@@ -58,10 +67,7 @@ pub fn survey(settings: Settings) -> Survey {
     };
     survey.typed_loads = typed_loads(&offsets);
     offsets.typed_task = survey.typed_loads.is_ok() as u32;
-    survey.registers = calibrate(&mut offsets).map_err(|error| match error {
-        CalibrationError::Probe(error) => error.to_string(),
-        CalibrationError::NoAnswer => "a system call of spoor's own was not found again in the kernel".to_owned(),
-    });
+    survey.registers = calibrate(&mut offsets).map_err(|error| error.to_string());
     let full = object(&offsets, settings);
     survey.maps = full.as_ref().map(drop).map_err(|error| reason(error));
     // Programs are the same with the smallest maps, and their own verdicts are worth having.
@@ -70,9 +76,9 @@ pub fn survey(settings: Settings) -> Survey {
     };
 
     // Held until all are tried: the programs of system calls go on in it.
-    let reporter = install_reporter(&mut programs);
+    let reporter = install_reporter(&mut programs, &Withheld::default());
     survey.programs.push(Trial {
-        program: "report_call",
+        program: REPORTER,
         tracepoint: None,
         feature: None,
         outcome: reporter.as_ref().map(drop).map_err(|error| match error {

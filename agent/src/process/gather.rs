@@ -130,9 +130,15 @@ impl Gatherer {
             .executables
             .describe(&self.root, tgid, path.as_deref().unwrap_or(Path::new("")));
         let place = self.place(tgid);
-        let declared = environ.service_name().or_else(|| place.service.clone());
+        // What only looks like a name (an argument of no bytes, a file called `.dll`) is none.
+        let is_name = |name: &String| !name.is_empty();
+        let declared = environ.service_name().or_else(|| place.service.clone()).filter(is_name);
         let service_name = declared
-            .or_else(|| self.program(tgid, &line, path.as_deref(), &environ).name)
+            .or_else(|| {
+                self.program(tgid, &line, path.as_deref(), &environ)
+                    .name
+                    .filter(is_name)
+            })
             .or_else(|| name_of_executable(path.as_deref()?, &executable, &line))
             .or_else(|| self.comm(tgid, hint))
             // The conventions' name of a service without one.

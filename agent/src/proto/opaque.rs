@@ -25,7 +25,7 @@ const PROTOCOLS: [Named; 26] = [
         |bytes| matches!(bytes, [0x16, 3, 0..=4, high, _] | [0x16, 3, 0..=4, high, _, 1 | 2, ..] if *high < 0x42),
     ),
     // RFC 9113 section 3.4: the client's preface; the server's is a SETTINGS frame, multiples of 6 bytes.
-    ("HTTP/2", |bytes| bytes.starts_with(b"PRI * HTTP/2.0\r\n\r\n")),
+    ("HTTP/2", |bytes| bytes.starts_with(b"PRI * HTTP/2.0\r\n")),
     (
         "HTTP/2",
         |bytes| matches!(bytes, [0, 0, length, 4, 0, 0, 0, 0, 0, ..] if length.is_multiple_of(6) && *length < 60),

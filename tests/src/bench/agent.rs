@@ -4,7 +4,6 @@ use std::{
     ffi::OsString,
     io::{BufRead as _, BufReader},
     net::SocketAddr,
-    path::Path,
     process::{Command, Stdio},
     sync::mpsc,
     time::Duration,
@@ -16,8 +15,8 @@ use spoor_tests::{agent::binary, http, metrics::Metrics, net::free_address, proc
 
 use super::proc;
 
-/// How long it may take to attach.
-const READY_LIMIT: Duration = Duration::from_secs(30);
+/// How long it may take to attach: on a busy machine the kernel waits long for all processors, for each program.
+const READY_LIMIT: Duration = Duration::from_secs(90);
 /// How long it may take to end.
 const END_LIMIT: Duration = Duration::from_secs(15);
 /// A started process may be captured for up to a second before it is known not to be selected.
@@ -30,22 +29,13 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts it for all programs of a folder, and waits until it is attached.
-    pub fn start(folder: &Path, sink: SocketAddr, environment: &[(&str, &str)]) -> Result<Self> {
+    /// Starts it with these arguments, and waits until it is attached.
+    pub fn start(args: &[OsString], sink: SocketAddr, environment: &[(&str, &str)]) -> Result<Self> {
         let metrics = free_address();
         let mut command = Command::new(binary()?);
-        let mut programs = OsString::from(folder);
-        programs.push("/*");
         command
-            .args([
-                "run",
-                "--output",
-                "otlp",
-                "--metrics-listen",
-                &metrics.to_string(),
-                "--exe",
-            ])
-            .arg(programs)
+            .args(["run", "--output", "otlp", "--metrics-listen", &metrics.to_string()])
+            .args(args)
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{sink}"))
             .env("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
             .envs(environment.iter().copied());

@@ -1,19 +1,38 @@
-//! Memory of the agent, and of what it holds in the kernel, under a steady load.
+//! Memory of the agent, and of what it holds in the kernel: under a steady load, with very many connections, and while
+//! connections and processes come and go.
 
 use std::{
     thread::{scope, sleep},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use anyhow::Result;
-
-use spoor_tests::http;
+use anyhow::{Context as _, Result, ensure};
+use spoor_tests::{http, net::free_address};
 
 use super::{
-    Options, proc,
-    report::{Bar, Bound, Table, figure},
+    Options,
+    agent::SELECTION_TIME,
+    proc,
+    report::{Bar, Bound, Table, figure, median},
     rig::{Rig, Side},
+    role::Role,
 };
+
+/// Connections that stay open, and processes on either side among which they are divided: one may have 20,000 open files on
+/// many machines, and one address has 28,000 ports.
+const OPEN: usize = 100_000;
+const OPEN_PROCESSES: usize = 10;
+/// The agent's limit of connections, above that.
+const MOST_CONNECTIONS: usize = 131_072;
+
+/// New connections a second, and processes that are started in a second.
+const CHURN: (f64, f64) = (1000.0, 200.0);
+/// Time of churn after which the agent has all that it needs: what is known of processes that have ended is kept for half a
+/// minute.
+const WARM_UP: Duration = Duration::from_secs(60);
+/// The median of so long is what is resident.
+const WINDOW: Duration = Duration::from_secs(15);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Requests a second.
 const RATE: f64 = 10_000.0;
@@ -68,4 +87,148 @@ pub fn run(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
         bar("memory: resident at 10,000 requests/s, MiB", 64.0, 40.0, most),
         bar("memory: kernel, ring and maps, MiB", 48.0, 24.0, objects.map_bytes),
     ])
+}
+
+/// The greatest of what is resident while 100,000 connections are opened, each with a request, and kept.
+pub fn connections(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
+    let each = OPEN / OPEN_PROCESSES / if options.quick { 10 } else { 1 };
+    let mut servers = Vec::new();
+    for _ in 0..OPEN_PROCESSES {
+        let address = free_address();
+        let mut server = rig.role(Side::Traced, &["keep-server", &address.to_string()])?;
+        server.line()?;
+        servers.push((server, address));
+    }
+    let mut select = rig.traced();
+    select.extend(["--max-connections".into(), MOST_CONNECTIONS.to_string().into()]);
+    let agent = rig.agent_with(&select)?;
+    let at_rest = proc::resident_bytes(agent.id())?;
+    let clients: Vec<Role> = servers
+        .iter()
+        .enumerate()
+        .map(|(index, (_, address))| {
+            let source = format!("127.0.0.{}", index + 2);
+            rig.role(
+                Side::Plain,
+                &["keep-client", &address.to_string(), &source, &each.to_string()],
+            )
+        })
+        .collect::<Result<_>>()?;
+    let (most, settled) = scope(|scope| -> Result<(u64, u64)> {
+        let opening = scope.spawn(|| -> Result<Vec<Role>> {
+            let mut clients = clients;
+            for client in &mut clients {
+                client.line()?;
+            }
+            // They stay open until this is dropped.
+            Ok(clients)
+        });
+        let mut most = 0;
+        while !opening.is_finished() {
+            most = most.max(proc::resident_bytes(agent.id())?);
+            sleep(LOOK);
+        }
+        let _clients = opening.join().expect("waiting does not panic")?;
+        let until = Instant::now() + options.time(6);
+        let mut settled = 0;
+        while Instant::now() < until {
+            settled = proc::resident_bytes(agent.id())?;
+            most = most.max(settled);
+            sleep(LOOK);
+        }
+        let known = agent
+            .metrics()?
+            .sum("spoor_connections")
+            .context("no spoor_connections")?;
+        let opened = each * OPEN_PROCESSES;
+        ensure!(
+            known >= opened as f64 * 0.99,
+            "the agent knows {known} connections of {opened}"
+        );
+        Ok((most, settled))
+    })?;
+    let objects = agent.objects()?;
+    agent.finish()?;
+
+    let mut table = Table::new(&["", ""]);
+    table.row(["connections".to_owned(), (each * OPEN_PROCESSES).to_string()]);
+    for (what, bytes) in [
+        ("resident at rest, MiB", at_rest),
+        ("resident while they are opened, greatest, MiB", most),
+        ("resident when they are open, MiB", settled),
+        ("kernel memory of the maps, MiB", objects.map_bytes),
+    ] {
+        table.row([what.to_owned(), figure(bytes as f64 / MIB)]);
+    }
+    println!("{table}");
+    Ok(vec![Bar::new(
+        format!("memory: resident with {} open connections, MiB", each * OPEN_PROCESSES),
+        Bound::AtMost(128.0),
+        Bound::AtMost(96.0),
+        most as f64 / MIB,
+    )])
+}
+
+/// How much is resident at the end of a time of churn, more than when it has begun.
+pub fn churn(rig: &Rig, _: Options, minutes: f64) -> Result<Vec<Bar>> {
+    let address = free_address();
+    let mut server = rig.role(Side::Traced, &["keep-server", &address.to_string()])?;
+    server.line()?;
+    let agent = rig.agent(&[])?;
+    sleep(SELECTION_TIME);
+    let (connections, processes) = CHURN;
+    let mut client = rig.role(
+        Side::Plain,
+        &["churn-client", &address.to_string(), &connections.to_string()],
+    )?;
+    // What a target starts is a target.
+    let mut spawner = rig.role(Side::Traced, &["spawner", &processes.to_string()])?;
+    let time = Duration::from_secs_f64(minutes * 60.0);
+    ensure!(
+        time >= WARM_UP + 2 * WINDOW,
+        "{minutes} minutes are too short: at least 1.5"
+    );
+    let begin = Instant::now();
+    let mut resident = Vec::new();
+    while begin.elapsed() < time {
+        resident.push(proc::resident_bytes(agent.id())? as f64);
+        sleep(LOOK);
+    }
+    let begin_to_end = begin.elapsed();
+    let rates = [&mut client, &mut spawner].map(|role| -> Result<(f64, f64)> {
+        let line = role.ask("count")?;
+        let (made, failed) = line.trim().split_once(' ').context("no two counts")?;
+        let seconds = begin.elapsed().as_secs_f64();
+        Ok((made.parse::<f64>()? / seconds, failed.parse::<f64>()?))
+    });
+    let metrics = agent.metrics()?;
+    agent.finish()?;
+
+    let mut table = Table::new(&["", ""]);
+    for (what, rate) in ["connections/s", "processes/s"].into_iter().zip(rates) {
+        let (rate, failed) = rate?;
+        table.row([what.to_owned(), figure(rate)]);
+        ensure!(failed == 0.0, "{failed} of the {what} failed");
+    }
+    let samples = |time: Duration| resident.len() * time.as_millis() as usize / begin_to_end.as_millis() as usize;
+    let (begin, window) = (samples(WARM_UP), samples(WINDOW));
+    let warm = median(&resident[begin..begin + window]);
+    let end = median(&resident[resident.len() - window..]);
+    for (what, bytes) in [
+        ("resident after the first minute, MiB", warm),
+        ("resident at the end, MiB", end),
+        ("resident, greatest, MiB", resident.iter().copied().fold(0.0, f64::max)),
+    ] {
+        table.row([what.to_owned(), figure(bytes / MIB)]);
+    }
+    println!("{table}");
+    for (series, count) in metrics.losses() {
+        println!("{series} {count}");
+    }
+    Ok(vec![Bar::new(
+        format!("memory: growth over {minutes} min of churn, MiB"),
+        Bound::AtMost(2.0),
+        Bound::AtMost(0.0),
+        (end - warm) / MIB,
+    )])
 }

@@ -2,19 +2,25 @@
 
 mod agent;
 mod body;
+mod calls;
+mod core;
 mod coverage;
 mod cpu;
 mod delay;
 mod idle;
 mod kernel;
+mod load;
 mod memory;
+mod other;
 mod proc;
 mod report;
 mod rig;
+mod role;
 mod sink;
+mod untraced;
 mod wrk;
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -69,7 +75,7 @@ impl Options {
     }
 }
 
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 enum What {
     /// Spans for 1,000,000 requests at saturation
     Coverage {
@@ -93,16 +99,68 @@ enum What {
     /// From a response to the arrival of its span
     Delay,
     /// Memory of the agent and of what it holds in the kernel, at 10,000 requests a second
-    Memory,
+    Memory {
+        /// With 100,000 open connections
+        #[arg(long, conflicts_with = "churn")]
+        connections: bool,
+        /// Growth under 1,000 new connections and 200 process starts a second
+        #[arg(long)]
+        churn: bool,
+        /// How long, of --churn
+        #[arg(long, default_value_t = 10.0, requires = "churn")]
+        minutes: f64,
+    },
+    /// What is added to system calls of processes that are not traced
+    Untraced,
+    /// What traced processes pay for what is no HTTP
+    Other,
+    /// What Core takes for a request: time, and instructions against the number in the repository
+    Core {
+        /// Write the instructions down as the number that the tests hold them against
+        #[arg(long)]
+        bless: bool,
+    },
     /// CPU time and wake-ups while nothing happens
     Idle,
     /// All of them
     All,
+    /// Roles of other processes
+    #[command(flatten)]
+    Role(RoleName),
+}
+
+/// What this program does when a benchmark starts it.
+#[derive(Clone, Debug, Subcommand)]
+enum RoleName {
     /// The server of `kernel --body`
     #[command(hide = true)]
     BodyServer {
         /// Where it listens
         address: SocketAddr,
+    },
+    /// Makes system calls when it is asked to
+    #[command(hide = true)]
+    Calls {
+        /// The file that it reads and writes
+        file: PathBuf,
+    },
+    /// A server of connections that stay open
+    #[command(hide = true)]
+    KeepServer {
+        /// Where it listens
+        address: SocketAddr,
+    },
+    /// A client of connections that stay open
+    #[command(hide = true)]
+    KeepClient(load::Keep),
+    /// A client of connections that do not
+    #[command(hide = true)]
+    ChurnClient(load::Churn),
+    /// Starts processes
+    #[command(hide = true)]
+    Spawner {
+        /// How many a second
+        rate: f64,
     },
 }
 
@@ -113,9 +171,10 @@ pub fn main() -> Result<ExitCode> {
         Cli::command().print_help()?;
         return Ok(ExitCode::SUCCESS);
     };
-    if let What::BodyServer { address } = what {
-        return body::serve(address);
-    }
+    let what = match what {
+        What::Role(role) => return play(role),
+        what => what,
+    };
     let rig = Rig::new()?;
     let bars = match what {
         What::Coverage { requests } => coverage::run(&rig, requests)?,
@@ -124,10 +183,17 @@ pub fn main() -> Result<ExitCode> {
         What::Cpu => cpu::run(&rig, options, &[cpu::Subject::Cpu])?,
         What::Throughput => cpu::run(&rig, options, &[cpu::Subject::Throughput])?,
         What::Delay => delay::run(&rig, options)?,
-        What::Memory => memory::run(&rig, options)?,
+        What::Memory { connections: true, .. } => memory::connections(&rig, options)?,
+        What::Memory {
+            churn: true, minutes, ..
+        } => memory::churn(&rig, options, minutes)?,
+        What::Memory { .. } => memory::run(&rig, options)?,
+        What::Untraced => untraced::run(&rig, options)?,
+        What::Other => other::run(&rig, options)?,
+        What::Core { bless } => core::run(options, bless)?,
         What::Idle => idle::run(&rig, options)?,
         What::All => all(&rig, options)?,
-        What::BodyServer { .. } => Vec::new(),
+        What::Role(_) => Vec::new(),
     };
     println!("\n{}", report::bars(&bars));
     let missed = bars.iter().any(|bar| !bar.kept());
@@ -138,11 +204,22 @@ pub fn main() -> Result<ExitCode> {
     })
 }
 
+fn play(role: RoleName) -> Result<ExitCode> {
+    match role {
+        RoleName::BodyServer { address } => body::serve(address),
+        RoleName::Calls { file } => calls::run(&file),
+        RoleName::KeepServer { address } => load::serve(address),
+        RoleName::KeepClient(keep) => load::keep(&keep),
+        RoleName::ChurnClient(churn) => load::churn(&churn),
+        RoleName::Spawner { rate } => load::spawn(rate),
+    }
+}
+
 fn all(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     let requests = if options.quick { 100_000 } else { 1_000_000 };
     let both = [cpu::Subject::Cpu, cpu::Subject::Throughput];
     type Part<'a> = (&'a str, &'a dyn Fn() -> Result<Vec<Bar>>);
-    let parts: [Part; 8] = [
+    let parts: [Part; 13] = [
         ("coverage", &|| coverage::run(rig, requests)),
         ("kernel", &|| kernel::run(rig, options, false)),
         ("kernel --proxy", &|| kernel::run(rig, options, true)),
@@ -150,7 +227,14 @@ fn all(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
         ("cpu and throughput", &|| cpu::run(rig, options, &both)),
         ("delay", &|| delay::run(rig, options)),
         ("memory", &|| memory::run(rig, options)),
+        ("memory --connections", &|| memory::connections(rig, options)),
+        ("memory --churn", &|| {
+            memory::churn(rig, options, if options.quick { 1.5 } else { 10.0 })
+        }),
         ("idle", &|| idle::run(rig, options)),
+        ("untraced", &|| untraced::run(rig, options)),
+        ("other", &|| other::run(rig, options)),
+        ("core", &|| core::run(options, false)),
     ];
     let mut bars = Vec::new();
     for (name, part) in parts {

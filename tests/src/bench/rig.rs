@@ -1,6 +1,7 @@
 //! What all benchmarks have in common: a folder, the servers in it, and the sink.
 
 use std::{
+    ffi::OsString,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -15,7 +16,7 @@ use spoor_tests::{
 };
 use tempfile::TempDir;
 
-use super::{agent::Agent, proc, sink::Sink};
+use super::{agent::Agent, proc, role::Role, sink::Sink};
 
 /// Servers are started from copies of their binaries, in two folders: programs of the first are selected for tracing, by
 /// their path, and programs of the second are not. So nobody else's nginx is traced, and traced and untraced servers run
@@ -100,7 +101,28 @@ impl Rig {
 
     /// Starts the agent for what is traced.
     pub fn agent(&self, environment: &[(&str, &str)]) -> Result<Agent> {
-        Agent::start(&self.folder(Side::Traced), self.sink.address, environment)
+        Agent::start(&self.traced(), self.sink.address, environment)
+    }
+
+    /// The arguments that select what is traced.
+    pub fn traced(&self) -> Vec<OsString> {
+        let mut programs = self.folder(Side::Traced).into_os_string();
+        programs.push("/*");
+        vec!["--exe".into(), programs]
+    }
+
+    /// Starts the agent with these arguments, and for nothing else.
+    pub fn agent_with(&self, args: &[OsString]) -> Result<Agent> {
+        Agent::start(args, self.sink.address, &[])
+    }
+
+    /// Starts this very program, as one that is traced or not, in another role.
+    pub fn role(&self, side: Side, args: &[&str]) -> Result<Role> {
+        let this = std::env::current_exe().context("cannot tell where this program is")?;
+        let name = args.first().context("a role has a name")?;
+        let mut command = Command::new(self.program(side, name, &this)?);
+        command.args(args);
+        Role::start(name, command)
     }
 
     fn folder(&self, side: Side) -> PathBuf {
@@ -167,12 +189,17 @@ fn stub_status_requests(text: &str) -> Option<u64> {
 }
 
 fn nginx_binary() -> Result<PathBuf> {
+    installed("nginx")
+}
+
+/// A program that `cargo xtask setup` installs.
+pub fn installed(name: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let places = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
     places
-        .map(|folder| folder.join("nginx"))
+        .map(|folder| folder.join(name))
         .find(|program| program.is_file())
-        .context("there is no nginx: run `cargo xtask setup`")
+        .with_context(|| format!("there is no {name}: run `cargo xtask setup`"))
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ const JARS: [&str; 9] = [
 ];
 
 /// The Go service, which is also a client.
-pub(crate) fn go() -> Result<PathBuf> {
+pub fn go() -> Result<PathBuf> {
     let source = sources().join("main.go");
     let folder = built("go", std::slice::from_ref(&source), |folder| {
         let program = folder.join("service-go");

@@ -209,7 +209,8 @@ pub fn target_of(span: &Span) -> String {
     }
 }
 
-fn end_of(span: &Span) -> End {
+/// What a span says of its end.
+pub fn end_of(span: &Span) -> End {
     let number = |key| span.attributes.get(key).and_then(serde_json::Value::as_u64);
     End {
         method: span.text("http.request.method").unwrap_or(&span.name).to_owned(),

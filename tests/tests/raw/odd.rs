@@ -28,6 +28,7 @@ pub fn play(world: &mut World) -> Result<()> {
     }
     world.case("kernel-tls", kernel_tls)?;
     world.case("empty-lines", empty_lines)?;
+    world.case("proxy-protocol", proxy_protocol)?;
     world.case("shared-unix", shared_unix)?;
     world.case("handed-over-unix", handed_over_unix)
 }
@@ -280,9 +281,12 @@ fn fast_open(world: &mut World, name: &str) -> Result<()> {
 /// Multipath TCP: offsets are counted, and the two ends of a connection cannot be matched. A listener's connections from
 /// clients without it are plain TCP.
 fn multipath(world: &mut World, name: &str, server: &str, client: &str) -> Result<()> {
+    const CONNECTIONS: usize = 3;
+    let ends = usize::from(!client.is_empty()) + usize::from(!client.is_empty() && server.starts_with("mptcp"));
+    world.count("spoor_core_total{cause=\"mptcp\"}", CONNECTIONS * ends);
     let (listener, bound) = world.listen(SERVER, server)?;
     let address = format!("{client}{}", bound.trim_start_matches("mptcp:"));
-    for index in 0..3 {
+    for index in 0..CONNECTIONS {
         let connection = world.connect_to(CLIENT, SERVER, &listener, &address)?;
         for turn in 0..3 {
             let target = format!("/{name}/{index}/{turn}");
@@ -324,6 +328,7 @@ fn kernel_tls(world: &mut World, name: &str) -> Result<()> {
         Err(number) => anyhow::bail!("cannot set up TLS: {}", std::io::Error::from_raw_os_error(number)),
     }
     world.at(&connection.server, "upper-layer")?;
+    world.count("spoor_kernel_lost_total{cause=\"connection_upper_layer\"}", 2);
     for turn in 0..3 {
         let target = format!("/{name}/{turn}");
         for (way, bytes) in [
@@ -357,6 +362,41 @@ fn empty_lines(world: &mut World, name: &str) -> Result<()> {
             world.expect(&target, End::ok("POST", 200).bodies(Some(4), Some(6)));
         }
         world.close(&connection)?;
+    }
+    Ok(())
+}
+
+/// What a proxy sends before the first request, with it and before it.
+fn proxy_protocol(world: &mut World, name: &str) -> Result<()> {
+    let mut addresses = vec![192, 0, 2, 1, 192, 0, 2, 2, 0xdc, 4, 1, 0xbb];
+    let binary = |command: u8, addresses: &[u8]| {
+        let length = (addresses.len() as u16).to_be_bytes();
+        [b"\r\n\r\n\0\r\nQUIT\n", &[command, 0x11][..], &length, addresses].concat()
+    };
+    let mut headers = vec![
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\n".to_vec(),
+        b"PROXY UNKNOWN\r\n".to_vec(),
+        binary(0x21, &addresses),
+        binary(0x20, &[]),
+    ];
+    // With something else that it may carry (a host's name, a checksum).
+    addresses.extend(b"\x02\0\x08raw.test".repeat(30));
+    headers.push(binary(0x21, &addresses));
+    for (index, header) in headers.iter().enumerate() {
+        for piece in [usize::MAX, header.len(), 5, 1] {
+            let connection = world.connect()?;
+            let target = format!("/{name}/{index}/{piece}");
+            let bytes = [header, post(&target, "body").as_bytes()].concat();
+            for part in bytes.chunks(piece) {
+                world.pass(&connection, Way::Request, part)?;
+            }
+            world.pass(&connection, Way::Response, response(200, "answer"))?;
+            world.expect(&target, End::ok("POST", 200).bodies(Some(4), Some(6)));
+            let target = format!("{target}/next");
+            world.exchange(&connection, &get(&target), &response(200, ""))?;
+            ok(world, &target, 0);
+            world.close(&connection)?;
+        }
     }
     Ok(())
 }

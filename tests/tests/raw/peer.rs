@@ -29,12 +29,12 @@ pub struct Peer {
 impl Peer {
     /// Starts one, in a network namespace if one is named.
     pub fn start(name: &str, namespace: Option<&str>) -> Result<Self> {
-        let program = env!("CARGO_BIN_EXE_rawpeer");
+        let program = crate::rawpeer()?;
         let mut command = match namespace {
             None => Command::new(program),
             Some(namespace) => {
                 let mut command = Command::new("ip");
-                command.args(["netns", "exec", namespace, program]);
+                command.args(["netns", "exec", namespace]).arg(program);
                 command
             }
         };

@@ -1,5 +1,7 @@
 //! All peers, and what the cases do with them.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
@@ -28,6 +30,8 @@ pub struct World {
     pub expected: Vec<Exchange>,
     /// Cases that were run.
     pub cases: Vec<String>,
+    /// What the agent's counters must be in the end.
+    pub counters: BTreeMap<&'static str, f64>,
     names: usize,
 }
 
@@ -64,6 +68,7 @@ impl World {
             directory: tempfile::Builder::new().prefix("spoor-raw-").tempdir()?,
             expected: Vec::new(),
             cases: Vec::new(),
+            counters: BTreeMap::new(),
             names: 0,
         })
     }
@@ -122,6 +127,11 @@ impl World {
         if let Some(exchange) = self.expected.last_mut() {
             exchange.apart = true;
         }
+    }
+
+    /// A counter of the agent's must be higher by this in the end.
+    pub fn count(&mut self, series: &'static str, more: usize) {
+        *self.counters.entry(series).or_default() += more as f64;
     }
 
     /// Listens; gives the listener's name and address.

@@ -511,3 +511,16 @@ fn a_unix_connection_that_ended_unseen() {
     assert_eq!(world.counter("missed"), 1);
     assert!(world.core.unix_connections().is_empty());
 }
+
+#[test]
+fn a_unix_connection_that_ended_unseen_after_its_other_end() {
+    let mut world = world();
+    let mut call = world.open(unix(100, 10, Role::Client, 1));
+    world.feed(call.writes(10, &get("/b")));
+    let mut record = call.reads(10, "");
+    record.0.flags = SEGMENT_EOF;
+    world.feed(record);
+    world.feed(call.state(StateChange::Gone, 0, 0));
+    assert_eq!(world.tree(), ["front client GET /b !connection_closed <- root"]);
+    assert_eq!(world.counter("missed"), 0);
+}

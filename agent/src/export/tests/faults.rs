@@ -61,9 +61,9 @@ impl Agent {
             compression,
         };
         let target = match protocol {
-            Protocol::Grpc => Target::Grpc(endpoint),
-            Protocol::HttpProtobuf => Target::Http(endpoint, Encoding::Protobuf),
-            Protocol::HttpJson => Target::Http(endpoint, Encoding::Json),
+            Protocol::Grpc => Target::Grpc(Box::new(endpoint)),
+            Protocol::HttpProtobuf => Target::Http(Box::new(endpoint), Encoding::Protobuf),
+            Protocol::HttpJson => Target::Http(Box::new(endpoint), Encoding::Json),
         };
         let config = ExportConfig {
             schedule_delay: Duration::from_millis(1),
@@ -326,8 +326,8 @@ fn who_is_not_trusted_gets_nothing() {
             compression: Compression::None,
         };
         let target = match protocol {
-            Protocol::Grpc => Target::Grpc(endpoint),
-            _ => Target::Http(endpoint, Encoding::Protobuf),
+            Protocol::Grpc => Target::Grpc(Box::new(endpoint)),
+            _ => Target::Http(Box::new(endpoint), Encoding::Protobuf),
         };
         let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let outcome = runtime.block_on(async {
@@ -419,7 +419,7 @@ fn files_that_cannot_be_used_are_said_at_the_start() {
             }),
             compression: Compression::None,
         };
-        let config = ExportConfig::new(Output::Requests(Target::Grpc(endpoint)));
+        let config = ExportConfig::new(Output::Requests(Target::Grpc(Box::new(endpoint))));
         Exporter::start(config, Arc::default()).unwrap_err().to_string()
     };
     let good = ca.file();

@@ -6,9 +6,10 @@ use agent_ebpf::classify::{self, Looks};
 
 use super::head::{Framing, Transfer};
 use super::held::Held;
+use super::proxy::{ProxyHeader, Taken};
 use super::resync::Search;
 use super::stream::{Body, Found, Piece, Stream};
-use super::{Cause, Config, Event, RequestHead, ResponseHead};
+use super::{Cause, Config, Event, Header, RequestHead, ResponseHead};
 use crate::event::Stamp;
 use crate::proto::{Data, Half};
 
@@ -37,8 +38,14 @@ pub struct Http1 {
     /// Requests whose response is not complete, oldest first: the last one is exchange `next_exchange - 1`.
     pending: VecDeque<Method>,
     next_exchange: u64,
+    /// The exchange behind which none is served: one of its two ends said that it closes.
+    last_served: Option<u64>,
     /// Nothing but HTTP was seen yet: what the first bytes are decides what the connection is.
     undecided: bool,
+    /// Looked for before the first request, from birth on.
+    proxy_header: Option<Box<ProxyHeader>>,
+    /// The client's address, as a proxy told it before the first request.
+    proxied_for: Option<Box<str>>,
     /// Request bytes behind a request that may switch protocols: what they are, its response tells.
     suspended: bool,
     held_request: Held,
@@ -46,7 +53,7 @@ pub struct Http1 {
     /// The request half has ended: a response without a request will never get one.
     request_ended: bool,
     /// The response half has ended, while bytes of it were held.
-    response_ended: Option<Stamp>,
+    response_ended: Option<Box<Stamp>>,
     pub(super) counters: Counters,
 }
 
@@ -72,10 +79,20 @@ pub(super) enum Mode {
 
 /// What of a request's method says how its response is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Method {
+pub(crate) enum Method {
     Head,
     Connect,
     Other,
+}
+
+impl Method {
+    pub(super) fn of(method: &[u8]) -> Self {
+        match method {
+            b"HEAD" => Self::Head,
+            b"CONNECT" => Self::Connect,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// Whether a half could take bytes.
@@ -95,7 +112,10 @@ impl Http1 {
             response: Stream::new(),
             pending: VecDeque::new(),
             next_exchange: 0,
+            last_served: None,
             undecided: from_birth,
+            proxy_header: from_birth.then(|| Box::new(ProxyHeader::new())),
+            proxied_for: None,
             suspended: false,
             held_request: Held::default(),
             held_response: Held::default(),
@@ -163,7 +183,7 @@ impl Http1 {
                 }
             }
             (Mode::Following, Half::Response) if self.held_response.is_empty() => self.close_response(stamp, out),
-            (Mode::Following, Half::Response) => self.response_ended = Some(stamp),
+            (Mode::Following, Half::Response) => self.response_ended = Some(Box::new(stamp)),
         }
     }
 
@@ -188,6 +208,12 @@ impl Http1 {
     /// Requests whose head was reported and whose response is not complete.
     pub fn pending(&self) -> usize {
         self.pending.len()
+    }
+
+    /// Whether an exchange that gets no response was never served: an earlier one was the connection's last, as one of its
+    /// ends said (RFC 9112 section 9.6). The bytes were read all the same, with those before them.
+    pub fn is_unserved(&self, exchange: u64) -> bool {
+        self.last_served.is_some_and(|last| exchange > last)
     }
 
     /// What was passed over so far.
@@ -242,6 +268,26 @@ impl Http1 {
         if self.suspended {
             return Ok(Step::Blocked);
         }
+        if let Some(header) = &mut self.proxy_header {
+            let (begin, stamp) = match header.take(piece)? {
+                Taken::More => return Ok(Step::Taken),
+                Taken::Header(client) => {
+                    self.proxied_for = client.map(|client| client.to_string().into());
+                    self.proxy_header = None;
+                    return Ok(Step::Taken);
+                }
+                Taken::Nothing(begin, stamp) => (begin, stamp),
+            };
+            self.proxy_header = None;
+            let mut begin = Piece {
+                offset: piece.offset.saturating_sub(begin.len() as u64),
+                segment_start: true,
+                data: Data::Bytes(begin),
+                stamp,
+            };
+            // Too short to be a head.
+            self.request.head::<RequestHead>(config, &mut begin)?;
+        }
         if let Some(found) = self.request.head::<RequestHead>(config, piece)? {
             if self.pending.len() >= MAX_PENDING {
                 return Err(Cause::TooManyPending);
@@ -262,23 +308,25 @@ impl Http1 {
     /// A request was found: its number.
     pub(super) fn begin_exchange(&mut self, found: Found<RequestHead>, out: &mut Vec<Event>) -> u64 {
         let exchange = self.next_exchange;
-        let method = match &*found.head.method {
-            b"HEAD" => Method::Head,
-            b"CONNECT" => Method::Connect,
-            _ => Method::Other,
-        };
+        let method = Method::of(&found.head.method);
         self.next_exchange += 1;
         self.pending.push_back(method);
         self.undecided = false;
         self.suspended = method == Method::Connect || found.framing.upgrade;
+        if found.framing.closes {
+            self.last_served.get_or_insert(exchange);
+        }
         self.counters.heads_with_many_headers += u64::from(found.many_headers);
         let Found {
-            head,
+            mut head,
             first,
             complete,
             offset,
             ..
         } = found;
+        if let Some(client) = &self.proxied_for {
+            head.headers.push((Header::ProxiedFor, client.as_bytes().into()));
+        }
         out.push(Event::RequestHead {
             exchange,
             head,
@@ -318,6 +366,9 @@ impl Http1 {
         // The request behind the oldest one was sent before this response came.
         self.search.pipelined |= self.pending.len() > 1;
         let exchange = self.oldest_exchange();
+        if found.framing.closes {
+            self.last_served = Some(exchange);
+        }
         let Found {
             head,
             framing,
@@ -407,7 +458,7 @@ impl Http1 {
         if self.held_response.is_empty()
             && let Some(stamp) = self.response_ended.take()
         {
-            self.close_response(stamp, out);
+            self.close_response(*stamp, out);
         }
     }
 
@@ -432,7 +483,9 @@ impl Http1 {
         self.request = Stream::new();
         self.response = Stream::new();
         self.pending = VecDeque::new();
+        self.last_served = None;
         self.undecided = false;
+        self.proxy_header = None;
         self.suspended = false;
         self.held_request = Held::default();
         self.held_response = Held::default();
@@ -450,7 +503,7 @@ pub(super) fn request_body(framing: Framing) -> Body {
 }
 
 /// RFC 9112 section 6.3, for final responses.
-fn response_body(status: u16, method: Method, framing: Framing) -> Body {
+pub(super) fn response_body(status: u16, method: Method, framing: Framing) -> Body {
     if method == Method::Head || matches!(status, 204 | 304) {
         return Body::None;
     }

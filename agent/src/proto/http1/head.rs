@@ -7,6 +7,9 @@ use super::{Cause, Config, Header, RequestHead, ResponseHead};
 /// Longest head that is followed.
 pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
 
+/// What the versions that are followed begin with.
+const VERSION: &[u8] = b"HTTP/1.";
+
 /// Header lines for which there is room on the stack: more than any usual head has.
 const USUAL_HEADERS: usize = 100;
 
@@ -43,6 +46,9 @@ pub(super) struct Framing {
     pub transfer: Transfer,
     /// There is an `Upgrade` header.
     pub upgrade: bool,
+    /// No other exchange follows on the connection (RFC 9112 section 9.3): it says so, it is of HTTP/1.0, or its length was
+    /// said in two ways (section 6.1).
+    pub closes: bool,
 }
 
 /// What a head says of the length of the body (RFC 9112 section 6).
@@ -74,7 +80,7 @@ impl Head for RequestHead {
     fn oversize(bytes: &[u8]) -> Cause {
         match request_line(bytes) {
             Line::Complete { .. } => Cause::HeadTooLarge,
-            Line::Partial | Line::Failed => Cause::NotHttp,
+            Line::Partial | Line::Failed(_) => Cause::NotHttp,
         }
     }
 }
@@ -104,7 +110,10 @@ fn parse_request<'b>(
     many_headers: bool,
 ) -> Result<Parse<RequestHead>, httparse::Error> {
     let mut request = httparse::Request::new(&mut []);
-    let status = request.parse_with_uninit_headers(bytes, room)?;
+    // As servers do (RFC 9112 section 3): hyper and llhttp both.
+    let status = httparse::ParserConfig::default()
+        .allow_multiple_spaces_in_request_line_delimiters(true)
+        .parse_request_with_uninit_headers(&mut request, bytes, room)?;
     let httparse::Status::Complete(length) = status else {
         return Ok(Parse::Partial);
     };
@@ -119,10 +128,7 @@ fn parse_request<'b>(
 fn parse_foreign_request(bytes: &[u8], config: &Config) -> Parse<RequestHead> {
     let (method, target, minor_version, line_length) = match request_line(bytes) {
         Line::Partial => return Parse::Partial,
-        Line::Failed if first_line(bytes).windows(8).any(|window| window == b" HTTP/1.") => {
-            return Parse::Failed(Cause::Malformed);
-        }
-        Line::Failed => return Parse::Failed(Cause::NotHttp),
+        Line::Failed(cause) => return Parse::Failed(cause),
         Line::Complete {
             method,
             target,
@@ -157,7 +163,7 @@ fn request_head(
     length: usize,
     many_headers: bool,
 ) -> Parse<RequestHead> {
-    let Some(scan) = Scan::of(headers, &config.capture_request, true) else {
+    let Some(scan) = Scan::of(headers, &config.capture_request, minor_version, true) else {
         return Parse::Failed(Cause::Malformed);
     };
     // Where such a body ends nobody can say (RFC 9112 section 6.3, rule 4).
@@ -193,7 +199,7 @@ fn parse_response<'b>(
     let (Some(status @ 100..), Some(minor_version)) = (response.code, response.version) else {
         return Ok(Parse::Failed(Cause::Malformed));
     };
-    let Some(scan) = Scan::of(response.headers, &config.capture_response, false) else {
+    let Some(scan) = Scan::of(response.headers, &config.capture_response, minor_version, false) else {
         return Ok(Parse::Failed(Cause::Malformed));
     };
     let head = ResponseHead {
@@ -219,14 +225,19 @@ struct Scan {
 
 impl Scan {
     /// `None`: the lines contradict each other about the body's length, or say nonsense.
-    fn of(headers: &[httparse::Header<'_>], captured: &[String], request: bool) -> Option<Self> {
+    fn of(headers: &[httparse::Header<'_>], captured: &[String], minor_version: u8, request: bool) -> Option<Self> {
         let mut lengths = Lengths::Absent;
         let mut last_coding: Option<&[u8]> = None;
         let mut upgrade = false;
+        let (mut close, mut keep_alive) = (false, false);
         let mut kept = Vec::new();
         for header in headers {
             match header.name.len() {
                 7 if header.name.eq_ignore_ascii_case("upgrade") => upgrade = true,
+                10 if header.name.eq_ignore_ascii_case("connection") => {
+                    close |= names(header.value, b"close");
+                    keep_alive |= names(header.value, b"keep-alive");
+                }
                 14 if header.name.eq_ignore_ascii_case("content-length") => lengths = lengths.and(header.value),
                 17 if header.name.eq_ignore_ascii_case("transfer-encoding") => {
                     last_coding = final_coding(header.value).or(last_coding);
@@ -256,7 +267,13 @@ impl Scan {
         };
         Some(Self {
             content_length,
-            framing: Framing { transfer, upgrade },
+            framing: Framing {
+                transfer,
+                upgrade,
+                closes: close
+                    || minor_version == 0 && !keep_alive
+                    || transfer == Transfer::Chunked && !matches!(lengths, Lengths::Absent),
+            },
             kept,
         })
     }
@@ -276,6 +293,12 @@ fn known(name: &str) -> Option<Header> {
         _ => return None,
     };
     name.eq_ignore_ascii_case(candidate).then_some(header)
+}
+
+/// Whether a header's list has this member.
+fn names(list: &[u8], member: &[u8]) -> bool {
+    list.split(|byte| *byte == b',')
+        .any(|item| item.trim_ascii().eq_ignore_ascii_case(member))
 }
 
 /// The last transfer coding that a header line names. `identity` (RFC 2616) means none.
@@ -329,39 +352,43 @@ enum Line<'a> {
         length: usize,
     },
     Partial,
-    Failed,
+    /// Malformed, or not HTTP/1.
+    Failed(Cause),
 }
 
+/// However the line comes in pieces, the verdict is the same: what is no method, or another protocol's version, is known at
+/// once; whether a line with another fault was meant as HTTP/1, its end tells.
 fn request_line(bytes: &[u8]) -> Line<'_> {
     let line = first_line(bytes);
     let mut words = line.splitn(3, |byte| *byte == b' ');
     let (method, target, version) = (words.next().unwrap_or_default(), words.next(), words.next());
     let whole = bytes.get(line.len()) == Some(&b'\n');
     if !method.iter().all(|byte| agent_ebpf::classify::is_token(*byte)) || method.is_empty() {
-        return Line::Failed;
-    }
-    if target.is_some_and(|target| {
-        (target.is_empty() && version.is_some()) || !target.iter().all(|byte| matches!(byte, 0x21..=0x7e | 0x80..))
-    }) {
-        return Line::Failed;
+        return Line::Failed(Cause::NotHttp);
     }
     let version = version.unwrap_or_default();
-    if !whole {
-        let possible = [&b"HTTP/1.0\r"[..], b"HTTP/1.1\r"]
-            .iter()
-            .any(|known| known.starts_with(version));
-        return if possible { Line::Partial } else { Line::Failed };
+    if version.starts_with(b"HTTP/") && !VERSION.starts_with(version) && !version.starts_with(VERSION) {
+        return Line::Failed(Cause::NotHttp);
     }
+    if !whole {
+        return Line::Partial;
+    }
+    let target = target.unwrap_or_default();
     let minor_version = match version.strip_suffix(b"\r").unwrap_or(version) {
-        b"HTTP/1.0" => 0,
-        b"HTTP/1.1" => 1,
-        _ => return Line::Failed,
+        b"HTTP/1.0" => Some(0),
+        b"HTTP/1.1" => Some(1),
+        _ => None,
     };
-    Line::Complete {
-        method,
-        target: target.unwrap_or_default(),
-        minor_version,
-        length: line.len() + 1,
+    let good_target = !target.is_empty() && target.iter().all(|byte| matches!(byte, 0x21..=0x7e | 0x80..));
+    match minor_version {
+        Some(minor_version) if good_target => Line::Complete {
+            method,
+            target,
+            minor_version,
+            length: line.len() + 1,
+        },
+        _ if line.windows(8).any(|window| window == b" HTTP/1.") => Line::Failed(Cause::Malformed),
+        _ => Line::Failed(Cause::NotHttp),
     }
 }
 

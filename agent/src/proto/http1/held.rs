@@ -14,8 +14,12 @@ const MAX_HELD_PIECES: usize = 1024;
 
 /// Pieces of one half that wait for the other half, in stream order.
 #[derive(Debug, Default)]
-pub(super) struct Held {
-    pieces: VecDeque<HeldPiece>,
+pub(super) struct Held(Option<Box<Pieces>>);
+
+/// Most of 100,000 connections never hold anything: nothing takes a word.
+#[derive(Debug, Default)]
+struct Pieces {
+    queue: VecDeque<HeldPiece>,
     bytes: usize,
 }
 
@@ -40,27 +44,28 @@ pub(super) struct Full;
 
 impl Held {
     pub fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
+        self.0.is_none()
     }
 
     /// Adds the piece that comes next in the stream.
     pub fn push(&mut self, piece: Piece<'_>) -> Result<(), Full> {
         let held = HeldPiece::from(piece);
-        if self.pieces.len() >= MAX_HELD_PIECES || self.bytes + held.captured() > MAX_HELD_BYTES {
+        let pieces = self.0.get_or_insert_default();
+        if pieces.queue.len() >= MAX_HELD_PIECES || pieces.bytes + held.captured() > MAX_HELD_BYTES {
             return Err(Full);
         }
-        self.bytes += held.captured();
-        self.pieces.push_back(held);
+        pieces.bytes += held.captured();
+        pieces.queue.push_back(held);
         Ok(())
     }
 
     /// Takes the oldest piece out.
     pub fn pop(&mut self) -> Option<HeldPiece> {
-        let held = self.pieces.pop_front()?;
-        self.bytes -= held.captured();
-        if self.pieces.is_empty() {
-            // Gives the memory back: most connections never hold anything.
-            self.pieces = VecDeque::new();
+        let pieces = self.0.as_mut()?;
+        let held = pieces.queue.pop_front()?;
+        pieces.bytes -= held.captured();
+        if pieces.queue.is_empty() {
+            self.0 = None;
         }
         Some(held)
     }
@@ -68,14 +73,16 @@ impl Held {
     /// Puts back what is left of the piece that was taken out last.
     pub fn put_back(&mut self, rest: Piece<'_>) {
         let held = HeldPiece::from(rest);
-        self.bytes += held.captured();
-        self.pieces.push_front(held);
+        let pieces = self.0.get_or_insert_default();
+        pieces.bytes += held.captured();
+        pieces.queue.push_front(held);
     }
 
     /// The first captured bytes, up to a gap: how many they are, at most 8, and which.
     pub fn first_bytes(&self) -> ([u8; 8], usize) {
         let mut first = [0; 8];
-        let captured = self.pieces.iter().map_while(|piece| match &piece.data {
+        let pieces = self.0.iter().flat_map(|pieces| &pieces.queue);
+        let captured = pieces.map_while(|piece| match &piece.data {
             HeldData::Bytes(bytes) => Some(bytes.iter()),
             HeldData::Gap(_) => None,
         });

@@ -37,10 +37,10 @@ pub(super) struct Search {
 enum Candidate {
     /// Its head is not complete. `calls`: it lies in more than one system call.
     Head { calls: bool },
-    /// Its head is complete; `end`: its body too, when and how many bytes.
+    /// Its head is complete; `end`: its body too, when and how many bytes (boxed: searches are few, connections many).
     Whole {
         found: Box<Found<RequestHead>>,
-        end: Option<(Stamp, u64)>,
+        end: Option<Box<(Stamp, u64)>>,
     },
 }
 
@@ -89,7 +89,7 @@ impl Http1 {
                     Ok(Some(found)) if *calls && !is_known(&found.head.method) => self.give_up(),
                     Ok(Some(found)) => {
                         let open = self.request.begin_body(request_body(found.framing));
-                        let end = (!open).then_some((found.complete, 0));
+                        let end = (!open).then(|| Box::new((found.complete, 0)));
                         self.search.candidate = Some(Candidate::Whole {
                             found: Box::new(found),
                             end,
@@ -99,7 +99,7 @@ impl Http1 {
                 },
                 Some(Candidate::Whole { end: end @ None, .. }) => match self.request.body(&mut piece) {
                     Ok(None) => {}
-                    Ok(Some(body_bytes)) => *end = Some((piece.stamp, body_bytes)),
+                    Ok(Some(body_bytes)) => *end = Some(Box::new((piece.stamp, body_bytes))),
                     Err(_) => self.give_up(),
                 },
                 Some(Candidate::Whole { end: Some(_), .. }) => {
@@ -135,7 +135,7 @@ impl Http1 {
                     self.mode = Mode::Following;
                     self.search.claimed = 0;
                     let exchange = self.begin_exchange(*found, out);
-                    if let Some((last, body_bytes)) = end {
+                    if let Some((last, body_bytes)) = end.map(|end| *end) {
                         out.push(Event::RequestEnd {
                             exchange,
                             last,

@@ -90,11 +90,18 @@ pub(super) struct Stream {
     body_bytes: u64,
     /// Stream offset behind the last byte that was taken.
     position: u64,
-    /// The beginning of a head that lies in several pieces. Empty where there is none.
-    partial: Vec<u8>,
-    /// Of the partial head.
+    /// The beginning of a head that lies in several pieces. Few do: it takes a word where there is none.
+    partial: Option<Box<Partial>>,
+}
+
+/// The beginning of a head, and where it was.
+#[derive(Debug)]
+struct Partial {
+    /// At least one.
+    bytes: Vec<u8>,
+    /// The call that moved the first one.
     first: Stamp,
-    /// Of the partial head.
+    /// Stream offset of the first one.
     offset: u64,
 }
 
@@ -104,9 +111,7 @@ impl Stream {
             body: Body::None,
             body_bytes: 0,
             position: 0,
-            partial: Vec::new(),
-            first: Stamp::default(),
-            offset: 0,
+            partial: None,
         }
     }
 
@@ -115,7 +120,7 @@ impl Stream {
     }
 
     pub fn in_head(&self) -> bool {
-        !self.partial.is_empty()
+        self.partial.is_some()
     }
 
     /// See [`super::Http1::body_until`].
@@ -136,7 +141,7 @@ impl Stream {
 
     /// Takes bytes of a head. `None`: the piece is used up and the head is not complete.
     pub fn head<H: Head>(&mut self, config: &Config, piece: &mut Piece<'_>) -> Result<Option<Found<H>>, Cause> {
-        if self.partial.is_empty() {
+        if self.partial.is_none() {
             piece.skip_empty_lines();
         }
         if piece.is_empty() {
@@ -145,21 +150,21 @@ impl Stream {
         let Data::Bytes(bytes) = piece.data else {
             return Err(Cause::Gap);
         };
-        let before = self.partial.len();
-        if before == 0 {
-            self.first = piece.stamp;
-            self.offset = piece.offset;
-        } else {
-            // No more than shows that the head is too large.
-            let room = (MAX_HEAD_BYTES + 1).saturating_sub(before);
-            self.partial.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
-            let length = self.partial.len();
-            if length > EAGER_BYTES && length <= MAX_HEAD_BYTES && !bytes.contains(&b'\n') {
-                piece.skip(u64::MAX);
-                return Ok(None);
+        let (whole, before, first, offset) = match &mut self.partial {
+            None => (bytes, 0, piece.stamp, piece.offset),
+            Some(partial) => {
+                let before = partial.bytes.len();
+                // No more than shows that the head is too large.
+                let room = (MAX_HEAD_BYTES + 1).saturating_sub(before);
+                partial.bytes.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+                let length = partial.bytes.len();
+                if length > EAGER_BYTES && length <= MAX_HEAD_BYTES && !bytes.contains(&b'\n') {
+                    piece.skip(u64::MAX);
+                    return Ok(None);
+                }
+                (partial.bytes.as_slice(), before, partial.first, partial.offset)
             }
-        }
-        let whole = if before == 0 { bytes } else { self.partial.as_slice() };
+        };
         match H::parse(whole, config) {
             Parse::Complete { length, .. } if length > MAX_HEAD_BYTES => Err(H::oversize(whole)),
             Parse::Complete {
@@ -172,13 +177,13 @@ impl Stream {
                 let found = Found {
                     head,
                     framing,
-                    first: self.first,
+                    first,
                     complete: piece.stamp,
-                    offset: self.offset,
+                    offset,
                     many_headers,
                 };
                 // Gives the memory back: most connections never need it again.
-                self.partial = Vec::new();
+                self.partial = None;
                 piece.skip(taken as u64);
                 self.position = piece.offset;
                 Ok(Some(found))
@@ -186,7 +191,11 @@ impl Stream {
             Parse::Partial if whole.len() > MAX_HEAD_BYTES => Err(H::oversize(whole)),
             Parse::Partial => {
                 if before == 0 {
-                    self.partial.extend_from_slice(bytes);
+                    self.partial = Some(Box::new(Partial {
+                        bytes: bytes.to_vec(),
+                        first,
+                        offset,
+                    }));
                 }
                 piece.skip(u64::MAX);
                 Ok(None)

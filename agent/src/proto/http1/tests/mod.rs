@@ -5,6 +5,7 @@ mod exchanges;
 mod heads;
 mod losses;
 mod properties;
+mod smuggling;
 
 use super::{Config, Event, Http1};
 use crate::event::Stamp;

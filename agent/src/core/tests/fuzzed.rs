@@ -1,0 +1,25 @@
+//! Streams that the fuzz target `core` found, and what went wrong with them.
+
+use super::*;
+
+/// Ends all that is open, and gives how much is still held.
+fn left(world: &mut World, connections: &[&End]) -> (usize, usize) {
+    for end in connections {
+        world.feed(end.state(StateChange::Closed, 0, 0));
+    }
+    world.core.tick(u64::MAX - 1);
+    world.core.drain();
+    world.core.flush();
+    world.core.under_way()
+}
+
+#[test]
+fn a_connect_that_fails_on_a_connection_with_requests_leaves_none() {
+    let mut world = World::new();
+    world.process(10, "s", Runtime::Unknown);
+    let mut end = world.server(10);
+    world.feed(end.reads(10, &get("/a")));
+    world.connect(end.conn, 10, 10, -libc::ECONNREFUSED);
+    assert_eq!(left(&mut world, &[&end]), (0, 0));
+    assert_eq!(world.counter("missed"), 1);
+}

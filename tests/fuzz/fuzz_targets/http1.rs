@@ -1,0 +1,146 @@
+//! Both halves of an HTTP/1 connection: any bytes, in any pieces, with gaps. Nothing panics, the story is one that can
+//! be, and where calls are told in smaller pieces it is the same, but for when a fault is noticed: a long line is looked at
+//! when it ends.
+#![no_main]
+
+use arbitrary::Unstructured;
+use libfuzzer_sys::fuzz_target;
+use spoor::{
+    event::Stamp,
+    proto::{
+        Data, Half,
+        http1::{Config, Event, Http1},
+    },
+};
+use spoor_fuzz::{byte, number, text};
+
+/// Of more steps nothing new comes, and pieces that wait are bounded by their number.
+const MOST_STEPS: usize = 200;
+
+enum Step<'a> {
+    /// A call that moved these bytes, or a part of one; told again in two pieces, cut at so many sixteenths.
+    Bytes(Half, bool, &'a [u8], u8),
+    Gap(Half, u64),
+    End(Half),
+}
+
+fuzz_target!(|data: &[u8]| {
+    let mut input = Unstructured::new(data);
+    let from_birth = byte(&mut input) & 1 == 0;
+    let mut steps = Vec::new();
+    while !input.is_empty() && steps.len() < MOST_STEPS {
+        let kind = byte(&mut input);
+        let half = if kind & 1 == 0 { Half::Request } else { Half::Response };
+        steps.push(match kind >> 1 & 7 {
+            6 => Step::Gap(half, number(&mut input)),
+            7 => Step::End(half),
+            _ => Step::Bytes(half, kind & 2 == 0, text(&mut input), kind >> 4),
+        });
+    }
+    let whole = play(from_birth, &steps, false);
+    check(&whole, from_birth);
+    let pieces = play(from_birth, &steps, true);
+    let (whole, pieces) = (up_to_loss(&whole), up_to_loss(&pieces));
+    let told = whole.len().min(pieces.len());
+    assert_eq!(whole[..told], pieces[..told], "in pieces it is another story");
+});
+
+/// The events before the first one that gives something up.
+fn up_to_loss(events: &[Event]) -> &[Event] {
+    let lost = |event: &Event| matches!(event, Event::Lost { .. } | Event::Opaque { .. });
+    &events[..events.iter().position(lost).unwrap_or(events.len())]
+}
+
+/// What the parser says, without the stamps.
+fn play(from_birth: bool, steps: &[Step<'_>], in_pieces: bool) -> Vec<Event> {
+    let config = Config {
+        capture_request: vec!["x-a".to_owned()],
+        capture_response: vec!["x-b".to_owned()],
+    };
+    let mut http = Http1::new(from_birth);
+    let mut offsets = [0u64; 2];
+    let mut out = Vec::new();
+    let mut now_ns = 0;
+    for step in steps {
+        now_ns += 300_000_000;
+        let stamp = Stamp {
+            time_ns: now_ns,
+            ..Stamp::default()
+        };
+        let mut feed = |half: Half, start, data| {
+            let offset = &mut offsets[half as usize];
+            http.feed(&config, half, *offset, start, data, stamp, &mut out);
+            *offset = offset.saturating_add(match data {
+                Data::Bytes(bytes) => bytes.len() as u64,
+                Data::Gap(length) => length,
+            });
+        };
+        match *step {
+            Step::Bytes(half, start, bytes, cut) if in_pieces => {
+                let (first, rest) = bytes.split_at(bytes.len() * usize::from(cut) / 16);
+                feed(half, start, Data::Bytes(first));
+                feed(half, start && first.is_empty(), Data::Bytes(rest));
+            }
+            Step::Bytes(half, start, bytes, _) => feed(half, start, Data::Bytes(bytes)),
+            Step::Gap(half, length) => feed(half, false, Data::Gap(length)),
+            Step::End(half) => http.end(half, stamp, &mut out),
+        }
+        assert!(http.pending() <= 1024);
+        for half in [Half::Request, Half::Response] {
+            let until = http.body_until(half);
+            assert!(
+                until == 0 || until > offsets[half as usize] || until >= u64::MAX - 1,
+                "a body that is over"
+            );
+        }
+    }
+    for event in &mut out {
+        match event {
+            Event::RequestHead { first, complete, .. } | Event::ResponseHead { first, complete, .. } => {
+                (*first, *complete) = (Stamp::default(), Stamp::default());
+            }
+            Event::RequestEnd { last, .. } | Event::ResponseEnd { last, .. } => *last = Stamp::default(),
+            Event::Lost { .. } | Event::Opaque { .. } => {}
+        }
+    }
+    out
+}
+
+/// Numbers are given in order, ends follow heads, and nothing is told of what was lost.
+fn check(events: &[Event], from_birth: bool) {
+    let mut next = 0;
+    let mut sending = None;
+    let mut oldest = 0;
+    let mut answering = false;
+    let mut opaque = false;
+    let mut synchronised = from_birth;
+    for event in events {
+        assert!(!opaque, "{event:?} on an opaque connection");
+        match event {
+            Event::RequestHead { exchange, .. } => {
+                assert_eq!(*exchange, next, "{events:?}");
+                assert_eq!(sending, None, "{events:?}");
+                if !synchronised {
+                    (oldest, synchronised) = (next, true);
+                }
+                sending = Some(next);
+                next += 1;
+            }
+            Event::RequestEnd { exchange, .. } => assert_eq!(Some(*exchange), sending.take(), "{events:?}"),
+            Event::ResponseHead { exchange, .. } => {
+                assert!(!answering && *exchange == oldest && oldest < next, "{events:?}");
+                answering = true;
+            }
+            Event::ResponseEnd { exchange, .. } => {
+                assert!(answering && *exchange == oldest, "{events:?}");
+                answering = false;
+                oldest += 1;
+            }
+            Event::Lost { exchange, .. } => {
+                assert_eq!(*exchange, oldest, "{events:?}");
+                (sending, answering, synchronised) = (None, false, false);
+            }
+            Event::Opaque { .. } => opaque = true,
+        }
+    }
+}

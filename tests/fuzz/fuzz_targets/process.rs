@@ -1,0 +1,191 @@
+//! What processes and the kernel say of themselves: a process file system with any content (command lines, environments,
+//! cgroups, mounts, executables, state files of container runtimes), and any bytes as the kernel's BTF.
+#![no_main]
+
+use std::{
+    cell::OnceCell,
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
+
+use arbitrary::Unstructured;
+use libfuzzer_sys::fuzz_target;
+use spoor::{
+    probe::Btf,
+    process::{ExecHint, Gatherer, ProcRoot, Selection, peculiarities},
+};
+use spoor_fuzz::{byte, text};
+use tempfile::TempDir;
+
+/// The process that is looked at.
+const PID: u32 = 4_000_000;
+
+/// Files below the process's directory, and below the host's root.
+const FILES: [&str; 16] = [
+    "4000000/cmdline",
+    "4000000/environ",
+    "4000000/cgroup",
+    "4000000/mountinfo",
+    "4000000/stat",
+    "4000000/status",
+    "4000000/comm",
+    "4000000/net/tcp",
+    "4000000/net/tcp6",
+    "4000000/root/app/package.json",
+    "4000000/root/jdk/release",
+    "4000000/root/etc/passwd",
+    "1/root/etc/passwd",
+    "1/root/var/lib/docker/containers/ID/config.v2.json",
+    "1/root/run/containerd/io.containerd.runtime.v2.task/k8s.io/ID/config.json",
+    "1/root/run/containers/storage/overlay-containers/ID/userdata/config.json",
+];
+
+/// The name that the state files have in place of `ID`.
+const CONTAINER: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+/// What the executable may be called.
+const NAMES: [&str; 20] = [
+    "python3.11",
+    "node",
+    "java",
+    "ruby3.1",
+    "php8.2",
+    "perl",
+    "dotnet",
+    "beam.smp",
+    "nginx",
+    "haproxy",
+    "bash",
+    "deno",
+    "uwsgi",
+    "ld-linux-x86-64.so.2",
+    "shop",
+    "php-fpm8.2",
+    "bun",
+    "pypy3",
+    "puma",
+    "jsvc",
+];
+
+thread_local! {
+    static PROC: OnceCell<TempDir> = const { OnceCell::new() };
+}
+
+fuzz_target!(|data: &[u8]| {
+    let mut input = Unstructured::new(data);
+    match byte(&mut input) {
+        kind @ 0..=127 => PROC.with(|proc| {
+            let proc = proc.get_or_init(make);
+            look(proc.path(), usize::from(kind) % NAMES.len(), &mut input);
+        }),
+        _ => btf(&mut input),
+    }
+});
+
+/// A process file system whose files are empty. In memory, where there is such a place.
+fn make() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let place = if memory.is_dir() {
+        memory.to_owned()
+    } else {
+        std::env::temp_dir()
+    };
+    let directory = tempfile::Builder::new().prefix("spoor-fuzz-").tempdir_in(place);
+    let directory = directory.expect("a directory can be made");
+    let process = directory.path().join(PID.to_string());
+    for folder in ["fd", "ns", "net", "root/app", "root/jdk/bin", "root/etc"] {
+        fs::create_dir_all(process.join(folder)).expect("a folder can be made");
+    }
+    for (kind, number) in [("net", 1), ("mnt", 2), ("user", 3)] {
+        symlink(format!("{kind}:[{number}]"), process.join("ns").join(kind)).expect("a link can be made");
+    }
+    symlink("socket:[77]", process.join("fd/3")).expect("a link can be made");
+    symlink(process.join("root/app"), process.join("cwd")).expect("a link can be made");
+    for name in FILES {
+        let path = file(directory.path(), name);
+        fs::create_dir_all(path.parent().expect("a file lies in a folder")).expect("a folder can be made");
+        fs::write(path, []).expect("a file can be made");
+    }
+    directory
+}
+
+fn file(proc: &Path, name: &str) -> PathBuf {
+    proc.join(name.replace("ID", CONTAINER))
+}
+
+/// Fills in the files, and gathers what they say.
+fn look(proc: &Path, name: usize, input: &mut Unstructured<'_>) {
+    let process = proc.join(PID.to_string());
+    let executable = process.join("root/jdk/bin").join(NAMES[name]);
+    let mut hint = ExecHint::default();
+    let mut written = vec![];
+    let _ = fs::remove_file(process.join("exe"));
+    symlink(&executable, process.join("exe")).expect("a link can be made");
+    let flags = byte(input);
+    while !input.is_empty() && written.len() < 12 {
+        let (which, content) = (usize::from(byte(input)), text(input));
+        let path = match which % (FILES.len() + 4) {
+            which if which < FILES.len() => file(proc, FILES[which]),
+            16 => {
+                hint.comm = String::from_utf8_lossy(content).into_owned();
+                continue;
+            }
+            17 => {
+                hint.cmdline = content.to_vec();
+                continue;
+            }
+            18 => {
+                hint.environ = content.to_vec();
+                continue;
+            }
+            _ => executable.clone(),
+        };
+        fs::write(&path, content).expect("a file can be written");
+        written.push(path);
+    }
+    let root = ProcRoot::new(proc);
+    let hint = (flags & 1 == 0).then_some(&hint);
+    let mut gatherer = Gatherer::new(root.clone());
+    let facts = gatherer.gather(PID, hint, None);
+    assert!(!facts.resource.service_name.is_empty());
+    for attribute in &facts.resource.attributes {
+        let same = |other: &&spoor::trace::Attribute| other.key == attribute.key;
+        assert_eq!(
+            facts.resource.attributes.iter().filter(same).count(),
+            1,
+            "{} twice",
+            attribute.key
+        );
+    }
+    let again = gatherer.gather(PID, hint, None);
+    assert_eq!(facts, again);
+    let _ = gatherer.gather(PID, hint, Some(&facts));
+    let _ = peculiarities(&root, PID);
+    let globs = ["app.py", "**/jdk/**"].map(|glob| glob.parse().expect("a glob"));
+    let globs = if flags & 2 == 0 { &globs[..1] } else { &[] };
+    if let Ok(selection) = Selection::new(root, &[], globs, &[8080]) {
+        let _ = (selection.matches(PID), selection.scan());
+        let _ = selection.children(&[1, 7].into());
+        if let Some(hint) = hint {
+            let _ = selection.matched(hint);
+        }
+    }
+    for path in written {
+        if path == executable {
+            let _ = fs::remove_file(path);
+        } else {
+            fs::write(path, []).expect("a file can be written");
+        }
+    }
+}
+
+fn btf(input: &mut Unstructured<'_>) {
+    let rest = input.len();
+    let bytes = input.bytes(rest).unwrap_or_default().to_vec();
+    if let Ok(btf) = Btf::parse(bytes) {
+        for (structure, member) in [("outer", "a"), ("outer", "b"), ("outer", "ns.inum"), ("ns", "inum")] {
+            let _ = btf.offset(structure, member);
+        }
+    }
+}

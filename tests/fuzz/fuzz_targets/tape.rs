@@ -1,0 +1,73 @@
+//! Tapes of any bytes, played to Core as `spoor replay` does.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use spoor::{
+    config::CoreSettings,
+    core::Core,
+    event::Event,
+    tape::{Frame, TapeReader, TapeWriter},
+};
+
+fuzz_target!(|data: &[u8]| {
+    let _ = Event::decode(data);
+    let Ok(mut tape) = TapeReader::new(data) else { return };
+    let mut copy = TapeWriter::new(Vec::new()).expect("memory can be written");
+    let mut settings: Option<CoreSettings> = None;
+    let mut core: Option<Core> = None;
+    loop {
+        let frame = match tape.next_frame() {
+            Ok(Some(frame)) => frame,
+            Ok(None) => {
+                let copy = copy.finish().expect("memory can be written");
+                assert_eq!(frames(&copy), frames(data), "what is written is what was read");
+                break;
+            }
+            Err(error) => {
+                assert!(!error.to_string().is_empty());
+                assert!(matches!(tape.next_frame(), Ok(None)), "nothing is read behind an error");
+                break;
+            }
+        };
+        copy.write(&frame).expect("what was read can be written");
+        match (frame, &mut core) {
+            (Frame::Config(json), _) => settings = serde_json::from_str(&json).ok(),
+            (Frame::Seed(seed), core) => {
+                if let Some(settings) = &settings {
+                    *core = Some(Core::new(settings, seed));
+                }
+            }
+            (Frame::Clock { monotonic_ns, unix_ns }, Some(core)) => core.clock(monotonic_ns, unix_ns),
+            (Frame::Record(record), Some(core)) => core.record(record),
+            (Frame::Tick { now_ns }, Some(core)) => {
+                core.tick(now_ns);
+                core.drain();
+            }
+            (Frame::Process(facts), Some(core)) => core.process(facts.into_owned()),
+            (Frame::Selected { tgid, selected }, Some(core)) => core.selected(tgid, selected),
+            (_, None) => {}
+        }
+    }
+    if let Some(core) = &mut core {
+        core.flush();
+        assert_eq!(core.drain(), [], "nothing is left that could leave");
+    }
+});
+
+fn frames(tape: &[u8]) -> Vec<Frame<'static>> {
+    let mut reader = TapeReader::new(tape).expect("it was read before");
+    let mut frames = Vec::new();
+    while let Some(frame) = reader.next_frame().expect("it was read before") {
+        frames.push(match frame {
+            Frame::Config(json) => Frame::Config(json.into_owned().into()),
+            Frame::Process(facts) => Frame::Process(std::borrow::Cow::Owned(facts.into_owned())),
+            // Its bytes do not outlive the reader.
+            Frame::Record(record) => Frame::Config(format!("{record:?}").into()),
+            Frame::Seed(seed) => Frame::Seed(seed),
+            Frame::Clock { monotonic_ns, unix_ns } => Frame::Clock { monotonic_ns, unix_ns },
+            Frame::Tick { now_ns } => Frame::Tick { now_ns },
+            Frame::Selected { tgid, selected } => Frame::Selected { tgid, selected },
+        });
+    }
+    frames
+}

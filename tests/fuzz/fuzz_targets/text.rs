@@ -1,0 +1,207 @@
+//! Text from outside that ends up in spans or in settings: targets, headers, trace context, environment variables, options.
+#![no_main]
+
+use std::{collections::HashMap, ffi::OsString, os::unix::ffi::OsStringExt};
+
+use arbitrary::Unstructured;
+use libfuzzer_sys::fuzz_target;
+use spoor::{
+    config::Invocation,
+    export::config::{Choice, ExportConfig, Stream, names_endpoint},
+    proto::http1::{Header, RequestHead, ResponseHead},
+    trace::{
+        Attribute, SpanKind, Value,
+        http::{
+            Endpoint, Failure, HttpConfig, HttpExchange, IpOrUnix, SpanNameStyle, connect_span, http_span,
+            known_methods,
+        },
+        redact,
+        span_name::SpanNames,
+        traceparent,
+    },
+};
+use spoor_fuzz::{byte, number, short, text};
+
+/// Values are cut at this length, in bytes.
+const VALUE_BYTES: usize = 4096;
+
+const HEADERS: [Header; 10] = [
+    Header::Host,
+    Header::UserAgent,
+    Header::Traceparent,
+    Header::Tracestate,
+    Header::Forwarded,
+    Header::XForwardedFor,
+    Header::XForwardedProto,
+    Header::XForwardedHost,
+    Header::Captured(0),
+    Header::Captured(9),
+];
+
+/// The variables that the exporter reads.
+const VARIABLES: [&str; 16] = [
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_PROTOCOL",
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+    "OTEL_EXPORTER_OTLP_TIMEOUT",
+    "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+    "OTEL_BSP_MAX_QUEUE_SIZE",
+    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+    "OTEL_BSP_SCHEDULE_DELAY",
+    "OTEL_BSP_EXPORT_TIMEOUT",
+    "OTEL_EXPORTER_OTLP_COMPRESSION",
+    "OTEL_EXPORTER_OTLP_CERTIFICATE",
+    "OTEL_EXPORTER_OTLP_INSECURE",
+    "OTEL_LOG_LEVEL",
+];
+
+fuzz_target!(|data: &[u8]| {
+    let mut input = Unstructured::new(data);
+    match byte(&mut input) % 4 {
+        0 => span(&mut input),
+        1 => trace_context(&mut input),
+        2 => environment(&mut input),
+        _ => arguments(&mut input),
+    }
+});
+
+fn span(input: &mut Unstructured<'_>) {
+    let flags = byte(input);
+    let (method, target) = (text(input), text(input));
+    let mut headers = Vec::new();
+    let status = short(input);
+    let route = String::from_utf8_lossy(text(input)).into_owned();
+    let sizes = [number(input), number(input)];
+    while !input.is_empty() && headers.len() < 40 {
+        let header = HEADERS[usize::from(byte(input)) % HEADERS.len()];
+        headers.push((header, text(input).into()));
+    }
+    let request = RequestHead {
+        method: method.into(),
+        target: target.into(),
+        minor_version: flags & 1,
+        content_length: None,
+        headers: headers.clone(),
+    };
+    let response = ResponseHead {
+        status,
+        minor_version: 1,
+        content_length: None,
+        headers,
+    };
+    let config = HttpConfig {
+        capture_request: vec!["x-a".to_owned()],
+        capture_response: vec!["x-b".to_owned()],
+        span_names: if flags & 2 == 0 {
+            SpanNameStyle::Template
+        } else {
+            SpanNameStyle::Method
+        },
+        routes: route.parse().into_iter().collect(),
+        known_methods: (flags & 4 != 0).then(|| known_methods(&route)).flatten(),
+    };
+    let address = |which: bool| match which {
+        true => IpOrUnix::Ip(u128::from(sizes[0]).rotate_left(u32::from(flags)).to_be_bytes().into()),
+        false if flags & 8 == 0 => IpOrUnix::Unix(None),
+        false => IpOrUnix::Unix(Some(route.as_str().into())),
+    };
+    let end = |which| Endpoint {
+        address: address(which),
+        port: status,
+    };
+    let (local, remote) = (end(flags & 16 == 0), end(flags & 32 == 0));
+    let failure = (flags & 64 != 0).then(|| Failure::from_errno(i32::from(status)));
+    let mut names = SpanNames::default();
+    for kind in [SpanKind::Server, SpanKind::Client] {
+        let exchange = HttpExchange {
+            kind,
+            request: &request,
+            response: (flags & 128 == 0).then_some(&response),
+            request_body_bytes: Some(sizes[0]),
+            response_body_bytes: Some(sizes[1]),
+            failure,
+            local: &local,
+            remote: &remote,
+        };
+        let span = http_span(&exchange, &config, &mut names);
+        bounded(&span.attributes);
+        assert!(!span.name.is_empty());
+        assert_eq!(http_span(&exchange, &config, &mut names).attributes, span.attributes);
+    }
+    bounded(&connect_span(&remote, Failure::Other).attributes);
+    let query = String::from_utf8_lossy(target);
+    let redacted = redact::query(&query);
+    assert_eq!(redact::query(&redacted), redacted, "redaction leaves nothing to redact");
+    assert!(!redact::authority(&query).contains(':') || query.contains(':') || query.contains('@'));
+}
+
+/// No value is longer than is promised, and no key comes twice.
+fn bounded(attributes: &[Attribute]) {
+    for (index, attribute) in attributes.iter().enumerate() {
+        match &attribute.value {
+            Value::Str(text) => assert!(text.len() <= VALUE_BYTES, "{}: {} bytes", attribute.key, text.len()),
+            Value::Strs(texts) => assert!(texts.iter().all(|text| text.len() <= VALUE_BYTES), "{}", attribute.key),
+            Value::Int(_) | Value::Bool(_) => {}
+        }
+        let twice = attributes[..index].iter().any(|other| other.key == attribute.key);
+        assert!(!twice, "{} twice", attribute.key);
+    }
+}
+
+fn trace_context(input: &mut Unstructured<'_>) {
+    let mut headers = Vec::new();
+    while !input.is_empty() && headers.len() < 40 {
+        let header = if byte(input) & 1 == 0 {
+            Header::Traceparent
+        } else {
+            Header::Tracestate
+        };
+        headers.push((header, text(input).into()));
+    }
+    if let Ok(Some(context)) = traceparent::trace_context(&headers) {
+        let again = format!("00-{}-{}-{:02x}", context.trace_id, context.parent_id, context.flags);
+        assert_eq!(traceparent::parse(again.as_bytes()), Ok(context));
+    }
+    if let Ok(Some(state)) = traceparent::tracestate(&headers) {
+        assert!(
+            !state.is_empty() && state.len() <= 512 && state.split(',').count() <= 32,
+            "{state}"
+        );
+        let again = [(Header::Tracestate, state.as_bytes().into())];
+        assert_eq!(traceparent::tracestate(&again), Ok(Some(state)));
+    }
+}
+
+fn environment(input: &mut Unstructured<'_>) {
+    let choice = match byte(input) % 4 {
+        0 => Choice::Console(Stream::Stdout),
+        1 => Choice::OtlpJson(None),
+        _ => Choice::Otlp,
+    };
+    let mut variables = HashMap::new();
+    while !input.is_empty() && variables.len() < VARIABLES.len() {
+        let name = VARIABLES[usize::from(byte(input)) % VARIABLES.len()];
+        variables.insert(name, String::from_utf8_lossy(text(input)).into_owned());
+    }
+    let env = |name: &str| variables.get(name).cloned();
+    let _ = names_endpoint(env);
+    match ExportConfig::from_env(choice, env) {
+        Ok(config) => {
+            assert!(config.max_batch_spans >= 1 && config.max_batch_spans <= config.max_queue_spans);
+            assert!(!config.timeout.is_zero());
+        }
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+}
+
+fn arguments(input: &mut Unstructured<'_>) {
+    let mut arguments = vec![OsString::from("spoor")];
+    while !input.is_empty() && arguments.len() < 20 {
+        arguments.push(OsString::from_vec(text(input).to_vec()));
+    }
+    let environment = arguments.last().cloned();
+    let _ = Invocation::new(arguments, |_| environment.clone());
+}

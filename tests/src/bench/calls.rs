@@ -1,0 +1,126 @@
+//! What system calls cost a process: it makes them in a loop and says how long each took.
+
+use std::{
+    fs::{File, OpenOptions},
+    hint::black_box,
+    io::{BufRead as _, Read as _, Seek as _, Write as _},
+    path::Path,
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+use nix::time::{ClockId, clock_gettime};
+
+use super::{
+    rig::{Rig, Side},
+    role::Role,
+};
+
+/// What is asked for at once.
+const BATCHES: usize = 15;
+/// Calls between two looks at the clock.
+const CALLS: usize = 10_000;
+/// Of each read and write of the file.
+const BLOCK_BYTES: usize = 4096;
+/// Length of the file: it stays in the page cache.
+const BLOCKS: usize = 1024;
+
+/// ns of one call, by kind: CPU time of the thread, the least of several batches, for that is what the call costs when
+/// nobody disturbs it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Cost {
+    /// read(2) of one byte of /dev/zero: it is hooked.
+    pub read: f64,
+    /// getppid(2): it is not.
+    pub other: f64,
+    /// read(2) of 4 KiB of a file that is in memory.
+    pub file_read: f64,
+    /// write(2) of 4 KiB to a file.
+    pub file_write: f64,
+}
+
+/// A process that makes calls when it is asked to.
+pub struct Caller(Role);
+
+impl Caller {
+    /// Starts it.
+    pub fn start(rig: &Rig, side: Side) -> Result<Self> {
+        let file = rig.path().join(format!("{side:?}.blocks"));
+        let file = file.to_str().context("the folder's name is no UTF-8")?;
+        Ok(Self(rig.role(side, &["calls", file])?))
+    }
+
+    /// What calls cost it now.
+    pub fn cost(&mut self) -> Result<Cost> {
+        let line = self.0.ask("go")?;
+        let mut values = line.split_ascii_whitespace().map(str::parse::<f64>);
+        let mut next = || {
+            values
+                .next()
+                .with_context(|| format!("it said {line:?}"))?
+                .context("no number")
+        };
+        Ok(Cost {
+            read: next()?,
+            other: next()?,
+            file_read: next()?,
+            file_write: next()?,
+        })
+    }
+}
+
+/// The process itself.
+pub fn run(path: &Path) -> Result<ExitCode> {
+    let mut zero = File::open("/dev/zero").context("cannot open /dev/zero")?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(path)
+        .with_context(|| format!("cannot create {}", path.display()))?;
+    let mut block = [0; BLOCK_BYTES];
+    for _ in 0..BLOCKS {
+        file.write_all(&block)?;
+    }
+    for line in std::io::stdin().lock().lines() {
+        line?;
+        let read = least(|_| Ok(zero.read_exact(&mut [0])?))?;
+        let other = least(|_| {
+            black_box(std::os::unix::process::parent_id());
+            Ok(())
+        })?;
+        let file_read = least(|call| {
+            if call % BLOCKS == 0 {
+                file.rewind()?;
+            }
+            Ok(file.read_exact(&mut block)?)
+        })?;
+        let file_write = least(|call| {
+            if call % BLOCKS == 0 {
+                file.rewind()?;
+            }
+            Ok(file.write_all(&block)?)
+        })?;
+        println!("{read} {other} {file_read} {file_write}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The least ns of a call, of all batches.
+fn least(mut call: impl FnMut(usize) -> Result<()>) -> Result<f64> {
+    let mut least = f64::INFINITY;
+    for _ in 0..BATCHES {
+        let begin = cpu_ns()?;
+        for index in 0..CALLS {
+            call(index)?;
+        }
+        least = least.min((cpu_ns()? - begin) as f64 / CALLS as f64);
+    }
+    Ok(least)
+}
+
+fn cpu_ns() -> Result<u64> {
+    let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).context("cannot read the thread's CPU time")?;
+    Ok(time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+}

@@ -1,0 +1,189 @@
+//! Services with a thread for each connection (`threaded`), and what they must have been seen to do.
+
+use std::{
+    io::{BufRead, BufReader, PipeWriter, Write},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::mpsc::{self, Receiver},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use spoor_tests::{
+    agent::Agent,
+    otlp::{self, Kind, Span},
+    process::Process,
+};
+
+use crate::{
+    beside,
+    expected::{End, Exchange, compare, target_of},
+};
+
+/// How long a part may take for what it is told.
+const LIMIT: Duration = Duration::from_secs(120);
+/// Length of what the back answers, and the front hands on.
+const BODY_BYTES: u64 = 13;
+/// Where calls that are only made to make the agent sure begin.
+const WARM: &str = "/warm";
+
+/// A part of the play, in a process of its own.
+pub struct Part {
+    name: &'static str,
+    process: Process,
+    commands: PipeWriter,
+    answers: Receiver<String>,
+}
+
+impl Part {
+    /// Starts a program that plays this part; gives the first line that it prints.
+    pub fn start(program: PathBuf, name: &'static str, arguments: &[&str]) -> Result<(Self, String)> {
+        let mut command = Command::new(program);
+        command.arg(name).args(arguments).env("OTEL_SERVICE_NAME", name);
+        let (stdin, commands) = std::io::pipe()?;
+        let (stdout, child_stdout) = std::io::pipe()?;
+        let process = Process::start_with(name, command, stdin.into(), child_stdout.into(), Stdio::inherit())?;
+        let (sender, answers) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let part = Self {
+            name,
+            process,
+            commands,
+            answers,
+        };
+        let first = part.answer()?;
+        Ok((part, first))
+    }
+
+    fn answer(&self) -> Result<String> {
+        let answer = self.answers.recv_timeout(LIMIT);
+        answer.with_context(|| format!("{} does not answer", self.name))
+    }
+
+    fn ask(&mut self, command: &str) -> Result<String> {
+        writeln!(self.commands, "{command}").with_context(|| format!("{} has ended", self.name))?;
+        self.answer()
+    }
+}
+
+/// Client, front and back.
+pub struct Service {
+    client: Part,
+    front: Part,
+    back: Part,
+    pub expected: Vec<Exchange>,
+}
+
+impl Service {
+    pub fn start() -> Result<Self> {
+        let threaded = || beside("threaded");
+        let (back, back_address) = Part::start(threaded()?, "back", &[])?;
+        let (front, front_address) = Part::start(threaded()?, "front", &[&back_address])?;
+        let (client, _) = Part::start(threaded()?, "client", &[&front_address])?;
+        Ok(Self {
+            client,
+            front,
+            back,
+            expected: Vec::new(),
+        })
+    }
+
+    /// The agent's selection: all three.
+    pub fn selection(&self) -> Vec<String> {
+        let parts = [&self.client, &self.front, &self.back];
+        parts
+            .iter()
+            .map(|part| format!("--pid={}", part.process.id()))
+            .collect()
+    }
+
+    /// So many threads of the client send so many requests each, one after another.
+    pub fn requests(&mut self, case: &str, threads: usize, each: usize) -> Result<()> {
+        let answer = self.client.ask(&format!("{case} {threads} {each}"))?;
+        ensure!(answer == "done", "the client says: {answer}");
+        for thread in 0..threads {
+            for request in 0..each {
+                let target = format!("/{case}/{thread}/{request}");
+                let end = End::ok("GET", 200).bodies(None, Some(BODY_BYTES));
+                let exchange = |target: String, made_for: Option<String>| Exchange {
+                    case: case.to_owned(),
+                    target,
+                    made_for,
+                    apart: false,
+                    client: Some(end.clone()),
+                    server: Some(end.clone()),
+                };
+                self.expected
+                    .push(exchange(format!("/back{target}"), Some(target.clone())));
+                self.expected.push(exchange(target, None));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends requests until a call has a parent: then the agent knows what runs in the processes.
+    pub fn warm_up(&mut self, spans: &Path) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let answer = self.client.ask(&format!("{} 1 1", &WARM[1..]))?;
+            ensure!(answer == "done", "the client says: {answer}");
+            // It is written line by line, and its last line may not be whole yet.
+            let text = std::fs::read_to_string(spans).unwrap_or_default();
+            let whole = text.rfind('\n').map_or("", |end| &text[..end + 1]);
+            let known = otlp::parse(whole)?
+                .iter()
+                .any(|span| span.kind == Kind::Client && span.service == "front" && !span.parent_id.is_empty());
+            if known {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "no call of the threaded service gets a parent"
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Ends all of them as a service is ended, the callers first.
+    pub fn end(self) -> Result<()> {
+        for mut part in [self.client, self.front, self.back] {
+            part.process.signal(Signal::SIGTERM)?;
+            part.process.wait(LIMIT)?;
+        }
+        Ok(())
+    }
+}
+
+/// All spans but those of the warm-up.
+pub fn without_warm_up(spans: Vec<Span>) -> Vec<Span> {
+    let of_warm_up = |span: &Span| target_of(span).trim_start_matches("/back").starts_with(WARM);
+    spans.into_iter().filter(|span| !of_warm_up(span)).collect()
+}
+
+/// Whole span set and all parents, with several threads at work.
+pub fn exact() -> Result<()> {
+    let mut service = Service::start()?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("spans.json");
+    let output = format!("otlp-json={}", file.display());
+    let agent = Agent::start(&service.selection(), &output, &[], Stdio::null())?;
+    service.warm_up(&file)?;
+    service.requests("threads", 4, 25)?;
+    let said = agent.finish()?;
+    let spans = without_warm_up(otlp::read(&file)?);
+    let differences = compare(&service.expected, &spans);
+    ensure!(
+        differences.0.is_empty(),
+        "{} exchanges, {} spans: {differences}; the agent said: {said}",
+        service.expected.len(),
+        spans.len()
+    );
+    service.end()
+}

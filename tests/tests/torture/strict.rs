@@ -1,0 +1,107 @@
+//! The strict programs: what they understood is the truth.
+
+use std::{
+    io::{BufRead, BufReader, PipeWriter, Read, Write},
+    net::TcpStream,
+    process::{Command, Stdio},
+    sync::mpsc::{self, Receiver},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use spoor_tests::process::Process;
+
+use crate::Exchange;
+
+/// Their names, and what runs them.
+pub const PARSERS: [(&str, &[&str]); 2] = [
+    ("hyper", &[env!("CARGO_BIN_EXE_strict")]),
+    (
+        "llhttp",
+        &["node", concat!(env!("CARGO_MANIFEST_DIR"), "/services/strict.js")],
+    ),
+];
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A running program.
+pub struct Strict {
+    pub name: &'static str,
+    /// Where it serves.
+    pub port: u16,
+    process: Process,
+    input: PipeWriter,
+    lines: Receiver<String>,
+}
+
+impl Strict {
+    pub fn start((name, command): (&'static str, &[&str]), role: &str) -> Result<Self> {
+        let [program, arguments @ ..] = command else {
+            bail!("no program")
+        };
+        let mut command = Command::new(program);
+        command.args(arguments).arg(role).env("OTEL_SERVICE_NAME", name);
+        let (stdin, input) = std::io::pipe()?;
+        let (stdout, child_stdout) = std::io::pipe()?;
+        let process = Process::start_with(name, command, stdin.into(), child_stdout.into(), Stdio::inherit())?;
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                // Nobody asks any more when the test has ended.
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self {
+            name,
+            port: 0,
+            process,
+            input,
+            lines,
+        })
+    }
+
+    /// The next line that it says.
+    pub fn line(&self) -> Result<String> {
+        self.lines
+            .recv_timeout(LIMIT)
+            .with_context(|| format!("{} says nothing", self.name))
+    }
+
+    pub fn tell(&mut self, line: &str) -> Result<()> {
+        writeln!(self.input, "{line}").with_context(|| format!("{} has ended", self.name))
+    }
+
+    /// All requests that the server was given, up to one that is sent now.
+    pub fn handled(&mut self) -> Result<Vec<Exchange>> {
+        let mut socket = TcpStream::connect(("127.0.0.1", self.port))?;
+        let last = format!("/{}/last", self.name);
+        socket.write_all(format!("GET {last} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").as_bytes())?;
+        socket.read_to_end(&mut Vec::new())?;
+        let mut handled: Vec<Exchange> = Vec::new();
+        while handled.last().is_none_or(|(_, path, ..)| *path != last) {
+            let line = self.line()?;
+            let words: Vec<&str> = line.split(' ').collect();
+            let &[method, target, bytes] = words.as_slice() else {
+                bail!("{} says {line:?}", self.name);
+            };
+            let path = target
+                .split_once("://")
+                .and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..]))
+                .unwrap_or(target);
+            // hyper's handlers do not see a fragment, Node's do.
+            let path = path.split('#').next().unwrap_or_default();
+            handled.push((method.to_owned(), path.to_owned(), bytes.parse()?));
+        }
+        Ok(handled)
+    }
+}
+
+/// The agent's selection of these.
+pub fn selection(programs: &[Strict]) -> Vec<String> {
+    programs
+        .iter()
+        .map(|program| format!("--pid={}", program.process.id()))
+        .collect()
+}

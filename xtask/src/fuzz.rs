@@ -1,0 +1,488 @@
+//! `cargo xtask fuzz`: the fuzz targets of `tests/fuzz`, run for a while each, and what their corpus covers.
+//!
+//! The crate is built as cargo-fuzz would (its layout is cargo-fuzz's, too), but by flags that a stable compiler takes:
+//! LLVM's coverage counters for libFuzzer, no sanitizer, and rustc's own coverage for the report.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    num::NonZero,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Mutex,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::tools::{self, Run};
+
+/// The crate, from the workspace's folder.
+pub const MANIFEST: &str = "tests/fuzz/Cargo.toml";
+
+/// The targets, the longest first.
+const TARGETS: [&str; 6] = ["core", "http1", "process", "tape", "text", "framing"];
+
+const FLAGS: [&str; 7] = [
+    "--cfg fuzzing",
+    "-Cpasses=sancov-module",
+    "-Cllvm-args=-sanitizer-coverage-level=4",
+    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table",
+    "-Cllvm-args=-sanitizer-coverage-trace-compares",
+    "-Cinstrument-coverage",
+];
+
+/// The agent's tests run on this machine; fuzzing needs no other.
+const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+
+/// An input that takes longer has found a hang.
+const HANG_SECONDS: u32 = 20;
+
+/// An input that takes more memory has found a leak, or something without a bound.
+const MEMORY_MIB: u32 = 1024;
+
+/// What the corpus must cover of the lines of [`PARSERS`], in per cent.
+const MUST_COVER: f64 = 90.0;
+
+/// What takes bytes from outside apart. Line coverage of these is the bar.
+const PARSERS: [&str; 29] = [
+    "agent-ebpf/src/classify.rs",
+    "agent-ebpf/src/framing.rs",
+    "agent/src/config/values.rs",
+    "agent/src/event.rs",
+    "agent/src/export/config.rs",
+    "agent/src/probe/btf.rs",
+    "agent/src/process/command.rs",
+    "agent/src/process/container.rs",
+    "agent/src/process/elf.rs",
+    "agent/src/process/environ.rs",
+    "agent/src/process/host.rs",
+    "agent/src/process/listeners.rs",
+    "agent/src/process/proc_root.rs",
+    "agent/src/proto/http1/chunked.rs",
+    "agent/src/proto/http1/connection.rs",
+    "agent/src/proto/http1/head.rs",
+    "agent/src/proto/http1/held.rs",
+    "agent/src/proto/http1/resync.rs",
+    "agent/src/proto/http1/stream.rs",
+    "agent/src/tape.rs",
+    "agent/src/tape/frame.rs",
+    "agent/src/trace/http/attributes.rs",
+    "agent/src/trace/http/forwarded.rs",
+    "agent/src/trace/http/target.rs",
+    "agent/src/trace/redact.rs",
+    "agent/src/trace/route.rs",
+    "agent/src/trace/span_name.rs",
+    "agent/src/trace/text.rs",
+    "agent/src/trace/traceparent.rs",
+];
+
+/// What decides on what the parsers say: shown, and no bar.
+const DECIDERS: [&str; 3] = ["agent/src/core", "agent/src/causality", "agent/src/flow"];
+
+/// What to do with the targets.
+#[derive(clap::Args)]
+pub struct Options {
+    /// How long each target runs
+    #[arg(long, default_value_t = 1.0, value_name = "N")]
+    pub minutes: f64,
+    /// Only print what the corpus in the repository covers
+    #[arg(long, conflicts_with_all = ["keep", "minutes"])]
+    pub coverage: bool,
+    /// Afterwards, keep in the repository those inputs that cover more
+    #[arg(long)]
+    pub keep: bool,
+    /// Only this target
+    #[arg(value_parser = clap::builder::PossibleValuesParser::new(TARGETS))]
+    pub target: Option<String>,
+}
+
+/// What a run of a target came to.
+struct Outcome {
+    target: &'static str,
+    runs: u64,
+    /// Edges of the instrumented code, at the begin and at the end.
+    edges: (u64, u64),
+    /// When a new edge was found last.
+    last_new: Duration,
+    took: Duration,
+}
+
+/// `cargo xtask fuzz`
+pub fn fuzz(options: &Options) -> Result<()> {
+    let fuzzer = Fuzzer::build()?;
+    let wanted = |target: &&&str| options.target.as_deref().is_none_or(|only| only == **target);
+    let targets: Vec<_> = TARGETS.iter().filter(wanted).copied().collect();
+    if !options.coverage {
+        fuzzer.run(&targets, options.minutes)?;
+    }
+    if options.keep {
+        for target in &targets {
+            fuzzer.keep(target)?;
+        }
+    }
+    fuzzer.cover(options.target.is_none())
+}
+
+/// The step of `cargo xtask test`: each target for so many minutes, then the bar.
+pub fn test(minutes: f64) -> Result<()> {
+    let fuzzer = Fuzzer::build()?;
+    fuzzer.run(&TARGETS, minutes)?;
+    fuzzer.cover(true)
+}
+
+/// The targets, built.
+struct Fuzzer {
+    folder: PathBuf,
+}
+
+impl Fuzzer {
+    fn build() -> Result<Self> {
+        let folder = tools::target_dir()?.join("fuzz");
+        Run::cargo([
+            "build",
+            "--release",
+            "--quiet",
+            "--locked",
+            "--bins",
+            "--target",
+            TRIPLE,
+        ])
+        .args(["--manifest-path", MANIFEST])
+        .arg("--target-dir")
+        .arg(&folder)
+        .env("RUSTFLAGS", FLAGS.join(" "))
+        .status()?;
+        Ok(Self { folder })
+    }
+
+    fn binary(&self, target: &str) -> PathBuf {
+        self.folder.join(TRIPLE).join("release").join(target)
+    }
+
+    /// Inputs of the last runs, which are not in the repository.
+    fn found(&self, target: &str) -> Result<PathBuf> {
+        let folder = self.folder.join("corpus").join(target);
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        Ok(folder)
+    }
+
+    fn command(&self, target: &str) -> Command {
+        let mut command = Command::new(self.binary(target));
+        command
+            .current_dir(tools::root())
+            // Else each run would leave a profile where it stands.
+            .env("LLVM_PROFILE_FILE", "/dev/null")
+            .arg(format!("-timeout={HANG_SECONDS}"))
+            .arg(format!("-rss_limit_mb={MEMORY_MIB}"));
+        command
+    }
+
+    /// Runs targets, as many at a time as there are processors. A crash, a hang or too much memory is an error.
+    fn run(&self, targets: &[&'static str], minutes: f64) -> Result<()> {
+        ensure!(
+            minutes > 0.0 && minutes < 10_000.0,
+            "--minutes {minutes}: give a time above 0"
+        );
+        let time = Duration::from_secs_f64(minutes * 60.0);
+        let workers = thread::available_parallelism().map_or(1, NonZero::get);
+        let queue = Mutex::new(targets.iter());
+        let next = || queue.lock().ok().and_then(|mut queue| queue.next().copied());
+        let work = || {
+            std::iter::from_fn(next)
+                .map(|target| self.run_one(target, time))
+                .collect::<Vec<_>>()
+        };
+        let outcomes: Vec<Result<Outcome>> = thread::scope(|scope| {
+            let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+            workers
+                .into_iter()
+                .flat_map(|worker| worker.join().expect("a worker does not panic"))
+                .collect()
+        });
+        let mut failures = Vec::new();
+        println!("target     runs      runs/s  edges at begin  at end  last new edge");
+        for outcome in outcomes {
+            match outcome {
+                Ok(outcome) => println!("{}", outcome.line()),
+                Err(error) => failures.push(format!("{error:#}")),
+            }
+        }
+        ensure!(failures.is_empty(), "{}", failures.join("\n"));
+        Ok(())
+    }
+
+    fn run_one(&self, target: &'static str, time: Duration) -> Result<Outcome> {
+        let artifacts = self.folder.join("artifacts").join(target);
+        fs::create_dir_all(&artifacts).with_context(|| format!("cannot make the folder {}", artifacts.display()))?;
+        let start = Instant::now();
+        let mut child = self
+            .command(target)
+            .arg(format!("-max_total_time={}", time.as_secs().max(1)))
+            .arg(format!("-artifact_prefix={}/", artifacts.display()))
+            .arg("-print_final_stats=1")
+            .arg(self.found(target)?)
+            .arg(corpus(target))
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.binary(target).display()))?;
+        let mut outcome = Outcome {
+            target,
+            runs: 0,
+            edges: (0, 0),
+            last_new: Duration::ZERO,
+            took: Duration::ZERO,
+        };
+        let mut said = Vec::new();
+        if let Some(stderr) = child.stderr.take() {
+            for line in BufReader::new(stderr).split(b'\n') {
+                let line = line.context("cannot read what the fuzzer says")?;
+                let line = String::from_utf8_lossy(&line).into_owned();
+                outcome.take(&line, start.elapsed());
+                said.push(line);
+            }
+        }
+        outcome.took = start.elapsed();
+        let status = child.wait().context("cannot wait for the fuzzer")?;
+        if !status.success() {
+            let input = said
+                .iter()
+                .rev()
+                .find_map(|line| line.split_once("Test unit written to "));
+            let tail = said.len().saturating_sub(60);
+            bail!(
+                "the fuzz target {target} failed ({status}). To see it again:\n  LLVM_PROFILE_FILE=/dev/null {} {}\n{}",
+                self.binary(target).display(),
+                input.map_or("", |(_, path)| path),
+                said[tail..].join("\n")
+            );
+        }
+        Ok(outcome)
+    }
+
+    /// Leaves in the repository the smallest set of inputs that covers what all that are known cover.
+    fn keep(&self, target: &str) -> Result<()> {
+        let (kept, merged) = (corpus(target), self.folder.join("merged").join(target));
+        let _ = fs::remove_dir_all(&merged);
+        fs::create_dir_all(&merged).with_context(|| format!("cannot make the folder {}", merged.display()))?;
+        let output = self
+            .command(target)
+            .arg("-merge=1")
+            // By edges, not by how often: the repository's corpus is to be small.
+            .arg("-use_value_profile=0")
+            .args([&merged, &kept, &self.found(target)?])
+            .output()
+            .with_context(|| format!("cannot start {}", self.binary(target).display()))?;
+        ensure!(
+            output.status.success(),
+            "the inputs of {target} cannot be merged:\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let _ = fs::remove_dir_all(&kept);
+        fs::create_dir_all(&kept).with_context(|| format!("cannot make the folder {}", kept.display()))?;
+        for entry in fs::read_dir(&merged).with_context(|| format!("cannot read {}", merged.display()))? {
+            let entry = entry?;
+            fs::copy(entry.path(), kept.join(entry.file_name())).context("cannot copy an input")?;
+        }
+        Ok(())
+    }
+
+    /// Prints what the repository's corpus covers. `bar`: and fails if that is too little of the parsers.
+    fn cover(&self, bar: bool) -> Result<()> {
+        let profiles = self.folder.join("profiles");
+        let _ = fs::remove_dir_all(&profiles);
+        fs::create_dir_all(&profiles).with_context(|| format!("cannot make the folder {}", profiles.display()))?;
+        let mut raw = Vec::new();
+        for target in TARGETS {
+            let profile = profiles.join(format!("{target}.profraw"));
+            let output = self
+                .command(target)
+                .env("LLVM_PROFILE_FILE", &profile)
+                .arg("-runs=0")
+                .arg(corpus(target))
+                .output()
+                .with_context(|| format!("cannot start {}", self.binary(target).display()))?;
+            ensure!(
+                output.status.success(),
+                "an input of the corpus of {target} fails:\n{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            raw.push(profile);
+        }
+        let merged = profiles.join("all.profdata");
+        Run::program(tools::llvm("llvm-profdata"))
+            .args(["merge", "--sparse", "-o"])
+            .arg(&merged)
+            .args(&raw)
+            .status()?;
+        let covered = self.report(&merged, &PARSERS)?;
+        println!("lines that the corpus covers, by file:");
+        for Covered { file, lines, missed } in &covered {
+            println!("  {:5.1} %  {lines:4} lines  {file}", per_cent(*lines, *missed));
+        }
+        let sum = |covered: &[Covered]| {
+            let lines: u64 = covered.iter().map(|file| file.lines).sum();
+            let missed: u64 = covered.iter().map(|file| file.missed).sum();
+            (lines, per_cent(lines, missed))
+        };
+        let (lines, parsers) = sum(&covered);
+        let (decider_lines, deciders) = sum(&self.report(&merged, &DECIDERS)?);
+        println!("  {deciders:5.1} %  {decider_lines:4} lines  flow, causality and core together (no bar)");
+        println!(
+            "line coverage of the parsers from the corpus: {parsers:.1} % of {lines} lines (must: {MUST_COVER} %)"
+        );
+        ensure!(
+            covered.len() == PARSERS.len(),
+            "a parser is missing in the report: has a file been renamed?"
+        );
+        ensure!(
+            !bar || parsers >= MUST_COVER,
+            "the corpus covers {parsers:.1} % of the parsers' lines, {MUST_COVER} % are asked for: run `cargo xtask fuzz \
+             --minutes 10 --keep`, or add inputs to tests/fuzz/corpus for what is new"
+        );
+        Ok(())
+    }
+
+    fn report(&self, profile: &Path, sources: &[&str]) -> Result<Vec<Covered>> {
+        let mut covered = Vec::new();
+        let [first, others @ ..] = TARGETS;
+        let mut run = Run::program(tools::llvm("llvm-cov"))
+            .args(["report", "--show-region-summary=false", "--show-branch-summary=false"])
+            .arg(format!("--instr-profile={}", profile.display()))
+            .arg(self.binary(first));
+        for target in others {
+            run = run.arg("--object").arg(self.binary(target));
+        }
+        run.args(sources.iter().map(|source| tools::root().join(source)))
+            .quiet_lines(|line| covered.extend(Covered::of(line)))?;
+        Ok(covered)
+    }
+}
+
+fn corpus(target: &str) -> PathBuf {
+    tools::root().join("tests/fuzz/corpus").join(target)
+}
+
+impl Outcome {
+    /// Takes a line of libFuzzer's, such as `#123 NEW cov: 45 ft: 67 corp: 8/9b …`.
+    fn take(&mut self, line: &str, now: Duration) {
+        if let Some(runs) = line.strip_prefix("stat::number_of_executed_units:") {
+            self.runs = runs.trim().parse().unwrap_or(0);
+        }
+        let Some(edges) = line.strip_prefix('#').and_then(edges) else {
+            return;
+        };
+        if line.contains("INITED") {
+            self.edges = (edges, edges);
+        } else if edges > self.edges.1 {
+            self.edges.1 = edges;
+            self.last_new = now;
+        }
+    }
+
+    fn line(&self) -> String {
+        let Self {
+            target,
+            runs,
+            edges: (begin, end),
+            last_new,
+            took,
+        } = self;
+        let [took, last_new] = [took, last_new].map(Duration::as_secs_f64);
+        let rate = *runs as f64 / took.max(0.001);
+        let last = if begin == end {
+            "none: the corpus has all".to_owned()
+        } else if last_new > took * 0.8 {
+            format!("at {last_new:.0} s, in the last fifth of {took:.0} s: let it run longer, and keep what it finds")
+        } else {
+            format!("at {last_new:.0} s of {took:.0} s")
+        };
+        format!("{target:8} {runs:8} {rate:9.0} {begin:12} {end:9}  {last}")
+    }
+}
+
+fn edges(line: &str) -> Option<u64> {
+    line.split_once("cov: ")?.1.split(' ').next()?.parse().ok()
+}
+
+/// A line of `llvm-cov report`.
+#[derive(Debug, PartialEq, Eq)]
+struct Covered {
+    file: String,
+    lines: u64,
+    missed: u64,
+}
+
+impl Covered {
+    /// The file, three columns on functions, then lines, those that were missed, and per cent.
+    fn of(line: &str) -> Option<Self> {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let &[file, _, _, _, lines, missed, _] = columns.as_slice() else {
+            return None;
+        };
+        if !file.ends_with(".rs") {
+            return None;
+        }
+        Some(Self {
+            file: file.to_owned(),
+            lines: lines.parse().ok()?,
+            missed: missed.parse().ok()?,
+        })
+    }
+}
+
+fn per_cent(lines: u64, missed: u64) -> f64 {
+    100.0 * (lines - missed) as f64 / (lines.max(1)) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_the_fuzzer_says() {
+        let mut outcome = Outcome {
+            target: "core",
+            runs: 0,
+            edges: (0, 0),
+            last_new: Duration::ZERO,
+            took: Duration::from_secs(10),
+        };
+        for (second, line) in [
+            (0, "INFO: Seed: 3591418948"),
+            (1, "#20\tINITED cov: 100 ft: 200 corp: 8/9b exec/s: 0 rss: 27Mb"),
+            (2, "#30\tREDUCE cov: 100 ft: 201 corp: 8/9b exec/s: 0 rss: 27Mb"),
+            (3, "#47\tNEW    cov: 101 ft: 209 corp: 2/5b lim: 4 exec/s: 0"),
+            (9, "#99\tDONE   cov: 101 ft: 211 corp: 13/37b"),
+            (10, "stat::number_of_executed_units: 1000"),
+        ] {
+            outcome.take(line, Duration::from_secs(second));
+        }
+        assert_eq!((outcome.runs, outcome.edges), (1000, (100, 101)));
+        assert_eq!(outcome.last_new, Duration::from_secs(3));
+        assert!(outcome.line().ends_with("at 3 s of 10 s"), "{}", outcome.line());
+        outcome.take("#100\tNEW    cov: 102 ft: 1", Duration::from_secs(9));
+        assert!(outcome.line().contains("last fifth"), "{}", outcome.line());
+    }
+
+    #[test]
+    fn reads_the_report() {
+        let line = "proto/http1/head.rs    21    1    95.24%    237    7    97.05%";
+        let expected = Covered {
+            file: "proto/http1/head.rs".to_owned(),
+            lines: 237,
+            missed: 7,
+        };
+        assert_eq!(Covered::of(line), Some(expected));
+        assert_eq!(Covered::of("TOTAL    21    1    95.24%    237    7    97.05%"), None);
+        assert_eq!(
+            Covered::of("Filename  Functions  Missed Functions  Executed  Lines  Missed Lines  Cover"),
+            None
+        );
+        assert_eq!(per_cent(200, 10), 95.0);
+        assert_eq!(per_cent(0, 0), 0.0);
+    }
+}
