@@ -106,6 +106,8 @@ pub const SEGMENT_MORE: u16 = 1;
 pub const SEGMENT_OPAQUE: u16 = 2;
 /// A read that returned 0: the other end has closed (only told for Unix sockets, TCP tells by [`State`]).
 pub const SEGMENT_EOF: u16 = 4;
+/// The first bytes of a connection that does not carry HTTP/1: no more is told of it.
+pub const SEGMENT_NOT_HTTP: u16 = 8;
 
 /// A part of the bytes of one read or write. `captured` bytes follow the struct.
 #[repr(C)]
@@ -188,7 +190,11 @@ pub struct Open {
     pub pad: u32,
 }
 
-/// A connect(2) has returned.
+/// Longest address of a Unix socket (`sun_path`).
+pub const UNIX_PATH_BYTES: usize = 108;
+
+/// A connect(2) has returned. To a Unix socket, `path_bytes` bytes follow: the address as it was given, without the NUL
+/// that ends a path; an abstract one begins with NUL.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Connect {
@@ -202,8 +208,8 @@ pub struct Connect {
     pub result: i32,
     /// One of `FAMILY_*`.
     pub family: u8,
-    /// Always 0.
-    pub pad: u8,
+    /// Bytes of a Unix socket's address that follow, at most [`UNIX_PATH_BYTES`].
+    pub path_bytes: u8,
     /// Remote port, host order.
     pub remote_port: u16,
     /// Remote address, network order.
@@ -220,13 +226,19 @@ pub enum StateChange {
     RemoteFin = 2,
     /// Over: nothing follows on this connection. `error` says why.
     Closed = 3,
+    /// A process closed a descriptor of a Unix connection, and others are left, of another process mostly. The execution
+    /// is who closed it.
+    Released = 4,
+    /// Over, and nobody saw when or how. Never said by the programs: the agent says it of Unix connections that ended
+    /// before the hooks that tell it were attached.
+    Gone = 5,
 }
 
 /// A connection changed its state.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct State {
-    /// kind = [`Kind::State`]; the execution means nothing (TCP tells it in interrupt context)
+    /// kind = [`Kind::State`]; the execution means nothing (TCP tells it in interrupt context), unless `state` says so
     pub header: Header,
     /// The connection.
     pub conn: u64,
@@ -357,7 +369,7 @@ macro_rules! counters {
             pub const ALL: &'static [Counter] = &[$(Counter::$name,)+];
             /// Whether it counts something lost (the others are told for information).
             pub const fn is_loss(self) -> bool {
-                !matches!(self, Self::NotHttp | Self::Wakeups | Self::TornSequence | Self::TooLarge)
+                !matches!(self, Self::NotHttp | Self::Wakeups | Self::TornSequence | Self::TooLarge | Self::UpperLayer)
             }
             /// The `cause` label of the metric `spoor_kernel_lost_total`.
             pub const fn name(self) -> &'static str { match self { $(Counter::$name => $text,)+ } }
@@ -390,6 +402,9 @@ counters! {
     NoReporter = "no_reporter",
     /// A reader was woken.
     Wakeups = "reader_wakeups",
+    /// A connection whose socket has another protocol on top in the kernel (`TCP_ULP`: kTLS), and is not looked at: what
+    /// calls move is not what is on the wire.
+    UpperLayer = "connection_upper_layer",
 }
 
 /// Columns of the counter table: a row of `u64` for each processor.
@@ -482,10 +497,10 @@ pub struct Offsets {
     pub tcp_bytes_acked: u32,
     /// `unix_sock.peer`
     pub unix_peer: u32,
+    /// `inet_connection_sock.icsk_ulp_ops`
+    pub upper_layer: u32,
     /// 1: the current task's fields can be loaded without a helper (since 5.11), found by trying.
     pub typed_task: u32,
-    /// Always 0.
-    pub pad: u32,
     /// `file_operations` of sockets, as an address; learned from a socket of the agent's own.
     pub socket_file_ops: u64,
 }
@@ -536,8 +551,8 @@ impl Offsets {
         tcp_bytes_received: Self::MISSING,
         tcp_bytes_acked: Self::MISSING,
         unix_peer: Self::MISSING,
+        upper_layer: Self::MISSING,
         typed_task: 0,
-        pad: 0,
         socket_file_ops: 0,
     };
 }

@@ -143,11 +143,12 @@ pub extern "C" fn walk_chunks(start: u64, known: u64) -> u32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return 0;
     };
+    // Not copied: the stack is short.
     // SAFETY: the scratch area is this program's until it ends.
-    let (socket, call) = unsafe { ((*scratch).socket, (*scratch).call) };
+    let (socket, call) = unsafe { (&(*scratch).socket, &(*scratch).call) };
     let _ = CONNECTIONS.get_ptr_mut(&socket.sock).and_then(|connection| {
         // SAFETY: a live map value.
-        chunks(scratch, unsafe { &mut *connection }, &call, start, known)
+        chunks(scratch, unsafe { &mut *connection }, call, start, known)
     });
     0
 }
@@ -239,29 +240,30 @@ pub extern "C" fn chunk_line(position: u64, first: u32, carried: u32) -> u32 {
         return 0;
     };
     // SAFETY: the scratch area is this program's until it ends.
-    let call = unsafe { (*scratch).call };
+    let call = unsafe { &(*scratch).call };
     work!(scratch.chunk_bytes = 0);
     let left = call.bytes.wrapping_sub(position);
     let copied = copy(
         scratch,
-        &call,
+        call,
         position,
         if left > LONGEST_LINE { LONGEST_LINE } else { left },
     );
     // SAFETY: the payload is longer than what is read.
     let payload = unsafe { (&raw const (*scratch).payload).cast::<u8>() };
     let carried = carried as u64 & (CARRY_BYTES as u64 - 1);
+    // SAFETY: as above.
+    let before = unsafe { (&raw const (*scratch).carry).cast::<u8>() };
     let byte = |index: u64| {
-        // SAFETY: as above; the indexes are within the arrays.
-        unsafe {
-            if index < carried {
-                *(&raw const (*scratch).carry)
-                    .cast::<u8>()
-                    .add((index & (CARRY_BYTES as u64 - 1)) as usize)
-            } else {
-                *payload.add(((index - carried) & 31) as usize)
-            }
+        if index < carried {
+            // SAFETY: within the array.
+            return unsafe { *before.add((index & (CARRY_BYTES as u64 - 1)) as usize) };
         }
+        // Through memory, so that the bound is the verifier's, too.
+        work!(scratch.skip = index - carried);
+        let index = work!(scratch.skip) & 31;
+        // SAFETY: as above.
+        unsafe { *payload.add(index as usize) }
     };
     let copied = copied + carried;
     let mut index = 0u64;

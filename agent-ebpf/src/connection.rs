@@ -1,14 +1,14 @@
 //! Which connection: the kernel's socket, its name, its sequence numbers.
 
-use agent_ebpf::abi::{Counter, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Kind, Offsets, Open, Role};
+use agent_ebpf::abi::{Counter, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Kind, Open, Role};
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id};
 
 use crate::{
     emit,
-    kernel::{self, Socket, offset, read},
+    kernel::{self, Socket, is_missing, offset, read},
     maps::{
-        CARRY_BYTES, CONNECTIONS, COUNTED, Connection, DESCRIBED, FROM_BIRTH, NAMED, UNIX, UNIX_USERS, count, mark,
-        unix_user,
+        CARRY_BYTES, CONNECTIONS, COUNTED, Connection, DESCRIBED, EVENTS, FROM_BIRTH, NAMED, OPAQUE, SCRATCH, UNIX,
+        UNIX_USERS, count, mark, unix_user, work,
     },
 };
 
@@ -16,6 +16,7 @@ const SOCK_STREAM: u16 = 1;
 const IPPROTO_TCP: u16 = 6;
 const IPPROTO_MPTCP: u16 = 262;
 const TCP_SYN_SENT: u8 = 2;
+const TCP_CLOSE: u8 = 7;
 const TCP_LISTEN: u8 = 10;
 
 /// What kind of stream a socket carries.
@@ -33,6 +34,9 @@ pub fn stream(sock: u64) -> Option<Stream> {
     let family: u16 = read(sock + offset!(sock_family) as u64)?;
     let family = family as u8;
     if family == FAMILY_UNIX {
+        if is_missing!(sock_type) {
+            return None;
+        }
         let kind: u16 = read(sock + offset!(sock_type) as u64)?;
         return (kind == SOCK_STREAM).then_some(Stream { family, counted: true });
     }
@@ -40,7 +44,11 @@ pub fn stream(sock: u64) -> Option<Stream> {
         return None;
     }
     match read::<u16>(sock + offset!(sock_protocol) as u64)? {
-        IPPROTO_TCP => Some(Stream { family, counted: false }),
+        // Without a field of the sequence numbers they are of no use: user space leaves out this one then.
+        IPPROTO_TCP => Some(Stream {
+            family,
+            counted: is_missing!(tcp_copied_seq),
+        }),
         IPPROTO_MPTCP => Some(Stream { family, counted: true }),
         _ => None,
     }
@@ -77,9 +85,14 @@ fn next_id() -> u64 {
 #[inline(always)]
 pub fn insert(socket: Socket, stream: Stream, role: Role) -> Option<*mut Connection> {
     let flags = (if stream.counted { COUNTED } else { 0 }) | (if stream.family == FAMILY_UNIX { UNIX } else { 0 });
-    let connection = Connection {
+    // Not on the stack: older kernels give a program and what it calls 512 bytes.
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: the scratch area is this program's until it ends.
+    let connection = unsafe { &mut (*scratch).connection };
+    *connection = Connection {
         id: next_id(),
         inode: kernel::inode(socket.file)?,
+        file: socket.file,
         connect_ns: 0,
         offset: [0; 2],
         body_until: [0; 2],
@@ -91,7 +104,7 @@ pub fn insert(socket: Socket, stream: Stream, role: Role) -> Option<*mut Connect
         connect_error: 0,
         pad: 0,
     };
-    if CONNECTIONS.insert(&socket.sock, &connection, 0).is_err() {
+    if CONNECTIONS.insert(&socket.sock, &*connection, 0).is_err() {
         count(Counter::ConnectionsFull, 1);
         return None;
     }
@@ -101,11 +114,22 @@ pub fn insert(socket: Socket, stream: Stream, role: Role) -> Option<*mut Connect
     CONNECTIONS.get_ptr_mut(&socket.sock)
 }
 
-/// The connection of a socket, described if it is seen for the first time. `moved` are the bytes, by direction, that the
+/// Whether this entry says that a socket's connection is of no interest. Nothing more is looked at then: that its other
+/// lives are not taken for it is what the file says.
+#[inline(always)]
+pub fn is_opaque(connection: *mut Connection, socket: Socket) -> bool {
+    // SAFETY: a live map value.
+    unsafe {
+        (*connection).flags & OPAQUE != 0
+            && ((*connection).file == socket.file || kernel::inode(socket.file) == Some((*connection).inode))
+    }
+}
+
+/// The connection of a socket, described if it is seen for the first time. `known`: what the table has. `moved` are the bytes, by direction, that the
 /// present call has moved already: the description tells what was before it.
 #[inline(always)]
-pub fn of(socket: Socket, moved: Moved) -> Option<*mut Connection> {
-    if let Some(connection) = CONNECTIONS.get_ptr_mut(&socket.sock) {
+pub fn of(socket: Socket, known: Option<*mut Connection>, moved: Moved) -> Option<*mut Connection> {
+    if let Some(connection) = known {
         // SAFETY: a live map value.
         let flags = unsafe { (*connection).flags };
         // A Unix socket has no sequence number that would betray another life at the same address.
@@ -192,31 +216,74 @@ pub extern "C" fn describe_socket(sock: u64, moved_read: u64, moved_written: u64
 fn describe_open(sock: u64, connection: *mut Connection, moved: Moved) -> Option<()> {
     // SAFETY: a live map value.
     let connection = unsafe { &mut *connection };
-    let family: u16 = read(sock + offset!(sock_family) as u64)?;
-    let mut open = Open {
-        header: emit::header(Kind::Open, 0, 0),
-        conn: connection.id,
-        sock,
-        inode: connection.inode,
-        family: family as u8,
-        role: connection.role as u8,
-        ..Open::default()
+    // Filled in where it is submitted from: on the stack it would be half of what there is.
+    let Some(mut entry) = EVENTS.reserve::<Open>(0) else {
+        count(Counter::RingFull, 1);
+        return None;
     };
+    // SAFETY: the record is reserved, and all of it is written.
+    let open = unsafe {
+        let open = entry.as_mut_ptr();
+        open.write(Open::default());
+        &mut *open
+    };
+    let Some(early) = fill(open, sock, connection, moved) else {
+        entry.discard(0);
+        return None;
+    };
+    if !early {
+        connection.flags |= DESCRIBED;
+    }
+    emit::submit_entry(entry);
+    Some(())
+}
+
+/// Whether it is not established yet: then it is told again.
+#[inline(always)]
+fn fill(open: &mut Open, sock: u64, connection: &mut Connection, moved: Moved) -> Option<bool> {
+    let mut early = false;
+    let family: u16 = read(sock + offset!(sock_family) as u64)?;
+    open.header = emit::header(Kind::Open, 0, 0);
+    open.conn = connection.id;
+    open.sock = sock;
+    open.inode = connection.inode;
+    open.family = family as u8;
+    open.role = connection.role as u8;
     if connection.flags & COUNTED == 0 {
+        if upper_layer(sock)? {
+            connection.flags |= OPAQUE;
+        }
         let state: u8 = read(sock + offset!(sock_state) as u64)?;
-        if state == TCP_SYN_SENT || state == TCP_LISTEN {
+        // Fast Open sends before it is established: by then all is told again.
+        early = state == TCP_SYN_SENT;
+        if early && moved.written == 0 || state == TCP_LISTEN {
             return None;
+        }
+        if state == TCP_CLOSE {
+            // It is closed already, and no event will tell its end.
+            if moved.read == 0 && moved.written == 0 {
+                let _ = CONNECTIONS.remove(&sock);
+                return None;
+            }
+            let scratch = SCRATCH.get_ptr_mut(0)?;
+            work!(scratch.dead = 1);
         }
         let now = Sequences::stable(sock)?;
         open.sent_base = now.unacked.wrapping_sub(now.bytes_acked as u32);
         open.received_base = now.received.wrapping_sub(now.bytes_received as u32);
-        let syn = (connection.role == Role::Client as u32) as u64;
         let written = now.bytes_acked + now.write.wrapping_sub(now.unacked) as u64;
         let received = now
             .bytes_received
             .wrapping_sub(now.received.wrapping_sub(now.copied) as u64);
+        open.read = if early { 0 } else { received.wrapping_sub(moved.read) };
+        // The SYN alone was sent before, and nothing was read: it connected, if by sendto(2) (MSG_FASTOPEN).
+        let first = open.read == 0 && written.wrapping_sub(moved.written) == 1;
+        if first && connection.role == Role::Unknown as u32 && state != TCP_CLOSE {
+            connection.role = Role::Client as u32;
+            open.role = Role::Client as u8;
+        }
+        let syn = (connection.role == Role::Client as u32) as u64;
         open.written = written.wrapping_sub(syn).wrapping_sub(moved.written);
-        open.read = received.wrapping_sub(moved.read);
         connection.offset = [open.read, open.written];
         connection.base = [open.received_base, open.sent_base.wrapping_add(syn as u32)];
     } else {
@@ -224,25 +291,41 @@ fn describe_open(sock: u64, connection: *mut Connection, moved: Moved) -> Option
     }
     if open.read == 0 && open.written == 0 && (connection.flags & COUNTED == 0 || connection.role != 0) {
         connection.flags |= FROM_BIRTH;
-        open.from_birth = 1;
     }
+    open.from_birth = (connection.flags & FROM_BIRTH != 0) as u8;
     if family as u8 == FAMILY_UNIX {
-        open.peer = read(sock + offset!(unix_peer) as u64)?;
-    } else {
-        addresses(sock, &mut open)?;
+        if !is_missing!(unix_peer) {
+            open.peer = read(sock + offset!(unix_peer) as u64)?;
+        }
+        return Some(early);
     }
-    if !emit::submit(open) {
-        return None;
+    addresses(sock, open)?;
+    Some(early)
+}
+
+/// Whether the kernel has another protocol on top of a TCP socket, as kTLS is (counted).
+#[inline(always)]
+pub fn upper_layer(sock: u64) -> Option<bool> {
+    if is_missing!(upper_layer) {
+        return Some(false);
     }
-    connection.flags |= DESCRIBED;
-    Some(())
+    let there = read::<u64>(sock + offset!(upper_layer) as u64)? != 0;
+    if there {
+        count(Counter::UpperLayer, 1);
+    }
+    Some(there)
 }
 
 #[inline(always)]
 fn addresses(sock: u64, open: &mut Open) -> Option<()> {
-    open.local_port = read(sock + offset!(sock_num) as u64)?;
-    open.remote_port = u16::from_be(read(sock + offset!(sock_dport) as u64)?);
+    if !is_missing!(sock_num) {
+        open.local_port = read(sock + offset!(sock_num) as u64)?;
+        open.remote_port = u16::from_be(read(sock + offset!(sock_dport) as u64)?);
+    }
     if open.family == FAMILY_INET {
+        if is_missing!(sock_daddr) {
+            return namespace(sock, open);
+        }
         let local: [u8; 4] = read(sock + offset!(sock_saddr) as u64)?;
         let remote: [u8; 4] = read(sock + offset!(sock_daddr) as u64)?;
         open.local = [
@@ -251,9 +334,17 @@ fn addresses(sock: u64, open: &mut Open) -> Option<()> {
         open.remote = [
             remote[0], remote[1], remote[2], remote[3], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
         ];
-    } else if offset!(sock_v6_daddr) != Offsets::MISSING {
+    } else if !is_missing!(sock_v6_daddr) {
         open.local = read(sock + offset!(sock_v6_saddr) as u64)?;
         open.remote = read(sock + offset!(sock_v6_daddr) as u64)?;
+    }
+    namespace(sock, open)
+}
+
+#[inline(always)]
+fn namespace(sock: u64, open: &mut Open) -> Option<()> {
+    if is_missing!(net_inum) {
+        return Some(());
     }
     let net: u64 = read(sock + offset!(sock_net) as u64)?;
     open.netns = read(net + offset!(net_inum) as u64)?;

@@ -1,6 +1,6 @@
 //! Submitting records.
 
-use agent_ebpf::abi::{Counter, Execution, Header, Kind, Segment};
+use agent_ebpf::abi::{Counter, Execution, Header, Kind, PIECE_BYTES, Segment};
 use aya_ebpf::{
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::{
@@ -15,7 +15,7 @@ use crate::maps::{CONTROL, EVENTS, Scratch, count};
 /// Bytes waiting in the ring from which a record wakes the reader at once.
 const PRESSING_BYTES: u64 = 2 * 1024 * 1024;
 
-/// Records from this size on ask how full the ring is.
+/// Records with a payload from this size on ask how full the ring is.
 const LARGE_BYTES: u64 = 2048;
 
 /// The header of a record that the current thread causes now.
@@ -70,19 +70,23 @@ pub fn submit<T: 'static>(record: T) -> bool {
     true
 }
 
-/// Submits the first `bytes` bytes of the scratch area (the segment, then its payload).
+/// Submits the scratch area's segment with its payload.
 #[inline(always)]
-pub fn submit_scratch(scratch: *mut Scratch, payload_bytes: u64) -> bool {
-    let bytes = size_of::<Segment>() as u64 + payload_bytes;
+pub fn submit_scratch(scratch: *mut Scratch) -> bool {
     let mut flags = wakeup();
-    if bytes > LARGE_BYTES {
+    // SAFETY: the scratch area is this program's until it ends.
+    if unsafe { (*scratch).segment.captured } as u64 > LARGE_BYTES {
         // SAFETY: a ring buffer map; 0 asks for the bytes that wait.
         let waiting = unsafe { bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), 0) };
         if waiting > PRESSING_BYTES {
             flags = BPF_RB_FORCE_WAKEUP as u64;
         }
     }
-    // SAFETY: the caller bounds `payload_bytes` by the payload's size.
+    // Read and bounded right here: older verifiers forget the bounds of what the compiler puts on the stack meanwhile.
+    // SAFETY: as above.
+    let captured = unsafe { (&raw const (*scratch).segment.captured).read_volatile() } as u64;
+    let bytes = size_of::<Segment>() as u64 + (captured & (2 * PIECE_BYTES as u64 - 1));
+    // SAFETY: the scratch area's payload has 2 * PIECE_BYTES bytes.
     let result = unsafe { bpf_ringbuf_output((&raw const EVENTS).cast_mut().cast(), scratch.cast(), bytes, flags) };
     if result != 0 {
         count(Counter::RingFull, 1);

@@ -3,7 +3,7 @@
 use agent_ebpf::abi::{Counter, Offsets};
 use aya_ebpf::helpers::{
     bpf_get_current_task,
-    generated::{bpf_get_current_task_btf, bpf_probe_read_kernel},
+    generated::{bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_task_pt_regs},
 };
 
 use crate::maps::count;
@@ -54,42 +54,74 @@ pub fn task() -> u64 {
     unsafe { bpf_get_current_task() }
 }
 
-/// The arguments of the system call that the current thread is in.
+/// The arguments of the system call that the current thread is in: the first to the fourth.
 #[derive(Clone, Copy)]
-pub struct Args([u64; 8]);
+pub struct Args([u64; 4]);
+
+/// Where `struct pt_regs` keeps the arguments, in bytes from its begin: di, si, dx, r10
+/// (<https://github.com/torvalds/linux/blob/v6.12/arch/x86/include/asm/ptrace.h#L103>).
+#[cfg(not(bpf_target_arch = "aarch64"))]
+const ARGUMENTS: [u64; 4] = [112, 104, 96, 56];
+
+/// As above: `orig_x0`, for x0 holds the result by then, and x1 to x3
+/// (<https://github.com/torvalds/linux/blob/v6.12/arch/arm64/include/asm/ptrace.h#L145>).
+#[cfg(bpf_target_arch = "aarch64")]
+const ARGUMENTS: [u64; 4] = [272, 8, 16, 24];
 
 impl Args {
-    /// Reads them from the registers that were saved at the call's entry: x86-64 `struct pt_regs` holds r10, r9, r8, ax,
-    /// cx, dx, si, di in this order from byte 56 on
-    /// (<https://github.com/torvalds/linux/blob/v6.12/arch/x86/include/asm/ptrace.h#L103>).
+    /// Reads them from the registers that were saved at the call's entry.
     #[inline(always)]
     pub fn saved() -> Option<Self> {
-        let stack = stack()?;
-        read(stack + offset!(stack_to_regs) as u64 + 56).map(Self)
+        if offset!(typed_task) == 1 {
+            // SAFETY: the helper takes the current task, and its result has a type as that has.
+            return Some(unsafe {
+                let registers = bpf_task_pt_regs(bpf_get_current_task_btf()) as u64;
+                let word = |at: u64| typed::<u64>(registers + at);
+                Self(ARGUMENTS.map(word))
+            });
+        }
+        Self::read(stack()? + offset!(stack_to_regs) as u64)
+    }
+
+    /// By one helper call: they lie near each other.
+    #[cfg(not(bpf_target_arch = "aarch64"))]
+    #[inline(always)]
+    fn read(registers: u64) -> Option<Self> {
+        let [fourth, _, _, _, _, third, second, first] = read::<[u64; 8]>(registers + ARGUMENTS[3])?;
+        Some(Self([first, second, third, fourth]))
+    }
+
+    /// By two helper calls: the first is far from the others.
+    #[cfg(bpf_target_arch = "aarch64")]
+    #[inline(always)]
+    fn read(registers: u64) -> Option<Self> {
+        let first = read(registers + ARGUMENTS[0])?;
+        let [second, third, fourth] = read::<[u64; 3]>(registers + ARGUMENTS[1])?;
+        Some(Self([first, second, third, fourth]))
     }
 
     /// The first argument, often a file descriptor.
     #[inline(always)]
     pub fn first(&self) -> u64 {
-        self.0[7]
+        self.0[0]
     }
 
     /// The second argument.
     #[inline(always)]
     pub fn second(&self) -> u64 {
-        self.0[6]
+        self.0[1]
     }
 
     /// The third argument.
     #[inline(always)]
     pub fn third(&self) -> u64 {
-        self.0[5]
+        self.0[2]
     }
 
     /// The fourth argument.
     #[inline(always)]
     pub fn fourth(&self) -> u64 {
-        self.0[0]
+        self.0[3]
     }
 }
 
@@ -116,10 +148,6 @@ unsafe fn typed<T>(address: u64) -> T {
 /// Where the current task's kernel stack begins.
 #[inline(always)]
 fn stack() -> Option<u64> {
-    if offset!(typed_task) == 1 {
-        // SAFETY: a field of the current task.
-        return Some(unsafe { typed(bpf_get_current_task_btf() as u64 + offset!(task_stack) as u64) });
-    }
     read(task() + offset!(task_stack) as u64)
 }
 
@@ -163,22 +191,51 @@ pub fn file(fd: u32) -> Option<u64> {
     (file != 0).then_some(file)
 }
 
+/// Most bytes between two fields that are read at once: a read costs the same for eight bytes as for 64.
+const WINDOW_BYTES: usize = 64;
+
+/// `f_op` of a file, and `private_data` if it lies near: it does from Linux 6.9 or so on.
+#[inline(always)]
+fn operations_and_private(file: u64) -> Option<(u64, Option<u64>)> {
+    let (operations, private) = (offset!(file_op), offset!(file_private));
+    let distance = private.wrapping_sub(operations) as usize;
+    if distance > WINDOW_BYTES - 8 {
+        return Some((read(file + operations as u64)?, None));
+    }
+    let window: [u64; WINDOW_BYTES / 8] = read(file + operations as u64)?;
+    Some((window[0], Some(window[(distance / 8) & (WINDOW_BYTES / 8 - 1)])))
+}
+
 /// The socket that a descriptor of the current thread names; `None` if it names something else.
 #[inline(always)]
 pub fn socket(fd: u32) -> Option<Socket> {
     let file = file(fd)?;
-    let operations: u64 = read(file + offset!(file_op) as u64)?;
+    let (operations, socket) = operations_and_private(file)?;
     if operations != offset!(socket_file_ops) {
         return None;
     }
-    let socket: u64 = read(file + offset!(file_private) as u64)?;
+    let socket = match socket {
+        Some(socket) => socket,
+        None => read(file + offset!(file_private) as u64)?,
+    };
     let sock: u64 = read(socket + offset!(socket_sk) as u64)?;
     (sock != 0).then_some(Socket { sock, file })
 }
 
-/// Inode number of a file.
+/// Whether this kernel has no such field.
+macro_rules! is_missing {
+    ($field:ident) => {
+        $crate::kernel::offset!($field) == agent_ebpf::abi::Offsets::MISSING
+    };
+}
+pub(crate) use is_missing;
+
+/// Inode number of a file; 0 for all, if this kernel does not tell.
 #[inline(always)]
 pub fn inode(file: u64) -> Option<u64> {
+    if is_missing!(inode_ino) {
+        return Some(0);
+    }
     let inode: u64 = read(file + offset!(file_inode) as u64)?;
     read(inode + offset!(inode_ino) as u64)
 }

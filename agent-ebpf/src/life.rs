@@ -1,6 +1,9 @@
 //! Birth and death of connections: accept, connect, TCP's states, and the last close of a Unix socket.
 
-use agent_ebpf::abi::{Connect, Control, Counter, FAMILY_INET, FAMILY_INET6, Kind, Listen, Role, State, StateChange};
+use agent_ebpf::abi::{
+    Connect, Control, Counter, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Kind, Listen, Role, State, StateChange,
+    UNIX_PATH_BYTES,
+};
 use aya_ebpf::{
     EbpfContext,
     helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, generated::bpf_probe_read_user},
@@ -11,10 +14,10 @@ use aya_ebpf::{
 use crate::{
     connection::{self, Moved},
     emit,
-    kernel::{self, Args, Socket, offset, read},
+    kernel::{self, Args, Socket, is_missing, offset, read},
     maps::{
-        CONNECT_RETURNED, CONNECTIONS, CONTROL, Connection, DESCRIBED, OPAQUE, PORTS, TARGETS, UNIX, UNIX_USERS, count,
-        is_marked, mark, unix_user,
+        CONNECT_RETURNED, CONNECTIONS, CONTROL, Connection, DESCRIBED, EVENTS, OPAQUE, PORTS, TARGETS, UNIX,
+        UNIX_USERS, count, is_marked, mark, unix_user,
     },
     socket::{argument, is_target, returned},
 };
@@ -127,7 +130,11 @@ fn connected(result: i64) -> Option<()> {
         ..Connect::default()
     };
     peer_address(args.second(), &mut connect);
-    emit::submit(connect);
+    if connect.family == FAMILY_UNIX {
+        connect_unix(&connect, args.second(), args.third());
+    } else {
+        emit::submit(connect);
+    }
     if result != 0 && result != -EINPROGRESS && result != -EINTR {
         let _ = CONNECTIONS.remove(&socket.sock);
     } else {
@@ -160,6 +167,36 @@ fn peer_address(address: u64, connect: &mut Connect) {
     }
 }
 
+/// A record of a connect with the longest address.
+#[repr(C)]
+struct UnixConnect {
+    connect: Connect,
+    path: [u8; 128],
+}
+
+/// Tells a connect to a Unix socket, with the address that it was given.
+#[inline(always)]
+fn connect_unix(connect: &Connect, address: u64, length: u64) {
+    let Some(mut entry) = EVENTS.reserve::<UnixConnect>(0) else {
+        count(Counter::RingFull, 1);
+        return;
+    };
+    let record = entry.as_mut_ptr();
+    let bytes = length.wrapping_sub(2);
+    let bytes = if bytes > UNIX_PATH_BYTES as u64 { 0 } else { bytes };
+    // SAFETY: the record is reserved, and the path has 128 bytes.
+    unsafe {
+        (*record).connect = *connect;
+        let path = (&raw mut (*record).path).cast::<u8>();
+        let failed = bpf_probe_read_user(path.cast(), bytes as u32 & 127, (address + 2) as *const _) != 0;
+        if failed {
+            count(Counter::UserFault, 1);
+        }
+        (*record).connect.path_bytes = if failed { 0 } else { bytes as u8 };
+    }
+    emit::submit_entry(entry);
+}
+
 /// TCP's states. Fires in interrupts, with whoever is current: the socket alone says whose it is.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
@@ -169,7 +206,6 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
         let words = ctx.as_ptr().cast::<u64>();
         (*words, *words.add(1) as u32, *words.add(2) as u32)
     };
-    const ESTABLISHED: u32 = 1;
     const SYN_SENT: u32 = 2;
     const FIN_WAIT1: u32 = 4;
     const CLOSE: u32 = 7;
@@ -185,16 +221,8 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
         return 0;
     };
     // SAFETY: a live map value.
-    let Connection {
-        id, connect_ns, flags, ..
-    } = unsafe { *entry };
+    let Connection { id, flags, .. } = unsafe { *entry };
     let change = match new {
-        ESTABLISHED => {
-            if connect_ns != 0 && flags & DESCRIBED == 0 {
-                connection::describe(sock, Moved::NONE);
-            }
-            return 0;
-        }
         FIN_WAIT1 | LAST_ACK => StateChange::LocalFin,
         CLOSE_WAIT | CLOSING => StateChange::RemoteFin,
         CLOSE => StateChange::Closed,
@@ -202,7 +230,9 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
     };
     let mut error = 0i32;
     if new == CLOSE {
-        error = read(sock + offset!(sock_err) as u64).unwrap_or(0);
+        if !is_missing!(sock_err) {
+            error = read(sock + offset!(sock_err) as u64).unwrap_or(0);
+        }
         if old == SYN_SENT && flags & CONNECT_RETURNED == 0 {
             // It failed within connect(2), whose exit tells it: a call that does not wait says EINPROGRESS all the same.
             // SAFETY: a live map value.
@@ -218,7 +248,11 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
             error,
             state: change as u8,
             old: old as u8,
-            shutdown: read(sock + offset!(sock_shutdown) as u64).unwrap_or(0) & 3,
+            shutdown: if is_missing!(sock_shutdown) {
+                0
+            } else {
+                read(sock + offset!(sock_shutdown) as u64).unwrap_or(0) & 3
+            },
             pad: 0,
         });
     }
@@ -228,6 +262,9 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
 /// Somebody listens: a target from now on if a rule names the port. listen(2) fires this in the caller.
 #[inline(always)]
 fn listening(sock: u64) {
+    if is_missing!(sock_num) {
+        return;
+    }
     let Some(port) = read::<u16>(sock + offset!(sock_num) as u64) else {
         return;
     };
@@ -303,6 +340,9 @@ pub extern "C" fn closing(fd: u32) -> u32 {
 
 #[inline(always)]
 fn closed(fd: u32) -> Option<()> {
+    if is_missing!(file_count) {
+        return None;
+    }
     let socket = kernel::socket(fd)?;
     let entry = CONNECTIONS.get_ptr(&socket.sock)?;
     // SAFETY: a live map value.
@@ -312,15 +352,19 @@ fn closed(fd: u32) -> Option<()> {
     }
     let references: u64 = read(socket.file + offset!(file_count) as u64)?;
     // A forked or duplicated descriptor is left: not the last close.
-    if references.wrapping_add(offset!(file_count_bias) as u64) > 1 {
-        return None;
+    let last = references.wrapping_add(offset!(file_count_bias) as u64) <= 1;
+    if last {
+        let _ = CONNECTIONS.remove(&socket.sock);
     }
-    let _ = CONNECTIONS.remove(&socket.sock);
     emit::submit(State {
         header: emit::header(Kind::State, 0, 0),
         conn: id,
         error: 0,
-        state: StateChange::Closed as u8,
+        state: if last {
+            StateChange::Closed
+        } else {
+            StateChange::Released
+        } as u8,
         old: 0,
         shutdown: 3,
         pad: 0,

@@ -79,6 +79,8 @@ pub struct Connection {
     pub id: u64,
     /// Inode number of the socket.
     pub inode: u64,
+    /// Address of its file, for a comparison that needs no read. It may be used again sooner than the inode number.
+    pub file: u64,
     /// When connect(2) was called; 0 if it was not.
     pub connect_ns: u64,
     /// Next stream offset, by direction.
@@ -149,12 +151,16 @@ pub struct Scratch {
     pub call: Call,
     /// The begin of the line that is read, from an earlier call.
     pub carry: [u8; CARRY_BYTES],
+    /// 1: the connection that was described is closed already, and no event will tell its end.
+    pub dead: u64,
     /// Size of the chunk whose line was read last.
     pub chunk_bytes: u64,
     /// What the last scan found.
     pub framing: Framing,
     /// Where a head is scanned.
     pub found: Found,
+    /// Where a new entry of [`CONNECTIONS`] is put together.
+    pub connection: Connection,
 }
 
 /// Counts a loss.

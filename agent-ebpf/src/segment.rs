@@ -2,8 +2,8 @@
 
 use agent_ebpf::{
     abi::{
-        Counter, Direction, FOLLOW_SLOTS, Kind, PIECE_BYTES, PIECES, Role, SEGMENT_EOF, SEGMENT_MORE, SEGMENT_OPAQUE,
-        Segment,
+        Counter, Direction, FOLLOW_SLOTS, Kind, PIECE_BYTES, PIECES, Role, SEGMENT_EOF, SEGMENT_MORE, SEGMENT_NOT_HTTP,
+        SEGMENT_OPAQUE, Segment,
     },
     classify::{self, Looks},
 };
@@ -23,6 +23,9 @@ use crate::{
 /// Bytes that are copied before anything is known of a segment: heads are shorter, mostly.
 const FIRST_BYTES: u64 = 1024;
 
+/// Bytes that tell a protocol which is not HTTP/1.
+const OPENING_BYTES: u64 = 64;
+
 /// Bytes at the end of a call that is too large to be copied whole.
 const TAIL_BYTES: u64 = 1024;
 
@@ -35,6 +38,8 @@ pub enum Source {
     Vector = 1,
     /// Nowhere: the kernel moved them itself (sendfile, splice), or threw them away (MSG_TRUNC).
     Nowhere = 2,
+    /// As [`Source::Vector`], and the array is in the scratch area already.
+    Gathered = 3,
 }
 
 /// A system call that moved bytes.
@@ -77,8 +82,12 @@ pub fn report_call(_ctx: TracePointContext) -> u32 {
         return 0;
     };
     // SAFETY: as above.
-    let (socket, call) = unsafe { ((*scratch).socket, (*scratch).call) };
-    let _ = records(scratch, socket, &call);
+    let (socket, call) = unsafe { ((*scratch).socket, &(*scratch).call) };
+    work!(scratch.dead = 0);
+    let _ = records(scratch, socket, call);
+    if work!(scratch.dead) != 0 {
+        let _ = CONNECTIONS.remove(&socket.sock);
+    }
     0
 }
 
@@ -89,7 +98,11 @@ fn records(scratch: *mut Scratch, socket: Socket, call: &Call) -> Option<()> {
         read: if way == 0 { call.bytes } else { 0 },
         written: if way == 0 { 0 } else { call.bytes },
     };
-    let mut connection = connection::of(socket, moved)?;
+    let known = CONNECTIONS.get_ptr_mut(&socket.sock);
+    if known.is_some_and(|connection| connection::is_opaque(connection, socket)) {
+        return None;
+    }
+    let mut connection = connection::of(socket, known, moved)?;
     // SAFETY: the pointer is to a map value, live while the program runs. Two programs may write the same entry; each
     // field is one word, and a wrong offset is found by the sequence numbers.
     let mut start = unsafe { place(socket, &mut *connection, call) };
@@ -99,9 +112,18 @@ fn records(scratch: *mut Scratch, socket: Socket, call: &Call) -> Option<()> {
         // SAFETY: as above.
         start = unsafe { place(socket, &mut *connection, call) };
     }
-    let Place::At(start) = start else { return None };
     // SAFETY: as above.
     let connection = unsafe { &mut *connection };
+    let start = match start {
+        Place::At(start) => start,
+        // What the bytes were is not known, but that they have passed.
+        Place::Before(end) => {
+            let start = connection.offset[way];
+            connection.offset[way] = end;
+            return segment(scratch, connection, call, start, end, 0, SEGMENT_OPAQUE);
+        }
+        Place::Unknown | Place::OtherLife => return None,
+    };
     let end = start + call.bytes;
     connection.offset[way] = end;
     if connection.flags & OPAQUE != 0 {
@@ -156,6 +178,8 @@ fn records(scratch: *mut Scratch, socket: Socket, call: &Call) -> Option<()> {
 #[derive(PartialEq, Eq)]
 enum Place {
     At(u64),
+    /// Somewhere before this offset, which the stream has reached.
+    Before(u64),
     Unknown,
     OtherLife,
 }
@@ -187,10 +211,17 @@ fn place(socket: Socket, connection: &mut Connection, call: &Call) -> Place {
     if kernel::inode(socket.file) != Some(connection.inode) {
         return Place::OtherLife;
     }
+    if connection.flags & OPAQUE != 0 {
+        return Place::Unknown;
+    }
+    if connection::upper_layer(socket.sock) == Some(true) {
+        connection.flags |= OPAQUE;
+        return Place::Unknown;
+    }
     count(Counter::SequenceMismatch, call.bytes);
     if ahead > 0 {
         count(Counter::Unreported, ahead as u64);
-        connection.offset[way] = start + call.bytes + ahead as u64;
+        return Place::Before(start + call.bytes + ahead as u64);
     }
     Place::Unknown
 }
@@ -232,7 +263,7 @@ pub fn segment(
             },
         };
     }
-    emit::submit_scratch(scratch, captured).then_some(())
+    emit::submit_scratch(scratch).then_some(())
 }
 
 /// Tells that a Unix socket's other end has closed.
@@ -382,11 +413,8 @@ fn pieces(
         if start == 0 && response == Looks::No && classify::looks_like_request(begins, known) == Looks::No {
             connection.flags |= OPAQUE;
             count(Counter::NotHttp, 1);
-            // What the other half said was HTTP: Core must know that it gets no answer that can be read.
-            if connection.offset[way ^ 1] > 0 {
-                return segment(scratch, connection, call, start + from, end, copied, 0);
-            }
-            return None;
+            let opening = if copied > OPENING_BYTES { OPENING_BYTES } else { copied };
+            return segment(scratch, connection, call, start + from, end, opening, SEGMENT_NOT_HTTP);
         }
     } else if !followed && response != Looks::Yes && classify::looks_like_request(begins, known) != Looks::Yes {
         // Older than the agent, and not yet picked up: only what may be a boundary is worth its bytes.
@@ -435,10 +463,10 @@ pub extern "C" fn copy_whole(start: u64, from: u64) -> u32 {
         return 0;
     };
     // SAFETY: the scratch area is this program's until it ends.
-    let (socket, call) = unsafe { ((*scratch).socket, (*scratch).call) };
+    let (socket, call) = unsafe { (&(*scratch).socket, &(*scratch).call) };
     let _ = CONNECTIONS.get_ptr(&socket.sock).and_then(|connection| {
         // SAFETY: a live map value.
-        whole(scratch, unsafe { &*connection }, &call, start, from)
+        whole(scratch, unsafe { &*connection }, call, start, from)
     });
     0
 }

@@ -10,8 +10,9 @@ use aya_ebpf::{
 };
 
 use crate::{
+    connection,
     kernel::{self, Args},
-    maps::{CONNECTIONS, TARGETS, UNIX_USERS, count, is_marked, unix_user},
+    maps::{BUFFERS, CONNECTIONS, SCRATCH, TARGETS, UNIX_USERS, count, is_marked, unix_user, work},
     segment::{self, Call, Source},
 };
 
@@ -22,6 +23,8 @@ const MSG_ERRQUEUE: u64 = 0x2000;
 /// `struct msghdr` of user space: iov at byte 16, iovlen at 24, 56 bytes in all; `struct mmsghdr` adds the length.
 const MSGHDR_BYTES: u64 = 56;
 const MMSGHDR_BYTES: u64 = 64;
+/// Most messages of one call (`UIO_MAXIOV` of the kernel).
+const MESSAGES: u32 = 1024;
 
 /// Whether the current process is a target.
 #[inline(always)]
@@ -260,34 +263,104 @@ pub fn sendmmsg_exit(ctx: TracePointContext) -> u32 {
     0
 }
 
-/// One message is reported as such. Several are told as a gap: their bytes can be placed in the stream only together.
+/// Several messages of one call: to a stream, one run of bytes.
 #[inline(always)]
 fn several(ctx: &TracePointContext, args: &Args, direction: Direction, source: Source, messages: u64) -> Option<()> {
-    const MOST: u64 = 16;
-    let first = args.second();
-    let mut bytes = 0u64;
-    let mut index = 0u64;
-    while index < MOST {
-        if index >= messages {
-            break;
-        }
-        let [length] = user_words::<1>(first + index * MMSGHDR_BYTES + MSGHDR_BYTES)?;
-        bytes += length & 0xffff_ffff;
-        index += 1;
-    }
-    if messages == 1 {
-        return message(ctx, args, direction, source, bytes, first);
-    }
     let socket = kernel::socket(args.first() as u32)?;
+    // Datagrams, mostly: their messages are not looked at.
+    connection::stream(socket.sock)?;
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    let count = messages_buffers(args.second(), messages as u32) as u64;
+    let bytes = work!(scratch.at);
+    if bytes == 0 {
+        return None;
+    }
+    let source = if source == Source::Nowhere || count == 0 {
+        Source::Nowhere
+    } else {
+        Source::Gathered
+    };
     let call = Call {
         way: direction as u64,
-        source: Source::Nowhere as u64,
+        source: source as u64,
         bytes,
         address: 0,
-        count: 0,
+        count,
     };
     segment::report(ctx, &socket, &call);
     Some(())
+}
+
+/// Puts the buffers of an array of `struct mmsghdr` into the scratch area, as far as messages fill them, and into `at` how
+/// many bytes all messages have. Returns how many buffers there are, 0 if they are more than are walked. A global function:
+/// the verifier walks it once.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn messages_buffers(first: u64, messages: u32) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return 0;
+    };
+    work!(scratch.at = 0);
+    work!(scratch.done = 0);
+    let mut index = 0u32;
+    while index < MESSAGES {
+        if index >= messages {
+            break;
+        }
+        if message_buffers(first + index as u64 * MMSGHDR_BYTES) == 0 {
+            work!(scratch.done = TOO_MANY);
+        }
+        index += 1;
+    }
+    let count = work!(scratch.done);
+    if count > BUFFERS as u64 {
+        self::count(Counter::TooManyBuffers, 1);
+        return 0;
+    }
+    count as u32
+}
+
+/// In place of a number of buffers: there are more than are walked.
+const TOO_MANY: u64 = u32::MAX as u64;
+
+/// [`messages_buffers`], of one message. 0: there is no more room, or memory faulted.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn message_buffers(header: u64) -> u32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return 0;
+    };
+    let Some([length]) = user_words::<1>(header + MSGHDR_BYTES) else {
+        return 0;
+    };
+    let length = length & 0xffff_ffff;
+    let before = work!(scratch.at);
+    work!(scratch.at = before + length);
+    work!(scratch.skip = length);
+    let Some([address, vectors]) = user_words::<2>(header + 16) else {
+        return 0;
+    };
+    let mut index = 0u64;
+    while index < BUFFERS as u64 {
+        let left = work!(scratch.skip);
+        if index >= vectors || left == 0 {
+            break;
+        }
+        let Some([start, bytes]) = user_words::<2>(address + index * 16) else {
+            return 0;
+        };
+        index += 1;
+        let bytes = if bytes > left { left } else { bytes };
+        let at = work!(scratch.done);
+        if at >= BUFFERS as u64 {
+            return 0;
+        }
+        // SAFETY: `at` is below BUFFERS.
+        unsafe { (*scratch).buffers[at as usize & (BUFFERS - 1)] = [start, bytes] };
+        work!(scratch.done = at + 1);
+        work!(scratch.skip = left - bytes);
+    }
+    (work!(scratch.skip) == 0) as u32
 }
 
 #[tracepoint]

@@ -1,6 +1,6 @@
 //! Processes: children of targets are targets before their first system call, new programs are captured provisionally.
 
-use agent_ebpf::abi::{Counter, Exec, Exit, Fork, Kind, Offsets, STRINGS_BYTES, Unseen, UnseenCause};
+use agent_ebpf::abi::{Counter, Exec, Exit, Fork, Kind, STRINGS_BYTES, Unseen, UnseenCause};
 use aya_ebpf::{
     EbpfContext,
     helpers::{
@@ -13,7 +13,7 @@ use aya_ebpf::{
 
 use crate::{
     emit,
-    kernel::{offset, read, task},
+    kernel::{is_missing, offset, read, task},
     maps::{CONTROL, EVENTS, TARGETS, UNIX_USERS, count, is_marked, mark, unix_user},
     socket::{is_target, returned},
 };
@@ -24,6 +24,9 @@ use crate::{
 pub fn process_fork(ctx: RawTracePointContext) -> u32 {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     if !is_marked(&TARGETS, tgid) {
+        return 0;
+    }
+    if is_missing!(task_tgid) {
         return 0;
     }
     // SAFETY: the kernel passes two words.
@@ -106,7 +109,7 @@ struct Strings {
 
 #[inline(always)]
 fn strings() -> Option<Strings> {
-    if offset!(mm_arg_start) == Offsets::MISSING {
+    if is_missing!(mm_arg_start) {
         return None;
     }
     let mm: u64 = read(task() + offset!(task_mm) as u64)?;
@@ -139,12 +142,19 @@ pub fn process_exit(_ctx: RawTracePointContext) -> u32 {
 
 #[inline(always)]
 fn exited(tgid: u32) -> Option<()> {
+    if is_missing!(signal_live) {
+        return None;
+    }
     let signal: u64 = read(task() + offset!(task_signal) as u64)?;
     let live: i32 = read(signal + offset!(signal_live) as u64)?;
     if live > 0 {
         return None;
     }
-    let exit_code = read(task() + offset!(task_exit_code) as u64)?;
+    let exit_code = if is_missing!(task_exit_code) {
+        0
+    } else {
+        read(task() + offset!(task_exit_code) as u64)?
+    };
     mark(&TARGETS, tgid, false);
     emit::submit(Exit {
         header: emit::header(Kind::Exit, 0, 0),

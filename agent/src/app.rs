@@ -1,10 +1,15 @@
 //! `spoor run` and `spoor record`: from a command line to a running agent, and back to an exit code.
 
+mod announce;
 mod facts;
+mod pulse;
 mod session;
 mod shown;
 mod signals;
+mod status;
 mod undecided;
+mod unix_ends;
+mod whys;
 
 use std::{
     fs::File,
@@ -24,12 +29,14 @@ use crate::{
     launch::{Launch, survivors},
     metrics::Metrics,
     preflight,
-    probe::{Probe, Settings},
+    probe::{Probe, Settings, Withheld},
     process::{ProcRoot, Selection},
+    screen::{Log, SCREEN},
     serve::{ServeError, Server},
     tape::{self, TapeWriter},
 };
 use session::{Session, Sink};
+use status::StatusLine;
 
 /// How long the end may take: what is finished is sent.
 const FLUSH: Duration = Duration::from_secs(5);
@@ -39,6 +46,14 @@ const FLUSH: Duration = Duration::from_secs(5);
 /// # Errors
 /// If nothing can be traced, or spans cannot go where they should.
 pub fn run(settings: &RunSettings) -> anyhow::Result<i32> {
+    run_without(settings, Withheld::default())
+}
+
+/// [`run`] as on a kernel that lacks something, for tests.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_without(settings: &RunSettings, withheld: Withheld) -> anyhow::Result<i32> {
     let launched = settings.trace.launch.is_some();
     let choice = match &settings.output {
         // The command's own output goes to stdout.
@@ -52,6 +67,11 @@ pub fn run(settings: &RunSettings) -> anyhow::Result<i32> {
     shown::register(&shown, &metrics);
     preflight()?;
     let exporter = Exporter::start(config, Arc::clone(&metrics))?;
+    let status = status::place(launched, &settings.output);
+    if status.is_some() {
+        SCREEN.reserve();
+    }
+    let status_metrics = Arc::clone(&metrics);
     let health = Arc::clone(&shown);
     let server = match settings
         .metrics_listen
@@ -69,7 +89,9 @@ pub fn run(settings: &RunSettings) -> anyhow::Result<i32> {
         }
         Some(Err(error)) => return Err(error.into()),
     };
-    let code = trace(&settings.trace, Sink::Export(exporter), shown)?;
+    let line = status.map(|stream| (stream, status_metrics));
+    let sink = Sink::Export(exporter);
+    let code = trace(&settings.trace, sink, shown, line, withheld)?;
     drop(server);
     Ok(code)
 }
@@ -83,7 +105,13 @@ pub fn record(settings: &RecordSettings) -> anyhow::Result<i32> {
     let file: BufWriter<File> = BufWriter::with_capacity(1 << 20, tape::create(&settings.file)?);
     let tape = TapeWriter::new(file)?;
     tracing::warn!("{}", tape::WARNING);
-    trace(&settings.trace, Sink::Tape(Box::new(tape)), Arc::default())
+    trace(
+        &settings.trace,
+        Sink::Tape(Box::new(tape)),
+        Arc::default(),
+        None,
+        Withheld::default(),
+    )
 }
 
 fn preflight() -> anyhow::Result<()> {
@@ -95,17 +123,33 @@ fn preflight() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn trace(settings: &TraceSettings, sink: Sink, shown: Arc<shown::Shown>) -> anyhow::Result<i32> {
+/// `line`: where the status line is, and what of the export it shows.
+fn trace(
+    settings: &TraceSettings,
+    sink: Sink,
+    shown: Arc<shown::Shown>,
+    line: Option<(Stream, Arc<Metrics>)>,
+    withheld: Withheld,
+) -> anyhow::Result<i32> {
+    // What is done with what is selected.
+    let verb = match &sink {
+        Sink::Export(_) => "traces",
+        Sink::Tape(_) => "records",
+    };
     let root = ProcRoot::default();
     let rules = &settings.selection;
-    let selection = Selection::new(root.clone(), &rules.pids, &rules.exes, &rules.ports)?;
+    let selection = Selection::of_rules(root.clone(), rules)?;
     let probe = Probe::load(Settings {
         ring_bytes: settings.ring_bytes,
         connections: settings.core.max_connections,
+        withheld,
     })?;
     give_back();
     let only_command = rules.is_empty() && settings.launch.is_some();
-    let mut session = Session::new(probe, &settings.core, selection, sink, shown, only_command)?;
+    let desk = Arc::clone(&shown.desk);
+    let of_session = Arc::clone(&shown);
+    let mut session = Session::new(probe, &settings.core, selection, sink, of_session, only_command)?;
+    let announced = announce::announce(settings, verb, desk, session.waker());
     let stop = signals::install(session.waker())?;
     let launch = match &settings.launch {
         Some(launch) => Some(Launch::spawn(&launch.command, launch.as_root).map_err(anyhow::Error::new)?),
@@ -118,6 +162,11 @@ fn trace(settings: &TraceSettings, sink: Sink, shown: Arc<shown::Shown>) -> anyh
         None => None,
     };
     ready(&session, only_command);
+    let line = line.and_then(|(stream, metrics)| {
+        StatusLine::start(stream, shown, metrics)
+            .inspect_err(|error| tracing::warn!("there is no status line: {error}"))
+            .ok()
+    });
     session.work(&stop, command.as_ref());
     let code = match &command {
         Some(command) => command.exit_code().unwrap_or(0),
@@ -127,6 +176,9 @@ fn trace(settings: &TraceSettings, sink: Sink, shown: Arc<shown::Shown>) -> anyh
     let left = pid.map(|_| survivors(descendants)).unwrap_or_default();
     // A second signal ends at once.
     stop.end_at_once_from_now_on();
+    drop(line);
+    // Nobody answers while the end is under way.
+    drop(announced);
     session.finish(FLUSH)?;
     if !left.is_empty() {
         let names: Vec<String> = left.iter().map(ToString::to_string).collect();
@@ -165,7 +217,7 @@ pub fn log_to_stderr(level: crate::config::LogLevel) -> anyhow::Result<()> {
     use tracing_subscriber::filter::LevelFilter;
     let level: LevelFilter = level.name().parse().context("cannot set the log level")?;
     let subscriber = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(Log::to_stderr())
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_target(false)
         .with_max_level(level)

@@ -10,11 +10,13 @@ use std::{
     time::Duration,
 };
 
-use clap::Parser;
+use clap::{CommandFactory, Parser, error::ErrorKind};
 use serde::{Deserialize, Serialize};
 
+use crate::trace::sampling::Sampler;
+
 pub use args::Cli;
-pub use values::{ExeGlob, LogLevel, Output, SpanNames};
+pub use values::{CONTAINER_ID_DIGITS, CgroupGlob, ExeGlob, LogLevel, Output, SpanNames};
 
 /// What the user asked for.
 #[derive(Clone, Debug)]
@@ -36,6 +38,10 @@ pub enum Command {
     Record(RecordSettings),
     /// Feed a tape to Core.
     Replay(ReplaySettings),
+    /// Say what works here.
+    Doctor(DoctorSettings),
+    /// List workloads.
+    Ps(PsSettings),
 }
 
 /// Settings of `spoor run`.
@@ -67,11 +73,35 @@ pub struct ReplaySettings {
     pub output: Output,
 }
 
+/// Settings of `spoor doctor`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DoctorSettings {
+    /// The report is for programs.
+    pub json: bool,
+}
+
+/// Settings of `spoor ps`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PsSettings {
+    /// What would be selected, where no agent runs.
+    pub selection: Selection,
+    /// The agent's control socket; `None`: ask nobody.
+    pub control: Option<PathBuf>,
+    /// JSON instead of a table.
+    pub json: bool,
+    /// Again every second.
+    pub watch: bool,
+    /// Also processes that do nothing that would be of interest.
+    pub all: bool,
+}
+
 /// What is traced and how: what `run` and `record` share.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TraceSettings {
     /// Which processes.
     pub selection: Selection,
+    /// Where others may ask what is traced; `None`: nowhere.
+    pub control: Option<PathBuf>,
     /// The command to start, which is traced with its children.
     pub launch: Option<LaunchSettings>,
     /// What Core decides by.
@@ -89,12 +119,40 @@ pub struct Selection {
     pub exes: Vec<ExeGlob>,
     /// Local ports of server connections.
     pub ports: Vec<u16>,
+    /// Names of containers, or beginnings of their ids.
+    pub containers: Vec<String>,
+    /// Control groups.
+    pub cgroups: Vec<CgroupGlob>,
 }
 
 impl Selection {
     /// True if there is no rule: every process on the host is meant, unless a command is launched.
     pub fn is_empty(&self) -> bool {
-        self.pids.is_empty() && self.exes.is_empty() && self.ports.is_empty()
+        let Self {
+            pids,
+            exes,
+            ports,
+            containers,
+            cgroups,
+        } = self;
+        pids.is_empty() && exes.is_empty() && ports.is_empty() && containers.is_empty() && cgroups.is_empty()
+    }
+
+    /// The rules as options.
+    pub fn rules(&self) -> Vec<String> {
+        let Self {
+            pids,
+            exes,
+            ports,
+            containers,
+            cgroups,
+        } = self;
+        let pids = pids.iter().map(|pid| format!("--pid {pid}"));
+        let exes = exes.iter().map(|exe| format!("--exe {}", exe.as_str()));
+        let ports = ports.iter().map(|port| format!("--port {port}"));
+        let containers = containers.iter().map(|container| format!("--container {container}"));
+        let cgroups = cgroups.iter().map(|cgroup| format!("--cgroup {}", cgroup.as_str()));
+        pids.chain(exes).chain(ports).chain(containers).chain(cgroups).collect()
     }
 }
 
@@ -114,6 +172,9 @@ pub struct CoreSettings {
     pub span_names: SpanNames,
     /// Rules that give `http.route`: path templates, the first that fits counts.
     pub routes: Vec<String>,
+    /// Requests that give no span, see [`crate::trace::http::ignore`]. Tapes of earlier versions have none.
+    #[serde(default)]
+    pub ignore: Vec<String>,
     /// Request headers that become attributes, in lower case.
     pub request_headers: Vec<String>,
     /// Response headers that become attributes, in lower case.
@@ -122,6 +183,9 @@ pub struct CoreSettings {
     pub known_methods: Option<String>,
     /// Trace telemetry of others (OTLP exports) too.
     pub include_telemetry: bool,
+    /// Which traces leave. Older tapes do not say: all but those that their callers did not sample.
+    #[serde(default)]
+    pub sampler: Sampler,
     /// Most connections that are followed at one time.
     pub max_connections: u32,
     /// Longest time that a span is held because its parent is open.
@@ -153,6 +217,7 @@ impl Invocation {
             let value = variable("OTEL_LOG_LEVEL");
             level_of_environment(value.as_deref(), &mut warnings)
         });
+        let mut sampler = || sampler_of_environment(variable, &mut warnings);
         let default_output = || {
             let endpoints = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
             if endpoints.into_iter().any(|name| variable(name).is_some()) {
@@ -163,18 +228,26 @@ impl Invocation {
         };
         let command = match cli.command {
             args::Subcommand::Run(run) => Command::Run(RunSettings {
-                trace: run.trace.into_settings(),
+                trace: run.trace.into_settings(sampler()?),
                 output: run.output.output.unwrap_or_else(default_output),
                 metrics_listen: run.metrics_listen.0,
             }),
             args::Subcommand::Record(record) => Command::Record(RecordSettings {
-                trace: record.trace.into_settings(),
+                trace: record.trace.into_settings(sampler()?),
                 file: record.file,
+            }),
+            args::Subcommand::Ps(ps) => Command::Ps(PsSettings {
+                selection: ps.selection.into_selection(),
+                control: ps.control.0,
+                json: ps.json,
+                watch: ps.watch,
+                all: ps.all,
             }),
             args::Subcommand::Replay(replay) => Command::Replay(ReplaySettings {
                 file: replay.file,
                 output: replay.output.output.unwrap_or_else(default_output),
             }),
+            args::Subcommand::Doctor(doctor) => Command::Doctor(DoctorSettings { json: doctor.json }),
         };
         Ok(Self {
             command,
@@ -182,6 +255,31 @@ impl Invocation {
             warnings,
         })
     }
+}
+
+/// `OTEL_TRACES_SAMPLER` with `OTEL_TRACES_SAMPLER_ARG`. A value that cannot be followed is an error: to ignore it, as
+/// OpenTelemetry asks SDKs to, would send everything where a hundredth is wanted.
+fn sampler_of_environment(
+    variable: impl Fn(&str) -> Option<OsString>,
+    warnings: &mut Vec<String>,
+) -> Result<Sampler, clap::Error> {
+    let [name, ratio] = ["OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"]
+        .map(|name| variable(name).map(|value| value.to_string_lossy().into_owned()));
+    let ratio = ratio.as_deref();
+    let (sampler, takes_ratio) = match &name {
+        Some(name) => {
+            Sampler::new(name, ratio).map_err(|error| Cli::command().error(ErrorKind::InvalidValue, error))?
+        }
+        None => (Sampler::default(), false),
+    };
+    if let Some(ratio) = ratio.filter(|_| !takes_ratio) {
+        let sampler = name.as_deref().unwrap_or("parentbased_always_on");
+        warnings.push(format!(
+            "OTEL_TRACES_SAMPLER_ARG={ratio} has no effect on the sampler {sampler}; \
+             OTEL_TRACES_SAMPLER=parentbased_traceidratio takes a ratio"
+        ));
+    }
+    Ok(sampler)
 }
 
 /// OpenTelemetry asks that a value of the environment that means nothing is told and otherwise ignored.

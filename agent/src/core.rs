@@ -9,6 +9,9 @@ mod resets;
 mod spans;
 #[cfg(test)]
 mod tests;
+mod workloads;
+
+pub use workloads::Workload;
 
 use crate::{
     causality::{self, Causality},
@@ -20,7 +23,8 @@ use crate::{
     proto::http1,
     trace::{
         Span,
-        http::{HttpConfig, SpanNameStyle, known_methods},
+        http::{HttpConfig, SpanNameStyle, ignore::Ignore, known_methods},
+        sampling::Sampler,
         span_name::SpanNames,
     },
 };
@@ -58,6 +62,8 @@ pub struct Counters {
     pub invalid_trace_context: u64,
     /// Requests to OTLP paths, and the agent's own.
     pub telemetry_ignored: u64,
+    /// Exchanges that a rule of `--ignore` names.
+    pub ignored: u64,
     /// Exchanges of processes that turned out not to be selected.
     pub not_selected: u64,
     /// Exchanges of processes of which nothing could be learned in time.
@@ -68,6 +74,10 @@ pub struct Counters {
     pub connects_abandoned: u64,
     /// Targets that use io_uring: their traffic on it is not visible.
     pub io_uring: u64,
+    /// Exchanges of traces that the caller did not sample.
+    pub not_sampled: u64,
+    /// Exchanges of traces that `OTEL_TRACES_SAMPLER` left out.
+    pub left_out: u64,
     /// Exchanges that became spans.
     pub spans: u64,
 }
@@ -85,6 +95,18 @@ struct Process {
     last_ns: u64,
     /// When its last thread ended.
     ended_ns: Option<u64>,
+    seen: workloads::Seen,
+}
+
+/// A Unix connection, as /proc knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnixConnection {
+    /// Its name.
+    pub conn: u64,
+    /// The process that used it last.
+    pub tgid: u32,
+    /// Inode number of its socket.
+    pub inode: u64,
 }
 
 /// From events to spans.
@@ -97,7 +119,9 @@ pub struct Core {
     wanted: Vec<u32>,
     http: HttpConfig,
     parser: http1::Config,
+    ignore: Vec<Ignore>,
     include_telemetry: bool,
+    sampler: Sampler,
     idle_ns: u64,
     /// From `CLOCK_MONOTONIC` to the Unix epoch.
     unix_offset_ns: i64,
@@ -141,7 +165,9 @@ impl Core {
                 capture_request: settings.request_headers.clone(),
                 capture_response: settings.response_headers.clone(),
             },
+            ignore: settings.ignore.iter().filter_map(|rule| rule.parse().ok()).collect(),
             include_telemetry: settings.include_telemetry,
+            sampler: settings.sampler,
             idle_ns: u64::try_from(settings.idle_timeout.as_nanos()).unwrap_or(u64::MAX),
             unix_offset_ns: 0,
             resets: resets::Resets::default(),
@@ -177,7 +203,7 @@ impl Core {
                     self.flow.open(open);
                 }
             }
-            Event::Connect(connect) => self.connect(connect),
+            Event::Connect(connect, path) => self.connect(connect, path),
             Event::State(state) => self.state(state),
             Event::Exit(exit) => self.exit(exit),
             Event::Exec(exec, _) => {
@@ -246,6 +272,24 @@ impl Core {
     /// Words for the programs, see [`agent_ebpf::abi::Follow`].
     pub fn take_advice(&mut self) -> Vec<(u64, [u64; 2])> {
         std::mem::take(&mut self.advice)
+    }
+
+    /// Whether the ends of Unix connections should be told from now on.
+    pub fn needs_unix_ends(&self) -> bool {
+        self.flow.needs_unix_ends()
+    }
+
+    /// Unix connections that are not known to have ended.
+    pub fn unix_connections(&self) -> Vec<UnixConnection> {
+        let unix = self.flow.unix_connections().into_iter();
+        unix.filter_map(|connection| {
+            Some(UnixConnection {
+                conn: connection.id,
+                tgid: connection.tgid,
+                inode: connection.described()?.inode,
+            })
+        })
+        .collect()
     }
 
     /// A process does something.
@@ -334,11 +378,14 @@ impl Core {
             too_many_pending,
             invalid_trace_context,
             telemetry_ignored,
+            ignored,
             not_selected,
             unknown_process,
             unix_connects_ignored,
             connects_abandoned,
             io_uring,
+            not_sampled,
+            left_out,
             spans,
         } = self.counters;
         let flow::Counters {
@@ -348,12 +395,12 @@ impl Core {
             repeated_records,
             idle_forgotten,
             opaque,
+            mptcp,
         } = self.flow.counters;
         let causality::Counters {
             calls_not_certain,
             held_too_long,
             held_too_many,
-            not_sampled,
         } = self.causality.counters;
         vec![
             ("malformed_records", malformed_records),
@@ -365,6 +412,7 @@ impl Core {
             ("too_many_pending", too_many_pending),
             ("invalid_trace_context", invalid_trace_context),
             ("telemetry_ignored", telemetry_ignored),
+            ("ignored", ignored),
             ("not_selected", not_selected),
             ("unknown_process", unknown_process),
             ("unix_connects_ignored", unix_connects_ignored),
@@ -377,10 +425,12 @@ impl Core {
             ("repeated_records", repeated_records),
             ("idle_forgotten", idle_forgotten),
             ("opaque", opaque),
+            ("mptcp", mptcp),
             ("calls_not_certain", calls_not_certain),
             ("held_too_long", held_too_long),
             ("held_too_many", held_too_many),
             ("not_sampled", not_sampled),
+            ("left_out", left_out),
         ]
     }
 }

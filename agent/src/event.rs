@@ -17,8 +17,8 @@ pub struct Stamp {
 pub enum Event<'a> {
     /// A connection was seen for the first time.
     Open(Open),
-    /// connect(2) returned.
-    Connect(Connect),
+    /// connect(2) returned; the address of the Unix socket that it went to, if it is one.
+    Connect(Connect, &'a [u8]),
     /// Bytes were moved; what was captured of them.
     Segment(Segment, &'a [u8]),
     /// A connection changed its state.
@@ -46,7 +46,10 @@ impl<'a> Event<'a> {
                 Self::Segment(segment, rest.get(..segment.captured as usize)?)
             }
             () if whole(Kind::Open) => Self::Open(abi::split(record)?.0),
-            () if whole(Kind::Connect) => Self::Connect(abi::split(record)?.0),
+            () if whole(Kind::Connect) => {
+                let (connect, rest) = abi::split::<Connect>(record)?;
+                Self::Connect(connect, rest.get(..connect.path_bytes as usize)?)
+            }
             () if whole(Kind::State) => Self::State(abi::split(record)?.0),
             () if whole(Kind::Fork) => Self::Fork(abi::split(record)?.0),
             () if whole(Kind::Exec) => {

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use spoor::{
     app,
     config::{Command, Invocation},
+    doctor,
     launch::LaunchError,
-    replay,
+    ps, replay,
 };
 
 /// musl's allocator is slow, and Core makes many small boxes.
@@ -26,6 +27,8 @@ fn main() -> ExitCode {
             Command::Run(settings) => app::run(settings),
             Command::Record(settings) => app::record(settings),
             Command::Replay(settings) => replay::replay(settings).map(|()| 0),
+            Command::Doctor(settings) => doctor::doctor(settings.json),
+            Command::Ps(settings) => ps::ps(settings).map(|()| 0),
         }
     });
     match result {

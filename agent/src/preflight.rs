@@ -1,10 +1,12 @@
 //! What must be so before programs can be loaded, looked at first, so that an error says what to do and not `EPERM`.
 
+pub mod capability;
 mod system;
 
 use std::fmt;
 
-pub use system::{MemlockError, TracefsError, TracefsState, mount_tracefs, raise_memlock};
+use capability::{Capability, Need, lacking};
+pub use system::{MemlockError, TracefsError, TracefsState, mount_tracefs, mount_tracefs_for_self, raise_memlock};
 
 /// The oldest kernel that the programs run on, as (major, minor): the first with ring buffer (5.8), CAP_BPF (5.8) and
 /// all helpers that long-term distributions kept.
@@ -31,6 +33,21 @@ pub struct Facts {
     pub has_btf: bool,
     /// /sys/kernel/security/lockdown; `None` if it is not there (no lockdown, or securityfs is not mounted).
     pub lockdown: Option<String>,
+    /// Whether tracepoints can be looked up.
+    pub tracefs: Tracefs,
+    /// The hard limit RLIMIT_MEMLOCK is infinite: the process may lift its own.
+    pub memlock_unlimited: bool,
+}
+
+/// Whether tracepoints can be looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tracefs {
+    /// They can.
+    Readable,
+    /// Tracefs is mounted, and this process may not read it.
+    Unreadable,
+    /// Tracefs is not mounted.
+    NotMounted,
 }
 
 /// Why Spoor cannot work here, and what to do.
@@ -38,10 +55,9 @@ pub struct Facts {
 pub enum Problem {
     /// Neither root nor the capabilities.
     #[error(
-        "spoor lacks {}: start it with sudo, or give its binary the capabilities: sudo setcap \
-         cap_bpf,cap_perfmon,cap_sys_ptrace,cap_dac_read_search+ep $(command -v spoor); in a container use \
-         --privileged, or --cap-add for each of them",
-        Names(.missing)
+        "spoor lacks {}: start it with sudo, or give its binary the capabilities: sudo setcap {}+ep \
+         $(command -v spoor); in a container use --privileged, or --cap-add for each of them (docs/capabilities.md)",
+        Names(.missing), setcap_list(.missing)
     )]
     Capabilities {
         /// What is missing.
@@ -83,6 +99,17 @@ pub enum Problem {
     },
 }
 
+/// What spoor should have on every kernel, and what is missing here beyond that.
+fn setcap_list(missing: &[&str]) -> String {
+    let mut list = Capability::setcap_list();
+    for name in missing.iter().map(|name| name.to_lowercase()) {
+        if !list.split(',').any(|listed| listed == name) {
+            list = format!("{list},{name}");
+        }
+    }
+    list
+}
+
 struct Names<'a>(&'a [&'static str]);
 
 impl fmt::Display for Names<'_> {
@@ -94,16 +121,18 @@ impl fmt::Display for Names<'_> {
 /// All reasons why Spoor cannot work on such a system; none: it can.
 pub fn problems(facts: &Facts) -> Vec<Problem> {
     let Facts {
-        capabilities,
+        capabilities: _,
         pid_namespace,
         user_namespace,
         kernel,
         has_btf,
         lockdown,
+        tracefs: _,
+        memlock_unlimited: _,
     } = facts;
     let mut problems = Vec::new();
 
-    let missing = missing_capabilities(*capabilities);
+    let missing: Vec<_> = lacking(facts, Need::Always).map(|capability| capability.name).collect();
     if !missing.is_empty() {
         problems.push(Problem::Capabilities { missing });
     }
@@ -129,32 +158,30 @@ pub fn problems(facts: &Facts) -> Vec<Problem> {
     problems
 }
 
+/// Whether the process may load and attach programs, as far as capabilities say it.
+pub fn may_load(facts: &Facts) -> bool {
+    let needed = ["CAP_BPF", "CAP_PERFMON"];
+    !lacking(facts, Need::Always).any(|capability| needed.contains(&capability.name))
+}
+
 /// Major and minor version from `uname -r`.
 pub fn kernel_version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// What Spoor may not go without, each with the capabilities of which one is enough (include/uapi/linux/capability.h;
-/// `bpf_capable()` and `perfmon_capable()` accept CAP_SYS_ADMIN too).
-const NEEDED: &[(&str, &[u32])] = &[
-    ("CAP_BPF", &[39, 21]),
-    ("CAP_PERFMON", &[38, 21]),
-    ("CAP_SYS_PTRACE", &[19]),
-    ("CAP_DAC_READ_SEARCH", &[2, 1]),
-];
-
-fn missing_capabilities(effective: u64) -> Vec<&'static str> {
-    let lacks = |numbers: &[u32]| numbers.iter().all(|number| effective & (1 << number) == 0);
-    let missing = NEEDED.iter().filter(|(_, numbers)| lacks(numbers));
-    missing.map(|(name, _)| *name).collect()
-}
-
-/// Looks at this system: an error lists all that is in the way, each with what to do.
+/// Looks at this system: an error lists all that is in the way, each with what to do. What works less well for want of
+/// a capability is logged.
 pub fn check() -> anyhow::Result<()> {
-    let problems = problems(&Facts::read()?);
+    let facts = Facts::read()?;
+    let problems = problems(&facts);
     match problems.as_slice() {
-        [] => Ok(()),
+        [] => {
+            for Capability { name, without, .. } in lacking(&facts, Need::Wanted) {
+                tracing::warn!("spoor runs without {name}: {without}");
+            }
+            Ok(())
+        }
         [problem] => Err(anyhow::Error::new(problem.clone())),
         _ => {
             let list: Vec<String> = problems.iter().map(|problem| format!("\n  - {problem}")).collect();
@@ -176,6 +203,8 @@ mod tests {
             kernel: "5.10.0-33-amd64".to_owned(),
             has_btf: true,
             lockdown: Some("none [integrity] confidentiality\n".to_owned()),
+            tracefs: Tracefs::Readable,
+            memlock_unlimited: true,
         }
     }
 
@@ -192,21 +221,58 @@ mod tests {
     }
 
     #[test]
+    fn what_a_capability_is_worth_depends_on_the_machine() {
+        let lacks =
+            |facts: Facts, need| -> Vec<&str> { lacking(&facts, need).map(|capability| capability.name).collect() };
+        let bare = |facts: Facts| Facts {
+            capabilities: 0,
+            ..facts
+        };
+        assert_eq!(lacks(bare(good()), Need::Always), ["CAP_BPF", "CAP_PERFMON"]);
+        assert_eq!(
+            lacks(bare(good()), Need::Wanted),
+            ["CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE", "CAP_SYS_NICE"]
+        );
+        let another_user = Facts {
+            tracefs: Tracefs::Unreadable,
+            ..good()
+        };
+        assert_eq!(
+            lacks(bare(another_user), Need::Always),
+            ["CAP_BPF", "CAP_PERFMON", "CAP_DAC_READ_SEARCH"]
+        );
+        let limited = |kernel: &str| Facts {
+            memlock_unlimited: false,
+            kernel: kernel.to_owned(),
+            ..good()
+        };
+        assert_eq!(lacks(limited("5.10.0"), Need::Always), ["CAP_SYS_RESOURCE"]);
+        assert_eq!(lacks(limited("5.11.0"), Need::Always), [""; 0]);
+        let no_tracefs = Facts {
+            tracefs: Tracefs::NotMounted,
+            ..good()
+        };
+        assert_eq!(lacks(no_tracefs, Need::Always), ["CAP_SYS_ADMIN"]);
+    }
+
+    #[test]
     fn all_that_is_wrong_is_told_at_once() {
         let facts = Facts {
-            capabilities: 1 << 2,
+            capabilities: 1 << 19,
             pid_namespace: 4_026_532_000,
             user_namespace: Some(4_026_532_001),
             kernel: "4.18.0-553.el8.x86_64".to_owned(),
             has_btf: false,
             lockdown: Some("none integrity [confidentiality]\n".to_owned()),
+            tracefs: Tracefs::Unreadable,
+            memlock_unlimited: true,
         };
         let kernel = facts.kernel.clone();
         assert_eq!(
             problems(&facts),
             [
                 Problem::Capabilities {
-                    missing: vec!["CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE"]
+                    missing: vec!["CAP_BPF", "CAP_PERFMON", "CAP_DAC_READ_SEARCH"]
                 },
                 Problem::PidNamespace,
                 Problem::UserNamespace,
@@ -220,14 +286,17 @@ mod tests {
     #[test]
     fn texts_say_what_to_do() {
         let capabilities = Problem::Capabilities {
-            missing: missing_capabilities(0),
+            missing: vec!["CAP_BPF", "CAP_SYS_RESOURCE"],
         };
         for (problem, says) in [
             (
                 capabilities.clone(),
-                "spoor lacks CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH:",
+                "spoor lacks CAP_BPF, CAP_SYS_RESOURCE: start it with sudo",
             ),
-            (capabilities, "sudo"),
+            (
+                capabilities,
+                "setcap cap_bpf,cap_perfmon,cap_dac_read_search,cap_sys_ptrace,cap_sys_nice,cap_sys_resource+ep",
+            ),
             (Problem::PidNamespace, "--pid=host"),
             (Problem::UserNamespace, "--userns=host"),
             (Problem::NoBtf { kernel: "6.1".into() }, "CONFIG_DEBUG_INFO_BTF"),

@@ -7,6 +7,7 @@ use spoor::{
     config::{Command, Invocation},
     core::Core,
     metrics::Metrics,
+    preflight::capability::{CAPABILITIES, Capability},
 };
 
 fn page() -> String {
@@ -63,4 +64,24 @@ fn each_counter_of_the_export() {
     let told = explained(&page, "Levels and progress");
     let missing: Vec<_> = metrics.difference(&told).collect();
     assert_eq!(missing, Vec::<&String>::new(), "docs/loss.md says nothing of them");
+}
+
+#[test]
+fn each_capability() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/capabilities.md");
+    let page = fs::read_to_string(path).expect("docs/capabilities.md can be read");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `CAP_"));
+    let cells = rows.map(|row| {
+        row.split(" | ")
+            .map(|cell| cell.trim_matches('`').to_owned())
+            .take(2)
+            .collect()
+    });
+    let explained: Vec<Vec<String>> = cells.collect();
+    let used = CAPABILITIES.iter().map(|capability| {
+        let name = capability.name.trim_start_matches("CAP_");
+        vec![name.to_owned(), capability.kernels.to_owned()]
+    });
+    assert_eq!(explained, used.collect::<Vec<_>>());
+    assert!(page.contains(&format!("setcap {}+ep", Capability::setcap_list())));
 }

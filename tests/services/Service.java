@@ -24,22 +24,36 @@ public class Service {
     static FileOutputStream log;
 
     public static void main(String[] args) throws Exception {
-        for (String route : System.getenv("ROUTES").split(";")) {
-            List<String> words = Arrays.asList(route.trim().split(" +"));
-            ROUTES.put(words.get(0),
-                    new Route(Integer.parseInt(words.get(1)), Long.parseLong(words.get(2)), words.subList(3, words.size())));
-        }
-        log = new FileOutputStream(System.getenv("TRUTH_LOG"), true);
-        int port = Integer.parseInt(System.getenv("PORT"));
+        int port = load();
         HttpServer server = HttpServer.create(new InetSocketAddress(InetAddress.getLoopbackAddress(), port), 128);
         server.createContext("/", Service::serve);
         server.setExecutor(Executors.newFixedThreadPool(32));
         server.start();
     }
 
+    /** Reads the environment; gives the port. */
+    static int load() throws IOException {
+        for (String route : System.getenv("ROUTES").split(";")) {
+            List<String> words = Arrays.asList(route.trim().split(" +"));
+            ROUTES.put(words.get(0),
+                    new Route(Integer.parseInt(words.get(1)), Long.parseLong(words.get(2)), words.subList(3, words.size())));
+        }
+        log = new FileOutputStream(System.getenv("TRUTH_LOG"), true);
+        return Integer.parseInt(System.getenv("PORT"));
+    }
+
     static void serve(HttpExchange exchange) throws IOException {
         String id = exchange.getRequestHeaders().getFirst("x-request-id");
-        String[] segments = exchange.getRequestURI().getPath().split("/");
+        int status = answer(id, exchange.getRequestURI().getPath());
+        byte[] body = body(id);
+        exchange.sendResponseHeaders(status, body.length);
+        exchange.getResponseBody().write(body);
+        exchange.close();
+    }
+
+    /** Does what a route says; gives the status of the response. */
+    static int answer(String id, String path) throws IOException {
+        String[] segments = path.split("/");
         Route route = ROUTES.getOrDefault("/" + (segments.length > 1 ? segments[1] : ""), new Route(404, 0, List.of()));
         int status = route.status();
         try {
@@ -56,10 +70,11 @@ public class Service {
             }
         }
         log("S", id, Integer.toString(status));
-        byte[] body = (NAME + " " + id + "\n").getBytes(StandardCharsets.UTF_8);
-        exchange.sendResponseHeaders(status, body.length);
-        exchange.getResponseBody().write(body);
-        exchange.close();
+        return status;
+    }
+
+    static byte[] body(String id) {
+        return (NAME + " " + id + "\n").getBytes(StandardCharsets.UTF_8);
     }
 
     static String call(String url, String id) {

@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+import time
 
 import requests
 
@@ -15,15 +16,16 @@ log_file = os.open(os.environ["TRUTH_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CRE
 
 def work():
     with requests.Session() as session:
-        while True:
+        while not os.path.exists(os.environ["STOP"]):
             with lock:
                 number = next(numbers, None)
             if number is None:
                 return
             request_id = f"{prefix}-{number}"
             get = session.get if KEEP_CONNECTIONS else requests.get
+            began = time.time_ns()
             status = get(url, headers={"x-request-id": request_id}).status_code
-            os.write(log_file, f"C {os.environ['SERVICE']} {request_id} {status}\n".encode())
+            os.write(log_file, f"C {os.environ['SERVICE']} {request_id} {status} {began}\n".encode())
 
 
 threads = [threading.Thread(target=work) for _ in range(in_flight)]

@@ -64,11 +64,12 @@ func load(url string, count, inFlight int, prefix string) {
 		workers.Go(func() {
 			for {
 				i := int(next.Add(1)) - 1
-				if i >= count {
+				if _, err := os.Stat(os.Getenv("STOP")); i >= count || err == nil {
 					return
 				}
 				id := fmt.Sprintf("%s-%d", prefix, i)
-				writeLog("C", id, call(url, id))
+				began := time.Now().UnixNano()
+				writeLog("C", id, fmt.Sprintf("%s %d", call(url, id), began))
 			}
 		})
 	}

@@ -1,5 +1,6 @@
 <?php
-// A service on PHP's built-in server (see README.md): calls with the http stream wrapper, a connection a call.
+// A service on PHP's built-in server, in Apache or in PHP-FPM (see README.md): calls with the http stream wrapper or with curl
+// (HTTP_CLIENT=curl), a connection a call.
 function truth(string $kind, string $id, string|int $status): void
 {
     file_put_contents(getenv("TRUTH_LOG"), "$kind " . getenv("SERVICE") . " $id $status\n", FILE_APPEND);
@@ -7,6 +8,13 @@ function truth(string $kind, string $id, string|int $status): void
 
 function call(string $url, string $id): string|int
 {
+    if (getenv("HTTP_CLIENT") === "curl") {
+        $handle = curl_init($url);
+        curl_setopt_array($handle, [CURLOPT_HTTPHEADER => ["x-request-id: $id"], CURLOPT_RETURNTRANSFER => true]);
+        curl_exec($handle);
+        $refused = curl_errno($handle) === CURLE_COULDNT_CONNECT;
+        return curl_getinfo($handle, CURLINFO_RESPONSE_CODE) ?: ($refused ? "connect" : "-");
+    }
     $options = ["header" => "x-request-id: $id\r\nConnection: close", "protocol_version" => 1.1, "ignore_errors" => true];
     $body = @file_get_contents($url, false, stream_context_create(["http" => $options]));
     if ($body === false) {

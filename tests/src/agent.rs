@@ -4,11 +4,12 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{BufRead, BufReader},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -21,6 +22,9 @@ use spoor::{
 use tempfile::TempDir;
 
 use crate::{
+    http,
+    metrics::Metrics,
+    net::free_address,
     otlp::{self, Span},
     process::Process,
     services::directory,
@@ -30,12 +34,15 @@ use crate::{
 const READY_LIMIT: Duration = Duration::from_secs(20);
 /// How long it may take to end: 5 s are promised for the flush.
 const END_LIMIT: Duration = Duration::from_secs(8);
+/// A whole number in the environment: so many times slower is this machine, being emulated.
+const SLOWNESS: &str = "SPOOR_TEST_SLOWNESS";
 /// How long a command under the agent may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
 /// A running agent.
 pub struct Agent {
     process: Process,
+    metrics: Option<SocketAddr>,
     log: Arc<Mutex<Vec<String>>>,
     reader: JoinHandle<()>,
 }
@@ -44,21 +51,31 @@ impl Agent {
     /// Starts it with a selection (`--pid=7` …) and an `--output`, and waits until it is attached.
     pub fn start(selection: &[String], output: &str, environment: &[(&str, &str)], stdout: Stdio) -> Result<Self> {
         let mut command = Command::new(binary()?);
-        command
-            .arg("run")
-            .args(selection)
-            .args(["--output", output])
-            .envs(environment.iter().copied());
-        command.args([
-            "--capture-request-header",
-            "x-request-id",
-            "--metrics-listen",
-            "127.0.0.1:0",
-        ]);
-        Self::attach(command, stdout)
+        command.envs(environment.iter().copied());
+        Self::start_as(command, selection, output, stdout)
     }
 
-    fn attach(command: Command, stdout: Stdio) -> Result<Self> {
+    /// The same, where `command` is what starts the agent, as with other rights.
+    pub fn start_as(command: Command, selection: &[String], output: &str, stdout: Stdio) -> Result<Self> {
+        Self::start_at(free_address(), command, selection, output, stdout)
+    }
+
+    /// The same, with its metrics at this address, which may be taken.
+    pub fn start_at(
+        metrics: SocketAddr,
+        mut command: Command,
+        selection: &[String],
+        output: &str,
+        stdout: Stdio,
+    ) -> Result<Self> {
+        command.arg("run").args(selection).args(["--output", output]);
+        command.args(["--capture-request-header", "x-request-id"]);
+        command.args(["--metrics-listen", &metrics.to_string()]);
+        Self::attach(command, stdout, Some(metrics))
+    }
+
+    /// Starts this command, which is an agent, and waits until it is attached.
+    pub fn attach(command: Command, stdout: Stdio, metrics: Option<SocketAddr>) -> Result<Self> {
         let mut process = Process::start_with("the agent", command, Stdio::null(), stdout, Stdio::piped())?;
         let stderr = process.take_stderr().context("the agent has no stderr")?;
         let log = Arc::new(Mutex::new(Vec::new()));
@@ -75,8 +92,13 @@ impl Agent {
                 }
             }
         });
-        let agent = Self { process, log, reader };
-        if let Err(error) = ready.recv_timeout(READY_LIMIT) {
+        let agent = Self {
+            process,
+            metrics,
+            log,
+            reader,
+        };
+        if let Err(error) = ready.recv_timeout(READY_LIMIT * slowness()) {
             bail!(
                 "the agent did not say that it is ready ({error}); it said:\n{}",
                 agent.said()
@@ -85,35 +107,84 @@ impl Agent {
         Ok(agent)
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Kills it, without a chance to clean up.
+    pub fn kill(mut self) -> Result<()> {
+        self.process.signal(Signal::SIGKILL)?;
+        self.process.wait(END_LIMIT).map(|_| ())
+    }
+
     /// Fails if it has ended.
     pub fn check_running(&mut self) -> Result<()> {
         self.process.check_running().with_context(|| self.said())
     }
 
+    /// Waits until it has said this; it needs `--log-level=debug` to say all.
+    pub fn wait_until_said(&self, words: &str, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        while !self.said().contains(words) {
+            if Instant::now() > deadline {
+                bail!(
+                    "the agent has not said {words:?} within {limit:?}; it said:\n{}",
+                    self.said()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// Its metrics now. Those of Core and of the programs are at most a second old while there is traffic.
+    pub fn metrics(&self) -> Result<Metrics> {
+        let address = self.metrics.context("an agent that records serves no metrics")?;
+        Ok(Metrics::parse(&http::get(address, "/metrics")?))
+    }
+
+    /// Stops it (SIGSTOP) while something is done.
+    pub fn while_stopped<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.process.signal(Signal::SIGSTOP)?;
+        let done = work();
+        self.process.signal(Signal::SIGCONT)?;
+        done
+    }
+
     /// Ends it as Ctrl-C does; gives what it said on stderr.
     pub fn finish(mut self) -> Result<String> {
         self.process.signal(Signal::SIGINT)?;
-        let status = self.process.wait(END_LIMIT).with_context(|| self.said())?;
+        let status = self.process.wait(END_LIMIT * slowness()).with_context(|| self.said())?;
         ensure!(
             status.success(),
             "the agent ended with {status}; it said:\n{}",
             self.said()
         );
         // Its end closed the pipe, so the reader ends when it has read all.
-        let Self { process, log, reader } = self;
+        let Self {
+            process, log, reader, ..
+        } = self;
         drop(process);
         reader.join().expect("reading lines does not panic");
         Ok(said(&log))
     }
 
-    fn said(&self) -> String {
+    /// What it said on stderr so far.
+    pub fn said(&self) -> String {
         said(&self.log)
     }
 }
 
 /// An agent that writes its spans to a file, to be read when it has ended.
 pub struct Recorder {
-    agent: Agent,
+    /// The agent.
+    pub agent: Agent,
     directory: TempDir,
 }
 
@@ -137,7 +208,8 @@ impl Recorder {
 
 /// An agent that records a tape; then the tape.
 pub struct Tape {
-    agent: Agent,
+    /// The agent.
+    pub agent: Agent,
     directory: TempDir,
 }
 
@@ -156,7 +228,7 @@ impl Tape {
             // A tape holds all that was captured, and a disk may be slow.
             .args(["--ring-bytes", "64MiB"])
             .args(selection);
-        let agent = Agent::attach(command, Stdio::null())?;
+        let agent = Agent::attach(command, Stdio::null(), None)?;
         Ok(Self { agent, directory })
     }
 
@@ -211,10 +283,26 @@ impl Recorded {
         let mut command = Command::new(binary()?);
         command.arg("replay").arg(tape_file(self.0.path()));
         command.args(["--output", &format!("otlp-json={}", file.display())]);
+        // What a line holds is not to depend on the time that it took.
+        command.env("OTEL_BSP_SCHEDULE_DELAY", "600000");
         let mut process = Process::start_with("the replay", command, Stdio::null(), Stdio::null(), Stdio::inherit())?;
         let status = process.wait(COMMAND_LIMIT)?;
         ensure!(status.success(), "the replay ended with {status}");
         Ok((std::fs::read(&file)?, otlp::read(&file)?))
+    }
+
+    /// Replays the tape to the collector that the environment names; gives what was said on stderr.
+    pub fn export(&self, environment: &[(&str, &str)]) -> Result<String> {
+        let mut command = Command::new(binary()?);
+        command.arg("replay").arg(tape_file(self.0.path()));
+        command.args(["--output", "otlp"]).envs(environment.iter().copied());
+        let log = self.0.path().join("export.log");
+        let stderr = File::create(&log)?.into();
+        let mut process = Process::start_with("the replay", command, Stdio::null(), Stdio::null(), stderr)?;
+        let status = process.wait(COMMAND_LIMIT)?;
+        let said = std::fs::read_to_string(&log)?;
+        ensure!(status.success(), "the replay ended with {status}; it said:\n{said}");
+        Ok(said)
     }
 }
 
@@ -235,6 +323,11 @@ pub fn run_command(command: &[&str]) -> Result<(Option<i32>, Vec<Span>, String)>
     let said = std::fs::read_to_string(&stderr)?;
     let spans = otlp::read(&spans_file(directory.path())).with_context(|| format!("the agent said:\n{said}"))?;
     Ok((status.code(), spans, std::fs::read_to_string(&stdout)?))
+}
+
+fn slowness() -> u32 {
+    let value = std::env::var(SLOWNESS).ok();
+    value.and_then(|value| value.parse().ok()).unwrap_or(1)
 }
 
 /// The agent's binary: `SPOOR_BIN`, else the one that was built beside the running test or demo.

@@ -1,13 +1,17 @@
 //! The clients: each sends so many requests, so many at once, with an id in each.
 
-use std::{process::Command, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use crate::{
-    process::Gated,
-    services::{build_go, directory, sources, truth_log},
+    process::{Gated, Process},
+    services::{built, directory, sources, truth_log},
     truth::{self, Event},
 };
 
@@ -26,6 +30,20 @@ pub enum Client {
     Go,
     /// wrk.
     Wrk,
+    /// wget, a process for each request.
+    Wget,
+    /// aiohttp.
+    Aiohttp,
+    /// Node's http with an agent that keeps connections.
+    NodeHttp,
+    /// Java's HttpClient.
+    JavaHttpClient,
+    /// Ruby's Net::HTTP, threads with a kept connection each.
+    RubyNetHttp,
+    /// PHP's curl, many handles in one process.
+    PhpCurl,
+    /// hyper.
+    Hyper,
 }
 
 /// What a client is to do.
@@ -39,6 +57,13 @@ pub struct Load<'a> {
     pub in_flight: usize,
     /// What the ids begin with.
     pub prefix: &'a str,
+}
+
+/// A client at work, until it is told to stop.
+pub struct Running {
+    name: String,
+    process: Process,
+    directory: TempDir,
 }
 
 /// A client that has a process, but has not begun.
@@ -89,12 +114,39 @@ impl Client {
                 command.arg(sources().join("client.py")).args(arguments);
                 command.env("SESSION", if self == Self::PythonRequests { "1" } else { "0" });
             }
-            Self::NodeFetch => {
+            Self::NodeFetch | Self::NodeHttp => {
                 command = Command::new("node");
                 command.arg(sources().join("client.js")).args(arguments);
+                command.env("HTTP_CLIENT", if self == Self::NodeHttp { "http" } else { "fetch" });
+            }
+            Self::Wget => {
+                command = Command::new("sh");
+                command.arg(sources().join("client.sh")).args(arguments);
+            }
+            Self::Aiohttp => {
+                command = Command::new("/usr/bin/python3");
+                command.arg(sources().join("client_aiohttp.py")).args(arguments);
+            }
+            Self::JavaHttpClient => {
+                command = Command::new("java");
+                command
+                    .args(["-Xmx256m", "-cp", &built::java()?, "Client"])
+                    .args(arguments);
+            }
+            Self::RubyNetHttp => {
+                command = Command::new("ruby");
+                command.arg(sources().join("client.rb")).args(arguments);
+            }
+            Self::PhpCurl => {
+                command = Command::new("php");
+                command.arg(sources().join("client.php")).args(arguments);
+            }
+            Self::Hyper => {
+                command = Command::new(built::hyper()?);
+                command.args(arguments);
             }
             Self::Go => {
-                command = Command::new(build_go(path)?);
+                command = Command::new(built::go()?);
                 command.args(arguments);
             }
             Self::Wrk => {
@@ -113,7 +165,8 @@ impl Client {
         command
             .env("SERVICE", name)
             .env("OTEL_SERVICE_NAME", name)
-            .env("TRUTH_LOG", truth_log(path));
+            .env("TRUTH_LOG", truth_log(path))
+            .env("STOP", stop_file(path));
         let gated = Gated::prepare(name, command, &stdout, &path.join("output.log"))?;
         let name = name.to_owned();
         Ok(Prepared {
@@ -133,25 +186,69 @@ impl Prepared {
 
     /// Lets it work to its end; gives what it logged.
     pub fn run(self, limit: Duration) -> Result<Vec<Event>> {
-        let output = || std::fs::read_to_string(self.directory.path().join("output.log")).unwrap_or_default();
-        let mut process = self.gated.go()?;
-        let status = process
+        let (name, count) = (self.name.clone(), self.count);
+        let truth = self.start()?.end(limit)?;
+        ensure!(truth.len() == count, "{name} logged {} of {count} calls", truth.len());
+        Ok(truth)
+    }
+
+    /// Lets it work.
+    pub fn start(self) -> Result<Running> {
+        Ok(Running {
+            name: self.name,
+            process: self.gated.go()?,
+            directory: self.directory,
+        })
+    }
+}
+
+impl Running {
+    /// Waits until what it has logged will do.
+    pub fn wait_for(&mut self, limit: Duration, is_enough: impl Fn(&[Event]) -> bool) -> Result<()> {
+        let until = Instant::now() + limit;
+        loop {
+            let logged = truth::read(&truth_log(self.directory.path()))?;
+            if is_enough(&logged) {
+                return Ok(());
+            }
+            self.process.check_running().with_context(|| self.output())?;
+            ensure!(
+                Instant::now() < until,
+                "{} has logged only {} calls after {limit:?}",
+                self.name,
+                logged.len()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Tells it to begin no more requests; gives what it logged when the last is answered. Not all clients listen: those
+    /// that log when they begin do.
+    pub fn stop(self, limit: Duration) -> Result<Vec<Event>> {
+        let stop = stop_file(self.directory.path());
+        std::fs::write(&stop, "").with_context(|| format!("cannot write {}", stop.display()))?;
+        self.end(limit)
+    }
+
+    fn end(mut self, limit: Duration) -> Result<Vec<Event>> {
+        let status = self
+            .process
             .wait(limit)
-            .with_context(|| format!("{} said:\n{}", self.name, output()))?;
+            .with_context(|| format!("{} said:\n{}", self.name, self.output()))?;
         ensure!(
             status.success(),
             "{} ended with {status}; it said:\n{}",
             self.name,
-            output()
+            self.output()
         );
-        let truth = truth::read(&truth_log(self.directory.path()))?;
-        ensure!(
-            truth.len() == self.count,
-            "{} logged {} of {} calls",
-            self.name,
-            truth.len(),
-            self.count
-        );
-        Ok(truth)
+        truth::read(&truth_log(self.directory.path()))
     }
+
+    fn output(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("output.log")).unwrap_or_default()
+    }
+}
+
+fn stop_file(directory: &Path) -> PathBuf {
+    directory.join("stop")
 }

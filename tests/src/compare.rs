@@ -20,6 +20,9 @@ pub struct Expectation<'a> {
     pub titled: BTreeSet<String>,
     /// Trace id and span id that untraced callers sent in `traceparent`, by request id.
     pub remote_parents: HashMap<&'a str, (&'a str, &'a str)>,
+    /// When the agent was there, in nanoseconds of wall-clock time. What a request led to that its client had begun before
+    /// need not be seen, and its parents need not be found; but what is said of it must be right.
+    pub attached_ns: Option<u64>,
 }
 
 /// In what way the spans differ from the truth.
@@ -150,12 +153,23 @@ impl fmt::Display for Report {
 /// Compares.
 pub fn compare(events: &[Event], spans: &[Span], expectation: &Expectation<'_>) -> Report {
     let events: Vec<Event> = events.iter().map(with_visible_id).collect();
+    let began_before = |event: &&Event| {
+        expectation
+            .attached_ns
+            .is_some_and(|attached_ns| event.began_ns.is_some_and(|began_ns| began_ns < attached_ns))
+    };
+    let before = events
+        .iter()
+        .filter(began_before)
+        .map(|event| root(&event.id))
+        .collect();
     let spans_by_id: HashMap<&str, &Span> = spans.iter().map(|span| (span.span_id.as_str(), span)).collect();
     let mut comparison = Comparison {
         services: events.iter().map(|event| event.service.as_str()).collect(),
         truth: truth::by_id(&events),
         observed: BTreeMap::new(),
         spans_by_id,
+        before,
         expectation,
         report: Report {
             spans: spans.len(),
@@ -187,6 +201,8 @@ struct Comparison<'a> {
     truth: BTreeMap<(&'a str, Kind), Vec<&'a Event>>,
     observed: BTreeMap<(String, Kind), Vec<&'a Span>>,
     spans_by_id: HashMap<&'a str, &'a Span>,
+    /// What the requests began with that were under way when the agent came, or over.
+    before: HashSet<&'a str>,
     expectation: &'a Expectation<'a>,
     report: Report,
 }
@@ -207,7 +223,7 @@ impl<'a> Comparison<'a> {
     }
 
     fn difference(&mut self, fault: Fault, id: &str, text: String) {
-        let root = id.split('.').next().unwrap_or_default().to_owned();
+        let root = root(id).to_owned();
         self.report.differences.push(Difference { fault, root, text });
     }
 
@@ -219,7 +235,8 @@ impl<'a> Comparison<'a> {
                 .get(&(id.to_owned(), kind))
                 .map(Vec::as_slice)
                 .unwrap_or_default();
-            for event in events.iter().skip(spans.len()) {
+            let all_are_due = !self.before.contains(root(id));
+            for event in events.iter().skip(spans.len()).filter(|_| all_are_due) {
                 found.push((
                     Fault::Missing,
                     id,
@@ -276,8 +293,9 @@ impl<'a> Comparison<'a> {
                 Kind::Server if !caused_here => self.expectation.remote_parents.get(id.as_str()),
                 _ => None,
             };
+            let is_due = !self.before.contains(root(id));
             for span in spans {
-                let has_cause = caused_here || remote.is_some();
+                let has_cause = (caused_here || remote.is_some()) && is_due;
                 score.expected += u64::from(has_cause);
                 if span.parent_id.is_empty() {
                     if has_cause {
@@ -296,6 +314,7 @@ impl<'a> Comparison<'a> {
                 };
                 if right {
                     score.right += 1;
+                    score.expected += u64::from(!is_due);
                 } else {
                     let parent = parent.map_or_else(|| "no span of ours".to_owned(), |parent| show(parent));
                     found.push((
@@ -368,6 +387,11 @@ impl<'a> Comparison<'a> {
             self.difference(Fault::Order, &id, text);
         }
     }
+}
+
+/// The id of the request that all began with.
+fn root(id: &str) -> &str {
+    id.split('.').next().unwrap_or_default()
 }
 
 /// The id of the request that the call `id` was made for.

@@ -6,7 +6,10 @@
 
 pub mod agent;
 pub mod clients;
+pub mod collector;
 pub mod compare;
+pub mod http;
+pub mod metrics;
 pub mod net;
 pub mod otlp;
 pub mod process;

@@ -72,9 +72,14 @@ impl Span {
 /// All spans of a file.
 pub fn read(path: &Path) -> Result<Vec<Span>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the spans in {}", path.display()))?;
+    parse(&text).with_context(|| path.display().to_string())
+}
+
+/// All spans of such lines.
+pub fn parse(text: &str) -> Result<Vec<Span>> {
     let mut spans = Vec::new();
     for (number, line) in text.lines().enumerate() {
-        let place = || format!("{}, line {}", path.display(), number + 1);
+        let place = || format!("line {}", number + 1);
         let request: Value = serde_json::from_str(line).with_context(|| format!("{}: no JSON", place()))?;
         parse_request(&request, &mut spans).with_context(|| format!("{}: no ExportTraceServiceRequest", place()))?;
     }

@@ -1,5 +1,8 @@
 //! The services: real servers that nobody instrumented, each in its own directory on a loopback port of its own.
 
+pub mod built;
+mod proxies;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -7,11 +10,12 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use proxies::Apache;
 use tempfile::TempDir;
 
 use crate::{
     net,
-    process::{self, Process},
+    process::Process,
     truth::{self, Event},
 };
 
@@ -54,6 +58,63 @@ pub enum Server {
     Php,
     /// Eight Perl processes.
     Perl,
+    /// Apache with processes and PHP in them; calls with curl.
+    ApachePrefork,
+    /// Apache with threads and Python in them; calls with `requests`.
+    ApacheWorker,
+    /// Apache with threads behind a loop, in front of an upstream.
+    ApacheEvent {
+        /// Where it sends everything.
+        upstream: SocketAddr,
+    },
+    /// Caddy in front of an upstream.
+    Caddy {
+        /// Where it sends everything.
+        upstream: SocketAddr,
+    },
+    /// lighttpd in front of an upstream.
+    Lighttpd {
+        /// Where it sends everything.
+        upstream: SocketAddr,
+    },
+    /// Varnish in front of an upstream; nothing is cached.
+    Varnish {
+        /// Where it sends everything.
+        upstream: SocketAddr,
+    },
+    /// Envoy in front of an upstream.
+    Envoy {
+        /// Where it sends everything.
+        upstream: SocketAddr,
+    },
+    /// uvicorn, one process; calls with aiohttp.
+    Uvicorn,
+    /// PHP-FPM with 16 processes behind nginx; calls with curl.
+    PhpFpm,
+    /// Tomcat with a blocking servlet on 32 threads.
+    Tomcat,
+    /// Jetty with a blocking servlet.
+    Jetty,
+    /// hyper on two threads of tokio.
+    Hyper,
+    /// The server of Erlang's inets.
+    Inets,
+}
+
+impl Server {
+    /// Whether it passes each request on to an upstream.
+    pub fn is_proxy(self) -> bool {
+        matches!(
+            self,
+            Self::NginxProxy { .. }
+                | Self::HaProxy { .. }
+                | Self::ApacheEvent { .. }
+                | Self::Caddy { .. }
+                | Self::Lighttpd { .. }
+                | Self::Varnish { .. }
+                | Self::Envoy { .. }
+        )
+    }
 }
 
 /// A route of a service (`services/README.md`).
@@ -69,6 +130,7 @@ pub struct Service {
     pub address: SocketAddr,
     /// Whether it writes a title over its environment.
     pub titled: bool,
+    server: Server,
     process: Process,
     directory: TempDir,
 }
@@ -113,8 +175,9 @@ impl Service {
             address,
             titled: matches!(
                 server,
-                Server::NginxStatic | Server::NginxProxy { .. } | Server::Puma { .. }
+                Server::NginxStatic | Server::NginxProxy { .. } | Server::Puma { .. } | Server::PhpFpm
             ),
+            server,
             process,
             directory,
         })
@@ -132,7 +195,12 @@ impl Service {
 
     /// What it has logged so far.
     pub fn truth(&self) -> Result<Vec<Event>> {
-        truth::read(&truth_log(self.directory.path()))
+        let directory = self.directory.path();
+        match self.server {
+            Server::Caddy { .. } => proxies::caddy_truth(&self.name, directory),
+            Server::Varnish { .. } => proxies::varnish_truth(&self.name, directory),
+            _ => truth::read(&truth_log(directory)),
+        }
     }
 }
 
@@ -201,26 +269,56 @@ fn command(server: Server, name: &str, address: SocketAddr, directory: &Path) ->
             command.arg(source("config.ru"));
         }
         Server::Jdk => {
-            let class_path = directory.as_os_str();
-            let java = source("Service.java");
-            process::run(
-                "javac",
-                "javac",
-                &["-d".as_ref(), class_path, java.as_os_str()],
-                directory,
-            )?;
-            command = Command::new("java");
+            command = java("Service")?;
             // Without it, head and body in two writes wait for each other's acknowledgement.
-            command
-                .args(["-Xmx256m", "-Dsun.net.httpserver.nodelay=true", "-cp"])
-                .arg(class_path)
-                .arg("Service");
+            command.env("JAVA_TOOL_OPTIONS", "-Dsun.net.httpserver.nodelay=true");
         }
+        Server::Tomcat => command = java("TomcatService")?,
+        Server::Jetty => command = java("JettyService")?,
         Server::Node => {
             command = Command::new("node");
             command.arg(source("service.js"));
         }
-        Server::Go => command = Command::new(build_go(directory)?),
+        Server::Go => command = Command::new(built::go()?),
+        Server::Hyper => command = Command::new(built::hyper()?),
+        Server::Inets => {
+            command = Command::new("erl");
+            // Its schedulers would spin for work.
+            command.args([
+                "-noinput",
+                "+sbwt",
+                "none",
+                "+sbwtdcpu",
+                "none",
+                "+sbwtdio",
+                "none",
+                "-pa",
+            ]);
+            command.arg(built::erlang()?).args(["-s", "service", "main"]);
+        }
+        Server::Uvicorn => {
+            // Debian's, for there uvicorn is a package.
+            command = Command::new("/usr/bin/python3");
+            command.args(["-m", "uvicorn", "asgi:app", "--no-access-log", "--log-level", "warning"]);
+            command.arg("--app-dir").arg(sources());
+            command.args([
+                "--host",
+                &address.ip().to_string(),
+                "--port",
+                &address.port().to_string(),
+            ]);
+            command.env("PYTHONDONTWRITEBYTECODE", "1");
+        }
+        Server::ApachePrefork => command = proxies::apache(Apache::Prefork, name, address, directory)?,
+        Server::ApacheWorker => command = proxies::apache(Apache::Worker, name, address, directory)?,
+        Server::ApacheEvent { upstream } => {
+            command = proxies::apache(Apache::Event(upstream), name, address, directory)?;
+        }
+        Server::Caddy { upstream } => command = proxies::caddy(address, upstream, directory)?,
+        Server::Lighttpd { upstream } => command = proxies::lighttpd(name, address, upstream, directory)?,
+        Server::Varnish { upstream } => command = proxies::varnish(address, upstream, directory)?,
+        Server::Envoy { upstream } => command = proxies::envoy(name, address, upstream, directory)?,
+        Server::PhpFpm => command = proxies::php_fpm(name, address, directory)?,
         Server::Php => {
             command = Command::new("php");
             command
@@ -290,25 +388,19 @@ backend back
     )
 }
 
-/// Builds the Go service, which is also a client, and gives its path.
-pub(crate) fn build_go(directory: &Path) -> Result<PathBuf> {
-    let program = directory.join("service-go");
-    let go = ["/usr/local/go/bin/go"]
-        .into_iter()
-        .find(|path| Path::new(path).exists())
-        .unwrap_or("go");
-    let source = sources().join("main.go");
-    let args = ["build".as_ref(), "-o".as_ref(), program.as_os_str(), source.as_os_str()];
-    process::run("go build", go, &args, directory)?;
-    Ok(program)
+fn java(class: &str) -> Result<Command> {
+    let mut command = Command::new("java");
+    command.args(["-Xmx256m", "-cp", &built::java()?, class]);
+    Ok(command)
 }
 
 /// Where the sources of services and clients are.
-pub(crate) fn sources() -> PathBuf {
+pub fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("services")
 }
 
-pub(crate) fn directory(name: &str) -> Result<TempDir> {
+/// A directory of its own, which goes away with it, unless `SPOOR_KEEP_LOGS` is set.
+pub fn directory(name: &str) -> Result<TempDir> {
     let mut directory = tempfile::Builder::new().prefix(&format!("spoor-{name}-")).tempdir()?;
     // To look at the logs after a failure.
     directory.disable_cleanup(std::env::var_os("SPOOR_KEEP_LOGS").is_some());

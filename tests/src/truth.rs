@@ -1,8 +1,12 @@
 //! What really happened, as the services and clients logged it (`services/README.md` has the format).
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::otlp::Kind;
 
@@ -17,6 +21,8 @@ pub struct Event {
     pub id: String,
     /// How it ended.
     pub outcome: Outcome,
+    /// When the one who called began, before it sent anything, in nanoseconds of wall-clock time: only clients log it.
+    pub began_ns: Option<u64>,
 }
 
 /// How an exchange ended for the one who logged it.
@@ -38,7 +44,9 @@ pub fn read(path: &Path) -> Result<Vec<Event>> {
         return Ok(Vec::new());
     }
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the log {}", path.display()))?;
-    parse(&text).with_context(|| format!("in the log {}", path.display()))
+    // The last line may be under way.
+    let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+    parse(whole).with_context(|| format!("in the log {}", path.display()))
 }
 
 /// All events in the text of a log.
@@ -73,26 +81,55 @@ pub fn unpaired(events: &[Event]) -> Vec<String> {
         .collect()
 }
 
+/// What `read` gives once both ends of each exchange are in it: servers log after they have answered, and some of them
+/// seconds later. Fails if an end has not been logged in time, for then it is not known what happened.
+pub fn settled(read: impl Fn() -> Result<Vec<Event>>) -> Result<Vec<Event>> {
+    const LIMIT: Duration = Duration::from_secs(15);
+    let until = Instant::now() + LIMIT;
+    loop {
+        let events = read()?;
+        let unpaired = unpaired(&events);
+        if unpaired.is_empty() {
+            return Ok(events);
+        }
+        if Instant::now() > until {
+            const SHOWN: usize = 10;
+            let first = &unpaired[..unpaired.len().min(SHOWN)];
+            bail!("{} exchanges are not logged by both ends: {first:#?}", unpaired.len());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 fn parse_line(line: &str, events: &mut Vec<Event>) -> Option<()> {
     let mut words = line.split_ascii_whitespace();
     let (letter, service, id, status) = (words.next()?, words.next()?, words.next()?, words.next()?);
-    let mut push = |kind, id: String, outcome| {
+    let mut push = |kind, id: String, outcome, began_ns| {
         let service = service.to_owned();
         events.push(Event {
             service,
             kind,
             id,
             outcome,
+            began_ns,
         });
     };
     match letter {
-        "C" => push(Kind::Client, id.to_owned(), outcome(status)?),
-        "S" => push(Kind::Server, id.to_owned(), outcome(status)?),
+        "C" => {
+            let began_ns = words.next().map(str::parse).transpose().ok()?;
+            push(Kind::Client, id.to_owned(), outcome(status)?, began_ns);
+        }
+        "S" => push(Kind::Server, id.to_owned(), outcome(status)?, None),
         "P" => {
-            push(Kind::Server, id.to_owned(), outcome(status)?);
+            push(Kind::Server, id.to_owned(), outcome(status)?, None);
             // nginx writes the statuses of its tries as `502, 200`.
             for status in words {
-                push(Kind::Client, format!("{id}.1"), outcome(status.trim_end_matches(','))?);
+                push(
+                    Kind::Client,
+                    format!("{id}.1"),
+                    outcome(status.trim_end_matches(','))?,
+                    None,
+                );
             }
         }
         _ => return None,
@@ -123,6 +160,7 @@ mod tests {
             kind,
             id: id.to_owned(),
             outcome,
+            began_ns: None,
         };
         assert_eq!(
             events,
@@ -136,8 +174,21 @@ mod tests {
     }
 
     #[test]
+    fn a_client_says_when_it_began() {
+        let events = parse("C load a-1 200 1700000000000000000\nC load a-2 -\n").unwrap();
+        let began: Vec<_> = events.iter().map(|event| event.began_ns).collect();
+        assert_eq!(began, [Some(1_700_000_000_000_000_000), None]);
+    }
+
+    #[test]
     fn a_torn_line_is_an_error() {
-        for line in ["S shop a-1", "X shop a-1 200", "S shop a-1 20x", ""] {
+        for line in [
+            "S shop a-1",
+            "X shop a-1 200",
+            "S shop a-1 20x",
+            "C shop a-1 200 soon",
+            "",
+        ] {
             assert_eq!(parse_line(line, &mut Vec::new()), None, "{line:?}");
         }
     }

@@ -132,7 +132,15 @@ impl Story {
             .iter()
             .map(|(id, trace, span)| (id.as_str(), (trace.as_str(), span.as_str())))
             .collect();
-        let report = compare(&events, &spans, &Expectation { titled, remote_parents });
+        let report = compare(
+            &events,
+            &spans,
+            &Expectation {
+                titled,
+                remote_parents,
+                attached_ns: None,
+            },
+        );
         Ok(Self {
             events,
             spans,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use spoor_tests::{
     clients::{Client, Load},
     services::{Server, Service, route},
@@ -35,6 +35,19 @@ fn every_server_logs_what_every_client_does() -> Result<()> {
         Server::Go,
         Server::Php,
         Server::Perl,
+        Server::ApachePrefork,
+        Server::ApacheWorker,
+        Server::ApacheEvent { upstream },
+        Server::Caddy { upstream },
+        Server::Lighttpd { upstream },
+        Server::Varnish { upstream },
+        Server::Envoy { upstream },
+        Server::Uvicorn,
+        Server::PhpFpm,
+        Server::Tomcat,
+        Server::Jetty,
+        Server::Hyper,
+        Server::Inets,
     ];
     let clients = [
         Client::Curl,
@@ -42,6 +55,13 @@ fn every_server_logs_what_every_client_does() -> Result<()> {
         Client::NodeFetch,
         Client::Go,
         Client::Wrk,
+        Client::Wget,
+        Client::Aiohttp,
+        Client::NodeHttp,
+        Client::JavaHttpClient,
+        Client::RubyNetHttp,
+        Client::PhpCurl,
+        Client::Hyper,
     ];
     for (number, (server, client)) in servers.into_iter().zip(clients.into_iter().cycle()).enumerate() {
         let start = Instant::now();
@@ -59,22 +79,17 @@ fn every_server_logs_what_every_client_does() -> Result<()> {
             in_flight: 32,
             prefix,
         };
-        let mut events = client.prepare("client", load)?.run(Duration::from_secs(60))?;
-        // A proxy logs after it has answered.
-        std::thread::sleep(Duration::from_millis(100));
-        events.extend(service.truth()?);
-        events.extend(
-            leaf.truth()?
-                .into_iter()
-                .filter(|event| event.id.starts_with(&format!("{prefix}-"))),
-        );
-        let is_proxy = matches!(server, Server::NginxProxy { .. } | Server::HaProxy { .. });
-        let expected = REQUESTS * if is_proxy { 4 } else { 6 };
-        assert_eq!(
-            (truth::unpaired(&events), events.len()),
-            (vec![], expected),
-            "{server:?} with {client:?}"
-        );
+        let calls = client.prepare("client", load)?.run(Duration::from_secs(60))?;
+        let events = truth::settled(|| {
+            let mut events = calls.clone();
+            events.extend(service.truth()?);
+            let own = |event: &truth::Event| event.id.starts_with(&format!("{prefix}-"));
+            events.extend(leaf.truth()?.into_iter().filter(own));
+            Ok(events)
+        })
+        .with_context(|| format!("{server:?} with {client:?}"))?;
+        let expected = REQUESTS * if server.is_proxy() { 4 } else { 6 };
+        assert_eq!(events.len(), expected, "{server:?} with {client:?}");
         println!(
             "{server:?} with {client:?}: ready after {ready:.1?}, done after {:.1?}",
             start.elapsed()

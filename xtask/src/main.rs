@@ -1,10 +1,11 @@
-//! Project tasks: `cargo xtask setup | build | demo | test | fuzz | bench`.
+//! Project tasks: `cargo xtask setup | build | demo | test | kernels | fuzz | bench`.
 //!
 //! Each task first makes sure that what it needs is installed ([`setup`]), so `cargo xtask demo` in a fresh clone on
 //! a fresh machine is all that there is to know.
 
 mod checks;
 mod fuzz;
+mod kernels;
 mod release;
 mod setup;
 mod tools;
@@ -55,6 +56,11 @@ enum Task {
         #[arg(conflicts_with = "no_e2e")]
         filter: Option<String>,
     },
+    /// Test Spoor in Debian's kernels, old and new, in virtual machines, and write docs/kernels.md
+    Kernels {
+        /// Only these: a series (`5.10`), `newest`, `arm64-6.12`, or `host` for this machine's own kernel
+        kernels: Vec<String>,
+    },
     /// Run the fuzz targets, and print what their corpus covers
     Fuzz(fuzz::Options),
     /// Measure what Spoor costs
@@ -88,6 +94,11 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Demo { args } => run_with_agent("demo", args)?,
         Task::Bench { args } => run_with_agent("bench", args)?,
+        Task::Kernels { kernels } => {
+            setup::install(Scope::Build)?;
+            setup::kernels::install()?;
+            kernels::run(&kernels)?;
+        }
         Task::Test { no_e2e: true, .. } => {
             setup::install(Scope::Build)?;
             checks::without_end_to_end()?;

@@ -9,6 +9,9 @@ use crate::tools::{self, Run};
 /// The musl target links everything in, so the binary runs on any distribution.
 pub const TARGET: &str = "x86_64-unknown-linux-musl";
 
+/// The same for 64-bit ARM.
+pub const ARM_TARGET: &str = "aarch64-unknown-linux-musl";
+
 /// Most bytes that the binary may have.
 const SIZE_LIMIT: u64 = 20 * 1024 * 1024;
 
@@ -33,7 +36,32 @@ impl fmt::Display for Release {
 
 /// Builds the release binary, and makes sure that it is static and not too large.
 pub fn build() -> Result<Release> {
-    Run::cargo([
+    build_for(TARGET)
+}
+
+/// Variables with which cargo builds for a target that is not this machine's.
+pub fn cross_environment(target: &str) -> &'static [(&'static str, &'static str)] {
+    match target {
+        ARM_TARGET => &[
+            (
+                "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER",
+                "aarch64-linux-gnu-gcc",
+            ),
+            ("CC_aarch64_unknown_linux_musl", "aarch64-linux-gnu-gcc"),
+            ("AR_aarch64_unknown_linux_musl", "aarch64-linux-gnu-ar"),
+            // The headers are another C library's: nothing that only that one has.
+            (
+                "CFLAGS_aarch64_unknown_linux_musl",
+                "-U_FORTIFY_SOURCE -mno-outline-atomics",
+            ),
+        ],
+        _ => &[],
+    }
+}
+
+/// Builds the release binary for one of the targets.
+pub fn build_for(target: &str) -> Result<Release> {
+    let mut build = Run::cargo([
         "build",
         "--profile",
         "dist",
@@ -42,10 +70,13 @@ pub fn build() -> Result<Release> {
         "--bin",
         "spoor",
         "--target",
-        TARGET,
-    ])
-    .status()?;
-    let path = tools::target_dir()?.join(TARGET).join("dist/spoor");
+        target,
+    ]);
+    for (name, value) in cross_environment(target) {
+        build = build.env(name, value);
+    }
+    build.status()?;
+    let path = tools::target_dir()?.join(target).join("dist/spoor");
     let bytes = fs::read(&path).with_context(|| format!("cannot read the binary just built, {}", path.display()))?;
     let size_bytes = bytes.len() as u64;
     match wants_loader(&bytes) {

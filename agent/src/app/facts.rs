@@ -11,7 +11,7 @@ use anyhow::Context;
 
 use crate::{
     probe::Waker,
-    process::{ExecHint, Gatherer, Match, ProcRoot, ProcessFacts, Selection, peculiarities},
+    process::{ExecHint, Gatherer, Match, ProcRoot, ProcessFacts, Reason, Selection, peculiarities},
 };
 
 /// What is asked.
@@ -42,8 +42,8 @@ pub enum Question {
 pub enum Answer {
     /// The process is this.
     Facts(ProcessFacts),
-    /// A provisional target is selected, or not.
-    Selected(u32, bool),
+    /// A provisional target is selected for this reason, or is not.
+    Selected(u32, Option<Reason>),
 }
 
 /// The thread.
@@ -113,13 +113,16 @@ impl Learner {
                 if !provisional {
                     return self.facts(tgid, Some(&hint), None);
                 }
-                let selected = matches!(self.selection.matches(tgid), Match::Yes(_))
-                    || self.root.exe(tgid).is_none() && self.selection.matched(&hint);
-                if !selected {
-                    return vec![Answer::Selected(tgid, false)];
+                let reason = match self.selection.matches(tgid) {
+                    Match::Yes(reason) => Some(reason),
+                    Match::No if self.root.exe(tgid).is_some() => None,
+                    Match::No => self.selection.matched(&hint),
+                };
+                if reason.is_none() {
+                    return vec![Answer::Selected(tgid, None)];
                 }
                 let mut answers = self.facts(tgid, Some(&hint), None);
-                answers.push(Answer::Selected(tgid, true));
+                answers.push(Answer::Selected(tgid, reason));
                 answers
             }
             Question::Ended(tgid) => {

@@ -6,9 +6,10 @@ use std::{
     fs::File,
     io::BufWriter,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use agent_ebpf::abi::{Counter, Header, Kind, State as StateRecord, StateChange, bytes_of};
 use anyhow::Context;
 
 use super::{
@@ -16,6 +17,8 @@ use super::{
     shown::{Shown, State},
     signals::{Command, Stop},
     undecided::Undecided,
+    unix_ends::UnixEnds,
+    whys::{Why, Whys},
 };
 use crate::{
     config::CoreSettings,
@@ -23,7 +26,7 @@ use crate::{
     event::Event,
     export::Exporter,
     probe::{BUSY_PERIOD, Probe, Waker},
-    process::{ExecHint, ProcRoot, Selection},
+    process::{ExecHint, ProcRoot, Selection, UnixSockets},
     tape::{Frame, TapeWriter},
 };
 
@@ -62,7 +65,9 @@ pub struct Session {
     /// Processes that are targets now, and by whom they were forked.
     alive: BTreeSet<u32>,
     parents: HashMap<u32, u32>,
+    whys: Whys,
     undecided: Undecided,
+    unix_ends: UnixEnds,
     records: (u64, u64),
     /// Processes that were asked about at the start.
     first_look: BTreeSet<u32>,
@@ -82,6 +87,7 @@ impl Session {
         only_command: bool,
     ) -> anyhow::Result<Self> {
         let facts = Facts::start(ProcRoot::default(), selection.clone(), probe.ring.waker())?;
+        shown.pulse.begin(probe.ring.waker());
         let seed = seed();
         let mut session = Self {
             probe,
@@ -93,7 +99,9 @@ impl Session {
             only_command,
             alive: BTreeSet::new(),
             parents: HashMap::new(),
+            whys: Whys::default(),
             undecided: Undecided::default(),
+            unix_ends: UnixEnds::default(),
             records: (0, 0),
             first_look: BTreeSet::new(),
             next_housekeeping_ns: 0,
@@ -119,7 +127,7 @@ impl Session {
     /// Selects what runs, and lets what starts be found. `command`: a process that is selected in any case.
     pub fn begin(&mut self, command: Option<u32>) {
         if let Some(pid) = command {
-            self.select(pid);
+            self.select(pid, Why::Command);
         }
         if self.only_command {
             return;
@@ -131,16 +139,21 @@ impl Session {
         // What a process forks before it is a target is found by the next look.
         loop {
             let before = self.alive.len();
-            for (tgid, _) in self.selection.scan() {
-                self.select(tgid);
+            for (tgid, reason) in self.selection.scan() {
+                self.select(tgid, Why::Rule(reason));
             }
             for (child, parent) in self.selection.children(&self.alive) {
                 self.parents.insert(child, parent);
-                self.select(child);
+                self.select(child, Why::Child(parent));
             }
             if self.alive.len() == before {
                 break;
             }
+        }
+        let root = ProcRoot::default();
+        let mut sockets = UnixSockets::new(&root);
+        if self.alive.iter().any(|&tgid| sockets.listens(tgid)) {
+            self.unix_ends.watch(&mut self.probe);
         }
         self.first_look = self.alive.clone();
         let until = monotonic_ns() + FIRST_LOOK.as_nanos() as u64;
@@ -150,8 +163,9 @@ impl Session {
         }
     }
 
-    fn select(&mut self, tgid: u32) {
+    fn select(&mut self, tgid: u32, why: Why) {
         if self.alive.insert(tgid) {
+            self.whys.note(tgid, why);
             self.probe.shared.set_target(tgid, true);
             let parent = self.parents.get(&tgid).copied();
             self.facts.ask(Question::Facts { tgid, parent });
@@ -205,6 +219,7 @@ impl Session {
                 sink,
                 alive,
                 parents,
+                whys,
                 undecided,
                 records,
                 broken,
@@ -216,6 +231,7 @@ impl Session {
                 write(sink, broken, &Frame::Record(record));
                 match Event::decode(record) {
                     Some(event) => {
+                        whys.notice(&event, alive);
                         notice(&event, facts, alive, parents, undecided);
                         core.event(&event);
                     }
@@ -231,7 +247,14 @@ impl Session {
             }
         }
         self.learn();
+        self.shown.pulse.beat();
+        self.shown
+            .desk
+            .serve(|| self.whys.workloads(&self.alive, self.core.workloads()));
         let now_ns = monotonic_ns();
+        if taken < BATCH {
+            self.end_unix(now_ns);
+        }
         if taken > 0 || self.core.next_deadline_ns().is_some_and(|deadline| deadline <= now_ns) {
             self.tape(&Frame::Tick { now_ns });
             self.core.tick(now_ns);
@@ -246,6 +269,26 @@ impl Session {
         taken
     }
 
+    /// Has the ends of Unix connections told once they matter, and tells those that were before.
+    fn end_unix(&mut self, now_ns: u64) {
+        let gone = self.unix_ends.turn(&self.core, &mut self.probe);
+        for conn in gone {
+            let record = StateRecord {
+                header: Header {
+                    kind: Kind::State as u8,
+                    time_ns: now_ns,
+                    ..Header::default()
+                },
+                conn,
+                state: StateChange::Gone as u8,
+                ..StateRecord::default()
+            };
+            let record = bytes_of(&record);
+            self.tape(&Frame::Record(record));
+            self.core.record(record);
+        }
+    }
+
     /// Takes what was learned about processes, and asks what is wanted.
     fn learn(&mut self) {
         while let Some(answer) = self.facts.answer() {
@@ -255,8 +298,9 @@ impl Session {
                     self.tape(&Frame::Process(std::borrow::Cow::Borrowed(&facts)));
                     self.core.process(facts);
                 }
-                Answer::Selected(tgid, selected) => {
-                    let decided = self.undecided.decide(tgid, selected);
+                Answer::Selected(tgid, reason) => {
+                    let decided = self.undecided.decide(tgid, reason.is_some());
+                    self.whys.decide(tgid, reason);
                     self.decided(decided);
                 }
             }
@@ -274,6 +318,7 @@ impl Session {
             if !selected {
                 self.probe.shared.set_target(tgid, false);
                 self.alive.remove(&tgid);
+                self.whys.forget(tgid);
             }
             self.tape(&Frame::Selected { tgid, selected });
             self.core.selected(tgid, selected);
@@ -290,17 +335,16 @@ impl Session {
     }
 
     fn show(&self) {
+        let kernel = self.probe.shared.counters();
+        let ring_full = kernel.iter().find(|(cause, _)| *cause == Counter::RingFull);
+        let lost = ring_full.map_or(0, |&(_, count)| count);
+        self.shown.pulse.ring(Instant::now(), lost, self.records.0);
         self.shown.set(State {
-            kernel: self
-                .probe
-                .shared
-                .counters()
-                .into_iter()
-                .map(|(cause, count)| (cause.name(), count))
-                .collect(),
+            kernel: kernel.into_iter().map(|(cause, count)| (cause.name(), count)).collect(),
             core: self.core.counters(),
             records: self.records,
             under_way: self.core.under_way(),
+            talking: self.core.talking(),
             lost: self.probe.lost.iter().map(|lost| lost.feature.to_owned()).collect(),
         });
     }
@@ -418,7 +462,7 @@ fn notice(
                 "this workload uses io_uring: its traffic on it is not visible"
             );
         }
-        Event::Open(_) | Event::Connect(_) | Event::Segment(..) | Event::State(_) => {}
+        Event::Open(_) | Event::Connect(..) | Event::Segment(..) | Event::State(_) => {}
     }
 }
 

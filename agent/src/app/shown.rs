@@ -3,13 +3,23 @@
 use std::{
     borrow::Cow,
     sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
 
+use super::pulse::Pulse;
+
+use crate::control::Desk;
 use crate::metrics::{Collected, Kind, Metrics, Sample};
 
 /// The session's state, as it was last told.
 #[derive(Debug, Default)]
-pub struct Shown(Mutex<State>);
+pub struct Shown {
+    state: Mutex<State>,
+    /// Where those wait who ask for the workloads.
+    pub desk: Arc<Desk>,
+    /// Whether the reader works.
+    pub pulse: Pulse,
+}
 
 /// What is shown.
 #[derive(Clone, Debug, Default)]
@@ -24,21 +34,24 @@ pub struct State {
     pub under_way: (usize, usize),
     /// Programs that are not attached: what does not work.
     pub lost: Vec<String>,
+    /// Processes that have connections.
+    pub talking: usize,
 }
 
 impl Shown {
     /// Tells the state.
     pub fn set(&self, state: State) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }
 
-    fn state(&self) -> State {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The state as it was last told.
+    pub fn state(&self) -> State {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Why the agent is not healthy: nothing, as long as it reads.
+    /// Why the agent is not healthy.
     pub fn problems(&self) -> Vec<String> {
-        Vec::new()
+        self.pulse.problems(Instant::now())
     }
 }
 
@@ -52,6 +65,7 @@ pub fn register(shown: &Arc<Shown>, metrics: &Metrics) {
             records,
             under_way,
             lost,
+            talking: _,
         } = shown.state();
         vec![
             family(

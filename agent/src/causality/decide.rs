@@ -104,6 +104,10 @@ impl Causality {
     pub(super) fn decide(&mut self, id: NodeId, parent: Parent) {
         let trace = match parent {
             Parent::Local(above, method) => match self.nodes.get_mut(above) {
+                Some(above_node) if above_node.ignored => {
+                    self.set_parent(id, Parent::Root);
+                    Some(self.new_trace())
+                }
                 Some(above_node) => match above_node.trace.clone() {
                     Some(trace) => {
                         let span = above_node.span_id;
@@ -127,7 +131,7 @@ impl Causality {
                 let state = self.nodes.get(id).and_then(|node| node.trace_state.clone());
                 Some(Trace {
                     id: context.trace_id,
-                    flags: context.flags,
+                    caller_flags: Some(context.flags),
                     state,
                 })
             }
@@ -144,7 +148,7 @@ impl Causality {
     fn new_trace(&mut self) -> Trace {
         Trace {
             id: self.ids.trace(),
-            flags: 1,
+            caller_flags: None,
             state: None,
         }
     }

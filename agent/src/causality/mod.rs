@@ -42,8 +42,6 @@ pub struct Counters {
     pub held_too_long: u64,
     /// Spans that left undecided because too many were held.
     pub held_too_many: u64,
-    /// Exchanges of traces that the caller did not sample.
-    pub not_sampled: u64,
 }
 
 /// The exchanges under way and what decides about them.

@@ -51,6 +51,8 @@ pub struct Node {
     pub trace_state: Option<Arc<str>>,
     /// The `traceparent` is one that the process itself received.
     pub forwarded: bool,
+    /// A rule of the user's says that it gives no span: it takes part in all decisions, but is nobody's parent.
+    pub ignored: bool,
     /// The span's id.
     pub span_id: SpanId,
     /// What is known of the parent.
@@ -95,8 +97,8 @@ pub struct Serving {
 pub struct Trace {
     /// Its id.
     pub id: TraceId,
-    /// W3C flags.
-    pub flags: u8,
+    /// W3C flags as the caller's `traceparent` has them; `None`: the trace begins here.
+    pub caller_flags: Option<u8>,
     /// W3C `tracestate`.
     pub state: Option<Arc<str>>,
 }
@@ -139,6 +141,7 @@ impl Node {
             context: None,
             trace_state: None,
             forwarded: false,
+            ignored: false,
             span_id,
             parent: Parent::Open,
             trace: None,

@@ -6,8 +6,9 @@ use clap::{Args, Parser};
 
 use super::{
     CoreSettings, LaunchSettings, LogLevel, Output, Selection, SpanNames, TraceSettings,
-    values::{self, ExeGlob, Listen},
+    values::{self, CgroupGlob, ControlSocket, ExeGlob, Listen},
 };
+use crate::trace::sampling::Sampler;
 
 /// Zero-code distributed tracing: shows which service called which, without touching the services
 ///
@@ -42,7 +43,7 @@ Examples:
 
 Environment:
   OTEL_EXPORTER_OTLP_ENDPOINT   the collector, as http://localhost:4318
-  OTEL_EXPORTER_OTLP_PROTOCOL   http/protobuf (the default) or grpc, then with port 4317
+  OTEL_EXPORTER_OTLP_PROTOCOL   http/protobuf (the default), http/json, or grpc, then with port 4317
   docs/configuration.md has the others";
 
 const RECORD_EXAMPLES: &str = "\
@@ -58,6 +59,13 @@ Examples:
   spoor replay bug.tape
   spoor replay bug.tape --output otlp-json > spans.jsonl";
 
+const PS_EXAMPLES: &str = "\
+Examples:
+  sudo spoor ps                                   what the running agent traces
+  sudo spoor ps --watch
+  sudo spoor ps --json | jq '.workloads[] | select(.missed > 0)'
+  sudo spoor ps --control off --exe 'python3*'    what these options would select";
+
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Subcommand {
     /// Trace services and print or export their spans
@@ -67,12 +75,21 @@ pub(super) enum Subcommand {
     /// traced too. Ctrl-C ends it.
     #[command(after_help = RUN_EXAMPLES)]
     Run(RunArgs),
+    /// List workloads: which are traced and why, and what of them is not visible
+    ///
+    /// Asks the running agent. Without one, says what the given selection would select.
+    #[command(after_help = PS_EXAMPLES)]
+    Ps(PsArgs),
     /// Record onto a tape what spans are made of, to replay it later
     #[command(after_help = RECORD_EXAMPLES)]
     Record(RecordArgs),
     /// Make the spans of a tape, the same ones each time
     #[command(after_help = REPLAY_EXAMPLES)]
     Replay(ReplayArgs),
+    /// Say what works on this kernel and machine, what does not, what that costs and what to do
+    ///
+    /// Exits with 1 if nothing can be traced. Without root it says what it could not look at.
+    Doctor(DoctorArgs),
 }
 
 #[derive(Debug, Args)]
@@ -108,6 +125,13 @@ pub(super) struct ReplayArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct OutputArgs {
     /// Where spans go: console (trees), otlp (a collector) or otlp-json[=FILE] (a request a line)
     ///
@@ -118,7 +142,7 @@ pub(super) struct OutputArgs {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct TraceArgs {
+pub(super) struct SelectionArgs {
     /// Trace the process with this id, and its children; repeatable
     #[arg(long = "pid", value_name = "N", value_parser = values::pid, help_heading = "Selection")]
     pids: Vec<u32>,
@@ -133,6 +157,69 @@ pub(super) struct TraceArgs {
     /// Trace who serves this local port, and its children; repeatable
     #[arg(long = "port", value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Selection")]
     ports: Vec<u16>,
+
+    /// Trace what runs in the container with this name, or whose id begins like this; repeatable
+    ///
+    /// Names are those of Docker, containerd, CRI-O and Podman.
+    #[arg(long = "container", value_name = "NAME|ID", value_parser = values::container, help_heading = "Selection")]
+    containers: Vec<String>,
+
+    /// Trace what runs in or below this control group, as /system.slice/nginx.service; repeatable
+    ///
+    /// A path or pattern below /sys/fs/cgroup; * does not go over a slash, ** does.
+    #[arg(long = "cgroup", value_name = "GLOB", help_heading = "Selection")]
+    cgroups: Vec<CgroupGlob>,
+}
+
+impl SelectionArgs {
+    pub(super) fn into_selection(self) -> Selection {
+        let Self {
+            pids,
+            exes,
+            ports,
+            containers,
+            cgroups,
+        } = self;
+        Selection {
+            pids,
+            exes,
+            ports,
+            containers,
+            cgroups,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PsArgs {
+    #[command(flatten)]
+    pub(super) selection: SelectionArgs,
+
+    /// The control socket of the agent to ask; off: ask none, say what would be selected
+    #[arg(long, value_name = "PATH", default_value_t)]
+    pub(super) control: ControlSocket,
+
+    /// Print JSON: one object, with --watch one a line
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// Print anew every second, until Ctrl-C
+    #[arg(long)]
+    pub(super) watch: bool,
+
+    /// Also processes that neither listen on TCP nor were seen to communicate
+    #[arg(long)]
+    pub(super) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TraceArgs {
+    #[command(flatten)]
+    selection: SelectionArgs,
+
+    /// Where `spoor ps` finds this agent, or off
+    #[arg(long, value_name = "PATH", default_value_t)]
+    control: ControlSocket,
 
     /// Start and trace this command with its children; spoor ends with it and gives its exit code
     ///
@@ -151,6 +238,13 @@ pub(super) struct TraceArgs {
     /// Give http.route to requests that fit this template, as '/users/{id}'; repeatable, the first that fits counts
     #[arg(long = "route", value_name = "PATTERN", value_parser = values::route, help_heading = "Spans")]
     routes: Vec<String>,
+
+    /// Give no span to requests with this path, method and path, or user agent, as 'GET /healthz'; repeatable
+    ///
+    /// '/static/**', 'GET /healthz' or 'user-agent: kube-probe/*'; * does not go over a slash of a path, ** does. What is
+    /// called for an ignored request has no parent. They are counted.
+    #[arg(long = "ignore", value_name = "RULE", value_parser = values::ignore, help_heading = "Spans")]
+    ignore: Vec<String>,
 
     /// Export this request header as http.request.header.<name>; repeatable
     #[arg(
@@ -201,15 +295,15 @@ pub(super) struct TraceArgs {
 }
 
 impl TraceArgs {
-    pub(super) fn into_settings(self) -> TraceSettings {
+    pub(super) fn into_settings(self, sampler: Sampler) -> TraceSettings {
         let Self {
-            pids,
-            exes,
-            ports,
+            selection,
+            control,
             command,
             as_root,
             span_names,
             routes,
+            ignore,
             request_headers,
             response_headers,
             include_telemetry,
@@ -220,15 +314,18 @@ impl TraceArgs {
             idle_timeout,
         } = self;
         TraceSettings {
-            selection: Selection { pids, exes, ports },
+            selection: selection.into_selection(),
+            control: control.0,
             launch: (!command.is_empty()).then_some(LaunchSettings { command, as_root }),
             core: CoreSettings {
                 span_names,
                 routes,
+                ignore,
                 request_headers: without_repetition(request_headers),
                 response_headers: without_repetition(response_headers),
                 known_methods: std::env::var("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS").ok(),
                 include_telemetry,
+                sampler,
                 max_connections,
                 hold: Duration::from_secs(hold_seconds),
                 hold_bytes,

@@ -32,14 +32,17 @@ fn without_options_all_is_at_its_default() {
     let expected = RunSettings {
         trace: TraceSettings {
             selection: Selection::default(),
+            control: Some("/run/spoor/control.sock".into()),
             launch: None,
             core: CoreSettings {
                 span_names: SpanNames::Template,
                 routes: vec![],
+                ignore: vec![],
                 request_headers: vec![],
                 response_headers: vec![],
                 known_methods: None,
                 include_telemetry: false,
+                sampler: Sampler::default(),
                 max_connections: 65_536,
                 hold: Duration::from_secs(10),
                 hold_bytes: 16 * 1024 * 1024,
@@ -61,7 +64,7 @@ fn options_and_the_command_are_read() {
          --span-names method --route /users/{id} --capture-request-header X-Request-Id \
          --capture-request-header x-request-id --capture-response-header Server --include-telemetry \
          --ring-bytes 1048576 --max-connections 5 --hold-seconds 0 --hold-bytes 1KiB --idle-timeout 90s \
-         --metrics-listen off -- curl --pid 9",
+         --metrics-listen off --container web --cgroup /system.slice/*.service --control /tmp/x --ignore /healthz --ignore user-agent:x/* -- curl --pid 9",
     );
     let expected = RunSettings {
         trace: TraceSettings {
@@ -69,7 +72,10 @@ fn options_and_the_command_are_read() {
                 pids: vec![7, 8],
                 exes: vec!["nginx".parse().unwrap()],
                 ports: vec![80],
+                containers: vec!["web".to_owned()],
+                cgroups: vec!["/system.slice/*.service".parse().unwrap()],
             },
+            control: Some("/tmp/x".into()),
             launch: Some(LaunchSettings {
                 command: ["curl", "--pid", "9"].map(OsString::from).to_vec(),
                 as_root: true,
@@ -77,10 +83,12 @@ fn options_and_the_command_are_read() {
             core: CoreSettings {
                 span_names: SpanNames::Method,
                 routes: vec!["/users/{id}".to_owned()],
+                ignore: vec!["/healthz".to_owned(), "user-agent:x/*".to_owned()],
                 request_headers: vec!["x-request-id".to_owned()],
                 response_headers: vec!["server".to_owned()],
                 known_methods: None,
                 include_telemetry: true,
+                sampler: Sampler::default(),
                 max_connections: 5,
                 hold: Duration::ZERO,
                 hold_bytes: 1024,
@@ -92,6 +100,40 @@ fn options_and_the_command_are_read() {
         metrics_listen: None,
     };
     assert_eq!(settings, expected);
+}
+
+#[test]
+fn ps_has_the_selection_and_asks_the_agent_there_is() {
+    let ps = |line: &str| match parse(line, &[]).unwrap().command {
+        Command::Ps(settings) => settings,
+        other => panic!("{other:?}"),
+    };
+    let expected = PsSettings {
+        selection: Selection::default(),
+        control: Some("/run/spoor/control.sock".into()),
+        json: false,
+        watch: false,
+        all: false,
+    };
+    assert_eq!(ps("spoor ps"), expected);
+    let settings = ps("spoor ps --control off --json --watch --all --port 80 --pid 7 --container web --cgroup /a");
+    let rules = ["--pid 7", "--port 80", "--container web", "--cgroup /a"];
+    assert_eq!(settings.selection.rules(), rules);
+    assert_eq!(settings.control, None);
+    assert!(settings.json && settings.watch && settings.all);
+}
+
+#[test]
+fn places_that_cannot_be_are_refused() {
+    assert!(error("spoor run --container a/b").contains("container's name"));
+    assert!(error("spoor run --container=").contains("container's name"));
+    for pattern in ["nginx.service", "/", ""] {
+        let error = error(&format!("spoor run --cgroup={pattern}"));
+        assert!(error.contains("as /system.slice/nginx.service"), "{error}");
+    }
+    assert!(error("spoor run --cgroup /a/[b").contains("/system.slice/nginx.service"));
+    assert!(error("spoor ps --control=").contains("or off"));
+    assert!(error("spoor run --ignore healthz").contains("as '/healthz'"));
 }
 
 #[test]
@@ -149,6 +191,39 @@ fn the_log_level_comes_from_the_option_then_from_the_environment() {
 }
 
 #[test]
+fn the_sampler_comes_from_the_environment() {
+    const NAME: &str = "OTEL_TRACES_SAMPLER";
+    const RATIO: &str = "OTEL_TRACES_SAMPLER_ARG";
+    let sampler = |line, environment: &[(&str, &str)]| {
+        let invocation = parse(line, environment)?;
+        let (Command::Run(RunSettings { trace, .. }) | Command::Record(RecordSettings { trace, .. })) =
+            invocation.command
+        else {
+            panic!("only these two have one");
+        };
+        Ok::<_, String>((trace.core.sampler, invocation.warnings.len()))
+    };
+    let named = |name, ratio| Sampler::new(name, ratio).unwrap().0;
+    assert_eq!(sampler("spoor run", &[(NAME, "")]), Ok((Sampler::default(), 0)));
+    assert_eq!(
+        sampler("spoor run", &[(NAME, "parentbased_traceidratio"), (RATIO, "0.1")]),
+        Ok((named("parentbased_traceidratio", Some("0.1")), 0))
+    );
+    assert_eq!(
+        sampler("spoor record -o t", &[(NAME, "always_off"), (RATIO, "0.1")]),
+        Ok((named("always_off", None), 1))
+    );
+    assert_eq!(sampler("spoor run", &[(RATIO, "0.1")]), Ok((Sampler::default(), 1)));
+    let wrong = sampler("spoor run", &[(NAME, "traceidratio"), (RATIO, "2")]).unwrap_err();
+    assert!(
+        wrong.starts_with("error: OTEL_TRACES_SAMPLER_ARG=2: give the part"),
+        "{wrong}"
+    );
+    // A tape has its own.
+    assert!(parse("spoor replay t", &[(NAME, "nonsense")]).is_ok());
+}
+
+#[test]
 fn errors_say_what_would_be_right() {
     for (line, says) in [
         ("spoor run --pid 0", "from 1 to 4194304"),
@@ -158,7 +233,7 @@ fn errors_say_what_would_be_right() {
         ("spoor run --port 65536", "1..=65535"),
         ("spoor run --port 0", "1..=65535"),
         ("spoor run --ring-bytes 7MiB", "power of two"),
-        ("spoor run --ring-bytes 4096", "from 128KiB"),
+        ("spoor run --ring-bytes 4096", "from 64KiB"),
         ("spoor run --ring-bytes many", "8MiB or 64KiB"),
         ("spoor run --output otlp-json=", "otlp-json=FILE"),
         ("spoor run --output zipkin", "console, otlp, otlp-json"),
@@ -203,4 +278,8 @@ fn cores_settings_survive_a_tape() {
     let core = run("spoor run --route /{id} --hold-seconds 3").trace.core;
     let json = serde_json::to_string(&core).unwrap();
     assert_eq!(serde_json::from_str::<CoreSettings>(&json).unwrap(), core);
+    // Those that were recorded before there was a sampler.
+    let mut older: serde_json::Value = serde_json::from_str(&json).unwrap();
+    older.as_object_mut().unwrap().remove("sampler").unwrap();
+    assert_eq!(serde_json::from_value::<CoreSettings>(older).unwrap(), core);
 }

@@ -7,7 +7,11 @@ use bytesize::ByteSize;
 use globset::{GlobBuilder, GlobMatcher};
 use serde::{Deserialize, Serialize};
 
-use crate::{serve::DEFAULT_ADDRESS, trace::route::Route};
+use crate::{
+    control,
+    serve::DEFAULT_ADDRESS,
+    trace::{http::ignore::Ignore, route::Route},
+};
 
 /// Where spans go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,6 +152,102 @@ impl FromStr for ExeGlob {
     }
 }
 
+/// A pattern that names control groups by their path below the root of the hierarchy; those below them count, too.
+#[derive(Clone, Debug)]
+pub struct CgroupGlob {
+    text: String,
+    matcher: GlobMatcher,
+}
+
+impl CgroupGlob {
+    /// The pattern as it was given.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether the pattern names the group with this path, or one above it.
+    pub fn matches(&self, path: &str) -> bool {
+        let groups = std::path::Path::new(path).ancestors();
+        groups
+            .take_while(|group| group.parent().is_some())
+            .any(|group| self.matcher.is_match(group))
+    }
+}
+
+impl PartialEq for CgroupGlob {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl FromStr for CgroupGlob {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let example =
+            "as /system.slice/nginx.service or '/kubepods.slice/**'; /proc/PID/cgroup shows that of a process";
+        let path = text.strip_prefix("/sys/fs/cgroup").unwrap_or(text);
+        let path = path.strip_suffix('/').unwrap_or(path);
+        if !path.starts_with(['/', '*']) {
+            return Err(format!(
+                "a control group is named by its path below /sys/fs/cgroup, {example}"
+            ));
+        }
+        let glob = GlobBuilder::new(path).literal_separator(true).build();
+        let matcher = glob.map_err(|error| format!("{}; {example}", error.kind()))?;
+        Ok(Self {
+            text: text.to_owned(),
+            matcher: matcher.compile_matcher(),
+        })
+    }
+}
+
+/// Fewest digits of a container's id.
+pub const CONTAINER_ID_DIGITS: usize = 4;
+
+/// A container's name, or the beginning of its id.
+pub(super) fn container(text: &str) -> Result<String, String> {
+    // What the runtimes allow in names (and `/` of none).
+    let fits = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    if text.is_empty() || !text.chars().all(fits) {
+        return Err(format!(
+            "give a container's name, or at least {CONTAINER_ID_DIGITS} digits of its id, as `docker ps` or `crictl ps` shows them"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// `--control`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ControlSocket(pub Option<PathBuf>);
+
+impl Default for ControlSocket {
+    fn default() -> Self {
+        Self(Some(PathBuf::from(control::DEFAULT_PATH)))
+    }
+}
+
+impl fmt::Display for ControlSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(path) => path.display().fmt(f),
+            None => f.write_str("off"),
+        }
+    }
+}
+
+impl FromStr for ControlSocket {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(Self(None)),
+            "" => Err("give the path of a Unix socket, or off".to_owned()),
+            path => Ok(Self(Some(PathBuf::from(path)))),
+        }
+    }
+}
+
 /// `--metrics-listen`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Listen(pub Option<SocketAddr>);
@@ -201,6 +301,11 @@ pub(super) fn header(text: &str) -> Result<String, String> {
     Ok(text.to_ascii_lowercase())
 }
 
+/// A rule of requests that are not traced.
+pub(super) fn ignore(text: &str) -> Result<String, String> {
+    text.parse::<Ignore>().map(|_| text.to_owned())
+}
+
 /// A path template.
 pub(super) fn route(text: &str) -> Result<String, String> {
     let example = "as /users/{id}/orders";
@@ -226,8 +331,8 @@ pub(super) fn route(text: &str) -> Result<String, String> {
     }
 }
 
-/// Smallest ring buffer: eight of the largest records, and a multiple of every architecture's page size.
-const RING_LEAST: u64 = 128 * 1024;
+/// Smallest ring buffer: seven of the largest records, and a multiple of every architecture's page size.
+const RING_LEAST: u64 = 64 * 1024;
 /// Largest ring buffer.
 const RING_MOST: u64 = 1024 * 1024 * 1024;
 
@@ -235,7 +340,7 @@ const RING_MOST: u64 = 1024 * 1024 * 1024;
 pub(super) fn ring_bytes(text: &str) -> Result<u32, String> {
     let bytes = bytes(text)?;
     if !bytes.is_power_of_two() || !(RING_LEAST..=RING_MOST).contains(&bytes) {
-        return Err("the kernel wants a power of two, here from 128KiB to 1GiB, as 8MiB or 16MiB".to_owned());
+        return Err("the kernel wants a power of two, here from 64KiB to 1GiB, as 8MiB or 16MiB".to_owned());
     }
     Ok(bytes as u32)
 }

@@ -1,8 +1,8 @@
 //! From what the protocol says to exchanges.
 
-use agent_ebpf::abi::{Role, SEGMENT_EOF, Segment};
+use agent_ebpf::abi::{Role, SEGMENT_EOF, SEGMENT_NOT_HTTP, Segment};
 
-use super::Core;
+use super::{Core, workloads};
 use crate::{
     causality::{Node, NodeId},
     event::Stamp,
@@ -28,10 +28,21 @@ impl Core {
         if let Some(words) = fed.advice {
             self.advice.push((segment.conn, words));
         }
+        if let Some(protocol) = fed.opaque {
+            self.unseen_in(stamp.execution.tgid, protocol);
+        }
         for event in events.drain(..) {
             self.http(segment.conn, event);
         }
         self.events = events;
+        // What the other half asked gets no answer that can be read.
+        if segment.header.flags & SEGMENT_NOT_HTTP != 0
+            && fed.opaque.is_some()
+            && let Some(connection) = self.flow.known(segment.conn)
+        {
+            let asked = std::mem::take(&mut connection.exchanges);
+            self.missed(asked.into_iter().map(|(_, node)| node));
+        }
     }
 
     /// Takes what the parser found on a connection.
@@ -103,11 +114,15 @@ impl Core {
                 let Some(connection) = self.flow.known(connection) else {
                     return;
                 };
+                let tgid = connection.tgid;
                 // The number of the first request may be used again, by one that was not the first.
                 connection.opener = None;
                 let first_lost = connection.exchanges.partition_point(|&(number, _)| number < exchange);
                 let lost = connection.exchanges.split_off(first_lost);
                 self.missed(lost.into_iter().map(|(_, node)| node));
+                if let Some(what) = workloads::unreadable(cause) {
+                    self.unseen_in(tgid, what);
+                }
             }
             Event::Opaque { .. } => {}
         }
@@ -117,6 +132,7 @@ impl Core {
     pub(super) fn missed(&mut self, nodes: impl Iterator<Item = NodeId>) {
         for node in nodes {
             self.counters.missed += 1;
+            self.missed_in(node);
             self.causality.lose(node);
         }
     }
@@ -150,6 +166,7 @@ impl Core {
                 None
             })
         });
+        let ignored = self.ignore.iter().any(|rule| rule.matches(&head));
         let span_id = self.causality.ids().span();
         let Some(connection) = self.flow.known(connection_id) else {
             return;
@@ -164,6 +181,7 @@ impl Core {
             start_is_write_exit: !server && (blocked_from..blocked_to).contains(&offset),
             context,
             trace_state,
+            ignored,
             ..Node::new(kind, span_id, connection, who.execution, first.time_ns)
         };
         let queued = !connection.exchanges.is_empty();

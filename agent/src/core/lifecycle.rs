@@ -19,13 +19,13 @@ const SYN_SENT: u8 = 2;
 const SHUT_BOTH: u8 = 3;
 
 impl Core {
-    pub(super) fn connect(&mut self, connect: &Connect) {
+    pub(super) fn connect(&mut self, connect: &Connect, path: &[u8]) {
         let Execution { tgid, tid, .. } = connect.header.execution;
         self.want(tgid, connect.header.time_ns);
         let opener = self.causality.opener(tgid, tid);
         let under_way = matches!(-connect.result, 0 | libc::EINPROGRESS | libc::EINTR);
         if under_way {
-            let Some(connection) = self.flow.connect(connect) else {
+            let Some(connection) = self.flow.connect(connect, path) else {
                 return;
             };
             connection.opener = opener;
@@ -34,7 +34,7 @@ impl Core {
         if let Some(before) = self.flow.close(connect.conn) {
             self.missed(before.exchanges.into_iter().map(|(_, node)| node));
         }
-        let mut connection = Connection::connecting(connect);
+        let mut connection = Connection::connecting(connect, path);
         connection.opener = opener;
         if connect.family == FAMILY_UNIX && -connect.result == libc::ENOENT {
             self.counters.unix_connects_ignored += 1;
@@ -73,7 +73,17 @@ impl Core {
             return;
         };
         connection.last_ns = now_ns;
-        if state.state == StateChange::RemoteFin as u8 {
+        if state.state == StateChange::Gone as u8 {
+            // That its other end had closed was read; nobody waits for an answer since.
+            if connection.remote_fin {
+                return self.closed(state.conn, 0, now_ns);
+            }
+            if let Some(connection) = self.flow.close(state.conn) {
+                self.missed(connection.exchanges.into_iter().map(|(_, node)| node));
+            }
+        } else if state.state == StateChange::Released as u8 {
+            self.flow.release(state.conn, state.header.execution.tgid);
+        } else if state.state == StateChange::RemoteFin as u8 {
             connection.remote_fin = true;
         } else if state.state == StateChange::LocalFin as u8 {
             connection.local_fin = true;
@@ -179,18 +189,23 @@ impl Core {
         } = Stamp::from(&exit.header);
         // What was reset before is not the exit's doing.
         self.settle_resets(u64::MAX);
+        if let Some(process) = self.processes.get_mut(&tgid) {
+            process.ended_ns = Some(time_ns);
+        }
         for id in self.flow.of_process(tgid) {
+            let processes = &self.processes;
+            let lives = |tgid| processes.get(&tgid).is_some_and(|process| process.ended_ns.is_none());
+            if self.flow.hand_back(id, lives) {
+                continue;
+            }
             let Some(connection) = self.flow.known(id) else {
                 continue;
             };
             connection.process_ended = true;
             // Nothing tells the end of a Unix connection whose process is killed.
-            if connection.described().is_some_and(|open| open.family == FAMILY_UNIX) {
+            if connection.is_unix() {
                 self.closed(id, 0, time_ns);
             }
-        }
-        if let Some(process) = self.processes.get_mut(&tgid) {
-            process.ended_ns = Some(time_ns);
         }
     }
 
@@ -229,6 +244,7 @@ impl Core {
     pub(super) fn unseen(&mut self, unseen: &Unseen) {
         if unseen.cause == UnseenCause::IoUring as u32 {
             self.counters.io_uring += 1;
+            self.unseen_in(unseen.header.execution.tgid, "io_uring");
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::{
     trace::{
         Attribute, Span, SpanKind,
         http::{Endpoint, Failure, HttpExchange, connect_span, http_span},
+        sampling::Decision,
         traceparent::FLAG_SAMPLED,
     },
 };
@@ -48,19 +49,33 @@ impl Core {
 
     fn span(&mut self, node: Node) -> Option<Span> {
         let trace = node.trace?;
-        if trace.flags & FLAG_SAMPLED == 0 {
-            self.causality.counters.not_sampled += 1;
+        if node.ignored {
+            self.counters.ignored += 1;
+            self.unseen_in(node.tgid, "ignored by --ignore");
             return None;
         }
         let process = self
             .processes
             .get_mut(&node.tgid)
             .filter(|process| !process.provisional);
-        let Some((facts, names)) = process.and_then(|process| Some((process.facts.as_ref()?, &mut process.names)))
-        else {
+        let Some((facts, names)) = process.and_then(|process| {
+            process.seen.count(node.kind);
+            Some((process.facts.as_ref()?, &mut process.names))
+        }) else {
             self.counters.unknown_process += 1;
             return None;
         };
+        match self.sampler.decide(trace.id, trace.caller_flags) {
+            Decision::Sampled => {}
+            Decision::NotSampledByCaller => {
+                self.counters.not_sampled += 1;
+                return None;
+            }
+            Decision::LeftOut => {
+                self.counters.left_out += 1;
+                return None;
+            }
+        }
         let resource = Arc::clone(&facts.resource);
         let (local, remote): &(Endpoint, Endpoint) = &node.ends;
         let text = match &node.request {
@@ -96,7 +111,7 @@ impl Core {
             parent,
             parent_is_remote: remote,
             trace_state: trace.state,
-            trace_flags: trace.flags,
+            trace_flags: trace.caller_flags.unwrap_or_default() | FLAG_SAMPLED,
             kind: node.kind,
             name: text.name,
             start_unix_ns: unix(node.start_ns),

@@ -1,10 +1,12 @@
 //! Core driven by made-up records, as the programs would write them.
 
-mod cost;
 mod fuzzed;
+mod ignored;
 mod lives;
+mod odd;
 mod parents;
 mod property;
+mod workloads;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -17,7 +19,7 @@ use super::Core;
 use crate::{
     config::{CoreSettings, SpanNames},
     process::{ProcessFacts, Runtime},
-    trace::{Attribute, Resource, Span, SpanKind, Value},
+    trace::{Attribute, Resource, Span, SpanKind, Value, sampling::Sampler},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -26,10 +28,12 @@ fn settings() -> CoreSettings {
     CoreSettings {
         span_names: SpanNames::Template,
         routes: vec![],
+        ignore: vec![],
         request_headers: vec![],
         response_headers: vec![],
         known_methods: None,
         include_telemetry: false,
+        sampler: Sampler::default(),
         max_connections: 1000,
         hold: Duration::from_secs(10),
         hold_bytes: 16 * 1024 * 1024,
@@ -225,7 +229,7 @@ impl World {
             family: FAMILY_INET,
             remote_port: 80,
             remote,
-            pad: 0,
+            path_bytes: 0,
         };
         self.feed(Record(header, Body::Connect(connect)));
     }

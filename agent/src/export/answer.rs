@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
+use opentelemetry_proto::tonic::collector::trace::v1::{ExportTracePartialSuccess, ExportTraceServiceResponse};
 use prost::Message;
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::worker::Outcome;
 
@@ -13,6 +15,73 @@ pub fn taken(response: ExportTraceServiceResponse) -> Outcome {
     Outcome::Taken {
         rejected: u64::try_from(partial.rejected_spans).unwrap_or(0),
         message: partial.error_message,
+    }
+}
+
+/// What an HTTP answer says. What cannot be read says nothing.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// Of a success.
+    pub response: ExportTraceServiceResponse,
+    /// Of a failure: text for people.
+    pub message: String,
+}
+
+impl Answer {
+    /// From protobuf: an `ExportTraceServiceResponse`, or a `google.rpc.Status`.
+    pub fn from_protobuf(body: &[u8], success: bool) -> Self {
+        if success {
+            return Self {
+                response: ExportTraceServiceResponse::decode(body).unwrap_or_default(),
+                ..Self::default()
+            };
+        }
+        Self {
+            message: RpcStatus::decode(body).map(|status| status.message).unwrap_or_default(),
+            ..Self::default()
+        }
+    }
+
+    /// From JSON: either of the two.
+    pub fn from_json(body: &[u8]) -> Self {
+        let JsonAnswer {
+            partial_success,
+            message,
+        } = serde_json::from_slice(body).unwrap_or_default();
+        Self {
+            response: ExportTraceServiceResponse {
+                partial_success: partial_success.map(|partial| ExportTracePartialSuccess {
+                    rejected_spans: partial.rejected_spans(),
+                    error_message: partial.error_message,
+                }),
+            },
+            message,
+        }
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct JsonAnswer {
+    partial_success: Option<JsonPartialSuccess>,
+    message: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct JsonPartialSuccess {
+    rejected_spans: Value,
+    error_message: String,
+}
+
+impl JsonPartialSuccess {
+    /// 64-bit integers are texts in protobuf's JSON; numbers are to be taken too.
+    fn rejected_spans(&self) -> i64 {
+        let number = &self.rejected_spans;
+        number
+            .as_i64()
+            .or_else(|| number.as_str()?.parse().ok())
+            .unwrap_or_default()
     }
 }
 

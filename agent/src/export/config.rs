@@ -14,6 +14,8 @@ use hyper::{
 use percent_encoding::percent_decode_str;
 use thiserror::Error;
 
+use super::tls::TlsFiles;
+
 /// Where the spans go, as the command line says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
@@ -47,9 +49,9 @@ pub enum Output {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Target {
     /// OTLP over gRPC.
-    Grpc(Endpoint),
-    /// OTLP over HTTP, as protobuf.
-    Http(Endpoint),
+    Grpc(Box<Endpoint>),
+    /// OTLP over HTTP.
+    Http(Box<Endpoint>, Encoding),
     /// OTLP as JSON lines, appended to the file; to stdout without one.
     JsonLines(Option<PathBuf>),
 }
@@ -61,6 +63,39 @@ pub struct Endpoint {
     pub url: Uri,
     /// Sent with each request.
     pub headers: HeaderMap,
+    /// What is needed for https; `None`: http.
+    pub tls: Option<TlsFiles>,
+    /// Of requests.
+    pub compression: Compression,
+}
+
+/// How requests over HTTP are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// `http/protobuf`.
+    Protobuf,
+    /// `http/json`.
+    Json,
+}
+
+impl Encoding {
+    /// The `content-type` of requests.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Protobuf => "application/x-protobuf",
+            Self::Json => "application/json",
+        }
+    }
+}
+
+/// `OTEL_EXPORTER_OTLP_COMPRESSION`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// `none`.
+    #[default]
+    None,
+    /// `gzip`.
+    Gzip,
 }
 
 /// Where the spans go, and how.
@@ -130,7 +165,7 @@ pub fn names_endpoint(env: impl Fn(&str) -> Option<String>) -> bool {
 #[non_exhaustive]
 pub enum ConfigError {
     /// Not a URL, or not one of a collector.
-    #[error("{variable}={value}: {problem}; write it as http://HOST:PORT")]
+    #[error("{variable}={value}: {problem}; write it as http://HOST:PORT or https://HOST:PORT")]
     Url {
         /// The variable.
         variable: String,
@@ -139,26 +174,25 @@ pub enum ConfigError {
         /// What is wrong.
         problem: &'static str,
     },
-    /// TLS.
-    #[error(
-        "{variable}={value}: https is not supported yet; use http:// to a collector on this host \
-         or on a trusted network, which can forward over TLS"
-    )]
-    Https {
+    /// Not one of the words that it may have.
+    #[error("{variable}={value}: there is no such {what}; use {words}")]
+    Word {
         /// The variable.
         variable: String,
         /// Its value.
         value: String,
+        /// What it names.
+        what: &'static str,
+        /// The words.
+        words: &'static str,
     },
-    /// Neither `grpc` nor `http/protobuf`.
-    #[error(
-        "{variable}={value}: unknown protocol; use grpc or http/protobuf (for JSON there is --output otlp-json[=FILE])"
-    )]
-    Protocol {
-        /// The variable.
-        variable: String,
-        /// Its value.
-        value: String,
+    /// A client certificate without its key, or the other way round.
+    #[error("{given} is set and {missing} is not; a client certificate and its key are of use together only")]
+    HalfClient {
+        /// The variable that is there.
+        given: String,
+        /// The other one.
+        missing: &'static str,
     },
     /// The value is not shown: it may be a secret.
     #[error("{variable}, entry {entry}: {problem}; write it as NAME=VALUE,NAME=VALUE with values percent-encoded")]
@@ -203,44 +237,112 @@ impl Env<'_> {
     }
 
     fn collector(&self) -> Result<Target, ConfigError> {
-        let headers = self.headers()?;
-        match self.otlp("PROTOCOL") {
-            Some((_, value)) if value == "grpc" => Ok(Target::Grpc(Endpoint {
-                url: self.url("http://localhost:4317", false)?,
-                headers,
-            })),
-            Some((variable, value)) if value != "http/protobuf" => Err(ConfigError::Protocol { variable, value }),
-            _ => Ok(Target::Http(Endpoint {
-                url: self.url("http://localhost:4318", true)?,
-                headers,
-            })),
+        let protocols = [
+            ("grpc", None),
+            ("http/protobuf", Some(Encoding::Protobuf)),
+            ("http/json", Some(Encoding::Json)),
+        ];
+        let protocol = self.word("PROTOCOL", "protocol", "grpc, http/protobuf or http/json", &protocols)?;
+        Ok(match protocol.unwrap_or(Some(Encoding::Protobuf)) {
+            None => Target::Grpc(self.endpoint("http://localhost:4317", false)?),
+            Some(encoding) => Target::Http(self.endpoint("http://localhost:4318", true)?, encoding),
+        })
+    }
+
+    fn endpoint(&self, default: &str, http: bool) -> Result<Box<Endpoint>, ConfigError> {
+        let url = self.url(default, http)?;
+        let files = self.tls_files()?;
+        let secure = url.scheme() == Some(&Scheme::HTTPS);
+        if !secure && files != TlsFiles::default() {
+            tracing::warn!("certificates are set for the export, but {url} is without TLS: write https:// to use them");
         }
+        let compressions = [("none", Compression::None), ("gzip", Compression::Gzip)];
+        let compression = self.word("COMPRESSION", "compression", "gzip or none", &compressions)?;
+        Ok(Box::new(Endpoint {
+            url,
+            headers: self.headers()?,
+            tls: secure.then_some(files),
+            compression: compression.unwrap_or_default(),
+        }))
+    }
+
+    /// A variable that has one of these words.
+    fn word<T: Copy>(
+        &self,
+        name: &str,
+        what: &'static str,
+        words: &'static str,
+        values: &[(&str, T)],
+    ) -> Result<Option<T>, ConfigError> {
+        let Some((variable, value)) = self.otlp(name) else {
+            return Ok(None);
+        };
+        match values.iter().find(|(word, _)| value.eq_ignore_ascii_case(word)) {
+            Some(&(_, meant)) => Ok(Some(meant)),
+            None => Err(ConfigError::Word {
+                variable,
+                value,
+                what,
+                words,
+            }),
+        }
+    }
+
+    fn tls_files(&self) -> Result<TlsFiles, ConfigError> {
+        let client = match (self.otlp("CLIENT_CERTIFICATE"), self.otlp("CLIENT_KEY")) {
+            (Some((_, certificate)), Some((_, key))) => Some((certificate.into(), key.into())),
+            (None, None) => None,
+            (Some((given, _)), None) => {
+                let missing = "OTEL_EXPORTER_OTLP_CLIENT_KEY";
+                return Err(ConfigError::HalfClient { given, missing });
+            }
+            (None, Some((given, _))) => {
+                let missing = "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE";
+                return Err(ConfigError::HalfClient { given, missing });
+            }
+        };
+        let trusted = self.otlp("CERTIFICATE").map(|(_, file)| file.into());
+        Ok(TlsFiles { trusted, client })
+    }
+
+    /// Only asked where an endpoint of gRPC has no scheme. A boolean is true if it says so, and else false
+    /// (OpenTelemetry's environment variables, "Boolean").
+    fn insecure(&self) -> bool {
+        let Some((variable, value)) = self.otlp("INSECURE") else {
+            return false;
+        };
+        let insecure = value.eq_ignore_ascii_case("true");
+        if !insecure && !value.eq_ignore_ascii_case("false") {
+            tracing::warn!("{variable}={value} is neither true nor false, and counts as false");
+        }
+        insecure
     }
 
     /// The collector's URL. For HTTP, `v1/traces` is appended to the one for all signals, and the one for traces is
     /// taken as it is (OTLP exporter specification, "Endpoint URLs for OTLP/HTTP").
     fn url(&self, default: &str, http: bool) -> Result<Uri, ConfigError> {
-        let (variable, value) = self
+        let (variable, mut value) = self
             .otlp("ENDPOINT")
             .unwrap_or_else(|| ("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), default.to_owned()));
+        let shown = without_credentials(&value);
         let wrong = |problem| ConfigError::Url {
             variable: variable.clone(),
-            value: without_credentials(&value),
+            value: shown.clone(),
             problem,
         };
+        // As gRPC's own libraries take it.
+        if !http && !value.contains("://") && !value.starts_with('/') {
+            let scheme = if self.insecure() { "http" } else { "https" };
+            value = format!("{scheme}://{value}");
+        }
         let url: Uri = value.parse().map_err(|_| wrong("this is not a URL"))?;
         let authority = url
             .authority()
             .ok_or_else(|| wrong("a URL with scheme and host is needed"))?;
-        if url.scheme() == Some(&Scheme::HTTPS) {
-            return Err(ConfigError::Https {
-                variable: variable.clone(),
-                value: without_credentials(&value),
-            });
-        }
-        if url.scheme() != Some(&Scheme::HTTP) {
-            return Err(wrong("the scheme must be http"));
-        }
+        let scheme = url
+            .scheme()
+            .filter(|&scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS)
+            .ok_or_else(|| wrong("the scheme must be http or https"))?;
         if authority.as_str().contains('@') {
             return Err(wrong("credentials belong into OTEL_EXPORTER_OTLP_HEADERS"));
         }
@@ -256,7 +358,7 @@ impl Env<'_> {
             (false, _) => "/".to_owned(),
         };
         Uri::builder()
-            .scheme(Scheme::HTTP)
+            .scheme(scheme.clone())
             .authority(authority.clone())
             .path_and_query(path)
             .build()
@@ -339,166 +441,4 @@ fn without_credentials(url: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse(choice: Choice, env: &[(&str, &str)]) -> Result<ExportConfig, ConfigError> {
-        ExportConfig::from_env(choice, |name| {
-            env.iter()
-                .find(|(key, _)| *key == name)
-                .map(|(_, value)| (*value).to_owned())
-        })
-    }
-
-    fn otlp(env: &[(&str, &str)]) -> Result<Target, String> {
-        match parse(Choice::Otlp, env).map_err(|error| error.to_string())?.output {
-            Output::Requests(target) => Ok(target),
-            Output::Console(_) => panic!("the console was not chosen"),
-        }
-    }
-
-    fn http(url: &str) -> Result<Target, String> {
-        Ok(Target::Http(Endpoint {
-            url: url.parse().unwrap(),
-            headers: HeaderMap::new(),
-        }))
-    }
-
-    fn grpc(url: &str) -> Result<Target, String> {
-        Ok(Target::Grpc(Endpoint {
-            url: url.parse().unwrap(),
-            headers: HeaderMap::new(),
-        }))
-    }
-
-    const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-    const TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
-    const PROTOCOL: &str = "OTEL_EXPORTER_OTLP_PROTOCOL";
-
-    #[test]
-    fn endpoints() {
-        assert_eq!(otlp(&[]), http("http://localhost:4318/v1/traces"));
-        assert_eq!(otlp(&[(PROTOCOL, "grpc")]), grpc("http://localhost:4317/"));
-        assert_eq!(otlp(&[(ENDPOINT, "http://c:1")]), http("http://c:1/v1/traces"));
-        assert_eq!(otlp(&[(ENDPOINT, " http://c/base/ ")]), http("http://c/base/v1/traces"));
-        assert_eq!(otlp(&[(TRACES_ENDPOINT, "http://c:1")]), http("http://c:1/"));
-        assert_eq!(
-            otlp(&[(TRACES_ENDPOINT, "http://c:1/in?k=v")]),
-            http("http://c:1/in?k=v")
-        );
-        assert_eq!(
-            otlp(&[(ENDPOINT, "http://c:1"), (TRACES_ENDPOINT, "http://t:2/x")]),
-            http("http://t:2/x")
-        );
-        assert_eq!(
-            otlp(&[(ENDPOINT, "http://c:1"), (TRACES_ENDPOINT, "")]),
-            http("http://c:1/v1/traces")
-        );
-        assert_eq!(otlp(&[(ENDPOINT, "http://[::1]:1")]), http("http://[::1]:1/v1/traces"));
-        assert_eq!(
-            otlp(&[(PROTOCOL, "grpc"), (ENDPOINT, "http://c:1/x")]),
-            grpc("http://c:1/")
-        );
-        assert_eq!(
-            otlp(&[
-                (PROTOCOL, "grpc"),
-                ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/protobuf")
-            ]),
-            http("http://localhost:4318/v1/traces")
-        );
-        assert!(!names_endpoint(|_| None));
-        assert!(names_endpoint(|name| (name == TRACES_ENDPOINT).then(|| "x".to_owned())));
-    }
-
-    #[test]
-    fn what_is_wrong_is_said() {
-        let url =
-            |value: &str, problem: &str| Err(format!("{ENDPOINT}={value}: {problem}; write it as http://HOST:PORT"));
-        let given = |value: &str| otlp(&[(ENDPOINT, value)]);
-        assert_eq!(given("c:1"), url("c:1", "the scheme must be http"));
-        assert_eq!(given("/x"), url("/x", "a URL with scheme and host is needed"));
-        assert_eq!(given("http://"), url("http://", "this is not a URL"));
-        assert_eq!(given("ftp://c"), url("ftp://c", "the scheme must be http"));
-        assert_eq!(
-            given("http://c:99999"),
-            url("http://c:99999", "the port must be from 1 to 65535")
-        );
-        assert_eq!(
-            given("http://u:secret@c"),
-            url("http://***@c", "credentials belong into OTEL_EXPORTER_OTLP_HEADERS")
-        );
-        assert_eq!(
-            given("https://c:4318"),
-            Err(
-                "OTEL_EXPORTER_OTLP_ENDPOINT=https://c:4318: https is not supported yet; use http:// to a collector \
-                 on this host or on a trusted network, which can forward over TLS"
-                    .to_owned()
-            )
-        );
-        assert_eq!(
-            otlp(&[(PROTOCOL, "http/json")]),
-            Err(
-                "OTEL_EXPORTER_OTLP_PROTOCOL=http/json: unknown protocol; use grpc or http/protobuf \
-                 (for JSON there is --output otlp-json[=FILE])"
-                    .to_owned()
-            )
-        );
-        assert_eq!(
-            otlp(&[("OTEL_EXPORTER_OTLP_HEADERS", "a=b,secret")]),
-            Err("OTEL_EXPORTER_OTLP_HEADERS, entry 2: there is no =; \
-                 write it as NAME=VALUE,NAME=VALUE with values percent-encoded"
-                .to_owned())
-        );
-        assert_eq!(
-            otlp(&[("OTEL_EXPORTER_OTLP_TIMEOUT", "0")]),
-            Err("OTEL_EXPORTER_OTLP_TIMEOUT=0: give a number of milliseconds, at least 1".to_owned())
-        );
-        assert_eq!(
-            otlp(&[("OTEL_BSP_MAX_QUEUE_SIZE", "many")]),
-            Err("OTEL_BSP_MAX_QUEUE_SIZE=many: give a number of spans, at least 1".to_owned())
-        );
-    }
-
-    #[test]
-    fn headers_are_decoded() {
-        let Ok(Target::Http(Endpoint { headers, .. })) = otlp(&[
-            ("OTEL_EXPORTER_OTLP_HEADERS", "ignored=1"),
-            (
-                "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
-                "Authorization=Bearer%20a%3Db, x-tenant = t=1 ,,",
-            ),
-        ]) else {
-            panic!("not HTTP");
-        };
-        let headers: Vec<(&str, &str)> = headers
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
-            .collect();
-        assert_eq!(headers, [("authorization", "Bearer a=b"), ("x-tenant", "t=1")]);
-    }
-
-    #[test]
-    fn sizes_and_times() {
-        let json = || Choice::OtlpJson(None);
-        assert_eq!(
-            parse(json(), &[]),
-            Ok(ExportConfig::new(Output::Requests(Target::JsonLines(None))))
-        );
-        let env = [
-            ("OTEL_BSP_MAX_QUEUE_SIZE", "100"),
-            ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "200"),
-            ("OTEL_BSP_SCHEDULE_DELAY", "0"),
-            ("OTEL_BSP_EXPORT_TIMEOUT", "5000"),
-            ("OTEL_EXPORTER_OTLP_TIMEOUT", "1"),
-            ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "7000"),
-        ];
-        let expected = ExportConfig {
-            max_queue_spans: 100,
-            max_batch_spans: 100,
-            schedule_delay: Duration::ZERO,
-            timeout: Duration::from_secs(5),
-            ..ExportConfig::new(Output::Requests(Target::JsonLines(None)))
-        };
-        assert_eq!(parse(json(), &env), Ok(expected));
-    }
-}
+mod tests;

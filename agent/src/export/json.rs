@@ -13,6 +13,12 @@ use prost::Message;
 
 use super::worker::{Outcome, Transport};
 
+/// An `ExportTraceServiceRequest` as OTLP's JSON.
+pub fn request(protobuf: &Bytes) -> io::Result<Vec<u8>> {
+    let request = ExportTraceServiceRequest::decode(protobuf.clone()).map_err(io::Error::other)?;
+    Ok(serde_json::to_vec(&request)?)
+}
+
 /// Writes lines.
 #[derive(Debug)]
 pub struct JsonTransport<W> {
@@ -28,9 +34,8 @@ impl<W: Write> JsonTransport<W> {
     }
 
     fn write(&mut self, request: &Bytes) -> io::Result<()> {
-        let request = ExportTraceServiceRequest::decode(request.clone()).map_err(io::Error::other)?;
         let mut line = if self.torn { b"\n".to_vec() } else { Vec::new() };
-        serde_json::to_writer(&mut line, &request)?;
+        line.extend(self::request(request)?);
         line.push(b'\n');
         self.torn = true;
         self.writer.write_all(&line)?;

@@ -1,17 +1,21 @@
 //! Sends spans away: to a collector, to a file, or as trees to a terminal.
 //!
 //! The way of a span: [`Exporter::push`] encodes it ([`encode`]) and puts it into the [`queue`]; on a thread of its own
-//! the [`worker`] takes batches from there and hands them to a transport ([`otlp_grpc`], [`otlp_http`], [`json`]).
+//! the [`worker`] takes batches from there and hands them to a transport ([`otlp_grpc`], [`otlp_http`], [`json`]). Those to
+//! a collector compress them ([`gzip`]) and have their connections made ([`mod@connect`], [`tls`]).
 //! For people, [`console`] collects spans to traces instead and prints those that are complete.
 
 mod answer;
 pub mod config;
+pub mod connect;
 pub mod console;
 pub mod encode;
+pub mod gzip;
 pub mod json;
 pub mod otlp_grpc;
 pub mod otlp_http;
 pub mod queue;
+pub mod tls;
 pub mod worker;
 
 use std::{
@@ -30,6 +34,7 @@ use tokio::{runtime, time::Instant};
 
 use self::{
     config::{ExportConfig, Output, Target},
+    connect::ConnectorError,
     console::Printer,
     encode::Encoder,
     json::JsonTransport,
@@ -76,6 +81,17 @@ pub enum StartError {
     /// No thread, or no runtime on it.
     #[error("cannot start the export thread: {0}; raise the limits on threads and open files (ulimit -u, ulimit -n)")]
     Thread(#[source] io::Error),
+    /// TLS was asked for and cannot be done.
+    #[error(transparent)]
+    Connector(#[from] ConnectorError),
+    /// The endpoint is no server.
+    #[error("cannot use {url} for HTTP: {source}; write it as http://HOST:PORT")]
+    Http {
+        /// The endpoint.
+        url: String,
+        /// Why not.
+        source: hyper::http::Error,
+    },
     /// The endpoint is no server.
     #[error("cannot use {url} for gRPC: {source}; write it as http://HOST:PORT")]
     Grpc {
@@ -211,14 +227,11 @@ impl AnyTransport {
         Ok(match target {
             Target::Grpc(endpoint) => {
                 let url = endpoint.url.to_string();
-                match GrpcTransport::new(endpoint) {
-                    Ok(transport) => (Self::Grpc(transport), url),
-                    Err(source) => return Err(StartError::Grpc { url, source }),
-                }
+                (Self::Grpc(GrpcTransport::new(*endpoint)?), url)
             }
-            Target::Http(endpoint) => {
+            Target::Http(endpoint, encoding) => {
                 let url = endpoint.url.to_string();
-                (Self::Http(HttpTransport::new(endpoint)), url)
+                (Self::Http(HttpTransport::new(*endpoint, encoding)?), url)
             }
             Target::JsonLines(Some(path)) => match json::open(&path) {
                 Ok(file) => (Self::File(JsonTransport::new(file)), path.display().to_string()),

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! POST /opentelemetry.proto.collector.trace.v1.TraceService/Export   content-type: application/grpc
-//!   compressed (1 byte, 0) · length (4 bytes, big endian) · message
+//!   compressed (1 byte, 1 with grpc-encoding: gzip) · length (4 bytes, big endian) · message
 //! ```
 //! Not by a gRPC library, because those copy each message into a buffer of their own, new for each call: with requests
 //! of more than a megabyte the page faults of that are half of what the export costs.
 
-use std::{error::Error, time::Duration};
+use std::{borrow::Cow, error::Error, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use bytes::{Buf, Bytes, buf::Chain};
@@ -22,17 +22,23 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use percent_encoding::percent_decode_str;
 use prost::Message;
-use tokio::{io::BufWriter, net::TcpStream, time::timeout};
+use tokio::io::BufWriter;
 
 use super::{
-    CONNECT_TIMEOUT, MAX_ANSWER_BYTES, USER_AGENT_NAME,
+    MAX_ANSWER_BYTES, StartError, USER_AGENT_NAME,
     answer::{RpcStatus, taken},
-    config::Endpoint,
+    config::{Compression, Endpoint},
+    connect::Connector,
+    gzip,
     otlp_http::with_causes,
     worker::{Outcome, Transport},
 };
 
+/// What both sides must want to speak, with TLS (RFC 9113, section 3.2).
+const ALPN: &[u8] = b"h2";
 const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+const GRPC_ENCODING: &str = "grpc-encoding";
+const GRPC_ACCEPT_ENCODING: &str = "grpc-accept-encoding";
 /// What stands before a message.
 const PREFIX_BYTES: usize = 5;
 /// What is written at once. HTTP/2's frames have 16 KiB unless the collector asks for more, and each would be a system
@@ -45,8 +51,10 @@ type AnyError = Box<dyn Error + Send + Sync>;
 /// Calls one server, over a connection that is kept.
 #[derive(Debug)]
 pub struct GrpcTransport {
+    connector: Connector,
     export: Uri,
     headers: HeaderMap,
+    compression: Compression,
     /// `None` during a call too: one that is given up takes its connection with it.
     connection: Option<SendRequest<Body>>,
 }
@@ -55,8 +63,10 @@ impl GrpcTransport {
     /// Connects at the first request.
     ///
     /// # Errors
-    /// If the URL has no server.
-    pub fn new(endpoint: Endpoint) -> Result<Self, hyper::http::Error> {
+    /// If the URL has no server, or certificates cannot be used.
+    pub fn new(endpoint: Endpoint) -> Result<Self, StartError> {
+        let connector = Connector::new(&endpoint, ALPN)?;
+        let url = endpoint.url.to_string();
         let mut parts = uri::Parts::from(endpoint.url);
         parts.path_and_query = Some(uri::PathAndQuery::from_static(EXPORT));
         let mut headers = endpoint.headers;
@@ -65,28 +75,63 @@ impl GrpcTransport {
             .or_insert(HeaderValue::from_static(USER_AGENT_NAME));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.insert(GRPC_ACCEPT_ENCODING, HeaderValue::from_static(gzip::GZIP));
+        if endpoint.compression == Compression::Gzip {
+            headers.insert(GRPC_ENCODING, HeaderValue::from_static(gzip::GZIP));
+        }
+        let export = Uri::from_parts(parts).map_err(|error| StartError::Grpc {
+            url,
+            source: error.into(),
+        })?;
         Ok(Self {
-            export: Uri::from_parts(parts)?,
+            connector,
+            export,
             headers,
+            compression: endpoint.compression,
             connection: None,
         })
     }
 
     async fn call(&mut self, message: Bytes) -> Result<Outcome, AnyError> {
-        let mut connection = match self.connection.take() {
-            Some(connection) if !connection.is_closed() => connection,
-            _ => connect(&self.export).await?,
+        let kept = self.connection.take().filter(|connection| !connection.is_closed());
+        let fresh = kept.is_none();
+        let mut connection = match kept {
+            Some(connection) => connection,
+            None => self.connect().await?,
         };
-        connection.ready().await?;
         let mut prefix = [0; PREFIX_BYTES];
+        let message = match self.compression {
+            Compression::None => message,
+            Compression::Gzip => {
+                prefix[0] = 1;
+                gzip::compress(&message)
+            }
+        };
         prefix[1..].copy_from_slice(&u32::try_from(message.len())?.to_be_bytes());
         let mut request =
             Request::post(self.export.clone()).body(Full::new(Bytes::copy_from_slice(&prefix).chain(message)))?;
         *request.headers_mut() = self.headers.clone();
-        let (head, body) = connection.send_request(request).await?.into_parts();
+        let answer = async {
+            connection.ready().await?;
+            connection.send_request(request).await
+        };
+        let (head, body) = match answer.await {
+            Ok(response) => response.into_parts(),
+            Err(error) if fresh => return Err(self.connector.explain(error)),
+            Err(error) => return Err(error.into()),
+        };
         let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await?;
         self.connection = Some(connection);
         Ok(judge(head.status, &head.headers, body))
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Body>, AnyError> {
+        let stream = self.connector.connect().await?;
+        let stream = TokioIo::new(BufWriter::with_capacity(WRITE_BUFFER_BYTES, stream));
+        let (connection, driver) = http2::handshake(TokioExecutor::new(), stream).await?;
+        // How it ended shows at the next call.
+        tokio::spawn(async move { drop(driver.await) });
+        Ok(connection)
     }
 }
 
@@ -100,22 +145,6 @@ impl Transport for GrpcTransport {
     }
 }
 
-async fn connect(url: &Uri) -> Result<SendRequest<Body>, AnyError> {
-    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
-    let stream = timeout(
-        CONNECT_TIMEOUT,
-        TcpStream::connect((host, url.port_u16().unwrap_or(80))),
-    )
-    .await
-    .map_err(|_| format!("cannot connect within {} s", CONNECT_TIMEOUT.as_secs()))??;
-    stream.set_nodelay(true)?;
-    let stream = TokioIo::new(BufWriter::with_capacity(WRITE_BUFFER_BYTES, stream));
-    let (connection, driver) = http2::handshake(TokioExecutor::new(), stream).await?;
-    // How it ended shows at the next call.
-    tokio::spawn(async move { drop(driver.await) });
-    Ok(connection)
-}
-
 fn judge(http: StatusCode, headers: &HeaderMap, body: Collected<Bytes>) -> Outcome {
     // A failure can come without a body; then the head has what else the trailers have.
     let trailers = match body.trailers() {
@@ -127,10 +156,9 @@ fn judge(http: StatusCode, headers: &HeaderMap, body: Collected<Bytes>) -> Outco
         return judge_http(http);
     };
     if code == 0 {
-        let message = body.to_bytes();
-        let message = message.get(PREFIX_BYTES..).unwrap_or_default();
         // The request was taken; an answer that cannot be read does not change that.
-        return taken(ExportTraceServiceResponse::decode(message).unwrap_or_default());
+        let response = message(&body.to_bytes()).and_then(|message| ExportTraceServiceResponse::decode(&*message).ok());
+        return taken(response.unwrap_or_default());
     }
     let after = field("grpc-status-details-bin").and_then(|details| {
         let details = STANDARD_NO_PAD.decode(details.trim_end_matches('=')).ok()?;
@@ -143,6 +171,15 @@ fn judge(http: StatusCode, headers: &HeaderMap, body: Collected<Bytes>) -> Outco
         Outcome::Again { after, reason }
     } else {
         Outcome::Refused { reason }
+    }
+}
+
+/// The message behind its prefix. Servers compress their answers as the request was.
+fn message(framed: &[u8]) -> Option<Cow<'_, [u8]>> {
+    let (prefix, message) = framed.split_at_checked(PREFIX_BYTES)?;
+    match prefix {
+        [0, ..] => Some(Cow::Borrowed(message)),
+        _ => Some(Cow::Owned(gzip::decompress(message, MAX_ANSWER_BYTES).ok()?.into())),
     }
 }
 

@@ -1,4 +1,4 @@
-//! OTLP over HTTP, as protobuf (OTLP specification, section "OTLP/HTTP").
+//! OTLP over HTTP, as protobuf or JSON (OTLP specification, section "OTLP/HTTP").
 
 use std::{
     error::Error,
@@ -8,83 +8,147 @@ use std::{
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
-    Method, Request, Response, StatusCode,
+    HeaderMap, Request, Response, StatusCode, Uri,
     body::Incoming,
-    header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT},
+    client::conn::http1::{self, SendRequest},
+    header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT},
 };
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
-use prost::Message;
+use hyper_util::rt::TokioIo;
 
 use super::{
-    CONNECT_TIMEOUT, MAX_ANSWER_BYTES, USER_AGENT_NAME,
-    answer::{RpcStatus, taken},
-    config::Endpoint,
+    MAX_ANSWER_BYTES, StartError, USER_AGENT_NAME,
+    answer::{Answer, taken},
+    config::{Compression, Encoding, Endpoint},
+    connect::Connector,
+    gzip, json,
     worker::{Outcome, Transport, retry_after},
 };
+
+/// What both sides must want to speak, with TLS.
+const ALPN: &[u8] = b"http/1.1";
+
+type AnyError = Box<dyn Error + Send + Sync>;
 
 /// Posts to one URL, over a connection that is kept.
 #[derive(Debug)]
 pub struct HttpTransport {
-    client: Client<HttpConnector, Full<Bytes>>,
-    endpoint: Endpoint,
+    connector: Connector,
+    /// Path and query.
+    target: Uri,
+    headers: HeaderMap,
+    encoding: Encoding,
+    compression: Compression,
+    /// `None` during a request too: one that is given up takes its connection with it.
+    connection: Option<SendRequest<Full<Bytes>>>,
 }
 
 impl HttpTransport {
     /// Connects at the first request.
-    pub fn new(mut endpoint: Endpoint) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        connector.set_nodelay(true);
-        let headers = &mut endpoint.headers;
+    ///
+    /// # Errors
+    /// If the URL has no server, or certificates cannot be used.
+    pub fn new(endpoint: Endpoint, encoding: Encoding) -> Result<Self, StartError> {
+        let connector = Connector::new(&endpoint, ALPN)?;
+        let wrong = |source: hyper::http::Error| StartError::Http {
+            url: endpoint.url.to_string(),
+            source,
+        };
+        let host = endpoint.url.authority().map_or("", |authority| authority.as_str());
+        let host = HeaderValue::from_str(host).map_err(|error| wrong(error.into()))?;
+        let target = endpoint.url.path_and_query().map_or("/", |target| target.as_str());
+        let target: Uri = target
+            .parse()
+            .map_err(|error: hyper::http::uri::InvalidUri| wrong(error.into()))?;
+        let mut headers = endpoint.headers;
+        headers.insert(HOST, host);
         headers
             .entry(USER_AGENT)
             .or_insert(HeaderValue::from_static(USER_AGENT_NAME));
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
-        Self {
-            client: Client::builder(TokioExecutor::new()).build(connector),
-            endpoint,
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(encoding.content_type()));
+        if endpoint.compression == Compression::Gzip {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static(gzip::GZIP));
         }
+        Ok(Self {
+            connector,
+            target,
+            headers,
+            encoding,
+            compression: endpoint.compression,
+            connection: None,
+        })
+    }
+
+    async fn post(&mut self, body: Bytes) -> Result<Outcome, AnyError> {
+        let kept = match self.connection.take() {
+            // Not, if the collector has closed it meanwhile.
+            Some(mut connection) => connection.ready().await.is_ok().then_some(connection),
+            None => None,
+        };
+        let fresh = kept.is_none();
+        let mut connection = match kept {
+            Some(connection) => connection,
+            None => self.connect().await?,
+        };
+        let body = match self.encoding {
+            Encoding::Protobuf => body,
+            Encoding::Json => json::request(&body)?.into(),
+        };
+        let body = match self.compression {
+            Compression::None => body,
+            Compression::Gzip => gzip::compress(&body),
+        };
+        let mut request = Request::post(self.target.clone()).body(Full::new(body))?;
+        *request.headers_mut() = self.headers.clone();
+        let outcome = match connection.send_request(request).await {
+            Ok(response) => outcome(response).await,
+            Err(error) if fresh => return Err(self.connector.explain(error)),
+            Err(error) => return Err(error.into()),
+        };
+        self.connection = Some(connection);
+        Ok(outcome)
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, AnyError> {
+        let stream = TokioIo::new(self.connector.connect().await?);
+        let (connection, driver) = http1::handshake(stream).await?;
+        // How it ended shows at the next request.
+        tokio::spawn(async move { drop(driver.await) });
+        Ok(connection)
     }
 }
 
 impl Transport for HttpTransport {
     async fn send(&mut self, body: Bytes) -> Outcome {
-        let mut request = Request::new(Full::new(body));
-        *request.method_mut() = Method::POST;
-        *request.uri_mut() = self.endpoint.url.clone();
-        *request.headers_mut() = self.endpoint.headers.clone();
-        match self.client.request(request).await {
-            Ok(response) => outcome(response).await,
-            Err(error) => Outcome::Again {
-                after: None,
-                reason: with_causes(&error),
-            },
-        }
+        // An error here is one of the connection: what the collector says is an outcome.
+        self.post(body).await.unwrap_or_else(|error| Outcome::Again {
+            after: None,
+            reason: with_causes(error.as_ref()),
+        })
     }
 }
 
 async fn outcome(response: Response<Incoming>) -> Outcome {
     let status = response.status();
-    let after = response
-        .headers()
-        .get(RETRY_AFTER)
-        .and_then(|value| retry_after(value.to_str().ok()?, SystemTime::now()));
+    let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+    let after = header(RETRY_AFTER).and_then(|value| retry_after(value, SystemTime::now()));
+    let is_json = header(CONTENT_TYPE).is_some_and(|kind| kind.starts_with(Encoding::Json.content_type()));
     let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
+    // What the status says holds, also if the rest is cut off.
     let body = body.map(|body| body.to_bytes()).unwrap_or_default();
-    judge(status, after, &body)
+    let answer = if is_json {
+        Answer::from_json(&body)
+    } else {
+        Answer::from_protobuf(&body, status.is_success())
+    };
+    judge(status, after, answer)
 }
 
 /// The codes that may be retried are those of the OTLP specification, section "Retryable Response Codes".
-fn judge(status: StatusCode, after: Option<Duration>, body: &[u8]) -> Outcome {
+fn judge(status: StatusCode, after: Option<Duration>, answer: Answer) -> Outcome {
     if status.is_success() {
-        return taken(ExportTraceServiceResponse::decode(body).unwrap_or_default());
+        return taken(answer.response);
     }
-    let said = RpcStatus::decode(body).map(|status| status.message).unwrap_or_default();
-    let reason = match said.as_str() {
+    let reason = match answer.message.as_str() {
         "" => format!("HTTP status {status}"),
         said => format!("HTTP status {status}: {said:?}"),
     };

@@ -1,5 +1,9 @@
 //! The exporter as a whole, with its thread.
 
+mod certificates;
+mod collector;
+mod faults;
+
 use std::{
     env, fs,
     io::{Read, Write},
@@ -8,7 +12,10 @@ use std::{
     process,
 };
 
-use super::{config::Endpoint, *};
+use super::{
+    config::{Compression, Encoding, Endpoint},
+    *,
+};
 use crate::trace::{Attribute, Resource, SpanId, SpanKind, Status, TraceId};
 
 /// A root span.
@@ -65,10 +72,13 @@ fn an_idle_exporter_wakes_when_spans_come_and_ends_when_told() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let url = format!("http://{}/v1/traces", listener.local_addr().unwrap());
     let metrics = Arc::new(Metrics::default());
-    let mut config = ExportConfig::new(Output::Requests(Target::Http(Endpoint {
+    let endpoint = Endpoint {
         url: url.parse().unwrap(),
         headers: Default::default(),
-    })));
+        tls: None,
+        compression: Compression::None,
+    };
+    let mut config = ExportConfig::new(Output::Requests(Target::Http(Box::new(endpoint), Encoding::Protobuf)));
     config.schedule_delay = Duration::from_millis(10);
     let exporter = Exporter::start(config, metrics.clone()).unwrap();
     thread::sleep(Duration::from_millis(50));

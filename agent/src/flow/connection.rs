@@ -7,7 +7,7 @@ use std::{
 };
 
 use agent_ebpf::{
-    abi::{Connect, Direction, FAMILY_INET, FAMILY_UNIX, Open, Role, SEGMENT_MORE, Segment},
+    abi::{Connect, Direction, FAMILY_INET, FAMILY_UNIX, Open, Role, SEGMENT_MORE, SEGMENT_NOT_HTTP, Segment},
     classify::{Looks, looks_like_request, looks_like_response},
 };
 
@@ -17,7 +17,8 @@ use crate::{
     event::{Stamp, direction},
     proto::{
         Data, Half,
-        http1::{Config, Event, Http1},
+        http1::{Cause, Config, Event, Http1},
+        opaque,
     },
     trace::http::{Endpoint, IpOrUnix},
 };
@@ -30,6 +31,9 @@ const LIKELY_SEGMENTS: u32 = 8;
 
 /// Requests of a connection whose offsets are remembered for the other end to find.
 const OFFSETS: usize = 1024;
+
+/// Processes that share a Unix connection, of which more is remembered than the last one.
+const HOLDERS: usize = 16;
 
 /// A connection of a target.
 #[derive(Debug)]
@@ -56,6 +60,10 @@ pub struct Connection {
     pub local_fin: bool,
     /// The process that owns it has ended.
     pub process_ended: bool,
+    /// Other processes that used it, and have not closed it as far as is known.
+    pub holders: Vec<u32>,
+    /// The process that used it last has closed it, others have it.
+    pub released: bool,
     /// Stream offsets of the last call that sent so much that it may have blocked.
     pub long_write: (u64, u64),
     described: Option<Open>,
@@ -83,6 +91,8 @@ pub struct Fed {
     pub role_found: bool,
     /// Words for the programs: see [`agent_ebpf::abi::Follow`].
     pub advice: Option<[u64; 2]>,
+    /// The connection is given up: what it carries, see [`opaque`].
+    pub opaque: Option<&'static str>,
 }
 
 /// Calls that send more than this may have blocked: the default send buffer starts at 16 KiB and grows
@@ -98,10 +108,10 @@ impl Connection {
     }
 
     /// A connection of which connect(2) alone told.
-    pub fn connecting(connect: &Connect) -> Self {
+    pub fn connecting(connect: &Connect, path: &[u8]) -> Self {
         let mut connection = Self::named(connect.conn, connect.header.execution.tgid, connect.header.time_ns);
         connection.role = Role::Client;
-        connection.connected(connect);
+        connection.connected(connect, path);
         connection
     }
 
@@ -122,6 +132,8 @@ impl Connection {
             remote_fin: false,
             local_fin: false,
             process_ended: false,
+            holders: Vec::new(),
+            released: false,
             long_write: (0, 0),
             described: None,
             role: Role::Unknown,
@@ -148,19 +160,43 @@ impl Connection {
         self.described = Some(*open);
     }
 
-    /// Takes what connect(2) tells: who opened it, and where to.
-    pub fn connected(&mut self, connect: &Connect) {
+    /// Takes what connect(2) tells: who opened it, and where to. `path`: the Unix socket's address, as it was given.
+    pub fn connected(&mut self, connect: &Connect, path: &[u8]) {
         self.tgid = connect.header.execution.tgid;
         if self.described.is_none() {
             self.connecting_since_ns = Some(connect.start_ns);
-            let remote = endpoint(connect.family, connect.remote, connect.remote_port);
-            self.ends = Arc::new((self.ends.0.clone(), remote));
         }
+        let address = match unix_address(path) {
+            None if self.described.is_some() => return,
+            None => endpoint(connect.family, connect.remote, connect.remote_port),
+            named => Endpoint {
+                address: IpOrUnix::Unix(named),
+                port: 0,
+            },
+        };
+        self.ends = Arc::new((self.ends.0.clone(), address));
+    }
+
+    /// Another process uses it from now on.
+    pub fn pass_to(&mut self, tgid: u32) {
+        self.holders.retain(|&holder| holder != tgid);
+        if self.is_unix() && !self.released && !self.process_ended && self.holders.len() < HOLDERS {
+            self.holders.push(self.tgid);
+        }
+        self.tgid = tgid;
+        self.released = false;
+        // The process that ended was not the only one that had it.
+        self.process_ended = false;
     }
 
     /// Its description, if it has come.
     pub fn described(&self) -> Option<&Open> {
         self.described.as_ref()
+    }
+
+    /// Whether it is known to be a Unix socket's: then no state of TCP tells its end.
+    pub fn is_unix(&self) -> bool {
+        self.described.is_some_and(|open| open.family == FAMILY_UNIX)
     }
 
     /// Notes where a request is, for the other end to find. Those that have left are forgotten.
@@ -181,6 +217,15 @@ impl Connection {
     /// Whether requests on it are read by a parser that knows where it is.
     pub fn is_followed(&self) -> bool {
         matches!(&self.state, State::Http(http) if http.is_synchronised())
+    }
+
+    /// Whether it is looked at, and nothing on it was understood yet.
+    pub fn is_searched(&self) -> bool {
+        match &self.state {
+            State::New => self.searched > 0,
+            State::Http(http) => !http.is_synchronised(),
+            State::Opaque => false,
+        }
     }
 
     /// Whether requests on it are read, or will be once they come.
@@ -238,6 +283,12 @@ impl Connection {
         if let State::Opaque = self.state {
             return Fed::default();
         }
+        if segment.header.flags & SEGMENT_NOT_HTTP != 0 {
+            return Fed {
+                opaque: Some(self.become_opaque(opaque::protocol(bytes), counters)),
+                ..Fed::default()
+            };
+        }
         if way == Direction::Write && segment.call_bytes > MAY_BLOCK_BYTES {
             self.long_write = (segment.end.saturating_sub(segment.call_bytes as u64), segment.end);
         }
@@ -247,10 +298,10 @@ impl Connection {
             self.advance(way, segment);
             self.searched += 1;
             if self.searched > SEARCH_SEGMENTS {
-                self.become_opaque(counters);
                 return Fed {
                     role_found: false,
                     advice: Some([u64::MAX; 2]),
+                    opaque: Some(self.become_opaque(opaque::NO_HTTP, counters)),
                 };
             }
             return Fed::default();
@@ -260,6 +311,7 @@ impl Connection {
         let State::Http(http) = &mut self.state else {
             return Fed::default();
         };
+        let opening = if segment.offset == 0 { bytes } else { &[] };
         let mut offset = segment.offset;
         let mut bytes = bytes;
         if offset < next {
@@ -288,9 +340,16 @@ impl Connection {
             reached = segment.end;
         }
         self.set_next(way, reached);
-        let is_opaque = events.iter().any(|event| matches!(event, Event::Opaque { .. }));
-        if is_opaque || self.searched > SEARCH_SEGMENTS {
-            self.become_opaque(counters);
+        let gave_up = events.iter().find_map(|event| match event {
+            Event::Opaque { cause: Cause::Upgrade } => Some(opaque::UPGRADED),
+            Event::Opaque { .. } => Some(opaque::protocol(opening)),
+            _ => None,
+        });
+        let mut carries = None;
+        if let Some(name) = gave_up {
+            carries = Some(self.become_opaque(name, counters));
+        } else if self.searched > SEARCH_SEGMENTS {
+            carries = Some(self.become_opaque(opaque::NO_HTTP, counters));
         } else if !self.is_followed() {
             self.searched += 1;
         } else {
@@ -299,6 +358,7 @@ impl Connection {
         Fed {
             role_found: self.role != before,
             advice: self.advice(),
+            opaque: carries,
         }
     }
 
@@ -356,9 +416,10 @@ impl Connection {
         }
     }
 
-    fn become_opaque(&mut self, counters: &mut Counters) {
+    fn become_opaque(&mut self, carries: &'static str, counters: &mut Counters) -> &'static str {
         self.state = State::Opaque;
         counters.opaque += 1;
+        carries
     }
 
     /// What the programs should know, if they do not know it.
@@ -393,6 +454,16 @@ impl Connection {
             http.end(half, stamp, events);
         }
     }
+}
+
+/// The address of a Unix socket as it is shown: a path, or `@name` of an abstract one. `None`: it has none.
+fn unix_address(path: &[u8]) -> Option<Arc<str>> {
+    let name = match path.split_first()? {
+        (0, name) => [b"@", name].concat(),
+        // What is behind a NUL is no part of a path.
+        _ => path.split(|&byte| byte == 0).next()?.to_vec(),
+    };
+    Some(String::from_utf8_lossy(&name).into())
 }
 
 fn endpoint(family: u8, address: [u8; 16], port: u16) -> Endpoint {

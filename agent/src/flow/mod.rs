@@ -9,12 +9,15 @@ mod pairs;
 pub use connection::{Connection, Fed};
 pub use pairs::Pairs;
 
-use agent_ebpf::abi::{Connect, Open, Role, Segment};
+use agent_ebpf::abi::{Connect, FAMILY_UNIX, Open, Role, Segment};
 
 use crate::{
     hash::{FastMap, FastSet},
     proto::http1::{Config, Event},
 };
+
+/// Unix connections without HTTP whose ends need not be known: each service of systemd has one, to its journal.
+const MANY_UNIX: usize = 1024;
 
 /// What went wrong with connections, as counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +34,8 @@ pub struct Counters {
     pub idle_forgotten: u64,
     /// Connections that carry something else than HTTP/1.
     pub opaque: u64,
+    /// Multipath TCP connections: their two ends cannot be matched.
+    pub mptcp: u64,
 }
 
 /// All connections of targets that are open now.
@@ -42,6 +47,10 @@ pub struct Flow {
     /// The far ends.
     pairs: Pairs,
     most: usize,
+    /// How many are of Unix sockets.
+    unix: usize,
+    /// HTTP was seen on one of these.
+    unix_http: bool,
     /// What went wrong.
     pub counters: Counters,
 }
@@ -54,6 +63,8 @@ impl Flow {
             used_by: FastMap::default(),
             pairs: Pairs::default(),
             most,
+            unix: 0,
+            unix_http: false,
             counters: Counters::default(),
         }
     }
@@ -75,6 +86,8 @@ impl Flow {
             return None;
         }
         let tgid = open.header.execution.tgid;
+        let was_unix = self.get(open.conn).is_some_and(Connection::is_unix);
+        self.counters.mptcp += u64::from(open.counted == 1 && open.family != FAMILY_UNIX);
         let connection = self
             .connections
             .entry(open.conn)
@@ -89,11 +102,14 @@ impl Flow {
         if connection.role() != Role::Unknown {
             self.pairs.insert(connection);
         }
+        if connection.is_unix() && !was_unix {
+            self.unix += 1;
+        }
         Some(connection)
     }
 
     /// Takes what connect(2) tells of a connection that is under way.
-    pub fn connect(&mut self, connect: &Connect) -> Option<&mut Connection> {
+    pub fn connect(&mut self, connect: &Connect, path: &[u8]) -> Option<&mut Connection> {
         if !self.connections.contains_key(&connect.conn) && self.connections.len() >= self.most {
             self.counters.connections_refused += 1;
             return None;
@@ -101,9 +117,9 @@ impl Flow {
         let connection = self
             .connections
             .entry(connect.conn)
-            .or_insert_with(|| Connection::connecting(connect));
+            .or_insert_with(|| Connection::connecting(connect, path));
         let before = connection.tgid;
-        connection.connected(connect);
+        connection.connected(connect, path);
         let now = connection.tgid;
         if before != now {
             unuse(&mut self.used_by, before, connect.conn);
@@ -122,15 +138,53 @@ impl Flow {
         if connection.tgid != tgid {
             unuse(&mut self.used_by, connection.tgid, segment.conn);
             self.used_by.entry(tgid).or_default().insert(segment.conn);
-            connection.tgid = tgid;
-            // The process that ended was not the only one that had it.
-            connection.process_ended = false;
+            connection.pass_to(tgid);
         }
         let fed = connection.segment(segment, bytes, config, &mut self.counters, events);
         if fed.role_found {
             self.pairs.insert(connection);
         }
+        if !self.unix_http && connection.is_unix() && connection.is_followed() {
+            self.unix_http = true;
+        }
         fed
+    }
+
+    /// Whether ends of Unix connections matter: one carries HTTP, or there are so many that they must be forgotten in time.
+    pub fn needs_unix_ends(&self) -> bool {
+        self.unix_http || self.unix > MANY_UNIX
+    }
+
+    /// The Unix connections, by name.
+    pub fn unix_connections(&self) -> Vec<&Connection> {
+        let mut unix: Vec<_> = self.connections.values().filter(|c| c.is_unix()).collect();
+        unix.sort_unstable_by_key(|connection| connection.id);
+        unix
+    }
+
+    /// A process has closed its descriptor of a connection that others have, too.
+    pub fn release(&mut self, id: u64, tgid: u32) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.holders.retain(|&holder| holder != tgid);
+            connection.released |= connection.tgid == tgid;
+        }
+    }
+
+    /// The process that used a Unix connection last has ended: whether another one has it still, that is taken for its
+    /// user from now on.
+    pub fn hand_back(&mut self, id: u64, lives: impl Fn(u32) -> bool) -> bool {
+        let Some(connection) = self.connections.get_mut(&id).filter(|c| c.is_unix()) else {
+            return false;
+        };
+        connection.holders.retain(|&holder| lives(holder));
+        let Some(holder) = connection.holders.pop() else {
+            // Who has it was never seen to use it.
+            return connection.released;
+        };
+        unuse(&mut self.used_by, connection.tgid, id);
+        self.used_by.entry(holder).or_default().insert(id);
+        connection.tgid = holder;
+        true
     }
 
     /// A connection.
@@ -168,6 +222,7 @@ impl Flow {
         let connection = self.connections.remove(&id)?;
         unuse(&mut self.used_by, connection.tgid, id);
         self.pairs.remove(&connection);
+        self.unix = self.unix.saturating_sub(usize::from(connection.is_unix()));
         Some(connection)
     }
 
@@ -188,6 +243,21 @@ impl Flow {
         let mut ids: Vec<u64> = self.used_by.get(&tgid).into_iter().flatten().copied().collect();
         ids.sort_unstable();
         ids
+    }
+
+    /// How many connections a process used last, and how many of these are searched for a first request.
+    pub fn count_of_process(&self, tgid: u32) -> (usize, usize) {
+        let ids = self.used_by.get(&tgid);
+        let searched = |id: &&u64| self.connections.get(id).is_some_and(Connection::is_searched);
+        (
+            ids.map_or(0, FastSet::len),
+            ids.map_or(0, |ids| ids.iter().filter(searched).count()),
+        )
+    }
+
+    /// How many processes have connections.
+    pub fn processes(&self) -> usize {
+        self.used_by.len()
     }
 
     /// Whether a process has connections that it used last.

@@ -10,14 +10,13 @@ use std::{
 use anyhow::Context;
 use nix::{
     mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
     sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit},
 };
 
-use super::{Facts, kernel_version};
+use super::{Facts, Tracefs, capability::WITHOUT_MEMLOCK, kernel_version};
 
 const TRACEFS: &str = "/sys/kernel/tracing";
-/// The first kernel that accounts maps to cgroups, and not to RLIMIT_MEMLOCK.
-const WITHOUT_MEMLOCK: (u32, u32) = (5, 11);
 
 impl Facts {
     /// Reads the system.
@@ -35,7 +34,18 @@ impl Facts {
             kernel: kernel_release()?,
             has_btf: File::open("/sys/kernel/btf/vmlinux").is_ok(),
             lockdown: fs::read_to_string("/sys/kernel/security/lockdown").ok(),
+            tracefs: tracefs(),
+            memlock_unlimited: getrlimit(Resource::RLIMIT_MEMLOCK).is_ok_and(|(_, hard)| hard == RLIM_INFINITY),
         })
+    }
+}
+
+fn tracefs() -> Tracefs {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    match tracefs_in(&mounts) {
+        None => Tracefs::NotMounted,
+        Some(path) if fs::read_dir(path.join("events/syscalls")).is_ok() => Tracefs::Readable,
+        Some(_) => Tracefs::Unreadable,
     }
 }
 
@@ -77,6 +87,17 @@ pub fn mount_tracefs() -> Result<TracefsState, TracefsError> {
     mount(Some("tracefs"), TRACEFS, Some("tracefs"), flags, None::<&str>)
         .map_err(|errno| TracefsError(errno.into()))?;
     Ok(TracefsState::Mounted(PathBuf::from(TRACEFS)))
+}
+
+/// Finds tracefs, or mounts it for this process alone: it is gone when the process ends.
+pub fn mount_tracefs_for_self() -> Result<TracefsState, TracefsError> {
+    if tracefs() == Tracefs::NotMounted {
+        let none = None::<&str>;
+        unshare(CloneFlags::CLONE_NEWNS)
+            .and_then(|()| mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none))
+            .map_err(|errno| TracefsError(errno.into()))?;
+    }
+    mount_tracefs()
 }
 
 /// Tracefs among the mounts (proc_pid_mountinfo(5)), if it is where it is looked for.

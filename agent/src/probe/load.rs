@@ -3,32 +3,50 @@
 use std::{
     io,
     os::fd::{AsRawFd, OwnedFd},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use agent_ebpf::abi::{CPU_LIMIT, Calibration, Control, FOLLOW_SLOTS, MARKS, Offsets, PID_LIMIT};
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{MapData, ProgramArray},
-    programs::{ProgramError, RawTracePoint, TracePoint},
+    programs::{Program, ProgramError, RawTracePoint, TracePoint},
 };
 
 use super::{
-    Attachment, Hook, PLAN, Probe, Shared,
+    Attachment, Hook, PLAN, Probe, Shared, When,
     btf::{Btf, BtfError},
+    lost::{Lost, WITHHELD, Withheld},
     mapped::Mapped,
-    offsets::offsets,
+    offsets::{Found, offsets},
     ring::Ring,
 };
 
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/spoor-ebpf"));
 
+/// The program that all programs of system calls end in.
+pub const REPORTER: &str = "report_call";
+
 /// Sizes of what the kernel holds for the agent.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// Size of the ring of records, bytes: a power of two, at least a page.
     pub ring_bytes: u32,
     /// Connections that are known at one time.
     pub connections: u32,
+    /// For tests.
+    pub withheld: Withheld,
+}
+
+/// The command line's defaults.
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            ring_bytes: 8 << 20,
+            connections: 65_536,
+            withheld: Withheld::default(),
+        }
+    }
 }
 
 /// Why nothing can be traced.
@@ -58,45 +76,40 @@ pub enum ProbeError {
     },
     /// The facts that are measured at start.
     #[error(
-        "cannot find where this kernel keeps the arguments of system calls (fields missing in its BTF: {missing:?}): \
-         nothing can be traced on it"
+        "cannot find where this kernel keeps the arguments of system calls, although its BTF has all fields that are \
+         needed: nothing can be traced on it; report it, with `uname -r`"
     )]
-    Calibration {
+    Calibration,
+    /// Fields without which no socket is found.
+    #[error("this kernel's BTF has no {}: nothing can be traced on it; report it, with `uname -r`", .missing.join(", "))]
+    Fields {
         /// `struct.member` of each.
         missing: Vec<String>,
     },
-}
-
-/// A program that is not attached.
-#[derive(Clone, Debug)]
-pub struct Lost {
-    /// The program.
-    pub program: &'static str,
-    /// What does not work without it.
-    pub feature: &'static str,
-    /// Why.
-    pub reason: String,
 }
 
 impl Probe {
     /// Loads and attaches all programs. No process is a target yet.
     pub fn load(settings: Settings) -> Result<Self, ProbeError> {
         let btf = Btf::of_kernel()?;
-        let (mut offsets, missing) = offsets(&btf);
-        for field in &missing {
-            tracing::debug!("this kernel's BTF has no {field}");
-        }
+        let Found {
+            mut offsets,
+            mut lost,
+            essential,
+        } = offsets(&btf, &settings.withheld.fields);
         drop(btf);
-        offsets.typed_task = takes_typed_loads(&offsets) as u32;
-        calibrate(&mut offsets).map_err(|error| error.with_missing(missing))?;
+        if !essential.is_empty() {
+            return Err(ProbeError::Fields { missing: essential });
+        }
+        let typed = typed_loads(&offsets);
+        if let Err(reason) = &typed {
+            tracing::debug!("typed loads are refused, helpers read instead: {reason}");
+        }
+        offsets.typed_task = typed.is_ok() as u32;
+        calibrate(&mut offsets)?;
 
-        let processes = process_limit().div_ceil(MARKS as u32);
-        let mut programs = loader()
-            .override_global("OFFSETS", bytes_of(&offsets), true)
-            .map_max_entries("EVENTS", settings.ring_bytes)
-            .map_max_entries("CONNECTIONS", settings.connections)
-            .map_max_entries("TARGETS", processes)
-            .load(OBJECT)?;
+        let processes = process_marks();
+        let mut programs = object(&offsets, &settings)?;
         let shared = Shared {
             targets: mapped(&mut programs, "TARGETS", processes)?,
             ports: mapped(&mut programs, "PORTS", 65536 / MARKS as u32)?,
@@ -111,51 +124,86 @@ impl Probe {
             std::process::id(),
         );
         let ring = Ring::new(take(&mut programs, "EVENTS")?)?;
-        let next = install_reporter(&mut programs)?;
-        let mut lost = Vec::new();
+        let next = install_reporter(&mut programs, &settings.withheld)?;
         for attachment in PLAN {
-            let Err(error) = attach(&mut programs, attachment) else {
-                continue;
+            let result = if settings.withheld.has_program(attachment.program) {
+                Err(WITHHELD.to_owned())
+            } else {
+                start(&mut programs, attachment).map_err(|error| reason(&error))
             };
-            let reason = reason(&error);
-            let Some(feature) = attachment.feature else {
-                return Err(ProbeError::Program {
-                    program: attachment.program,
-                    reason,
-                });
-            };
-            tracing::warn!(
-                program = attachment.program,
-                reason,
-                "not available on this kernel: {feature}"
-            );
-            lost.push(Lost {
-                program: attachment.program,
-                feature,
-                reason,
-            });
+            if let Err(reason) = result {
+                lost.push(attachment.without(reason)?);
+            }
         }
+        lost.iter().for_each(Lost::tell);
         Ok(Self {
             ring,
             shared,
             lost,
-            _programs: programs,
+            programs: Arc::new(Mutex::new(programs)),
             _next: next,
         })
     }
 }
 
+impl Attachment {
+    /// What is lost when this is refused; an error, if nothing works without the program.
+    fn without(&self, reason: String) -> Result<Lost, ProbeError> {
+        let Attachment { program, feature, .. } = *self;
+        let Some(feature) = feature else {
+            return Err(ProbeError::Program { program, reason });
+        };
+        Ok(Lost {
+            what: program.to_owned(),
+            feature,
+            reason,
+        })
+    }
+}
+
+/// Programs that are attached later.
+#[derive(Clone)]
+pub struct Later(pub(super) Arc<Mutex<Ebpf>>);
+
+impl Later {
+    /// Attaches what is to be attached then. Takes some 10 ms: the kernel waits for all processors. Those that were
+    /// refused at the start stay out, and are not told again.
+    pub fn attach(&self, when: When) -> Vec<Lost> {
+        let mut programs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = PLAN.iter().filter(|attachment| attachment.when == when);
+        let mut lost = Vec::new();
+        for attachment in wanted {
+            if !is_loaded(&programs, attachment.program) {
+                continue;
+            }
+            if let Err(error) = attach(&mut programs, attachment)
+                && let Ok(without) = attachment.without(reason(&error))
+            {
+                without.tell();
+                lost.push(without);
+            }
+        }
+        lost
+    }
+}
+
+fn is_loaded(programs: &Ebpf, name: &str) -> bool {
+    programs.program(name).is_some_and(|program| program.fd().is_ok())
+}
+
 /// Loads the program that all programs of system calls end in, and puts it where they find it.
-fn install_reporter(programs: &mut Ebpf) -> Result<ProgramArray<MapData>, ProbeError> {
-    const PROGRAM: &str = "report_call";
+pub(super) fn install_reporter(programs: &mut Ebpf, withheld: &Withheld) -> Result<ProgramArray<MapData>, ProbeError> {
     let refused = |reason: String| ProbeError::Program {
-        program: PROGRAM,
+        program: REPORTER,
         reason,
     };
+    if withheld.has_program(REPORTER) {
+        return Err(refused(WITHHELD.to_owned()));
+    }
     let map = take(programs, "NEXT")?;
     let mut next = ProgramArray::try_from(map).map_err(|error| refused(reason(&error)))?;
     let program = programs
-        .program_mut(PROGRAM)
+        .program_mut(REPORTER)
         .ok_or_else(|| refused("it is not in the object".to_owned()))?;
     let program: &mut TracePoint = program
         .try_into()
@@ -166,28 +214,46 @@ fn install_reporter(programs: &mut Ebpf) -> Result<ProgramArray<MapData>, ProbeE
     Ok(next)
 }
 
-fn attach(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramError> {
-    let missing = || ProgramError::InvalidName {
-        name: attachment.program.to_owned(),
-    };
-    let program = programs.program_mut(attachment.program).ok_or_else(missing)?;
+/// Loads a program, and attaches it unless that is for later.
+fn start(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramError> {
+    load(programs, attachment)?;
+    match attachment.when {
+        When::Always => attach(programs, attachment),
+        When::UnixHttp => Ok(()),
+    }
+}
+
+pub(super) fn load(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramError> {
+    let program = program(programs, attachment)?;
+    match attachment.hook {
+        Hook::Syscall(_) => <&mut TracePoint>::try_from(program)?.load(),
+        Hook::Raw(_) => <&mut RawTracePoint>::try_from(program)?.load(),
+    }
+}
+
+pub(super) fn attach(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramError> {
+    let program = program(programs, attachment)?;
     match attachment.hook {
         Hook::Syscall(name) => {
-            let program: &mut TracePoint = program.try_into()?;
-            program.load()?;
-            program.attach("syscalls", name)?;
+            <&mut TracePoint>::try_from(program)?.attach("syscalls", name)?;
         }
         Hook::Raw(name) => {
-            let program: &mut RawTracePoint = program.try_into()?;
-            program.load()?;
-            program.attach(name)?;
+            <&mut RawTracePoint>::try_from(program)?.attach(name)?;
         }
     }
     Ok(())
 }
 
+fn program<'a>(programs: &'a mut Ebpf, attachment: &Attachment) -> Result<&'a mut Program, ProgramError> {
+    programs
+        .program_mut(attachment.program)
+        .ok_or_else(|| ProgramError::InvalidName {
+            name: attachment.program.to_owned(),
+        })
+}
+
 /// The error with all that led to it: the verifier's own words are the last.
-fn reason(error: &dyn std::error::Error) -> String {
+pub(super) fn reason(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
@@ -216,6 +282,11 @@ fn mapped<T: Copy>(programs: &mut Ebpf, name: &'static str, entries: u32) -> Res
     Mapped::new(map, entries).map_err(|source| ProbeError::Map { map: name, source })
 }
 
+/// Entries of `TARGETS`: one for [`MARKS`] processes.
+fn process_marks() -> u32 {
+    process_limit().div_ceil(MARKS as u32)
+}
+
 /// One above the highest process id that this machine gives.
 fn process_limit() -> u32 {
     let text = std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap_or_default();
@@ -227,28 +298,32 @@ fn bytes_of(offsets: &Offsets) -> &[u8] {
     unsafe { std::slice::from_raw_parts((&raw const *offsets).cast(), size_of::<Offsets>()) }
 }
 
-/// Whether this kernel lets programs load the current task's fields by their types. The version does not tell: it is
-/// tried.
-fn takes_typed_loads(offsets: &Offsets) -> bool {
+/// Whether this kernel lets programs load the current task's fields by their types, or its words why not. The version
+/// does not tell: it is tried.
+pub(super) fn typed_loads(offsets: &Offsets) -> Result<(), String> {
     let offsets = Offsets {
         typed_task: 1,
         ..*offsets
     };
-    let Ok(mut programs) = small_object(&offsets) else {
-        return false;
-    };
-    let Some(program) = programs.program_mut("typed_walk") else {
-        return false;
-    };
-    let result = <&mut RawTracePoint>::try_from(program).and_then(|program| program.load());
-    if let Err(error) = &result {
-        tracing::debug!("typed loads are refused, helpers read instead: {}", reason(error));
-    }
-    result.is_ok()
+    let mut programs = small_object(&offsets).map_err(|error| reason(&error))?;
+    let program = programs.program_mut("typed_walk").ok_or("it is not in the object")?;
+    <&mut RawTracePoint>::try_from(program)
+        .and_then(|program| program.load())
+        .map_err(|error| reason(&error))
+}
+
+/// The object with the maps of an agent that has such settings.
+pub(super) fn object(offsets: &Offsets, settings: &Settings) -> Result<Ebpf, EbpfError> {
+    loader()
+        .override_global("OFFSETS", bytes_of(offsets), true)
+        .map_max_entries("EVENTS", settings.ring_bytes)
+        .map_max_entries("CONNECTIONS", settings.connections)
+        .map_max_entries("TARGETS", process_marks())
+        .load(OBJECT)
 }
 
 /// The object with maps that are as small as can be.
-fn small_object(offsets: &Offsets) -> Result<Ebpf, EbpfError> {
+pub(super) fn small_object(offsets: &Offsets) -> Result<Ebpf, EbpfError> {
     loader()
         .override_global("OFFSETS", bytes_of(offsets), true)
         .map_max_entries("EVENTS", 4096)
@@ -257,34 +332,15 @@ fn small_object(offsets: &Offsets) -> Result<Ebpf, EbpfError> {
         .load(OBJECT)
 }
 
-enum CalibrationError {
-    Probe(ProbeError),
-    NoAnswer,
-}
-
-impl CalibrationError {
-    fn with_missing(self, missing: Vec<String>) -> ProbeError {
-        match self {
-            Self::Probe(error) => error,
-            Self::NoAnswer => ProbeError::Calibration { missing },
-        }
-    }
-}
-
-impl<E: Into<ProbeError>> From<E> for CalibrationError {
-    fn from(error: E) -> Self {
-        Self::Probe(error.into())
-    }
-}
-
 /// Measures what BTF does not tell, by a system call of our own that a program watches.
-fn calibrate(offsets: &mut Offsets) -> Result<(), CalibrationError> {
+pub(super) fn calibrate(offsets: &mut Offsets) -> Result<(), ProbeError> {
     const PROGRAM: Attachment = Attachment {
         program: "calibrate",
         hook: Hook::Raw("sys_enter"),
         feature: None,
+        when: When::Always,
     };
-    let mut programs = small_object(offsets).map_err(ProbeError::from)?;
+    let mut programs = small_object(offsets)?;
     let (socket, _other) = std::os::unix::net::UnixStream::pair().map_err(|source| ProbeError::Map {
         map: "CALIBRATION",
         source,
@@ -299,7 +355,8 @@ fn calibrate(offsets: &mut Offsets) -> Result<(), CalibrationError> {
         ..Calibration::default()
     };
     memory.set(0, |entry| entry, question);
-    attach(&mut programs, &PROGRAM).map_err(|error| ProbeError::Program {
+    let attached = load(&mut programs, &PROGRAM).and_then(|()| attach(&mut programs, &PROGRAM));
+    attached.map_err(|error| ProbeError::Program {
         program: PROGRAM.program,
         reason: reason(&error),
     })?;
@@ -312,11 +369,11 @@ fn calibrate(offsets: &mut Offsets) -> Result<(), CalibrationError> {
             &raw mut length,
         )
     };
-    let answer = memory.get(0).ok_or(CalibrationError::NoAnswer)?;
+    let answer = memory.get(0).ok_or(ProbeError::Calibration)?;
     if answer.stack_to_regs == 0 || answer.socket_file_ops == 0 {
-        return Err(CalibrationError::NoAnswer);
+        return Err(ProbeError::Calibration);
     }
-    offsets.stack_to_regs = u32::try_from(answer.stack_to_regs).map_err(|_| CalibrationError::NoAnswer)?;
+    offsets.stack_to_regs = u32::try_from(answer.stack_to_regs).map_err(|_| ProbeError::Calibration)?;
     offsets.socket_file_ops = answer.socket_file_ops;
     Ok(())
 }

@@ -3,19 +3,27 @@
 
 mod btf;
 mod load;
+mod lost;
 mod mapped;
 mod offsets;
 mod plan;
 pub mod reference;
 mod ring;
+mod survey;
 
 #[cfg(feature = "fuzzing")]
 pub use btf::Btf;
-pub use load::{Lost, ProbeError, Settings};
-pub use plan::{Attachment, Hook, PLAN};
+pub use load::{Later, ProbeError, REPORTER, Settings};
+pub use lost::{Lost, Withheld};
+pub use offsets::{Feature, fields};
+pub use plan::{Attachment, Hook, PLAN, When};
 pub use ring::{Ring, Waker};
+pub use survey::{Survey, Trial, survey};
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use agent_ebpf::abi::{COUNTER_COLUMNS, Control, Counter, FOLLOW_SLOTS, Follow, MARKS};
 use mapped::Mapped;
@@ -26,11 +34,18 @@ pub struct Probe {
     pub ring: Ring,
     /// What else is shared.
     pub shared: Shared,
-    /// Programs that are not attached, and why.
+    /// What this kernel does not have or refuses, programs and fields, and why.
     pub lost: Vec<Lost>,
-    _programs: aya::Ebpf,
+    programs: Arc<Mutex<aya::Ebpf>>,
     /// The programs hold their way into the reporter by this.
     _next: aya::maps::ProgramArray<aya::maps::MapData>,
+}
+
+impl Probe {
+    /// The programs that are attached later, to be attached on another thread.
+    pub fn later(&self) -> Later {
+        Later(Arc::clone(&self.programs))
+    }
 }
 
 /// The memory that is shared with the programs.

@@ -1,65 +1,186 @@
-//! The kernel's field offsets, as the programs want them.
+//! The kernel's field offsets, as the programs want them, and what is lost where a kernel does not have one.
 
 use agent_ebpf::abi::Offsets;
 
-use super::btf::Btf;
+use super::{btf::Btf, load::ProbeError, lost::Lost};
 
-/// Reads all offsets. Those that this kernel does not have are [`Offsets::MISSING`], and listed as `struct.member`.
-pub fn offsets(btf: &Btf) -> (Offsets, Vec<String>) {
-    let mut missing = Vec::new();
-    let mut of = |structure: &str, member: &str| {
-        btf.offset(structure, member).unwrap_or_else(|| {
-            missing.push(format!("{structure}.{member}"));
-            Offsets::MISSING
-        })
+/// What came of looking for all fields.
+pub struct Found {
+    /// The offsets; a field that this kernel does not have is [`Offsets::MISSING`].
+    pub offsets: Offsets,
+    /// Fields that are missing, and what does not work without them.
+    pub lost: Vec<Lost>,
+    /// Fields that are missing, as `struct.member`, and without which nothing works.
+    pub essential: Vec<String>,
+}
+
+/// What does not work without a field; `None`: nothing works.
+pub type Feature = Option<&'static str>;
+
+/// All depends on it.
+const ALL: Feature = None;
+/// How a descriptor's socket is told from the one that had its address before.
+const GENERATIONS: Feature = Some("sockets that have the address of an earlier one are not told from it");
+const PROGRAMS: Feature = Some("programs that end before they are looked at have no name");
+const ENDS: Feature = Some("exchanges of processes that die end late");
+const EXIT_CODES: Feature = Some("how a process ended is not recorded");
+const FORKS: Feature = Some("processes that a target forks are found late");
+const UNIX: Feature = Some("HTTP over Unix sockets");
+const UNIX_ENDS: Feature = Some("ends of Unix connections");
+const UNIX_LINKS: Feature = Some("which call a request over a Unix socket came from");
+const ADDRESSES: Feature = Some("addresses of connections");
+const ADDRESSES_6: Feature = Some("IPv6 addresses of connections");
+const PORTS: Feature = Some("ports of connections, and processes that begin to listen on a selected port");
+const NAMESPACES: Feature = Some("which network namespace a connection is in is not recorded");
+const ERRORS: Feature = Some("why a connection ended (a reset, a time limit)");
+const SHUTDOWNS: Feature = Some("which direction of a connection was shut down is not recorded");
+const UPPER_LAYERS: Feature = Some("encryption by the kernel (kTLS) is not told from other bytes that make no sense");
+/// Their streams are counted then, as those of Unix sockets are.
+const SEQUENCES: Feature = Some("which call a request over TCP came from, and bytes that no program saw");
+
+/// Looks for all fields, but for those that are `withheld` (as `struct.member`).
+pub fn offsets(btf: &Btf, withheld: &[String]) -> Found {
+    let mut lost = Vec::new();
+    let mut essential = Vec::new();
+    let mut offsets = look(btf, &mut |name, offset, feature| {
+        let offset = offset.filter(|_| !withheld.contains(&name));
+        if offset.is_none() {
+            match feature {
+                Some(feature) => lost.push(Lost::field(name, feature)),
+                None => essential.push(name),
+            }
+        }
+        offset
+    });
+    degrade(&mut offsets);
+    Found {
+        offsets,
+        lost,
+        essential,
+    }
+}
+
+/// All fields of the running kernel that are looked for, as `struct.member`, and what does not work without each (`None`:
+/// nothing does).
+///
+/// # Errors
+/// If the kernel's BTF cannot be read.
+pub fn fields() -> Result<Vec<(String, Feature)>, ProbeError> {
+    let btf = Btf::of_kernel()?;
+    let mut fields = Vec::new();
+    look(&btf, &mut |name, offset, feature| {
+        fields.push((name, feature));
+        offset
+    });
+    Ok(fields)
+}
+
+/// Asks for each field: by its name, where it is, and what it is for.
+fn look(btf: &Btf, take: &mut dyn FnMut(String, Option<u32>, Feature) -> Option<u32>) -> Offsets {
+    let mut of = |structure: &str, member: &str, feature: Feature| {
+        let offset = btf.offset(structure, member);
+        take(format!("{structure}.{member}"), offset, feature).unwrap_or(Offsets::MISSING)
     };
     // `struct file` counts its references in `f_ref`, minus one, since 6.13
     // (https://github.com/torvalds/linux/commit/90ee6ed776c06435a3fe79c7f5344761f52e1760).
-    let newer_count = btf.offset("file", "f_ref");
-    let offsets = Offsets {
-        task_stack: of("task_struct", "stack"),
-        task_files: of("task_struct", "files"),
-        task_tgid: of("task_struct", "tgid"),
-        task_signal: of("task_struct", "signal"),
-        task_exit_code: of("task_struct", "exit_code"),
-        task_mm: of("task_struct", "mm"),
-        mm_arg_start: of("mm_struct", "arg_start"),
-        signal_live: of("signal_struct", "live"),
+    let newer_count = btf.offset("file", "f_ref").is_some();
+    Offsets {
+        task_stack: of("task_struct", "stack", ALL),
+        task_files: of("task_struct", "files", ALL),
+        task_tgid: of("task_struct", "tgid", FORKS),
+        task_signal: of("task_struct", "signal", ENDS),
+        task_exit_code: of("task_struct", "exit_code", EXIT_CODES),
+        task_mm: of("task_struct", "mm", PROGRAMS),
+        mm_arg_start: of("mm_struct", "arg_start", PROGRAMS),
+        signal_live: of("signal_struct", "live", ENDS),
         stack_to_regs: Offsets::MISSING,
-        files_fdt: of("files_struct", "fdt"),
-        fdt_max_fds: of("fdtable", "max_fds"),
-        fdt_fd: of("fdtable", "fd"),
-        file_op: of("file", "f_op"),
-        file_private: of("file", "private_data"),
-        file_inode: of("file", "f_inode"),
-        file_count: newer_count.unwrap_or_else(|| of("file", "f_count")),
-        file_count_bias: newer_count.is_some() as u32,
-        inode_ino: of("inode", "i_ino"),
-        socket_sk: of("socket", "sk"),
-        sock_type: of("sock", "sk_type"),
-        sock_family: of("sock_common", "skc_family"),
-        sock_state: of("sock_common", "skc_state"),
-        sock_dport: of("sock_common", "skc_dport"),
-        sock_num: of("sock_common", "skc_num"),
-        sock_daddr: of("sock_common", "skc_daddr"),
-        sock_saddr: of("sock_common", "skc_rcv_saddr"),
-        sock_v6_daddr: of("sock_common", "skc_v6_daddr"),
-        sock_v6_saddr: of("sock_common", "skc_v6_rcv_saddr"),
-        sock_net: of("sock_common", "skc_net"),
-        net_inum: of("net", "ns.inum"),
-        sock_protocol: of("sock", "sk_protocol"),
-        sock_err: of("sock", "sk_err"),
-        sock_shutdown: of("sock", "sk_shutdown"),
-        tcp_copied_seq: of("tcp_sock", "copied_seq"),
-        tcp_write_seq: of("tcp_sock", "write_seq"),
-        tcp_rcv_nxt: of("tcp_sock", "rcv_nxt"),
-        tcp_snd_una: of("tcp_sock", "snd_una"),
-        tcp_bytes_received: of("tcp_sock", "bytes_received"),
-        tcp_bytes_acked: of("tcp_sock", "bytes_acked"),
-        unix_peer: of("unix_sock", "peer"),
+        files_fdt: of("files_struct", "fdt", ALL),
+        fdt_max_fds: of("fdtable", "max_fds", ALL),
+        fdt_fd: of("fdtable", "fd", ALL),
+        file_op: of("file", "f_op", ALL),
+        file_private: of("file", "private_data", ALL),
+        file_inode: of("file", "f_inode", GENERATIONS),
+        file_count: of("file", if newer_count { "f_ref" } else { "f_count" }, UNIX_ENDS),
+        file_count_bias: newer_count as u32,
+        inode_ino: of("inode", "i_ino", GENERATIONS),
+        socket_sk: of("socket", "sk", ALL),
+        sock_type: of("sock", "sk_type", UNIX),
+        sock_family: of("sock_common", "skc_family", ALL),
+        sock_state: of("sock_common", "skc_state", SEQUENCES),
+        sock_dport: of("sock_common", "skc_dport", PORTS),
+        sock_num: of("sock_common", "skc_num", PORTS),
+        sock_daddr: of("sock_common", "skc_daddr", ADDRESSES),
+        sock_saddr: of("sock_common", "skc_rcv_saddr", ADDRESSES),
+        sock_v6_daddr: of("sock_common", "skc_v6_daddr", ADDRESSES_6),
+        sock_v6_saddr: of("sock_common", "skc_v6_rcv_saddr", ADDRESSES_6),
+        sock_net: of("sock_common", "skc_net", NAMESPACES),
+        net_inum: of("net", "ns.inum", NAMESPACES),
+        sock_protocol: of("sock", "sk_protocol", ALL),
+        sock_err: of("sock", "sk_err", ERRORS),
+        sock_shutdown: of("sock", "sk_shutdown", SHUTDOWNS),
+        tcp_copied_seq: of("tcp_sock", "copied_seq", SEQUENCES),
+        tcp_write_seq: of("tcp_sock", "write_seq", SEQUENCES),
+        tcp_rcv_nxt: of("tcp_sock", "rcv_nxt", SEQUENCES),
+        tcp_snd_una: of("tcp_sock", "snd_una", SEQUENCES),
+        tcp_bytes_received: of("tcp_sock", "bytes_received", SEQUENCES),
+        tcp_bytes_acked: of("tcp_sock", "bytes_acked", SEQUENCES),
+        unix_peer: of("unix_sock", "peer", UNIX_LINKS),
+        upper_layer: of("inet_connection_sock", "icsk_ulp_ops", UPPER_LAYERS),
         typed_task: 0,
-        pad: 0,
         socket_file_ops: 0,
-    };
-    (offsets, missing)
+    }
+}
+
+/// Where one field of several is missing, the others are of no use: the programs ask for the first one only.
+fn degrade(offsets: &mut Offsets) {
+    let missing = |fields: &[u32]| fields.contains(&Offsets::MISSING);
+    let Offsets {
+        task_mm,
+        mm_arg_start,
+        task_signal,
+        signal_live,
+        file_inode,
+        inode_ino,
+        sock_daddr,
+        sock_saddr,
+        sock_v6_daddr,
+        sock_v6_saddr,
+        sock_dport,
+        sock_num,
+        sock_net,
+        net_inum,
+        sock_state,
+        tcp_copied_seq,
+        tcp_write_seq,
+        tcp_rcv_nxt,
+        tcp_snd_una,
+        tcp_bytes_received,
+        tcp_bytes_acked,
+        ..
+    } = *offsets;
+    for (together, first) in [
+        (&[task_mm, mm_arg_start][..], &mut offsets.mm_arg_start),
+        (&[task_signal, signal_live], &mut offsets.signal_live),
+        (&[file_inode, inode_ino], &mut offsets.inode_ino),
+        (&[sock_daddr, sock_saddr], &mut offsets.sock_daddr),
+        (&[sock_v6_daddr, sock_v6_saddr], &mut offsets.sock_v6_daddr),
+        (&[sock_dport, sock_num], &mut offsets.sock_num),
+        (&[sock_net, net_inum], &mut offsets.net_inum),
+        (
+            &[
+                sock_state,
+                tcp_copied_seq,
+                tcp_write_seq,
+                tcp_rcv_nxt,
+                tcp_snd_una,
+                tcp_bytes_received,
+                tcp_bytes_acked,
+            ],
+            &mut offsets.tcp_copied_seq,
+        ),
+    ] {
+        if missing(together) {
+            *first = Offsets::MISSING;
+        }
+    }
 }

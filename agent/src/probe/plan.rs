@@ -18,6 +18,17 @@ pub struct Attachment {
     pub hook: Hook,
     /// What does not work without it; `None`: nothing works without it.
     pub feature: Option<&'static str>,
+    /// When it is attached. All are loaded at the start, so that what this kernel refuses is known then.
+    pub when: When,
+}
+
+/// When a program is attached: its hook slows everybody's calls, so not before it is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// At the start.
+    Always,
+    /// Once a target speaks HTTP on a Unix socket.
+    UnixHttp,
 }
 
 const fn syscall(program: &'static str, name: &'static str, feature: Option<&'static str>) -> Attachment {
@@ -25,6 +36,17 @@ const fn syscall(program: &'static str, name: &'static str, feature: Option<&'st
         program,
         hook: Hook::Syscall(name),
         feature,
+        when: When::Always,
+    }
+}
+
+/// What ends Unix connections: calls that every process makes all the time.
+const fn unix(program: &'static str, name: &'static str, feature: &'static str) -> Attachment {
+    Attachment {
+        program,
+        hook: Hook::Syscall(name),
+        feature: Some(feature),
+        when: When::UnixHttp,
     }
 }
 
@@ -33,6 +55,7 @@ const fn raw(program: &'static str, name: &'static str, feature: Option<&'static
         program,
         hook: Hook::Raw(name),
         feature,
+        when: When::Always,
     }
 }
 
@@ -71,27 +94,17 @@ pub const PLAN: &[Attachment] = &[
         "sys_exit_connect",
         Some("failed connects, and the opener rule for parents"),
     ),
-    syscall("close_enter", "sys_enter_close", Some("ends of Unix connections")),
-    syscall(
+    unix("close_enter", "sys_enter_close", "ends of Unix connections"),
+    unix(
         "close_range_enter",
         "sys_enter_close_range",
-        Some("ends of Unix connections by close_range(2)"),
+        "ends of Unix connections by close_range(2)",
     ),
-    syscall(
-        "dup2_enter",
-        "sys_enter_dup2",
-        Some("ends of Unix connections by dup2(2)"),
-    ),
-    syscall(
-        "dup3_enter",
-        "sys_enter_dup3",
-        Some("ends of Unix connections by dup3(2)"),
-    ),
-    syscall(
-        "shutdown_exit",
-        "sys_exit_shutdown",
-        Some("half-closed Unix connections"),
-    ),
+    // Newer architectures have no such call: their C libraries make it by dup3(2).
+    #[cfg(target_arch = "x86_64")]
+    unix("dup2_enter", "sys_enter_dup2", "ends of Unix connections by dup2(2)"),
+    unix("dup3_enter", "sys_enter_dup3", "ends of Unix connections by dup3(2)"),
+    unix("shutdown_exit", "sys_exit_shutdown", "half-closed Unix connections"),
     syscall("read_exit", "sys_exit_read", None),
     syscall("write_exit", "sys_exit_write", None),
     syscall(

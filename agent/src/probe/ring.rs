@@ -27,6 +27,16 @@ pub struct Ring {
 pub struct Waker(Arc<OwnedFd>);
 
 impl Waker {
+    /// For a wait that is in nobody's hands yet.
+    ///
+    /// # Errors
+    /// If there are too many open files.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: a plain system call; the result is checked, and owned once.
+        let event = unsafe { owned(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)) }?;
+        Ok(Self(Arc::new(event)))
+    }
+
     /// Ends the present wait, or the next one.
     pub fn wake(&self) {
         let one = 1u64;
@@ -39,19 +49,12 @@ impl Ring {
     pub(super) fn new(map: Map) -> Result<Self, ProbeError> {
         let map_error = |source| ProbeError::Map { map: "EVENTS", source };
         let records = RingBuf::try_from(map).map_err(|error| map_error(io::Error::other(error)))?;
-        // SAFETY: plain system calls; the results are checked, and owned once.
-        let (epoll, event) = unsafe {
-            let epoll = owned(libc::epoll_create1(libc::EPOLL_CLOEXEC)).map_err(map_error)?;
-            let event = owned(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)).map_err(map_error)?;
-            (epoll, event)
-        };
+        // SAFETY: a plain system call; the result is checked, and owned once.
+        let epoll = unsafe { owned(libc::epoll_create1(libc::EPOLL_CLOEXEC)) }.map_err(map_error)?;
+        let waker = Waker::new().map_err(map_error)?;
         add(&epoll, records.as_raw_fd()).map_err(map_error)?;
-        add(&epoll, event.as_raw_fd()).map_err(map_error)?;
-        Ok(Self {
-            records,
-            epoll,
-            waker: Waker(Arc::new(event)),
-        })
+        add(&epoll, waker.0.as_raw_fd()).map_err(map_error)?;
+        Ok(Self { records, epoll, waker })
     }
 
     /// A handle that ends the wait.

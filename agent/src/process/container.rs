@@ -102,8 +102,18 @@ pub(super) fn pod_uid(cgroup: &str) -> Option<String> {
     })
 }
 
+/// The id of the container that a process is in. `cgroup`: the text of its `/proc/PID/cgroup`.
+pub(super) fn id_of(root: &ProcRoot, tgid: u32, cgroup: &str) -> Option<String> {
+    container_id(cgroup).map(str::to_owned).or_else(|| {
+        // A cgroup namespace hides the path of the agent's own container, or it is no container at all.
+        let is_elsewhere = root.namespace(tgid, "mnt") != root.host_namespace("mnt");
+        let mounts = is_elsewhere.then(|| root.small(tgid, "mountinfo"))??;
+        container_id_of_mounts(&mounts).map(str::to_owned)
+    })
+}
+
 /// Lines are `hierarchy:controllers:path`; the path may hold colons.
-fn paths(cgroup: &str) -> impl Iterator<Item = &str> {
+pub(super) fn paths(cgroup: &str) -> impl Iterator<Item = &str> {
     cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2))
 }
 
@@ -199,7 +209,9 @@ fn unescape(name: &str) -> String {
     let mut parts = name.split("\\x");
     let mut plain = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        match part.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+        // `from_str_radix` would take a sign.
+        let digits = part.get(..2).filter(|digits| !digits.starts_with('+'));
+        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
             Some(byte) if byte.is_ascii() => plain.extend([char::from(byte)].into_iter().chain(part[2..].chars())),
             _ => plain.extend(["\\x", part]),
         }

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fs,
+    io::ErrorKind,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
@@ -52,8 +53,15 @@ impl Executables {
     /// What a process executes; `path` is the executable in the process's mount namespace.
     pub(super) fn describe(&mut self, root: &ProcRoot, tgid: u32, path: &Path) -> Executable {
         let link = root.process(tgid).join("exe");
-        let Ok(metadata) = fs::metadata(&link) else {
-            return classify(path, &Binary::default(), |_| None);
+        let metadata = match fs::metadata(&link) {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                let by_name = classify(path, &Binary::default(), |_| None);
+                return match error.kind() {
+                    ErrorKind::PermissionDenied => by_name.unread(),
+                    _ => by_name,
+                };
+            }
         };
         let key = Key {
             device: metadata.dev(),
@@ -71,15 +79,31 @@ impl Executables {
             Some(String::from_utf8_lossy(&bytes).into_owned())
         };
         let mut executable = classify(path, &binary, beside);
-        if let Some(file) = file.filter(|_| executable.language == "native") {
-            elf::search(&file, &mut binary);
-            executable = classify(path, &binary, beside);
+        match file {
+            Some(file) if executable.language == "native" => {
+                elf::search(&file, &mut binary);
+                executable = classify(path, &binary, beside);
+            }
+            Some(_) => {}
+            None => executable = executable.unread(),
         }
         if self.0.len() >= CACHED {
             self.0.clear();
         }
         self.0.insert(key, executable.clone());
         executable
+    }
+}
+
+impl Executable {
+    /// Its binary may not be read. It may be a program that runs many requests on one thread, so a thread must not stand
+    /// for a request.
+    fn unread(self) -> Self {
+        let runtime = match self.runtime {
+            Runtime::Unknown => Runtime::Loop,
+            known => known,
+        };
+        Self { runtime, ..self }
     }
 }
 

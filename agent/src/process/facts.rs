@@ -32,8 +32,29 @@ pub enum Runtime {
     Beam,
     /// .NET.
     Dotnet,
-    /// A program whose binary holds an event loop that is known to multiplex (HAProxy, Envoy, a tokio program).
+    /// A program whose binary holds an event loop that is known to multiplex (HAProxy, Envoy, a tokio program), or whose
+    /// binary may not be read.
     Loop,
+}
+
+impl Runtime {
+    /// Its name, for people; nothing of one of which nothing special is known.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "",
+            Self::Nginx => "nginx",
+            Self::Go => "Go",
+            Self::Node => "Node.js",
+            Self::Python => "Python",
+            Self::Jvm => "JVM",
+            Self::Ruby => "Ruby",
+            Self::Puma => "Puma",
+            Self::Php => "PHP",
+            Self::Beam => "BEAM",
+            Self::Dotnet => ".NET",
+            Self::Loop => "event loop",
+        }
+    }
 }
 
 /// What was read of a process when it was first seen.

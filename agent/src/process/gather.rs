@@ -281,13 +281,7 @@ impl Gatherer {
         let Some(cgroup) = self.root.small(tgid, "cgroup") else {
             return Place::default();
         };
-        let container_id = container::container_id(&cgroup).map(str::to_owned).or_else(|| {
-            // A cgroup namespace hides the path of the agent's own container, or it is no container at all.
-            let is_elsewhere = self.root.namespace(tgid, "mnt") != self.root.host_namespace("mnt");
-            let mounts = is_elsewhere.then(|| self.root.small(tgid, "mountinfo"))??;
-            container::container_id_of_mounts(&mounts).map(str::to_owned)
-        });
-        let Some(id) = container_id else {
+        let Some(id) = container::id_of(&self.root, tgid, &cgroup) else {
             let unit = container::unit(&cgroup).filter(|unit| self.host.own_unit.as_ref() != Some(unit));
             return Place {
                 service: unit,

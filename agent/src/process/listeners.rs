@@ -37,11 +37,23 @@ impl<'a> Listeners<'a> {
         if !ports.values().any(|port| wanted.contains(port)) {
             return None;
         }
-        let held = |target: std::path::PathBuf| ports.get(&socket_inode(&target)?).copied();
-        self.root
-            .descriptors(tgid)
-            .filter_map(held)
-            .find(|port| wanted.contains(port))
+        self.held(tgid, &ports).find(|port| wanted.contains(port))
+    }
+
+    /// All ports that the process holds listening sockets of.
+    pub(super) fn ports_of(&mut self, tgid: u32) -> Vec<u16> {
+        let Some(ports) = self.ports(tgid).filter(|ports| !ports.is_empty()) else {
+            return Vec::new();
+        };
+        let mut held: Vec<u16> = self.held(tgid, &ports).collect();
+        held.sort_unstable();
+        held.dedup();
+        held
+    }
+
+    fn held(&self, tgid: u32, ports: &Ports) -> impl Iterator<Item = u16> {
+        let targets = self.root.descriptors(tgid);
+        targets.filter_map(|target| ports.get(&socket_inode(&target)?).copied())
     }
 
     fn ports(&mut self, tgid: u32) -> Option<Rc<Ports>> {
@@ -81,7 +93,7 @@ fn listening(table: impl BufRead) -> Ports {
     rows.map_while(|row| row).collect()
 }
 
-fn socket_inode(target: &Path) -> Option<u64> {
+pub(super) fn socket_inode(target: &Path) -> Option<u64> {
     target
         .to_str()?
         .strip_prefix("socket:[")?

@@ -13,12 +13,17 @@ mod gather;
 mod host;
 mod listeners;
 mod peculiar;
+mod places;
 mod proc_root;
 mod select;
+mod unix_sockets;
+mod unseen;
 
 pub use facts::{ProcessFacts, Runtime};
 pub use gather::{ExecHint, Gatherer};
 pub use host::Host;
 pub use peculiar::{NamespaceError, Peculiarity, own_namespace_is_initial, peculiarities};
 pub use proc_root::ProcRoot;
-pub use select::{Match, Reason, SelectError, Selection};
+pub use select::{Candidate, Match, Reason, SelectError, Selection};
+pub use unix_sockets::UnixSockets;
+pub use unseen::{Unseen, unseen};

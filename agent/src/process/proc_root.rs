@@ -76,7 +76,7 @@ impl ProcRoot {
     }
 
     /// A file of the host, whatever mount namespace the agent is in.
-    pub(super) fn host_file(&self, absolute: &str) -> PathBuf {
+    pub(crate) fn host_file(&self, absolute: &str) -> PathBuf {
         self.host.join(absolute.trim_start_matches('/'))
     }
 

@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeSet, fmt, path::PathBuf};
 
-use crate::config::ExeGlob;
+use crate::config::{self, ExeGlob};
 
 use super::{
     ExecHint, ProcRoot,
     command::{CommandLine, Surroundings, program},
     listeners::Listeners,
+    places::{Places, PlacesOf},
 };
 
 /// What the user selects: any of it, and all processes if nothing is given. The agent itself and kernel threads are
@@ -18,6 +19,7 @@ pub struct Selection {
     pids: Vec<u32>,
     exe_globs: Vec<ExeGlob>,
     ports: Vec<u16>,
+    places: Places,
 }
 
 /// Why a process is a target.
@@ -31,6 +33,27 @@ pub enum Reason {
     Exe(PathBuf),
     /// It listens on this port of `--port`.
     Port(u16),
+    /// It is in this container of `--container`.
+    Container(String),
+    /// It is in this control group, which `--cgroup` matches.
+    Cgroup(String),
+}
+
+/// A process that could be a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Its id.
+    pub tgid: u32,
+    /// Why it is one; `None`: it is none.
+    pub reason: Option<Reason>,
+    /// TCP ports that it listens on.
+    pub listens: Vec<u16>,
+}
+
+/// What is looked up once for many processes.
+struct Look<'a> {
+    listeners: Listeners<'a>,
+    places: PlacesOf<'a>,
 }
 
 /// Is a process a target?
@@ -79,13 +102,32 @@ impl Selection {
             pids: pids.to_vec(),
             exe_globs: exe_globs.to_vec(),
             ports: ports.to_vec(),
+            places: Places::default(),
             root,
+        })
+    }
+
+    /// All rules that the user gave.
+    ///
+    /// # Errors
+    /// As [`Selection::new`].
+    pub fn of_rules(root: ProcRoot, rules: &config::Selection) -> Result<Self, SelectError> {
+        let config::Selection {
+            pids,
+            exes,
+            ports,
+            containers,
+            cgroups,
+        } = rules;
+        Ok(Self {
+            places: Places::new(containers, cgroups),
+            ..Self::new(root, pids, exes, ports)?
         })
     }
 
     /// True if nothing was selected: every process is a target.
     pub fn is_every(&self) -> bool {
-        self.pids.is_empty() && self.exe_globs.is_empty() && self.ports.is_empty()
+        self.pids.is_empty() && self.exe_globs.is_empty() && self.ports.is_empty() && self.places.is_empty()
     }
 
     /// The ports whose listeners are selected.
@@ -95,7 +137,7 @@ impl Selection {
 
     /// True if a program that starts may be selected: not if only processes are named.
     pub fn may_match_others(&self) -> bool {
-        self.is_every() || !self.exe_globs.is_empty() || !self.ports.is_empty()
+        self.is_every() || !self.exe_globs.is_empty() || !self.ports.is_empty() || !self.places.is_empty()
     }
 
     /// True if a process that does not match now may match later without an exec: when it listens.
@@ -105,8 +147,7 @@ impl Selection {
 
     /// Is this process a target now?
     pub fn matches(&self, tgid: u32) -> Match {
-        self.reason(tgid, &mut Listeners::new(&self.root))
-            .map_or(Match::No, Match::Yes)
+        self.reason(tgid, &mut self.look()).map_or(Match::No, Match::Yes)
     }
 
     /// The running children of these processes, with their parents: children of a target are targets, those too that
@@ -124,27 +165,58 @@ impl Selection {
 
     /// Was a program selected that is gone before it could be looked at? By what the kernel said at its exec: its first
     /// argument, and the command's name where that is not cut off.
-    pub fn matched(&self, hint: &ExecHint) -> bool {
+    pub fn matched(&self, hint: &ExecHint) -> Option<Reason> {
         // The kernel keeps 15 bytes of a command's name.
         const WHOLE_BYTES: usize = 14;
         let argument = hint.cmdline.split(|&byte| byte == 0).next().unwrap_or_default();
         let argument = String::from_utf8_lossy(argument);
-        self.is_every()
-            || self.is_glob_of(std::path::Path::new(argument.as_ref()))
-            || hint.comm.len() <= WHOLE_BYTES && self.is_glob_of(std::path::Path::new(&hint.comm))
+        if self.is_every() {
+            return Some(Reason::Every);
+        }
+        let name = Some(hint.comm.as_str()).filter(|comm| comm.len() <= WHOLE_BYTES);
+        let names = [Some(argument.as_ref()), name].into_iter().flatten();
+        names
+            .map(PathBuf::from)
+            .find(|path| self.is_glob_of(path))
+            .map(Reason::Exe)
+    }
+
+    /// The processes that could be targets, each with the TCP ports that it listens on, and why it is one.
+    pub fn look_at_all(&self) -> Vec<Candidate> {
+        let mut look = self.look();
+        let processes = self.root.processes().into_iter();
+        let runs = |tgid: &u32| {
+            let stat = self.root.stat(*tgid);
+            stat.is_some_and(|stat| !stat.is_kernel_thread && !stat.is_zombie)
+        };
+        processes
+            .filter(runs)
+            .map(|tgid| Candidate {
+                tgid,
+                reason: self.reason(tgid, &mut look),
+                listens: look.listeners.ports_of(tgid),
+            })
+            .collect()
     }
 
     /// All processes that run and are targets. To be repeated until nothing new appears, since others may start
     /// meanwhile.
     pub fn scan(&self) -> Vec<(u32, Reason)> {
-        let mut listeners = Listeners::new(&self.root);
+        let mut look = self.look();
         let processes = self.root.processes().into_iter();
         processes
-            .filter_map(|tgid| Some((tgid, self.reason(tgid, &mut listeners)?)))
+            .filter_map(|tgid| Some((tgid, self.reason(tgid, &mut look)?)))
             .collect()
     }
 
-    fn reason(&self, tgid: u32, listeners: &mut Listeners) -> Option<Reason> {
+    fn look(&self) -> Look<'_> {
+        Look {
+            listeners: Listeners::new(&self.root),
+            places: self.places.look(&self.root),
+        }
+    }
+
+    fn reason(&self, tgid: u32, look: &mut Look<'_>) -> Option<Reason> {
         let stat = self.root.stat(tgid)?;
         if stat.is_kernel_thread || stat.is_zombie || tgid == std::process::id() {
             return None;
@@ -157,7 +229,8 @@ impl Selection {
         }
         self.matching_path(tgid)
             .map(Reason::Exe)
-            .or_else(|| listeners.port_of(tgid, &self.ports).map(Reason::Port))
+            .or_else(|| look.listeners.port_of(tgid, &self.ports).map(Reason::Port))
+            .or_else(|| look.places.reason(tgid))
     }
 
     fn matching_path(&self, tgid: u32) -> Option<PathBuf> {
@@ -193,7 +266,9 @@ impl fmt::Display for Reason {
             Self::Every => write!(f, "every process is selected"),
             Self::Pid => write!(f, "--pid"),
             Self::Exe(path) => write!(f, "--exe matches {}", path.display()),
-            Self::Port(port) => write!(f, "listens on port {port}"),
+            Self::Port(port) => write!(f, "--port {port}"),
+            Self::Container(name) => write!(f, "--container {name}"),
+            Self::Cgroup(path) => write!(f, "--cgroup matches {path}"),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Protocols: passive, sans-IO parsers of what two ends say to each other.
 
 pub mod http1;
+pub mod opaque;
 
 /// Which half of a connection's talk some bytes belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -6,6 +6,7 @@
 mod attributes;
 mod failure;
 mod forwarded;
+pub mod ignore;
 mod target;
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@ mod ids;
 mod random;
 pub mod redact;
 pub mod route;
+pub mod sampling;
 mod span;
 pub mod span_name;
 mod text;

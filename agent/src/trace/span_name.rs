@@ -16,7 +16,9 @@
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
 
-use std::{borrow::Cow, collections::HashSet};
+use std::{borrow::Cow, collections::HashSet, hash::BuildHasher};
+
+use foldhash::fast::FixedState;
 
 /// How many templates a service may have before its other paths are named by the method alone.
 const MAX_TEMPLATES: usize = 200;
@@ -27,10 +29,19 @@ const MAX_TEMPLATES_NOT_FOUND: usize = MAX_TEMPLATES / 2;
 /// Longest template, in bytes; longer ones are keys or texts, not operations.
 const MAX_TEMPLATE_BYTES: usize = 160;
 
+/// Paths whose templates are remembered: making one costs as much as parsing a head, and a service that is asked for few
+/// paths is asked for them all the time.
+const REMEMBERED: usize = 16;
+
+/// Longest path that is remembered, in bytes.
+const REMEMBERED_BYTES: usize = 128;
+
 /// The names that one service's spans have so far: one for each process. Holds at most 200 templates of 160 bytes.
 #[derive(Debug, Default)]
 pub struct SpanNames {
     templates: HashSet<Box<str>>,
+    /// Paths and their templates, each at the place that its hash says. Empty before the first one.
+    remembered: Vec<(Box<str>, Box<str>)>,
     /// Templates are made here, so that looking for one costs no allocation.
     scratch: String,
     overflowed: u64,
@@ -46,6 +57,12 @@ impl SpanNames {
     pub(super) fn name(&mut self, method: Cow<'static, str>, path: &str, not_found: bool) -> Cow<'static, str> {
         if path.is_empty() {
             return method;
+        }
+        let place = FixedState::default().hash_one(path) as usize % REMEMBERED;
+        if let Some((known, template)) = self.remembered.get(place)
+            && **known == *path
+        {
+            return named(&method, template);
         }
         self.scratch.clear();
         if !push_template(path, &mut self.scratch) {
@@ -65,6 +82,12 @@ impl SpanNames {
                 return method;
             }
             self.templates.insert(template.into());
+        }
+        if path.len() <= REMEMBERED_BYTES {
+            self.remembered.resize_with(REMEMBERED, Default::default);
+            if let Some(place) = self.remembered.get_mut(place) {
+                *place = (path.into(), template.into());
+            }
         }
         named(&method, template)
     }

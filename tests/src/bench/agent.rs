@@ -12,9 +12,9 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
-use spoor_tests::{agent::binary, net::free_address, process::Process};
+use spoor_tests::{agent::binary, http, metrics::Metrics, net::free_address, process::Process};
 
-use super::{http, metrics::Metrics, proc};
+use super::proc;
 
 /// How long it may take to attach.
 const READY_LIMIT: Duration = Duration::from_secs(30);

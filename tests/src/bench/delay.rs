@@ -7,8 +7,10 @@ use std::{
 
 use anyhow::{Result, ensure};
 
+use spoor_tests::http;
+
 use super::{
-    Options, http,
+    Options,
     report::{Bar, Bound, Table, figure, quantile},
     rig::{Rig, Side},
     sink::Arrival,

@@ -7,8 +7,10 @@ use std::{
 
 use anyhow::Result;
 
+use spoor_tests::http;
+
 use super::{
-    Options, http, proc,
+    Options, proc,
     report::{Bar, Bound, Table, figure},
     rig::{Rig, Side},
 };

@@ -9,12 +9,13 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use spoor_tests::{
+    http,
     net::{free_address, wait_accepting},
     process::Process,
 };
 use tempfile::TempDir;
 
-use super::{agent::Agent, http, proc, sink::Sink};
+use super::{agent::Agent, proc, sink::Sink};
 
 /// Servers are started from copies of their binaries, in two folders: programs of the first are selected for tracing, by
 /// their path, and programs of the second are not. So nobody else's nginx is traced, and traced and untraced servers run

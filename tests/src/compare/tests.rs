@@ -9,6 +9,7 @@ fn event(service: &str, kind: Kind, id: &str, status: u16) -> Event {
         kind,
         id: id.to_owned(),
         outcome: Outcome::Status(status),
+        began_ns: None,
     }
 }
 
@@ -163,4 +164,33 @@ fn a_titled_service_may_have_any_name_but_another_ones() {
     assert!(compare(&events, &spans, &titled).differences.is_empty());
     spans[2].service = "load".to_owned();
     assert_eq!(compare(&events, &spans, &titled).count(Fault::Service), 1);
+}
+
+#[test]
+fn what_began_before_the_agent_was_there_may_be_missing_but_not_wrong() {
+    let (mut events, mut spans) = story();
+    events[0].began_ns = Some(10);
+    let expectation = |attached_ns| Expectation {
+        attached_ns: Some(attached_ns),
+        ..Expectation::default()
+    };
+    let faults = |spans: &[Span], attached_ns| -> Vec<Fault> {
+        let report = compare(&events, spans, &expectation(attached_ns));
+        report.differences.iter().map(|difference| difference.fault).collect()
+    };
+    // The call's parent is gone, and so is the link that would have been due.
+    let less = &spans[..1];
+    assert_eq!(faults(less, 10), [Fault::Missing, Fault::Missing]);
+    assert_eq!(faults(less, 11), []);
+    assert_eq!(faults(&[], 11), []);
+    let report = compare(&events, &spans, &expectation(11));
+    assert_eq!((report.links.recall(), report.calls.recall()), (1.0, 1.0));
+
+    // The shop's call is said to be the client's.
+    spans[2].parent_id = "1".to_owned();
+    assert_eq!(faults(&spans, 11), [Fault::WrongParent]);
+    spans[2]
+        .attributes
+        .insert("http.response.status_code".to_owned(), json!(500));
+    assert_eq!(faults(&spans, 11), [Fault::Status, Fault::WrongParent]);
 }

@@ -59,6 +59,8 @@ pub struct Exchange {
     pub target: String,
     /// The target of the request that the call was made for; none for a root.
     pub made_for: Option<String>,
+    /// The two ends cannot be matched: each is a root.
+    pub apart: bool,
     pub client: Option<End>,
     pub server: Option<End>,
 }
@@ -147,6 +149,10 @@ fn wrong_link(exchange: &Exchange, parent: &str, found: &[&Span]) -> Option<Stri
         }
     }
     match found {
+        [client, server] if exchange.apart => {
+            let roots = client.parent_id.is_empty() && server.parent_id.is_empty();
+            (!roots || client.trace_id == server.trace_id).then(|| "two ends that cannot be matched are".to_owned())
+        }
         [client, server] => {
             let method = server.text("spoor.parent.method");
             if client.parent_id != parent {
@@ -183,7 +189,8 @@ fn wrong_link(exchange: &Exchange, parent: &str, found: &[&Span]) -> Option<Stri
     }
 }
 
-fn target_of(span: &Span) -> String {
+/// The path, or the address of a connect.
+pub fn target_of(span: &Span) -> String {
     let host = || span.text("server.address").unwrap_or("nowhere");
     match (span.text("http.request.method"), span.text("url.path")) {
         (None | Some("CONNECT"), _) => {
@@ -202,7 +209,8 @@ fn target_of(span: &Span) -> String {
     }
 }
 
-fn end_of(span: &Span) -> End {
+/// What a span says of its end.
+pub fn end_of(span: &Span) -> End {
     let number = |key| span.attributes.get(key).and_then(serde_json::Value::as_u64);
     End {
         method: span.text("http.request.method").unwrap_or(&span.name).to_owned(),

@@ -3,15 +3,21 @@
 
 mod bodies;
 mod calls;
+mod cases;
 mod ends;
 mod expected;
+mod load;
 mod messages;
 mod namespaces;
+mod odd;
 mod peer;
 mod sockets;
 mod world;
 
+use std::path::PathBuf;
+
 use anyhow::{Result, ensure};
+use cases::{play, selection};
 use expected::compare;
 use spoor_tests::{
     agent::{Recorder, Tape},
@@ -19,23 +25,12 @@ use spoor_tests::{
 };
 use world::World;
 
-/// Cases that the agent is known to get wrong, each with the reason. They are played and compared like all others; what is
-/// different is printed, and one that comes out right must leave this list.
-const KNOWN_FAILING: &[(&str, &str)] = &[
-    ("many-messages", "several messages of one call are told as a gap"),
-    (
-        "refused-unix",
-        "a failed connect to a Unix socket does not tell its path",
-    ),
-    ("nowhere", "the same connect, as it is shown now"),
-];
-
 #[test]
 #[ignore = "end to end: needs root; cargo xtask test runs it"]
 fn over_real_sockets() -> Result<()> {
     let mut world = World::start()?;
-    let agent = Recorder::start(&world.selection())?;
-    play(&mut world)?;
+    let agent = Recorder::start(&selection(&world))?;
+    play(&mut world, &agent.agent)?;
     let (spans, said) = agent.finish()?;
     check(&world, &spans, &said)
 }
@@ -44,8 +39,8 @@ fn over_real_sockets() -> Result<()> {
 #[ignore = "end to end: needs root; cargo xtask test runs it"]
 fn through_tapes() -> Result<()> {
     let mut world = World::start()?;
-    let tape = Tape::record(&world.selection())?;
-    play(&mut world)?;
+    let tape = Tape::record(&selection(&world))?;
+    play(&mut world, &tape.agent)?;
     let (tape, said) = tape.finish()?;
     // For a golden test: see agent/tests/golden.rs.
     if let Some(path) = std::env::var_os("SPOOR_RAW_TAPE") {
@@ -57,43 +52,20 @@ fn through_tapes() -> Result<()> {
     check(&world, &spans, &said)
 }
 
-fn play(world: &mut World) -> Result<()> {
-    messages::play(world)?;
-    ends::play(world)?;
-    calls::play(world)?;
-    sockets::play(world)?;
-    bodies::play(world)
+/// The program of the peers.
+fn rawpeer() -> Result<PathBuf> {
+    Ok(env!("CARGO_BIN_EXE_rawpeer").into())
 }
 
 fn check(world: &World, spans: &[Span], said: &str) -> Result<()> {
-    let mut differences = compare(&world.expected, spans);
-    let mut better = Vec::new();
-    for (case, reason) in KNOWN_FAILING {
-        match differences.0.remove(*case) {
-            Some(these) => println!(
-                "known to fail: {case}: {reason}: {} differences: {:.300}",
-                these.len(),
-                these[0]
-            ),
-            None => better.push(*case),
-        }
-    }
+    let differences = compare(&world.expected, spans);
     println!(
-        "{} cases, {} exchanges, {} spans, {} cases known to fail, {} skipped",
+        "{} cases, {} exchanges, {} spans, {} skipped",
         world.cases.len(),
         world.expected.len(),
         spans.len(),
-        KNOWN_FAILING.len() - better.len(),
         usize::from(world.namespaces.is_none()),
     );
     ensure!(differences.0.is_empty(), "{differences}\nthe agent said:\n{said}");
-    // Cases that were not played cannot have come out right.
-    if std::env::var_os("SPOOR_RAW_CASE").is_some() {
-        return Ok(());
-    }
-    ensure!(
-        better.is_empty(),
-        "no longer failing, take them off KNOWN_FAILING: {better:?}"
-    );
     Ok(())
 }

@@ -51,6 +51,20 @@ impl Namespaces {
     }
 }
 
+impl Namespaces {
+    /// Sets a kernel parameter (`net/ipv4/…`) in both namespaces of a pair.
+    pub fn set(&self, pair: usize, parameter: &str, value: &str) -> Result<()> {
+        for name in self.names.iter().skip(2 * pair).take(2) {
+            let script = format!("echo {value} >/proc/sys/{parameter}");
+            let status = Command::new("ip")
+                .args(["netns", "exec", name, "sh", "-c", &script])
+                .status()?;
+            ensure!(status.success(), "cannot set {parameter} in {name}");
+        }
+        Ok(())
+    }
+}
+
 impl Drop for Namespaces {
     fn drop(&mut self) {
         for name in &self.names {

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use spoor_tests::process::Process;
 
 /// How long a peer may take for a command.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// What a system call said: its answer, or its error number.
 pub type Answer = Result<String, i32>;
@@ -29,12 +29,12 @@ pub struct Peer {
 impl Peer {
     /// Starts one, in a network namespace if one is named.
     pub fn start(name: &str, namespace: Option<&str>) -> Result<Self> {
-        let program = env!("CARGO_BIN_EXE_rawpeer");
+        let program = crate::rawpeer()?;
         let mut command = match namespace {
             None => Command::new(program),
             Some(namespace) => {
                 let mut command = Command::new("ip");
-                command.args(["netns", "exec", namespace, program]);
+                command.args(["netns", "exec", namespace]).arg(program);
                 command
             }
         };

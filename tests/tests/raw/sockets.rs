@@ -20,10 +20,7 @@ pub fn play(world: &mut World) -> Result<()> {
     world.case("passed-descriptor", passed_descriptor)?;
     world.case("late-accept", late_accept)?;
     world.case("one-process", one_process)?;
-    world.case("unix", |world, name| {
-        let path = world.unix_path();
-        family(world, name, &path, &path)
-    })?;
+    world.case("unix", over_unix)?;
     world.case("ipv6", |world, name| family(world, name, "[::1]:0", "[::1]:"))?;
     world.case("v4-mapped-server", |world, name| {
         family(world, name, "[::]:0", "127.0.0.1:")
@@ -33,6 +30,12 @@ pub fn play(world: &mut World) -> Result<()> {
     })?;
     world.case("proxy", proxy)?;
     world.case("namespaces", namespaces)
+}
+
+/// Exchanges over a Unix socket.
+pub fn over_unix(world: &mut World, name: &str) -> Result<()> {
+    let path = world.unix_path();
+    family(world, name, &path, &path)
 }
 
 /// Exchanges on a connection, the last of them with a body.
@@ -124,7 +127,7 @@ fn fork_answers(world: &mut World, name: &str) -> Result<()> {
     world.close(&connection)
 }
 
-fn reap(world: &mut World, parent: usize, child: &str) -> Result<()> {
+pub fn reap(world: &mut World, parent: usize, child: &str) -> Result<()> {
     let status = world.peers[parent].make(&format!("reap {child}"))?;
     ensure!(status == "0", "the child ended with {status}");
     Ok(())

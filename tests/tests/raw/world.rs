@@ -104,6 +104,7 @@ impl World {
             case,
             target,
             made_for: None,
+            apart: false,
             client,
             server,
         });
@@ -113,6 +114,13 @@ impl World {
     pub fn made_for(&mut self, target: &str) {
         if let Some(exchange) = self.expected.last_mut() {
             exchange.made_for = Some(target.to_owned());
+        }
+    }
+
+    /// The ends of the exchange that was expected last cannot be matched.
+    pub fn apart(&mut self) {
+        if let Some(exchange) = self.expected.last_mut() {
+            exchange.apart = true;
         }
     }
 

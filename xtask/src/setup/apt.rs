@@ -21,8 +21,16 @@ fi
 apt-get "$@"
 "#;
 
-/// Services that would start with the machine from now on, had we not installed them for tests only.
-const SERVICES: [&str; 2] = ["nginx", "haproxy"];
+/// Packages, and their services that would start with the machine from now on, had we not installed them for tests only.
+const SERVICES: [(&str, &str); 7] = [
+    ("nginx", "nginx"),
+    ("haproxy", "haproxy"),
+    ("lighttpd", "lighttpd"),
+    ("varnish", "varnish"),
+    ("varnish", "varnishncsa"),
+    ("caddy", "caddy"),
+    ("php-fpm", "php8.2-fpm"),
+];
 
 /// Whether a package is installed.
 pub fn has(package: &str) -> bool {
@@ -64,7 +72,7 @@ pub fn update() -> Result<()> {
 pub fn install(packages: &[&str]) -> Result<()> {
     let fresh: Vec<_> = SERVICES
         .iter()
-        .filter(|service| packages.contains(service) && !has(service))
+        .filter(|(package, _)| packages.contains(package) && !has(package))
         .collect();
     Run::program("sh")
         .args([
@@ -86,11 +94,17 @@ pub fn install(packages: &[&str]) -> Result<()> {
                 packages.join(" ")
             )
         })?;
-    for service in fresh {
-        if Path::new("/etc/init.d").join(service).exists() {
-            println!("Switching {service} off as a service: the tests start their own");
-            Run::program("update-rc.d").args([service, "disable"]).status()?;
-        }
+    for (_, service) in fresh {
+        let unit = format!("{service}.service");
+        let off = if Path::new("/etc/init.d").join(service).exists() {
+            Run::program("update-rc.d").args([service, "disable"])
+        } else if Path::new("/lib/systemd/system").join(&unit).exists() {
+            Run::program("deb-systemd-helper").args(["disable", &unit])
+        } else {
+            continue;
+        };
+        println!("Switching {service} off as a service: the tests start their own");
+        off.status()?;
     }
     Ok(())
 }

@@ -466,3 +466,41 @@ fn a_socket_that_is_connected_to_itself() {
     world.feed(end.reads(10, OK));
     assert_eq!(world.tree(), ["front client GET /a <- root"]);
 }
+
+#[test]
+fn a_unix_connection_that_ended_unseen() {
+    let mut world = world();
+    let mut tcp = world.server(10);
+    exchange(&mut world, &mut tcp, 10);
+    assert!(!world.core.needs_unix_ends(), "TCP tells its ends");
+    let mut end = world.open(Open {
+        family: FAMILY_UNIX,
+        counted: 1,
+        inode: 77,
+        ..open(9, 10, 10, Role::Server)
+    });
+    assert!(!world.core.needs_unix_ends(), "nothing was said on it");
+    exchange(&mut world, &mut end, 10);
+    assert!(world.core.needs_unix_ends());
+    let known: Vec<_> = world.core.unix_connections();
+    assert_eq!(known.len(), 1);
+    assert_eq!((known[0].conn, known[0].tgid, known[0].inode), (9, 10, 77));
+    world.feed(end.reads(10, &get("/cut-off")));
+    world.feed(end.state(StateChange::Gone, 0, 0));
+    assert_eq!(world.tree(), ["front server GET /a <- root"; 2]);
+    assert_eq!(world.counter("missed"), 1);
+    assert!(world.core.unix_connections().is_empty());
+}
+
+#[test]
+fn a_unix_connection_that_ended_unseen_after_its_other_end() {
+    let mut world = world();
+    let mut call = world.open(unix(100, 10, Role::Client, 1));
+    world.feed(call.writes(10, &get("/b")));
+    let mut record = call.reads(10, "");
+    record.0.flags = SEGMENT_EOF;
+    world.feed(record);
+    world.feed(call.state(StateChange::Gone, 0, 0));
+    assert_eq!(world.tree(), ["front client GET /b !connection_closed <- root"]);
+    assert_eq!(world.counter("missed"), 0);
+}

@@ -401,6 +401,52 @@ fn not_sampled_and_invalid_headers() {
 }
 
 #[test]
+fn the_sampler_decides_whole_traces() {
+    let exchanges = |name: &str, ratio: &str, header: Option<&str>| {
+        let mut world = World::with(&CoreSettings {
+            sampler: Sampler::new(name, Some(ratio)).unwrap().0,
+            ..settings()
+        });
+        world.process(10, "front", Runtime::Unknown);
+        let (mut front, mut call) = (world.server(10), world.client(10, 11));
+        for _ in 0..100 {
+            let request = header.map_or_else(|| get("/a"), |header| get_with("/a", header));
+            world.feed(front.reads(11, &request));
+            world.feed(call.writes(11, &get("/b")));
+            world.feed(call.reads(11, OK));
+            world.feed(front.writes(11, OK));
+        }
+        let mut spans = world.spans();
+        spans.sort_by_key(|span| span.trace_id);
+        let traces: Vec<&[Span]> = spans.chunk_by(|a, b| a.trace_id == b.trace_id).collect();
+        let whole = traces
+            .iter()
+            .filter(|spans| spans.iter().any(|span| span.kind == SpanKind::Server));
+        assert!(spans.iter().all(|span| span.trace_flags & 1 == 1));
+        (
+            whole.count(),
+            spans.len() as u64,
+            world.counter("left_out"),
+            world.counter("not_sampled"),
+        )
+    };
+    // A call that is not its request's has a trace of its own, and a decision of its own.
+    let (whole, spans, left_out, not_sampled) = exchanges("traceidratio", "0.5", None);
+    assert!((30..=70).contains(&whole), "{whole}");
+    assert_eq!((spans + left_out, not_sampled), (200, 0));
+    assert_eq!(exchanges("always_off", "", None), (0, 0, 200, 0));
+    assert_eq!(
+        exchanges("parentbased_traceidratio", "0", Some(NOT_SAMPLED)),
+        (0, 0, 0, 200)
+    );
+    assert_eq!(
+        exchanges("parentbased_traceidratio", "0", Some(TRACEPARENT)),
+        (1, 200, 0, 0)
+    );
+    assert_eq!(exchanges("always_on", "", Some(NOT_SAMPLED)), (1, 200, 0, 0));
+}
+
+#[test]
 fn the_clock_is_set_between_the_two_ends() {
     let mut world = two_services(Runtime::Unknown);
     world.core.clock(0, 1_000 * SECOND);

@@ -11,6 +11,7 @@ use super::{Console, QUIET, Style, nanos};
 use crate::{
     export::{ExportThread, config::Stream},
     metrics::Metrics,
+    screen::SCREEN,
     trace::Span,
 };
 
@@ -102,7 +103,8 @@ impl Printer {
 
 fn run(shared: &Shared, mut stream: impl Write + IsTerminal + AsFd, metrics: &Metrics) {
     // https://no-color.org
-    let colour = stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let is_terminal = stream.is_terminal();
+    let colour = is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let mut broken = false;
     let mut state = shared.lock();
     loop {
@@ -119,13 +121,14 @@ fn run(shared: &Shared, mut stream: impl Write + IsTerminal + AsFd, metrics: &Me
         };
         drop(state);
         for (text, spans) in texts {
+            let mut write = || stream.write_all(text.as_bytes()).and_then(|()| stream.flush());
             // A pipe that nobody reads any more does not end the agent: it may be a traced command's parent.
-            if !broken && let Err(error) = stream.write_all(text.as_bytes()).and_then(|()| stream.flush()) {
+            if broken {
+                metrics.export.failed.write.inc_by(spans as u64);
+            } else if let Err(error) = if is_terminal { SCREEN.around(write) } else { write() } {
                 broken = error.kind() == io::ErrorKind::BrokenPipe;
                 metrics.export.failed.write.inc_by(spans as u64);
                 tracing::warn!("traces cannot be printed: {error}");
-            } else if broken {
-                metrics.export.failed.write.inc_by(spans as u64);
             } else {
                 metrics.export.exported.inc_by(spans as u64);
             }

@@ -79,6 +79,8 @@ fn transport(address: SocketAddr) -> GrpcTransport {
         headers: [("x-tenant".parse().unwrap(), HeaderValue::from_static("t"))]
             .into_iter()
             .collect(),
+        tls: None,
+        compression: Compression::None,
     })
     .unwrap()
 }

@@ -6,9 +6,10 @@ use agent_ebpf::classify::{self, Looks};
 
 use super::head::{Framing, Transfer};
 use super::held::Held;
+use super::proxy::{ProxyHeader, Taken};
 use super::resync::Search;
 use super::stream::{Body, Found, Piece, Stream};
-use super::{Cause, Config, Event, RequestHead, ResponseHead};
+use super::{Cause, Config, Event, Header, RequestHead, ResponseHead};
 use crate::event::Stamp;
 use crate::proto::{Data, Half};
 
@@ -41,6 +42,10 @@ pub struct Http1 {
     last_served: Option<u64>,
     /// Nothing but HTTP was seen yet: what the first bytes are decides what the connection is.
     undecided: bool,
+    /// Looked for before the first request, from birth on.
+    proxy_header: Option<Box<ProxyHeader>>,
+    /// The client's address, as a proxy told it before the first request.
+    proxied_for: Option<Box<str>>,
     /// Request bytes behind a request that may switch protocols: what they are, its response tells.
     suspended: bool,
     held_request: Held,
@@ -99,6 +104,8 @@ impl Http1 {
             next_exchange: 0,
             last_served: None,
             undecided: from_birth,
+            proxy_header: from_birth.then(|| Box::new(ProxyHeader::new())),
+            proxied_for: None,
             suspended: false,
             held_request: Held::default(),
             held_response: Held::default(),
@@ -251,6 +258,26 @@ impl Http1 {
         if self.suspended {
             return Ok(Step::Blocked);
         }
+        if let Some(header) = &mut self.proxy_header {
+            let (begin, stamp) = match header.take(piece)? {
+                Taken::More => return Ok(Step::Taken),
+                Taken::Header(client) => {
+                    self.proxied_for = client.map(|client| client.to_string().into());
+                    self.proxy_header = None;
+                    return Ok(Step::Taken);
+                }
+                Taken::Nothing(begin, stamp) => (begin, stamp),
+            };
+            self.proxy_header = None;
+            let mut begin = Piece {
+                offset: piece.offset.saturating_sub(begin.len() as u64),
+                segment_start: true,
+                data: Data::Bytes(begin),
+                stamp,
+            };
+            // Too short to be a head.
+            self.request.head::<RequestHead>(config, &mut begin)?;
+        }
         if let Some(found) = self.request.head::<RequestHead>(config, piece)? {
             if self.pending.len() >= MAX_PENDING {
                 return Err(Cause::TooManyPending);
@@ -285,12 +312,15 @@ impl Http1 {
         }
         self.counters.heads_with_many_headers += u64::from(found.many_headers);
         let Found {
-            head,
+            mut head,
             first,
             complete,
             offset,
             ..
         } = found;
+        if let Some(client) = &self.proxied_for {
+            head.headers.push((Header::ProxiedFor, client.as_bytes().into()));
+        }
         out.push(Event::RequestHead {
             exchange,
             head,
@@ -449,6 +479,7 @@ impl Http1 {
         self.pending = VecDeque::new();
         self.last_served = None;
         self.undecided = false;
+        self.proxy_header = None;
         self.suspended = false;
         self.held_request = Held::default();
         self.held_response = Held::default();

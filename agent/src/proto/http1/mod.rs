@@ -2,13 +2,14 @@
 //!
 //! [`Http1`] is fed with both halves of one connection, in pieces of any size with gaps between them, and says which
 //! exchanges there were. `head` parses heads, `chunked` finds the end of chunked bodies, `stream` puts them together for
-//! one half, `connection` for both, and `resync` finds the way back after a loss.
+//! one half, `connection` for both, `proxy` takes off what a proxy sent first, and `resync` finds the way back after a loss.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
 
 mod chunked;
 mod connection;
 mod head;
 mod held;
+mod proxy;
 mod resync;
 mod stream;
 
@@ -66,6 +67,8 @@ pub enum Header {
     XForwardedProto,
     /// `X-Forwarded-Host`
     XForwardedHost,
+    /// No header of the request, but one of its connection: the client's address that the PROXY protocol tells.
+    ProxiedFor,
     /// One that the user asked for: its index in [`Config::capture_request`] or [`Config::capture_response`].
     Captured(u16),
 }

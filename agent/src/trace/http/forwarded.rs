@@ -1,4 +1,4 @@
-//! What proxies say of the original request: `Forwarded` (RFC 7239) first, then `X-Forwarded-*`.
+//! What proxies say of the original request: `Forwarded` (RFC 7239) first, then `X-Forwarded-*`, then the PROXY protocol.
 //!
 //! Of several values the first is meant, the one of the proxy next to the client.
 
@@ -18,6 +18,7 @@ pub(super) fn client(headers: &Headers) -> Option<IpAddr> {
     parameter(headers, b"for")
         .and_then(ip_address)
         .or_else(|| first_of(headers, Header::XForwardedFor).and_then(ip_address))
+        .or_else(|| first_of(headers, Header::ProxiedFor).and_then(ip_address))
 }
 
 /// The original `Host`.

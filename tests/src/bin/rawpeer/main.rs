@@ -10,10 +10,12 @@ use std::{
     io::{BufRead, Write},
     net::SocketAddr,
     os::fd::RawFd,
+    sync::mpsc,
+    thread::JoinHandle,
     time::Duration,
 };
 
-use syscalls::{Address, Errno};
+use syscalls::{Address, Errno, Sending};
 
 /// Why a command gave no answer.
 #[derive(Debug)]
@@ -37,6 +39,7 @@ fn script(what: impl Into<String>) -> Fault {
 #[derive(Default)]
 struct Peer {
     sockets: HashMap<String, RawFd>,
+    threads: HashMap<String, JoinHandle<Result<String, Fault>>>,
 }
 
 fn main() {
@@ -60,6 +63,10 @@ impl Peer {
         if let Some(script) = line.strip_prefix("fork ") {
             return self.fork(script);
         }
+        if let Some(command) = line.strip_prefix("thread ") {
+            let (name, script) = command.split_once(' ').ok_or_else(|| script("no script"))?;
+            return self.thread(name, script);
+        }
         let words: Vec<&str> = line.split(' ').collect();
         match words.as_slice() {
             ["listen", name, address, backlog] => {
@@ -70,6 +77,17 @@ impl Peer {
             ["connect", name, address] => self.connect(name, address, None, false),
             ["connect-from", name, address, local] => self.connect(name, address, Some(local), false),
             ["connect-nonblocking", name, address] => self.connect(name, address, None, true),
+            ["connect-by-sending", name, address, bytes] => {
+                let (fd, sent) = syscalls::connect_by_sending(&parse_address(address)?, &unhex(bytes)?)?;
+                self.name(name, fd);
+                Ok(sent?.to_string())
+            }
+            ["connect-late", name, address] => {
+                let (fd, result) = syscalls::connect_late(&parse_address(address)?)?;
+                self.name(name, fd);
+                Ok(result?.to_string())
+            }
+            ["fast-open", listener] => Ok(syscalls::fast_open(self.fd(listener)?)?.to_string()),
             ["accept", name, listener, with_flags] => {
                 let fd = syscalls::accept(self.fd(listener)?, *with_flags == "accept4")?;
                 Ok(self.name(name, fd))
@@ -84,16 +102,16 @@ impl Peer {
                 Ok(syscalls::receive(self.fd(name)?, parse(how)?, &sizes)?.to_string())
             }
             ["send-all", name, how, piece, repeat, head, unit, tail] => {
-                let mut bytes = unhex(head)?;
-                bytes.extend(unhex(unit)?.repeat(number(repeat)?));
-                bytes.extend(unhex(tail)?);
                 let (fd, how) = (self.fd(name)?, parse(how)?);
-                for mut piece in bytes.chunks(number(piece)?) {
-                    while !piece.is_empty() {
-                        piece = &piece[syscalls::send(fd, how, &[piece])?..];
-                    }
+                let (unit, repeat) = (unhex(unit)?, number(repeat)?);
+                let mut sender = Sender::new(fd, how, number(piece)?);
+                sender.put(&unhex(head)?)?;
+                for _ in 0..repeat {
+                    sender.put(&unit)?;
                 }
-                Ok(bytes.len().to_string())
+                sender.put(&unhex(tail)?)?;
+                sender.flush()?;
+                Ok(sender.sent.to_string())
             }
             ["receive-all", name, how, piece, total, pause_us] => {
                 let (fd, how) = (self.fd(name)?, parse(how)?);
@@ -108,6 +126,18 @@ impl Peer {
                 }
                 Ok(total.to_string())
             }
+            ["splice", from, to, bytes] => {
+                let (from, to, bytes) = (self.fd(from)?, self.fd(to)?, number(bytes)?);
+                Ok(syscalls::splice_through(from, to, bytes)?.to_string())
+            }
+            ["join", name] => {
+                let thread = self.threads.remove(*name);
+                let thread = thread.ok_or_else(|| script(format!("no thread {name}")))?;
+                thread.join().unwrap_or_else(|_| Err(script("a thread panicked")))
+            }
+            ["replace", name, by] => Ok(syscalls::replace(self.fd(name)?, self.fd(by)?)?.to_string()),
+            ["memory-is-free", name] => Ok(syscalls::memory_is_free(self.fd(name)?)?.to_string()),
+            ["upper-layer", name] => Ok(syscalls::kernel_tls(self.fd(name)?)?.to_string()),
             ["shutdown", name] => Ok(syscalls::shutdown_write(self.fd(name)?)?.to_string()),
             ["reset-on-close", name] => Ok(syscalls::reset_on_close(self.fd(name)?)?.to_string()),
             ["close", name] => {
@@ -145,6 +175,32 @@ impl Peer {
         Ok(result?.to_string())
     }
 
+    /// Another thread does what follows, with the sockets that there are, and `join` tells its last answer. It is in its
+    /// first system call, or has ended, when this returns.
+    fn thread(&mut self, name: &str, script: &str) -> Result<String, Fault> {
+        let mut peer = Self {
+            sockets: self.sockets.clone(),
+            threads: HashMap::new(),
+        };
+        let lines: Vec<String> = script.split(';').map(str::to_owned).collect();
+        let (sender, begun) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            // Nobody listens if the starter has failed.
+            let _ = sender.send(syscalls::thread_id());
+            let mut answer = String::new();
+            for line in &lines {
+                answer = peer.run(line)?;
+            }
+            Ok(answer)
+        });
+        let id = begun.recv().map_err(|_| self::script("the thread did not begin"))?;
+        while !thread.is_finished() && !syscalls::reads_a_socket(id) {
+            std::thread::yield_now();
+        }
+        self.threads.insert(name.to_owned(), thread);
+        Ok(id.to_string())
+    }
+
     /// A child does what follows, commands with `;` between them, and ends.
     fn fork(&mut self, script: &str) -> Result<String, Fault> {
         let child = syscalls::fork()?;
@@ -168,6 +224,50 @@ impl Peer {
     }
 }
 
+/// Sends many bytes in pieces of one size, of which it holds no more than one.
+struct Sender {
+    fd: RawFd,
+    how: Sending,
+    piece: Vec<u8>,
+    piece_bytes: usize,
+    sent: usize,
+}
+
+impl Sender {
+    fn new(fd: RawFd, how: Sending, piece_bytes: usize) -> Self {
+        Self {
+            fd,
+            how,
+            piece: Vec::with_capacity(piece_bytes),
+            piece_bytes,
+            sent: 0,
+        }
+    }
+
+    fn put(&mut self, mut bytes: &[u8]) -> Result<(), Fault> {
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(self.piece_bytes - self.piece.len()));
+            self.piece.extend_from_slice(now);
+            bytes = later;
+            if self.piece.len() == self.piece_bytes {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Fault> {
+        let mut left = self.piece.as_slice();
+        while !left.is_empty() {
+            let sent = syscalls::send(self.fd, self.how, &[left])?;
+            self.sent += sent;
+            left = &left[sent..];
+        }
+        self.piece.clear();
+        Ok(())
+    }
+}
+
 fn number(word: &str) -> Result<usize, Fault> {
     word.parse().map_err(|_| script(format!("no number {word}")))
 }
@@ -177,12 +277,16 @@ fn parse<T: std::str::FromStr>(word: &str) -> Result<T, Fault> {
 }
 
 fn parse_address(word: &str) -> Result<Address, Fault> {
-    match word.strip_prefix("unix:") {
-        Some(path) => Ok(Address::Unix(path.to_owned())),
-        None => match word.parse::<SocketAddr>() {
-            Ok(address) => Ok(Address::Ip(address)),
-            Err(_) => Err(script(format!("no address {word}"))),
-        },
+    if let Some(path) = word.strip_prefix("unix:") {
+        return Ok(Address::Unix(path.to_owned()));
+    }
+    let ip = |word: &str| {
+        word.parse::<SocketAddr>()
+            .map_err(|_| script(format!("no address {word}")))
+    };
+    match word.strip_prefix("mptcp:") {
+        Some(rest) => Ok(Address::Multipath(ip(rest)?)),
+        None => Ok(Address::Ip(ip(word)?)),
     }
 }
 

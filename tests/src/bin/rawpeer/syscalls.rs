@@ -1,7 +1,6 @@
 //! The system calls, each made by its number: a library would choose another one now and then.
 
 use std::{
-    ffi::c_void,
     net::{IpAddr, SocketAddr},
     os::fd::RawFd,
     ptr,
@@ -17,6 +16,8 @@ pub struct Errno(pub i32);
 /// Where to listen or connect.
 pub enum Address {
     Ip(SocketAddr),
+    /// By Multipath TCP.
+    Multipath(SocketAddr),
     Unix(String),
 }
 
@@ -31,6 +32,10 @@ pub enum Sending {
     SendMMsg,
     SendFile,
     Splice,
+    /// `MSG_MORE`: more follows, so that nothing leaves before it.
+    More,
+    /// `MSG_ZEROCOPY`.
+    ZeroCopy,
 }
 
 /// A way to receive.
@@ -75,6 +80,8 @@ impl FromStr for Sending {
             "sendmmsg" => Self::SendMMsg,
             "sendfile" => Self::SendFile,
             "splice" => Self::Splice,
+            "more" => Self::More,
+            "zerocopy" => Self::ZeroCopy,
             _ => return Err(()),
         })
     }
@@ -121,14 +128,103 @@ pub fn listen(address: &Address, backlog: usize) -> Result<(RawFd, String), Errn
     let (bytes, length) = raw(address);
     call(libc::SYS_bind, [fd as usize, bytes.as_ptr() as usize, length])?;
     call(libc::SYS_listen, [fd as usize, backlog])?;
-    let Address::Ip(address) = address else {
-        return Ok((fd, String::new()));
+    let (address, prefix) = match address {
+        Address::Ip(address) => (address, ""),
+        Address::Multipath(address) => (address, "mptcp:"),
+        Address::Unix(_) => return Ok((fd, String::new())),
     };
     let (mut bound, mut length) = ([0u8; 128], 128u32);
     let pointers = [bound.as_mut_ptr() as usize, ptr::from_mut(&mut length) as usize];
     call(libc::SYS_getsockname, [fd as usize, pointers[0], pointers[1]])?;
     let port = u16::from_be_bytes([bound[2], bound[3]]);
-    Ok((fd, SocketAddr::new(address.ip(), port).to_string()))
+    Ok((fd, format!("{prefix}{}", SocketAddr::new(address.ip(), port))))
+}
+
+/// A socket that connects by its first write (TCP Fast Open); and how that went.
+pub fn connect_by_sending(address: &Address, bytes: &[u8]) -> Result<(RawFd, Result<usize, Errno>), Errno> {
+    let fd = socket(address, 0)?;
+    let (to, length) = raw(address);
+    let (buffer, flags) = (bytes.as_ptr() as usize, libc::MSG_FASTOPEN as usize);
+    let sent = call(
+        libc::SYS_sendto,
+        [fd as usize, buffer, bytes.len(), flags, to.as_ptr() as usize, length],
+    );
+    Ok((fd, sent))
+}
+
+/// A socket whose connect(2) returns at once, for its first write carries the SYN if the server is known to allow it
+/// (`TCP_FASTOPEN_CONNECT`).
+pub fn connect_late(address: &Address) -> Result<(RawFd, Result<usize, Errno>), Errno> {
+    let fd = socket(address, 0)?;
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, &1i32.to_ne_bytes())?;
+    let (bytes, length) = raw(address);
+    Ok((
+        fd,
+        call(libc::SYS_connect, [fd as usize, bytes.as_ptr() as usize, length]),
+    ))
+}
+
+/// Lets a listener take data with SYNs.
+pub fn fast_open(listener: RawFd) -> Result<usize, Errno> {
+    set_option(listener, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, &16i32.to_ne_bytes())
+}
+
+/// Makes the kernel encrypt what is sent and decrypt what is received, with keys that both ends know: TLS 1.2,
+/// AES-128-GCM (`struct tls12_crypto_info_aes_gcm_128`).
+pub fn kernel_tls(fd: RawFd) -> Result<usize, Errno> {
+    const SOL_TLS: c_int = 282;
+    const TCP_ULP: c_int = 31;
+    const TLS_TX: c_int = 1;
+    const TLS_RX: c_int = 2;
+    const TLS_1_2: u16 = 0x0303;
+    const AES_GCM_128: u16 = 51;
+    set_option(fd, libc::IPPROTO_TCP, TCP_ULP, b"tls")?;
+    let mut keys = [TLS_1_2.to_ne_bytes(), AES_GCM_128.to_ne_bytes()].concat();
+    // Initialisation vector, key, salt, record number.
+    keys.extend([7; 8 + 16 + 4 + 8]);
+    set_option(fd, SOL_TLS, TLS_TX, &keys)?;
+    set_option(fd, SOL_TLS, TLS_RX, &keys)
+}
+
+fn set_option(fd: RawFd, level: c_int, name: c_int, value: &[u8]) -> Result<usize, Errno> {
+    let place = [fd as usize, level as usize, name as usize];
+    let value = [value.as_ptr() as usize, value.len()];
+    call(libc::SYS_setsockopt, [place[0], place[1], place[2], value[0], value[1]])
+}
+
+/// The thread's own id.
+pub fn thread_id() -> i32 {
+    call(libc::SYS_gettid, []).map_or(0, |id| id as i32)
+}
+
+/// Whether a thread of this process is in read(2).
+pub fn reads_a_socket(thread: i32) -> bool {
+    let call = std::fs::read_to_string(format!("/proc/self/task/{thread}/syscall"));
+    call.is_ok_and(|call| call.starts_with(&format!("{} ", libc::SYS_read)))
+}
+
+/// Makes a descriptor name what another one names (dup2).
+pub fn replace(fd: RawFd, by: RawFd) -> Result<usize, Errno> {
+    call(libc::SYS_dup2, [by as usize, fd as usize])
+}
+
+/// Moves bytes from a socket to another through a pipe.
+pub fn splice_through(from: RawFd, to: RawFd, bytes: usize) -> Result<usize, Errno> {
+    let [reader, writer] = pipe()?;
+    let mut left = bytes;
+    while left > 0 {
+        let mut moved = call(libc::SYS_splice, [from as usize, 0, writer, 0, left, 0])?;
+        if moved == 0 {
+            break;
+        }
+        left -= moved;
+        while moved > 0 {
+            moved -= call(libc::SYS_splice, [reader, 0, to as usize, 0, moved, 0])?;
+        }
+    }
+    close(reader as RawFd)?;
+    close(writer as RawFd)?;
+    Ok(bytes - left)
 }
 
 /// Connects; the socket is there whether that succeeds or not.
@@ -174,6 +270,11 @@ pub fn send(fd: RawFd, how: Sending, buffers: &[&[u8]]) -> Result<usize, Errno> 
     match how {
         Sending::Write => call(libc::SYS_write, bytes),
         Sending::SendTo => call(libc::SYS_sendto, [bytes[0], bytes[1], bytes[2], 0, 0, 0]),
+        Sending::More => {
+            let flags = libc::MSG_MORE as usize;
+            call(libc::SYS_sendto, [bytes[0], bytes[1], bytes[2], flags, 0, 0])
+        }
+        Sending::ZeroCopy => zero_copy(fd, &whole),
         Sending::WriteV => call(libc::SYS_writev, [socket, start as usize, count]),
         Sending::PWriteV2 => call(
             libc::SYS_pwritev2,
@@ -264,6 +365,38 @@ pub fn receive(fd: RawFd, how: Receiving, sizes: &[usize]) -> Result<usize, Errn
     }
 }
 
+/// Sends without a copy.
+fn zero_copy(fd: RawFd, bytes: &[u8]) -> Result<usize, Errno> {
+    set_option(fd, libc::SOL_SOCKET, libc::SO_ZEROCOPY, &1i32.to_ne_bytes())?;
+    // The kernel reads it until the other end has taken it.
+    let bytes = Box::leak(Box::<[u8]>::from(bytes));
+    let flags = libc::MSG_ZEROCOPY as usize;
+    call(
+        libc::SYS_sendto,
+        [fd as usize, bytes.as_ptr() as usize, bytes.len(), flags, 0, 0],
+    )
+}
+
+/// Waits for the notification that memory is not needed any more.
+pub fn memory_is_free(fd: RawFd) -> Result<usize, Errno> {
+    let mut control = [0u8; 128];
+    loop {
+        let mut message = message(ptr::null_mut(), 0);
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = control.len();
+        let flags = libc::MSG_ERRQUEUE as usize;
+        match call(
+            libc::SYS_recvmsg,
+            [fd as usize, ptr::from_mut(&mut message) as usize, flags],
+        ) {
+            Ok(received) => return Ok(received),
+            // The acknowledgement has not come yet.
+            Err(Errno(libc::EAGAIN)) => std::thread::yield_now(),
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
 /// Nothing more is sent.
 pub fn shutdown_write(fd: RawFd) -> Result<usize, Errno> {
     call(libc::SYS_shutdown, [fd as usize, libc::SHUT_WR as usize])
@@ -300,7 +433,11 @@ pub fn duplicate(fd: RawFd, how: Duplicate) -> Result<RawFd, Errno> {
     let fd = fd as usize;
     let new = match how {
         Duplicate::Dup => call(libc::SYS_dup, [fd]),
+        #[cfg(target_arch = "x86_64")]
         Duplicate::Dup2 => call(libc::SYS_dup2, [fd, FREE]),
+        // As a C library makes it where there is no such call.
+        #[cfg(not(target_arch = "x86_64"))]
+        Duplicate::Dup2 => call(libc::SYS_dup3, [fd, FREE, 0]),
         Duplicate::Dup3 => call(libc::SYS_dup3, [fd, FREE + 1, 0]),
         Duplicate::Fcntl => call(libc::SYS_fcntl, [fd, libc::F_DUPFD_CLOEXEC as usize, FREE + 2]),
     };
@@ -352,13 +489,14 @@ fn pass(via: RawFd, number: c_long, passed: &mut Passed) -> Result<usize, Errno>
     };
     let mut message = message(&raw mut vector, 1);
     message.msg_control = ptr::from_mut(passed).cast();
-    message.msg_controllen = size_of::<Passed>();
+    message.msg_controllen = size_of::<Passed>() as _;
     call(number, [via as usize, ptr::from_mut(&mut message) as usize, 0])
 }
 
 /// A child that goes on from here; 0 in it. There is one thread only, so no lock is left taken in the child.
 pub fn fork() -> Result<i32, Errno> {
-    Ok(call(libc::SYS_fork, [])? as i32)
+    // fork(2) is one of the calls that newer architectures do not have.
+    Ok(call(libc::SYS_clone, [libc::SIGCHLD as usize, 0, 0, 0, 0])? as i32)
 }
 
 /// Waits for a child; gives its wait status.
@@ -376,12 +514,16 @@ pub fn exit(code: i32) -> ! {
 
 fn socket(address: &Address, flags: c_int) -> Result<RawFd, Errno> {
     let family = match address {
-        Address::Ip(SocketAddr::V4(_)) => libc::AF_INET,
-        Address::Ip(SocketAddr::V6(_)) => libc::AF_INET6,
+        Address::Ip(SocketAddr::V4(_)) | Address::Multipath(SocketAddr::V4(_)) => libc::AF_INET,
+        Address::Ip(SocketAddr::V6(_)) | Address::Multipath(SocketAddr::V6(_)) => libc::AF_INET6,
         Address::Unix(_) => libc::AF_UNIX,
     };
+    let protocol = match address {
+        Address::Multipath(_) => libc::IPPROTO_MPTCP,
+        Address::Ip(_) | Address::Unix(_) => 0,
+    };
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | flags;
-    Ok(call(libc::SYS_socket, [family as usize, kind as usize, 0])? as RawFd)
+    Ok(call(libc::SYS_socket, [family as usize, kind as usize, protocol as usize])? as RawFd)
 }
 
 /// An address as `struct sockaddr_*`, and its length.
@@ -393,7 +535,7 @@ fn raw(address: &Address) -> (Vec<u8>, usize) {
             bytes.extend(path.as_bytes());
             bytes.push(0);
         }
-        Address::Ip(address) => {
+        Address::Ip(address) | Address::Multipath(address) => {
             let family = if address.is_ipv4() {
                 libc::AF_INET
             } else {
@@ -419,15 +561,11 @@ fn raw(address: &Address) -> (Vec<u8>, usize) {
 }
 
 fn message(vectors: *mut libc::iovec, count: usize) -> libc::msghdr {
-    libc::msghdr {
-        msg_name: ptr::null_mut::<c_void>(),
-        msg_namelen: 0,
-        msg_iov: vectors,
-        msg_iovlen: count as _,
-        msg_control: ptr::null_mut(),
-        msg_controllen: 0,
-        msg_flags: 0,
-    }
+    // SAFETY: plain data, for which zeros are a value. Some C libraries pad it, and the kernel reads the padding.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = vectors;
+    message.msg_iovlen = count as _;
+    message
 }
 
 /// A message for each buffer.

@@ -201,3 +201,55 @@ fn a_response_that_nobody_asked_for_is_lost() {
     }
     assert_eq!(talk.story()[4..], ["1 lost Unsolicited"]);
 }
+
+#[test]
+fn what_a_proxy_sends_first_is_no_request() {
+    let line = "PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\n";
+    let binary = "\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x01\x02\x03\x04\x05\x06\x07\x08\0P\0P";
+    for header in [line, binary] {
+        let at = header.len();
+        let story = [&format!("0 GET / @{at}"), "0 sent 0", "0 200 @0", "0 got 2"];
+        assert_eq!(told(&[(Q, header), (Q, GET), (R, OK)]), story);
+        assert_eq!(told(&[(Q, &format!("{header}{GET}")), (R, OK)]), story);
+        let bytes: Vec<_> = header.chars().chain(GET.chars()).map(|byte| byte.to_string()).collect();
+        let mut calls: Vec<_> = bytes.iter().map(|byte| (Q, byte.as_str())).collect();
+        calls.push((R, OK));
+        assert_eq!(told(&calls), story);
+    }
+    assert_eq!(
+        told(&[(Q, "PROXY nonsense, and more of it\r\n"), (Q, GET)])[0],
+        "0 GET / @32"
+    );
+}
+
+#[test]
+fn the_clients_address_goes_with_all_requests_behind_it() {
+    let mut talk = Talk::new(true);
+    talk.call(Q, "PROXY TCP6 2001:db8::1 ::1 1 2\r\n");
+    for _ in 0..2 {
+        talk.call(Q, GET).call(R, OK);
+    }
+    let clients: Vec<_> = talk
+        .out
+        .iter()
+        .filter_map(|event| match event {
+            Event::RequestHead { head, .. } => head.headers.last().cloned(),
+            _ => None,
+        })
+        .collect();
+    let client = (super::super::Header::ProxiedFor, b"2001:db8::1".to_vec().into());
+    assert_eq!(clients, [client.clone(), client]);
+}
+
+#[test]
+fn methods_that_begin_like_a_proxys_line() {
+    for method in ["POST", "PUT", "PROPFIND", "PROXYFOO"] {
+        let request = format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n");
+        let story = [&format!("0 {method} / @0"), "0 sent 0", "0 200 @0", "0 got 2"];
+        let bytes: Vec<_> = request.chars().map(|byte| byte.to_string()).collect();
+        let mut calls: Vec<_> = bytes.iter().map(|byte| (Q, byte.as_str())).collect();
+        calls.push((R, OK));
+        assert_eq!(told(&calls), story);
+        assert_eq!(told(&[(Q, &request), (R, OK)]), story);
+    }
+}

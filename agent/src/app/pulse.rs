@@ -1,0 +1,160 @@
+//! Whether the reader of the ring works: asked whenever somebody asks for the agent's health, so that nothing wakes up for
+//! it otherwise.
+
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::probe::Waker;
+
+/// A reader that works answers within milliseconds, and after the worst of batches within a second.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Records that were lost and taken are compared over at least so long.
+const WINDOW: Duration = Duration::from_secs(1);
+/// So long is told that the ring lost more than it gave.
+const REMEMBERED: Duration = Duration::from_secs(30);
+
+/// What is known of the reader.
+#[derive(Debug, Default)]
+pub struct Pulse {
+    /// The reader should answer.
+    asked: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    waker: Option<Waker>,
+    asked_at: Option<Instant>,
+    /// Begin of the present window, with the records that were lost and taken until then.
+    window: Option<(Instant, u64, u64)>,
+    /// When a window ended in which more was lost than taken, and how much.
+    flood: Option<(Instant, u64, u64)>,
+}
+
+impl Pulse {
+    /// The reader can be asked from now on.
+    pub fn begin(&self, waker: Waker) {
+        self.lock().waker = Some(waker);
+    }
+
+    /// For the reader: it works. Nearly free while nobody asks.
+    pub fn beat(&self) {
+        if self.asked.load(Ordering::Relaxed) {
+            let mut state = self.lock();
+            self.asked.store(false, Ordering::Relaxed);
+            state.asked_at = None;
+        }
+    }
+
+    /// For the reader: so many records were lost for want of room in the ring, and so many taken, since the start.
+    pub fn ring(&self, now: Instant, lost: u64, taken: u64) {
+        let mut state = self.lock();
+        let (since, lost_before, taken_before) = *state.window.get_or_insert((now, lost, taken));
+        if now.duration_since(since) < WINDOW {
+            return;
+        }
+        let (lost_since, taken_since) = (lost.saturating_sub(lost_before), taken.saturating_sub(taken_before));
+        state.window = Some((now, lost, taken));
+        if lost_since > taken_since {
+            state.flood = Some((now, lost_since, taken_since));
+        } else if taken_since > 0 {
+            state.flood = None;
+        }
+    }
+
+    /// Why the agent is not healthy. Asks the reader, whose answer the next call sees.
+    pub fn problems(&self, now: Instant) -> Vec<String> {
+        let mut state = self.lock();
+        let mut problems = Vec::new();
+        match state.asked_at {
+            Some(asked_at) if now.duration_since(asked_at) >= PATIENCE => problems.push(format!(
+                "the reader of the ring has not answered for {} s: nothing is traced; restart spoor, and report it",
+                now.duration_since(asked_at).as_secs()
+            )),
+            Some(_) => {}
+            None => {
+                if let Some(waker) = &state.waker {
+                    waker.wake();
+                    state.asked_at = Some(now);
+                    self.asked.store(true, Ordering::Relaxed);
+                }
+            }
+        }
+        if let Some((at, lost, taken)) = state.flood
+            && now.duration_since(at) < REMEMBERED
+        {
+            problems.push(format!(
+                "the ring was full: {lost} records were lost while {taken} were read; raise --ring-bytes, select fewer \
+                 processes, or give spoor CPU time"
+            ));
+        }
+        problems
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State")
+            .field("asked_at", &self.asked_at)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_does_not_answer_is_told() {
+        let pulse = Pulse::default();
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        assert_eq!(pulse.problems(at(0)), [""; 0], "there is no reader yet");
+        assert_eq!(pulse.problems(at(60)), [""; 0]);
+        pulse.begin(Waker::new().unwrap());
+        assert_eq!(pulse.problems(at(100)), [""; 0]);
+        pulse.beat();
+        // Long unasked is not long unanswered.
+        assert_eq!(pulse.problems(at(200)), [""; 0]);
+        assert_eq!(pulse.problems(at(204)), [""; 0]);
+        let problems = pulse.problems(at(206));
+        assert!(
+            problems.len() == 1 && problems[0].contains("not answered for 6 s"),
+            "{problems:?}"
+        );
+        pulse.beat();
+        assert_eq!(pulse.problems(at(207)), [""; 0], "it works again");
+    }
+
+    #[test]
+    fn a_ring_that_loses_more_than_it_gives_is_told_until_it_does_not() {
+        let pulse = Pulse::default();
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        pulse.ring(at(0), 5, 100);
+        pulse.ring(at(1), 50, 200);
+        assert_eq!(pulse.problems(at(1)), [""; 0], "some are lost in a peak");
+        pulse.ring(at(2), 950, 300);
+        let problems = pulse.problems(at(2));
+        assert!(
+            problems.len() == 1 && problems[0].contains("900 records were lost while 100 were read"),
+            "{problems:?}"
+        );
+        pulse.ring(at(3), 950, 300);
+        assert_eq!(pulse.problems(at(3)).len(), 1, "nothing came since");
+        assert_eq!(pulse.problems(at(32)), [""; 0], "long ago");
+        pulse.ring(at(33), 1950, 300);
+        assert_eq!(pulse.problems(at(33)).len(), 1);
+        pulse.ring(at(34), 1950, 400);
+        assert_eq!(pulse.problems(at(34)), [""; 0]);
+    }
+}

@@ -1,0 +1,74 @@
+//! Asking a running agent.
+
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+use super::MAX_ANSWER_BYTES;
+
+/// An agent that works answers within milliseconds.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why there is no answer.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum AskError {
+    /// Nobody listens.
+    #[error("no agent answers at {0}")]
+    NoAgent(PathBuf),
+    /// The socket is another user's.
+    #[error("cannot connect to {path}: {source}; run it as root, or as the user of the agent")]
+    Denied {
+        /// The socket.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// It failed on the way.
+    #[error("cannot ask the agent at {path}: {source}; does it still run?")]
+    Failed {
+        /// The socket.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Somebody else, or another version, answered.
+    #[error("what answers at {path} does not speak as this spoor does ({source}); use the agent's own binary")]
+    Foreign {
+        /// The socket.
+        path: PathBuf,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+}
+
+/// Asks one question. Waits for at most five seconds at each step.
+///
+/// # Errors
+/// If nobody listens there, or what came back is no answer.
+pub fn ask<T: DeserializeOwned>(path: &Path, question: &str) -> Result<T, AskError> {
+    let failed = |source: io::Error| {
+        let path = path.to_owned();
+        match source.kind() {
+            ErrorKind::NotFound | ErrorKind::ConnectionRefused => AskError::NoAgent(path),
+            ErrorKind::PermissionDenied => AskError::Denied { path, source },
+            _ => AskError::Failed { path, source },
+        }
+    };
+    let mut stream = UnixStream::connect(path).map_err(failed)?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+    stream.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
+    stream.write_all(format!("{question}\n").as_bytes()).map_err(failed)?;
+    let mut answer = Vec::new();
+    stream.take(MAX_ANSWER_BYTES).read_to_end(&mut answer).map_err(failed)?;
+    serde_json::from_slice(&answer).map_err(|source| AskError::Foreign {
+        path: path.to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,322 @@
+//! The agent's end of the control socket.
+
+use std::{
+    fs, io,
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
+    os::unix::{
+        fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
+        net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, SyncSender},
+    },
+    thread,
+    time::Duration,
+};
+
+use thiserror::Error;
+
+use super::{MAX_QUESTION_BYTES, MAX_WORKLOADS, Status, Workload, Workloads};
+use crate::probe::Waker;
+
+/// So long may one who asks take to say what, and to take the answer: the next one waits.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// So long may Core's thread take: it may work through a full ring first.
+const CORE_PATIENCE: Duration = Duration::from_secs(4);
+/// After a connection could not be accepted (too many open files), a pause.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
+
+/// Where Core's thread finds who asks.
+#[derive(Debug, Default)]
+pub struct Desk {
+    asked: AtomicBool,
+    waiting: Mutex<Vec<SyncSender<Vec<Workload>>>>,
+}
+
+impl Desk {
+    /// For Core's thread: gives `workloads` to those who wait. Nearly free while nobody does.
+    pub fn serve(&self, workloads: impl FnOnce() -> Vec<Workload>) {
+        if !self.asked.load(Ordering::Relaxed) {
+            return;
+        }
+        let waiting = {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            self.asked.store(false, Ordering::Relaxed);
+            std::mem::take(&mut *waiting)
+        };
+        let workloads = workloads();
+        for asker in waiting {
+            // Who waits no more has gone.
+            let _ = asker.try_send(workloads.clone());
+        }
+    }
+
+    /// Asks Core's thread. `None`: it does not answer.
+    fn ask(&self, waker: &Waker) -> Option<Vec<Workload>> {
+        let (asker, answer) = mpsc::sync_channel(1);
+        {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            waiting.push(asker);
+            self.asked.store(true, Ordering::Relaxed);
+        }
+        waker.wake();
+        answer.recv_timeout(CORE_PATIENCE).ok()
+    }
+}
+
+/// Why nobody can ask.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// Another agent listens there.
+    #[error(
+        "another spoor has the control socket {0}; `spoor ps` speaks to that one, unless --control names another path for this one"
+    )]
+    Taken(PathBuf),
+    /// There is something else.
+    #[error("cannot make the control socket {0}: there is a file of another kind; choose another path with --control")]
+    Foreign(PathBuf),
+    /// It cannot be made.
+    #[error("cannot make the control socket {path}: {source}; choose another path with --control, or --control off")]
+    Failed {
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// A control socket, served on a thread of its own until it is dropped.
+#[derive(Debug)]
+pub struct Control {
+    path: PathBuf,
+    /// Device and inode of the socket's file: it may be replaced by another agent's.
+    file: (u64, u64),
+    ended: Arc<AtomicBool>,
+}
+
+impl Control {
+    /// Listens at `path`, for this process's user alone. What a killed agent left there is replaced.
+    ///
+    /// # Errors
+    /// If another agent listens there, or the socket cannot be made.
+    pub fn start(path: &Path, status: Status, desk: Arc<Desk>, waker: Waker) -> Result<Self, ControlError> {
+        let ask = move || desk.ask(&waker);
+        Self::with(path, status, ask)
+    }
+
+    fn with(
+        path: &Path,
+        status: Status,
+        ask: impl Fn() -> Option<Vec<Workload>> + Send + 'static,
+    ) -> Result<Self, ControlError> {
+        let failed = |source| ControlError::Failed {
+            path: path.to_owned(),
+            source,
+        };
+        match fs::symlink_metadata(path) {
+            Ok(metadata) if !metadata.file_type().is_socket() => return Err(ControlError::Foreign(path.to_owned())),
+            Ok(_) if UnixStream::connect(path).is_ok() => return Err(ControlError::Taken(path.to_owned())),
+            _ => {}
+        }
+        let (listener, file) = bind(path).map_err(failed)?;
+        let ended = Arc::new(AtomicBool::new(false));
+        let of_thread = Arc::clone(&ended);
+        thread::Builder::new()
+            .name("spoor-control".to_owned())
+            .spawn(move || serve(&listener, &status, &ask, &of_thread))
+            .map_err(failed)?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            ended,
+        })
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        if identity(&self.path).ok() == Some(self.file) {
+            // Ends the thread's wait. A socket that is gone already has nobody who waits.
+            let _ = UnixStream::connect(&self.path);
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Makes the socket in a directory that nobody else may enter, and moves it to its place when only its owner may use it.
+fn bind(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    if let Some(parent) = parent {
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+    }
+    let private = parent
+        .unwrap_or(Path::new("."))
+        .join(format!(".spoor-{}", std::process::id()));
+    // A killed agent of the same id may have left it.
+    let _ = fs::remove_dir_all(&private);
+    fs::DirBuilder::new().mode(0o700).create(&private)?;
+    let made = (|| {
+        let at = private.join("s");
+        let listener = UnixListener::bind(&at)?;
+        fs::set_permissions(&at, fs::Permissions::from_mode(0o600))?;
+        let file = identity(&at)?;
+        fs::rename(&at, path)?;
+        Ok((listener, file))
+    })();
+    let _ = fs::remove_dir_all(&private);
+    made
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
+fn serve(listener: &UnixListener, status: &Status, ask: &impl Fn() -> Option<Vec<Workload>>, ended: &AtomicBool) {
+    loop {
+        let accepted = listener.accept();
+        if ended.load(Ordering::Relaxed) {
+            return;
+        }
+        let result = accepted.and_then(|(stream, _)| answer(stream, status, ask));
+        if let Err(error) = result {
+            tracing::debug!("a question on the control socket was not answered: {error}");
+            if !matches!(
+                error.kind(),
+                ErrorKind::WouldBlock | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::InvalidInput
+            ) {
+                thread::sleep(ACCEPT_PAUSE);
+            }
+        }
+    }
+}
+
+fn answer(stream: UnixStream, status: &Status, ask: &impl Fn() -> Option<Vec<Workload>>) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut question = String::new();
+    BufReader::new((&stream).take(MAX_QUESTION_BYTES)).read_line(&mut question)?;
+    let answer = match question.trim_end() {
+        "status" => serde_json::to_vec(status),
+        "workloads" => {
+            let mut workloads = ask().ok_or_else(|| io::Error::other("the reader does not answer"))?;
+            let left_off = workloads.len().saturating_sub(MAX_WORKLOADS);
+            workloads.truncate(MAX_WORKLOADS);
+            serde_json::to_vec(&Workloads {
+                agent: status.clone(),
+                workloads,
+                left_off,
+            })
+        }
+        _ => {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "nobody knows this question"));
+        }
+    }?;
+    (&stream).write_all(&answer)?;
+    (&stream).write_all(b"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{AskError, ask};
+
+    fn status() -> Status {
+        Status {
+            version: "0".to_owned(),
+            pid: 7,
+            doing: "traces --port 80".to_owned(),
+            rules: vec!["--port 80".to_owned()],
+            since_unix_s: 1,
+            control: None,
+        }
+    }
+
+    fn workload(pid: u32) -> Workload {
+        Workload {
+            pid,
+            selected: Some(true),
+            ..Workload::default()
+        }
+    }
+
+    #[test]
+    fn questions_are_answered_until_it_is_dropped() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a/control.sock");
+        let control = Control::with(&path, status(), || Some(vec![workload(1)])).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(ask::<Status>(&path, "status").unwrap(), status());
+        let expected = Workloads {
+            agent: status(),
+            workloads: vec![workload(1)],
+            left_off: 0,
+        };
+        assert_eq!(ask::<Workloads>(&path, "workloads").unwrap(), expected);
+        assert!(matches!(
+            ask::<Workloads>(&path, "nonsense"),
+            Err(AskError::Foreign { .. })
+        ));
+        // One who asks too much, and one who says nothing and leaves.
+        assert!(ask::<Status>(&path, &"x".repeat(100_000)).is_err());
+        drop(UnixStream::connect(&path).unwrap());
+        assert_eq!(ask::<Status>(&path, "status").unwrap(), status());
+        assert!(matches!(
+            Control::with(&path, status(), || None),
+            Err(ControlError::Taken(taken)) if taken == path
+        ));
+        drop(control);
+        assert!(!path.exists());
+        assert!(matches!(ask::<Status>(&path, "status"), Err(AskError::NoAgent(_))));
+        let left: Vec<_> = fs::read_dir(path.parent().unwrap()).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+
+    #[test]
+    fn a_long_answer_is_cut_and_says_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let many: Vec<Workload> = (0..MAX_WORKLOADS as u32 + 5).map(workload).collect();
+        let _control = Control::with(&path, status(), move || Some(many.clone())).unwrap();
+        let answer = ask::<Workloads>(&path, "workloads").unwrap();
+        assert_eq!((answer.workloads.len(), answer.left_off), (MAX_WORKLOADS, 5));
+    }
+
+    #[test]
+    fn what_a_killed_agent_left_is_replaced_and_a_file_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        drop(UnixListener::bind(&path).unwrap());
+        let control = Control::with(&path, status(), || None).unwrap();
+        assert_eq!(ask::<Status>(&path, "status").unwrap(), status());
+        // Another agent's socket is not removed with this one's.
+        fs::remove_file(&path).unwrap();
+        let other = UnixListener::bind(&path).unwrap();
+        drop(control);
+        assert!(path.exists());
+        drop(other);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "a file").unwrap();
+        assert!(matches!(
+            Control::with(&path, status(), || None),
+            Err(ControlError::Foreign(_))
+        ));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "a file");
+    }
+
+    #[test]
+    fn the_list_is_made_only_when_somebody_asks() {
+        let desk = Desk::default();
+        desk.serve(|| panic!("nobody asked"));
+        let (asker, answer) = mpsc::sync_channel(1);
+        desk.waiting.lock().unwrap().push(asker);
+        desk.asked.store(true, Ordering::Relaxed);
+        desk.serve(|| vec![workload(3)]);
+        assert_eq!(answer.recv().unwrap(), [workload(3)]);
+        desk.serve(|| panic!("nobody asks any more"));
+    }
+}

@@ -1,0 +1,544 @@
+//! From facts to a verdict: what works, what does not, what that costs and what to do.
+
+use agent_ebpf::abi::CPU_LIMIT;
+
+use super::facts::{Collector, Facts};
+use crate::{
+    preflight::{
+        OLDEST_KERNEL, Problem, Tracefs,
+        capability::{CAPABILITIES, Capability, Need},
+        kernel_version, problems,
+    },
+    probe::{Lost, Survey, Trial},
+    process::Unseen,
+};
+
+/// All that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// A line for each thing that was looked at.
+    pub lines: Vec<Line>,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// Where it belongs.
+    pub group: Group,
+    /// What was looked at.
+    pub name: String,
+    /// How it is.
+    pub state: State,
+    /// What was found.
+    pub found: String,
+    /// What does not work, or works less well.
+    pub cost: Option<String>,
+    /// What the user can do about it.
+    pub remedy: Option<String>,
+}
+
+/// What a line is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// The kernel and what it allows.
+    Kernel,
+    /// What this process may do.
+    Rights,
+    /// The eBPF programs.
+    Programs,
+    /// What of the host's traffic can be seen.
+    Traffic,
+    /// The machine and what else runs on it.
+    Machine,
+    /// Where spans and metrics go.
+    Export,
+}
+
+/// How a thing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// As it should be.
+    Works,
+    /// Something does not work; the rest does.
+    Lacks,
+    /// Nothing can be traced.
+    Stops,
+    /// It could not be looked at.
+    Unknown,
+    /// Neither good nor bad, and worth knowing.
+    Note,
+}
+
+impl Group {
+    /// All, in the order in which they are shown.
+    pub const ALL: [Self; 6] = [
+        Self::Kernel,
+        Self::Rights,
+        Self::Programs,
+        Self::Traffic,
+        Self::Machine,
+        Self::Export,
+    ];
+
+    /// Its title.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Rights => "capabilities",
+            Self::Programs => "eBPF programs",
+            Self::Traffic => "traffic",
+            Self::Machine => "machine",
+            Self::Export => "export",
+        }
+    }
+
+    /// True if its lines are many of a kind.
+    pub fn is_list(self) -> bool {
+        matches!(self, Self::Rights | Self::Programs)
+    }
+}
+
+impl State {
+    /// Before its line.
+    pub fn mark(self) -> char {
+        match self {
+            Self::Works => '✓',
+            Self::Lacks | Self::Stops => '✗',
+            Self::Unknown => '?',
+            Self::Note => '·',
+        }
+    }
+
+    /// Its name in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Works => "works",
+            Self::Lacks => "lacks",
+            Self::Stops => "stops",
+            Self::Unknown => "unknown",
+            Self::Note => "note",
+        }
+    }
+}
+
+impl Report {
+    /// Whether anything can be traced.
+    pub fn works(&self) -> bool {
+        self.count(State::Stops) == 0
+    }
+
+    /// How it is, in a sentence.
+    pub fn summary(&self) -> String {
+        let things = |count| match count {
+            1 => "1 thing does".to_owned(),
+            count => format!("{count} things do"),
+        };
+        let unknown = match self.count(State::Unknown) {
+            0 => String::new(),
+            count => format!(" ({count} could not be looked at, marked ?)"),
+        };
+        match (self.count(State::Stops), self.count(State::Lacks)) {
+            (0, 0) if unknown.is_empty() => "All is well: tracing works here, with everything it can do.".to_owned(),
+            (0, 0) => format!("Tracing works here{unknown}."),
+            (0, lacks) => format!("Tracing works here; {} not, marked ✗{unknown}.", things(lacks)),
+            (_, _) => format!("Tracing does NOT work here: see what is marked ✗ and says so{unknown}."),
+        }
+    }
+
+    fn count(&self, state: State) -> usize {
+        self.lines.iter().filter(|line| line.state == state).count()
+    }
+}
+
+impl Line {
+    fn new(group: Group, name: impl Into<String>, state: State, found: impl Into<String>) -> Self {
+        Self {
+            group,
+            name: name.into(),
+            state,
+            found: found.into(),
+            cost: None,
+            remedy: None,
+        }
+    }
+
+    fn costs(self, cost: impl Into<String>) -> Self {
+        Self {
+            cost: Some(cost.into()),
+            ..self
+        }
+    }
+
+    fn remedy(self, remedy: impl Into<String>) -> Self {
+        Self {
+            remedy: Some(remedy.into()),
+            ..self
+        }
+    }
+}
+
+/// What it costs if a thing is not as it must be.
+const NOTHING: &str = "nothing can be traced";
+
+/// Judges all facts.
+pub fn verdict(facts: &Facts) -> Report {
+    let mut lines = Vec::new();
+    lines.extend(kernel(facts));
+    lines.extend(rights(facts));
+    match &facts.survey {
+        Some(survey) => lines.extend(tried(survey, facts.ring_bytes)),
+        None => lines.push(not_tried()),
+    }
+    lines.extend(traffic(&facts.unseen, facts.kernel_tls));
+    lines.extend(machine(facts));
+    lines.extend(export(facts));
+    Report { lines }
+}
+
+/// What [`problems`] says, a line each.
+fn kernel(facts: &Facts) -> Vec<Line> {
+    let system = &facts.system;
+    let problems = problems(system);
+    let line =
+        |name: &str, well: String, is_it: fn(&Problem) -> bool| match problems.iter().find(|problem| is_it(problem)) {
+            None => Line::new(Group::Kernel, name, State::Works, well),
+            Some(problem) => Line::new(Group::Kernel, name, State::Stops, "not as it must be")
+                .costs(NOTHING)
+                .remedy(problem.to_string()),
+        };
+    let version = match kernel_version(&system.kernel) {
+        Some(_) => format!(
+            "{} ({}.{} or newer is needed)",
+            system.kernel, OLDEST_KERNEL.0, OLDEST_KERNEL.1
+        ),
+        None => format!("{}, which is no version that spoor understands", system.kernel),
+    };
+    let lockdown = match system.lockdown.as_deref() {
+        Some(modes) => mode_in_force(modes),
+        None => "none",
+    };
+    let mut lines = vec![
+        line("version", version, |problem| {
+            matches!(problem, Problem::OldKernel { .. })
+        }),
+        line("types", "/sys/kernel/btf/vmlinux can be read".to_owned(), |problem| {
+            matches!(problem, Problem::NoBtf { .. })
+        }),
+        line("lockdown", lockdown.to_owned(), |problem| {
+            matches!(problem, Problem::Lockdown)
+        }),
+        line("PID namespace", "the host's".to_owned(), |problem| {
+            matches!(problem, Problem::PidNamespace)
+        }),
+        line("user namespace", "the host's".to_owned(), |problem| {
+            matches!(problem, Problem::UserNamespace)
+        }),
+        tracefs(facts),
+    ];
+    lines.extend(facts.repairs.iter().map(|error| {
+        Line::new(Group::Kernel, "preparation", State::Stops, "failed")
+            .costs(NOTHING)
+            .remedy(error.clone())
+    }));
+    lines
+}
+
+fn tracefs(facts: &Facts) -> Line {
+    let line = |state, found| Line::new(Group::Kernel, "tracefs", state, found);
+    match facts.system.tracefs {
+        Tracefs::Readable => line(State::Works, "can be read"),
+        Tracefs::NotMounted if facts.repairs.is_empty() => line(State::Works, "not mounted; `spoor run` mounts it"),
+        Tracefs::NotMounted => line(State::Stops, "not mounted").costs(NOTHING),
+        Tracefs::Unreadable => line(State::Stops, "cannot be read")
+            .costs(NOTHING)
+            .remedy("see CAP_DAC_READ_SEARCH below"),
+    }
+}
+
+/// The mode in brackets of `none [integrity] confidentiality`.
+fn mode_in_force(modes: &str) -> &str {
+    modes
+        .split_once('[')
+        .and_then(|(_, rest)| rest.split_once(']'))
+        .map_or("none", |(mode, _)| mode)
+}
+
+/// Those that matter on this machine.
+fn rights(facts: &Facts) -> Vec<Line> {
+    let system = &facts.system;
+    let line = |capability: &'static Capability| {
+        let line = |state, found| Some(Line::new(Group::Rights, capability.name, state, found));
+        let missing = |state, cost| {
+            let remedy = "start spoor with sudo, or grant it (setcap, --cap-add): docs/capabilities.md";
+            line(state, format!("missing: {}", capability.purpose)).map(|line| line.costs(cost).remedy(remedy))
+        };
+        match (capability.is_held(system.capabilities), capability.need(system)) {
+            (true, _) => line(State::Works, capability.purpose.to_owned()),
+            (false, Need::Always) => missing(State::Stops, NOTHING),
+            (false, Need::Wanted) => missing(State::Lacks, capability.without),
+            (false, Need::Never) => None,
+        }
+    };
+    CAPABILITIES.iter().filter_map(line).collect()
+}
+
+fn not_tried() -> Line {
+    Line::new(
+        Group::Programs,
+        "all",
+        State::Unknown,
+        "not tried: that needs CAP_BPF, CAP_PERFMON and tracefs",
+    )
+    .remedy("run `sudo spoor doctor`")
+}
+
+/// One text of each, without repeats.
+fn list<'a>(missing: &'a [Lost], text: impl Fn(&'a Lost) -> &'a str) -> String {
+    let mut texts: Vec<&str> = missing.iter().map(text).collect();
+    texts.dedup();
+    texts.join(", ")
+}
+
+/// What came of loading.
+fn tried(survey: &Survey, ring_bytes: u32) -> Vec<Line> {
+    let Survey {
+        missing_fields,
+        registers,
+        typed_loads,
+        maps,
+        programs,
+    } = survey;
+    let kernel = |name, state, found: String| Line::new(Group::Kernel, name, state, found);
+    let mut lines = vec![
+        match missing_fields {
+            Ok(missing) if missing.is_empty() => {
+                kernel("fields", State::Works, "all are where they were looked for".to_owned())
+            }
+            Ok(missing) => kernel(
+                "fields",
+                State::Lacks,
+                format!("missing: {}", list(missing, |lost| &lost.what)),
+            )
+            .costs(list(missing, |lost| lost.feature))
+            .remedy("report it, with the kernel's version and where it comes from"),
+            Err(why) => kernel("fields", State::Stops, why.clone()).costs(NOTHING),
+        },
+        match registers {
+            Ok(()) => kernel(
+                "registers",
+                State::Works,
+                "the arguments of system calls were found".to_owned(),
+            ),
+            Err(why) => kernel("registers", State::Stops, why.clone())
+                .costs(NOTHING)
+                .remedy("see the other lines; if they are well, report it with the kernel's version"),
+        },
+        match typed_loads {
+            Ok(()) => kernel(
+                "typed loads",
+                State::Works,
+                "taken: the fast way to read fields".to_owned(),
+            ),
+            Err(why) => kernel("typed loads", State::Lacks, last_line(why))
+                .costs("nothing is missing; each hooked system call takes longer")
+                .remedy("nothing, or a newer kernel"),
+        },
+        match maps {
+            Ok(()) => kernel(
+                "ring buffer",
+                State::Works,
+                format!("{} MiB, with the other maps", ring_bytes >> 20),
+            ),
+            Err(why) => kernel("ring buffer", State::Stops, last_line(why))
+                .costs(NOTHING)
+                .remedy("free memory, or ask for less with --ring-bytes and --max-connections"),
+        },
+    ];
+    lines.extend(programs.iter().map(trial));
+    lines
+}
+
+fn trial(trial: &Trial) -> Line {
+    let Trial {
+        program,
+        tracepoint,
+        feature,
+        outcome,
+    } = trial;
+    let place = tracepoint.unwrap_or("called by the others");
+    let line = |state, found| Line::new(Group::Programs, *program, state, found);
+    match (outcome, feature) {
+        (Ok(()), _) => line(State::Works, place.to_owned()),
+        (Err(why), None) => line(State::Stops, format!("{place}: {}", last_line(why)))
+            .costs(NOTHING)
+            .remedy("see the other lines; if they are well, report it with the kernel's version"),
+        (Err(why), Some(feature)) => line(State::Lacks, format!("{place}: {}", last_line(why)))
+            .costs(*feature)
+            .remedy("a kernel that has this tracepoint; if it should, report it with the kernel's version"),
+    }
+}
+
+/// The verifier writes thousands of lines; its verdict is the last that says something.
+fn last_line(text: &str) -> String {
+    let said = |line: &&str| {
+        let line = line.trim();
+        !line.is_empty() && !line.starts_with("processed ") && !line.starts_with("verification time")
+    };
+    let mut lines = text.lines().filter(said);
+    let first = lines.next().unwrap_or_default().trim();
+    match lines.next_back() {
+        Some(last) => format!("{first} … {}", last.trim()),
+        None => first.to_owned(),
+    }
+}
+
+fn traffic(unseen: &Unseen, kernel_tls: Option<u64>) -> Vec<Line> {
+    let Unseen {
+        looked_into,
+        closed,
+        thirty_two_bit,
+        io_uring,
+        spoors: _,
+    } = unseen;
+    let line = |name, state, found: String| Line::new(Group::Traffic, name, state, found);
+    let hidden = |name, hidden: &[(u32, String)], cost, remedy| match hidden {
+        [] if *looked_into == 0 => line(name, State::Unknown, "no process could be looked into".to_owned()),
+        [] => line(name, State::Works, format!("none of {looked_into} processes")),
+        _ => line(name, State::Lacks, some(hidden)).costs(cost).remedy(remedy),
+    };
+    let mut lines = vec![
+        hidden(
+            "io_uring",
+            io_uring,
+            "what these processes send and receive through it is not visible",
+            "if they serve HTTP, switch it off in them (UV_USE_IO_URING=0 for Node)",
+        ),
+        hidden(
+            "32-bit programs",
+            thirty_two_bit,
+            "their traffic is not visible",
+            "if they serve HTTP, use 64-bit builds of them",
+        ),
+    ];
+    if *closed > 0 {
+        lines.push(
+            line(
+                "closed processes",
+                State::Unknown,
+                format!("{closed} may not be looked into"),
+            )
+            .remedy("run `sudo spoor doctor`, or add CAP_SYS_PTRACE"),
+        );
+    }
+    let now = match kernel_tls {
+        Some(now) if now > 0 => format!(" ({now} connections by the kernel now)"),
+        _ => String::new(),
+    };
+    lines.push(
+        line("TLS", State::Note, format!("encrypted traffic is not visible yet{now}"))
+            .costs("exchanges over TLS, kTLS included, have no spans"),
+    );
+    lines
+}
+
+/// Names that are enough to know what is meant.
+fn some(processes: &[(u32, String)]) -> String {
+    const SHOWN: usize = 5;
+    let mut names: Vec<String> = processes
+        .iter()
+        .take(SHOWN)
+        .map(|(tgid, name)| format!("{name} ({tgid})"))
+        .collect();
+    if processes.len() > SHOWN {
+        names.push(format!("{} more", processes.len() - SHOWN));
+    }
+    names.join(", ")
+}
+
+fn machine(facts: &Facts) -> Vec<Line> {
+    let line = |name, state, found: String| Line::new(Group::Machine, name, state, found);
+    let mut lines = vec![match facts.processors {
+        Some(count) if count <= CPU_LIMIT => {
+            line("processors", State::Works, format!("{count} of at most {CPU_LIMIT}"))
+        }
+        Some(count) => line("processors", State::Lacks, format!("{count}, above {CPU_LIMIT}"))
+            .costs("processors above share counters of losses, which may say too little"),
+        None => line("processors", State::Unknown, "their number cannot be read".to_owned()),
+    }];
+    lines.push(match facts.clock_source.as_deref() {
+        Some(source @ ("hpet" | "acpi_pm" | "jiffies" | "refined-jiffies")) => line(
+            "clock",
+            State::Lacks,
+            format!("{source}, which is slow to read or coarse"),
+        )
+        .costs("each hooked system call takes microseconds longer, and times are less exact")
+        .remedy("find in the kernel's log why tsc was given up (dmesg | grep -i clocksource)"),
+        Some(source) => line("clock", State::Works, source.to_owned()),
+        None => line("clock", State::Unknown, "its source cannot be read".to_owned()),
+    });
+    if facts.clock_offset_s != 0 {
+        lines.push(
+            line(
+                "time namespace",
+                State::Lacks,
+                format!("spoor's clock is {} s away from the kernel's", facts.clock_offset_s),
+            )
+            .costs("spans have wrong times, and wait for their parents too long or not at all")
+            .remedy("start spoor in the host's time namespace"),
+        );
+    }
+    lines.push(match (facts.unseen.spoors.as_slice(), facts.agent_answers) {
+        ([], false) => line("other spoor", State::Works, "none runs".to_owned()),
+        (spoors, _) => {
+            let pids: Vec<String> = spoors.iter().map(u32::to_string).collect();
+            let which = if pids.is_empty() {
+                "one answers".to_owned()
+            } else {
+                format!("process {}", pids.join(", "))
+            };
+            line("other spoor", State::Note, which)
+                .costs("what both trace has its spans twice, and costs twice")
+                .remedy("give them different selections, or stop one")
+        }
+    });
+    lines
+}
+
+fn export(facts: &Facts) -> Vec<Line> {
+    let line = |name, state, found: String| Line::new(Group::Export, name, state, found);
+    let (address, outcome) = &facts.metrics;
+    let running = !facts.unseen.spoors.is_empty() || facts.agent_answers;
+    let metrics = match outcome {
+        Ok(()) => line("metrics", State::Works, format!("{address} is free")),
+        Err(_) if running => line(
+            "metrics",
+            State::Note,
+            format!("{address} is taken, as the running spoor does"),
+        ),
+        Err(why) => line("metrics", State::Lacks, format!("{address}: {why}"))
+            .costs("no metrics and no health endpoint; tracing goes on")
+            .remedy("choose another address with --metrics-listen"),
+    };
+    let collector = match &facts.collector {
+        Collector::None => line(
+            "collector",
+            State::Note,
+            "none is named: spans go to the terminal".to_owned(),
+        )
+        .remedy("set OTEL_EXPORTER_OTLP_ENDPOINT to send them to one (sudo -E keeps it)"),
+        Collector::Wrong(why) => line("collector", State::Lacks, "the variables cannot be followed".to_owned())
+            .costs("`spoor run` does not start with them")
+            .remedy(why.clone()),
+        Collector::At {
+            address,
+            reached: Ok(()),
+        } => line("collector", State::Works, format!("{address} takes connections")),
+        Collector::At {
+            address,
+            reached: Err(why),
+        } => line("collector", State::Lacks, format!("{address}: {why}"))
+            .costs("spans wait in memory, and the oldest are lost when too many do")
+            .remedy("start the collector, or correct OTEL_EXPORTER_OTLP_ENDPOINT"),
+    };
+    vec![metrics, collector]
+}

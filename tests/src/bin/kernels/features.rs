@@ -1,0 +1,163 @@
+//! Features, and what became of them.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use spoor_tests::{
+    agent::Recorder,
+    otlp::{Kind, Span},
+};
+
+use crate::{
+    cases::{play, selection},
+    expected::{Exchange, compare, target_of},
+    world::World,
+};
+
+/// Results as they are printed: a line each.
+#[derive(Default)]
+pub struct Report {
+    failed: usize,
+}
+
+impl Report {
+    /// Tries a feature.
+    pub fn feature(&mut self, name: &str, run: impl FnOnce() -> Result<()>) {
+        let result = run().map_err(|error| format!("{error:#}"));
+        self.tell(name, result);
+    }
+
+    /// Tells what became of one.
+    pub fn tell(&mut self, name: &str, result: Result<(), String>) {
+        match result {
+            Ok(()) => println!("@kernels feature {name}|works"),
+            Err(reason) => {
+                self.failed += 1;
+                let flat: String = reason.split_whitespace().collect::<Vec<_>>().join(" ");
+                let short: String = flat.chars().take(700).collect();
+                println!("@kernels feature {name}|failed|{short}");
+            }
+        }
+    }
+
+    /// Whether nothing failed.
+    pub fn all_good(&self) -> bool {
+        self.failed == 0
+    }
+}
+
+/// No program is refused.
+fn load(said: &str) -> Result<(), String> {
+    let refused: Vec<&str> = said.lines().filter(|line| line.contains("not available")).collect();
+    if refused.is_empty() {
+        Ok(())
+    } else {
+        Err(refused.join("; "))
+    }
+}
+
+/// Which feature a case of the raw-socket test is of.
+fn feature_of(case: &str) -> &'static str {
+    match case {
+        "late-accept" | "same-number" => "accept(2), accept4(2)",
+        "unseen-bodies" => "sendfile(2), splice(2)",
+        "namespaces" => "network namespaces",
+        "proxy" => "calls and what they were made for",
+        "calls" | "many-buffers" | "peek" | "truncate" | "zero-length" => "each way to send and to receive",
+        "upload" | "download" | "slow-reader" => "large bodies",
+        "ipv6" | "v4-mapped-server" | "v4-mapped-client" => "IPv6",
+        "passed-descriptor" | "close-range" | "one-process" => {
+            "descriptors that are duplicated, passed on, closed at once"
+        }
+        "refused" | "unreachable" | "listener-full" => "connects that fail",
+        "head" | "no-content" | "not-modified" | "continue" | "early-hints" | "upgrade" | "connect-method" => {
+            "the framing of HTTP/1"
+        }
+        _ if case.starts_with("pipelining") || case == "merged-responses" => "pipelining",
+        _ if case.contains("unix") => "Unix sockets",
+        _ if case.starts_with("fork") => "fork(2)",
+        _ if case.starts_with("duplicate") => "descriptors that are duplicated, passed on, closed at once",
+        _ if case.starts_with("chunked-") && !case.starts_with("chunked-e") && !case.starts_with("chunked-r") => {
+            "large bodies"
+        }
+        _ if ["reset", "closed", "client-", "half", "race", "killed"]
+            .iter()
+            .any(|word| case.starts_with(word)) =>
+        {
+            "resets, time limits, killed processes"
+        }
+        _ => "the framing of HTTP/1",
+    }
+}
+
+/// All cases of the raw-socket test: all spans, all parents.
+pub fn raw(report: &mut Report) {
+    let played = || -> Result<(World, Vec<Span>, String)> {
+        let mut world = World::start()?;
+        let agent = Recorder::start(&selection(&world))?;
+        play(&mut world, &agent.agent)?;
+        let (spans, said) = agent.finish()?;
+        Ok((world, spans, said))
+    };
+    let (world, spans, said) = match played() {
+        Ok(played) => played,
+        Err(error) => return report.tell("raw sockets", Err(format!("{error:#}"))),
+    };
+    report.tell("every program loads", load(&said));
+    report.tell("same-host links", same_host(&world.expected, &spans));
+    let mut differences = compare(&world.expected, &spans).0;
+    let mut features: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for case in &world.cases {
+        let wrong = features.entry(feature_of(case)).or_default();
+        for difference in differences.remove(case).into_iter().flatten() {
+            wrong.push(format!("{case}: {difference}"));
+        }
+    }
+    let stray: Vec<String> = differences.into_values().flatten().collect();
+    if !stray.is_empty() {
+        features.insert("nothing but what was done", stray);
+    }
+    let any = features.values().any(|wrong| !wrong.is_empty());
+    for (feature, wrong) in features {
+        let reason = format!("{} differences: {}", wrong.len(), wrong.join("; "));
+        report.tell(feature, if wrong.is_empty() { Ok(()) } else { Err(reason) });
+    }
+    println!(
+        "{} cases, {} exchanges, {} spans",
+        world.cases.len(),
+        world.expected.len(),
+        spans.len()
+    );
+    if any {
+        println!("the agent said:\n{said}");
+    }
+}
+
+/// Each request that was seen at both ends hangs below the call that sent it.
+fn same_host(expected: &[Exchange], spans: &[Span]) -> Result<(), String> {
+    let calls: BTreeMap<String, &Span> = spans
+        .iter()
+        .filter(|span| span.kind == Kind::Client)
+        .map(|span| (target_of(span), span))
+        .collect();
+    let both = expected
+        .iter()
+        .filter(|exchange| exchange.client.is_some() && exchange.server.is_some());
+    let both: BTreeMap<&str, ()> = both.map(|exchange| (exchange.target.as_str(), ())).collect();
+    let mut linked = 0;
+    for server in spans.iter().filter(|span| span.kind == Kind::Server) {
+        let target = target_of(server);
+        if !both.contains_key(target.as_str()) {
+            continue;
+        }
+        let Some(client) = calls.get(&target) else { continue };
+        if server.parent_id != client.span_id || server.text("spoor.parent.method") != Some("same-host") {
+            return Err(format!("the server's span of {target} is not the client's child"));
+        }
+        linked += 1;
+    }
+    if linked == 0 {
+        return Err("no request was seen at both ends".to_owned());
+    }
+    Ok(())
+}

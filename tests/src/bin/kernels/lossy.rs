@@ -1,0 +1,96 @@
+//! Beside a process that calls bpf(2) all the time, a kernel that preempts everywhere skips programs. Then spans are
+//! missing, and that is counted; but what is told is right.
+
+use std::{collections::BTreeMap, process::Stdio};
+
+use anyhow::{Context, Result, ensure};
+use spoor_tests::{
+    agent::Agent,
+    otlp::{self, Kind, Span},
+};
+
+use crate::{
+    expected::{Exchange, end_of, target_of},
+    threads::{Part, Service, without_warm_up},
+};
+
+pub fn hammered() -> Result<()> {
+    let mut service = Service::start()?;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("spans.json");
+    let output = format!("otlp-json={}", file.display());
+    let agent = Agent::start(&service.selection(), &output, &[], Stdio::null())?;
+    service.warm_up(&file)?;
+    let (hammer, _) = Part::start("hammer", &[])?;
+    service.requests("hammered", 4, 50)?;
+    drop(hammer);
+    // Counters are taken over with the next records.
+    service.requests("calm", 1, 5)?;
+    let losses = losses(&agent)?;
+    let said = agent.finish()?;
+    let spans = without_warm_up(otlp::read(&file)?);
+    let missing = nothing_wrong(&service.expected, &spans)
+        .with_context(|| format!("lost: {losses:?}; the agent said: {said}"))?;
+    ensure!(
+        missing == 0 || !losses.is_empty(),
+        "{missing} of {} spans are missing, and no counter tells of a loss",
+        2 * service.expected.len()
+    );
+    println!(
+        "{missing} of {} spans are missing; counted: {losses:?}",
+        2 * service.expected.len()
+    );
+    service.end()
+}
+
+/// Each span is one that must be there and says what it must; it has the right parent, or none. Gives how many are missing.
+pub fn nothing_wrong(expected: &[Exchange], spans: &[Span]) -> Result<usize> {
+    let expected: BTreeMap<&str, &Exchange> = expected
+        .iter()
+        .map(|exchange| (exchange.target.as_str(), exchange))
+        .collect();
+    let mut seen: BTreeMap<(Kind, String), &Span> = BTreeMap::new();
+    for span in spans {
+        let target = target_of(span);
+        let exchange = expected.get(target.as_str());
+        let exchange = exchange.with_context(|| format!("a span of what was not done: {:?} {target}", span.kind))?;
+        let end = if span.kind == Kind::Client {
+            &exchange.client
+        } else {
+            &exchange.server
+        };
+        let says = end_of(span);
+        ensure!(Some(&says) == end.as_ref(), "{:?} {target} says {says:?}", span.kind);
+        ensure!(
+            seen.insert((span.kind, target.clone()), span).is_none(),
+            "{:?} {target} has two spans",
+            span.kind
+        );
+    }
+    for ((kind, target), span) in &seen {
+        let parent = match (kind, expected[target.as_str()].made_for.as_deref()) {
+            (Kind::Server, _) => seen.get(&(Kind::Client, target.clone())),
+            (Kind::Client, Some(request)) => seen.get(&(Kind::Server, request.to_owned())),
+            (Kind::Client, None) => None,
+        };
+        let right = span.parent_id.is_empty() || parent.is_some_and(|parent| parent.span_id == span.parent_id);
+        ensure!(right, "{kind:?} {target} has a wrong parent");
+    }
+    Ok(2 * expected.len() - seen.len())
+}
+
+/// The counters of loss that are not 0: what was not seen, by bytes, records or exchanges.
+fn losses(agent: &Agent) -> Result<Vec<(&'static str, f64)>> {
+    const COUNTERS: [&str; 7] = [
+        "spoor_kernel_lost_total{cause=\"sequence_mismatch\"}",
+        "spoor_kernel_lost_total{cause=\"unreported_bytes\"}",
+        "spoor_kernel_lost_total{cause=\"ring_full\"}",
+        "spoor_core_total{cause=\"missed\"}",
+        "spoor_core_total{cause=\"missed_gap\"}",
+        "spoor_core_total{cause=\"gap_bytes\"}",
+        "spoor_core_total{cause=\"unknown_connection\"}",
+    ];
+    let metrics = agent.metrics()?;
+    let counted = COUNTERS.iter().filter_map(|name| Some((*name, metrics.value(name)?)));
+    Ok(counted.filter(|(_, value)| *value != 0.0).collect())
+}

@@ -1,0 +1,94 @@
+//! What works in the kernel that runs: the cases of the raw-socket test and some more, each feature's result on a line of
+//! its own. `cargo xtask kernels` runs this in virtual machines, and on the host.
+//!
+//! `whole`, as without an argument: everything. `preempt`: only what is different where the kernel preempts everywhere.
+//! `withheld`: as on kernels that lack something. All other arguments are the parts that this program's own children play.
+
+#[path = "../../../tests/raw/bodies.rs"]
+mod bodies;
+mod bpf;
+#[path = "../../../tests/raw/calls.rs"]
+mod calls;
+#[path = "../../../tests/raw/cases.rs"]
+mod cases;
+#[path = "../../../tests/raw/ends.rs"]
+mod ends;
+#[path = "../../../tests/raw/expected.rs"]
+mod expected;
+mod features;
+mod killed;
+mod lossy;
+#[path = "../../../tests/raw/messages.rs"]
+mod messages;
+#[path = "../../../tests/raw/namespaces.rs"]
+mod namespaces;
+#[path = "../../../tests/raw/odd.rs"]
+mod odd;
+#[path = "../../../tests/raw/peer.rs"]
+mod peer;
+#[path = "../../../tests/raw/sockets.rs"]
+mod sockets;
+mod threads;
+mod withheld;
+#[path = "../../../tests/raw/world.rs"]
+mod world;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, Result, bail};
+use features::Report;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        [] | ["whole"] => suite(true),
+        ["preempt"] => suite(false),
+        ["back"] => threads::back().map(|()| true),
+        ["front", back] => threads::front(back).map(|()| true),
+        ["client", front] => threads::client(front).map(|()| true),
+        ["withheld"] => withheld::each_in_turn().map(|count| {
+            println!("{count} programs and fields, each withheld in turn");
+            true
+        }),
+        ["agent", kind, name, file, selection @ ..] => withheld::agent(kind, name, file, selection).map(|()| true),
+        ["hammer"] => bpf::hammer().map(|()| true),
+        _ => Err(anyhow::anyhow!("no such part: {words:?}")),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// True: nothing failed.
+fn suite(whole: bool) -> Result<bool> {
+    let mut report = Report::default();
+    if whole {
+        features::raw(&mut report);
+    }
+    report.feature("threads and their calls", threads::exact);
+    report.feature("beside a process that calls bpf(2) all the time", lossy::hammered);
+    report.feature("killed, nothing is left", killed::nothing_left);
+    Ok(report.all_good())
+}
+
+/// The program of the peers.
+fn rawpeer() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("SPOOR_RAWPEER") {
+        return Ok(path.into());
+    }
+    let beside = own_path()?.with_file_name("rawpeer");
+    if !beside.is_file() {
+        bail!("there is no rawpeer beside this program: build it, or name it in SPOOR_RAWPEER");
+    }
+    Ok(beside)
+}
+
+fn own_path() -> Result<PathBuf> {
+    std::env::current_exe().context("cannot tell where this program is")
+}

@@ -1,0 +1,116 @@
+//! Kernels that lack something: each program is refused in turn, and each field left out. The rest goes on, and what is
+//! lost is named; without what all depends on, the agent says so and ends.
+
+use std::{
+    ffi::OsString,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use spoor::{
+    app,
+    config::{self, Invocation, LogLevel},
+    probe::{self, PLAN, REPORTER, Withheld},
+};
+use spoor_tests::{agent::Agent, otlp};
+
+use crate::{lossy::nothing_wrong, own_path, threads::Service};
+
+/// What is withheld.
+struct Item {
+    kind: &'static str,
+    name: String,
+    /// All depends on it.
+    essential: bool,
+}
+
+fn all() -> Result<Vec<Item>> {
+    let programs = PLAN.iter().map(|attachment| Item {
+        kind: "program",
+        name: attachment.program.to_owned(),
+        essential: attachment.feature.is_none(),
+    });
+    let reporter = Item {
+        kind: "program",
+        name: REPORTER.to_owned(),
+        essential: true,
+    };
+    let fields = probe::fields()?.into_iter().map(|(name, feature)| Item {
+        kind: "field",
+        name,
+        essential: feature.is_none(),
+    });
+    Ok(programs.chain([reporter]).chain(fields).collect())
+}
+
+/// Tries all. Gives how many there are.
+pub fn each_in_turn() -> Result<usize> {
+    let mut service = Service::start()?;
+    let folder = tempfile::tempdir()?;
+    let all = all()?;
+    let mut faults = Vec::new();
+    for item in &all {
+        let Item { kind, name, .. } = item;
+        let file = folder.path().join(format!("{kind}-{name}"));
+        if let Err(error) = without(&mut service, item, &file) {
+            faults.push(format!("without the {kind} {name}: {error:#}"));
+        }
+    }
+    service.end()?;
+    ensure!(faults.is_empty(), "{}", faults.join("; "));
+    Ok(all.len())
+}
+
+fn without(service: &mut Service, item: &Item, file: &Path) -> Result<()> {
+    let Item { kind, name, essential } = item;
+    let mut command = Command::new(own_path()?);
+    command.args(["agent", kind, name]).arg(file).args(service.selection());
+    service.expected.clear();
+    let agent = match Agent::attach(command, Stdio::null(), None) {
+        Ok(agent) => agent,
+        Err(error) => {
+            let said = format!("{error:#}");
+            ensure!(
+                *essential && said.contains(name),
+                "the agent ended, and does not say why: {said}"
+            );
+            return Ok(());
+        }
+    };
+    ensure!(!essential, "the agent goes on without what all depends on");
+    service.requests("withheld", 2, 4)?;
+    let said = agent.finish()?;
+    let named = said
+        .lines()
+        .any(|line| line.contains("not available") && line.contains(name));
+    ensure!(named, "the loss is not named: {said}");
+    let spans = otlp::read(file).with_context(|| said.clone())?;
+    let missing = nothing_wrong(&service.expected, &spans).with_context(|| said.clone())?;
+    ensure!(missing == 0, "{missing} spans are missing; the agent said: {said}");
+    Ok(())
+}
+
+/// The agent, without something.
+pub fn agent(kind: &str, name: &str, file: &str, selection: &[&str]) -> Result<()> {
+    app::log_to_stderr(LogLevel::default())?;
+    let withheld = match kind {
+        "program" => Withheld {
+            programs: vec![name.to_owned()],
+            ..Withheld::default()
+        },
+        "field" => Withheld {
+            fields: vec![name.to_owned()],
+            ..Withheld::default()
+        },
+        _ => bail!("no such kind: {kind}"),
+    };
+    let output = format!("otlp-json={file}");
+    let words = ["spoor", "run", "--metrics-listen", "off", "--output", &output];
+    let words = words.iter().chain(selection).map(OsString::from);
+    let invocation = Invocation::new(words, |name| std::env::var_os(name))?;
+    let config::Command::Run(settings) = invocation.command else {
+        bail!("the command is not `run`");
+    };
+    app::run_without(&settings, withheld).map(drop)
+}

@@ -1,0 +1,90 @@
+//! The agent's own metrics, in the text format of Prometheus.
+
+use std::collections::BTreeMap;
+
+/// Samples by `name{labels}`.
+pub struct Metrics(BTreeMap<String, f64>);
+
+impl Metrics {
+    /// Reads an exposition. Lines that are no samples are comments.
+    pub fn parse(text: &str) -> Self {
+        let samples = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
+            // A label's value may hold blanks; a timestamp does not occur in ours.
+            let (series, value) = line.rsplit_once(' ')?;
+            Some((series.to_owned(), value.parse().ok()?))
+        });
+        Self(samples.collect())
+    }
+
+    /// The value of one series, as `name{label="x"}`.
+    pub fn value(&self, series: &str) -> Option<f64> {
+        self.0.get(series).copied()
+    }
+
+    /// The sum of all series of a metric, if there is one.
+    pub fn sum(&self, name: &str) -> Option<f64> {
+        let values: Vec<f64> = self.series(name).map(|(_, value)| value).collect();
+        (!values.is_empty()).then(|| values.iter().sum())
+    }
+
+    /// All series with which something was dropped or given up, as far as they are not 0.
+    pub fn losses(&self) -> Vec<(&str, f64)> {
+        let is_loss = |series: &str| {
+            let words = ["lost", "dropped", "failed", "missed", "gaps", "limit"];
+            let name = series.split('{').next().unwrap_or(series);
+            // Counted with the causes of loss, but each is the rule at work.
+            let harmless = ["connection_not_http", "reader_wakeups"];
+            words.iter().any(|word| name.split('_').any(|part| part == *word))
+                && !harmless.iter().any(|cause| series.contains(cause))
+        };
+        let samples = self.0.iter().map(|(series, &value)| (series.as_str(), value));
+        samples
+            .filter(|(series, value)| *value != 0.0 && is_loss(series))
+            .collect()
+    }
+
+    fn series(&self, name: &str) -> impl Iterator<Item = (&str, f64)> {
+        self.0.iter().filter_map(move |(series, &value)| {
+            let labels = series.strip_prefix(name)?;
+            (labels.is_empty() || labels.starts_with('{')).then_some((series.as_str(), value))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "\
+# HELP spoor_kernel_lost Records lost in the kernel.
+# TYPE spoor_kernel_lost counter
+spoor_kernel_lost_total{cause=\"ring_full\"} 1
+spoor_kernel_lost_total{cause=\"a b\"} 2.5
+spoor_kernel_lost_total{cause=\"user_fault\"} 0
+spoor_kernel_lost_total{cause=\"reader_wakeups\"} 70
+spoor_spans_dropped_total{cause=\"queue_spans\"} 4
+spoor_spans_exported_total 7
+spoor_spans 9
+# EOF
+";
+
+    #[test]
+    fn sums_are_over_one_metric() {
+        let metrics = Metrics::parse(TEXT);
+        assert_eq!(metrics.sum("spoor_kernel_lost_total"), Some(73.5));
+        assert_eq!(metrics.sum("spoor_spans"), Some(9.0));
+        assert_eq!(metrics.sum("spoor_span"), None);
+    }
+
+    #[test]
+    fn losses_are_those_that_happened() {
+        assert_eq!(
+            Metrics::parse(TEXT).losses(),
+            [
+                ("spoor_kernel_lost_total{cause=\"a b\"}", 2.5),
+                ("spoor_kernel_lost_total{cause=\"ring_full\"}", 1.0),
+                ("spoor_spans_dropped_total{cause=\"queue_spans\"}", 4.0),
+            ]
+        );
+    }
+}

@@ -1,0 +1,75 @@
+//! The load is there before the agent: it comes while requests are in flight on connections that it did not see begin.
+//!
+//! A request began after the attach if its client logged that it began (before it sent a byte) at or after the moment
+//! when the agent's line `ready` was read. All that such a request led to is due: each span, and each parent as in
+//! [`super::whole`]. Of what began earlier nothing is due, but whatever is said of it must be right.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Result, ensure};
+use spoor_tests::{agent::Recorder, clients::Client, services::Server, truth::Event};
+
+use super::{Calls, IN_FLIGHT, LOAD_LIMIT, REQUESTS, Scene, Subject};
+
+/// Requests that are answered before the agent comes: all connections are open by then.
+const BEFORE: usize = 8 * IN_FLIGHT;
+/// More than there is time for.
+const UNTIL_STOPPED: usize = 100_000_000;
+
+fn run(name: &'static str, subject: Subject, client: Client, calls: Calls) -> Result<()> {
+    let scene = Scene::set(name, subject)?;
+    let client = scene.client(client, UNTIL_STOPPED)?;
+    let selection = scene.selection(&client)?;
+    let mut client = client.start()?;
+    client.wait_for(LOAD_LIMIT, |logged| logged.len() >= BEFORE)?;
+
+    let agent = Recorder::start(&selection)?;
+    let attached_ns = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos().try_into()?;
+    let is_after = |event: &&Event| event.began_ns.is_some_and(|began_ns| began_ns >= attached_ns);
+    client.wait_for(LOAD_LIMIT, |logged| logged.iter().filter(is_after).count() >= REQUESTS)?;
+    let sent = client.stop(Duration::from_secs(20))?;
+    let (spans, said) = agent.finish()?;
+
+    ensure!(
+        sent.iter().all(|event| event.began_ns.is_some()),
+        "the client did not log when it began"
+    );
+    scene.judge(&sent, &spans, &said, calls, Some(attached_ns))
+}
+
+macro_rules! matrix {
+    ($($name:ident: $subject:expr, $client:ident, $calls:ident;)*) => {$(
+        #[test]
+        #[ignore = "needs root, the agent and the servers and clients"]
+        fn $name() -> Result<()> {
+            run(concat!("attached_", stringify!($name)), $subject, Client::$client, Calls::$calls)
+        }
+    )*};
+}
+
+matrix! {
+    nginx_static: Subject::NginxStatic, PythonRequests, Certain;
+    nginx_proxy: Subject::NginxProxy { keepalive: false }, Go, Certain;
+    nginx_proxy_keepalive: Subject::NginxProxy { keepalive: true }, NodeHttp, Certain;
+    apache_prefork: Subject::Calling(Server::ApachePrefork), RubyNetHttp, Certain;
+    apache_worker: Subject::Calling(Server::ApacheWorker), Hyper, Certain;
+    apache_event: Subject::Proxy(|upstream| Server::ApacheEvent { upstream }), PythonRequests, Certain;
+    caddy: Subject::Proxy(|upstream| Server::Caddy { upstream }), Aiohttp, MayBeRoots;
+    lighttpd: Subject::Proxy(|upstream| Server::Lighttpd { upstream }), JavaHttpClient, MayBeRoots;
+    haproxy: Subject::Proxy(|upstream| Server::HaProxy { upstream }), Go, MayBeRoots;
+    varnish: Subject::Proxy(|upstream| Server::Varnish { upstream }), NodeFetch, MayBeRoots;
+    envoy: Subject::Proxy(|upstream| Server::Envoy { upstream }), Hyper, MayBeRoots;
+    gunicorn_sync: Subject::Calling(Server::GunicornSync), Go, Certain;
+    gunicorn_gthread: Subject::Calling(Server::GunicornGthread), PhpCurl, Certain;
+    uvicorn: Subject::Calling(Server::Uvicorn), Go, MayBeRoots;
+    puma: Subject::Calling(Server::Puma { reactor: true }), NodeFetch, Certain;
+    php: Subject::Calling(Server::Php), PythonConnections, Certain;
+    php_fpm: Subject::Calling(Server::PhpFpm), RubyNetHttp, MayBeRoots;
+    tomcat: Subject::Calling(Server::Tomcat), Go, Certain;
+    jetty: Subject::Calling(Server::Jetty), PhpCurl, Certain;
+    jdk: Subject::Calling(Server::Jdk), Hyper, Certain;
+    node: Subject::Calling(Server::Node), JavaHttpClient, MayBeRoots;
+    go: Subject::Calling(Server::Go), Aiohttp, MayBeRoots;
+    hyper: Subject::Calling(Server::Hyper), RubyNetHttp, MayBeRoots;
+    inets: Subject::Calling(Server::Inets), Go, MayBeRoots;
+}

@@ -1,0 +1,172 @@
+//! Every server with several clients, each client with several servers: 2,048 requests, 32 in flight, all processes traced by
+//! one agent, and every span and every parent held against what the processes logged.
+//!
+//! A server under test makes two calls for each request, a proxy one. The table of the outcomes is on standard output
+//! (`--nocapture`). In [`whole`] the agent is there first, in [`attached`] the load is.
+
+mod attached;
+mod whole;
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, anyhow, ensure};
+use spoor_tests::{
+    clients::{Client, Load, Prepared},
+    compare::{Expectation, Fault, Report, compare},
+    otlp::Span,
+    services::{Server, Service, route},
+    truth::{self, Event},
+};
+
+const REQUESTS: usize = 2_048;
+const IN_FLIGHT: usize = 32;
+/// What of the parents that are named must be right, and what of those that are certain must be named.
+const PARENTS: f64 = 0.999;
+/// How long a client may take for all of its requests.
+const LOAD_LIMIT: Duration = Duration::from_secs(90);
+/// Two cores have enough to do with one of these tests.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// A server, whose upstream is there only when it starts.
+#[derive(Clone, Copy, Debug)]
+enum Subject {
+    NginxStatic,
+    NginxProxy {
+        keepalive: bool,
+    },
+    /// Another proxy.
+    Proxy(fn(SocketAddr) -> Server),
+    Calling(Server),
+}
+
+/// Which of a server's calls must name their request.
+#[derive(Clone, Copy, Debug)]
+enum Calls {
+    /// All: a thread or a process for each request, or a proxy.
+    Certain,
+    /// Those that nothing is certain of may be roots.
+    MayBeRoots,
+}
+
+/// What one test looks at.
+struct Scene {
+    name: &'static str,
+    start: Instant,
+    service: Service,
+    leaf: Service,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Scene {
+    fn set(name: &'static str, subject: Subject) -> Result<Self> {
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = Instant::now();
+        let leaf = Service::start(Server::NginxStatic, "leaf", &[])?;
+        let upstream = leaf.address;
+        let (server, routes) = match subject {
+            Subject::NginxStatic => (Server::NginxStatic, vec![]),
+            Subject::NginxProxy { keepalive } => (Server::NginxProxy { upstream, keepalive }, vec![]),
+            Subject::Proxy(server) => (server(upstream), vec![]),
+            Subject::Calling(server) => (
+                server,
+                vec![route("/call", 200, 0, &[leaf.url("/leaf"), leaf.url("/leaf")])],
+            ),
+        };
+        Ok(Self {
+            name,
+            start,
+            service: Service::start(server, "server", &routes)?,
+            leaf,
+            _turn: turn,
+        })
+    }
+
+    fn client(&self, client: Client, count: usize) -> Result<Prepared> {
+        let load = Load {
+            url: &self.service.url("/call"),
+            count,
+            in_flight: IN_FLIGHT,
+            prefix: &format!("{}-{}", self.name, std::process::id()),
+        };
+        client.prepare("client", load)
+    }
+
+    fn selection(&self, client: &Prepared) -> Result<Vec<String>> {
+        let mut selection = vec![client.selection()];
+        for service in [&self.service, &self.leaf] {
+            selection.extend(service.selection()?);
+        }
+        Ok(selection)
+    }
+
+    /// Holds the spans against what the client (`sent`) and the services logged. The agent came at `attached_ns`, or
+    /// before all.
+    fn judge(&self, sent: &[Event], spans: &[Span], said: &str, calls: Calls, attached_ns: Option<u64>) -> Result<()> {
+        let events = truth::settled(|| {
+            let mut events = sent.to_vec();
+            for service in [&self.service, &self.leaf] {
+                events.extend(service.truth()?);
+            }
+            Ok(events)
+        })?;
+        let titled = [&self.service, &self.leaf].into_iter().filter(|service| service.titled);
+        let expectation = Expectation {
+            titled: titled.map(|service| service.name.clone()).collect(),
+            attached_ns,
+            ..Expectation::default()
+        };
+        let report = compare(&events, spans, &expectation);
+        self.print(&report, events.len());
+        let call_recall = match calls {
+            Calls::Certain => PARENTS,
+            Calls::MayBeRoots => 0.0,
+        };
+        let checked = report.check(PARENTS, call_recall);
+        checked.map_err(|error| anyhow!("{error}\nthe agent said:\n{said}"))?;
+        one_less_is_noticed(&events, spans, &expectation)
+    }
+
+    fn print(&self, report: &Report, logged: usize) {
+        let Report {
+            spans, links, calls, ..
+        } = report;
+        println!(
+            "| {name:<28} | {logged:>6} logged, {spans:>6} spans, {missing} missing, {extra} extra \
+            | links {:.4} recall {:.4} precision | calls {:.4} recall {:.4} precision | {order} out of order | {:.1} s |",
+            links.recall(),
+            links.precision(),
+            calls.recall(),
+            calls.precision(),
+            self.start.elapsed().as_secs_f64(),
+            name = self.name,
+            missing = report.count(Fault::Missing),
+            extra = report.count(Fault::Extra),
+            order = report.count(Fault::Order),
+        );
+    }
+}
+
+/// A comparison that could not fail would be worth nothing: it must, when any one of the spans is taken away that is due.
+fn one_less_is_noticed(events: &[Event], spans: &[Span], expectation: &Expectation<'_>) -> Result<()> {
+    let due: BTreeSet<&str> = events
+        .iter()
+        .filter(|event| event.began_ns >= expectation.attached_ns)
+        .map(|event| event.id.as_str())
+        .collect();
+    let is_due = |span: &Span| span.request_id().is_some_and(|id| due.contains(id));
+    let due: Vec<usize> = (0..spans.len()).filter(|&index| is_due(&spans[index])).collect();
+    let mut less = spans.to_vec();
+    for &taken in [due.first(), due.get(due.len() / 2), due.last()].into_iter().flatten() {
+        let span = less.remove(taken);
+        let missing = compare(events, &less, expectation).count(Fault::Missing);
+        ensure!(missing == 1, "without {span:?} {missing} spans are said to be missing");
+        less.insert(taken, span);
+    }
+    ensure!(!due.is_empty(), "no span was due");
+    Ok(())
+}

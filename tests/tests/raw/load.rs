@@ -1,0 +1,244 @@
+//! Much at once: a body of ten gibibytes, a host full of processes, and a ring that is too small for what happens.
+
+use std::{
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use spoor_tests::{
+    agent::{Agent, Recorder},
+    otlp::{Kind, Span},
+    process::Process,
+};
+
+use crate::{
+    expected::{End, Exchange, compare, target_of},
+    messages::{get, response},
+    world::{Bulk, Connection, Way, World},
+};
+
+/// How long the agent may take to show a number that it must come to.
+const COUNTING_LIMIT: Duration = Duration::from_secs(30);
+
+/// 10 GiB in chunks of 100,000 bytes, none of which a write or a read begins or ends with: the body's length is exact, only the
+/// lines between the chunks came through the ring, and the connection's next exchange is found.
+#[test]
+#[ignore = "end to end: needs root; cargo xtask test runs it"]
+fn ten_gibibytes_of_chunks() -> Result<()> {
+    const CHUNK: usize = 100_000;
+    const CHUNKS: usize = (10_usize << 30).div_ceil(CHUNK);
+    let mut world = World::start()?;
+    let agent = Recorder::start(&world.selection())?;
+    world.case("huge", |world, _| {
+        let connection = world.connect()?;
+        world.pass(&connection, Way::Request, get("/huge"))?;
+        let chunk = format!("{CHUNK:x}\r\n{}\r\n", "x".repeat(CHUNK));
+        let bulk = Bulk {
+            head: "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(),
+            unit: chunk.as_bytes(),
+            repeat: CHUNKS,
+            tail: b"0\r\n\r\n",
+            send_piece: 65_521,
+            receive_piece: 1 << 20,
+            pause_us: 0,
+        };
+        world.stream(&connection, Way::Response, &bulk)?;
+        let bytes = (CHUNK * CHUNKS) as u64;
+        world.expect("/huge", End::ok("GET", 200).bodies(None, Some(bytes)));
+        world.exchange(&connection, &get("/huge/next"), &response(200, "next"))?;
+        world.expect("/huge/next", End::ok("GET", 200).bodies(None, Some(4)));
+        world.close(&connection)
+    })?;
+    let records = counted(&agent.agent, "spoor_ring_records_total")?;
+    let (spans, said) = agent.finish()?;
+    let differences = compare(&world.expected, &spans);
+    ensure!(differences.0.is_empty(), "{differences}\nthe agent said:\n{said}");
+    println!("{CHUNKS} chunks: {records} records of both ends");
+    // A line for each chunk and end; one that is cut by the end of a call takes two. Calls in between take none.
+    let lines = 2 * CHUNKS;
+    ensure!(records < 1.01 * lines as f64, "{records} records of {lines} lines");
+    Ok(())
+}
+
+/// Two thousand processes that have nothing to do with it: the few that are selected by their program are found, and all that
+/// they do is.
+#[test]
+#[ignore = "end to end: needs root; cargo xtask test runs it"]
+fn among_two_thousand_processes() -> Result<()> {
+    const BYSTANDERS: usize = 2_000;
+    let mut command = Command::new("sh");
+    command.args([
+        "-c",
+        &format!("for i in $(seq {BYSTANDERS}); do sleep 600 & done; echo started; wait"),
+    ]);
+    let (stdout, child_stdout) = std::io::pipe()?;
+    let bystanders = Process::start_with(
+        "the bystanders",
+        command,
+        Stdio::null(),
+        child_stdout.into(),
+        Stdio::null(),
+    )?;
+    let mut said = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut said)?;
+    ensure!(said == "started\n", "the bystanders said {said:?}");
+    let group = bystanders.group()?.len();
+    ensure!(group > BYSTANDERS, "{group} processes were started");
+
+    let mut world = World::start()?;
+    let agent = Recorder::start(&[format!("--exe={}", env!("CARGO_BIN_EXE_rawpeer"))])?;
+    world.case("among", |world, _| {
+        for connection_number in 0..8 {
+            let connection = world.connect()?;
+            for number in 0..32 {
+                let target = format!("/among/{connection_number}/{number}");
+                world.exchange(&connection, &get(&target), &response(200, "here"))?;
+                world.expect(&target, End::ok("GET", 200).bodies(None, Some(4)));
+            }
+            world.close(&connection)?;
+        }
+        Ok(())
+    })?;
+    let (spans, said) = agent.finish()?;
+    let differences = compare(&world.expected, &spans);
+    ensure!(differences.0.is_empty(), "{differences}\nthe agent said:\n{said}");
+    Ok(())
+}
+
+/// The least ring, and an agent that is stopped while much is said: what does not fit is counted to the byte, nothing that is
+/// told is wrong, and when it reads again all is told from the second exchange of each connection on. The first shows where the
+/// next message begins; that its response answers no earlier request nobody can know.
+#[test]
+#[ignore = "end to end: needs root; cargo xtask test runs it"]
+fn a_ring_that_is_full() -> Result<()> {
+    const CONNECTIONS: usize = 8;
+    /// Both messages of each exchange have this length, so that each record that is lost has lost so many bytes.
+    const MESSAGE_BYTES: usize = 256;
+    let mut world = World::start()?;
+    let mut selection = world.selection();
+    selection.push("--ring-bytes=64KiB".to_owned());
+    let recorder = Recorder::start(&selection)?;
+    let agent = &recorder.agent;
+
+    let mut connections = Vec::new();
+    let exchange = |world: &mut World, connection: &Connection, target: &str| -> Result<()> {
+        let fill = |head: &str| {
+            let filled = MESSAGE_BYTES - head.len() - "X-Fill: \r\n\r\n".len();
+            format!("{head}X-Fill: {}\r\n\r\n", "x".repeat(filled))
+        };
+        let request = fill(&format!("GET {target} HTTP/1.1\r\nHost: raw.test\r\n"));
+        world.exchange(connection, &request, &fill("HTTP/1.1 204 No Content\r\n"))?;
+        world.expect(target, End::ok("GET", 204));
+        Ok(())
+    };
+    world.case("full", |world, _| {
+        for number in 0..CONNECTIONS {
+            let connection = world.connect()?;
+            exchange(world, &connection, &format!("/full/{number}/first"))?;
+            connections.push(connection);
+        }
+        Ok(())
+    })?;
+    // The description of every connection has been read: only segments can be lost from here on.
+    wait_for(agent, "connections of both ends", |agent| {
+        Ok(counted(agent, "spoor_connections")? == 2.0 * CONNECTIONS as f64)
+    })?;
+    ensure!(
+        lost(agent)? == 0.0,
+        "the ring was too small for {CONNECTIONS} exchanges"
+    );
+    world.case("stopped", |world, _| {
+        agent.while_stopped(|| {
+            for number in 0..1_000 {
+                let connection = &connections[number % CONNECTIONS];
+                exchange(world, connection, &format!("/stopped/{number}"))?;
+            }
+            Ok(())
+        })
+    })?;
+    // It has caught up when it shows a number of lost records, for that is shown behind what it has read.
+    wait_for(agent, "lost records", |agent| Ok(lost(agent)? > 0.0))?;
+    world.case("boundary", |world, _| {
+        for (number, connection) in connections.iter().enumerate() {
+            exchange(world, connection, &format!("/boundary/{number}"))?;
+        }
+        Ok(())
+    })?;
+    world.case("again", |world, _| {
+        let mut number = 0;
+        let mut again = |world: &mut World| -> Result<()> {
+            for connection in &connections {
+                exchange(world, connection, &format!("/again/{number}"))?;
+                number += 1;
+            }
+            Ok(())
+        };
+        // The programs' counters and Core's are shown once a second while there is traffic.
+        let counted_all = wait_for(agent, "a gap for each lost record", |agent| {
+            again(world)?;
+            Ok(counted(agent, "spoor_core_total{cause=\"gap_bytes\"}")? == lost(agent)? * MESSAGE_BYTES as f64)
+        });
+        counted_all.with_context(|| {
+            let gaps = counted(agent, "spoor_core_total{cause=\"gap_bytes\"}");
+            format!("{:?} records lost, {gaps:?} bytes missed", lost(agent))
+        })
+    })?;
+    let records_lost = lost(agent)?;
+    for connection in &connections {
+        world.close(connection)?;
+    }
+    let (spans, said) = recorder.finish()?;
+
+    let missing = forgive_missing(&mut world.expected, &spans, "stopped");
+    let boundaries = forgive_missing(&mut world.expected, &spans, "boundary");
+    let differences = compare(&world.expected, &spans);
+    ensure!(differences.0.is_empty(), "{differences}\nthe agent said:\n{said}");
+    println!(
+        "full ring: {records_lost} records lost, {missing} spans missing of 2000 and {boundaries} of {}, the others right",
+        2 * CONNECTIONS
+    );
+    let missing = missing as f64;
+    ensure!(
+        missing <= records_lost && records_lost <= 2.0 * missing,
+        "{records_lost} lost records cannot be the cause of {missing} missing spans"
+    );
+    Ok(())
+}
+
+/// Expects no longer what has no span, of one case; gives the number of those.
+fn forgive_missing(expected: &mut [Exchange], spans: &[Span], case: &str) -> usize {
+    let seen: std::collections::BTreeSet<(Kind, String)> =
+        spans.iter().map(|span| (span.kind, target_of(span))).collect();
+    let mut missing = 0;
+    for exchange in expected.iter_mut().filter(|exchange| exchange.case == case) {
+        for (kind, end) in [
+            (Kind::Client, &mut exchange.client),
+            (Kind::Server, &mut exchange.server),
+        ] {
+            if !seen.contains(&(kind, exchange.target.clone())) && end.take().is_some() {
+                missing += 1;
+            }
+        }
+    }
+    missing
+}
+
+fn lost(agent: &Agent) -> Result<f64> {
+    counted(agent, "spoor_kernel_lost_total{cause=\"ring_full\"}")
+}
+
+fn counted(agent: &Agent, series: &str) -> Result<f64> {
+    let value = agent.metrics()?.value(series);
+    value.with_context(|| format!("the agent has no metric {series}"))
+}
+
+/// Looks until it is so.
+fn wait_for(agent: &Agent, what: &str, mut is_so: impl FnMut(&Agent) -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + COUNTING_LIMIT;
+    while !is_so(agent)? {
+        ensure!(Instant::now() < deadline, "not shown within {COUNTING_LIMIT:?}: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}

@@ -1,0 +1,257 @@
+//! `cargo xtask kernels [KERNEL…]`: the release binary in Debian's kernels, old and new, and what works in each.
+//!
+//! Each kernel boots in a virtual machine without KVM, plays the raw-socket cases and some of its own
+//! (`tests/src/bin/kernels`), and compares all spans and parents with what was done. Kernels that can be told how they
+//! preempt boot a second time with `preempt=full`.
+
+mod fetch;
+mod image;
+mod machine;
+mod table;
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    path::PathBuf,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::{
+    release,
+    tools::{self, Run},
+};
+use fetch::{Kernel, Store};
+use machine::End;
+pub use table::DOCUMENT;
+use table::{Column, Table};
+
+/// All that are tested when none is named.
+const ALL: [&str; 6] = ["5.10", "6.1", "6.12", "6.18", "newest", "arm64-6.12"];
+/// Machines at one time.
+const AT_ONCE: usize = 2;
+/// What the second boot tells the kernel.
+const PREEMPT_FULL: &str = "preempt=full";
+
+/// For which processor a kernel is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Arch {
+    /// x86-64
+    Amd64,
+    /// 64-bit ARM
+    Arm64,
+}
+
+impl Arch {
+    /// Debian's name.
+    fn debian(self) -> &'static str {
+        match self {
+            Self::Amd64 => "amd64",
+            Self::Arm64 => "arm64",
+        }
+    }
+
+    /// QEMU's emulator.
+    fn emulator(self) -> &'static str {
+        match self {
+            Self::Amd64 => "qemu-system-x86_64",
+            Self::Arm64 => "qemu-system-aarch64",
+        }
+    }
+
+    /// The Rust target of static binaries.
+    fn target(self) -> &'static str {
+        match self {
+            Self::Amd64 => release::TARGET,
+            Self::Arm64 => release::ARM_TARGET,
+        }
+    }
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.debian())
+    }
+}
+
+/// A boot of a kernel.
+struct Job<'a> {
+    kernel: &'a Kernel,
+    archive: PathBuf,
+    preempt_full: bool,
+}
+
+/// Runs the suite in these kernels (`5.10`, `newest`, `arm64-6.12`, `host`), or in all, and prints the table. `write`:
+/// docs/kernels.md is written anew; only with all of them.
+pub fn run(wanted: &[String]) -> Result<()> {
+    if wanted == ["host"] {
+        return host();
+    }
+    ensure!(
+        wanted.iter().all(|name| name != "host"),
+        "`host` runs the suite on this machine's own kernel, and cannot be named together with others"
+    );
+    let whole = wanted.is_empty();
+    let names: Vec<String> = if whole {
+        ALL.map(str::to_owned).to_vec()
+    } else {
+        wanted.to_vec()
+    };
+    let start = Instant::now();
+    let cache = tools::target_dir()?.join("kernels");
+    let store = Store::new(cache.clone());
+    let mut kernels = Vec::new();
+    let mut archives = BTreeMap::new();
+    for arch in [Arch::Amd64, Arch::Arm64] {
+        let series: Vec<String> = names
+            .iter()
+            .filter_map(|name| match (arch, name.strip_prefix("arm64-")) {
+                (Arch::Amd64, None) => Some(name.clone()),
+                (Arch::Arm64, Some(series)) => Some(series.to_owned()),
+                _ => None,
+            })
+            .collect();
+        if series.is_empty() {
+            continue;
+        }
+        let binaries = binaries(arch)?;
+        let root = store.guest_root(arch)?;
+        let contents = image::Contents {
+            root: &root,
+            binaries: &binaries,
+        };
+        for kernel in store.kernels(arch, &series)? {
+            archives.insert(kernel.release.clone(), image::build(&kernel, &contents, &cache)?);
+            kernels.push(kernel);
+        }
+    }
+    let mut jobs = Vec::new();
+    for kernel in &kernels {
+        let archive = archives.get(&kernel.release).context("each kernel has an archive")?;
+        for preempt_full in [false, true] {
+            if !preempt_full || kernel.can_preempt_fully()? {
+                jobs.push(Job {
+                    kernel,
+                    archive: archive.clone(),
+                    preempt_full,
+                });
+            }
+        }
+    }
+    let columns = boot_all(&jobs, &cache)?;
+    let table = Table::new(columns);
+    print!("\n{}", table.text());
+    println!("{} boots, {:.0} s", jobs.len(), start.elapsed().as_secs_f64());
+    for archive in archives.values() {
+        fs::remove_file(archive)?;
+    }
+    if whole {
+        let document = tools::root().join(DOCUMENT);
+        fs::write(&document, table.document()).with_context(|| format!("cannot write {}", document.display()))?;
+        println!("{DOCUMENT} is written");
+    }
+    let failures = table.failures();
+    if !failures.is_empty() {
+        bail!(
+            "{} of the table's fields are failures:\n{}",
+            failures.len(),
+            failures.join("\n")
+        );
+    }
+    Ok(())
+}
+
+/// The suite on this machine's own kernel.
+fn host() -> Result<()> {
+    let binaries = binaries(Arch::Amd64)?;
+    let path = |name: &str| {
+        let found = binaries.iter().find(|(_, other)| *other == name);
+        found.map(|(path, _)| path.clone()).context("a binary is missing")
+    };
+    Run::program(path("suite")?)
+        .env("SPOOR_BIN", path("spoor")?)
+        .env("SPOOR_RAWPEER", path("rawpeer")?)
+        .status()
+}
+
+/// The agent, the suite and its peers, static: where each is, and its name in the guest.
+fn binaries(arch: Arch) -> Result<Vec<(PathBuf, &'static str)>> {
+    let spoor = release::build_for(arch.target())?;
+    println!("{spoor}");
+    // The profile of the agent, whose crates are then there.
+    let mut build = Run::cargo(["build", "--profile", "dist", "--package", "spoor-tests"]);
+    build = build.args(["--bin", "kernels", "--bin", "rawpeer", "--target", arch.target()]);
+    for (name, value) in release::cross_environment(arch.target()) {
+        build = build.env(name, value);
+    }
+    build.status()?;
+    let folder = tools::target_dir()?.join(arch.target()).join("dist");
+    Ok(vec![
+        (spoor.path, "spoor"),
+        (folder.join("kernels"), "suite"),
+        (folder.join("rawpeer"), "rawpeer"),
+    ])
+}
+
+/// Boots all, a few at a time.
+fn boot_all(jobs: &[Job<'_>], cache: &std::path::Path) -> Result<Vec<Column>> {
+    let next = AtomicUsize::new(0);
+    let done: Mutex<Vec<(usize, Result<Column>)>> = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let index = next.fetch_add(1, Ordering::Relaxed)
+                    && let Some(job) = jobs.get(index)
+                {
+                    let column = boot(job, cache);
+                    let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                    done.push((index, column));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, column)| column).collect()
+}
+
+fn boot(job: &Job<'_>, cache: &std::path::Path) -> Result<Column> {
+    let start = Instant::now();
+    let Kernel {
+        arch, series, release, ..
+    } = job.kernel;
+    let title = match arch {
+        Arch::Amd64 => series.clone(),
+        Arch::Arm64 => format!("{arch} {series}"),
+    };
+    let (title, parameters) = if job.preempt_full {
+        (
+            format!("{title} {PREEMPT_FULL}"),
+            format!("{PREEMPT_FULL} SUITE=preempt"),
+        )
+    } else {
+        (title, "SUITE=whole".to_owned())
+    };
+    let console = cache.join(format!("{}.console", title.replace([' ', '='], "-")));
+    let outcome = machine::boot(job.kernel, &job.archive, &parameters, &console)?;
+    let mut column = Column::new(title, release.clone(), &outcome.lines);
+    match outcome.end {
+        End::Suite(0) => {}
+        End::Suite(code) => column.ended(format!("the suite ended with {code}")),
+        End::Lost => column.ended("the machine went down before the suite ended".to_owned()),
+        End::TimedOut => column.ended("the suite did not end in time".to_owned()),
+    }
+    println!(
+        "{}: {} ({:.0} s; console: {})",
+        column.title,
+        column.summary(),
+        start.elapsed().as_secs_f64(),
+        outcome.console.display()
+    );
+    Ok(column)
+}

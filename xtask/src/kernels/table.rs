@@ -1,0 +1,229 @@
+//! What works in which kernel: the table for the terminal, and docs/kernels.md.
+
+use std::fmt::Write as _;
+
+/// The document that is written.
+pub const DOCUMENT: &str = "docs/kernels.md";
+
+/// What came of a feature in a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Result {
+    /// As it must be.
+    Works,
+    /// This kernel cannot do it, which is known and said: no failure.
+    Cannot(String),
+    /// Wrong.
+    Failed(String),
+}
+
+/// What came of one boot.
+pub struct Column {
+    /// Series and parameters.
+    pub title: String,
+    release: String,
+    results: Vec<(String, Result)>,
+}
+
+impl Column {
+    /// From the guest's lines: `feature NAME|works`, `feature NAME|cannot|REASON`, `feature NAME|failed|REASON`.
+    pub fn new(title: String, release: String, lines: &[String]) -> Self {
+        let results = lines.iter().filter_map(|line| {
+            let mut words = line.strip_prefix("feature ")?.splitn(3, '|');
+            let (name, result) = (words.next()?, words.next()?);
+            let reason = words.next().unwrap_or_default().to_owned();
+            let result = match result {
+                "works" => Result::Works,
+                "cannot" => Result::Cannot(reason),
+                _ => Result::Failed(reason),
+            };
+            Some((name.to_owned(), result))
+        });
+        Self {
+            title,
+            release,
+            results: results.collect(),
+        }
+    }
+
+    /// The machine or the suite did not end well.
+    pub fn ended(&mut self, reason: String) {
+        self.results.push(("the suite".to_owned(), Result::Failed(reason)));
+    }
+
+    /// One line.
+    pub fn summary(&self) -> String {
+        let failed: Vec<&str> = self
+            .results
+            .iter()
+            .filter(|(_, result)| matches!(result, Result::Failed(_)))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        let works = self
+            .results
+            .iter()
+            .filter(|(_, result)| *result == Result::Works)
+            .count();
+        if failed.is_empty() {
+            format!("{works} features work")
+        } else {
+            format!("{works} features work, failed: {}", failed.join(", "))
+        }
+    }
+}
+
+/// All boots.
+pub struct Table {
+    columns: Vec<Column>,
+}
+
+impl Table {
+    /// From boots in the order in which they are shown.
+    pub fn new(columns: Vec<Column>) -> Self {
+        Self { columns }
+    }
+
+    /// All features, in the order in which the first kernel told them.
+    fn features(&self) -> Vec<&str> {
+        let mut features: Vec<&str> = Vec::new();
+        for (name, _) in self.columns.iter().flat_map(|column| &column.results) {
+            if !features.contains(&name.as_str()) {
+                features.push(name);
+            }
+        }
+        features
+    }
+
+    fn result(&self, column: &Column, feature: &str) -> Option<Result> {
+        let found = column.results.iter().find(|(name, _)| name == feature);
+        found.map(|(_, result)| result.clone())
+    }
+
+    /// For the terminal: a row a feature, a column a boot; reasons below.
+    pub fn text(&self) -> String {
+        let features = self.features();
+        let width = features.iter().map(|name| name.len()).max().unwrap_or(0);
+        let mut text = format!("{:width$}", "");
+        for column in &self.columns {
+            let _ = write!(text, "  {}", column.title);
+        }
+        text.push('\n');
+        for feature in features {
+            let _ = write!(text, "{feature:width$}");
+            for column in &self.columns {
+                let word = match self.result(column, feature) {
+                    Some(Result::Works) => "works",
+                    Some(Result::Cannot(_)) => "cannot",
+                    Some(Result::Failed(_)) => "FAILED",
+                    None => "",
+                };
+                let _ = write!(text, "  {word:width$}", width = column.title.len());
+            }
+            text.push('\n');
+        }
+        text
+    }
+
+    /// Each failure with its reason.
+    pub fn failures(&self) -> Vec<String> {
+        let mut failures = Vec::new();
+        for column in &self.columns {
+            for (feature, result) in &column.results {
+                if let Result::Failed(reason) = result {
+                    failures.push(format!("  {}, {feature}: {reason}", column.title));
+                }
+            }
+        }
+        failures
+    }
+
+    /// docs/kernels.md.
+    pub fn document(&self) -> String {
+        let mut text = "# Kernels
+
+`cargo xtask kernels` wrote this page. It boots Debian's kernels in virtual machines, lets processes make the system
+calls of servers and clients there, with the release binary attached, and compares all spans and parents with what was
+done. A kernel that can be told to preempt everywhere is booted a second time with `preempt=full`; a process that calls
+bpf(2) all the time is there in both. One kernel: `cargo xtask kernels 6.1`; the machine's own: `cargo xtask kernels host`.
+
+"
+        .to_owned();
+        text.push_str("| | kernel |\n|---|---|\n");
+        for column in &self.columns {
+            let _ = writeln!(text, "| {} | {} |", column.title, column.release);
+        }
+        text.push_str("\n| |");
+        for column in &self.columns {
+            let _ = write!(text, " {} |", column.title);
+        }
+        text.push_str("\n|---|");
+        text.push_str(&"---|".repeat(self.columns.len()));
+        text.push('\n');
+        let mut notes: Vec<String> = Vec::new();
+        for feature in self.features() {
+            let _ = write!(text, "| {feature} |");
+            for column in &self.columns {
+                let mut noted = |word: &str, reason: String| {
+                    let known = notes.iter().position(|note| *note == reason);
+                    let number = known.unwrap_or_else(|| {
+                        notes.push(reason);
+                        notes.len() - 1
+                    });
+                    format!("{word} ({})", number + 1)
+                };
+                let word = match self.result(column, feature) {
+                    Some(Result::Works) => "works".to_owned(),
+                    Some(Result::Cannot(reason)) => noted("no", reason),
+                    Some(Result::Failed(reason)) => noted("**fails**", reason),
+                    None => String::new(),
+                };
+                let _ = write!(text, " {word} |");
+            }
+            text.push('\n');
+        }
+        if notes.is_empty() {
+            text.push_str("\nEverything works in all of them.\n");
+        } else {
+            text.push('\n');
+            for (index, note) in notes.iter().enumerate() {
+                let _ = writeln!(text, "{}. {note}", index + 1);
+            }
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(text: &str) -> Vec<String> {
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn lines_become_a_table() {
+        let mut old = Column::new(
+            "5.10".into(),
+            "5.10.0-1".into(),
+            &lines("started\nfeature fork|works\nfeature close_range|cannot|no such call\nend 0"),
+        );
+        let new = Column::new(
+            "6.1".into(),
+            "6.1.0-1".into(),
+            &lines("feature fork|failed|2 of 3 | spans"),
+        );
+        old.ended("it died".to_owned());
+        let table = Table::new(vec![old, new]);
+        assert_eq!(
+            table.failures(),
+            ["  5.10, the suite: it died", "  6.1, fork: 2 of 3 | spans"]
+        );
+        let document = table.document();
+        assert!(
+            document.contains("| fork | works | **fails** (3) |")
+                || document.contains("| fork | works | **fails** (1) |")
+        );
+        assert!(document.contains("| close_range | no ("));
+        assert!(table.text().contains("FAILED"));
+    }
+}
