@@ -416,10 +416,6 @@ fn pieces(
         if start == 0 && response == Looks::No && classify::looks_like_request(begins, known) == Looks::No {
             connection.flags |= OPAQUE;
             count(Counter::NotHttp, 1);
-            // What the other half said was HTTP: Core must know that it gets no answer that can be read.
-            if connection.offset[way ^ 1] > 0 {
-                return segment(scratch, connection, call, start + from, end, copied, 0);
-            }
             let opening = if copied > OPENING_BYTES { OPENING_BYTES } else { copied };
             return segment(scratch, connection, call, start + from, end, opening, SEGMENT_NOT_HTTP);
         }
