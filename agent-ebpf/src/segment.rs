@@ -327,7 +327,7 @@ pub fn copy(scratch: *mut Scratch, call: &Call, from: u64, bytes: u64) -> u64 {
         }
         return bytes;
     }
-    gather(from, bytes, call.count);
+    gather(from, bytes);
     let done = work!(scratch.done);
     if done > PIECE_BYTES as u64 {
         PIECE_BYTES as u64
@@ -340,7 +340,7 @@ pub fn copy(scratch: *mut Scratch, call: &Call, from: u64, bytes: u64) -> u64 {
 /// global function, as [`scan_head`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn gather(from: u64, bytes: u64, buffers: u64) -> u32 {
+pub extern "C" fn gather(from: u64, bytes: u64) -> u32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return 0;
     };
@@ -351,6 +351,8 @@ pub extern "C" fn gather(from: u64, bytes: u64, buffers: u64) -> u32 {
     let mut index = 0usize;
     while index < BUFFERS {
         let done = work!(scratch.done);
+        // SAFETY: as above. Not kept: the stack is short.
+        let buffers = unsafe { (*scratch).call.count };
         if index as u64 >= buffers || done >= bytes {
             break;
         }
@@ -383,7 +385,8 @@ pub extern "C" fn gather(from: u64, bytes: u64, buffers: u64) -> u32 {
         work!(scratch.skip = 0);
     }
     let done = work!(scratch.done);
-    if done < bytes && buffers > BUFFERS as u64 {
+    // SAFETY: as above.
+    if done < bytes && unsafe { (*scratch).call.count } > BUFFERS as u64 {
         count(Counter::TooManyBuffers, 1);
     }
     0

@@ -383,7 +383,7 @@ pub fn memory_is_free(fd: RawFd) -> Result<usize, Errno> {
     loop {
         let mut message = message(ptr::null_mut(), 0);
         message.msg_control = control.as_mut_ptr().cast();
-        message.msg_controllen = control.len();
+        message.msg_controllen = control.len() as _;
         let flags = libc::MSG_ERRQUEUE as usize;
         match call(
             libc::SYS_recvmsg,
