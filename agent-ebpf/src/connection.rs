@@ -323,19 +323,52 @@ pub fn upper_layer(sock: u64) -> Option<bool> {
 /// Works in interrupts, and in nobody's name.
 #[inline(always)]
 pub fn tell_ends(connection: &Connection) {
-    let Some(follow) = FOLLOW.get(follow_slot(connection.id)) else {
-        return;
+    tell_end(connection, Direction::Read, 0);
+    tell_end(connection, Direction::Write, 0);
+}
+
+/// The same where the process itself ends its side. A call that no program saw (the kernel skips them at times) shows here
+/// at the latest: without its bytes, the connection would seem to end without them.
+#[inline(always)]
+pub fn tell_last(sock: u64, connection: &mut Connection) {
+    let [read, written] = if connection.flags & (COUNTED | DESCRIBED) == DESCRIBED {
+        [unseen(sock, connection, 0), unseen(sock, connection, 1)]
+    } else {
+        [0, 0]
     };
-    if follow.conn != connection.id {
-        return;
+    tell_end(connection, Direction::Read, read);
+    tell_end(connection, Direction::Write, written);
+}
+
+/// Bytes behind the last that was seen, as the socket's own sequence numbers say. No FIN was sent yet; one that was
+/// received may have been read.
+#[inline(always)]
+fn unseen(sock: u64, connection: &mut Connection, way: usize) -> u64 {
+    let field = if way == 0 {
+        offset!(tcp_copied_seq)
+    } else {
+        offset!(tcp_write_seq)
+    };
+    let Some(now) = read::<u32>(sock + field as u64) else {
+        return 0;
+    };
+    let ahead = now
+        .wrapping_sub(connection.base[way])
+        .wrapping_sub(connection.offset[way] as u32) as i32;
+    if ahead <= (way == 0) as i32 {
+        return 0;
     }
-    tell_end(connection, Direction::Read, follow.until[0]);
-    tell_end(connection, Direction::Write, follow.until[1]);
+    count(Counter::Unreported, ahead as u64);
+    connection.offset[way] += ahead as u64;
+    ahead as u64
 }
 
 #[inline(always)]
-fn tell_end(connection: &Connection, way: Direction, until: u64) {
-    if until != UNTIL_CLOSE {
+fn tell_end(connection: &Connection, way: Direction, unseen: u64) {
+    let Some(follow) = FOLLOW.get(follow_slot(connection.id)) else {
+        return;
+    };
+    if follow.conn != connection.id || follow.until[way as usize] != UNTIL_CLOSE && unseen == 0 {
         return;
     }
     let at = connection.offset[way as usize];

@@ -240,9 +240,14 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
             return 0;
         }
     }
-    if flags & OPAQUE == 0 && matches!(change, StateChange::LocalFin | StateChange::Closed) {
-        // SAFETY: as above.
-        connection::tell_ends(unsafe { &*entry });
+    if flags & OPAQUE == 0 {
+        match change {
+            // SAFETY: as above.
+            StateChange::LocalFin => connection::tell_last(sock, unsafe { &mut *entry }),
+            // SAFETY: as above.
+            StateChange::Closed => connection::tell_ends(unsafe { &*entry }),
+            _ => {}
+        }
     }
     if new == CLOSE {
         let _ = CONNECTIONS.remove(&sock);

@@ -86,7 +86,9 @@ pub fn report_call(_ctx: TracePointContext) -> u32 {
     work!(scratch.dead = 0);
     let _ = records(scratch, socket, call);
     if work!(scratch.dead) != 0 {
-        let _ = CONNECTIONS.remove(&socket.sock);
+        // The key is where it is: on the stack it would be a word more, and older kernels count them.
+        // SAFETY: as above.
+        let _ = CONNECTIONS.remove(unsafe { &(*scratch).socket.sock });
     }
     0
 }
@@ -414,10 +416,6 @@ fn pieces(
         if start == 0 && response == Looks::No && classify::looks_like_request(begins, known) == Looks::No {
             connection.flags |= OPAQUE;
             count(Counter::NotHttp, 1);
-            // What the other half said was HTTP: Core must know that it gets no answer that can be read.
-            if connection.offset[way ^ 1] > 0 {
-                return segment(scratch, connection, call, start + from, end, copied, 0);
-            }
             let opening = if copied > OPENING_BYTES { OPENING_BYTES } else { copied };
             return segment(scratch, connection, call, start + from, end, opening, SEGMENT_NOT_HTTP);
         }

@@ -129,7 +129,7 @@ fn traces_scroll_above_the_status_line() -> Result<()> {
         let environment = if no_color { &environment[..] } else { &[] };
         let mut terminal = Terminal::start(columns, environment, &command)?;
         terminal.wait("the status line", |rows| rows.last().is_some_and(|row| is_status(row)))?;
-        let traces = |rows: &[String]| rows.iter().filter(|row| row.contains("trace ")).count();
+        let traces = |rows: &[String]| rows.iter().filter(|row| row.starts_with("── trace ")).count();
         for request in 1..=REQUESTS {
             ensure!(net::get(service.address, "/leaf", &[])? == 200);
             let rows = terminal.wait("the trace", |rows| {

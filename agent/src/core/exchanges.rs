@@ -1,6 +1,6 @@
 //! From what the protocol says to exchanges.
 
-use agent_ebpf::abi::{Role, SEGMENT_EOF, Segment};
+use agent_ebpf::abi::{Role, SEGMENT_EOF, SEGMENT_NOT_HTTP, Segment};
 
 use super::{Core, workloads};
 use crate::{
@@ -43,6 +43,14 @@ impl Core {
             self.http(segment.conn, event);
         }
         self.events = events;
+        // What the other half asked gets no answer that can be read.
+        if segment.header.flags & SEGMENT_NOT_HTTP != 0
+            && fed.opaque.is_some()
+            && let Some(connection) = self.flow.known(segment.conn)
+        {
+            let asked = std::mem::take(&mut connection.exchanges);
+            self.missed(asked.into_iter().map(|(_, node)| node));
+        }
     }
 
     /// Takes what the parser found on a connection.

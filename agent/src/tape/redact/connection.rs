@@ -83,7 +83,8 @@ impl Connection {
     /// Its first bytes are heads, if all of it was seen.
     fn begin(&mut self, key: &Key) {
         if self.from_birth && self.role != Role::Unknown {
-            self.halves = [Direction::Read, Direction::Write].map(|way| self.head(way, key));
+            self.halves = [Direction::Read, Direction::Write]
+                .map(|way| Half::Head(Box::new(Head::first(key, self.is_request(way)))));
             self.searching = false;
         }
     }

@@ -14,6 +14,11 @@ const METHODS: &[&[u8]] = &[
 ];
 /// No word is known.
 const NONE: &[&[u8]] = &[];
+/// How a proxy may begin a connection (<https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>): a line, or binary.
+const PROXY: &[u8] = b"PROXY";
+const PROXY_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+/// Words of the line.
+const PROXY_WORDS: &[&[u8]] = &[b"TCP4", b"TCP6", b"UNKNOWN"];
 const VERSIONS: &[&[u8]] = &[b"HTTP/1.0", b"HTTP/1.1", b"HTTP/2.0"];
 const SCHEMES: &[&[u8]] = &[b"https", b"wss", b"http", b"ws"];
 /// Segments of paths that decide something: where telemetry is sent, versions of interfaces, JSON Web Tokens.
@@ -161,12 +166,31 @@ pub struct Head {
     digits: usize,
     /// Bytes of an escape that are to come.
     escape: usize,
+    /// What a proxy may have sent before it.
+    proxy: Proxy,
+    /// A proxy's line may come before it.
+    may_be_proxied: bool,
+}
+
+/// Where in a proxy's binary header the next byte stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proxy {
+    /// There is none, or it is over.
+    None,
+    /// So many bytes of the signature were there.
+    Signature(usize),
+    /// In version, family and length: so many bytes were there, and the length as far as it goes.
+    Fixed(usize, u16),
+    /// In addresses: so many bytes are to come.
+    Addresses(u16),
 }
 
 /// Where in a head the next byte stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum At {
     Method,
+    /// In a proxy's line.
+    Proxy,
     /// In a target, before its path: an absolute one, or an authority.
     Authority,
     Path,
@@ -202,17 +226,68 @@ impl Head {
             line_bytes: 0,
             digits: 0,
             escape: 0,
+            proxy: Proxy::None,
+            may_be_proxied: false,
         }
+    }
+
+    /// Before the first byte of a connection, which a proxy may have accepted from somebody else.
+    pub fn first(key: &Key, is_request: bool) -> Self {
+        Self {
+            proxy: if is_request { Proxy::Signature(0) } else { Proxy::None },
+            may_be_proxied: is_request,
+            ..Self::new(key, is_request)
+        }
+    }
+
+    /// The byte of a proxy's binary header; `None` if it is none.
+    fn of_proxy(&mut self, byte: u8) -> Option<u8> {
+        let (next, standin) = match self.proxy {
+            Proxy::None => return None,
+            Proxy::Signature(at) if PROXY_SIGNATURE.get(at) != Some(&byte) => {
+                self.proxy = Proxy::None;
+                return None;
+            }
+            Proxy::Signature(at) if at + 1 == PROXY_SIGNATURE.len() => (Proxy::Fixed(0, 0), byte),
+            Proxy::Signature(at) => (Proxy::Signature(at + 1), byte),
+            Proxy::Fixed(at, length) => {
+                let length = length << 8 | u16::from(byte);
+                let next = match (at, length) {
+                    (0 | 1, _) => Proxy::Fixed(at + 1, 0),
+                    (2, _) => Proxy::Fixed(3, length),
+                    (_, 0) => Proxy::None,
+                    (_, length) => Proxy::Addresses(length),
+                };
+                (next, byte)
+            }
+            Proxy::Addresses(left) => {
+                let next = if left <= 1 {
+                    Proxy::None
+                } else {
+                    Proxy::Addresses(left - 1)
+                };
+                (next, if byte == 1 { 2 } else { 1 })
+            }
+        };
+        self.proxy = next;
+        Some(standin)
     }
 
     /// Takes the next byte; gives what stands for it, and whether the head ends with it.
     pub fn next(&mut self, byte: u8, key: &Key, named: &Named) -> (u8, bool) {
+        if let Some(standin) = self.of_proxy(byte) {
+            return (standin, false);
+        }
         // Empty lines may come first (RFC 9112 section 2.2).
         if self.raw.is_empty() && matches!(byte, b'\r' | b'\n') {
             return (byte, false);
         }
         self.raw.push(byte);
         match byte {
+            b'\n' if self.at == At::Proxy => {
+                *self = Self::new(key, true);
+                return (byte, false);
+            }
             b'\n' => {
                 let ends = self.line_bytes == 0;
                 self.line_bytes = 0;
@@ -240,10 +315,20 @@ impl Head {
     fn standin(&mut self, byte: u8, key: &Key, named: &Named) -> u8 {
         match self.at {
             At::Method if byte == b' ' => {
-                self.begin(At::Authority, key);
+                let is_proxy = std::mem::take(&mut self.may_be_proxied) && self.word.prefix() == PROXY;
+                self.begin(if is_proxy { At::Proxy } else { At::Authority }, key);
                 byte
             }
+            At::Method if self.may_be_proxied && PROXY.starts_with(self.word.prefix()) => {
+                let listed: Vec<&[u8]> = named.methods.iter().map(Vec::as_slice).chain([PROXY]).collect();
+                self.word.next(byte, Shape::Token, &listed)
+            }
             At::Method => self.word.next(byte, Shape::Token, &named.methods),
+            At::Proxy if byte == b' ' => {
+                self.begin(At::Proxy, key);
+                byte
+            }
+            At::Proxy => self.word.next(byte, Shape::Address, PROXY_WORDS),
             At::Authority | At::Path if byte == b' ' => {
                 self.begin(At::Version, key);
                 byte
