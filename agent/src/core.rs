@@ -128,6 +128,8 @@ pub struct Core {
     resets: resets::Resets,
     /// The latest tick.
     now_ns: u64,
+    /// The time of the segment that is looked at.
+    record_ns: u64,
     hold_ns: u64,
     keep_ended_ns: u64,
     next_sweep_ns: u64,
@@ -172,6 +174,7 @@ impl Core {
             unix_offset_ns: 0,
             resets: resets::Resets::default(),
             now_ns: 0,
+            record_ns: 0,
             hold_ns,
             keep_ended_ns: hold_ns.saturating_add(KEEP_ENDED_NS),
             next_sweep_ns: 0,

@@ -185,9 +185,12 @@ impl Causality {
         if node.serving.life != 0 || node.serving.closed {
             return;
         }
-        let (tgid, thread) = (node.tgid, node.thread);
+        let (tgid, thread, late) = (node.tgid, node.thread, node.late);
         let process = self.process(tgid);
         let (life, others) = (process.life, process.begin(thread, id));
+        if late {
+            process.reads_unknown(thread);
+        }
         if others != Others::None {
             process.breaks_the_rule(now_ns);
         }
@@ -209,6 +212,19 @@ impl Causality {
             && let Some(process) = self.processes.get_mut(&node.tgid)
         {
             process.reads(reader.execution.tid, id);
+        }
+    }
+
+    /// Whether what nginx begins now may be for a request that is not known.
+    pub fn hides_opener(&self, tgid: u32, thread: u32) -> bool {
+        let process = self.processes.get(&tgid);
+        process.is_some_and(|process| process.is_nginx() && process.hides_request(thread))
+    }
+
+    /// A thread has read of a connection on which it is not known where requests begin.
+    pub fn read_unknown(&mut self, reader: Stamp) {
+        if let Some(process) = self.processes.get_mut(&reader.execution.tgid) {
+            process.reads_unknown(reader.execution.tid);
         }
     }
 
@@ -242,8 +258,8 @@ impl Causality {
     }
 
     /// A call was sent, or a connect failed. `opener`: the request that its connection was opened for, if this is the
-    /// first on it.
-    pub fn call(&mut self, mut node: Node, opener: Option<NodeId>) -> NodeId {
+    /// first on it. `hidden`: it was opened for a request that is not known.
+    pub fn call(&mut self, mut node: Node, opener: Option<NodeId>, hidden: bool) -> NodeId {
         let (tgid, thread) = (node.tgid, node.thread);
         let process = self.process(tgid);
         let received = node.context.map_or(&[][..], |context| {
@@ -257,6 +273,8 @@ impl Causality {
         let nginx = process.is_nginx();
         let candidate = match opener {
             Some(request) => Some((request, ParentMethod::Opener)),
+            // The turn that read the request is over: a connect took time, or the call is known only now.
+            None if nginx && (hidden || node.late) => None,
             None if nginx => process.last_read(thread).map(|request| (request, ParentMethod::Thread)),
             None => process.only_open(thread).map(|request| (request, ParentMethod::Thread)),
         };

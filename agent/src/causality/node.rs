@@ -49,6 +49,9 @@ pub struct Node {
     pub context: Option<TraceContext>,
     /// The request's `tracestate`.
     pub trace_state: Option<Arc<str>>,
+    /// It was recognised only when more had come, on a connection that is older than the agent: what its thread did last
+    /// is something else by now.
+    pub late: bool,
     /// The `traceparent` is one that the process itself received.
     pub forwarded: bool,
     /// A rule of the user's says that it gives no span: it takes part in all decisions, but is nobody's parent.
@@ -140,6 +143,7 @@ impl Node {
             start_is_write_exit: false,
             context: None,
             trace_state: None,
+            late: false,
             forwarded: false,
             ignored: false,
             span_id,

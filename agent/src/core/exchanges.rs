@@ -28,7 +28,11 @@ impl Core {
             return self.read_to_end(segment.conn, stamp.time_ns);
         }
         let mut events = std::mem::take(&mut self.events);
+        self.record_ns = stamp.time_ns;
         let fed = self.flow.segment(segment, bytes, &self.parser, &mut events);
+        if fed.unknown_read {
+            self.causality.read_unknown(stamp);
+        }
         if let Some(words) = fed.advice {
             self.advice.push((segment.conn, words));
         }
@@ -190,11 +194,12 @@ impl Core {
         };
         let queued = !connection.exchanges.is_empty();
         let opener = if exchange == 0 { connection.opener.take() } else { None };
+        let hidden = std::mem::take(&mut connection.opener_hidden) && exchange == 0;
         let wire = connection.wire_offset(offset);
         let id = if server {
             self.causality.request(node, queued, complete.time_ns)
         } else {
-            self.causality.call(node, opener)
+            self.causality.call(node, opener, hidden)
         };
         if let Some(connection) = self.flow.known(connection_id) {
             push_back_exact(&mut connection.exchanges, (exchange, id));

@@ -23,12 +23,14 @@ impl Core {
         let Execution { tgid, tid, .. } = connect.header.execution;
         self.want(tgid, connect.header.time_ns);
         let opener = self.causality.opener(tgid, tid);
+        let opener_hidden = self.causality.hides_opener(tgid, tid);
         let under_way = matches!(-connect.result, 0 | libc::EINPROGRESS | libc::EINTR);
         if under_way {
             let Some(connection) = self.flow.connect(connect, path) else {
                 return;
             };
             connection.opener = opener;
+            connection.opener_hidden = opener_hidden;
             return;
         }
         if let Some(before) = self.flow.close(connect.conn) {
@@ -36,6 +38,7 @@ impl Core {
         }
         let mut connection = Connection::connecting(connect, path);
         connection.opener = opener;
+        connection.opener_hidden = opener_hidden;
         if connect.family == FAMILY_UNIX && -connect.result == libc::ENOENT {
             self.counters.unix_connects_ignored += 1;
             return;
@@ -59,7 +62,7 @@ impl Core {
             unix_offset_ns: self.unix_offset_ns,
             ..Node::new(SpanKind::Client, span_id, connection, who, start_ns)
         };
-        let id = self.causality.call(node, connection.opener);
+        let id = self.causality.call(node, connection.opener, connection.opener_hidden);
         self.causality.finish(id, end_ns);
     }
 

@@ -50,6 +50,8 @@ pub struct Connection {
     pub connecting_since_ns: Option<u64>,
     /// The request that it was connected for, and by which thread.
     pub opener: Option<NodeId>,
+    /// It was connected for a request that is not known.
+    pub opener_hidden: bool,
     /// Requests that were not answered yet, or not wholly, by their number.
     pub exchanges: VecDeque<(u64, NodeId)>,
     /// Stream offsets of the requests, where both ends can compare them.
@@ -130,6 +132,8 @@ pub struct Fed {
     pub role_found: bool,
     /// Words for the programs: see [`agent_ebpf::abi::Follow`].
     pub advice: Option<[u64; 2]>,
+    /// Something was read that may be a request, and where requests begin is not known.
+    pub unknown_read: bool,
     /// The connection is given up: what it carries, see [`opaque`].
     pub opaque: Option<&'static str>,
 }
@@ -166,6 +170,7 @@ impl Connection {
             ends: Arc::new((nowhere.clone(), nowhere)),
             connecting_since_ns: None,
             opener: None,
+            opener_hidden: false,
             exchanges: VecDeque::new(),
             offsets: VecDeque::new(),
             remote_fin: false,
@@ -267,6 +272,11 @@ impl Connection {
         }
     }
 
+    /// Whether a request may be read on it that is not recognised.
+    pub fn hides_requests(&self) -> bool {
+        self.role != Role::Client && !self.is_followed() && !matches!(self.state, State::Opaque)
+    }
+
     /// Whether requests on it are read, or will be once they come.
     pub fn will_be_followed(&self) -> bool {
         match &self.state {
@@ -341,6 +351,7 @@ impl Connection {
                     role_found: false,
                     advice: Some([u64::MAX; 2]),
                     opaque: Some(self.become_opaque(opaque::NO_HTTP, counters)),
+                    unknown_read: false,
                 };
             }
             return Fed::default();
@@ -398,6 +409,7 @@ impl Connection {
             role_found: self.role != before,
             advice: self.advice(),
             opaque: carries,
+            unknown_read: false,
         }
     }
 

@@ -10,9 +10,10 @@ pub(crate) use connection::push_back_exact;
 pub use connection::{Connection, Fed};
 pub use pairs::Pairs;
 
-use agent_ebpf::abi::{Connect, FAMILY_UNIX, Open, Role, Segment};
+use agent_ebpf::abi::{Connect, Direction, FAMILY_UNIX, Open, Role, Segment};
 
 use crate::{
+    event::direction,
     hash::{FastMap, FastSet},
     proto::http1::{Config, Event},
 };
@@ -142,7 +143,8 @@ impl Flow {
             self.used_by.entry(tgid).or_default().insert(segment.conn);
             connection.pass_to(tgid);
         }
-        let fed = connection.segment(segment, bytes, config, &mut self.counters, events);
+        let mut fed = connection.segment(segment, bytes, config, &mut self.counters, events);
+        fed.unknown_read = direction(segment) == Direction::Read && connection.hides_requests();
         if fed.role_found {
             self.pairs.insert(connection);
         }

@@ -5,6 +5,7 @@
 //! (`--nocapture`). In [`whole`] the agent is there first, in [`attached`] the load is.
 
 mod attached;
+mod named;
 mod whole;
 
 use std::{

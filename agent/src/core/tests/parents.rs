@@ -466,3 +466,41 @@ fn the_clock_is_set_between_the_two_ends() {
             .all(|span| span.start_unix_ns >= 1_000 * SECOND && span.start_unix_ns < 1_010 * SECOND)
     );
 }
+
+#[test]
+fn nginx_on_connections_that_are_older_than_the_agent() {
+    let mut world = World::new();
+    world.process(1, "proxy", Runtime::Nginx);
+    // Where requests begin on it is not known yet.
+    let mut old = world.open(Open {
+        from_birth: 0,
+        ..open(101, 1, 1, Role::Server)
+    });
+    let mut known = world.server(1);
+    world.feed(known.reads(1, &get("/a")));
+    world.feed(old.reads(1, &get("/a")));
+    // Made for the request that was read last, and that one is not known.
+    let mut call = world.client(1, 1);
+    world.feed(call.writes(1, &get("/a")));
+    world.feed(call.reads(1, OK));
+    world.feed(old.writes(1, OK));
+    world.feed(known.writes(1, OK));
+    let tree = world.tree();
+    assert_eq!(
+        tree.iter().filter(|line| line.ends_with("<- root")).count(),
+        3,
+        "{tree:#?}"
+    );
+    // From now on nothing is hidden.
+    world.feed(old.reads(1, &get("/b")));
+    let mut call = world.client(1, 1);
+    world.feed(call.writes(1, &get("/b")));
+    world.feed(call.reads(1, OK));
+    world.feed(old.writes(1, OK));
+    let tree = world.tree();
+    assert_eq!(
+        tree.iter().filter(|line| line.contains("(opener)")).count(),
+        1,
+        "{tree:#?}"
+    );
+}
