@@ -62,10 +62,8 @@ pub struct Connection {
     pub local_fin: bool,
     /// The process that owns it has ended.
     pub process_ended: bool,
-    /// Other processes that used it, and have not closed it as far as is known.
-    pub holders: Vec<u32>,
-    /// The process that used it last has closed it, others have it.
-    pub released: bool,
+    /// Of a Unix connection that several processes have; few are.
+    pub sharing: Option<Box<Sharing>>,
     /// Stream offsets of the last call that sent so much that it may have blocked.
     pub long_write: (u64, u64),
     described: Option<Description>,
@@ -74,6 +72,15 @@ pub struct Connection {
     state: State,
     searched: u32,
     told: [u64; 2],
+}
+
+/// Who has a Unix connection beside the process that used it last.
+#[derive(Debug, Default)]
+pub struct Sharing {
+    /// Other processes that used it, and have not closed it as far as is known.
+    pub holders: Vec<u32>,
+    /// The process that used it last has closed it, others have it.
+    pub released: bool,
 }
 
 /// What is kept of the record that describes a connection: see [`Open`] for the fields. There may be 100,000 of them.
@@ -176,8 +183,7 @@ impl Connection {
             remote_fin: false,
             local_fin: false,
             process_ended: false,
-            holders: Vec::new(),
-            released: false,
+            sharing: None,
             long_write: (0, 0),
             described: None,
             role: Role::Unknown,
@@ -223,12 +229,15 @@ impl Connection {
 
     /// Another process uses it from now on.
     pub fn pass_to(&mut self, tgid: u32) {
-        self.holders.retain(|&holder| holder != tgid);
-        if self.is_unix() && !self.released && !self.process_ended && self.holders.len() < HOLDERS {
-            self.holders.push(self.tgid);
+        if self.is_unix() {
+            let Sharing { holders, released } = self.sharing.get_or_insert_default().as_mut();
+            holders.retain(|&holder| holder != tgid);
+            if !*released && !self.process_ended && holders.len() < HOLDERS {
+                holders.push(self.tgid);
+            }
+            *released = false;
         }
         self.tgid = tgid;
-        self.released = false;
         // The process that ended was not the only one that had it.
         self.process_ended = false;
     }

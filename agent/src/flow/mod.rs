@@ -174,8 +174,9 @@ impl Flow {
     /// A process has closed its descriptor of a connection that others have, too.
     pub fn release(&mut self, id: u64, tgid: u32) {
         if let Some(connection) = self.connections.get_mut(&id) {
-            connection.holders.retain(|&holder| holder != tgid);
-            connection.released |= connection.tgid == tgid;
+            let sharing = connection.sharing.get_or_insert_default();
+            sharing.holders.retain(|&holder| holder != tgid);
+            sharing.released |= connection.tgid == tgid;
         }
     }
 
@@ -185,10 +186,13 @@ impl Flow {
         let Some(connection) = self.connections.get_mut(&id).filter(|c| c.is_unix()) else {
             return false;
         };
-        connection.holders.retain(|&holder| lives(holder));
-        let Some(holder) = connection.holders.pop() else {
+        let Some(sharing) = &mut connection.sharing else {
+            return false;
+        };
+        sharing.holders.retain(|&holder| lives(holder));
+        let Some(holder) = sharing.holders.pop() else {
             // Who has it was never seen to use it.
-            return connection.released;
+            return sharing.released;
         };
         unuse(&mut self.used_by, connection.tgid, id);
         self.used_by.entry(holder).or_default().insert(id);
