@@ -1,14 +1,17 @@
 //! Which connection: the kernel's socket, its name, its sequence numbers.
 
-use agent_ebpf::abi::{Counter, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Kind, Open, Role};
+use agent_ebpf::abi::{
+    CONN_CPU_BITS, Counter, Direction, Execution, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Header, Kind, Open, Role,
+    Segment, UNTIL_CLOSE, follow_slot,
+};
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id};
 
 use crate::{
     emit,
     kernel::{self, Socket, is_missing, offset, read},
     maps::{
-        CARRY_BYTES, CONNECTIONS, COUNTED, Connection, DESCRIBED, EVENTS, FROM_BIRTH, NAMED, OPAQUE, SCRATCH, UNIX,
-        UNIX_USERS, count, mark, unix_user, work,
+        CARRY_BYTES, CONNECTIONS, COUNTED, Connection, DESCRIBED, EVENTS, FOLLOW, FROM_BIRTH, NAMED, OPAQUE, SCRATCH,
+        UNIX, UNIX_USERS, count, mark, unix_user, work,
     },
 };
 
@@ -77,7 +80,7 @@ fn next_id() -> u64 {
     // SAFETY: a per-CPU value.
     unsafe {
         *named += 1;
-        *named << 12 | cpu & 0xfff
+        *named << CONN_CPU_BITS | cpu & ((1 << CONN_CPU_BITS) - 1)
     }
 }
 
@@ -314,6 +317,72 @@ pub fn upper_layer(sock: u64) -> Option<bool> {
         count(Counter::UpperLayer, 1);
     }
     Some(there)
+}
+
+/// Tells how far the streams have come, where only the connection's end ends a body: none of its bytes made a record.
+/// Works in interrupts, and in nobody's name.
+#[inline(always)]
+pub fn tell_ends(connection: &Connection) {
+    tell_end(connection, Direction::Read, 0);
+    tell_end(connection, Direction::Write, 0);
+}
+
+/// The same where the process itself ends its side. A call that no program saw (the kernel skips them at times) shows here
+/// at the latest: without its bytes, the connection would seem to end without them.
+#[inline(always)]
+pub fn tell_last(sock: u64, connection: &mut Connection) {
+    let [read, written] = if connection.flags & (COUNTED | DESCRIBED) == DESCRIBED {
+        [unseen(sock, connection, 0), unseen(sock, connection, 1)]
+    } else {
+        [0, 0]
+    };
+    tell_end(connection, Direction::Read, read);
+    tell_end(connection, Direction::Write, written);
+}
+
+/// Bytes behind the last that was seen, as the socket's own sequence numbers say. No FIN was sent yet; one that was
+/// received may have been read.
+#[inline(always)]
+fn unseen(sock: u64, connection: &mut Connection, way: usize) -> u64 {
+    let field = if way == 0 {
+        offset!(tcp_copied_seq)
+    } else {
+        offset!(tcp_write_seq)
+    };
+    let Some(now) = read::<u32>(sock + field as u64) else {
+        return 0;
+    };
+    let ahead = now
+        .wrapping_sub(connection.base[way])
+        .wrapping_sub(connection.offset[way] as u32) as i32;
+    if ahead <= (way == 0) as i32 {
+        return 0;
+    }
+    count(Counter::Unreported, ahead as u64);
+    connection.offset[way] += ahead as u64;
+    ahead as u64
+}
+
+#[inline(always)]
+fn tell_end(connection: &Connection, way: Direction, unseen: u64) {
+    let Some(follow) = FOLLOW.get(follow_slot(connection.id)) else {
+        return;
+    };
+    if follow.conn != connection.id || follow.until[way as usize] != UNTIL_CLOSE && unseen == 0 {
+        return;
+    }
+    let at = connection.offset[way as usize];
+    emit::submit(Segment {
+        header: Header {
+            execution: Execution::default(),
+            ..emit::header(Kind::Segment, way as u8, 0)
+        },
+        conn: connection.id,
+        offset: at,
+        end: at,
+        captured: 0,
+        call_bytes: 0,
+    });
 }
 
 #[inline(always)]

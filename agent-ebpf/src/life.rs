@@ -239,6 +239,17 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
             unsafe { (*entry).connect_error = error };
             return 0;
         }
+    }
+    if flags & OPAQUE == 0 {
+        match change {
+            // SAFETY: as above.
+            StateChange::LocalFin => connection::tell_last(sock, unsafe { &mut *entry }),
+            // SAFETY: as above.
+            StateChange::Closed => connection::tell_ends(unsafe { &*entry }),
+            _ => {}
+        }
+    }
+    if new == CLOSE {
         let _ = CONNECTIONS.remove(&sock);
     }
     if flags & OPAQUE == 0 || new == CLOSE {
@@ -354,6 +365,8 @@ fn closed(fd: u32) -> Option<()> {
     // A forked or duplicated descriptor is left: not the last close.
     let last = references.wrapping_add(offset!(file_count_bias) as u64) <= 1;
     if last {
+        // SAFETY: as above.
+        connection::tell_ends(unsafe { &*entry });
         let _ = CONNECTIONS.remove(&socket.sock);
     }
     emit::submit(State {
@@ -387,11 +400,14 @@ fn shut() -> Option<()> {
     const SHUT_RD: u64 = 0;
     let args = Args::saved()?;
     let socket = kernel::socket(args.first() as u32)?;
+    let entry = CONNECTIONS.get_ptr(&socket.sock)?;
     // SAFETY: a live map value.
-    let Connection { id, flags, .. } = unsafe { *CONNECTIONS.get_ptr(&socket.sock)? };
+    let Connection { id, flags, .. } = unsafe { *entry };
     if flags & UNIX == 0 || args.second() == SHUT_RD {
         return None;
     }
+    // SAFETY: as above.
+    connection::tell_ends(unsafe { &*entry });
     emit::submit(State {
         header: emit::header(Kind::State, 0, 0),
         conn: id,

@@ -2,8 +2,8 @@
 
 use agent_ebpf::{
     abi::{
-        Counter, Direction, FOLLOW_SLOTS, Kind, PIECE_BYTES, PIECES, Role, SEGMENT_EOF, SEGMENT_MORE, SEGMENT_NOT_HTTP,
-        SEGMENT_OPAQUE, Segment,
+        Counter, Direction, Kind, PIECE_BYTES, PIECES, Role, SEGMENT_EOF, SEGMENT_MORE, SEGMENT_NOT_HTTP,
+        SEGMENT_OPAQUE, Segment, follow_slot,
     },
     classify::{self, Looks},
 };
@@ -132,7 +132,7 @@ fn records(scratch: *mut Scratch, socket: Socket, call: &Call) -> Option<()> {
         return None;
     }
 
-    let follow = FOLLOW.get(connection.id as u32 & (FOLLOW_SLOTS - 1))?;
+    let follow = FOLLOW.get(follow_slot(connection.id))?;
     let followed = follow.conn == connection.id;
     let told = if followed { follow.until[way] } else { 0 };
     if told == u64::MAX && follow.until[way ^ 1] == u64::MAX {
@@ -271,6 +271,7 @@ pub fn segment(
 /// Tells that a Unix socket's other end has closed.
 #[inline(always)]
 pub fn end_of_file(connection: &Connection) -> Option<()> {
+    connection::tell_ends(connection);
     let scratch = SCRATCH.get_ptr_mut(0)?;
     let call = Call {
         way: Direction::Read as u64,

@@ -103,8 +103,12 @@ pub fn run_without(settings: &RunSettings, withheld: Withheld) -> anyhow::Result
 pub fn record(settings: &RecordSettings) -> anyhow::Result<i32> {
     preflight()?;
     let file: BufWriter<File> = BufWriter::with_capacity(1 << 20, tape::create(&settings.file)?);
-    let tape = TapeWriter::new(file)?;
-    tracing::warn!("{}", tape::WARNING);
+    let tape = if settings.redact {
+        TapeWriter::redacted(file)?
+    } else {
+        tracing::warn!("{}", tape::WARNING);
+        TapeWriter::new(file)?
+    };
     trace(
         &settings.trace,
         Sink::Tape(Box::new(tape)),

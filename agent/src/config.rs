@@ -42,6 +42,10 @@ pub enum Command {
     Doctor(DoctorSettings),
     /// List workloads.
     Ps(PsSettings),
+    /// Replace what a tape must not show.
+    Redact(RedactSettings),
+    /// Print a shell's completions.
+    Completions(clap_complete::Shell),
 }
 
 /// Settings of `spoor run`.
@@ -62,6 +66,8 @@ pub struct RecordSettings {
     pub trace: TraceSettings,
     /// The tape, see [`crate::tape::create`].
     pub file: PathBuf,
+    /// Whether stand-ins are recorded: see [`crate::tape::redact`].
+    pub redact: bool,
 }
 
 /// Settings of `spoor replay`. All else is on the tape.
@@ -71,6 +77,15 @@ pub struct ReplaySettings {
     pub file: PathBuf,
     /// Where spans go.
     pub output: Output,
+}
+
+/// Settings of `spoor redact`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RedactSettings {
+    /// The tape.
+    pub file: PathBuf,
+    /// The redacted one, see [`crate::tape::create`].
+    pub output: PathBuf,
 }
 
 /// Settings of `spoor doctor`.
@@ -235,6 +250,7 @@ impl Invocation {
             args::Subcommand::Record(record) => Command::Record(RecordSettings {
                 trace: record.trace.into_settings(sampler()?),
                 file: record.file,
+                redact: record.redact,
             }),
             args::Subcommand::Ps(ps) => Command::Ps(PsSettings {
                 selection: ps.selection.into_selection(),
@@ -247,6 +263,11 @@ impl Invocation {
                 file: replay.file,
                 output: replay.output.output.unwrap_or_else(default_output),
             }),
+            args::Subcommand::Redact(redact) => Command::Redact(RedactSettings {
+                file: redact.file,
+                output: redact.output,
+            }),
+            args::Subcommand::Completions(completions) => Command::Completions(completions.shell),
             args::Subcommand::Doctor(doctor) => Command::Doctor(DoctorSettings { json: doctor.json }),
         };
         Ok(Self {
@@ -280,6 +301,13 @@ fn sampler_of_environment(
         ));
     }
     Ok(sampler)
+}
+
+/// The script that completes spoor's command line in this shell.
+pub fn completions(shell: clap_complete::Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "spoor", &mut script);
+    script
 }
 
 /// OpenTelemetry asks that a value of the environment that means nothing is told and otherwise ignored.

@@ -1,10 +1,15 @@
 //! The `spoor` command.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use anyhow::Context;
 
 use spoor::{
     app,
-    config::{Command, Invocation},
+    config::{self, Command, Invocation},
     doctor,
     launch::LaunchError,
     ps, replay,
@@ -27,8 +32,10 @@ fn main() -> ExitCode {
             Command::Run(settings) => app::run(settings),
             Command::Record(settings) => app::record(settings),
             Command::Replay(settings) => replay::replay(settings).map(|()| 0),
+            Command::Redact(settings) => replay::redact(settings).map(|()| 0),
             Command::Doctor(settings) => doctor::doctor(settings.json),
             Command::Ps(settings) => ps::ps(settings).map(|()| 0),
+            Command::Completions(shell) => print(&config::completions(*shell)).map(|()| 0),
         }
     });
     match result {
@@ -38,4 +45,8 @@ fn main() -> ExitCode {
             ExitCode::from(error.downcast_ref::<LaunchError>().map_or(1, LaunchError::exit_code) as u8)
         }
     }
+}
+
+fn print(text: &[u8]) -> anyhow::Result<()> {
+    io::stdout().write_all(text).context("cannot write to standard output")
 }

@@ -68,7 +68,13 @@ pub fn ps(settings: &PsSettings) -> anyhow::Result<()> {
                 }
                 gather.complete(answer, settings.all)
             }
-            None => gather.would_be(settings.all),
+            None => {
+                if !rustix::process::geteuid().is_root() && !told {
+                    told = true;
+                    eprintln!("spoor: without root, ports and names of other users' processes are not seen");
+                }
+                gather.would_be(settings.all)
+            }
         };
         match print(&listing, settings) {
             // Whoever read it has seen enough.

@@ -1,18 +1,22 @@
 //! `spoor replay`: a tape gives the same spans on any machine, without privileges.
 
-use std::{fs::File, io::BufReader, path::Path};
+use std::{
+    fs::File,
+    io::{BufReader, BufWriter},
+    path::Path,
+};
 
 use anyhow::Context;
 
 use crate::{
-    config::{CoreSettings, Output, ReplaySettings},
+    config::{CoreSettings, Output, RedactSettings, ReplaySettings},
     core::Core,
     export::{
         Exporter,
         config::{Choice, ExportConfig, Stream},
     },
     metrics::Metrics,
-    tape::{Frame, TapeReader},
+    tape::{self, Frame, TapeReader, TapeWriter},
     trace::Span,
 };
 
@@ -31,6 +35,32 @@ pub fn replay(settings: &ReplaySettings) -> anyhow::Result<()> {
     let result = play(&settings.file, |spans| exporter.push(spans));
     exporter.shutdown(std::time::Duration::from_secs(5));
     result
+}
+
+/// Copies a tape, with stand-ins for what the services said.
+///
+/// # Errors
+/// If the tape cannot be read to its end, or the other one not be written.
+pub fn redact(settings: &RedactSettings) -> anyhow::Result<()> {
+    let name = || format!("cannot redact {}", settings.file.display());
+    let input = BufReader::new(File::open(&settings.file).with_context(name)?);
+    let mut tape = TapeReader::new(input).with_context(name)?;
+    if settings
+        .output
+        .canonicalize()
+        .is_ok_and(|output| settings.file.canonicalize().is_ok_and(|file| file == output))
+    {
+        anyhow::bail!(
+            "{} is the tape itself, which stays as it is: name another file",
+            settings.output.display()
+        );
+    }
+    let mut redacted = TapeWriter::redacted(BufWriter::new(tape::create(&settings.output)?))?;
+    while let Some(frame) = tape.next_frame().with_context(name)? {
+        redacted.write(&frame)?;
+    }
+    redacted.finish()?;
+    Ok(())
 }
 
 /// Feeds a tape to Core. `take` gets the spans as they come.

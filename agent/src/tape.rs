@@ -10,6 +10,7 @@
 
 mod file;
 mod frame;
+pub mod redact;
 
 use std::io::{self, Read, Write};
 
@@ -18,6 +19,7 @@ use agent_ebpf::abi::ABI_VERSION;
 pub use file::{CreateError, create};
 pub use frame::Frame;
 use frame::Kind;
+use redact::Redactor;
 
 /// Version of the frames' layout.
 pub const FORMAT_VERSION: u32 = 1;
@@ -27,7 +29,7 @@ pub const FRAME_BYTES: usize = 1024 * 1024;
 
 /// To be shown to whoever records a tape.
 pub const WARNING: &str = "a tape holds what the traced services said to each other, cookies, tokens and personal data \
-                           included: keep it as safe as the services' own data, and delete it when it is no longer needed";
+                           included: keep it as safe as the services' own data, or record it with --redact";
 
 const MAGIC: &[u8; 10] = b"SPOORTAPE\n";
 const BYTE_ORDER: u32 = 0x0102_0304;
@@ -138,6 +140,7 @@ pub struct TapeWriter<W: Write> {
     output: W,
     frames: u64,
     payload: Vec<u8>,
+    redactor: Option<Box<Redactor>>,
 }
 
 impl<W: Write> TapeWriter<W> {
@@ -157,11 +160,29 @@ impl<W: Write> TapeWriter<W> {
             output,
             frames: 0,
             payload: Vec::new(),
+            redactor: None,
+        })
+    }
+
+    /// Begins a tape on which stand-ins are in the place of what the services said: see [`redact`].
+    pub fn redacted(output: W) -> Result<Self, TapeError> {
+        Ok(Self {
+            redactor: Some(Box::default()),
+            ..Self::new(output)?
         })
     }
 
     /// Appends a frame.
     pub fn write(&mut self, frame: &Frame<'_>) -> Result<(), TapeError> {
+        let Some(mut redactor) = self.redactor.take() else {
+            return self.append(frame);
+        };
+        let result = self.append(&redactor.redact(frame));
+        self.redactor = Some(redactor);
+        result
+    }
+
+    fn append(&mut self, frame: &Frame<'_>) -> Result<(), TapeError> {
         // The record is what there are many of: it goes out without a copy.
         if let Frame::Record(record) = frame {
             return self.put(Kind::Record, record);

@@ -117,12 +117,6 @@ impl Agent {
         self.process.signal(signal)
     }
 
-    /// Kills it, without a chance to clean up.
-    pub fn kill(mut self) -> Result<()> {
-        self.process.signal(Signal::SIGKILL)?;
-        self.process.wait(END_LIMIT).map(|_| ())
-    }
-
     /// Fails if it has ended.
     pub fn check_running(&mut self) -> Result<()> {
         self.process.check_running().with_context(|| self.said())

@@ -119,6 +119,12 @@ impl Report {
         Ok(())
     }
 
+    /// The requests that all began with, of the differences of a kind.
+    pub fn roots(&self, fault: Fault) -> BTreeSet<&str> {
+        let differences = self.differences.iter().filter(|difference| difference.fault == fault);
+        differences.map(|difference| difference.root.as_str()).collect()
+    }
+
     /// How many differences of a kind there are.
     pub fn count(&self, fault: Fault) -> usize {
         self.differences

@@ -80,16 +80,21 @@ fn a_collector_gets_every_field_of_every_span() -> Result<()> {
     let authority = Authority::new(&["localhost"])?;
     let ports = (net::free_address().port(), net::free_address().port());
     let collector = Collector::start(Ipv4Addr::LOCALHOST.into(), ports, &authority)?;
-    for (protocol, port) in [
-        ("grpc", collector.grpc.port()),
-        ("http/protobuf", collector.http.port()),
-        ("http/json", collector.http.port()),
+    for (protocol, port, trusted) in [
+        ("grpc", collector.grpc.port(), "OTEL_EXPORTER_OTLP_CERTIFICATE"),
+        (
+            "http/protobuf",
+            collector.http.port(),
+            "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE",
+        ),
+        // What the system trusts.
+        ("http/json", collector.http.port(), "SSL_CERT_FILE"),
     ] {
         let said = tape.export(&[
             ("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("https://localhost:{port}")),
             ("OTEL_EXPORTER_OTLP_PROTOCOL", protocol),
             ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
-            ("OTEL_EXPORTER_OTLP_CERTIFICATE", &authority.file("ca.pem")),
+            (trusted, &authority.file("ca.pem")),
             ("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", &authority.file("agent.pem")),
             ("OTEL_EXPORTER_OTLP_CLIENT_KEY", &authority.file("agent.key")),
         ])?;

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use spoor_tests::{
     agent::{Agent, binary},
@@ -224,7 +225,7 @@ fn a_second_agent_names_the_first_and_traces_all_the_same() -> Result<()> {
         let output = format!("otlp-json={}", spans(name).display());
         Agent::start_at(metrics, Command::new(binary()?), &selection, &output, Stdio::null())
     };
-    let first = start("first", "one.sock")?;
+    let mut first = start("first", "one.sock")?;
     // Another control socket: they know of each other all the same. The port is the first one's.
     let second = start("second", "two.sock")?;
     let rule = service.selection()?.join(" ").replace('=', " ");
@@ -248,7 +249,8 @@ fn a_second_agent_names_the_first_and_traces_all_the_same() -> Result<()> {
         "{said}"
     );
     // Killed, it leaves its socket and its entry, which do not keep the next one from its work.
-    first.kill()?;
+    first.signal(Signal::SIGKILL)?;
+    drop(first);
     ensure!(Path::new(&control).exists());
     let fourth = start("fourth", "one.sock")?;
     ensure!(listing(&["--control", &control])?["agent"]["pid"] == fourth.id());

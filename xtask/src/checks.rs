@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 
 use crate::{
-    fuzz, release,
+    fuzz, kernels, release, setup,
     tools::{CORE_BENCH, Run, SPOOR_BIN, target_dir},
 };
 
@@ -55,7 +55,14 @@ pub fn all(filter: Option<&str>, fuzz_minutes: f64) -> Result<()> {
             .args(filter)
             .env(SPOOR_BIN, release.path)
             .env(CORE_BENCH, core);
-        tests("end-to-end tests", end_to_end, tally)
+        tests("end-to-end tests", end_to_end, tally)?;
+        if filter.is_none() {
+            step("the oldest and the newest kernel", || {
+                setup::kernels::install()?;
+                kernels::run(&kernels::OLDEST_AND_NEWEST.map(str::to_owned))
+            })?;
+        }
+        Ok(())
     })
 }
 

@@ -86,6 +86,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Setup { check: true } => return setup::check(Scope::Everything),
         Task::Setup { check: false } => {
             setup::install(Scope::Everything)?;
+            setup::kernels::install()?;
             println!("Everything that Spoor needs is installed.");
         }
         Task::Build => {

@@ -277,11 +277,15 @@ impl Missing {
 /// Says what is missing; the exit code is 1 if something is.
 pub fn check(scope: Scope) -> Result<ExitCode> {
     let missing = Missing::find(scope);
-    if missing.is_nothing() {
+    let for_kernels = kernels::missing();
+    if missing.is_nothing() && for_kernels.is_empty() {
         println!("Nothing is missing.");
         return Ok(ExitCode::SUCCESS);
     }
     print!("Missing (`cargo xtask setup` installs it):\n{}", missing.list());
+    for line in for_kernels {
+        println!("  {line}");
+    }
     Ok(ExitCode::FAILURE)
 }
 

@@ -2,7 +2,7 @@
 //! reader of the ring must not wait.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::mpsc::{self, Receiver, Sender},
     thread,
 };
@@ -46,17 +46,60 @@ pub enum Answer {
     Selected(u32, Option<Reason>),
 }
 
+/// What a question led to.
+struct Reply {
+    /// The process, if the question was about its new program.
+    exec: Option<u32>,
+    answers: Vec<Answer>,
+}
+
+/// Keeps back what was learned of a process before it ran the program that it runs now. Replies come in the order of the
+/// questions.
+#[derive(Default)]
+struct Lives {
+    /// Questions about a new program that have no reply yet, by process.
+    awaited: HashMap<u32, u32>,
+}
+
+impl Lives {
+    fn asked(&mut self, question: &Question) {
+        if let Question::Exec { tgid, .. } = question {
+            *self.awaited.entry(*tgid).or_default() += 1;
+        }
+    }
+
+    /// The answers of a reply that are about the program that runs now.
+    fn take(&mut self, reply: Reply) -> Vec<Answer> {
+        let Reply { exec, mut answers } = reply;
+        if let Some(tgid) = exec
+            && let Some(awaited) = self.awaited.get_mut(&tgid)
+        {
+            *awaited -= 1;
+            if *awaited == 0 {
+                self.awaited.remove(&tgid);
+            }
+        }
+        answers.retain(|answer| match answer {
+            Answer::Facts(facts) => !self.awaited.contains_key(&facts.tgid),
+            Answer::Selected(..) => true,
+        });
+        answers
+    }
+}
+
 /// The thread.
 pub struct Facts {
     questions: Sender<Question>,
-    answers: Receiver<Answer>,
+    replies: Receiver<Reply>,
+    lives: Lives,
+    answers: VecDeque<Answer>,
 }
 
 impl Facts {
     /// Starts the thread. `waker` is called with each answer.
     pub fn start(root: ProcRoot, selection: Selection, waker: Waker) -> anyhow::Result<Self> {
         let (questions, asked) = mpsc::channel();
-        let (answer, answers) = mpsc::channel();
+        let (reply, replies) = mpsc::channel();
         let mut learner = Learner {
             gatherer: Gatherer::new(root.clone()),
             root,
@@ -67,27 +110,40 @@ impl Facts {
             .name("spoor-facts".to_owned())
             .spawn(move || {
                 while let Ok(question) = asked.recv() {
-                    for fact in learner.answer(question) {
-                        if answer.send(fact).is_err() {
-                            return;
-                        }
+                    let exec = match question {
+                        Question::Exec { tgid, .. } => Some(tgid),
+                        Question::Facts { .. } | Question::Ended(_) => None,
+                    };
+                    let answers = learner.answer(question);
+                    if reply.send(Reply { exec, answers }).is_err() {
+                        return;
                     }
                     waker.wake();
                 }
             })
             .context("cannot start a thread")?;
-        Ok(Self { questions, answers })
+        Ok(Self {
+            questions,
+            replies,
+            lives: Lives::default(),
+            answers: VecDeque::new(),
+        })
     }
 
     /// Asks. The answer comes later.
-    pub fn ask(&self, question: Question) {
+    pub fn ask(&mut self, question: Question) {
+        self.lives.asked(&question);
         // The thread ends only with this value.
         let _ = self.questions.send(question);
     }
 
     /// An answer, if there is one.
-    pub fn answer(&self) -> Option<Answer> {
-        self.answers.try_recv().ok()
+    pub fn answer(&mut self) -> Option<Answer> {
+        while self.answers.is_empty() {
+            let reply = self.replies.try_recv().ok()?;
+            self.answers.extend(self.lives.take(reply));
+        }
+        self.answers.pop_front()
     }
 }
 
@@ -145,5 +201,56 @@ impl Learner {
         tracing::debug!(pid = tgid, service = facts.resource.service_name, runtime = ?facts.runtime, "process");
         self.known.insert(tgid, facts.clone());
         vec![Answer::Facts(facts)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{process::Runtime, trace::Resource};
+
+    #[test]
+    fn what_was_learned_of_the_program_before_is_not_said_of_the_new_one() {
+        let facts = |tgid, name: &str| {
+            Answer::Facts(ProcessFacts {
+                tgid,
+                runtime: Runtime::Unknown,
+                resource: Arc::new(Resource {
+                    service_name: name.to_owned(),
+                    attributes: Vec::new(),
+                }),
+            })
+        };
+        let reply = |exec, answer| Reply {
+            exec,
+            answers: vec![answer],
+        };
+        let names = |answers: Vec<Answer>| -> Vec<String> {
+            let name = |answer: &Answer| match answer {
+                Answer::Facts(facts) => facts.resource.service_name.clone(),
+                Answer::Selected(tgid, _) => format!("selected {tgid}"),
+            };
+            answers.iter().map(name).collect()
+        };
+        let mut lives = Lives::default();
+        let exec = Question::Exec {
+            tgid: 7,
+            hint: ExecHint::default(),
+            provisional: false,
+        };
+        lives.asked(&Question::Facts { tgid: 7, parent: None });
+        lives.asked(&exec);
+        lives.asked(&exec);
+        // The shell that was forked has become another program, twice, before anything was known of it.
+        assert_eq!(names(lives.take(reply(None, facts(7, "shell")))), [""; 0]);
+        assert_eq!(names(lives.take(reply(None, facts(8, "other")))), ["other"]);
+        assert_eq!(names(lives.take(reply(Some(7), facts(7, "env")))), [""; 0]);
+        assert_eq!(
+            names(lives.take(reply(Some(7), Answer::Selected(7, None)))),
+            ["selected 7"]
+        );
+        assert_eq!(names(lives.take(reply(None, facts(7, "shop")))), ["shop"]);
     }
 }

@@ -413,7 +413,7 @@ fn write(sink: &mut Sink, broken: &mut Option<crate::tape::TapeError>, frame: &F
 /// Asks about processes that begin, and notes those that end.
 fn notice(
     event: &Event<'_>,
-    facts: &Facts,
+    facts: &mut Facts,
     alive: &mut BTreeSet<u32>,
     parents: &mut HashMap<u32, u32>,
     undecided: &mut Undecided,

@@ -47,11 +47,12 @@ Environment:
   docs/configuration.md has the others";
 
 const RECORD_EXAMPLES: &str = "\
-A tape holds what the services said, cookies and tokens included: keep it safe.
+A tape holds what the services said, cookies and tokens included: keep it safe, or record it with --redact.
 
 Examples:
   sudo spoor record -o bug.tape --port 8080       until Ctrl-C
   sudo spoor record -o bug.tape -- ./reproduce.sh
+  sudo spoor record --redact -o bug.tape --port 8080   safe to attach to a bug report
   spoor replay bug.tape                           anywhere, without root";
 
 const REPLAY_EXAMPLES: &str = "\
@@ -86,10 +87,14 @@ pub(super) enum Subcommand {
     /// Make the spans of a tape, the same ones each time
     #[command(after_help = REPLAY_EXAMPLES)]
     Replay(ReplayArgs),
+    /// Make a tape safe to show, as `record --redact` does
+    Redact(RedactArgs),
     /// Say what works on this kernel and machine, what does not, what that costs and what to do
     ///
     /// Exits with 1 if nothing can be traced. Without root it says what it could not look at.
     Doctor(DoctorArgs),
+    /// Print a shell's completions of spoor's command line
+    Completions(CompletionsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -111,8 +116,29 @@ pub(super) struct RecordArgs {
     #[arg(short = 'o', long = "output", value_name = "FILE")]
     pub(super) file: PathBuf,
 
+    /// Write stand-ins of the same length for what the services said: the tape is safe to show, its spans are the same
+    /// but for their values
+    #[arg(long)]
+    pub(super) redact: bool,
+
     #[command(flatten)]
     pub(super) trace: TraceArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RedactArgs {
+    /// The tape, which stays as it is
+    pub(super) file: PathBuf,
+
+    /// The redacted tape; an older tape is replaced, any other file is not
+    #[arg(short = 'o', long = "output", value_name = "FILE")]
+    pub(super) output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CompletionsArgs {
+    /// The shell
+    pub(super) shell: clap_complete::Shell,
 }
 
 #[derive(Debug, Args)]

@@ -139,7 +139,7 @@ fn places_that_cannot_be_are_refused() {
 #[test]
 fn record_and_replay_name_their_tape() {
     match parse("spoor record -o a.tape --port 80", &[]).unwrap().command {
-        Command::Record(RecordSettings { trace, file }) => {
+        Command::Record(RecordSettings { trace, file, redact: _ }) => {
             assert_eq!((trace.selection.ports, file), (vec![80], PathBuf::from("a.tape")));
         }
         other => panic!("{other:?}"),
@@ -282,4 +282,44 @@ fn cores_settings_survive_a_tape() {
     let mut older: serde_json::Value = serde_json::from_str(&json).unwrap();
     older.as_object_mut().unwrap().remove("sampler").unwrap();
     assert_eq!(serde_json::from_value::<CoreSettings>(older).unwrap(), core);
+}
+
+#[test]
+fn tapes_are_redacted_where_asked_for() {
+    let record = |line: &str| match parse(line, &[]).unwrap().command {
+        Command::Record(settings) => settings.redact,
+        other => panic!("{other:?}"),
+    };
+    assert!(!record("spoor record -o a.tape"));
+    assert!(record("spoor record --redact -o a.tape"));
+    let Command::Redact(settings) = parse("spoor redact a.tape -o b.tape", &[]).unwrap().command else {
+        panic!("this is spoor redact");
+    };
+    assert_eq!((settings.file, settings.output), ("a.tape".into(), "b.tape".into()));
+    // A tape is not replaced by what was made of it.
+    assert!(error("spoor redact a.tape").contains("--output"));
+}
+
+#[test]
+fn every_shell_completes_every_command() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let Command::Completions(shell) = parse(&format!("spoor completions {shell}"), &[]).unwrap().command else {
+            panic!("this is spoor completions");
+        };
+        let script = String::from_utf8(completions(shell)).unwrap();
+        for command in ["run", "record", "replay", "redact", "doctor", "--ring-bytes"] {
+            let word = command.trim_start_matches('-');
+            assert!(script.contains(word), "{shell}: {command}");
+        }
+    }
+}
+
+#[test]
+fn the_kernel_sides_defaults_are_the_command_lines() {
+    let settings = run("spoor run");
+    let kernel = crate::probe::Settings::default();
+    assert_eq!(
+        (settings.trace.ring_bytes, settings.trace.core.max_connections),
+        (kernel.ring_bytes, kernel.connections)
+    );
 }

@@ -1,6 +1,6 @@
 //! From what the protocol says to exchanges.
 
-use agent_ebpf::abi::{Role, SEGMENT_EOF, Segment};
+use agent_ebpf::abi::{Role, SEGMENT_EOF, SEGMENT_NOT_HTTP, Segment};
 
 use super::{Core, workloads};
 use crate::{
@@ -20,7 +20,10 @@ const OTLP_PATHS: [&[u8]; 4] = [b"/v1/traces", b"/v1/metrics", b"/v1/logs", b"/v
 impl Core {
     pub(super) fn segment(&mut self, segment: &Segment, bytes: &[u8]) {
         let stamp = Stamp::from(&segment.header);
-        self.want(stamp.execution.tgid, stamp.time_ns);
+        // What is told at a connection's end is told in nobody's name.
+        if stamp.execution.tgid != 0 {
+            self.want(stamp.execution.tgid, stamp.time_ns);
+        }
         if segment.header.flags & SEGMENT_EOF != 0 {
             return self.read_to_end(segment.conn, stamp.time_ns);
         }
@@ -36,6 +39,14 @@ impl Core {
             self.http(segment.conn, event);
         }
         self.events = events;
+        // What the other half asked gets no answer that can be read.
+        if segment.header.flags & SEGMENT_NOT_HTTP != 0
+            && fed.opaque.is_some()
+            && let Some(connection) = self.flow.known(segment.conn)
+        {
+            let asked = std::mem::take(&mut connection.exchanges);
+            self.missed(asked.into_iter().map(|(_, node)| node));
+        }
     }
 
     /// Takes what the parser found on a connection.

@@ -1,5 +1,7 @@
 //! Connects, ends of connections, and ends of processes.
 
+use std::collections::VecDeque;
+
 use agent_ebpf::abi::{Connect, Direction, Execution, Exit, FAMILY_UNIX, State, StateChange, Unseen, UnseenCause};
 
 use super::{Core, Process};
@@ -92,6 +94,11 @@ impl Core {
                 self.fail_rest(state.conn, 0, now_ns);
             }
         } else {
+            if connection.connecting_since_ns.is_some() && state.old != SYN_SENT {
+                // It was established, and not a word was said: clients dial ahead, and find another connection first.
+                self.flow.close(state.conn);
+                return;
+            }
             if connection.connecting_since_ns.is_some() {
                 // Nobody gave up on it: its process ended meanwhile, as clients do that dial ahead.
                 if state.error == 0 && connection.process_ended {
@@ -166,7 +173,12 @@ impl Core {
             0 => Failure::Cancelled,
             errno => Failure::from_errno(errno),
         };
-        let rest: Vec<_> = connection.exchanges.iter().copied().collect();
+        let all = std::mem::take(&mut connection.exchanges);
+        let (unserved, rest): (VecDeque<_>, VecDeque<_>) = all
+            .into_iter()
+            .partition(|&(exchange, _)| connection.is_unserved(exchange));
+        connection.exchanges.clone_from(&rest);
+        self.missed(unserved.into_iter().map(|(_, node)| node));
         for (exchange, node) in rest {
             if let Some(node) = self.causality.get_mut(node) {
                 node.failure = Some(failure);

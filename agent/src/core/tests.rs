@@ -87,6 +87,17 @@ impl End {
     }
 
     fn state(&self, change: StateChange, shutdown: u8, error: i32) -> Record {
+        const ESTABLISHED: u8 = 1;
+        self.state_after(ESTABLISHED, change, shutdown, error)
+    }
+
+    /// The end of a socket whose connect did not come to a connection.
+    fn never_connected(&self, shutdown: u8, error: i32) -> Record {
+        const SYN_SENT: u8 = 2;
+        self.state_after(SYN_SENT, StateChange::Closed, shutdown, error)
+    }
+
+    fn state_after(&self, old: u8, change: StateChange, shutdown: u8, error: i32) -> Record {
         let header = header(Kind::State, 0, 0);
         Record(
             header,
@@ -95,7 +106,7 @@ impl End {
                 conn: self.conn,
                 error,
                 state: change as u8,
-                old: 1,
+                old,
                 shutdown,
                 pad: 0,
             }),

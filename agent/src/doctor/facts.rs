@@ -11,6 +11,7 @@ use std::{
 };
 
 use crate::{
+    control,
     export::config::{Choice, ExportConfig, Output, Target, names_endpoint},
     preflight::{self, Tracefs},
     probe::{self, Survey},
@@ -18,8 +19,6 @@ use crate::{
     serve::DEFAULT_ADDRESS,
 };
 
-/// Where a running agent can be asked.
-const CONTROL_SOCKET: &str = "/run/spoor/control.sock";
 /// So long may a collector take to answer a connect, its name's look-up included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -99,7 +98,7 @@ impl Facts {
                 .unwrap_or(0),
             unseen: unseen(&ProcRoot::default()),
             kernel_tls: fs::read_to_string("/proc/net/tls_stat").ok().map(|text| tls_now(&text)),
-            agent_answers: UnixStream::connect(CONTROL_SOCKET).is_ok(),
+            agent_answers: UnixStream::connect(control::DEFAULT_PATH).is_ok(),
             metrics: (
                 DEFAULT_ADDRESS,
                 TcpListener::bind(DEFAULT_ADDRESS)

@@ -218,7 +218,7 @@ fn one_thing_at_a_time() {
         (
             with(|facts| facts.unseen.closed = 3),
             "closed processes",
-            State::Unknown,
+            State::Note,
             "3 may not",
         ),
         (
@@ -292,6 +292,7 @@ fn without_any_right() {
         facts.system.tracefs = Tracefs::Unreadable;
         facts.survey = None;
         facts.unseen.looked_into = 0;
+        facts.unseen.closed = 3;
     });
     let report = verdict(&facts);
     assert!(!report.works());
@@ -305,7 +306,7 @@ fn without_any_right() {
     for name in ["CAP_BPF", "CAP_PERFMON", "CAP_DAC_READ_SEARCH", "tracefs"] {
         assert_eq!(state(name), Some(State::Stops), "{name}");
     }
-    for name in ["io_uring", "32-bit programs", "all"] {
+    for name in ["io_uring", "32-bit programs", "closed processes", "all"] {
         assert_eq!(state(name), Some(State::Unknown), "{name}");
     }
     // What would change nothing here is not asked for.

@@ -6,7 +6,7 @@ use super::facts::{Collector, Facts};
 use crate::{
     preflight::{
         OLDEST_KERNEL, Problem, Tracefs,
-        capability::{CAPABILITIES, Capability, Need},
+        capability::{CAPABILITIES, Capability, Need, lacking},
         kernel_version, problems,
     },
     probe::{Lost, Survey, Trial},
@@ -189,7 +189,7 @@ pub fn verdict(facts: &Facts) -> Report {
         Some(survey) => lines.extend(tried(survey, facts.ring_bytes)),
         None => lines.push(not_tried()),
     }
-    lines.extend(traffic(&facts.unseen, facts.kernel_tls));
+    lines.extend(traffic(facts));
     lines.extend(machine(facts));
     lines.extend(export(facts));
     Report { lines }
@@ -392,14 +392,14 @@ fn last_line(text: &str) -> String {
     }
 }
 
-fn traffic(unseen: &Unseen, kernel_tls: Option<u64>) -> Vec<Line> {
+fn traffic(facts: &Facts) -> Vec<Line> {
     let Unseen {
         looked_into,
         closed,
         thirty_two_bit,
         io_uring,
         spoors: _,
-    } = unseen;
+    } = &facts.unseen;
     let line = |name, state, found: String| Line::new(Group::Traffic, name, state, found);
     let hidden = |name, hidden: &[(u32, String)], cost, remedy| match hidden {
         [] if *looked_into == 0 => line(name, State::Unknown, "no process could be looked into".to_owned()),
@@ -420,17 +420,23 @@ fn traffic(unseen: &Unseen, kernel_tls: Option<u64>) -> Vec<Line> {
             "if they serve HTTP, use 64-bit builds of them",
         ),
     ];
-    if *closed > 0 {
-        lines.push(
+    let lacks_ptrace = lacking(&facts.system, Need::Wanted).any(|capability| capability.name == "CAP_SYS_PTRACE");
+    let found = format!("{closed} may not be looked into");
+    match *closed {
+        0 => {}
+        _ if lacks_ptrace => lines.push(
+            line("closed processes", State::Unknown, found).remedy("run `sudo spoor doctor`, or add CAP_SYS_PTRACE"),
+        ),
+        _ => lines.push(
             line(
                 "closed processes",
-                State::Unknown,
-                format!("{closed} may not be looked into"),
+                State::Note,
+                format!("{found}, by no right: they are guarded or in a sandbox"),
             )
-            .remedy("run `sudo spoor doctor`, or add CAP_SYS_PTRACE"),
-        );
+            .costs("what they are is not known, so fewer of their calls have parents"),
+        ),
     }
-    let now = match kernel_tls {
+    let now = match facts.kernel_tls {
         Some(now) if now > 0 => format!(" ({now} connections by the kernel now)"),
         _ => String::new(),
     };

@@ -300,6 +300,11 @@ impl Connection {
         )
     }
 
+    /// Whether a request that this end read and did not answer was never served: an earlier one was the last.
+    pub fn is_unserved(&self, exchange: u64) -> bool {
+        self.role == Role::Server && matches!(&self.state, State::Http(http) if http.is_unserved(exchange))
+    }
+
     /// Takes a segment, and appends what the protocol says of it.
     pub fn segment(
         &mut self,
@@ -463,7 +468,7 @@ impl Connection {
             State::Opaque => [u64::MAX; 2],
             State::Http(http) => {
                 // A body until close has no end: but the connection is of interest.
-                let until = |way| http.body_until(self.half(way)).min(u64::MAX - 1);
+                let until = |way| http.body_until(self.half(way)).min(agent_ebpf::abi::UNTIL_CLOSE);
                 [until(Direction::Read), until(Direction::Write)]
             }
         };

@@ -25,7 +25,7 @@ use std::{
     time::Duration,
 };
 
-use agent_ebpf::abi::{COUNTER_COLUMNS, Control, Counter, FOLLOW_SLOTS, Follow, MARKS};
+use agent_ebpf::abi::{COUNTER_COLUMNS, Control, Counter, Follow, MARKS, follow_slot};
 use mapped::Mapped;
 
 /// The loaded and attached programs. Dropping it detaches them; nothing is pinned, so that a killed agent leaves nothing.
@@ -96,7 +96,7 @@ impl Shared {
 
     /// Tells the programs that Core follows a connection, and below which offsets it needs no records.
     pub fn follow(&self, conn: u64, until: [u64; 2]) {
-        let slot = (conn % FOLLOW_SLOTS as u64) as usize;
+        let slot = follow_slot(conn) as usize;
         let same = self.follow.get(slot).is_some_and(|entry| entry.conn == conn);
         if !same {
             // SAFETY: fields of the entry. It is nobody's until its words are right.

@@ -209,7 +209,9 @@ fn unescape(name: &str) -> String {
     let mut parts = name.split("\\x");
     let mut plain = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        match part.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+        // `from_str_radix` would take a sign.
+        let digits = part.get(..2).filter(|digits| !digits.starts_with('+'));
+        match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
             Some(byte) if byte.is_ascii() => plain.extend([char::from(byte)].into_iter().chain(part[2..].chars())),
             _ => plain.extend(["\\x", part]),
         }

@@ -217,6 +217,19 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_can_be_looked_at(
+            opening in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..80),
+            known in 0..PROTOCOLS.len(),
+        ) {
+            let name = protocol(&opening);
+            proptest::prop_assert!(name == OTHER || PROTOCOLS.iter().any(|&(protocol, _)| protocol == name));
+            let (_, fits) = PROTOCOLS[known];
+            fits(&opening);
+        }
+    }
+
     #[test]
     fn a_cut_opening_is_named_as_the_whole_or_not_at_all() {
         let whole = b"\x01\x01\x00\x01\x00\x08\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00";

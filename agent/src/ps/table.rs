@@ -8,9 +8,9 @@ use super::{Listing, Row};
 const SERVICE_COLUMNS: usize = 24;
 /// Most columns of the reason why a process is selected or not.
 const WHY_COLUMNS: usize = 32;
-/// Fewest columns of both.
+/// Fewest columns of both, in whatever terminal.
 const LEAST_COLUMNS: usize = 12;
-/// Fewest columns of what is not visible, in whatever terminal.
+/// As many columns of what is not visible are kept free, if it needs them.
 const UNSEEN_COLUMNS: usize = 20;
 
 /// The lines of the listing, for so many columns.
@@ -38,13 +38,17 @@ pub(super) fn table(listing: &Listing, columns: usize) -> Vec<String> {
         let longest = cells.iter().map(|row| width_of(&row[index])).max().unwrap_or(0);
         *width = longest.max(titles[index].len()).min(most);
     }
+    let parts = cells.iter().flat_map(|row| row[8].split(", "));
+    let longest = parts.map(width_of).max().unwrap_or(0);
+    // A comma may follow.
+    let unseen = (longest + 1).clamp(titles[8].len(), UNSEEN_COLUMNS);
     // What is too wide is cut where that hurts least: --json has all.
-    for (index, least) in [(7, LEAST_COLUMNS), (1, LEAST_COLUMNS)] {
-        let all: usize = widths.iter().map(|width| width + 2).sum::<usize>() + UNSEEN_COLUMNS;
+    for (index, least) in [(1, 16), (7, 20), (1, LEAST_COLUMNS), (7, LEAST_COLUMNS)] {
+        let all: usize = widths.iter().map(|width| width + 2).sum::<usize>() + unseen;
         widths[index] -= all.saturating_sub(columns).min(widths[index].saturating_sub(least));
     }
     let before: usize = widths.iter().map(|width| width + 2).sum();
-    let rest = columns.saturating_sub(before).max(UNSEEN_COLUMNS);
+    let rest = columns.saturating_sub(before).max(unseen);
     let line = |row: &[String; 9], last: &str| {
         let mut line = String::new();
         for (index, (cell, width)) in row.iter().zip(widths).enumerate() {

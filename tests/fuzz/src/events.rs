@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use agent_ebpf::abi::{
     Connect, Direction, Exec, Execution, Exit, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Fork, Header, Kind, Listen,
-    Open, Plain, Segment, State, Unseen, bytes_of,
+    Open, Plain, Segment, State, UNIX_PATH_BYTES, Unseen, bytes_of,
 };
 use arbitrary::Unstructured;
 use spoor::{
@@ -92,8 +92,10 @@ pub fn stream(input: &mut Unstructured<'_>) -> (CoreSettings, Vec<Step>) {
         routes: vec!["/a".to_owned()],
         request_headers: vec!["x-a".to_owned()],
         response_headers: vec![],
+        ignore: vec!["GET /ignored".to_owned()],
         known_methods: None,
         include_telemetry: flags & 2 == 0,
+        sampler: Default::default(),
         max_connections: u32::from(flags >> 2 & 7) + 2,
         hold: Duration::from_secs(u64::from(flags >> 5) * 5),
         hold_bytes: 1536 * (u64::from(flags >> 4) + 1),
@@ -241,6 +243,7 @@ impl Teller {
             12 => header.flags = 1,
             13 => header.flags = 4,
             14 => header.flags = 2,
+            15 => header.flags = 8,
             _ => {}
         }
         let end = offset.saturating_add(length);
@@ -299,6 +302,12 @@ impl Teller {
     fn connect(&mut self, input: &mut Unstructured<'_>) -> Vec<u8> {
         let header = self.header(Kind::Connect, input);
         let (what, result) = (byte(input), byte(input));
+        let (family, path) = if what & 8 == 0 {
+            (FAMILY_INET, &b""[..])
+        } else {
+            (FAMILY_UNIX, text(input))
+        };
+        let path = &path[..path.len().min(UNIX_PATH_BYTES)];
         let connect = Connect {
             header,
             conn: connection(what),
@@ -308,11 +317,12 @@ impl Teller {
                 4 => -EINPROGRESS,
                 _ => -i32::from(result),
             },
-            family: if what & 8 == 0 { FAMILY_INET } else { FAMILY_UNIX },
+            family,
             remote_port: 80,
+            path_bytes: path.len() as u8,
             ..Connect::default()
         };
-        with(connect, &[])
+        with(connect, path)
     }
 
     fn state(&mut self, input: &mut Unstructured<'_>) -> Vec<u8> {
@@ -322,7 +332,7 @@ impl Teller {
             header,
             conn: connection(what),
             error: if how & 8 == 0 { 0 } else { i32::from(how) },
-            state: how & 3,
+            state: how & 3 | how >> 4 & 4,
             old: if how & 4 == 0 { 1 } else { SYN_SENT },
             shutdown: how >> 4 & 3,
             pad: 0,

@@ -15,8 +15,8 @@ use spoor_tests::{agent::binary, http, metrics::Metrics, net::free_address, proc
 
 use super::proc;
 
-/// How long it may take to attach.
-const READY_LIMIT: Duration = Duration::from_secs(30);
+/// How long it may take to attach: on a busy machine the kernel waits long for all processors, for each program.
+const READY_LIMIT: Duration = Duration::from_secs(90);
 /// How long it may take to end.
 const END_LIMIT: Duration = Duration::from_secs(15);
 /// A started process may be captured for up to a second before it is known not to be selected.

@@ -27,8 +27,11 @@ const MOST_CONNECTIONS: usize = 131_072;
 
 /// New connections a second, and processes that are started in a second.
 const CHURN: (f64, f64) = (1000.0, 200.0);
-/// The part of a time of churn after which the agent has all that it needs.
-const WARM_UP: f64 = 0.1;
+/// Time of churn after which the agent has all that it needs: what is known of processes that have ended is kept for half a
+/// minute.
+const WARM_UP: Duration = Duration::from_secs(60);
+/// The median of so long is what is resident.
+const WINDOW: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Requests a second.
@@ -181,12 +184,17 @@ pub fn churn(rig: &Rig, _: Options, minutes: f64) -> Result<Vec<Bar>> {
     // What a target starts is a target.
     let mut spawner = rig.role(Side::Traced, &["spawner", &processes.to_string()])?;
     let time = Duration::from_secs_f64(minutes * 60.0);
+    ensure!(
+        time >= WARM_UP + 2 * WINDOW,
+        "{minutes} minutes are too short: at least 1.5"
+    );
     let begin = Instant::now();
     let mut resident = Vec::new();
     while begin.elapsed() < time {
         resident.push(proc::resident_bytes(agent.id())? as f64);
         sleep(LOOK);
     }
+    let begin_to_end = begin.elapsed();
     let rates = [&mut client, &mut spawner].map(|role| -> Result<(f64, f64)> {
         let line = role.ask("count")?;
         let (made, failed) = line.trim().split_once(' ').context("no two counts")?;
@@ -202,12 +210,12 @@ pub fn churn(rig: &Rig, _: Options, minutes: f64) -> Result<Vec<Bar>> {
         table.row([what.to_owned(), figure(rate)]);
         ensure!(failed == 0.0, "{failed} of the {what} failed");
     }
-    let windows = (resident.len() as f64 * WARM_UP) as usize;
-    ensure!(windows > 0, "{minutes} minutes are too short");
-    let warm = median(&resident[windows..2 * windows]);
-    let end = median(&resident[resident.len() - windows..]);
+    let samples = |time: Duration| resident.len() * time.as_millis() as usize / begin_to_end.as_millis() as usize;
+    let (begin, window) = (samples(WARM_UP), samples(WINDOW));
+    let warm = median(&resident[begin..begin + window]);
+    let end = median(&resident[resident.len() - window..]);
     for (what, bytes) in [
-        ("resident after the first tenth, MiB", warm),
+        ("resident after the first minute, MiB", warm),
         ("resident at the end, MiB", end),
         ("resident, greatest, MiB", resident.iter().copied().fold(0.0, f64::max)),
     ] {

@@ -229,7 +229,7 @@ fn all(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
         ("memory", &|| memory::run(rig, options)),
         ("memory --connections", &|| memory::connections(rig, options)),
         ("memory --churn", &|| {
-            memory::churn(rig, options, if options.quick { 0.5 } else { 10.0 })
+            memory::churn(rig, options, if options.quick { 1.5 } else { 10.0 })
         }),
         ("idle", &|| idle::run(rig, options)),
         ("untraced", &|| untraced::run(rig, options)),

@@ -70,14 +70,21 @@ async fn call(line: &str) -> Result<String> {
         .max_headers(HEADERS)
         .handshake(TokioIo::new(socket))
         .await?;
-    tokio::spawn(connection);
+    let connection = tokio::spawn(connection);
     let request = Request::builder()
         .method(method)
         .uri(url.path_and_query().map_or("/", |path| path.as_str()))
         .header("host", authority.as_str())
         .body(Empty::<Bytes>::new())?;
-    let response = sender.send_request(request).await?;
-    let status = response.status().as_u16();
-    let bytes = response.into_body().collect().await?.to_bytes().len();
-    Ok(format!("{status} {bytes}"))
+    let answer = async {
+        let response = sender.send_request(request).await?;
+        let status = response.status().as_u16();
+        let bytes = response.into_body().collect().await?.to_bytes().len();
+        Ok(format!("{status} {bytes}"))
+    };
+    let answer = answer.await;
+    // The socket is closed before the answer is told.
+    connection.abort();
+    let _ = connection.await;
+    answer
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::{
     expected::End,
-    world::{Connection, Way, World},
+    world::{CLIENT, Connection, SERVER, Way, World},
 };
 
 /// A request without a body.
@@ -109,6 +109,13 @@ pub fn play(world: &mut World) -> Result<()> {
     world.case("merged-responses", merged_responses)?;
     world.case("chunk-writes", chunk_writes)?;
     world.case("close-delimited", close_delimited)?;
+    world.case("close-delimited-slowly", |world, name| {
+        close_delimited_slowly(world, name, "127.0.0.1:0")
+    })?;
+    let path = world.unix_path();
+    world.case("close-delimited-slowly-unix", |world, name| {
+        close_delimited_slowly(world, name, &path)
+    })?;
     world.case("http-1-0", http_1_0)?;
     world.case("continue", continue_100)?;
     world.case("early-hints", early_hints)?;
@@ -215,6 +222,25 @@ fn close_delimited(world: &mut World, name: &str) -> Result<()> {
     let head = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n";
     world.exchange(&connection, &get(&target), head)?;
     for _ in 0..3 {
+        world.pass(&connection, Way::Response, "until the end")?;
+    }
+    world.at(&connection.server, "close")?;
+    world.receive_once(&connection, Way::Response, "read", &[4096])?;
+    world.expect(&target, End::ok("GET", 200).bodies(None, Some(39)));
+    world.at(&connection.client, "close")
+}
+
+/// The agent knows by then that only the end matters.
+fn close_delimited_slowly(world: &mut World, name: &str, address: &str) -> Result<()> {
+    let connection = world.connect_between(CLIENT, SERVER, address)?;
+    let target = format!("/{name}");
+    world.exchange(
+        &connection,
+        &get(&target),
+        "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n",
+    )?;
+    for _ in 0..3 {
+        world.peers[SERVER].make("sleep 200")?;
         world.pass(&connection, Way::Response, "until the end")?;
     }
     world.at(&connection.server, "close")?;

@@ -8,7 +8,18 @@ pub const SPLITS: usize = 7;
 pub const SMUGGLED: &str = "smuggled";
 
 /// What a strict parser takes and the agent may call malformed.
-pub const MALFORMED: &[&str] = &[];
+pub const MALFORMED: &[&str] = &[
+    // Longer than the 64 KiB, or more lines than the 1000, that are followed.
+    "headers-10000",
+    "line-of-1-MiB",
+    "survive-long-line",
+    "survive-many-lines",
+    // Another version than 1.0 and 1.1: no HTTP/1.
+    "http-0-9",
+    "http-2",
+    // No status.
+    "status-099",
+];
 
 /// A message, or several, in which `@` stands for the case's path.
 pub struct Case {
@@ -446,6 +457,18 @@ pub fn responses() -> Vec<Case> {
             "200 OK",
             "Transfer-Encoding: chunked\r\n",
             "3\r\nabc\r\n0\r\nX: y\r\n\r\n",
+        ),
+        response(
+            "chunk-lf-at-end",
+            "200 OK",
+            "Transfer-Encoding: chunked\r\n",
+            "3\r\nabc\r\n0\r\n\n",
+        ),
+        response(
+            "chunk-trailer-lf",
+            "200 OK",
+            "Transfer-Encoding: chunked\r\n",
+            "3\r\nabc\r\n0\r\nX: y\n\r\n",
         ),
         response(
             "chunk-bad",

@@ -88,13 +88,11 @@ impl Strict {
             };
             let path = target
                 .split_once("://")
-                .and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..]));
-            handled.push((
-                method.to_owned(),
-                path.unwrap_or(target).to_owned(),
-                200,
-                bytes.parse()?,
-            ));
+                .and_then(|(_, rest)| rest.find('/').map(|at| &rest[at..]))
+                .unwrap_or(target);
+            // hyper's handlers do not see a fragment, Node's do.
+            let path = path.split('#').next().unwrap_or_default();
+            handled.push((method.to_owned(), path.to_owned(), bytes.parse()?));
         }
         Ok(handled)
     }

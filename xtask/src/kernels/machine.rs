@@ -93,7 +93,7 @@ pub fn boot(kernel: &Kernel, archive: &Path, parameters: &str, console: &Path) -
         .env("PATH", crate::tools::search_path())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(File::create(console.with_extension("qemu"))?);
+        .stderr(File::create(console.with_extension("emulator"))?);
     let child = command
         .spawn()
         .with_context(|| format!("cannot start {}", kernel.arch.emulator()))?;

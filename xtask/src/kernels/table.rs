@@ -180,6 +180,12 @@ bpf(2) all the time is there in both. One kernel: `cargo xtask kernels 6.1`; the
             }
             text.push('\n');
         }
+        text.push_str(
+            "
+Where a kernel preempts everywhere and bpf(2) is called all the time, 6.1 to 6.18 skip programs of system calls. Spans are
+then missing, and counters tell it ([loss.md](loss.md)); what is told is right.
+",
+        );
         if notes.is_empty() {
             text.push_str("\nEverything works in all of them.\n");
         } else {

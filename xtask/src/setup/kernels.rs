@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use super::{Package, Probe, apt, package, rustup};
 use crate::{release, tools};
 
-const PACKAGES: [Package; 6] = [
+const PACKAGES: [Package; 7] = [
     package(
         "qemu-system-x86",
         Probe::Command("qemu-system-x86_64"),
@@ -25,6 +25,11 @@ const PACKAGES: [Package; 6] = [
         "gcc-aarch64-linux-gnu",
         Probe::Command("aarch64-linux-gnu-gcc"),
         "C compiler and linker for the agent on 64-bit ARM",
+    ),
+    package(
+        "libc6-dev-arm64-cross",
+        Probe::File("/usr/aarch64-linux-gnu/include/stdlib.h"),
+        "headers for that compiler",
     ),
 ];
 

@@ -23,3 +23,20 @@ fn a_connect_that_fails_on_a_connection_with_requests_leaves_none() {
     assert_eq!(left(&mut world, &[&end]), (0, 0));
     assert_eq!(world.counter("missed"), 1);
 }
+
+#[test]
+fn a_request_whose_answer_is_no_http_is_missed() {
+    let mut world = World::new();
+    world.process(10, "s", Runtime::Unknown);
+    let mut end = world.client(10, 10);
+    world.feed(end.writes(10, &get("/a")));
+    let mut answer = end.reads(10, "HTTP/2.0 200 OK\r\n");
+    answer.0.flags = agent_ebpf::abi::SEGMENT_NOT_HTTP;
+    if let Body::Segment(segment, _) = &mut answer.1 {
+        segment.header.flags = answer.0.flags;
+    }
+    world.feed(answer);
+    assert_eq!(left(&mut world, &[&end]), (0, 0));
+    assert_eq!((world.counter("missed"), world.counter("opaque")), (1, 1));
+    assert_eq!(world.tree(), Vec::<String>::new());
+}

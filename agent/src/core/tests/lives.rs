@@ -181,7 +181,7 @@ fn connects_that_fail() {
         read: 0,
         written: 0,
     };
-    world.feed(end.state(StateChange::Closed, 0, libc::ETIMEDOUT));
+    world.feed(end.never_connected(0, libc::ETIMEDOUT));
     world.feed(front.writes(10, OK));
     let spans = world.spans();
     let errors: Vec<_> = spans
@@ -229,13 +229,33 @@ fn a_connect_that_its_process_does_not_live_to_see_is_no_call() {
             read: 0,
             written: 0,
         };
-        world.feed(end.state(StateChange::Closed, 3, 0));
+        world.feed(end.never_connected(3, 0));
     }
     // The other one's process closed the socket itself: it gave up.
     let tree = world.tree();
     assert_eq!(tree.len(), 1, "{tree:#?}");
     assert!(tree[0].starts_with("back client connect"), "{tree:#?}");
     assert_eq!(world.counter("connects_abandoned"), 1);
+}
+
+#[test]
+fn a_connection_that_carried_nothing_is_no_failed_call() {
+    let mut world = world();
+    for (conn, error) in [(102, 0), (104, libc::ECONNRESET)] {
+        world.connect(conn, 10, 10, -libc::EINPROGRESS);
+        let end = End {
+            conn,
+            tgid: 10,
+            read: 0,
+            written: 0,
+        };
+        if error == 0 {
+            world.feed(end.state(StateChange::LocalFin, 3, 0));
+        }
+        world.feed(end.state(StateChange::Closed, 3, error));
+    }
+    assert_eq!(world.tree(), Vec::<String>::new());
+    assert_eq!(world.core.under_way(), (0, 0));
 }
 
 #[test]

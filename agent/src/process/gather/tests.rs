@@ -321,3 +321,16 @@ fn gathering_is_cheap() {
     assert!(times[25] < Duration::from_millis(5), "{:?}", times[25]);
     println!("median {:?}", times[25]);
 }
+
+#[test]
+fn no_name_is_empty() {
+    let fixture = Fixture::new();
+    for (tgid, exe, cmdline, expected) in [
+        (10, "/lib64/ld-linux-x86-64.so.2", "ld.so\0\0 \0", "ld-linux-x86-64.so.2"),
+        (11, "/usr/bin/dotnet", "dotnet\0.dll\0", "dotnet"),
+        (12, "/usr/bin/java", "java\0-jar\0\0", "java"),
+    ] {
+        fixture.process(tgid, exe, cmdline, "A=b\0", "/");
+        assert_eq!(name_of(&fixture.gather(tgid)), expected, "{cmdline:?}");
+    }
+}

@@ -6,8 +6,8 @@
 //! last-chunk     = 1*("0") [ chunk-ext ] CRLF
 //! ```
 //!
-//! A bare LF ends a line too, as in heads (section 2.2). Behind data it does so only where it ended the chunk's line, too: else a
-//! size that is too large by one would go unnoticed.
+//! Unlike in heads (section 2.2) a bare LF ends no line here: strict parsers (hyper, llhttp) refuse it, and with it a size that
+//! is too large by one would go unnoticed.
 
 use super::{Cause, head::MAX_HEAD_BYTES};
 
@@ -16,12 +16,10 @@ const MAX_SIZE: u64 = i64::MAX as u64;
 
 /// Finds the end of a chunked body. Feed it with all that follows the head until it says that the body is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Chunked {
+pub(crate) struct Chunked {
     state: State,
     /// Framing bytes since the last data: bounds extensions and trailers.
     framing_bytes: usize,
-    /// The chunk's line ended with a bare LF.
-    bare_lf: bool,
 }
 
 /// Where in the coding the next byte stands.
@@ -37,7 +35,7 @@ enum State {
     LineEnd(u64),
     /// So many bytes of data are left.
     Data(u64),
-    /// Behind the data: CR LF or LF.
+    /// Behind the data: CR LF.
     DataEnd,
     /// Behind the CR that follows the data.
     DataCr,
@@ -45,6 +43,8 @@ enum State {
     Trailer,
     /// In a trailer line.
     TrailerLine,
+    /// Behind a CR in a trailer line.
+    TrailerLineEnd,
     /// Behind a CR at the start of a trailer line.
     TrailerCr,
     Done,
@@ -55,7 +55,6 @@ impl Chunked {
         Self {
             state: State::Start,
             framing_bytes: 0,
-            bare_lf: false,
         }
     }
 
@@ -71,6 +70,16 @@ impl Chunked {
         self.state == State::Done
     }
 
+    /// Whether this byte, if it comes next, frames: it ends a line, or belongs to a chunk's size.
+    pub fn is_framing(&self, byte: u8) -> bool {
+        match self.state {
+            State::Start | State::Size(_) => {
+                byte.is_ascii_hexdigit() || matches!(byte, b'\r' | b'\n' | b';' | b' ' | b'\t')
+            }
+            _ => matches!(byte, b'\r' | b'\n'),
+        }
+    }
+
     /// Takes `n` bytes of the current chunk's data, at most [`Self::left_of_chunk`].
     pub fn pass_data(&mut self, n: u64) {
         if let State::Data(left) = self.state {
@@ -84,12 +93,6 @@ impl Chunked {
         for byte in bytes {
             if matches!(self.state, State::Data(_) | State::Done) {
                 break;
-            }
-            match (self.state, *byte) {
-                (State::Size(_) | State::Extension(_), b'\n') => self.bare_lf = true,
-                (State::LineEnd(_), b'\n') => self.bare_lf = false,
-                (State::DataEnd, b'\n') if !self.bare_lf => return Err(Cause::Malformed),
-                _ => {}
             }
             self.state = self.state.after(*byte).ok_or(Cause::Malformed)?;
             taken += 1;
@@ -110,7 +113,8 @@ impl State {
     fn after(self, byte: u8) -> Option<State> {
         Some(match (self, byte) {
             (State::Start, _) => State::Size(hex(byte)?),
-            (State::Size(size) | State::Extension(size) | State::LineEnd(size), b'\n') => after_line(size),
+            (State::LineEnd(size), b'\n') => after_line(size),
+            (State::Size(_) | State::Extension(_), b'\n') => return None,
             (State::Size(size) | State::Extension(size), b'\r') => State::LineEnd(size),
             (State::Size(size), b';' | b' ' | b'\t') => State::Extension(size),
             (State::Size(size), _) => State::Size(
@@ -121,12 +125,15 @@ impl State {
             (State::Extension(size), _) => State::Extension(size),
             (State::LineEnd(_), _) => return None,
             (State::DataEnd, b'\r') => State::DataCr,
-            (State::DataEnd | State::DataCr, b'\n') => State::Start,
+            (State::DataCr, b'\n') => State::Start,
             (State::DataEnd | State::DataCr, _) => return None,
             (State::Trailer, b'\r') => State::TrailerCr,
-            (State::Trailer | State::TrailerCr, b'\n') => State::Done,
-            (State::TrailerCr, _) => return None,
-            (State::TrailerLine, b'\n') => State::Trailer,
+            (State::TrailerCr, b'\n') => State::Done,
+            (State::TrailerCr, _) | (State::Trailer, b'\n') => return None,
+            (State::TrailerLine, b'\r') => State::TrailerLineEnd,
+            (State::TrailerLine, b'\n') => return None,
+            (State::TrailerLineEnd, b'\n') => State::Trailer,
+            (State::TrailerLineEnd, _) => return None,
             (State::Trailer | State::TrailerLine, _) => State::TrailerLine,
             (State::Data(_) | State::Done, _) => return None,
         })
@@ -184,8 +191,12 @@ mod tests {
             ("a;ext=\"q;x\";y\r\n0123456789\r\n0;last\r\n\r\n", Ok(Some((10, 0)))),
             ("A \r\n0123456789\r\n0\r\n\r\n", Ok(Some((10, 0)))),
             ("1\r\nx\r\n0\r\nGrpc-Status: 0\r\nX: \r\n\r\nrest", Ok(Some((1, 4)))),
-            ("1\nx\n0\nA: b\n\n", Ok(Some((1, 0)))),
-            ("1\nx\r\n0\n\n", Ok(Some((1, 0)))),
+            ("1\r\nx\r\n0\r\nA: b\n\r\n", Err(Cause::Malformed)),
+            ("1\r\nx\r\n0\r\nA: b\rC\r\n\r\n", Err(Cause::Malformed)),
+            ("1\nx\r\n0\r\n\r\n", Err(Cause::Malformed)),
+            ("1;a\nx\r\n0\r\n\r\n", Err(Cause::Malformed)),
+            ("1\r\nx\n0\r\n\r\n", Err(Cause::Malformed)),
+            ("1\r\nx\r\n0\r\n\n", Err(Cause::Malformed)),
             ("2\r\nx\r\n0\r\n\r\n", Err(Cause::Malformed)),
             ("5\r\nhello\r\n0\r\n", Ok(None)),
             ("5\r\nhello\r\n0\r\n\r", Ok(None)),

@@ -38,6 +38,8 @@ pub struct Http1 {
     /// Requests whose response is not complete, oldest first: the last one is exchange `next_exchange - 1`.
     pending: VecDeque<Method>,
     next_exchange: u64,
+    /// The exchange behind which none is served: one of its two ends said that it closes.
+    last_served: Option<u64>,
     /// Nothing but HTTP was seen yet: what the first bytes are decides what the connection is.
     undecided: bool,
     /// Looked for before the first request, from birth on.
@@ -77,10 +79,20 @@ pub(super) enum Mode {
 
 /// What of a request's method says how its response is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Method {
+pub(crate) enum Method {
     Head,
     Connect,
     Other,
+}
+
+impl Method {
+    pub(super) fn of(method: &[u8]) -> Self {
+        match method {
+            b"HEAD" => Self::Head,
+            b"CONNECT" => Self::Connect,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// Whether a half could take bytes.
@@ -100,6 +112,7 @@ impl Http1 {
             response: Stream::new(),
             pending: VecDeque::new(),
             next_exchange: 0,
+            last_served: None,
             undecided: from_birth,
             proxy_header: from_birth.then(|| Box::new(ProxyHeader::new())),
             proxied_for: None,
@@ -197,6 +210,12 @@ impl Http1 {
         self.pending.len()
     }
 
+    /// Whether an exchange that gets no response was never served: an earlier one was the connection's last, as one of its
+    /// ends said (RFC 9112 section 9.6). The bytes were read all the same, with those before them.
+    pub fn is_unserved(&self, exchange: u64) -> bool {
+        self.last_served.is_some_and(|last| exchange > last)
+    }
+
     /// What was passed over so far.
     pub fn counters(&self) -> Counters {
         self.counters
@@ -289,15 +308,14 @@ impl Http1 {
     /// A request was found: its number.
     pub(super) fn begin_exchange(&mut self, found: Found<RequestHead>, out: &mut Vec<Event>) -> u64 {
         let exchange = self.next_exchange;
-        let method = match &*found.head.method {
-            b"HEAD" => Method::Head,
-            b"CONNECT" => Method::Connect,
-            _ => Method::Other,
-        };
+        let method = Method::of(&found.head.method);
         self.next_exchange += 1;
         self.pending.push_back(method);
         self.undecided = false;
         self.suspended = method == Method::Connect || found.framing.upgrade;
+        if found.framing.closes {
+            self.last_served.get_or_insert(exchange);
+        }
         self.counters.heads_with_many_headers += u64::from(found.many_headers);
         let Found {
             mut head,
@@ -348,6 +366,9 @@ impl Http1 {
         // The request behind the oldest one was sent before this response came.
         self.search.pipelined |= self.pending.len() > 1;
         let exchange = self.oldest_exchange();
+        if found.framing.closes {
+            self.last_served = Some(exchange);
+        }
         let Found {
             head,
             framing,
@@ -462,6 +483,7 @@ impl Http1 {
         self.request = Stream::new();
         self.response = Stream::new();
         self.pending = VecDeque::new();
+        self.last_served = None;
         self.undecided = false;
         self.proxy_header = None;
         self.suspended = false;
@@ -481,7 +503,7 @@ pub(super) fn request_body(framing: Framing) -> Body {
 }
 
 /// RFC 9112 section 6.3, for final responses.
-fn response_body(status: u16, method: Method, framing: Framing) -> Body {
+pub(super) fn response_body(status: u16, method: Method, framing: Framing) -> Body {
     if method == Method::Head || matches!(status, 204 | 304) {
         return Body::None;
     }

@@ -46,6 +46,9 @@ pub(super) struct Framing {
     pub transfer: Transfer,
     /// There is an `Upgrade` header.
     pub upgrade: bool,
+    /// No other exchange follows on the connection (RFC 9112 section 9.3): it says so, it is of HTTP/1.0, or its length was
+    /// said in two ways (section 6.1).
+    pub closes: bool,
 }
 
 /// What a head says of the length of the body (RFC 9112 section 6).
@@ -107,7 +110,10 @@ fn parse_request<'b>(
     many_headers: bool,
 ) -> Result<Parse<RequestHead>, httparse::Error> {
     let mut request = httparse::Request::new(&mut []);
-    let status = request.parse_with_uninit_headers(bytes, room)?;
+    // As servers do (RFC 9112 section 3): hyper and llhttp both.
+    let status = httparse::ParserConfig::default()
+        .allow_multiple_spaces_in_request_line_delimiters(true)
+        .parse_request_with_uninit_headers(&mut request, bytes, room)?;
     let httparse::Status::Complete(length) = status else {
         return Ok(Parse::Partial);
     };
@@ -157,7 +163,7 @@ fn request_head(
     length: usize,
     many_headers: bool,
 ) -> Parse<RequestHead> {
-    let Some(scan) = Scan::of(headers, &config.capture_request, true) else {
+    let Some(scan) = Scan::of(headers, &config.capture_request, minor_version, true) else {
         return Parse::Failed(Cause::Malformed);
     };
     // Where such a body ends nobody can say (RFC 9112 section 6.3, rule 4).
@@ -193,7 +199,7 @@ fn parse_response<'b>(
     let (Some(status @ 100..), Some(minor_version)) = (response.code, response.version) else {
         return Ok(Parse::Failed(Cause::Malformed));
     };
-    let Some(scan) = Scan::of(response.headers, &config.capture_response, false) else {
+    let Some(scan) = Scan::of(response.headers, &config.capture_response, minor_version, false) else {
         return Ok(Parse::Failed(Cause::Malformed));
     };
     let head = ResponseHead {
@@ -219,14 +225,19 @@ struct Scan {
 
 impl Scan {
     /// `None`: the lines contradict each other about the body's length, or say nonsense.
-    fn of(headers: &[httparse::Header<'_>], captured: &[String], request: bool) -> Option<Self> {
+    fn of(headers: &[httparse::Header<'_>], captured: &[String], minor_version: u8, request: bool) -> Option<Self> {
         let mut lengths = Lengths::Absent;
         let mut last_coding: Option<&[u8]> = None;
         let mut upgrade = false;
+        let (mut close, mut keep_alive) = (false, false);
         let mut kept = Vec::new();
         for header in headers {
             match header.name.len() {
                 7 if header.name.eq_ignore_ascii_case("upgrade") => upgrade = true,
+                10 if header.name.eq_ignore_ascii_case("connection") => {
+                    close |= names(header.value, b"close");
+                    keep_alive |= names(header.value, b"keep-alive");
+                }
                 14 if header.name.eq_ignore_ascii_case("content-length") => lengths = lengths.and(header.value),
                 17 if header.name.eq_ignore_ascii_case("transfer-encoding") => {
                     last_coding = final_coding(header.value).or(last_coding);
@@ -256,7 +267,13 @@ impl Scan {
         };
         Some(Self {
             content_length,
-            framing: Framing { transfer, upgrade },
+            framing: Framing {
+                transfer,
+                upgrade,
+                closes: close
+                    || minor_version == 0 && !keep_alive
+                    || transfer == Transfer::Chunked && !matches!(lengths, Lengths::Absent),
+            },
             kept,
         })
     }
@@ -276,6 +293,12 @@ fn known(name: &str) -> Option<Header> {
         _ => return None,
     };
     name.eq_ignore_ascii_case(candidate).then_some(header)
+}
+
+/// Whether a header's list has this member.
+fn names(list: &[u8], member: &[u8]) -> bool {
+    list.split(|byte| *byte == b',')
+        .any(|item| item.trim_ascii().eq_ignore_ascii_case(member))
 }
 
 /// The last transfer coding that a header line names. `identity` (RFC 2616) means none.

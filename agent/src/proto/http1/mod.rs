@@ -7,6 +7,7 @@
 
 mod chunked;
 mod connection;
+mod framing;
 mod head;
 mod held;
 mod proxy;
@@ -16,7 +17,9 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use connection::Method;
 pub use connection::{Counters, Http1};
+pub(crate) use framing::{Follow, follow_request, follow_response};
 
 use crate::event::Stamp;
 

@@ -66,7 +66,12 @@ fn feature_of(case: &str) -> &'static str {
         "calls" | "many-buffers" | "peek" | "truncate" | "zero-length" => "each way to send and to receive",
         "upload" | "download" | "slow-reader" => "large bodies",
         "ipv6" | "v4-mapped-server" | "v4-mapped-client" => "IPv6",
-        "passed-descriptor" | "close-range" | "one-process" => {
+        "kernel-tls" => "TLS in the kernel is opaque",
+        "mptcp" | "mptcp-client" | "mptcp-server" => "multipath TCP",
+        "fast-open" => "TCP Fast Open",
+        "zerocopy" | "more" | "spliced-bodies" | "spliced-wholly" => "sendfile(2), splice(2)",
+        "threads-in-turn" | "threads-at-once" => "threads that share a connection",
+        "passed-descriptor" | "replaced-under-read" | "close-range" | "one-process" => {
             "descriptors that are duplicated, passed on, closed at once"
         }
         "refused" | "unreachable" | "listener-full" => "connects that fail",

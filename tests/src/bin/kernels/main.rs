@@ -35,7 +35,7 @@ mod world;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use features::Report;
 
 fn main() -> ExitCode {
@@ -44,9 +44,6 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         [] | ["whole"] => suite(true),
         ["preempt"] => suite(false),
-        ["back"] => threads::back().map(|()| true),
-        ["front", back] => threads::front(back).map(|()| true),
-        ["client", front] => threads::client(front).map(|()| true),
         ["withheld"] => withheld::each_in_turn().map(|count| {
             println!("{count} programs and fields, each withheld in turn");
             true
@@ -79,14 +76,14 @@ fn suite(whole: bool) -> Result<bool> {
 
 /// The program of the peers.
 fn rawpeer() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("SPOOR_RAWPEER") {
-        return Ok(path.into());
-    }
-    let beside = own_path()?.with_file_name("rawpeer");
-    if !beside.is_file() {
-        bail!("there is no rawpeer beside this program: build it, or name it in SPOOR_RAWPEER");
-    }
-    Ok(beside)
+    beside("rawpeer")
+}
+
+/// A program that lies where this one does.
+fn beside(name: &str) -> Result<PathBuf> {
+    let path = own_path()?.with_file_name(name);
+    ensure!(path.is_file(), "there is no {}: build it", path.display());
+    Ok(path)
 }
 
 fn own_path() -> Result<PathBuf> {

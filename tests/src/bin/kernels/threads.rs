@@ -1,15 +1,14 @@
-//! A service with a thread for each connection, which serves each request by a call over a connection that the thread
-//! keeps; what it calls; and a client with threads.
+//! Services with a thread for each connection (`threaded`), and what they must have been seen to do.
 
 use std::{
-    io::{BufRead, BufReader, PipeWriter, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    io::{BufRead, BufReader, PipeWriter, Write},
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::mpsc::{self, Receiver},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use spoor_tests::{
     agent::Agent,
@@ -18,14 +17,14 @@ use spoor_tests::{
 };
 
 use crate::{
+    beside,
     expected::{End, Exchange, compare, target_of},
-    own_path,
 };
 
 /// How long a part may take for what it is told.
 const LIMIT: Duration = Duration::from_secs(120);
-/// What the back answers, and the front hands on.
-const BODY: &str = "from the back";
+/// Length of what the back answers, and the front hands on.
+const BODY_BYTES: u64 = 13;
 /// Where calls that are only made to make the agent sure begin.
 const WARM: &str = "/warm";
 
@@ -38,9 +37,9 @@ pub struct Part {
 }
 
 impl Part {
-    /// Starts this program with these arguments; gives the first line that it prints.
-    pub fn start(name: &'static str, arguments: &[&str]) -> Result<(Self, String)> {
-        let mut command = Command::new(own_path()?);
+    /// Starts a program that plays this part; gives the first line that it prints.
+    pub fn start(program: PathBuf, name: &'static str, arguments: &[&str]) -> Result<(Self, String)> {
+        let mut command = Command::new(program);
         command.arg(name).args(arguments).env("OTEL_SERVICE_NAME", name);
         let (stdin, commands) = std::io::pipe()?;
         let (stdout, child_stdout) = std::io::pipe()?;
@@ -84,9 +83,10 @@ pub struct Service {
 
 impl Service {
     pub fn start() -> Result<Self> {
-        let (back, back_address) = Part::start("back", &[])?;
-        let (front, front_address) = Part::start("front", &[&back_address])?;
-        let (client, _) = Part::start("client", &[&front_address])?;
+        let threaded = || beside("threaded");
+        let (back, back_address) = Part::start(threaded()?, "back", &[])?;
+        let (front, front_address) = Part::start(threaded()?, "front", &[&back_address])?;
+        let (client, _) = Part::start(threaded()?, "client", &[&front_address])?;
         Ok(Self {
             client,
             front,
@@ -111,7 +111,7 @@ impl Service {
         for thread in 0..threads {
             for request in 0..each {
                 let target = format!("/{case}/{thread}/{request}");
-                let end = End::ok("GET", 200).bodies(None, Some(BODY.len() as u64));
+                let end = End::ok("GET", 200).bodies(None, Some(BODY_BYTES));
                 let exchange = |target: String, made_for: Option<String>| Exchange {
                     case: case.to_owned(),
                     target,
@@ -129,7 +129,7 @@ impl Service {
     }
 
     /// Sends requests until a call has a parent: then the agent knows what runs in the processes.
-    pub fn warm_up(&mut self, spans: &std::path::Path) -> Result<()> {
+    pub fn warm_up(&mut self, spans: &Path) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
         loop {
             let answer = self.client.ask(&format!("{} 1 1", &WARM[1..]))?;
@@ -186,107 +186,4 @@ pub fn exact() -> Result<()> {
         spans.len()
     );
     service.end()
-}
-
-/// Answers every request with the same.
-pub fn back() -> Result<()> {
-    let listener = listen()?;
-    for stream in listener.incoming() {
-        let mut stream = stream?;
-        std::thread::spawn(move || -> Result<()> {
-            while receive(&mut stream, 0)?.is_some() {
-                answer(&mut stream)?;
-            }
-            Ok(())
-        });
-    }
-    Ok(())
-}
-
-/// Calls the back for each request.
-pub fn front(back: &str) -> Result<()> {
-    let back: SocketAddr = back.parse()?;
-    let listener = listen()?;
-    for stream in listener.incoming() {
-        let mut stream = stream?;
-        std::thread::spawn(move || -> Result<()> {
-            let mut call = TcpStream::connect(back)?;
-            while let Some(head) = receive(&mut stream, 0)? {
-                let target = head.split(' ').nth(1).context("no target")?;
-                request(&mut call, &format!("/back{target}"))?;
-                answer(&mut stream)?;
-            }
-            Ok(())
-        });
-    }
-    Ok(())
-}
-
-/// Sends what standard input says, `CASE THREADS REQUESTS` a line.
-pub fn client(front: &str) -> Result<()> {
-    let front: SocketAddr = front.parse()?;
-    println!("ready");
-    for line in std::io::stdin().lines() {
-        let line = line?;
-        let words: Vec<&str> = line.split(' ').collect();
-        let [case, threads, each] = words[..] else {
-            bail!("no such command: {line}");
-        };
-        let (threads, each): (usize, usize) = (threads.parse()?, each.parse()?);
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..threads)
-                .map(|thread| {
-                    scope.spawn(move || -> Result<()> {
-                        let mut stream = TcpStream::connect(front)?;
-                        (0..each).try_for_each(|number| request(&mut stream, &format!("/{case}/{thread}/{number}")))
-                    })
-                })
-                .collect();
-            threads
-                .into_iter()
-                .try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")))
-        })?;
-        println!("done");
-    }
-    Ok(())
-}
-
-fn listen() -> Result<TcpListener> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    println!("{}", listener.local_addr()?);
-    Ok(listener)
-}
-
-fn request(stream: &mut TcpStream, target: &str) -> Result<()> {
-    stream.write_all(format!("GET {target} HTTP/1.1\r\nHost: guest\r\n\r\n").as_bytes())?;
-    let head = receive(stream, BODY.len())?.context("the connection ended before the response")?;
-    ensure!(head.starts_with("HTTP/1.1 200 "), "the response is {head:?}");
-    Ok(())
-}
-
-fn answer(stream: &mut TcpStream) -> Result<()> {
-    let length = BODY.len();
-    let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{BODY}");
-    stream.write_all(response.as_bytes())?;
-    Ok(())
-}
-
-/// A head and so many bytes behind it; none at the connection's end.
-fn receive(stream: &mut TcpStream, body: usize) -> Result<Option<String>> {
-    let mut bytes = Vec::new();
-    loop {
-        let mut piece = [0; 4096];
-        let count = stream.read(&mut piece)?;
-        if count == 0 {
-            ensure!(bytes.is_empty(), "the connection ended within a message");
-            return Ok(None);
-        }
-        bytes.extend_from_slice(&piece[..count]);
-        let head = bytes.windows(4).position(|window| window == b"\r\n\r\n");
-        if let Some(head) = head
-            && bytes.len() >= head + 4 + body
-        {
-            return Ok(Some(String::from_utf8_lossy(&bytes[..head]).into_owned()));
-        }
-    }
 }

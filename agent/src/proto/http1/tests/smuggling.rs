@@ -57,7 +57,7 @@ const REQUESTS: &[(&str, &[&str])] = &[
         "Transfer-Encoding: chunked\r\n\r\n3;a=\"b\"\r\nabc\r\n0;c\r\nT: u\r\n\r\n",
         &["0 sent 3"],
     ),
-    ("Transfer-Encoding: chunked\r\n\r\n3\nabc\n0\n\n", &["0 sent 3"]),
+    ("Transfer-Encoding: chunked\r\n\r\n3\nabc\n0\n\n", &["0 POST /", LOST]),
     (
         "Transfer-Encoding: chunked\r\n\r\n-3\r\nabc\r\n0\r\n\r\n",
         &["0 POST /", LOST],
@@ -94,7 +94,6 @@ const REQUESTS: &[(&str, &[&str])] = &[
 
 /// First lines, and why they are given up, on a connection that begins with them.
 const LINES: &[(&str, &str)] = &[
-    ("GET  / HTTP/1.1", LOST),
     ("GET / b HTTP/1.1", LOST),
     ("GET /\0 HTTP/1.1", LOST),
     ("GET\t/\tHTTP/1.1", "opaque NotHttp"),
@@ -135,6 +134,39 @@ fn one_reading_of_each_request() {
             [*expected],
             "{line:?}"
         );
+    }
+}
+
+#[test]
+fn spaces_between_the_words_of_the_first_line_are_one() {
+    for line in ["GET / HTTP/1.1", "GET  / HTTP/1.1", "GET /  HTTP/1.1"] {
+        assert_eq!(
+            told(&[(Q, &format!("{line}\r\n\r\n"))]),
+            ["0 GET / @0", "0 sent 0"],
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn nothing_is_served_behind_the_last() {
+    let close = "GET / HTTP/1.1\r\nConnection: x, Close\r\n\r\n";
+    let keeps = "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n";
+    let both = "POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    let closing = "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
+    for (calls, last) in [
+        (&[(Q, close), (Q, GET)][..], Some(0)),
+        (&[(Q, "GET / HTTP/1.0\r\n\r\n"), (Q, GET)], Some(0)),
+        (&[(Q, both), (Q, GET)], Some(0)),
+        (&[(Q, GET), (Q, GET), (Q, GET), (R, OK), (R, closing)], Some(1)),
+        (&[(Q, GET), (Q, keeps), (Q, GET), (R, OK)], None),
+    ] {
+        let mut talk = Talk::new(true);
+        for (half, bytes) in calls {
+            talk.call(*half, bytes);
+        }
+        let unserved = (0..9).find(|exchange| talk.http.is_unserved(*exchange));
+        assert_eq!(unserved, last.map(|last| last + 1), "{calls:?}");
     }
 }
 
