@@ -157,7 +157,16 @@ impl Fuzzer {
         .arg(&folder)
         .env("RUSTFLAGS", FLAGS.join(" "))
         .status()?;
-        Ok(Self { folder })
+        let fuzzer = Self { folder };
+        // What the runs before left: the fuzzer ends at once, and takes nothing away.
+        let temporary = fuzzer.temporary();
+        let _ = fs::remove_dir_all(&temporary);
+        fs::create_dir_all(&temporary).with_context(|| format!("cannot make the folder {}", temporary.display()))?;
+        Ok(fuzzer)
+    }
+
+    fn temporary(&self) -> PathBuf {
+        self.folder.join("tmp")
     }
 
     fn binary(&self, target: &str) -> PathBuf {
@@ -177,6 +186,7 @@ impl Fuzzer {
             .current_dir(tools::root())
             // Else each run would leave a profile where it stands.
             .env("LLVM_PROFILE_FILE", "/dev/null")
+            .env("TMPDIR", self.temporary())
             .arg(format!("-timeout={HANG_SECONDS}"))
             .arg(format!("-rss_limit_mb={MEMORY_MIB}"));
         command

@@ -83,15 +83,9 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// A process file system whose files are empty. In memory, where there is such a place.
+/// A process file system whose files are empty. The fuzzer ends without taking it away: whoever runs it clears `TMPDIR`.
 fn make() -> TempDir {
-    let memory = Path::new("/dev/shm");
-    let place = if memory.is_dir() {
-        memory.to_owned()
-    } else {
-        std::env::temp_dir()
-    };
-    let directory = tempfile::Builder::new().prefix("spoor-fuzz-").tempdir_in(place);
+    let directory = tempfile::Builder::new().prefix("spoor-fuzz-").tempdir();
     let directory = directory.expect("a directory can be made");
     let process = directory.path().join(PID.to_string());
     for folder in ["fd", "ns", "net", "root/app", "root/jdk/bin", "root/etc"] {
