@@ -1,7 +1,8 @@
 use std::{
     fs,
-    os::unix::fs::symlink,
+    os::unix::{ffi::OsStrExt, fs::symlink},
     process::{Child, Command},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -259,8 +260,19 @@ fn a_package_names_its_entry_script() {
 struct Running(Child);
 
 impl Running {
+    /// Starts it, and waits until it is the program: spawn returns while the kernel still lays out its memory.
     fn start(command: &mut Command) -> Self {
-        Self(command.spawn().unwrap())
+        let child = Self(command.spawn().unwrap());
+        let program = command.get_program().as_bytes().to_vec();
+        let until = Instant::now() + Duration::from_secs(10);
+        while !fs::read(format!("/proc/{}/cmdline", child.0.id()))
+            .unwrap()
+            .starts_with(&program)
+        {
+            assert!(Instant::now() < until, "{command:?} does not become a program");
+            thread::yield_now();
+        }
+        child
     }
 }
 

@@ -1,6 +1,6 @@
 //! Both halves of one connection: which response answers which request.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, net::IpAddr};
 
 use agent_ebpf::classify::{self, Looks};
 
@@ -38,14 +38,14 @@ pub struct Http1 {
     /// Requests whose response is not complete, oldest first: the last one is exchange `next_exchange - 1`.
     pending: VecDeque<Method>,
     next_exchange: u64,
-    /// The exchange behind which none is served: one of its two ends said that it closes.
-    last_served: Option<u64>,
+    /// The exchange behind which none is served, for one of its two ends said that it closes; `u64::MAX`: none said so.
+    last_served: u64,
     /// Nothing but HTTP was seen yet: what the first bytes are decides what the connection is.
     undecided: bool,
     /// Looked for before the first request, from birth on.
     proxy_header: Option<Box<ProxyHeader>>,
-    /// The client's address, as a proxy told it before the first request.
-    proxied_for: Option<Box<str>>,
+    /// The client's address, as a proxy told it before the first request. Few do.
+    proxied_for: Option<Box<IpAddr>>,
     /// Request bytes behind a request that may switch protocols: what they are, its response tells.
     suspended: bool,
     held_request: Held,
@@ -112,7 +112,7 @@ impl Http1 {
             response: Stream::new(),
             pending: VecDeque::new(),
             next_exchange: 0,
-            last_served: None,
+            last_served: u64::MAX,
             undecided: from_birth,
             proxy_header: from_birth.then(|| Box::new(ProxyHeader::new())),
             proxied_for: None,
@@ -213,7 +213,7 @@ impl Http1 {
     /// Whether an exchange that gets no response was never served: an earlier one was the connection's last, as one of its
     /// ends said (RFC 9112 section 9.6). The bytes were read all the same, with those before them.
     pub fn is_unserved(&self, exchange: u64) -> bool {
-        self.last_served.is_some_and(|last| exchange > last)
+        exchange > self.last_served
     }
 
     /// What was passed over so far.
@@ -272,7 +272,7 @@ impl Http1 {
             let (begin, stamp) = match header.take(piece)? {
                 Taken::More => return Ok(Step::Taken),
                 Taken::Header(client) => {
-                    self.proxied_for = client.map(|client| client.to_string().into());
+                    self.proxied_for = client.map(Box::new);
                     self.proxy_header = None;
                     return Ok(Step::Taken);
                 }
@@ -314,7 +314,7 @@ impl Http1 {
         self.undecided = false;
         self.suspended = method == Method::Connect || found.framing.upgrade;
         if found.framing.closes {
-            self.last_served.get_or_insert(exchange);
+            self.last_served = self.last_served.min(exchange);
         }
         self.counters.heads_with_many_headers += u64::from(found.many_headers);
         let Found {
@@ -325,7 +325,8 @@ impl Http1 {
             ..
         } = found;
         if let Some(client) = &self.proxied_for {
-            head.headers.push((Header::ProxiedFor, client.as_bytes().into()));
+            head.headers
+                .push((Header::ProxiedFor, client.to_string().into_bytes().into()));
         }
         out.push(Event::RequestHead {
             exchange,
@@ -367,7 +368,7 @@ impl Http1 {
         self.search.pipelined |= self.pending.len() > 1;
         let exchange = self.oldest_exchange();
         if found.framing.closes {
-            self.last_served = Some(exchange);
+            self.last_served = exchange;
         }
         let Found {
             head,
@@ -483,7 +484,7 @@ impl Http1 {
         self.request = Stream::new();
         self.response = Stream::new();
         self.pending = VecDeque::new();
-        self.last_served = None;
+        self.last_served = u64::MAX;
         self.undecided = false;
         self.proxy_header = None;
         self.suspended = false;
