@@ -322,7 +322,7 @@ pub(super) fn php_fpm(name: &str, address: SocketAddr, directory: &Path) -> Resu
     // PHP logs what was served: once is enough.
     let nginx = super::nginx(name, address, directory, ("S", ""), "", &location)?;
     let script = "fpm=$(ls /usr/sbin/php-fpm* | tail -n 1)
-        \"$fpm\" --nodaemonize --allow-to-run-as-root --fpm-config \"$1\" &
+        setpriv --pdeathsig TERM \"$fpm\" --nodaemonize --allow-to-run-as-root --fpm-config \"$1\" &
         until [ -S \"$2\" ]; do sleep 0.05; done
         shift 2; exec \"$@\"";
     let mut command = Command::new("sh");
