@@ -119,7 +119,9 @@ fn connected(result: i64) -> Option<()> {
     if start_ns == 0 {
         return None;
     }
-    if result == 0 && flags & DESCRIBED == 0 {
+    // Between two processes of a host it is established by now, though a call that does not wait says EINPROGRESS. The
+    // server may have answered before the first write returns: its end must find this one.
+    if (result == 0 || result == -EINPROGRESS) && flags & DESCRIBED == 0 {
         connection::describe(socket.sock, Moved::NONE);
     }
     let mut connect = Connect {
