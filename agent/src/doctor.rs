@@ -1,6 +1,6 @@
 //! `spoor doctor`: what works on this kernel and machine, what does not, what that costs, and what to do about it.
 //!
-//! Reading ([`facts`]) and judging ([`verdict`]) are apart: a verdict is a pure function of the facts.
+//! Reading ([`facts`]) and judging ([`mod@verdict`]) are apart: a verdict is a pure function of the facts.
 
 pub mod facts;
 mod show;
