@@ -336,6 +336,8 @@ impl Connection {
         let way = direction(segment);
         let stamp = Stamp::from(&segment.header);
         self.last_ns = stamp.time_ns;
+        // What moves bytes is connected, whether its description was lost or not.
+        self.connecting_since_ns = None;
         let before = self.role;
         let begins_call = segment.end.saturating_sub(segment.offset) == segment.call_bytes as u64;
         if let State::Opaque = self.state {

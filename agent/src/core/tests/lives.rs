@@ -259,6 +259,30 @@ fn a_connection_that_carried_nothing_is_no_failed_call() {
 }
 
 #[test]
+fn a_connection_whose_description_was_lost_is_no_failed_connect() {
+    let mut world = world();
+    world.connect(102, 10, 10, -libc::EINPROGRESS);
+    let mut end = End {
+        conn: 102,
+        tgid: 10,
+        read: 0,
+        written: 0,
+    };
+    world.feed(end.writes(10, &get("/a")));
+    world.feed(end.reads(10, OK));
+    world.feed(end.writes(10, &get("/b")));
+    world.feed(end.state(StateChange::Closed, 1, libc::EPIPE));
+    assert_eq!(
+        world.tree(),
+        [
+            "front client GET /a <- root",
+            "front client GET /b !connection_closed <- root"
+        ]
+    );
+    assert_eq!(world.core.under_way(), (0, 0));
+}
+
+#[test]
 fn a_reset_of_a_reused_connection_is_the_clients_error_alone() {
     let mut world = world();
     let (mut call, mut back) = world.pair((10, 11), 20);
@@ -521,6 +545,6 @@ fn a_unix_connection_that_ended_unseen_after_its_other_end() {
     record.0.flags = SEGMENT_EOF;
     world.feed(record);
     world.feed(call.state(StateChange::Gone, 0, 0));
-    assert_eq!(world.tree(), ["front client GET /b !connection_closed <- root"]);
+    assert_eq!(world.tree(), ["front client GET /b !connection_reset <- root"]);
     assert_eq!(world.counter("missed"), 0);
 }
