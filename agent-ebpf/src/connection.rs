@@ -365,10 +365,12 @@ fn unseen(sock: u64, connection: &mut Connection, way: usize) -> u64 {
 
 #[inline(always)]
 fn tell_end(connection: &Connection, way: Direction, unseen: u64) {
-    let Some(follow) = FOLLOW.get(follow_slot(connection.id)) else {
-        return;
+    let awaited = || {
+        let follow = FOLLOW.get(follow_slot(connection.id))?;
+        (follow.conn == connection.id && follow.until[way as usize] == UNTIL_CLOSE).then_some(())
     };
-    if follow.conn != connection.id || follow.until[way as usize] != UNTIL_CLOSE && unseen == 0 {
+    // Bytes that no program saw are told even if Core has not said yet that it follows: it may not have come so far.
+    if unseen == 0 && awaited().is_none() {
         return;
     }
     let at = connection.offset[way as usize];

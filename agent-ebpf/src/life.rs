@@ -102,11 +102,10 @@ pub fn connect_exit(ctx: TracePointContext) -> u32 {
 fn connected(result: i64) -> Option<()> {
     let args = Args::saved()?;
     let socket = kernel::socket(args.first() as u32)?;
-    let entry = CONNECTIONS.get_ptr_mut(&socket.sock)?;
+    let entry = CONNECTIONS.get_ptr(&socket.sock)?;
     // SAFETY: a live map value.
     let Connection {
-        id,
-        connect_ns: start_ns,
+        connect_ns,
         flags,
         connect_error,
         ..
@@ -116,7 +115,7 @@ fn connected(result: i64) -> Option<()> {
     } else {
         result
     };
-    if start_ns == 0 {
+    if connect_ns == 0 {
         return None;
     }
     // Between two processes of a host it is established by now, though a call that does not wait says EINPROGRESS. The
@@ -124,26 +123,40 @@ fn connected(result: i64) -> Option<()> {
     if (result == 0 || result == -EINPROGRESS) && flags & DESCRIBED == 0 {
         connection::describe(socket.sock, Moved::NONE);
     }
+    tell_connect(socket.sock, result as i32, args.second(), args.third());
+    Some(())
+}
+
+/// Tells how a connect to this address went. A global function: its record is not on the stack while the connection is
+/// described, which takes most of it.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tell_connect(sock: u64, result: i32, address: u64, length: u64) -> u32 {
+    let Some(entry) = CONNECTIONS.get_ptr_mut(&sock) else {
+        return 0;
+    };
+    // SAFETY: a live map value.
+    let Connection { id, connect_ns, .. } = unsafe { *entry };
     let mut connect = Connect {
         header: emit::header(Kind::Connect, 0, 0),
         conn: id,
-        start_ns,
-        result: result as i32,
+        start_ns: connect_ns,
+        result,
         ..Connect::default()
     };
-    peer_address(args.second(), &mut connect);
+    peer_address(address, &mut connect);
     if connect.family == FAMILY_UNIX {
-        connect_unix(&connect, args.second(), args.third());
+        connect_unix(&connect, address, length);
     } else {
         emit::submit(connect);
     }
-    if result != 0 && result != -EINPROGRESS && result != -EINTR {
-        let _ = CONNECTIONS.remove(&socket.sock);
+    if result != 0 && result as i64 != -EINPROGRESS && result as i64 != -EINTR {
+        let _ = CONNECTIONS.remove(&sock);
     } else {
         // SAFETY: a live map value.
         unsafe { (*entry).flags |= CONNECT_RETURNED };
     }
-    Some(())
+    1
 }
 
 /// The address that connect(2) was given: a socket forgets it when the connect fails.

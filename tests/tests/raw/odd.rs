@@ -240,7 +240,7 @@ fn spliced_wholly(world: &mut World, name: &str) -> Result<()> {
 /// Requests that come with the SYN: by sendto(2), and by the first write after a connect(2) that did nothing.
 fn fast_open(world: &mut World, name: &str) -> Result<()> {
     let Some(namespaces) = &world.namespaces else {
-        println!("skipped: {name}: there is no ip command");
+        world.skip(name, "there is no ip command");
         return Ok(());
     };
     namespaces.set(0, "net/ipv4/tcp_fastopen", "3")?;
@@ -282,6 +282,18 @@ fn fast_open(world: &mut World, name: &str) -> Result<()> {
 /// clients without it are plain TCP.
 fn multipath(world: &mut World, name: &str, server: &str, client: &str) -> Result<()> {
     const CONNECTIONS: usize = 3;
+    let probe = world.name();
+    match world.peers[SERVER].ask(&format!("listen {probe} mptcp:127.0.0.1:0 1"))? {
+        Ok(_) => world.peers[SERVER].make(&format!("close {probe}"))?,
+        Err(libc::EPROTONOSUPPORT) => {
+            world.skip(name, "this kernel has no multipath TCP");
+            return Ok(());
+        }
+        Err(number) => anyhow::bail!(
+            "cannot listen by multipath TCP: {}",
+            std::io::Error::from_raw_os_error(number)
+        ),
+    };
     let ends = usize::from(!client.is_empty()) + usize::from(!client.is_empty() && server.starts_with("mptcp"));
     world.count("spoor_core_total{cause=\"mptcp\"}", CONNECTIONS * ends);
     let (listener, bound) = world.listen(SERVER, server)?;
@@ -322,7 +334,7 @@ fn kernel_tls(world: &mut World, name: &str) -> Result<()> {
     match world.peers[client].ask(&format!("upper-layer {socket}"))? {
         Ok(_) => {}
         Err(libc::ENOENT) => {
-            println!("skipped: {name}: this kernel has no TLS of its own");
+            world.skip(name, "this kernel has no TLS of its own");
             return world.close(&connection);
         }
         Err(number) => anyhow::bail!("cannot set up TLS: {}", std::io::Error::from_raw_os_error(number)),

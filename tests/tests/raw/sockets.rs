@@ -237,7 +237,7 @@ fn family(world: &mut World, name: &str, address: &str, to: &str) -> Result<()> 
 /// Two connections with the same addresses and ports at both ends, at the same time.
 fn namespaces(world: &mut World, name: &str) -> Result<()> {
     let Some(pairs) = world.namespaces.as_ref().map(|namespaces| namespaces.pairs) else {
-        println!("skipped: {name}: there is no ip command");
+        world.skip(name, "there is no ip command");
         return Ok(());
     };
     let [from, to] = ADDRESSES.map(|address| format!("{address}:8080"));

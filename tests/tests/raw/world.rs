@@ -30,6 +30,8 @@ pub struct World {
     pub expected: Vec<Exchange>,
     /// Cases that were run.
     pub cases: Vec<String>,
+    /// Cases that cannot be played on this machine, and why.
+    pub skipped: Vec<(String, &'static str)>,
     /// What the agent's counters must be in the end.
     pub counters: BTreeMap<&'static str, f64>,
     names: usize,
@@ -68,6 +70,7 @@ impl World {
             directory: tempfile::Builder::new().prefix("spoor-raw-").tempdir()?,
             expected: Vec::new(),
             cases: Vec::new(),
+            skipped: Vec::new(),
             counters: BTreeMap::new(),
             names: 0,
         })
@@ -85,6 +88,13 @@ impl World {
         }
         self.cases.push(name.to_owned());
         run(self, name).with_context(|| format!("the case {name} could not be played"))
+    }
+
+    /// This case cannot be played here.
+    pub fn skip(&mut self, name: &str, reason: &'static str) {
+        println!("skipped: {name}: {reason}");
+        self.cases.retain(|case| case != name);
+        self.skipped.push((name.to_owned(), reason));
     }
 
     pub fn name(&mut self) -> String {

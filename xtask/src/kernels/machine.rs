@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
@@ -110,15 +110,21 @@ pub fn boot(kernel: &Kernel, archive: &Path, parameters: &str, console: &Path) -
         }
     });
     let deadline = Instant::now() + LIMIT;
-    let mut all = Vec::new();
+    // As it comes: it can be read while the machine runs.
+    let mut told = File::create(console)?;
+    let mut results = Vec::new();
     let mut end = End::Lost;
     loop {
         match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
             Ok(line) => {
-                if let Some(code) = line.strip_prefix(MARK).and_then(|line| line.strip_prefix("end ")) {
+                writeln!(told, "{line}")?;
+                let Some(result) = line.strip_prefix(MARK) else {
+                    continue;
+                };
+                if let Some(code) = result.strip_prefix("end ") {
                     end = code.trim().parse().map_or(End::Lost, End::Suite);
                 }
-                all.push(line);
+                results.push(result.to_owned());
             }
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
@@ -127,13 +133,8 @@ pub fn boot(kernel: &Kernel, archive: &Path, parameters: &str, console: &Path) -
             }
         }
     }
-    std::fs::write(console, all.join("\n"))?;
     Ok(Outcome {
-        lines: all
-            .iter()
-            .filter_map(|line| line.strip_prefix(MARK))
-            .map(str::to_owned)
-            .collect(),
+        lines: results,
         end,
         console: console.to_owned(),
     })

@@ -36,8 +36,8 @@ use table::{Column, Table};
 const ALL: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", "newest"];
 /// What all tests together run: whatever works in both works in between, mostly, and all would take too long.
 pub const OLDEST_AND_NEWEST: [&str; 2] = ["5.10", "newest"];
-/// Machines at one time.
-const AT_ONCE: usize = 2;
+/// Processors of this machine for each virtual one, which has as many.
+const PROCESSORS: usize = 2;
 /// What the second boot tells the kernel.
 const PREEMPT_FULL: &str = "preempt=full";
 
@@ -212,8 +212,9 @@ fn binaries(arch: Arch) -> Result<Vec<(PathBuf, &'static str)>> {
 fn boot_all(jobs: &[Job<'_>], cache: &std::path::Path) -> Result<Vec<Column>> {
     let next = AtomicUsize::new(0);
     let done: Mutex<Vec<(usize, Result<Column>)>> = Mutex::new(Vec::new());
+    let at_once = std::thread::available_parallelism()?.get().div_ceil(PROCESSORS);
     std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
+        for _ in 0..at_once {
             scope.spawn(|| {
                 while let index = next.fetch_add(1, Ordering::Relaxed)
                     && let Some(job) = jobs.get(index)

@@ -21,11 +21,14 @@ pub struct Column {
     /// Series and parameters.
     pub title: String,
     release: String,
+    /// Spans that were missing beside the process that calls bpf(2) all the time, and how many there should have been.
+    missing: Option<(u64, u64)>,
     results: Vec<(String, Result)>,
 }
 
 impl Column {
-    /// From the guest's lines: `feature NAME|works`, `feature NAME|cannot|REASON`, `feature NAME|failed|REASON`.
+    /// From the guest's lines: `feature NAME|works`, `feature NAME|cannot|REASON`, `feature NAME|failed|REASON`,
+    /// `missing SPANS|ALL`.
     pub fn new(title: String, release: String, lines: &[String]) -> Self {
         let results = lines.iter().filter_map(|line| {
             let mut words = line.strip_prefix("feature ")?.splitn(3, '|');
@@ -38,9 +41,14 @@ impl Column {
             };
             Some((name.to_owned(), result))
         });
+        let missing = lines.iter().find_map(|line| {
+            let (missing, all) = line.strip_prefix("missing ")?.split_once('|')?;
+            Some((missing.parse().ok()?, all.parse().ok()?))
+        });
         Self {
             title,
             release,
+            missing,
             results: results.collect(),
         }
     }
@@ -147,9 +155,13 @@ bpf(2) all the time is there in both. One kernel: `cargo xtask kernels 6.1`; the
 
 "
         .to_owned();
-        text.push_str("| | kernel |\n|---|---|\n");
+        text.push_str("| | kernel | spans missing beside that process |\n|---|---|---|\n");
         for column in &self.columns {
-            let _ = writeln!(text, "| {} | {} |", column.title, column.release);
+            let missing = match column.missing {
+                Some((missing, all)) => format!("{missing} of {all}"),
+                None => String::new(),
+            };
+            let _ = writeln!(text, "| {} | {} | {missing} |", column.title, column.release);
         }
         text.push_str("\n| |");
         for column in &self.columns {
@@ -182,8 +194,9 @@ bpf(2) all the time is there in both. One kernel: `cargo xtask kernels 6.1`; the
         }
         text.push_str(
             "
-Where a kernel preempts everywhere and bpf(2) is called all the time, 6.1 to 6.18 skip programs of system calls. Spans are
-then missing, and counters tell it ([loss.md](loss.md)); what is told is right.
+A kernel that preempts everywhere skips programs of system calls while bpf(2) is called on the same processor. Spans are
+then missing, and counters tell it ([loss.md](loss.md)): the run fails where one is missing and no counter has grown, and
+where a span says what was not done or has a wrong parent.
 ",
         );
         if notes.is_empty() {
@@ -211,7 +224,7 @@ mod tests {
         let mut old = Column::new(
             "5.10".into(),
             "5.10.0-1".into(),
-            &lines("started\nfeature fork|works\nfeature close_range|cannot|no such call\nend 0"),
+            &lines("started\nmissing 3|410\nfeature fork|works\nfeature close_range|cannot|no such call\nend 0"),
         );
         let new = Column::new(
             "6.1".into(),
@@ -230,6 +243,7 @@ mod tests {
                 || document.contains("| fork | works | **fails** (1) |")
         );
         assert!(document.contains("| close_range | no ("));
+        assert!(document.contains("| 5.10 | 5.10.0-1 | 3 of 410 |"));
         assert!(table.text().contains("FAILED"));
     }
 }

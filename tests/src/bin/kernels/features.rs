@@ -40,6 +40,11 @@ impl Report {
         }
     }
 
+    /// Tells that this machine cannot do it.
+    fn cannot(name: &str, reason: &str) {
+        println!("@kernels feature {name}|cannot|{reason}");
+    }
+
     /// Whether nothing failed.
     pub fn all_good(&self) -> bool {
         self.failed == 0
@@ -123,6 +128,16 @@ pub fn raw(report: &mut Report) {
         features.insert("nothing but what was done", stray);
     }
     let any = features.values().any(|wrong| !wrong.is_empty());
+    let skipped: BTreeMap<&str, &str> = world
+        .skipped
+        .iter()
+        .map(|(case, reason)| (feature_of(case), *reason))
+        .collect();
+    for (feature, reason) in skipped {
+        if !features.contains_key(feature) {
+            Report::cannot(feature, reason);
+        }
+    }
     for (feature, wrong) in features {
         let reason = format!("{} differences: {}", wrong.len(), wrong.join("; "));
         report.tell(feature, if wrong.is_empty() { Ok(()) } else { Err(reason) });
@@ -138,7 +153,7 @@ pub fn raw(report: &mut Report) {
     }
 }
 
-/// Each request that was seen at both ends hangs below the call that sent it.
+/// Each request that was seen at both ends hangs below the call that sent it, if its connection's ends can be told to be one's.
 fn same_host(expected: &[Exchange], spans: &[Span]) -> Result<(), String> {
     let calls: BTreeMap<String, &Span> = spans
         .iter()
@@ -147,7 +162,7 @@ fn same_host(expected: &[Exchange], spans: &[Span]) -> Result<(), String> {
         .collect();
     let both = expected
         .iter()
-        .filter(|exchange| exchange.client.is_some() && exchange.server.is_some());
+        .filter(|exchange| exchange.client.is_some() && exchange.server.is_some() && !exchange.apart);
     let both: BTreeMap<&str, ()> = both.map(|exchange| (exchange.target.as_str(), ())).collect();
     let mut linked = 0;
     for server in spans.iter().filter(|span| span.kind == Kind::Server) {

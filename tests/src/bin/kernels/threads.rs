@@ -134,10 +134,7 @@ impl Service {
         loop {
             let answer = self.client.ask(&format!("{} 1 1", &WARM[1..]))?;
             ensure!(answer == "done", "the client says: {answer}");
-            // It is written line by line, and its last line may not be whole yet.
-            let text = std::fs::read_to_string(spans).unwrap_or_default();
-            let whole = text.rfind('\n').map_or("", |end| &text[..end + 1]);
-            let known = otlp::parse(whole)?
+            let known = so_far(spans)?
                 .iter()
                 .any(|span| span.kind == Kind::Client && span.service == "front" && !span.parent_id.is_empty());
             if known {
@@ -151,6 +148,17 @@ impl Service {
         }
     }
 
+    /// Waits until the last request that was sent has its span.
+    pub fn wait_until_told(&self, spans: &Path) -> Result<()> {
+        let last = self.expected.last().context("no request was sent")?;
+        let deadline = Instant::now() + LIMIT;
+        while !so_far(spans)?.iter().any(|span| target_of(span) == last.target) {
+            ensure!(Instant::now() < deadline, "{} has no span", last.target);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
     /// Ends all of them as a service is ended, the callers first.
     pub fn end(self) -> Result<()> {
         for mut part in [self.client, self.front, self.back] {
@@ -159,6 +167,12 @@ impl Service {
         }
         Ok(())
     }
+}
+
+/// What is in the file already: it is written line by line, and its last line may not be whole yet.
+fn so_far(spans: &Path) -> Result<Vec<Span>> {
+    let text = std::fs::read_to_string(spans).unwrap_or_default();
+    otlp::parse(text.rfind('\n').map_or("", |end| &text[..end + 1]))
 }
 
 /// All spans but those of the warm-up.
