@@ -38,6 +38,10 @@ type Pending = SmallVec<[Method; 16]>;
 pub struct Http1 {
     pub(super) mode: Mode,
     pub(super) search: Search,
+    /// This connection was seen to pipeline.
+    pub(super) pipelined: bool,
+    /// While searching: requests followed on a candidate. Only when the response half moves is it known whose turn it is.
+    pub(super) overtaken: bool,
     pub(super) request: Stream,
     pub(super) response: Stream,
     /// Requests whose response is not complete, oldest first: the last one is exchange `next_exchange - 1`.
@@ -113,6 +117,8 @@ impl Http1 {
         Self {
             mode: if from_birth { Mode::Following } else { Mode::Searching },
             search: Search::default(),
+            pipelined: false,
+            overtaken: false,
             request: Stream::new(),
             response: Stream::new(),
             pending: Pending::new(),
@@ -370,7 +376,7 @@ impl Http1 {
             return;
         }
         // The request behind the oldest one was sent before this response came.
-        self.search.pipelined |= self.pending.len() > 1;
+        self.pipelined |= self.pending.len() > 1;
         let exchange = self.oldest_exchange();
         if found.framing.closes {
             self.last_served = exchange;
@@ -477,6 +483,7 @@ impl Http1 {
         });
         self.forget();
         self.mode = Mode::Searching;
+        self.overtaken = false;
         self.search.begin(stamp);
     }
 
