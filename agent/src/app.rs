@@ -159,6 +159,8 @@ fn trace(
         Some(launch) => Some(Launch::spawn(&launch.command, launch.as_root).map_err(anyhow::Error::new)?),
         None => None,
     };
+    // Not before: the command would inherit it.
+    avoid_huge_pages();
     let pid = launch.as_ref().map(Launch::pid);
     session.begin(pid);
     let command = match launch {
@@ -195,6 +197,13 @@ fn trace(
 fn give_back() {
     // SAFETY: the allocator's own function, callable at any time.
     unsafe { libmimalloc_sys::mi_collect(true) };
+}
+
+/// Where the system uses huge pages unasked, what little is left of 2 MiB after a burst would keep all of it resident.
+fn avoid_huge_pages() {
+    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
+        tracing::debug!("huge pages stay allowed, which takes more memory: {error}");
+    }
 }
 
 /// Says that all is in place: to people, and to scripts that wait for it.

@@ -6,7 +6,6 @@ use super::{Core, workloads};
 use crate::{
     causality::{Node, NodeId},
     event::Stamp,
-    flow::push_back_exact,
     proto::http1::{Cause, Event, Header, RequestHead},
     trace::{SpanKind, traceparent},
 };
@@ -126,7 +125,7 @@ impl Core {
                 // The number of the first request may be used again, by one that was not the first.
                 connection.opener = None;
                 let first_lost = connection.exchanges.partition_point(|&(number, _)| number < exchange);
-                let lost = connection.exchanges.split_off(first_lost);
+                let lost = connection.exchanges.drain(first_lost..).collect::<Vec<_>>();
                 self.missed(lost.into_iter().map(|(_, node)| node));
                 if let Some(what) = workloads::unreadable(cause) {
                     self.unseen_in(tgid, what);
@@ -202,7 +201,7 @@ impl Core {
             self.causality.call(node, opener, hidden)
         };
         if let Some(connection) = self.flow.known(connection_id) {
-            push_back_exact(&mut connection.exchanges, (exchange, id));
+            connection.exchanges.push((exchange, id));
             if let Some(wire) = wire {
                 connection.note_offset(wire, id, |node| self.causality.get(node).is_some());
             }
@@ -234,10 +233,8 @@ impl Core {
         else {
             return;
         };
-        let Some((_, id)) = connection.exchanges.remove(index) else {
-            return;
-        };
-        let next = connection.exchanges.front().map(|&(_, next)| next);
+        let (_, id) = connection.exchanges.remove(index);
+        let next = connection.exchanges.first().map(|&(_, next)| next);
         let server = connection.role() == Role::Server;
         if server {
             // If the other end is traced, its call is the parent, and may be seen later.

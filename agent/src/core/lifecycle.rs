@@ -1,14 +1,12 @@
 //! Connects, ends of connections, and ends of processes.
 
-use std::collections::VecDeque;
-
 use agent_ebpf::abi::{Connect, Direction, Execution, Exit, FAMILY_UNIX, State, StateChange, Unseen, UnseenCause};
 
 use super::{Core, Process};
 use crate::{
     causality::Node,
     event::Stamp,
-    flow::Connection,
+    flow::{Connection, Requests},
     trace::{SpanKind, http::Failure},
 };
 
@@ -177,7 +175,7 @@ impl Core {
             errno => Failure::from_errno(errno),
         };
         let all = std::mem::take(&mut connection.exchanges);
-        let (unserved, rest): (VecDeque<_>, VecDeque<_>) = all
+        let (unserved, rest): (Requests, Requests) = all
             .into_iter()
             .partition(|&(exchange, _)| connection.is_unserved(exchange));
         connection.exchanges.clone_from(&rest);

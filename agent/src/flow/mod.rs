@@ -6,8 +6,7 @@
 mod connection;
 mod pairs;
 
-pub(crate) use connection::push_back_exact;
-pub use connection::{Connection, Fed};
+pub use connection::{Connection, Fed, Requests};
 pub use pairs::Pairs;
 
 use agent_ebpf::abi::{Connect, Direction, FAMILY_UNIX, Open, Role, Segment};

@@ -7,56 +7,71 @@ use foldhash::fast::RandomState;
 
 use super::Connection;
 
-/// What both ends of a connection can tell, and nobody else: no addresses, no ports, no network namespaces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// What both ends of a connection can tell, and nobody else: no addresses, no ports, no network namespaces. The own part
+/// first, so the other end has the two swapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Key {
     /// TCP: sequence numbers of the first byte sent and the first received.
-    Sequences(u32, u32),
+    Sequences((u32, u32)),
     /// Unix: addresses of the own socket and the other's.
-    Sockets(u64, u64),
+    Sockets((u64, u64)),
 }
 
-impl Key {
-    fn swapped(self) -> Self {
-        match self {
-            Self::Sequences(sent, received) => Self::Sequences(received, sent),
-            Self::Sockets(own, other) => Self::Sockets(other, own),
-        }
-    }
-}
-
-/// Finds the far end of a connection. The other side has a say in sequence numbers: a seeded hash.
+/// Finds the far end of a connection. The other side has a say in sequence numbers: a seeded hash. Two tables, because keys
+/// of 100,000 TCP connections need half of the place.
 #[derive(Debug, Default)]
-pub struct Pairs(HashMap<Key, u64, RandomState>);
+pub struct Pairs {
+    tcp: HashMap<(u32, u32), u64, RandomState>,
+    unix: HashMap<(u64, u64), u64, RandomState>,
+}
 
 impl Pairs {
     fn key(connection: &Connection) -> Option<Key> {
         let open = connection.described()?;
         if open.family == FAMILY_UNIX {
-            return (open.peer != 0).then_some(Key::Sockets(open.sock, open.peer));
+            return (open.peer != 0).then_some(Key::Sockets((open.sock, open.peer)));
         }
-        (open.counted == 0)
-            .then(|| Key::Sequences(open.sent_base.wrapping_add(connection.syn() as u32), open.received_base))
+        (open.counted == 0).then(|| {
+            let sent = open.sent_base.wrapping_add(connection.syn() as u32);
+            Key::Sequences((sent, open.received_base))
+        })
     }
 
     /// Takes up a connection whose role is known.
     pub fn insert(&mut self, connection: &Connection) {
-        if let Some(key) = Self::key(connection) {
-            self.0.insert(key, connection.id);
-        }
+        match Self::key(connection) {
+            Some(Key::Sequences(key)) => self.tcp.insert(key, connection.id),
+            Some(Key::Sockets(key)) => self.unix.insert(key, connection.id),
+            None => None,
+        };
     }
 
     /// Forgets it.
     pub fn remove(&mut self, connection: &Connection) {
-        if let Some(key) = Self::key(connection)
-            && self.0.get(&key) == Some(&connection.id)
-        {
-            self.0.remove(&key);
+        let key = Self::key(connection);
+        if key.and_then(|key| self.named(key)) != Some(connection.id) {
+            return;
         }
+        match key {
+            Some(Key::Sequences(key)) => self.tcp.remove(&key),
+            Some(Key::Sockets(key)) => self.unix.remove(&key),
+            None => None,
+        };
     }
 
     /// The name of the far end.
     pub fn peer(&self, connection: &Connection) -> Option<u64> {
-        self.0.get(&Self::key(connection)?.swapped()).copied()
+        self.named(match Self::key(connection)? {
+            Key::Sequences((own, other)) => Key::Sequences((other, own)),
+            Key::Sockets((own, other)) => Key::Sockets((other, own)),
+        })
+    }
+
+    fn named(&self, key: Key) -> Option<u64> {
+        match key {
+            Key::Sequences(key) => self.tcp.get(&key),
+            Key::Sockets(key) => self.unix.get(&key),
+        }
+        .copied()
     }
 }

@@ -171,6 +171,11 @@ pub fn connections(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
 
 /// How much is resident at the end of a time of churn, more than when it has begun.
 pub fn churn(rig: &Rig, _: Options, minutes: f64) -> Result<Vec<Bar>> {
+    let time = Duration::from_secs_f64(minutes * 60.0);
+    ensure!(
+        time >= WARM_UP + 2 * WINDOW,
+        "{minutes} minutes are too short: at least 1.5"
+    );
     let address = free_address();
     let mut server = rig.role(Side::Traced, &["keep-server", &address.to_string()])?;
     server.line()?;
@@ -183,11 +188,6 @@ pub fn churn(rig: &Rig, _: Options, minutes: f64) -> Result<Vec<Bar>> {
     )?;
     // What a target starts is a target.
     let mut spawner = rig.role(Side::Traced, &["spawner", &processes.to_string()])?;
-    let time = Duration::from_secs_f64(minutes * 60.0);
-    ensure!(
-        time >= WARM_UP + 2 * WINDOW,
-        "{minutes} minutes are too short: at least 1.5"
-    );
     let begin = Instant::now();
     let mut resident = Vec::new();
     while begin.elapsed() < time {

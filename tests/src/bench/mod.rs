@@ -106,7 +106,7 @@ enum What {
         /// Growth under 1,000 new connections and 200 process starts a second
         #[arg(long)]
         churn: bool,
-        /// How long, of --churn
+        /// How long, of --churn; at least 1.5
         #[arg(long, default_value_t = 10.0, requires = "churn")]
         minutes: f64,
     },

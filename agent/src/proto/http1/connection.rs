@@ -1,8 +1,9 @@
 //! Both halves of one connection: which response answers which request.
 
-use std::{collections::VecDeque, net::IpAddr};
+use std::net::IpAddr;
 
 use agent_ebpf::classify::{self, Looks};
+use smallvec::SmallVec;
 
 use super::head::{Framing, Transfer};
 use super::held::Held;
@@ -15,6 +16,10 @@ use crate::proto::{Data, Half};
 
 /// Most requests that wait for their responses.
 pub(super) const MAX_PENDING: usize = 1024;
+
+/// As many as fit where a longer queue has its address and length: most connections have one, and 100,000 of them no memory
+/// for it beside.
+type Pending = SmallVec<[Method; 16]>;
 
 /// A passive parser of both halves of one HTTP/1 connection. It is fed with what was captured, says what it found, and
 /// does nothing else: no clock, no IO.
@@ -33,10 +38,14 @@ pub(super) const MAX_PENDING: usize = 1024;
 pub struct Http1 {
     pub(super) mode: Mode,
     pub(super) search: Search,
+    /// This connection was seen to pipeline.
+    pub(super) pipelined: bool,
+    /// While searching: requests followed on a candidate. Only when the response half moves is it known whose turn it is.
+    pub(super) overtaken: bool,
     pub(super) request: Stream,
     pub(super) response: Stream,
     /// Requests whose response is not complete, oldest first: the last one is exchange `next_exchange - 1`.
-    pending: VecDeque<Method>,
+    pending: Pending,
     next_exchange: u64,
     /// The exchange behind which none is served, for one of its two ends said that it closes; `u64::MAX`: none said so.
     last_served: u64,
@@ -108,9 +117,11 @@ impl Http1 {
         Self {
             mode: if from_birth { Mode::Following } else { Mode::Searching },
             search: Search::default(),
+            pipelined: false,
+            overtaken: false,
             request: Stream::new(),
             response: Stream::new(),
-            pending: VecDeque::new(),
+            pending: Pending::new(),
             next_exchange: 0,
             last_served: u64::MAX,
             undecided: from_birth,
@@ -310,7 +321,7 @@ impl Http1 {
         let exchange = self.next_exchange;
         let method = Method::of(&found.head.method);
         self.next_exchange += 1;
-        self.pending.push_back(method);
+        self.pending.push(method);
         self.undecided = false;
         self.suspended = method == Method::Connect || found.framing.upgrade;
         if found.framing.closes {
@@ -356,7 +367,7 @@ impl Http1 {
 
     /// A response's head was found: it answers the oldest request.
     pub(super) fn respond(&mut self, found: Found<ResponseHead>, out: &mut Vec<Event>) {
-        let Some(method) = self.pending.front().copied() else {
+        let Some(method) = self.pending.first().copied() else {
             return;
         };
         self.counters.heads_with_many_headers += u64::from(found.many_headers);
@@ -365,7 +376,7 @@ impl Http1 {
             return;
         }
         // The request behind the oldest one was sent before this response came.
-        self.search.pipelined |= self.pending.len() > 1;
+        self.pipelined |= self.pending.len() > 1;
         let exchange = self.oldest_exchange();
         if found.framing.closes {
             self.last_served = exchange;
@@ -399,7 +410,9 @@ impl Http1 {
 
     fn end_response(&mut self, last: Stamp, body_bytes: u64, out: &mut Vec<Event>) {
         let exchange = self.oldest_exchange();
-        self.pending.pop_front();
+        if !self.pending.is_empty() {
+            self.pending.remove(0);
+        }
         out.push(Event::ResponseEnd {
             exchange,
             last,
@@ -470,6 +483,7 @@ impl Http1 {
         });
         self.forget();
         self.mode = Mode::Searching;
+        self.overtaken = false;
         self.search.begin(stamp);
     }
 
@@ -483,7 +497,7 @@ impl Http1 {
     fn forget(&mut self) {
         self.request = Stream::new();
         self.response = Stream::new();
-        self.pending = VecDeque::new();
+        self.pending = Pending::new();
         self.last_served = u64::MAX;
         self.undecided = false;
         self.proxy_header = None;

@@ -21,11 +21,8 @@ const QUIET_NS: u64 = 1_000_000_000;
 /// What the search remembers.
 #[derive(Debug, Default)]
 pub(super) struct Search {
-    candidate: Option<Candidate>,
-    /// Requests followed on a candidate: only when the response half moves is it known whose turn it is.
-    overtaken: bool,
-    /// This connection was seen to pipeline.
-    pub pipelined: bool,
+    /// Boxed: searches are few, connections many.
+    candidate: Option<Box<Candidate>>,
     /// When the last byte passed, on either half.
     last_ns: u64,
     /// Bytes of the candidate and of what may be the response to it.
@@ -37,10 +34,10 @@ pub(super) struct Search {
 enum Candidate {
     /// Its head is not complete. `calls`: it lies in more than one system call.
     Head { calls: bool },
-    /// Its head is complete; `end`: its body too, when and how many bytes (boxed: searches are few, connections many).
+    /// Its head is complete; `end`: its body too, when and how many bytes.
     Whole {
-        found: Box<Found<RequestHead>>,
-        end: Option<Box<(Stamp, u64)>>,
+        found: Found<RequestHead>,
+        end: Option<(Stamp, u64)>,
     },
 }
 
@@ -48,7 +45,6 @@ impl Search {
     /// Starts anew, after a loss at `stamp`.
     pub fn begin(&mut self, stamp: Stamp) {
         *self = Self {
-            pipelined: self.pipelined,
             last_ns: stamp.time_ns,
             ..Self::default()
         };
@@ -68,20 +64,20 @@ impl Http1 {
     }
 
     fn search_request(&mut self, config: &Config, quiet: bool, mut piece: Piece<'_>) {
-        let trusted = quiet || !self.search.pipelined;
-        match &mut self.search.candidate {
-            None if !begins_message(piece) || self.search.overtaken || !trusted => return self.give_up(),
-            None => self.search.candidate = Some(Candidate::Head { calls: false }),
+        let trusted = quiet || !self.pipelined;
+        match self.search.candidate.as_deref_mut() {
+            None if !begins_message(piece) || self.overtaken || !trusted => return self.give_up(),
+            None => self.search.candidate = Some(Box::new(Candidate::Head { calls: false })),
             // What seemed to be a head was the rest of something else.
             Some(Candidate::Head { .. }) if begins_message(piece) && begins_request(piece) => {
                 self.give_up();
-                self.search.candidate = Some(Candidate::Head { calls: false });
+                self.search.candidate = Some(Box::new(Candidate::Head { calls: false }));
             }
             Some(Candidate::Head { calls }) => *calls |= piece.segment_start,
             Some(Candidate::Whole { .. }) => {}
         }
         while !piece.is_empty() {
-            match &mut self.search.candidate {
+            match self.search.candidate.as_deref_mut() {
                 None => return,
                 Some(Candidate::Head { calls }) => match self.request.head::<RequestHead>(config, &mut piece) {
                     Ok(None) => {}
@@ -89,17 +85,14 @@ impl Http1 {
                     Ok(Some(found)) if *calls && !is_known(&found.head.method) => self.give_up(),
                     Ok(Some(found)) => {
                         let open = self.request.begin_body(request_body(found.framing));
-                        let end = (!open).then(|| Box::new((found.complete, 0)));
-                        self.search.candidate = Some(Candidate::Whole {
-                            found: Box::new(found),
-                            end,
-                        });
+                        let end = (!open).then_some((found.complete, 0));
+                        self.search.candidate = Some(Box::new(Candidate::Whole { found, end }));
                     }
                     Err(_) => self.give_up(),
                 },
                 Some(Candidate::Whole { end: end @ None, .. }) => match self.request.body(&mut piece) {
                     Ok(None) => {}
-                    Ok(Some(body_bytes)) => *end = Some(Box::new((piece.stamp, body_bytes))),
+                    Ok(Some(body_bytes)) => *end = Some((piece.stamp, body_bytes)),
                     Err(_) => self.give_up(),
                 },
                 Some(Candidate::Whole { end: Some(_), .. }) => {
@@ -107,8 +100,8 @@ impl Http1 {
                     if !piece.is_empty() {
                         // More requests in the same call, or a response that was missed: the next byte of the response
                         // half tells.
-                        self.search.pipelined |= !piece.segment_start && matches!(piece.data, Data::Bytes(_));
-                        self.search.overtaken = true;
+                        self.pipelined |= !piece.segment_start && matches!(piece.data, Data::Bytes(_));
+                        self.overtaken = true;
                         self.give_up();
                     }
                 }
@@ -118,24 +111,25 @@ impl Http1 {
 
     fn search_response(&mut self, config: &Config, mut piece: Piece<'_>, out: &mut Vec<Event>) {
         if let Data::Gap(_) = piece.data {
-            self.search.overtaken = false;
+            self.overtaken = false;
             return self.give_up();
         }
         // No gap on this half since the candidate, and yet a request came before the answer to the one before.
-        self.search.pipelined |= self.search.overtaken;
-        self.search.overtaken = false;
-        let awaited = matches!(self.search.candidate, Some(Candidate::Whole { .. }));
+        self.pipelined |= self.overtaken;
+        self.overtaken = false;
+        let awaited = matches!(self.search.candidate.as_deref(), Some(Candidate::Whole { .. }));
         if !awaited || !(self.response.in_head() || begins_message(piece)) {
             return self.give_up();
         }
         match self.response.head::<ResponseHead>(config, &mut piece) {
             Ok(None) => {}
             Ok(Some(response)) => {
-                if let Some(Candidate::Whole { found, end }) = self.search.candidate.take() {
+                if let Some(Candidate::Whole { found, end }) = self.search.candidate.take().map(|candidate| *candidate)
+                {
                     self.mode = Mode::Following;
                     self.search.claimed = 0;
-                    let exchange = self.begin_exchange(*found, out);
-                    if let Some((last, body_bytes)) = end.map(|end| *end) {
+                    let exchange = self.begin_exchange(found, out);
+                    if let Some((last, body_bytes)) = end {
                         out.push(Event::RequestEnd {
                             exchange,
                             last,
