@@ -421,6 +421,8 @@ counters! {
     /// A connection whose socket has another protocol on top in the kernel (`TCP_ULP`: kTLS), and is not looked at: what
     /// calls move is not what is on the wire.
     UpperLayer = "connection_upper_layer",
+    /// A program did nothing, for the one that it had preempted on its processor was not done.
+    Preempted = "program_preempted",
 }
 
 /// Columns of the counter table: a row of `u64` for each processor.
@@ -519,6 +521,8 @@ pub struct Offsets {
     pub typed_task: u32,
     /// `file_operations` of sockets, as an address; learned from a socket of the agent's own.
     pub socket_file_ops: u64,
+    /// 1: a program of a system call can be preempted by another one, as BTF's functions say.
+    pub preemptible: u64,
 }
 
 impl Offsets {
@@ -570,6 +574,7 @@ impl Offsets {
         upper_layer: Self::MISSING,
         typed_task: 0,
         socket_file_ops: 0,
+        preemptible: 0,
     };
 }
 

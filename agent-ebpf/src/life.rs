@@ -16,7 +16,7 @@ use crate::{
     emit,
     kernel::{self, Args, Socket, is_missing, offset, read},
     maps::{
-        CONNECT_RETURNED, CONNECTIONS, CONTROL, Connection, DESCRIBED, EVENTS, OPAQUE, PORTS, TARGETS, UNIX,
+        self, CONNECT_RETURNED, CONNECTIONS, CONTROL, Connection, DESCRIBED, EVENTS, OPAQUE, PORTS, TARGETS, UNIX,
         UNIX_USERS, count, is_marked, mark, unix_user,
     },
     socket::{argument, is_target, returned},
@@ -39,6 +39,7 @@ pub fn accept4_exit(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn accepted(ctx: &TracePointContext) -> u32 {
+    maps::on_own_stack(ctx);
     let fd = returned(ctx);
     if fd < 0 || !is_target() {
         return 0;
@@ -50,13 +51,17 @@ fn accepted(ctx: &TracePointContext) -> u32 {
     if CONNECTIONS.get_ptr(&socket.sock).is_some() {
         let _ = CONNECTIONS.remove(&socket.sock);
     }
-    connection::open(socket, Role::Server, Moved::NONE);
+    if maps::enter() {
+        connection::open(socket, Role::Server, Moved::NONE);
+        maps::leave();
+    }
     0
 }
 
 /// Notes when a connect began: one that fails after two minutes began two minutes ago.
 #[tracepoint]
 pub fn connect_enter(ctx: TracePointContext) -> u32 {
+    maps::on_own_stack(&ctx);
     if !is_target() {
         return 0;
     }
@@ -73,10 +78,14 @@ pub fn connect_enter(ctx: TracePointContext) -> u32 {
     let Some(stream) = connection::stream(socket.sock) else {
         return 0;
     };
+    if !maps::enter() {
+        return 0;
+    }
     if let Some(connection) = connection::insert(socket, stream, Role::Client) {
         // SAFETY: a live map value.
         unsafe { (*connection).connect_ns = bpf_ktime_get_ns() };
     }
+    maps::leave();
     0
 }
 
@@ -90,6 +99,7 @@ fn same_life(socket: Socket) -> bool {
 
 #[tracepoint]
 pub fn connect_exit(ctx: TracePointContext) -> u32 {
+    maps::on_own_stack(&ctx);
     let result = returned(&ctx);
     if result == -EALREADY || result == -EISCONN || !is_target() {
         return 0;
@@ -120,8 +130,9 @@ fn connected(result: i64) -> Option<()> {
     }
     // Between two processes of a host it is established by now, though a call that does not wait says EINPROGRESS. The
     // server may have answered before the first write returns: its end must find this one.
-    if (result == 0 || result == -EINPROGRESS) && flags & DESCRIBED == 0 {
+    if (result == 0 || result == -EINPROGRESS) && flags & DESCRIBED == 0 && maps::enter() {
         connection::describe(socket.sock, Moved::NONE);
+        maps::leave();
     }
     tell_connect(socket.sock, result as i32, args.second(), args.third());
     Some(())
@@ -316,22 +327,26 @@ fn listening(sock: u64) {
 /// The last close of a Unix socket: TCP tells its end by its states, Unix sockets have no such event.
 #[tracepoint]
 pub fn close_enter(ctx: TracePointContext) -> u32 {
+    maps::on_own_stack(&ctx);
     closing(argument(&ctx, 0) as u32)
 }
 
 #[tracepoint]
 pub fn dup2_enter(ctx: TracePointContext) -> u32 {
+    maps::on_own_stack(&ctx);
     closing(argument(&ctx, 1) as u32)
 }
 
 #[tracepoint]
 pub fn dup3_enter(ctx: TracePointContext) -> u32 {
+    maps::on_own_stack(&ctx);
     closing(argument(&ctx, 1) as u32)
 }
 
 /// close_range(2): the first descriptors of the range.
 #[tracepoint]
 pub fn close_range_enter(ctx: TracePointContext) -> u32 {
+    maps::on_own_stack(&ctx);
     let first = argument(&ctx, 0) as u32;
     let last = argument(&ctx, 1) as u32;
     // Spelt out: of a loop the compiler makes one that counts down from an unknown number, which no verifier walks.
@@ -403,6 +418,7 @@ fn closed(fd: u32) -> Option<()> {
 /// shutdown(2) of a Unix socket's sending side (TCP tells it by its state).
 #[tracepoint]
 pub fn shutdown_exit(ctx: TracePointContext) -> u32 {
+    maps::on_own_stack(&ctx);
     if returned(&ctx) != 0 || !is_target() {
         return 0;
     }

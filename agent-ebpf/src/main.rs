@@ -4,9 +4,10 @@
 //! those of processes. [`segment`] turns a call into records, [`body`] passes over
 //! what need not be copied, [`kernel`] walks kernel structs, [`emit`] submits.
 //!
-//! All programs of system calls are perf-attached tracepoints: the kernel runs them with preemption off and never one
-//! inside another, so they may share one scratch area a processor. Raw tracepoints fire in interrupts too: they touch
-//! none of it.
+//! All programs of system calls are perf-attached tracepoints. Most kernels run them with preemption off and never one
+//! inside another, so they may share one scratch area a processor; where one can preempt another (7.3), it is taken and
+//! given back ([`maps::enter`]), and no program may have a stack of the processor's ([`maps::on_own_stack`]). Raw
+//! tracepoints fire in interrupts too: they touch none of it.
 #![no_std]
 #![no_main]
 

@@ -6,13 +6,17 @@ use agent_ebpf::abi::{
 };
 use agent_ebpf::framing::{Found, Framing};
 use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE,
+    bindings::{BPF_F_MMAPABLE, BPF_NOEXIST},
     helpers::bpf_get_smp_processor_id,
     macros::map,
     maps::{Array, HashMap, PerCpuArray, ProgramArray, RingBuf},
+    programs::TracePointContext,
 };
 
-use crate::{kernel::Socket, segment::Call};
+use crate::{
+    kernel::{Socket, offset},
+    segment::Call,
+};
 
 /// Is this process a target? A byte for each process id: the cheapest filter there is, and bytes can be written by
 /// everybody at once, which bits cannot (Linux 5.10 has no atomic `or`).
@@ -59,6 +63,55 @@ pub static NEXT: ProgramArray = ProgramArray::with_max_entries(1, 0);
 /// Where a record is put together.
 #[map]
 pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// Processors whose scratch area is in use, where programs can preempt one another.
+#[map]
+static BUSY: HashMap<u32, u32> = HashMap::with_max_entries(CPU_LIMIT, 0);
+
+/// Takes this processor's scratch area; to be given back by [`leave`]. False: the program that was preempted has it
+/// (counted). Where no program can be preempted, this costs nothing.
+#[inline(always)]
+pub fn enter() -> bool {
+    offset!(preemptible) == 0 || take_scratch() == 1
+}
+
+/// Gives the scratch area back.
+#[inline(always)]
+pub fn leave() {
+    if offset!(preemptible) != 0 {
+        give_scratch_back();
+    }
+}
+
+/// By an insertion that fails if there is an entry: Linux 5.10 has no other instruction that takes and tells.
+#[inline(never)]
+fn take_scratch() -> u32 {
+    // SAFETY: the helper has no preconditions.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    if BUSY.insert(cpu, 1, BPF_NOEXIST as u64).is_ok() {
+        return 1;
+    }
+    count(Counter::Preempted, 1);
+    0
+}
+
+#[inline(never)]
+fn give_scratch_back() {
+    // SAFETY: as above.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let _ = BUSY.remove(cpu);
+}
+
+/// A tail call that is never made. A program that has one keeps its variables on the task's own stack: others get a stack
+/// for each processor on newer kernels, which two of them would share where one can preempt the other (seen on 7.3: the
+/// kernel then reads through pointers that are another program's numbers, and dies).
+#[inline(always)]
+pub fn on_own_stack(ctx: &TracePointContext) {
+    if offset!(preemptible) > 1 {
+        // SAFETY: a tail call of a tracepoint program, to an entry that there is not.
+        unsafe { NEXT.tail_call(ctx, 1) };
+    }
+}
 
 /// A run of bytes in a map of marks.
 pub type Marks = [u8; MARKS];

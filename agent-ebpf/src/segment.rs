@@ -15,8 +15,8 @@ use crate::{
     emit,
     kernel::{self, Socket, offset, read},
     maps::{
-        BUFFERS, CARRY_BYTES, CHUNKED, CONNECTIONS, COUNTED, Connection, FOLLOW, FROM_BIRTH, HEAD_SEEN, NEXT, OPAQUE,
-        SCRATCH, Scratch, count, work,
+        self, BUFFERS, CARRY_BYTES, CHUNKED, CONNECTIONS, COUNTED, Connection, FOLLOW, FROM_BIRTH, HEAD_SEEN, NEXT,
+        OPAQUE, SCRATCH, Scratch, count, work,
     },
 };
 
@@ -60,6 +60,15 @@ pub struct Call {
 /// Makes the records of a call on a socket.
 #[inline(always)]
 pub fn report(ctx: &TracePointContext, socket: &Socket, call: &Call) -> u32 {
+    if maps::enter() {
+        report_entered(ctx, socket, call);
+    }
+    0
+}
+
+/// [`report`], by a program that has taken the scratch area. It is given back.
+#[inline(always)]
+pub fn report_entered(ctx: &TracePointContext, socket: &Socket, call: &Call) -> u32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return 0;
     };
@@ -70,6 +79,7 @@ pub fn report(ctx: &TracePointContext, socket: &Socket, call: &Call) -> u32 {
     }
     // SAFETY: a tail call of a tracepoint program into another one. It returns only if that is not there.
     unsafe { NEXT.tail_call(ctx, 0) };
+    maps::leave();
     count(Counter::NoReporter, 1);
     0
 }
@@ -77,7 +87,8 @@ pub fn report(ctx: &TracePointContext, socket: &Socket, call: &Call) -> u32 {
 /// Makes the records of the call that the scratch area holds. A program of its own: the verifier walks it once, not for
 /// each system call.
 #[tracepoint]
-pub fn report_call(_ctx: TracePointContext) -> u32 {
+pub fn report_call(ctx: TracePointContext) -> u32 {
+    maps::on_own_stack(&ctx);
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return 0;
     };
@@ -90,6 +101,7 @@ pub fn report_call(_ctx: TracePointContext) -> u32 {
         // SAFETY: as above.
         let _ = CONNECTIONS.remove(unsafe { &(*scratch).socket.sock });
     }
+    maps::leave();
     0
 }
 
@@ -281,7 +293,12 @@ pub fn end_of_file(connection: &Connection) -> Option<()> {
         count: 0,
     };
     let at = connection.offset[Direction::Read as usize];
-    segment(scratch, connection, &call, at, at, 0, SEGMENT_EOF)
+    if !maps::enter() {
+        return None;
+    }
+    let told = segment(scratch, connection, &call, at, at, 0, SEGMENT_EOF);
+    maps::leave();
+    told
 }
 
 /// Copies the call's array of buffers into the scratch area.

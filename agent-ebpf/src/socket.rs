@@ -12,7 +12,7 @@ use aya_ebpf::{
 use crate::{
     connection,
     kernel::{self, Args},
-    maps::{BUFFERS, CONNECTIONS, SCRATCH, TARGETS, UNIX_USERS, count, is_marked, unix_user, work},
+    maps::{self, BUFFERS, CONNECTIONS, SCRATCH, TARGETS, UNIX_USERS, count, is_marked, unix_user, work},
     segment::{self, Call, Source},
 };
 
@@ -270,9 +270,13 @@ fn several(ctx: &TracePointContext, args: &Args, direction: Direction, source: S
     // Datagrams, mostly: their messages are not looked at.
     connection::stream(socket.sock)?;
     let scratch = SCRATCH.get_ptr_mut(0)?;
+    if !maps::enter() {
+        return None;
+    }
     let count = messages_buffers(args.second(), messages as u32) as u64;
     let bytes = work!(scratch.at);
     if bytes == 0 {
+        maps::leave();
         return None;
     }
     let source = if source == Source::Nowhere || count == 0 {
@@ -287,7 +291,7 @@ fn several(ctx: &TracePointContext, args: &Args, direction: Direction, source: S
         address: 0,
         count,
     };
-    segment::report(ctx, &socket, &call);
+    segment::report_entered(ctx, &socket, &call);
     Some(())
 }
 

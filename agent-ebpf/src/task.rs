@@ -166,6 +166,7 @@ fn exited(tgid: u32) -> Option<()> {
 
 #[tracepoint]
 pub fn io_uring_setup_exit(ctx: TracePointContext) -> u32 {
+    crate::maps::on_own_stack(&ctx);
     if returned(&ctx) >= 0 && is_target() {
         emit::submit(Unseen {
             header: emit::header(Kind::Unseen, 0, 0),

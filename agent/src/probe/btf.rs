@@ -33,6 +33,7 @@ mod kind {
     pub const TYPEDEF: u32 = 8;
     pub const VOLATILE: u32 = 9;
     pub const CONST: u32 = 10;
+    pub const FUNC: u32 = 12;
     pub const FUNC_PROTO: u32 = 13;
     pub const VAR: u32 = 14;
     pub const DATASEC: u32 = 15;
@@ -87,7 +88,7 @@ impl Btf {
     /// Byte offset of a member, which may lie in an anonymous struct or union, or behind dots in a named one
     /// (`ns.inum`). `None`: this kernel has no such struct or member, or it is no whole number of bytes in.
     pub fn offset(&self, structure: &str, path: &str) -> Option<u32> {
-        let mut at = self.find(structure)?;
+        let mut at = self.find(kind::STRUCT, structure)?;
         let mut bits = 0;
         let mut names = path.split('.').peekable();
         while let Some(name) = names.next() {
@@ -100,12 +101,17 @@ impl Btf {
         (bits % 8 == 0).then_some(bits / 8)
     }
 
-    /// Where the struct of this name is. A search among some 100,000 types: a map of all would take megabytes, for the
-    /// dozen that are asked for.
-    fn find(&self, structure: &str) -> Option<usize> {
+    /// Whether the kernel has a function of this name.
+    pub fn has_function(&self, name: &str) -> bool {
+        self.find(kind::FUNC, name).is_some()
+    }
+
+    /// Where the struct or function of this name is. A search among some 100,000 types: a map of all would take megabytes,
+    /// for the dozen that are asked for.
+    fn find(&self, kind: u32, wanted: &str) -> Option<usize> {
         self.types.iter().map(|&at| at as usize).find(|&at| {
-            let is_struct = word(&self.bytes, at + 4).is_ok_and(|info| info >> 24 & 0x1f == kind::STRUCT);
-            is_struct && word(&self.bytes, at).is_ok_and(|name| self.is_string(name, structure))
+            let is_kind = word(&self.bytes, at + 4).is_ok_and(|info| info >> 24 & 0x1f == kind);
+            is_kind && word(&self.bytes, at).is_ok_and(|name| self.is_string(name, wanted))
         })
     }
 

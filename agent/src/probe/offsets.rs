@@ -128,6 +128,8 @@ fn look(btf: &Btf, take: &mut dyn FnMut(String, Option<u32>, Feature) -> Option<
         upper_layer: of("inet_connection_sock", "icsk_ulp_ops", UPPER_LAYERS),
         typed_task: 0,
         socket_file_ops: 0,
+        // Kernels with this function run the programs of system calls with preemption on (seen in 7.3).
+        preemptible: btf.has_function("trace_call_bpf_faultable") as u64,
     }
 }
 

@@ -13,8 +13,14 @@ use anyhow::{Context as _, Result, bail};
 use super::fetch::{Kernel, run};
 
 /// Loaded before the suite starts, and whether each kernel has it: the link between network namespaces, and TLS in the
-/// kernel.
-const MODULES: [(&str, bool); 2] = [("veth", true), ("tls", false)];
+/// kernel with the parts of its cipher, which no modprobe loads in the guest.
+const MODULES: [(&str, bool); 5] = [
+    ("veth", true),
+    ("tls", false),
+    ("ctr", false),
+    ("ghash-generic", false),
+    ("gcm", false),
+];
 
 /// Where the binaries under test are in the guest.
 const BINARIES: &str = "spoor";

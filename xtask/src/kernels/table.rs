@@ -194,9 +194,10 @@ bpf(2) all the time is there in both. One kernel: `cargo xtask kernels 6.1`; the
         }
         text.push_str(
             "
-A kernel that preempts everywhere skips programs of system calls while bpf(2) is called on the same processor. Spans are
-then missing, and counters tell it ([loss.md](loss.md)): the run fails where one is missing and no counter has grown, and
-where a span says what was not done or has a wrong parent.
+A kernel that preempts everywhere skips programs of system calls while bpf(2) is called on the same processor, or lets
+one program preempt another, which then does nothing. Spans are missing in both cases, and counters tell it
+([loss.md](loss.md)): the run fails where one is missing and no counter has grown, and where a span says what was not done
+or has a wrong parent.
 ",
         );
         if notes.is_empty() {

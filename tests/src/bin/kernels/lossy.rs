@@ -79,14 +79,19 @@ pub fn nothing_wrong(expected: &[Exchange], spans: &[Span]) -> Result<usize> {
     Ok(2 * expected.len() - seen.len())
 }
 
+/// Counts programs that another one had preempted.
+pub const PREEMPTED: &str = "spoor_kernel_lost_total{cause=\"program_preempted\"}";
+
 /// The counters of loss that are not 0: what was not seen, by bytes, records or exchanges.
-fn losses(agent: &Agent) -> Result<Vec<(&'static str, f64)>> {
-    const COUNTERS: [&str; 7] = [
+pub fn losses(agent: &Agent) -> Result<Vec<(&'static str, f64)>> {
+    const COUNTERS: [&str; 9] = [
+        PREEMPTED,
         "spoor_kernel_lost_total{cause=\"sequence_mismatch\"}",
         "spoor_kernel_lost_total{cause=\"unreported_bytes\"}",
         "spoor_kernel_lost_total{cause=\"ring_full\"}",
         "spoor_core_total{cause=\"missed\"}",
         "spoor_core_total{cause=\"missed_gap\"}",
+        "spoor_core_total{cause=\"unsolicited\"}",
         "spoor_core_total{cause=\"gap_bytes\"}",
         "spoor_core_total{cause=\"unknown_connection\"}",
     ];
