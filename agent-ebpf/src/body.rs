@@ -13,7 +13,7 @@ use crate::{
     segment::{Call, Source, copy, copy_whole, segment},
 };
 
-/// Calls up to this size are copied whole, chunks or not: a record for each line would be no less.
+/// Calls up to this size are copied whole, if there is a line in them: a record for each line would be no less.
 pub const SMALL_BYTES: u64 = 2048;
 
 /// Bytes of a chunk line that are read: CR LF of the chunk before, eight digits, CR LF, and what shows it to be longer.
@@ -136,7 +136,7 @@ fn end_of_chunks(connection: &mut Connection, way: usize) {
 }
 
 /// Walks the lines between chunks and makes a record of each; the data makes none. What lies before `known` is in
-/// records already. Where a line is not as it must be, all from there on is copied. A global function, as [`scan_head`].
+/// records already, which may be all. Where a line is not as it must be, all from there on is copied. A global function, as [`scan_head`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn walk_chunks(start: u64, known: u64) -> u32 {
@@ -166,7 +166,7 @@ fn chunks(scratch: *mut Scratch, connection: &mut Connection, call: &Call, start
         if at >= end {
             connection.chunk_at[way] = at;
             // The data reaches beyond this call, and its line was told: nothing to say, but for a call whose begin was.
-            return if known > start {
+            return if known > start && known < end {
                 segment(scratch, connection, call, known, end, 0, 0)
             } else {
                 Some(())
@@ -225,7 +225,9 @@ fn chunks(scratch: *mut Scratch, connection: &mut Connection, call: &Call, start
     let at = work!(scratch.at);
     let from = if at > known { at } else { known };
     let from = if from > start { from } else { start };
-    copy_whole(start, from);
+    if from < end {
+        copy_whole(start, from);
+    }
     Some(())
 }
 

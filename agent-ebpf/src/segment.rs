@@ -170,6 +170,7 @@ fn records(scratch: *mut Scratch, socket: Socket, call: &Call) -> Option<()> {
         return segment(scratch, connection, call, start + from, end, 0, SEGMENT_OPAQUE);
     }
     let chunked = connection.flags & if way == 0 { CHUNKED[0] } else { CHUNKED[1] } != 0;
+    let mut within = false;
     if chunked {
         // Core knows where the data of a chunk ends, if the programs lost their way.
         if connection.chunk_at[way] == 0 && told > start {
@@ -177,15 +178,17 @@ fn records(scratch: *mut Scratch, socket: Socket, call: &Call) -> Option<()> {
         }
         let at = connection.chunk_at[way];
         // The line may have begun in the call before.
-        if at != 0 && at + (CARRY_BYTES as u64) > start && call.bytes > SMALL_BYTES {
-            walk_chunks(start, start);
-            return Some(());
-        }
-        if at + (CARRY_BYTES as u64) <= start || at < end {
+        if at != 0 && at + (CARRY_BYTES as u64) > start {
+            if call.bytes > SMALL_BYTES || at >= end {
+                walk_chunks(start, start);
+                return Some(());
+            }
+            within = true;
+        } else {
             connection.chunk_at[way] = 0;
         }
     }
-    pieces(scratch, connection, call, start, from, followed)
+    pieces(scratch, connection, call, start, from, followed, within)
 }
 
 /// Where a call's bytes lie in the stream.
@@ -410,7 +413,7 @@ pub extern "C" fn gather(from: u64, bytes: u64) -> u32 {
 }
 
 /// Copies the call's bytes from `from` on in records of at most `PIECE_BYTES`, stopping where the rest is known to be
-/// body.
+/// body. `within`: they belong to a chunked body that began earlier.
 #[inline(always)]
 fn pieces(
     scratch: *mut Scratch,
@@ -419,6 +422,7 @@ fn pieces(
     start: u64,
     from: u64,
     followed: bool,
+    within: bool,
 ) -> Option<()> {
     let way = call.way as usize & 1;
     let end = start + call.bytes;
@@ -447,7 +451,7 @@ fn pieces(
         connection.flags |= HEAD_SEEN;
     }
     // Of the methods only those with a body (POST, PUT, PATCH) are worth a scan.
-    if response == Looks::Yes || begins[0] == b'P' {
+    if !within && (response == Looks::Yes || begins[0] == b'P') {
         frame(scratch, connection, call, start + from, copied, response == Looks::Yes);
     }
     let behind = start + from + copied;
@@ -464,16 +468,16 @@ fn pieces(
         copied,
         if last { 0 } else { SEGMENT_MORE },
     )?;
-    if last {
-        if chunked && connection.chunk_at[way] < end {
-            connection.chunk_at[way] = 0;
-        }
+    if walk && !last {
+        walk_chunks(start, behind);
         return Some(());
     }
-    if walk {
-        walk_chunks(start, behind);
-    } else {
+    if !last {
         copy_whole(start, behind);
+    }
+    // All is told. The lines are walked all the same: where the next one is matters to the next call.
+    if chunked && connection.chunk_at[way] != 0 && connection.chunk_at[way] < end {
+        walk_chunks(start, end);
     }
     Some(())
 }
