@@ -380,7 +380,11 @@ impl<'a> Comparison<'a> {
                 continue;
             }
             let served = self.observed.get(&(id.clone(), Kind::Server)).map(Vec::as_slice);
-            if let ([client], Some([server])) = (spans.as_slice(), served) {
+            // The clocks of two ends that are not known to belong together are not held against each other: that they are not is a
+            // fault of its own.
+            if let ([client], Some([server])) = (spans.as_slice(), served)
+                && server.parent_id == client.span_id
+            {
                 let times = [client.start_ns, server.start_ns, server.end_ns, client.end_ns];
                 if !times.is_sorted() {
                     let after = times.map(|time| time.cast_signed() - client.start_ns.cast_signed());

@@ -368,6 +368,8 @@ fn nginx(
 fn haproxy_config(name: &str, address: SocketAddr, upstream: SocketAddr) -> String {
     format!(
         "global
+    # A thread that finds another one logging drops its line.
+    nbthread 1
     log stdout format raw local0
 defaults
     mode http
