@@ -57,7 +57,7 @@ pub fn all(filter: Option<&str>, fuzz_minutes: f64) -> Result<()> {
             .env(CORE_BENCH, core);
         tests("end-to-end tests", end_to_end, tally)?;
         if filter.is_none() {
-            step("old kernels", || {
+            step("the oldest kernel", || {
                 setup::kernels::install()?;
                 kernels::run(&kernels::AMONG_ALL_TESTS.map(str::to_owned))
             })?;
