@@ -97,7 +97,9 @@ impl Core {
         } else {
             if connection.connecting_since_ns.is_some() && state.old != SYN_SENT {
                 // It was established, and not a word was said: clients dial ahead, and find another connection first.
-                self.flow.close(state.conn);
+                if let Some(before) = self.flow.close(state.conn) {
+                    self.missed(before.exchanges.into_iter().map(|(_, node)| node));
+                }
                 return;
             }
             if connection.connecting_since_ns.is_some() {

@@ -217,7 +217,7 @@ impl Connection {
     /// Takes what connect(2) tells: who opened it, and where to. `path`: the Unix socket's address, as it was given.
     pub fn connected(&mut self, connect: &Connect, path: &[u8]) {
         self.tgid = connect.header.execution.tgid;
-        if self.described.is_none() {
+        if self.described.is_none() && self.next == [0; 2] {
             self.connecting_since_ns = Some(connect.start_ns);
         }
         let address = match unix_address(path) {
