@@ -545,6 +545,6 @@ fn a_unix_connection_that_ended_unseen_after_its_other_end() {
     record.0.flags = SEGMENT_EOF;
     world.feed(record);
     world.feed(call.state(StateChange::Gone, 0, 0));
-    assert_eq!(world.tree(), ["front client GET /b !connection_reset <- root"]);
+    assert_eq!(world.tree(), ["front client GET /b !connection_closed <- root"]);
     assert_eq!(world.counter("missed"), 0);
 }
