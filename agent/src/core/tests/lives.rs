@@ -276,7 +276,7 @@ fn a_connection_whose_description_was_lost_is_no_failed_connect() {
         world.tree(),
         [
             "front client GET /a <- root",
-            "front client GET /b !connection_closed <- root"
+            "front client GET /b !connection_reset <- root"
         ]
     );
     assert_eq!(world.core.under_way(), (0, 0));
