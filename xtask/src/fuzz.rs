@@ -43,6 +43,11 @@ const HANG_SECONDS: u32 = 20;
 /// An input that takes more memory has found a leak, or something without a bound.
 const MEMORY_MIB: u32 = 1024;
 
+/// Another one in each run.
+const ANY_SEED: u32 = 0;
+/// A test that fails should fail again.
+const TEST_SEED: u32 = 1;
+
 /// What the corpus must cover of the lines of [`PARSERS`], in per cent.
 const MUST_COVER: f64 = 90.0;
 
@@ -118,7 +123,7 @@ pub fn fuzz(options: &Options) -> Result<()> {
     let wanted = |target: &&&str| options.target.as_deref().is_none_or(|only| only == **target);
     let targets: Vec<_> = TARGETS.iter().filter(wanted).copied().collect();
     if !options.coverage {
-        fuzzer.run(&targets, options.minutes)?;
+        fuzzer.run(&targets, options.minutes, ANY_SEED)?;
     }
     if options.keep {
         for target in &targets {
@@ -131,7 +136,7 @@ pub fn fuzz(options: &Options) -> Result<()> {
 /// The step of `cargo xtask test`: each target for so many minutes, then the bar.
 pub fn test(minutes: f64) -> Result<()> {
     let fuzzer = Fuzzer::build()?;
-    fuzzer.run(&TARGETS, minutes)?;
+    fuzzer.run(&TARGETS, minutes, TEST_SEED)?;
     fuzzer.cover(true)
 }
 
@@ -193,7 +198,7 @@ impl Fuzzer {
     }
 
     /// Runs targets, as many at a time as there are processors. A crash, a hang or too much memory is an error.
-    fn run(&self, targets: &[&'static str], minutes: f64) -> Result<()> {
+    fn run(&self, targets: &[&'static str], minutes: f64, seed: u32) -> Result<()> {
         ensure!(
             minutes > 0.0 && minutes < 10_000.0,
             "--minutes {minutes}: give a time above 0"
@@ -204,7 +209,7 @@ impl Fuzzer {
         let next = || queue.lock().ok().and_then(|mut queue| queue.next().copied());
         let work = || {
             std::iter::from_fn(next)
-                .map(|target| self.run_one(target, time))
+                .map(|target| self.run_one(target, time, seed))
                 .collect::<Vec<_>>()
         };
         let outcomes: Vec<Result<Outcome>> = thread::scope(|scope| {
@@ -226,7 +231,7 @@ impl Fuzzer {
         Ok(())
     }
 
-    fn run_one(&self, target: &'static str, time: Duration) -> Result<Outcome> {
+    fn run_one(&self, target: &'static str, time: Duration, seed: u32) -> Result<Outcome> {
         let artifacts = self.folder.join("artifacts").join(target);
         fs::create_dir_all(&artifacts).with_context(|| format!("cannot make the folder {}", artifacts.display()))?;
         let start = Instant::now();
@@ -234,6 +239,7 @@ impl Fuzzer {
             .command(target)
             .arg(format!("-max_total_time={}", time.as_secs().max(1)))
             .arg(format!("-artifact_prefix={}/", artifacts.display()))
+            .arg(format!("-seed={seed}"))
             .arg("-print_final_stats=1")
             .arg(self.found(target)?)
             .arg(corpus(target))
