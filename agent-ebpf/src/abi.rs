@@ -4,6 +4,10 @@
 //! `repr(C)` without implicit padding, all numbers are in the machine's own byte order, all times are nanoseconds of
 //! `CLOCK_MONOTONIC` (`bpf_ktime_get_ns`).
 
+mod follow;
+
+pub use follow::{CONN_CPU_BITS, FOLLOW_SLOTS, Follow, UNTIL_CLOSE, follow_slot};
+
 /// Changes whenever a struct of this file changes: the first thing on a tape.
 pub const ABI_VERSION: u32 = 1;
 
@@ -13,23 +17,6 @@ pub const PIECE_BYTES: usize = 8192;
 /// Most records that one system call's bytes are copied into. Of a longer one whose framing the programs do not know, the
 /// begin and the end are copied; what lies between is a gap.
 pub const PIECES: usize = 8;
-
-/// Slots of [`Follow`], a power of two. Which is a connection's, [`follow_slot`] says: a collision loses a word of advice,
-/// never a boundary.
-pub const FOLLOW_SLOTS: u32 = 16384;
-
-/// Low bits of a connection's name that say on which processor it was given; above them each processor counts.
-pub const CONN_CPU_BITS: u32 = 12;
-
-/// The slot of a connection in the table of [`Follow`]. Connections that were named one after the other on a processor
-/// have slots one after the other; processors begin far apart.
-#[inline(always)]
-pub const fn follow_slot(conn: u64) -> u32 {
-    // About the golden ratio of the slots, and odd: no two processors begin at the same slot.
-    const APART: u32 = 10_125;
-    let cpu = conn as u32 & ((1 << CONN_CPU_BITS) - 1);
-    ((conn >> CONN_CPU_BITS) as u32).wrapping_add(cpu.wrapping_mul(APART)) & (FOLLOW_SLOTS - 1)
-}
 
 /// Highest process id that `TARGETS` can hold (the kernel's own limit, `PID_MAX_LIMIT`).
 pub const PID_LIMIT: u32 = 4 * 1024 * 1024;
@@ -342,23 +329,6 @@ pub enum UnseenCause {
     IoUring = 1,
 }
 
-/// What Core tells the programs of a connection: an entry of the memory-mapped array `FOLLOW`.
-///
-/// The agent writes `conn` = 0, then `until`, then `conn`; the programs use an entry only if `conn` is theirs. An entry
-/// means: Core follows this connection (capture every segment, though its birth was not seen), and a segment that lies
-/// wholly below `until[direction]` needs no record. `u64::MAX`: the connection is of no interest any more.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Follow {
-    /// The connection that the words are for.
-    pub conn: u64,
-    /// Indexed by [`Direction`].
-    pub until: [u64; 2],
-}
-
-/// In [`Follow::until`]: only the connection's end ends the body. The programs tell then how long it was.
-pub const UNTIL_CLOSE: u64 = u64::MAX - 1;
-
 /// Switches that the agent may turn while the programs run: the memory-mapped array `CONTROL`, one entry.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -625,23 +595,4 @@ pub fn split<T: Plain>(record: &[u8]) -> Option<(T, &[u8])> {
 pub fn bytes_of<T: Plain>(value: &T) -> &[u8] {
     // SAFETY: plain data has no padding.
     unsafe { core::slice::from_raw_parts((&raw const *value).cast(), size_of::<T>()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn connections_of_a_processor_share_no_slots() {
-        let taken = |names: &mut dyn Iterator<Item = u64>| {
-            let mut taken = [false; FOLLOW_SLOTS as usize];
-            names.for_each(|conn| taken[follow_slot(conn) as usize] = true);
-            taken.into_iter().filter(|&taken| taken).count()
-        };
-        let conn = |cpu: u64, number: u64| number << CONN_CPU_BITS | cpu;
-        assert_eq!(taken(&mut (0..16_384).map(|number| conn(7, number))), 16_384);
-        // Nor do the first hundred of each of 64 processors.
-        let first = &mut (0..64).flat_map(|cpu| (1..=100).map(move |number| conn(cpu, number)));
-        assert_eq!(taken(first), 6_400);
-    }
 }

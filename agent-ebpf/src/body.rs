@@ -136,7 +136,8 @@ fn end_of_chunks(connection: &mut Connection, way: usize) {
 }
 
 /// Walks the lines between chunks and makes a record of each; the data makes none. What lies before `known` is in
-/// records already, which may be all. Where a line is not as it must be, all from there on is copied. A global function, as [`scan_head`].
+/// records already, which may be all. Where a line is not as it must be, all from there on is copied. A global function,
+/// as [`scan_head`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn walk_chunks(start: u64, known: u64) -> u32 {

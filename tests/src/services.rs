@@ -233,7 +233,10 @@ fn command(server: Server, name: &str, address: SocketAddr, directory: &Path) ->
         }
         Server::HaProxy { upstream } => {
             let config = directory.join("haproxy.cfg");
-            std::fs::write(&config, haproxy_config(name, address, upstream))?;
+            std::fs::write(
+                &config,
+                haproxy_config(directory, name, address, &upstream.to_string(), ""),
+            )?;
             command = Command::new("haproxy");
             command.arg("-db").arg("-f").arg(config);
         }
@@ -365,12 +368,16 @@ fn nginx(
     Ok(command)
 }
 
-fn haproxy_config(name: &str, address: SocketAddr, upstream: SocketAddr) -> String {
+/// The configuration of an HAProxy that logs as the services do. `server`: where it sends everything, with options;
+/// `more`: lines of the section `defaults`.
+pub fn haproxy_config(directory: &Path, name: &str, address: SocketAddr, server: &str, more: &str) -> String {
+    let here = directory.display();
     format!(
         "global
     # A thread that finds another one logging drops its line.
     nbthread 1
     log stdout format raw local0
+    stats socket {here}/stats.sock
 defaults
     mode http
     log global
@@ -378,6 +385,7 @@ defaults
     timeout connect 5s
     timeout client 30s
     timeout server 30s
+    {more}
 frontend front
     bind {address}
     http-request set-var(txn.id) req.hdr(x-request-id)
@@ -385,7 +393,7 @@ frontend front
     log-format \"P {name} %[var(txn.id)] %ST %ST\"
     default_backend back
 backend back
-    server one {upstream}
+    server one {server}
 "
     )
 }

@@ -21,7 +21,7 @@ use spoor_tests::{
     net,
     otlp::{Kind, Span},
     process::{Gated, Process},
-    services::{Server, Service, built, route, sources},
+    services::{Server, Service, built, haproxy_config, route, sources},
     truth::{self, Event},
 };
 use tempfile::TempDir;
@@ -412,31 +412,8 @@ fn nginx_asks_and_mirrors() -> Result<()> {
 }
 
 fn haproxy(directory: &Path, name: &str, address: SocketAddr, more: &str, server: &str) -> Result<Command> {
-    let here = directory.display();
-    let config = format!(
-        "global
-    log stdout format raw local0
-    stats socket {here}/stats.sock
-defaults
-    mode http
-    log global
-    option dontlognull
-    timeout connect 5s
-    timeout client 30s
-    timeout server 30s
-    {more}
-frontend front
-    bind {address}
-    http-request set-var(txn.id) req.hdr(x-request-id)
-    http-request set-header x-request-id %[var(txn.id)].1
-    log-format \"P {name} %[var(txn.id)] %ST %ST\"
-    default_backend back
-backend back
-    server one {server}
-"
-    );
     let file = directory.join("haproxy.cfg");
-    fs::write(&file, config)?;
+    fs::write(&file, haproxy_config(directory, name, address, server, more))?;
     let mut command = Command::new("haproxy");
     command.arg("-db").arg("-f").arg(file);
     Ok(command)

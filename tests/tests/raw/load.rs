@@ -174,7 +174,7 @@ fn a_ring_that_is_full() -> Result<()> {
             }
             Ok(())
         };
-        // The programs' counters and Core's are shown once a second while there is traffic.
+        // The programs' counters and Core's are shown once a second, and when it becomes quiet.
         let counted_all = wait_for(agent, "a gap for each lost record", |agent| {
             again(world)?;
             Ok(counted(agent, "spoor_core_total{cause=\"gap_bytes\"}")? == lost(agent)? * MESSAGE_BYTES as f64)
