@@ -40,3 +40,13 @@ fn a_request_whose_answer_is_no_http_is_missed() {
     assert_eq!((world.counter("missed"), world.counter("opaque")), (1, 1));
     assert_eq!(world.tree(), Vec::<String>::new());
 }
+
+#[test]
+fn what_is_over_at_a_time_that_no_clock_tells_leaves_at_the_end() {
+    let mut world = World::new();
+    world.now_ns = u64::MAX - 2000;
+    // Nothing was told of the process.
+    world.connect(1, 10, 10, -libc::ECONNREFUSED);
+    assert_eq!(left(&mut world, &[]), (0, 0));
+    assert_eq!(world.counter("unknown_process"), 1);
+}
