@@ -147,6 +147,9 @@ impl Core {
         self.end_half(id, Direction::Write, now_ns);
         self.end_half(id, Direction::Read, now_ns);
         self.fail_rest(id, error, now_ns);
+        let causality = &self.causality;
+        self.flow
+            .leave_behind(id, |node| causality.get(node).is_some_and(Node::waits_for_partner));
         self.flow.close(id);
     }
 
