@@ -50,3 +50,11 @@ fn what_is_over_at_a_time_that_no_clock_tells_leaves_at_the_end() {
     assert_eq!(left(&mut world, &[]), (0, 0));
     assert_eq!(world.counter("unknown_process"), 1);
 }
+
+#[test]
+fn a_connect_that_failed_with_no_error_that_there_is_fails() {
+    let mut world = World::new();
+    world.process(10, "s", Runtime::Unknown);
+    world.connect(1, 10, 10, i32::MIN);
+    assert_eq!(world.tree(), ["s client connect !_OTHER <- root"]);
+}
