@@ -157,6 +157,11 @@ impl Node {
         }
     }
 
+    /// A request whose call at the other end is not known yet.
+    pub fn waits_for_partner(&self) -> bool {
+        self.kind == SpanKind::Server && self.partner.is_none() && self.parent == Parent::Open
+    }
+
     /// Whether its parent is decided.
     pub fn is_decided(&self) -> bool {
         !matches!(self.parent, Parent::Open | Parent::Candidate(..))

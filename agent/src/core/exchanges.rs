@@ -216,7 +216,7 @@ impl Core {
 
     /// The same request at the other end of the connection, if that was seen already.
     fn partner(&self, connection: u64, wire: u64) -> Option<NodeId> {
-        let offsets = &self.flow.peer(connection)?.offsets;
+        let offsets = self.flow.far_offsets(connection)?;
         let index = offsets.binary_search_by_key(&wire, |&(offset, _)| offset).ok()?;
         let &(_, node) = offsets.get(index)?;
         self.causality.get(node).is_some().then_some(node)

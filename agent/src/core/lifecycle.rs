@@ -22,7 +22,8 @@ impl Core {
         self.want(tgid, connect.header.time_ns);
         let opener = self.causality.opener(tgid, tid);
         let opener_hidden = self.causality.hides_opener(tgid, tid);
-        let under_way = matches!(-connect.result, 0 | libc::EINPROGRESS | libc::EINTR);
+        let errno = connect.result.saturating_neg();
+        let under_way = matches!(errno, 0 | libc::EINPROGRESS | libc::EINTR);
         if under_way {
             let Some(connection) = self.flow.connect(connect, path) else {
                 return;
@@ -37,7 +38,7 @@ impl Core {
         let mut connection = Connection::connecting(connect, path);
         connection.opener = opener;
         connection.opener_hidden = opener_hidden;
-        if connect.family == FAMILY_UNIX && -connect.result == libc::ENOENT {
+        if connect.family == FAMILY_UNIX && errno == libc::ENOENT {
             self.counters.unix_connects_ignored += 1;
             return;
         }
@@ -147,6 +148,9 @@ impl Core {
         self.end_half(id, Direction::Write, now_ns);
         self.end_half(id, Direction::Read, now_ns);
         self.fail_rest(id, error, now_ns);
+        let causality = &self.causality;
+        self.flow
+            .leave_behind(id, |node| causality.get(node).is_some_and(Node::waits_for_partner));
         self.flow.close(id);
     }
 

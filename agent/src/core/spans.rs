@@ -35,7 +35,7 @@ impl Core {
             known
                 || node
                     .end_ns
-                    .is_some_and(|end_ns| end_ns.saturating_add(*hold_ns) < *now_ns)
+                    .is_some_and(|end_ns| end_ns.saturating_add(*hold_ns) <= *now_ns)
         });
         let mut spans = std::mem::take(&mut self.done);
         spans.reserve(nodes.len());

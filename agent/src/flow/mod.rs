@@ -12,6 +12,7 @@ pub use pairs::Pairs;
 use agent_ebpf::abi::{Connect, Direction, FAMILY_UNIX, Open, Role, Segment};
 
 use crate::{
+    causality::NodeId,
     event::direction,
     hash::{FastMap, FastSet},
     proto::http1::{Config, Event},
@@ -48,6 +49,8 @@ pub struct Flow {
     used_by: FastMap<u32, FastSet<u64>>,
     /// The far ends.
     pairs: Pairs,
+    /// By connection: requests that its far end read and left behind, whose calls are not told yet.
+    left_behind: FastMap<u64, Requests>,
     most: usize,
     /// How many are of Unix sockets.
     unix: usize,
@@ -64,6 +67,7 @@ impl Flow {
             connections: FastMap::default(),
             used_by: FastMap::default(),
             pairs: Pairs::default(),
+            left_behind: FastMap::default(),
             most,
             unix: 0,
             unix_http: false,
@@ -229,11 +233,36 @@ impl Flow {
         })
     }
 
+    /// Requests by the stream offsets that both ends can compare, as the far end of a connection has them.
+    pub fn far_offsets(&self, id: u64) -> Option<&Requests> {
+        let far = self.peer(id).map(|peer| &peer.offsets);
+        far.or_else(|| self.left_behind.get(&id))
+    }
+
+    /// A connection ends: those of its requests that are `open` can still be found from its far end. The write of a call
+    /// may be told after all that its server did.
+    pub fn leave_behind(&mut self, id: u64, open: impl Fn(NodeId) -> bool) {
+        let Some(peer) = self.peer(id).map(|peer| peer.id) else {
+            return;
+        };
+        let offsets = self.connections.get(&id).map(|connection| &connection.offsets);
+        let left: Requests = offsets
+            .into_iter()
+            .flatten()
+            .copied()
+            .filter(|&(_, node)| open(node))
+            .collect();
+        if !left.is_empty() {
+            self.left_behind.insert(peer, left);
+        }
+    }
+
     /// Forgets a connection.
     pub fn close(&mut self, id: u64) -> Option<Connection> {
         let connection = self.connections.remove(&id)?;
         unuse(&mut self.used_by, connection.tgid, id);
         self.pairs.remove(&connection);
+        self.left_behind.remove(&id);
         self.unix = self.unix.saturating_sub(usize::from(connection.is_unix()));
         Some(*connection)
     }

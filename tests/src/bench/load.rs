@@ -26,6 +26,9 @@ const MESSAGE_BYTES: usize = 1024;
 /// Addresses that connections come from in turn: each has some 28,000 ports, and a port rests for a minute.
 const SOURCES: u64 = 16;
 
+/// Connections of the churn at one time: with 1,000 a second, a machine that keeps up has a few.
+const MOST_AT_A_TIME: u64 = 1000;
+
 /// How often more connections are begun, or processes.
 const BEAT: Duration = Duration::from_millis(10);
 
@@ -105,12 +108,17 @@ pub fn churn(churn: &Churn) -> Result<ExitCode> {
         let mut begun = 0u64;
         loop {
             tokio::time::sleep(BEAT).await;
-            while (begun as f64) < begin.elapsed().as_secs_f64() * rate {
+            let over = || counts.iter().map(|count| count.load(Relaxed)).sum::<u64>();
+            // A machine that is too slow makes fewer, not ever more at a time.
+            while (begun as f64) < begin.elapsed().as_secs_f64() * rate && begun - over() < MOST_AT_A_TIME {
                 let source = Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + 1 + (begun % SOURCES) as u32);
                 begun += 1;
                 let counts = Arc::clone(&counts);
                 tokio::spawn(async move {
                     let outcome = exchange(source.into(), server).await;
+                    if let Err(error) = &outcome {
+                        eprintln!("a connection from {source}: {error:#}");
+                    }
                     counts[usize::from(outcome.is_err())].fetch_add(1, Relaxed);
                 });
             }

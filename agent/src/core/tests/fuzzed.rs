@@ -40,3 +40,21 @@ fn a_request_whose_answer_is_no_http_is_missed() {
     assert_eq!((world.counter("missed"), world.counter("opaque")), (1, 1));
     assert_eq!(world.tree(), Vec::<String>::new());
 }
+
+#[test]
+fn what_is_over_at_a_time_that_no_clock_tells_leaves_at_the_end() {
+    let mut world = World::new();
+    world.now_ns = u64::MAX - 2000;
+    // Nothing was told of the process.
+    world.connect(1, 10, 10, -libc::ECONNREFUSED);
+    assert_eq!(left(&mut world, &[]), (0, 0));
+    assert_eq!(world.counter("unknown_process"), 1);
+}
+
+#[test]
+fn a_connect_that_failed_with_no_error_that_there_is_fails() {
+    let mut world = World::new();
+    world.process(10, "s", Runtime::Unknown);
+    world.connect(1, 10, 10, i32::MIN);
+    assert_eq!(world.tree(), ["s client connect !_OTHER <- root"]);
+}

@@ -499,6 +499,27 @@ fn nothing_grows() {
 }
 
 #[test]
+fn a_server_that_has_answered_and_ended_before_the_write_of_its_request_is_told() {
+    let mut world = world();
+    let (mut call, mut back) = world.pair((10, 1), 20);
+    let asked = call.writes(1, &get("/b"));
+    world.feed(back.reads(20, &get("/b")));
+    world.feed(back.writes(20, OK));
+    world.feed(back.state(StateChange::Closed, 3, 0));
+    world.feed(asked);
+    world.feed(call.reads(1, OK));
+    assert_eq!(
+        world.tree(),
+        [
+            "back server GET /b <- front client GET /b (same-host)",
+            "front client GET /b <- root"
+        ]
+    );
+    world.feed(call.state(StateChange::Closed, 3, 0));
+    assert_eq!(world.core.under_way(), (0, 0));
+}
+
+#[test]
 fn a_socket_that_is_connected_to_itself() {
     let mut world = world();
     let mut end = world.open(Open {

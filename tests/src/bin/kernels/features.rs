@@ -6,14 +6,10 @@ use anyhow::Result;
 use spoor_tests::{
     agent::Recorder,
     otlp::{Kind, Span},
+    raw::{Exchange, World, compare, play, selection, target_of},
 };
 
-use crate::{
-    cases::{play, selection},
-    expected::{Exchange, compare, target_of},
-    lossy::were_preempted,
-    world::World,
-};
+use crate::{beside, lossy::were_preempted};
 
 /// Why spans may be missing without anything being wrong.
 const UNSEEN: &str = "a few spans are missing: this kernel lets the program of one system call preempt that of another, and \
@@ -109,7 +105,7 @@ fn feature_of(case: &str) -> &'static str {
 /// All cases of the raw-socket test: all spans, all parents.
 pub fn raw(report: &mut Report) {
     let played = || -> Result<(World, Vec<Span>, String)> {
-        let mut world = World::start()?;
+        let mut world = World::start(&beside("rawpeer")?)?;
         let agent = Recorder::start(&selection(&world))?;
         play(&mut world, &agent.agent)?;
         let (spans, said) = agent.finish()?;

@@ -7,10 +7,10 @@ use anyhow::{Context, Result, ensure};
 use spoor_tests::{
     agent::Agent,
     otlp::{self, Kind, Span},
+    raw::{Exchange, end_of, target_of},
 };
 
 use crate::{
-    expected::{Exchange, end_of, target_of},
     own_path,
     threads::{Part, Service, without_warm_up},
 };

@@ -14,11 +14,11 @@ use spoor_tests::{
     agent::Agent,
     otlp::{self, Kind, Span},
     process::Process,
+    raw::{End, Exchange, compare, target_of},
 };
 
 use crate::{
     beside,
-    expected::{End, Exchange, compare, target_of},
     lossy::{losses, nothing_wrong, were_preempted},
 };
 
