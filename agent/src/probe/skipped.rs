@@ -32,7 +32,7 @@ impl Skipped {
     }
 }
 
-/// `recursion_misses:	N`, see `bpf_prog_show_fdinfo`
+/// The number in the line `recursion_misses:`, see `bpf_prog_show_fdinfo`
 /// (<https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/syscall.c>).
 fn skipped(text: &str) -> Option<u64> {
     let count = text.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?;
