@@ -2,7 +2,7 @@
 
 use agent_ebpf::abi::{
     CONN_CPU_BITS, Counter, Direction, Execution, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Header, Kind, Open, Role,
-    Segment, UNTIL_CLOSE, follow_slot,
+    Segment, UNTIL_CLOSE,
 };
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id};
 
@@ -10,8 +10,8 @@ use crate::{
     emit,
     kernel::{self, Socket, is_missing, offset, read},
     maps::{
-        CARRY_BYTES, CONNECTIONS, COUNTED, Connection, DESCRIBED, EVENTS, FOLLOW, FROM_BIRTH, NAMED, OPAQUE, SCRATCH,
-        UNIX, UNIX_USERS, count, mark, unix_user, work,
+        CARRY_BYTES, CONNECTIONS, COUNTED, Connection, DESCRIBED, EVENTS, FROM_BIRTH, NAMED, OPAQUE, SCRATCH, UNIX,
+        UNIX_USERS, Words, count, mark, unix_user, work,
     },
 };
 
@@ -365,12 +365,9 @@ fn unseen(sock: u64, connection: &mut Connection, way: usize) -> u64 {
 
 #[inline(always)]
 fn tell_end(connection: &Connection, way: Direction, unseen: u64) {
-    let awaited = || {
-        let follow = FOLLOW.get(follow_slot(connection.id))?;
-        (follow.conn == connection.id && follow.until[way as usize] == UNTIL_CLOSE).then_some(())
-    };
+    let is_awaited = || Words::of(connection.id).is_some_and(|words| words.until(way as usize) == UNTIL_CLOSE);
     // Bytes that no program saw are told even if Core has not said yet that it follows: it may not have come so far.
-    if unseen == 0 && awaited().is_none() {
+    if unseen == 0 && !is_awaited() {
         return;
     }
     let at = connection.offset[way as usize];

@@ -3,6 +3,7 @@
 
 use agent_ebpf::abi::{
     COUNTER_COLUMNS, CPU_LIMIT, Control, Counter, FOLLOW_SLOTS, Follow, MARKS, PID_LIMIT, PIECE_BYTES, Segment,
+    follow_slot,
 };
 use agent_ebpf::framing::{Found, Framing};
 use aya_ebpf::{
@@ -38,7 +39,7 @@ pub static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// What Core tells of connections.
 #[map]
-pub static FOLLOW: Array<Follow> = Array::with_max_entries(FOLLOW_SLOTS, BPF_F_MMAPABLE);
+static FOLLOW: Array<Follow> = Array::with_max_entries(FOLLOW_SLOTS, BPF_F_MMAPABLE);
 
 /// A row of counters for each processor.
 #[map]
@@ -241,6 +242,42 @@ pub fn mark(map: &Array<Marks>, tgid: u32, on: bool) {
     if let Some(marks) = map.get_ptr_mut(tgid / MARKS as u32) {
         // SAFETY: a live map value, and the index is below its length; a byte is written whole.
         unsafe { (*marks)[tgid as usize % MARKS] = on as u8 };
+    }
+}
+
+/// What Core tells of one connection.
+#[derive(Clone, Copy)]
+pub struct Words {
+    entry: *const Follow,
+    conn: u64,
+}
+
+impl Words {
+    /// Of this one.
+    #[inline(always)]
+    pub fn of(conn: u64) -> Option<Self> {
+        let entry = FOLLOW.get_ptr(follow_slot(conn))?;
+        Some(Self { entry, conn })
+    }
+
+    /// Whether Core follows it.
+    #[inline(always)]
+    pub fn is_followed(self) -> bool {
+        // SAFETY: a live map value, which the agent may be writing; a word is read whole.
+        unsafe { (&raw const (*self.entry).conn).read_volatile() == self.conn }
+    }
+
+    /// Below which offset no record is needed; 0: nothing is said.
+    #[inline(always)]
+    pub fn until(self, way: usize) -> u64 {
+        // SAFETY: as above; the index is bounded.
+        let (until, seal) = unsafe {
+            (
+                (&raw const (*self.entry).until[way & 1]).read_volatile(),
+                (&raw const (*self.entry).seals[way & 1]).read_volatile(),
+            )
+        };
+        Follow::told(self.conn, until, seal)
     }
 }
 

@@ -3,7 +3,7 @@
 use agent_ebpf::{
     abi::{
         Counter, Direction, Kind, PIECE_BYTES, PIECES, Role, SEGMENT_EOF, SEGMENT_MORE, SEGMENT_NOT_HTTP,
-        SEGMENT_OPAQUE, Segment, follow_slot,
+        SEGMENT_OPAQUE, Segment,
     },
     classify::{self, Looks},
 };
@@ -15,8 +15,8 @@ use crate::{
     emit,
     kernel::{self, Socket, offset, read},
     maps::{
-        self, BUFFERS, CARRY_BYTES, CHUNKED, CONNECTIONS, COUNTED, Connection, FOLLOW, FROM_BIRTH, HEAD_SEEN, NEXT,
-        OPAQUE, SCRATCH, Scratch, count, work,
+        self, BUFFERS, CARRY_BYTES, CHUNKED, CONNECTIONS, COUNTED, Connection, FROM_BIRTH, HEAD_SEEN, NEXT, OPAQUE,
+        SCRATCH, Scratch, Words, count, work,
     },
 };
 
@@ -144,10 +144,10 @@ fn records(scratch: *mut Scratch, socket: Socket, call: &Call) -> Option<()> {
         return None;
     }
 
-    let follow = FOLLOW.get(follow_slot(connection.id))?;
-    let followed = follow.conn == connection.id;
-    let told = if followed { follow.until[way] } else { 0 };
-    if told == u64::MAX && follow.until[way ^ 1] == u64::MAX {
+    let words = Words::of(connection.id)?;
+    let followed = words.is_followed();
+    let told = if followed { words.until(way) } else { 0 };
+    if told == u64::MAX && words.until(way ^ 1) == u64::MAX {
         connection.flags |= OPAQUE;
         return None;
     }

@@ -19,9 +19,12 @@ pub const fn follow_slot(conn: u64) -> u32 {
 
 /// What Core tells the programs of a connection: an entry of the memory-mapped array `FOLLOW`.
 ///
-/// The agent writes `conn` = 0, then `until`, then `conn`; the programs use an entry only if `conn` is theirs. An entry
-/// means: Core follows this connection (capture every segment, though its birth was not seen), and a segment that lies
-/// wholly below `until[direction]` needs no record. `u64::MAX`: the connection is of no interest any more.
+/// An entry with a connection's name means: Core follows it (capture every segment, though its birth was not seen). A
+/// segment that lies wholly below its word for the direction ([`Follow::told`]) needs no record. `u64::MAX`: the connection
+/// is of no interest any more.
+///
+/// The agent writes while programs read, another connection may get the slot meanwhile, and some processors (64-bit ARM)
+/// do not keep the order of writes, nor of reads: so each word says by itself whose it is.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Follow {
@@ -29,6 +32,23 @@ pub struct Follow {
     pub conn: u64,
     /// Indexed by [`Direction`](super::Direction).
     pub until: [u64; 2],
+    /// Each word again, mixed with the name of its connection: [`Follow::seal`].
+    pub seals: [u64; 2],
+}
+
+impl Follow {
+    /// What goes with a word for a connection.
+    #[inline(always)]
+    pub const fn seal(conn: u64, until: u64) -> u64 {
+        until ^ conn
+    }
+
+    /// The word, if it is for this connection; else 0, which is no advice. Words of two connections do not fit, but where
+    /// they say the same.
+    #[inline(always)]
+    pub const fn told(conn: u64, until: u64, seal: u64) -> u64 {
+        if Self::seal(conn, until) == seal { until } else { 0 }
+    }
 }
 
 /// In [`Follow::until`]: only the connection's end ends the body. The programs tell then how long it was.
@@ -37,6 +57,22 @@ pub const UNTIL_CLOSE: u64 = u64::MAX - 1;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_of_another_connection_are_none() {
+        let (one, other) = (7 << CONN_CPU_BITS | 1, (7 + FOLLOW_SLOTS as u64) << CONN_CPU_BITS | 1);
+        assert_eq!(follow_slot(one), follow_slot(other));
+        for (mine, others) in [(5000, 70_000), (1, u64::MAX), (UNTIL_CLOSE, u64::MAX), (u64::MAX, 1)] {
+            let (seal, others_seal) = (Follow::seal(one, mine), Follow::seal(other, others));
+            assert_eq!(Follow::told(one, mine, seal), mine);
+            assert_eq!(Follow::told(one, others, others_seal), 0);
+            // Half of it was written.
+            assert_eq!(Follow::told(one, others, seal), 0);
+            assert_eq!(Follow::told(one, mine, others_seal), 0);
+        }
+        let Follow { until, seals, .. } = Follow::default();
+        assert_eq!(Follow::told(one, until[0], seals[0]), 0);
+    }
 
     #[test]
     fn connections_of_a_processor_share_no_slots() {

@@ -252,6 +252,12 @@ fn program<'a>(programs: &'a mut Ebpf, attachment: &Attachment) -> Result<&'a mu
         })
 }
 
+/// What the verifier says of a program with functions that ends in another one, as most of ours do. It takes them on x86-64
+/// since 5.10 (<https://github.com/torvalds/linux/blob/v5.10/kernel/bpf/verifier.c>, `allow_tail_call_in_subprogs`), on
+/// 64-bit ARM since 6.0 (<https://github.com/torvalds/linux/blob/v6.0/arch/arm64/net/bpf_jit_comp.c>,
+/// `bpf_jit_supports_subprog_tailcalls`).
+const NO_TAIL_CALLS: &str = "tail_calls are not allowed";
+
 /// The error with all that led to it: the verifier's own words are the last.
 pub(super) fn reason(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -259,6 +265,11 @@ pub(super) fn reason(error: &dyn std::error::Error) -> String {
     while let Some(error) = source {
         text = format!("{text}: {error}");
         source = error.source();
+    }
+    if text.contains(NO_TAIL_CALLS) {
+        return "this kernel lets no program that calls functions end in another program. On 64-bit ARM this needs Linux \
+                6.0 or newer: upgrade the kernel"
+            .to_owned();
     }
     text
 }
@@ -376,4 +387,17 @@ pub(super) fn calibrate(offsets: &mut Offsets) -> Result<(), ProbeError> {
     offsets.stack_to_regs = u32::try_from(answer.stack_to_regs).map_err(|_| ProbeError::Calibration)?;
     offsets.socket_file_ops = answer.socket_file_ops;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_is_too_old_for_its_processor_is_told_as_such() {
+        let told = |words: &str| reason(&io::Error::other(words.to_owned()));
+        let old = told("tail_calls are not allowed in non-JITed programs with bpf-to-bpf calls\nprocessed 9 insns");
+        assert!(old.contains("Linux 6.0"), "{old}");
+        assert_eq!(told("invalid mem access 'scalar'"), "invalid mem access 'scalar'");
+    }
 }

@@ -97,15 +97,14 @@ impl Shared {
     /// Tells the programs that Core follows a connection, and below which offsets it needs no records.
     pub fn follow(&self, conn: u64, until: [u64; 2]) {
         let slot = follow_slot(conn) as usize;
-        let same = self.follow.get(slot).is_some_and(|entry| entry.conn == conn);
-        if !same {
-            // SAFETY: fields of the entry. It is nobody's until its words are right.
-            self.follow.set(slot, |entry| unsafe { &raw mut (*entry).conn }, 0);
-        }
         for (way, offset) in until.into_iter().enumerate() {
-            // SAFETY: as above.
+            let seal = Follow::seal(conn, offset);
+            // SAFETY: fields of the entry.
             self.follow
                 .set(slot, |entry| unsafe { &raw mut (*entry).until[way & 1] }, offset);
+            // SAFETY: as above.
+            self.follow
+                .set(slot, |entry| unsafe { &raw mut (*entry).seals[way & 1] }, seal);
         }
         // SAFETY: as above.
         self.follow.set(slot, |entry| unsafe { &raw mut (*entry).conn }, conn);

@@ -3,7 +3,10 @@
 use std::{
     io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
     time::Duration,
 };
 
@@ -21,6 +24,9 @@ pub struct Ring {
     epoll: OwnedFd,
     waker: Waker,
 }
+
+/// How long a program may take from its look whether the reader sleeps to its record: far longer than an interrupt.
+const SETTLE: Duration = Duration::from_millis(50);
 
 /// Ends the reader's wait from another thread.
 #[derive(Clone)]
@@ -81,9 +87,13 @@ impl Ring {
     /// Sleeps until a record comes, [`Waker::wake`] is called, or `longest` is over. Takes no record.
     pub fn sleep(&mut self, shared: &Shared, longest: Duration) {
         shared.reader_sleeps(true);
-        // What was submitted before the word was there wakes nobody, but lies there.
-        if !self.has_records() {
-            self.wait(longest);
+        // What was submitted before the word was there wakes nobody, but lies there. Without the fence the look may come
+        // before the word.
+        fence(Ordering::SeqCst);
+        // A program that looked for the word before may submit after: the second look finds that.
+        let settled = longest.min(SETTLE);
+        if !self.has_records() && !self.wait(settled) && !self.has_records() {
+            self.wait(longest.saturating_sub(settled));
         }
         shared.reader_sleeps(false);
     }
@@ -99,12 +109,13 @@ impl Ring {
         unsafe { libc::poll(&raw mut ask, 1, 0) != 0 }
     }
 
-    fn wait(&self, longest: Duration) {
+    /// True: something ended it, not the time.
+    fn wait(&self, longest: Duration) -> bool {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; 2];
         // Rounded up: a wait that ends just before its time would be followed by a useless one.
         let milliseconds = longest.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
         // SAFETY: the array has the length that is passed. An interrupted wait is as good as an ended one.
-        unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), 2, milliseconds) };
+        unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), 2, milliseconds) != 0 }
     }
 }
 

@@ -153,6 +153,10 @@ calls of servers and clients there, with the release binary attached, and compar
 done. A kernel that can be told to preempt everywhere is booted a second time with `preempt=full`; a process that calls
 bpf(2) all the time is there in both. One kernel: `cargo xtask kernels 6.1`; the machine's own: `cargo xtask kernels host`.
 
+Kernels are those of x86-64, where nothing else is said. On 64-bit ARM (`arm64`) Spoor needs Linux 6.0 or newer: older ones
+refuse its programs, and Spoor says so. Virtual machines translate ARM's instructions to those of the machine below, which
+shows what the kernel takes and what is seen, and not in which order an ARM processor writes to memory.
+
 "
         .to_owned();
         text.push_str("| | kernel | spans missing beside that process |\n|---|---|---|\n");

@@ -205,7 +205,18 @@ pub fn reads_a_socket(thread: i32) -> bool {
 
 /// Makes a descriptor name what another one names (dup2).
 pub fn replace(fd: RawFd, by: RawFd) -> Result<usize, Errno> {
-    call(libc::SYS_dup2, [by as usize, fd as usize])
+    dup2(by as usize, fd as usize)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn dup2(from: usize, to: usize) -> Result<usize, Errno> {
+    call(libc::SYS_dup2, [from, to])
+}
+
+/// As a C library makes it where there is no such call.
+#[cfg(not(target_arch = "x86_64"))]
+fn dup2(from: usize, to: usize) -> Result<usize, Errno> {
+    call(libc::SYS_dup3, [from, to, 0])
 }
 
 /// Moves bytes from a socket to another through a pipe.
@@ -433,11 +444,7 @@ pub fn duplicate(fd: RawFd, how: Duplicate) -> Result<RawFd, Errno> {
     let fd = fd as usize;
     let new = match how {
         Duplicate::Dup => call(libc::SYS_dup, [fd]),
-        #[cfg(target_arch = "x86_64")]
-        Duplicate::Dup2 => call(libc::SYS_dup2, [fd, FREE]),
-        // As a C library makes it where there is no such call.
-        #[cfg(not(target_arch = "x86_64"))]
-        Duplicate::Dup2 => call(libc::SYS_dup3, [fd, FREE, 0]),
+        Duplicate::Dup2 => dup2(fd, FREE),
         Duplicate::Dup3 => call(libc::SYS_dup3, [fd, FREE + 1, 0]),
         Duplicate::Fcntl => call(libc::SYS_fcntl, [fd, libc::F_DUPFD_CLOEXEC as usize, FREE + 2]),
     };
