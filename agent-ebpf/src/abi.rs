@@ -355,7 +355,15 @@ macro_rules! counters {
             pub const ALL: &'static [Counter] = &[$(Counter::$name,)+];
             /// Whether it counts something lost (the others are told for information).
             pub const fn is_loss(self) -> bool {
-                !matches!(self, Self::NotHttp | Self::Wakeups | Self::TornSequence | Self::TooLarge | Self::UpperLayer)
+                !matches!(
+                    self,
+                    Self::NotHttp
+                        | Self::Wakeups
+                        | Self::TornSequence
+                        | Self::TooLarge
+                        | Self::UpperLayer
+                        | Self::Skipped
+                )
             }
             /// The `cause` label of the metric `spoor_kernel_lost_total`.
             pub const fn name(self) -> &'static str { match self { $(Counter::$name => $text,)+ } }
@@ -393,6 +401,8 @@ counters! {
     UpperLayer = "connection_upper_layer",
     /// A program did nothing, for the one that it had preempted on its processor was not done.
     Preempted = "program_preempted",
+    /// The kernel did not run a program. It is the kernel that counts these; the agent puts them here.
+    Skipped = "program_skipped",
 }
 
 /// Columns of the counter table: a row of `u64` for each processor.

@@ -9,6 +9,7 @@ use agent_ebpf::{
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 
 use crate::{
+    kernel,
     maps::{CARRY_BYTES, CHUNKED, CONNECTIONS, Connection, FIRST_CHUNK, FRAMED, HEAD_SEEN, SCRATCH, Scratch, work},
     segment::{Call, Source, copy, copy_whole, segment},
 };
@@ -115,7 +116,7 @@ pub fn contradicted(connection: &mut Connection, call: &Call, told: u64) -> bool
     }
     let mut first = 0u64;
     // SAFETY: the destination has 8 bytes.
-    let failed = unsafe { bpf_probe_read_user((&raw mut first).cast(), 8, call.address as *const _) } != 0;
+    let failed = unsafe { bpf_probe_read_user((&raw mut first).cast(), 8, kernel::user(call.address)) } != 0;
     if failed || classify::looks_like_response(first.to_le_bytes(), 8) != Looks::Yes {
         return false;
     }

@@ -1,5 +1,7 @@
 //! Reading the kernel's own structs, by offsets that user space took from this kernel's BTF.
 
+use core::ffi::c_void;
+
 use agent_ebpf::abi::{Counter, Offsets};
 use aya_ebpf::helpers::{
     bpf_get_current_task,
@@ -45,6 +47,21 @@ pub fn read<T>(address: u64) -> Option<T> {
     }
     // SAFETY: the helper filled it.
     Some(unsafe { value.assume_init() })
+}
+
+/// The memory that a process gave a system call by this address, to be read by `bpf_probe_read_user`.
+#[cfg(not(bpf_target_arch = "aarch64"))]
+#[inline(always)]
+pub fn user(address: u64) -> *const c_void {
+    address as *const c_void
+}
+
+/// As above: the highest byte is not the address's; system calls pass over what processes keep there, the helper does not
+/// (<https://docs.kernel.org/arch/arm64/tagged-address-abi.html>).
+#[cfg(bpf_target_arch = "aarch64")]
+#[inline(always)]
+pub fn user(address: u64) -> *const c_void {
+    (address & (u64::MAX >> 8)) as *const c_void
 }
 
 /// Address of the current `task_struct`.

@@ -176,7 +176,7 @@ fn peer_address(address: u64, connect: &mut Connect) {
     // struct sockaddr_in6: family, port, flow, address; struct sockaddr_in: family, port, address.
     let mut bytes = [0u8; 24];
     // SAFETY: the destination has the size that is passed.
-    if unsafe { bpf_probe_read_user(bytes.as_mut_ptr().cast(), 16, address as *const _) } != 0 {
+    if unsafe { bpf_probe_read_user(bytes.as_mut_ptr().cast(), 16, kernel::user(address)) } != 0 {
         count(Counter::UserFault, 1);
         return;
     }
@@ -189,7 +189,7 @@ fn peer_address(address: u64, connect: &mut Connect) {
     } else if connect.family == FAMILY_INET6 {
         connect.remote_port = u16::from_be_bytes([bytes[2], bytes[3]]);
         // SAFETY: as above.
-        let _ = unsafe { bpf_probe_read_user(connect.remote.as_mut_ptr().cast(), 16, (address + 8) as *const _) };
+        let _ = unsafe { bpf_probe_read_user(connect.remote.as_mut_ptr().cast(), 16, kernel::user(address + 8)) };
     }
 }
 
@@ -214,7 +214,7 @@ fn connect_unix(connect: &Connect, address: u64, length: u64) {
     unsafe {
         (*record).connect = *connect;
         let path = (&raw mut (*record).path).cast::<u8>();
-        let failed = bpf_probe_read_user(path.cast(), bytes as u32 & 127, (address + 2) as *const _) != 0;
+        let failed = bpf_probe_read_user(path.cast(), bytes as u32 & 127, kernel::user(address + 2)) != 0;
         if failed {
             count(Counter::UserFault, 1);
         }

@@ -317,7 +317,7 @@ fn buffers(scratch: *mut Scratch, call: &Call) -> bool {
         bpf_probe_read_user(
             (&raw mut (*scratch).buffers).cast(),
             (entries as u32 & (2 * BUFFERS as u32 - 1)) * 16,
-            call.address as *const _,
+            kernel::user(call.address),
         )
     } != 0;
     if failed {
@@ -340,7 +340,7 @@ pub fn copy(scratch: *mut Scratch, call: &Call, from: u64, bytes: u64) -> u64 {
     if call.source == Source::Buffer as u64 {
         // SAFETY: `bytes` is at most half of the payload.
         let failed =
-            unsafe { bpf_probe_read_user(payload.cast(), bytes as u32, (call.address + from) as *const _) } != 0;
+            unsafe { bpf_probe_read_user(payload.cast(), bytes as u32, kernel::user(call.address + from)) } != 0;
         if failed {
             count(Counter::UserFault, 1);
             return 0;
@@ -394,7 +394,7 @@ pub extern "C" fn gather(from: u64, bytes: u64) -> u32 {
             bpf_probe_read_user(
                 payload.add(done as usize).cast(),
                 part as u32,
-                (address + skip) as *const _,
+                kernel::user(address + skip),
             )
         } != 0;
         if failed {

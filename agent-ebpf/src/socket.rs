@@ -228,7 +228,7 @@ fn user_words<const N: usize>(address: u64) -> Option<[u64; N]> {
         bpf_probe_read_user(
             words.as_mut_ptr().cast(),
             size_of::<[u64; N]>() as u32,
-            address as *const _,
+            kernel::user(address),
         )
     } != 0
     {

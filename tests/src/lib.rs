@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod net;
 pub mod otlp;
 pub mod process;
+pub mod raw;
 pub mod render;
 pub mod services;
 pub mod truth;

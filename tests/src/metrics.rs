@@ -32,8 +32,9 @@ impl Metrics {
         let is_loss = |series: &str| {
             let words = ["lost", "dropped", "failed", "missed", "gaps", "limit"];
             let name = series.split('{').next().unwrap_or(series);
-            // Counted with the causes of loss, but each is the rule at work.
-            let harmless = ["connection_not_http", "reader_wakeups"];
+            // Counted with the causes of loss, but two are the rule at work, and what the kernel skips is any process's: if
+            // bytes were lost by it, other counters say so.
+            let harmless = ["connection_not_http", "reader_wakeups", "program_skipped"];
             words.iter().any(|word| name.split('_').any(|part| part == *word))
                 && !harmless.iter().any(|cause| series.contains(cause))
         };

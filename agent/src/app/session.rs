@@ -332,11 +332,12 @@ impl Session {
         let (monotonic_ns, unix_ns) = (monotonic_ns(), unix_ns());
         self.tape(&Frame::Clock { monotonic_ns, unix_ns });
         self.core.clock(monotonic_ns, unix_ns);
+        self.probe.look_at_skipped();
         self.show();
     }
 
     fn show(&self) {
-        let kernel = self.probe.shared.counters();
+        let kernel = self.probe.counters();
         let ring_full = kernel.iter().find(|(cause, _)| *cause == Counter::RingFull);
         let lost = ring_full.map_or(0, |&(_, count)| count);
         self.shown.pulse.ring(Instant::now(), lost, self.records.0);
@@ -364,16 +365,17 @@ impl Session {
         while self.turn() > 0 {}
         self.wait_for_facts(within / 2);
         let spans = self.core.flush();
+        self.probe.look_at_skipped();
         self.show();
-        let lost: Vec<String> = self
-            .probe
-            .shared
-            .counters()
-            .iter()
-            .filter(|&&(cause, count)| cause.is_loss() && count > 0)
-            .map(|(cause, count)| format!("{} {count}", cause.name()))
-            .collect();
-        if !lost.is_empty() {
+        let counters = self.probe.counters();
+        let mut counters: Vec<_> = counters.into_iter().filter(|&(_, count)| count > 0).collect();
+        if counters.iter().any(|(cause, _)| cause.is_loss()) {
+            // What the kernel skipped is no loss by itself, but may be why there is one.
+            counters.retain(|&(cause, _)| cause.is_loss() || cause == Counter::Skipped);
+            let lost: Vec<String> = counters
+                .iter()
+                .map(|(cause, count)| format!("{} {count}", cause.name()))
+                .collect();
             tracing::warn!("the kernel side lost records or bytes: {}", lost.join(", "));
         }
         match self.sink {

@@ -20,6 +20,7 @@ use super::{
     mapped::Mapped,
     offsets::{Found, offsets},
     ring::Ring,
+    skipped::Skipped,
 };
 
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/spoor-ebpf"));
@@ -140,6 +141,7 @@ impl Probe {
             ring,
             shared,
             lost,
+            skipped: Skipped::of(&programs),
             programs: Arc::new(Mutex::new(programs)),
             _next: next,
         })

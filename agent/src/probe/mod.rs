@@ -9,6 +9,7 @@ mod offsets;
 mod plan;
 pub mod reference;
 mod ring;
+mod skipped;
 mod survey;
 
 #[cfg(feature = "fuzzing")]
@@ -27,6 +28,7 @@ use std::{
 
 use agent_ebpf::abi::{COUNTER_COLUMNS, Control, Counter, Follow, MARKS, follow_slot};
 use mapped::Mapped;
+use skipped::Skipped;
 
 /// The loaded and attached programs. Dropping it detaches them; nothing is pinned, so that a killed agent leaves nothing.
 pub struct Probe {
@@ -37,6 +39,7 @@ pub struct Probe {
     /// What this kernel does not have or refuses, programs and fields, and why.
     pub lost: Vec<Lost>,
     programs: Arc<Mutex<aya::Ebpf>>,
+    skipped: Skipped,
     /// The programs hold their way into the reporter by this.
     _next: aya::maps::ProgramArray<aya::maps::MapData>,
 }
@@ -45,6 +48,19 @@ impl Probe {
     /// The programs that are attached later, to be attached on another thread.
     pub fn later(&self) -> Later {
         Later(Arc::clone(&self.programs))
+    }
+
+    /// Takes over the kernel's own counts into [`Probe::counters`].
+    pub fn look_at_skipped(&self) {
+        self.skipped.look();
+    }
+
+    /// The counters of the kernel side, and the kernel's own.
+    pub fn counters(&self) -> Vec<(Counter, u64)> {
+        let mut counters = self.shared.counters();
+        let own = counters.iter_mut().filter(|(counter, _)| *counter == Counter::Skipped);
+        own.for_each(|(_, count)| *count = self.skipped.count());
+        counters
     }
 }
 
@@ -117,8 +133,8 @@ impl Shared {
             .set(0, |entry| unsafe { &raw mut (*entry).reader_sleeps }, on as u32);
     }
 
-    /// The counters of the kernel side, summed over processors.
-    pub fn counters(&self) -> Vec<(Counter, u64)> {
+    /// The counters of the programs, summed over processors.
+    fn counters(&self) -> Vec<(Counter, u64)> {
         let mut sums = [0u64; COUNTER_COLUMNS];
         for cpu in 0..self.counters.len() {
             for (sum, count) in sums.iter_mut().zip(self.counters.get(cpu).unwrap_or_default()) {

@@ -10,13 +10,10 @@ use spoor_tests::{
     agent::{Agent, Recorder},
     otlp::{Kind, Span},
     process::Process,
+    raw::{Bulk, Connection, End, Exchange, Way, World, compare, get, response, target_of},
 };
 
-use crate::{
-    expected::{End, Exchange, compare, target_of},
-    messages::{get, response},
-    world::{Bulk, Connection, Way, World},
-};
+use crate::RAWPEER;
 
 /// How long the agent may take to show a number that it must come to.
 const COUNTING_LIMIT: Duration = Duration::from_secs(30);
@@ -28,7 +25,7 @@ const COUNTING_LIMIT: Duration = Duration::from_secs(30);
 fn ten_gibibytes_of_chunks() -> Result<()> {
     const CHUNK: usize = 100_000;
     const CHUNKS: usize = (10_usize << 30).div_ceil(CHUNK);
-    let mut world = World::start()?;
+    let mut world = World::start(RAWPEER.as_ref())?;
     let agent = Recorder::start(&world.selection())?;
     world.case("huge", |world, _| {
         let connection = world.connect()?;
@@ -86,7 +83,7 @@ fn among_two_thousand_processes() -> Result<()> {
     let group = bystanders.group()?.len();
     ensure!(group > BYSTANDERS, "{group} processes were started");
 
-    let mut world = World::start()?;
+    let mut world = World::start(RAWPEER.as_ref())?;
     let agent = Recorder::start(&[format!("--exe={}", env!("CARGO_BIN_EXE_rawpeer"))])?;
     world.case("among", |world, _| {
         for connection_number in 0..8 {
@@ -115,7 +112,7 @@ fn a_ring_that_is_full() -> Result<()> {
     const CONNECTIONS: usize = 8;
     /// Both messages of each exchange have this length, so that each record that is lost has lost so many bytes.
     const MESSAGE_BYTES: usize = 256;
-    let mut world = World::start()?;
+    let mut world = World::start(RAWPEER.as_ref())?;
     let mut selection = world.selection();
     selection.push("--ring-bytes=64KiB".to_owned());
     let recorder = Recorder::start(&selection)?;

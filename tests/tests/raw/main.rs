@@ -1,37 +1,24 @@
 //! HTTP over real sockets, byte by byte and call by call, with the agent attached to both ends: every case says which spans
 //! there must be, and nothing else may be there. Then the same through tapes.
 
-mod bodies;
-mod calls;
-mod cases;
-mod ends;
-mod expected;
 mod load;
-mod messages;
-mod namespaces;
-mod odd;
-mod peer;
-mod sockets;
-mod world;
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use cases::{play, selection};
-use expected::compare;
 use spoor_tests::{
     agent::{Agent, Recorder, Tape},
     otlp::Span,
+    raw::{World, compare, play, selection},
 };
-use world::World;
+
+/// The program of the peers.
+const RAWPEER: &str = env!("CARGO_BIN_EXE_rawpeer");
 
 #[test]
 #[ignore = "end to end: needs root; cargo xtask test runs it"]
 fn over_real_sockets() -> Result<()> {
-    let mut world = World::start()?;
+    let mut world = World::start(RAWPEER.as_ref())?;
     let agent = Recorder::start(&selection(&world))?;
     play(&mut world, &agent.agent)?;
     check_counters(&world, &agent.agent)?;
@@ -42,7 +29,7 @@ fn over_real_sockets() -> Result<()> {
 #[test]
 #[ignore = "end to end: needs root; cargo xtask test runs it"]
 fn through_tapes() -> Result<()> {
-    let mut world = World::start()?;
+    let mut world = World::start(RAWPEER.as_ref())?;
     let tape = Tape::record(&selection(&world))?;
     play(&mut world, &tape.agent)?;
     let (tape, said) = tape.finish()?;
@@ -54,11 +41,6 @@ fn through_tapes() -> Result<()> {
     let (second, _) = tape.replay()?;
     ensure!(first == second, "two replays of one tape are different");
     check(&world, &spans, &said)
-}
-
-/// The program of the peers.
-fn rawpeer() -> Result<PathBuf> {
-    Ok(env!("CARGO_BIN_EXE_rawpeer").into())
 }
 
 /// What gives no span, or no link, is counted.

@@ -6,17 +6,14 @@ use anyhow::Result;
 use spoor_tests::{
     agent::Recorder,
     otlp::{Kind, Span},
+    raw::{Exchange, World, compare, play, selection, target_of},
 };
 
-use crate::{
-    cases::{play, selection},
-    expected::{Exchange, compare, target_of},
-    world::World,
-};
+use crate::{beside, lossy::were_preempted};
 
 /// Why spans may be missing without anything being wrong.
 const UNSEEN: &str = "a few spans are missing: this kernel lets the program of one system call preempt that of another, and \
-                      then the second call is not seen, which the counter `program_preempted` tells";
+                      then the second call is not seen, which the counters `program_preempted` and `program_skipped` tell";
 
 /// Results as they are printed: a line each.
 #[derive(Default)]
@@ -72,6 +69,7 @@ fn feature_of(case: &str) -> &'static str {
         "unseen-bodies" => "sendfile(2), splice(2)",
         "namespaces" => "network namespaces",
         "proxy" => "calls and what they were made for",
+        "tagged-addresses" => "addresses with a tag",
         "calls" | "many-buffers" | "peek" | "truncate" | "zero-length" => "each way to send and to receive",
         "upload" | "download" | "slow-reader" => "large bodies",
         "ipv6" | "v4-mapped-server" | "v4-mapped-client" => "IPv6",
@@ -107,7 +105,7 @@ fn feature_of(case: &str) -> &'static str {
 /// All cases of the raw-socket test: all spans, all parents.
 pub fn raw(report: &mut Report) {
     let played = || -> Result<(World, Vec<Span>, String)> {
-        let mut world = World::start()?;
+        let mut world = World::start(&beside("rawpeer")?)?;
         let agent = Recorder::start(&selection(&world))?;
         play(&mut world, &agent.agent)?;
         let (spans, said) = agent.finish()?;
@@ -143,7 +141,10 @@ pub fn raw(report: &mut Report) {
         }
     }
     // What the agent says at its end names the counters that have grown.
-    let preempted = said.contains("program_preempted");
+    let preempted = match were_preempted(&said) {
+        Ok(preempted) => preempted,
+        Err(error) => return report.tell("raw sockets", Err(format!("{error:#}"))),
+    };
     for (feature, wrong) in features {
         if preempted && !wrong.is_empty() && wrong.iter().all(|difference| difference.contains(": no span; ")) {
             Report::cannot(feature, UNSEEN);

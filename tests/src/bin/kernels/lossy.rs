@@ -7,10 +7,10 @@ use anyhow::{Context, Result, ensure};
 use spoor_tests::{
     agent::Agent,
     otlp::{self, Kind, Span},
+    raw::{Exchange, end_of, target_of},
 };
 
 use crate::{
-    expected::{Exchange, end_of, target_of},
     own_path,
     threads::{Part, Service, without_warm_up},
 };
@@ -79,13 +79,23 @@ pub fn nothing_wrong(expected: &[Exchange], spans: &[Span]) -> Result<usize> {
     Ok(2 * expected.len() - seen.len())
 }
 
-/// Counts programs that another one had preempted.
-pub const PREEMPTED: &str = "spoor_kernel_lost_total{cause=\"program_preempted\"}";
+/// Whether this kernel lets the programs of system calls preempt one another. It may then do so at any time, and skips
+/// those that are under way already on that processor.
+pub fn programs_are_preempted() -> Result<bool> {
+    const FUNCTION: &str = " trace_call_bpf_faultable";
+    let functions = std::fs::read_to_string("/proc/kallsyms").context("cannot read the kernel's functions")?;
+    Ok(functions.lines().any(|line| line.ends_with(FUNCTION)))
+}
+
+/// Whether programs did nothing for this cause, as the agent said at its end.
+pub fn were_preempted(said: &str) -> Result<bool> {
+    Ok(said.contains("program_preempted") || said.contains("program_skipped") && programs_are_preempted()?)
+}
 
 /// The counters of loss that are not 0: what was not seen, by bytes, records or exchanges.
 pub fn losses(agent: &Agent) -> Result<Vec<(&'static str, f64)>> {
     const COUNTERS: [&str; 9] = [
-        PREEMPTED,
+        "spoor_kernel_lost_total{cause=\"program_preempted\"}",
         "spoor_kernel_lost_total{cause=\"sequence_mismatch\"}",
         "spoor_kernel_lost_total{cause=\"unreported_bytes\"}",
         "spoor_kernel_lost_total{cause=\"ring_full\"}",

@@ -4,34 +4,12 @@
 //! `whole`, as without an argument: everything. `preempt`: only what is different where the kernel preempts everywhere.
 //! `withheld`: as on kernels that lack something. All other arguments are the parts that this program's own children play.
 
-#[path = "../../../tests/raw/bodies.rs"]
-mod bodies;
 mod bpf;
-#[path = "../../../tests/raw/calls.rs"]
-mod calls;
-#[path = "../../../tests/raw/cases.rs"]
-mod cases;
-#[path = "../../../tests/raw/ends.rs"]
-mod ends;
-#[path = "../../../tests/raw/expected.rs"]
-mod expected;
 mod features;
 mod killed;
 mod lossy;
-#[path = "../../../tests/raw/messages.rs"]
-mod messages;
-#[path = "../../../tests/raw/namespaces.rs"]
-mod namespaces;
-#[path = "../../../tests/raw/odd.rs"]
-mod odd;
-#[path = "../../../tests/raw/peer.rs"]
-mod peer;
-#[path = "../../../tests/raw/sockets.rs"]
-mod sockets;
 mod threads;
 mod withheld;
-#[path = "../../../tests/raw/world.rs"]
-mod world;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -72,11 +50,6 @@ fn suite(whole: bool) -> Result<bool> {
     report.feature("beside a process that calls bpf(2) all the time", lossy::hammered);
     report.feature("killed, nothing is left", killed::nothing_left);
     Ok(report.all_good())
-}
-
-/// The program of the peers.
-fn rawpeer() -> Result<PathBuf> {
-    beside("rawpeer")
 }
 
 /// A program that lies where this one does.

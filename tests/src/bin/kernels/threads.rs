@@ -14,12 +14,12 @@ use spoor_tests::{
     agent::Agent,
     otlp::{self, Kind, Span},
     process::Process,
+    raw::{End, Exchange, compare, target_of},
 };
 
 use crate::{
     beside,
-    expected::{End, Exchange, compare, target_of},
-    lossy::{PREEMPTED, losses, nothing_wrong},
+    lossy::{losses, nothing_wrong, were_preempted},
 };
 
 /// How long a part may take for what it is told.
@@ -197,10 +197,10 @@ pub fn exact() -> Result<()> {
     let losses = losses(&agent)?;
     let said = agent.finish()?;
     let spans = without_warm_up(otlp::read(&file)?);
-    if losses.iter().any(|(name, _)| *name == PREEMPTED) {
+    if were_preempted(&said)? {
         let missing = nothing_wrong(&service.expected, &spans)
             .with_context(|| format!("counted: {losses:?}; the agent said: {said}"))?;
-        println!("{missing} spans are missing; counted: {losses:?}");
+        println!("{missing} spans are missing; the agent said: {said}");
         return service.end();
     }
     let differences = compare(&service.expected, &spans);

@@ -87,6 +87,8 @@ impl Peer {
                 self.name(name, fd);
                 Ok(result?.to_string())
             }
+            ["tag-addresses"] => Ok(syscalls::tag_addresses()?.to_string()),
+            ["untag-addresses"] => Ok(syscalls::untag_addresses().to_string()),
             ["fast-open", listener] => Ok(syscalls::fast_open(self.fd(listener)?)?.to_string()),
             ["accept", name, listener, with_flags] => {
                 let fd = syscalls::accept(self.fd(listener)?, *with_flags == "accept4")?;

@@ -5,6 +5,7 @@ use std::{
     os::fd::RawFd,
     ptr,
     str::FromStr,
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use libc::{c_int, c_long};
@@ -266,18 +267,51 @@ pub fn accept(listener: RawFd, with_flags: bool) -> Result<RawFd, Errno> {
     Ok(call(number, [listener as usize, 0, 0, 0])? as RawFd)
 }
 
+/// What is put into the highest byte of all addresses of what is sent and received.
+static TAG: AtomicUsize = AtomicUsize::new(0);
+
+/// From now on addresses have a tag in their highest byte, where processors (64-bit ARM) pass over it.
+#[cfg(target_arch = "aarch64")]
+pub fn tag_addresses() -> Result<usize, Errno> {
+    // <https://docs.kernel.org/arch/arm64/tagged-address-abi.html>
+    const PR_SET_TAGGED_ADDR_CTRL: usize = 55;
+    const PR_TAGGED_ADDR_ENABLE: usize = 1;
+    let allowed = call(
+        libc::SYS_prctl,
+        [PR_SET_TAGGED_ADDR_CTRL, PR_TAGGED_ADDR_ENABLE, 0, 0, 0],
+    )?;
+    TAG.store(0x2a << 56, Ordering::Relaxed);
+    Ok(allowed)
+}
+
+/// As above: there are no such addresses.
+#[cfg(not(target_arch = "aarch64"))]
+pub fn tag_addresses() -> Result<usize, Errno> {
+    Err(Errno(libc::ENOTSUP))
+}
+
+/// From now on they have none.
+pub fn untag_addresses() -> usize {
+    TAG.swap(0, Ordering::Relaxed)
+}
+
+/// An address as system calls get it.
+fn given(address: usize) -> usize {
+    address | TAG.load(Ordering::Relaxed)
+}
+
 /// Sends buffers by one system call (`sendmmsg`: a message each).
 pub fn send(fd: RawFd, how: Sending, buffers: &[&[u8]]) -> Result<usize, Errno> {
     let whole = buffers.concat();
     let mut vectors: Vec<libc::iovec> = buffers
         .iter()
         .map(|buffer| libc::iovec {
-            iov_base: buffer.as_ptr().cast_mut().cast(),
+            iov_base: given(buffer.as_ptr() as usize) as *mut _,
             iov_len: buffer.len(),
         })
         .collect();
     let (socket, start, count) = (fd as usize, vectors.as_mut_ptr(), vectors.len());
-    let bytes = [socket, whole.as_ptr() as usize, whole.len()];
+    let bytes = [socket, given(whole.as_ptr() as usize), whole.len()];
     match how {
         Sending::Write => call(libc::SYS_write, bytes),
         Sending::SendTo => call(libc::SYS_sendto, [bytes[0], bytes[1], bytes[2], 0, 0, 0]),
@@ -286,20 +320,20 @@ pub fn send(fd: RawFd, how: Sending, buffers: &[&[u8]]) -> Result<usize, Errno> 
             call(libc::SYS_sendto, [bytes[0], bytes[1], bytes[2], flags, 0, 0])
         }
         Sending::ZeroCopy => zero_copy(fd, &whole),
-        Sending::WriteV => call(libc::SYS_writev, [socket, start as usize, count]),
+        Sending::WriteV => call(libc::SYS_writev, [socket, given(start as usize), count]),
         Sending::PWriteV2 => call(
             libc::SYS_pwritev2,
-            [socket, start as usize, count, usize::MAX, usize::MAX, 0],
+            [socket, given(start as usize), count, usize::MAX, usize::MAX, 0],
         ),
         Sending::SendMsg => {
             let message = message(start, count);
-            call(libc::SYS_sendmsg, [socket, ptr::from_ref(&message) as usize, 0])
+            call(libc::SYS_sendmsg, [socket, given(ptr::from_ref(&message) as usize), 0])
         }
         Sending::SendMMsg => {
             let mut messages = messages(&mut vectors);
             let sent = call(
                 libc::SYS_sendmmsg,
-                [socket, messages.as_mut_ptr() as usize, messages.len(), 0],
+                [socket, given(messages.as_mut_ptr() as usize), messages.len(), 0],
             )?;
             Ok(messages.iter().take(sent).map(|message| message.msg_len as usize).sum())
         }
@@ -332,12 +366,12 @@ pub fn receive(fd: RawFd, how: Receiving, sizes: &[usize]) -> Result<usize, Errn
     let mut vectors: Vec<libc::iovec> = buffers
         .iter_mut()
         .map(|buffer| libc::iovec {
-            iov_base: buffer.as_mut_ptr().cast(),
+            iov_base: given(buffer.as_mut_ptr() as usize) as *mut _,
             iov_len: buffer.len(),
         })
         .collect();
     let (socket, start, count) = (fd as usize, vectors.as_mut_ptr(), vectors.len());
-    let (bytes, length) = (whole.as_mut_ptr() as usize, whole.len());
+    let (bytes, length) = (given(whole.as_mut_ptr() as usize), whole.len());
     let flagged = |flags: c_int| call(libc::SYS_recvfrom, [socket, bytes, length, flags as usize, 0, 0]);
     match how {
         Receiving::Read => call(libc::SYS_read, [socket, bytes, length]),
@@ -346,18 +380,21 @@ pub fn receive(fd: RawFd, how: Receiving, sizes: &[usize]) -> Result<usize, Errn
         Receiving::Truncate => flagged(libc::MSG_TRUNC),
         Receiving::WaitAll => flagged(libc::MSG_WAITALL),
         Receiving::DontWait => flagged(libc::MSG_DONTWAIT),
-        Receiving::ReadV => call(libc::SYS_readv, [socket, start as usize, count]),
+        Receiving::ReadV => call(libc::SYS_readv, [socket, given(start as usize), count]),
         Receiving::PReadV2 => call(
             libc::SYS_preadv2,
-            [socket, start as usize, count, usize::MAX, usize::MAX, 0],
+            [socket, given(start as usize), count, usize::MAX, usize::MAX, 0],
         ),
         Receiving::RecvMsg => {
             let mut message = message(start, count);
-            call(libc::SYS_recvmsg, [socket, ptr::from_mut(&mut message) as usize, 0])
+            call(
+                libc::SYS_recvmsg,
+                [socket, given(ptr::from_mut(&mut message) as usize), 0],
+            )
         }
         Receiving::RecvMMsg => {
             let mut messages = messages(&mut vectors);
-            let pointer = messages.as_mut_ptr() as usize;
+            let pointer = given(messages.as_mut_ptr() as usize);
             let flags = libc::MSG_WAITFORONE as usize;
             let received = call(libc::SYS_recvmmsg, [socket, pointer, messages.len(), flags, 0])?;
             Ok(messages
@@ -570,7 +607,7 @@ fn raw(address: &Address) -> (Vec<u8>, usize) {
 fn message(vectors: *mut libc::iovec, count: usize) -> libc::msghdr {
     // SAFETY: plain data, for which zeros are a value. Some C libraries pad it, and the kernel reads the padding.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = vectors;
+    message.msg_iov = given(vectors as usize) as *mut _;
     message.msg_iovlen = count as _;
     message
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::{
+use super::{
     expected::End,
     messages::{get, post, response},
     namespaces::ADDRESSES,

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::{
+use super::{
     expected::End,
     messages::{get, response},
     world::{CLIENT, Connection, OTHER, SERVER, VICTIMS, Way, World},

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::{
+use super::{
     expected::End,
     messages::{get, post, response},
     world::{CLIENT, SERVER, Way, World},
@@ -17,6 +17,7 @@ const RECEIVES: [&str; 8] = [
 
 pub fn play(world: &mut World) -> Result<()> {
     world.case("calls", every_pair)?;
+    world.case("tagged-addresses", tagged_addresses)?;
     world.case("many-buffers", many_buffers)?;
     world.case("many-messages", many_messages)?;
     world.case("unseen-bodies", unseen_bodies)?;
@@ -46,6 +47,25 @@ fn every_pair(world: &mut World, name: &str) -> Result<()> {
             world.expect(&target, End::ok("POST", 200).bodies(Some(9), Some(11)));
         }
         world.close(&connection)?;
+    }
+    Ok(())
+}
+
+/// The same with addresses whose highest byte is a tag: memory is there nevertheless.
+fn tagged_addresses(world: &mut World, name: &str) -> Result<()> {
+    for peer in [CLIENT, SERVER] {
+        match world.peers[peer].ask("tag-addresses")? {
+            Ok(_) => {}
+            Err(libc::ENOTSUP) => {
+                world.skip(name, "this processor has no tagged addresses");
+                return Ok(());
+            }
+            Err(number) => anyhow::bail!("cannot tag addresses: {}", std::io::Error::from_raw_os_error(number)),
+        }
+    }
+    every_pair(world, name)?;
+    for peer in [CLIENT, SERVER] {
+        world.peers[peer].make("untag-addresses")?;
     }
     Ok(())
 }

@@ -1,11 +1,11 @@
 //! All peers, and what the cases do with them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-use crate::{
+use super::{
     expected::{End, Exchange},
     namespaces::Namespaces,
     peer::Peer,
@@ -23,10 +23,13 @@ pub const PROXY: usize = 7;
 
 /// The peers, and what they must have been seen to do.
 pub struct World {
+    /// By their place.
     pub peers: Vec<Peer>,
+    /// `None`: this machine cannot make any.
     pub namespaces: Option<Namespaces>,
     /// For sockets that have paths.
     pub directory: TempDir,
+    /// What was done, as spans must tell it.
     pub expected: Vec<Exchange>,
     /// Cases that were run.
     pub cases: Vec<String>,
@@ -43,27 +46,31 @@ pub type Socket = (usize, String);
 /// A connection between two peers.
 #[derive(Clone, Debug)]
 pub struct Connection {
+    /// The end that connected.
     pub client: Socket,
+    /// The end that was accepted.
     pub server: Socket,
 }
 
 /// One direction of a connection: who sends, who receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
+    /// The client sends.
     Request,
+    /// The server sends.
     Response,
 }
 
 impl World {
-    /// Starts all peers.
-    pub fn start() -> Result<Self> {
+    /// Starts all peers: processes of the program `rawpeer`.
+    pub fn start(rawpeer: &Path) -> Result<Self> {
         let mut peers = Vec::new();
         for name in [
             "client", "server", "other", "victim-1", "victim-2", "victim-3", "victim-4", "proxy",
         ] {
-            peers.push(Peer::start(name, None)?);
+            peers.push(Peer::start(rawpeer, name, None)?);
         }
-        let namespaces = Namespaces::make(&mut peers)?;
+        let namespaces = Namespaces::make(rawpeer, &mut peers)?;
         Ok(Self {
             peers,
             namespaces,
@@ -97,11 +104,13 @@ impl World {
         self.skipped.push((name.to_owned(), reason));
     }
 
+    /// A name that no socket has yet.
     pub fn name(&mut self) -> String {
         self.names += 1;
         format!("s{}", self.names)
     }
 
+    /// An address that no Unix socket has yet.
     pub fn unix_path(&mut self) -> String {
         let name = self.name();
         format!("unix:{}", self.directory.path().join(name).display())
@@ -112,6 +121,7 @@ impl World {
         self.expect_ends(target, Some(end.clone()), Some(end));
     }
 
+    /// What each end must say; `None`: it has no span.
     pub fn expect_ends(&mut self, target: &str, client: Option<End>, server: Option<End>) {
         let case = self.cases.last().cloned().unwrap_or_default();
         let target = target.to_owned();
@@ -179,6 +189,7 @@ impl World {
         self.receive(connection, way, "read", bytes.len())
     }
 
+    /// Sends all buffers in one call, in this way (`write`, `writev`, `sendmsg` …).
     pub fn send(&mut self, connection: &Connection, way: Way, how: &str, buffers: &[&[u8]]) -> Result<()> {
         let ((sender, name), _) = ends(connection, way);
         let hex: Vec<String> = buffers.iter().map(|buffer| hex(buffer)).collect();
@@ -186,6 +197,7 @@ impl World {
         self.peers[*sender].move_bytes(&command, buffers.iter().map(|buffer| buffer.len()).sum())
     }
 
+    /// Receives so many bytes by calls of this kind (`read`, `recvmsg` …).
     pub fn receive(&mut self, connection: &Connection, way: Way, how: &str, bytes: usize) -> Result<()> {
         let (_, (receiver, name)) = ends(connection, way);
         let command = format!("receive-all {name} {how} 1048576 {bytes} 0");
@@ -244,12 +256,19 @@ impl World {
 
 /// Many bytes, and how they are sent and received.
 pub struct Bulk<'a> {
+    /// Sent first.
     pub head: String,
+    /// Sent again and again.
     pub unit: &'a [u8],
+    /// How often.
     pub repeat: usize,
+    /// Sent last.
     pub tail: &'a [u8],
+    /// Bytes of a write.
     pub send_piece: usize,
+    /// Bytes that a read asks for.
     pub receive_piece: usize,
+    /// Microseconds between two reads.
     pub pause_us: usize,
 }
 

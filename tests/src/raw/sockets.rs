@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{
+use super::{
     expected::End,
     messages::{get, response},
     namespaces::ADDRESSES,

@@ -5,7 +5,7 @@ use std::{
     fmt::{self, Display, Formatter},
 };
 
-use spoor_tests::otlp::{Kind, Span};
+use crate::otlp::{Kind, Span};
 
 /// What one end's span says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +22,8 @@ pub struct End {
     pub response_bytes: Option<u64>,
 }
 
-/// What the span of an end must say.
 impl End {
+    /// Answered with this status and a body without bytes.
     pub fn ok(method: &str, status: u64) -> Self {
         Self {
             method: method.to_owned(),
@@ -34,6 +34,7 @@ impl End {
         }
     }
 
+    /// Ended by this `error.type`, without a response.
     pub fn failed(method: &str, error: &str) -> Self {
         Self {
             method: method.to_owned(),
@@ -44,6 +45,7 @@ impl End {
         }
     }
 
+    /// With bodies of so many bytes; `None`: of no size that is told.
     pub fn bodies(mut self, request: Option<u64>, response: Option<u64>) -> Self {
         (self.request_bytes, self.response_bytes) = (request, response);
         self
@@ -61,7 +63,9 @@ pub struct Exchange {
     pub made_for: Option<String>,
     /// The two ends cannot be matched: each is a root.
     pub apart: bool,
+    /// What the CLIENT span says; `None`: there is none.
     pub client: Option<End>,
+    /// What the SERVER span says; `None`: there is none.
     pub server: Option<End>,
 }
 

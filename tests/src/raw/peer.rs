@@ -2,14 +2,15 @@
 
 use std::{
     io::{BufRead, BufReader, PipeWriter, Write},
+    path::Path,
     process::{Command, Stdio},
     sync::mpsc::{self, Receiver},
     time::Duration,
 };
 
+use crate::process::Process;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
-use spoor_tests::process::Process;
 
 /// How long a peer may take for a command.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -27,9 +28,8 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts one, in a network namespace if one is named.
-    pub fn start(name: &str, namespace: Option<&str>) -> Result<Self> {
-        let program = crate::rawpeer()?;
+    /// Starts one, a process of the program `rawpeer`, in a network namespace if one is named.
+    pub fn start(program: &Path, name: &str, namespace: Option<&str>) -> Result<Self> {
         let mut command = match namespace {
             None => Command::new(program),
             Some(namespace) => {

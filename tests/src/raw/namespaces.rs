@@ -1,10 +1,13 @@
 //! Two pairs of network namespaces with the same addresses: only what a connection is can tell their connections apart.
 
-use std::process::{Command, Stdio};
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use anyhow::{Result, ensure};
 
-use crate::peer::Peer;
+use super::peer::Peer;
 
 /// Where the client of each pair is, and its server.
 pub const ADDRESSES: [&str; 2] = ["10.231.0.1", "10.231.0.2"];
@@ -18,7 +21,7 @@ pub struct Namespaces {
 
 impl Namespaces {
     /// Makes them and starts a peer in each. `None` where there is no `ip`.
-    pub fn make(peers: &mut Vec<Peer>) -> Result<Option<Self>> {
+    pub fn make(program: &Path, peers: &mut Vec<Peer>) -> Result<Option<Self>> {
         if Command::new("ip").arg("-V").stdout(Stdio::null()).status().is_err() {
             return Ok(None);
         }
@@ -44,7 +47,7 @@ impl Namespaces {
             }
             for name in &names {
                 let service = name.rsplit_once(['-']).map_or(name.as_str(), |(service, _)| service);
-                peers.push(Peer::start(service, Some(name))?);
+                peers.push(Peer::start(program, service, Some(name))?);
             }
         }
         Ok(Some(made))

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{
+use super::{
     expected::End,
     world::{CLIENT, Connection, SERVER, Way, World},
 };

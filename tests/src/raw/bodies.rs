@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::{
+use super::{
     expected::End,
     messages::{get, response},
     world::{Bulk, Connection, Way, World},

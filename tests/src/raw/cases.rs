@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use crate::agent::Agent;
 use anyhow::Result;
-use spoor_tests::agent::Agent;
 
-use crate::{bodies, calls, ends, messages, odd, sockets, world::World};
+use super::{bodies, calls, ends, messages, odd, sockets, world::World};
 
 /// How long the agent may take to attach the hooks that it needs for Unix connections.
 const HOOKS_LIMIT: Duration = Duration::from_secs(60);

@@ -1,0 +1,21 @@
+//! HTTP over real sockets, byte by byte and call by call: cases that say which spans there must be, for the raw-socket test
+//! and for `cargo xtask kernels`.
+
+mod bodies;
+mod calls;
+mod cases;
+mod ends;
+mod expected;
+mod messages;
+mod namespaces;
+mod odd;
+mod peer;
+mod sockets;
+mod world;
+
+pub use cases::{play, selection};
+pub use expected::{Differences, End, Exchange, compare, end_of, target_of};
+pub use messages::{get, response};
+pub use namespaces::Namespaces;
+pub use peer::{Answer, Peer};
+pub use world::{Bulk, Connection, Socket, Way, World};
