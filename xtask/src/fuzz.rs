@@ -42,10 +42,10 @@ const ANY_SEED: u32 = 0;
 const TEST_SEED: u32 = 1;
 
 /// What the corpus must cover of the lines of [`PARSERS`], in per cent.
-const MUST_COVER: f64 = 90.0;
+const MUST_COVER: f64 = 95.0;
 
 /// What takes bytes from outside apart. Line coverage of these is the bar.
-const PARSERS: [&str; 31] = [
+const PARSERS: [&str; 37] = [
     "agent-ebpf/src/classify.rs",
     "agent-ebpf/src/framing.rs",
     "agent/src/config/values.rs",
@@ -69,8 +69,14 @@ const PARSERS: [&str; 31] = [
     "agent/src/proto/opaque.rs",
     "agent/src/tape.rs",
     "agent/src/tape/frame.rs",
+    "agent/src/tape/redact.rs",
+    "agent/src/tape/redact/connection.rs",
+    "agent/src/tape/redact/facts.rs",
+    "agent/src/tape/redact/head.rs",
+    "agent/src/tape/redact/standin.rs",
     "agent/src/trace/http/attributes.rs",
     "agent/src/trace/http/forwarded.rs",
+    "agent/src/trace/http/ignore.rs",
     "agent/src/trace/http/target.rs",
     "agent/src/trace/redact.rs",
     "agent/src/trace/route.rs",

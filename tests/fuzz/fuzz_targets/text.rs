@@ -18,7 +18,7 @@ use spoor::{
         Attribute, SpanKind, Value,
         http::{
             Endpoint, Failure, HttpConfig, HttpExchange, IpOrUnix, SpanNameStyle, connect_span, http_span,
-            known_methods,
+            ignore::Ignore, known_methods,
         },
         redact,
         span_name::SpanNames,
@@ -108,6 +108,9 @@ fn span(input: &mut Unstructured<'_>) {
         content_length: None,
         headers,
     };
+    if let Ok(rule) = route.parse::<Ignore>() {
+        assert_eq!(rule.matches(&request), rule.matches(&request.clone()));
+    }
     let config = HttpConfig {
         capture_request: vec!["x-a".to_owned()],
         capture_response: vec!["x-b".to_owned()],
