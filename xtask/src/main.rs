@@ -72,7 +72,12 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().task) {
+    let result = if fuzz::compiler::is_asked() {
+        fuzz::compiler::become_rustc()
+    } else {
+        run(Cli::parse().task)
+    };
+    match result {
         Ok(code) => code,
         Err(error) => {
             eprintln!("\nxtask: {error:#}");

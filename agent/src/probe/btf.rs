@@ -42,6 +42,9 @@ mod kind {
     pub const ENUM64: u32 = 19;
 }
 
+/// Anonymous members that are looked into for one name: without a bound, one that holds itself would have no end.
+const MOST_ANONYMOUS: u32 = 1000;
+
 /// The running kernel's types.
 pub struct Btf {
     bytes: Vec<u8>,
@@ -92,8 +95,8 @@ impl Btf {
         let mut bits = 0;
         let mut names = path.split('.').peekable();
         while let Some(name) = names.next() {
-            let (offset, member) = self.member(at, name)?;
-            bits += offset;
+            let (offset, member) = self.member(at, name, &mut { MOST_ANONYMOUS })?;
+            bits = offset.checked_add(bits)?;
             if names.peek().is_some() {
                 at = self.aggregate(member)?;
             }
@@ -121,8 +124,8 @@ impl Btf {
             .is_some_and(|end| end.first() == Some(&0))
     }
 
-    /// Bit offset and type id of a member.
-    fn member(&self, at: usize, wanted: &str) -> Option<(u32, u32)> {
+    /// Bit offset and type id of a member. `left`: anonymous ones that may still be looked into.
+    fn member(&self, at: usize, wanted: &str, left: &mut u32) -> Option<(u32, u32)> {
         let info = word(&self.bytes, at + 4).ok()?;
         let bitfields = info >> 31 == 1;
         for index in 0..(info & 0xffff) as usize {
@@ -136,9 +139,13 @@ impl Btf {
             }
             if name.is_empty()
                 && let Some(inner) = self.aggregate(member)
-                && let Some((more, found)) = self.member(inner, wanted)
+                && *left > 0
             {
-                return Some((offset + more, found));
+                *left -= 1;
+                let Some((more, found)) = self.member(inner, wanted, left) else {
+                    continue;
+                };
+                return Some((offset.checked_add(more)?, found));
             }
         }
         None
@@ -178,12 +185,16 @@ mod tests {
 
     /// BTF of `struct outer { int a; struct { int b; }; ns ns; }; typedef struct ns { int inum; } ns;`
     fn example() -> Vec<u8> {
-        let strings = b"\0outer\0a\0b\0ns\0inum\0int\0";
         let mut types: Vec<u32> = vec![19, 1 << 24, 4, 32]; // 1: int
         types.extend([1, 4 << 24 | 3, 12, 7, 1, 0, 0, 3, 32, 11, 4, 64]); // 2: outer
         types.extend([0, 4 << 24 | 1, 4, 9, 1, 0]); // 3: anonymous
         types.extend([11, 8 << 24, 5]); // 4: typedef ns
         types.extend([11, 4 << 24 | 1, 4, 14, 1, 0]); // 5: ns
+        file(&types)
+    }
+
+    fn file(types: &[u32]) -> Vec<u8> {
+        let strings = b"\0outer\0a\0b\0ns\0inum\0int\0";
         let mut bytes = Vec::new();
         for word in [
             MAGIC as u32 | 1 << 16,
@@ -208,6 +219,15 @@ mod tests {
         assert_eq!(btf.offset("outer", "ns.inum"), Some(8));
         assert_eq!(btf.offset("outer", "c"), None);
         assert_eq!(btf.offset("inner", "a"), None);
+    }
+
+    #[test]
+    fn a_structure_that_holds_itself_has_an_end() {
+        let itself = [1, 4 << 24 | 2, 4, 0, 1, 0, 0, 1, 0];
+        assert_eq!(Btf::parse(file(&itself)).unwrap().offset("outer", "a"), None);
+        // A member far beyond what an offset can say.
+        let nested = [1, 4 << 24 | 1, 4, 0, 2, u32::MAX, 0, 4 << 24 | 1, 4, 7, 0, 8];
+        assert_eq!(Btf::parse(file(&nested)).unwrap().offset("outer", "a"), None);
     }
 
     #[test]

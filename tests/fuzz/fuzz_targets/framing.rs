@@ -41,6 +41,11 @@ fuzz_target!(|data: &[u8]| {
     if !head.starts_with(if response { b"HTTP/1." } else { b"P" }) {
         return;
     }
+    // The programs take the line of a proxy and what is behind it for one head. Where it is malformed, Core may see none, and
+    // what they then pass over is a gap to it: of the connection of whoever sent that.
+    if head.starts_with(b"PROXY ") {
+        return;
+    }
     // They pass over heads of responses that have no body.
     let status = head.get(9..12).unwrap_or_default();
     if response && (status.starts_with(b"1") || matches!(status, b"204" | b"304")) {

@@ -1,7 +1,9 @@
 //! Both halves of an HTTP/1 connection: any bytes, in any pieces, with gaps. Nothing panics, the story is one that can
 //! be, and where calls are told in smaller pieces it is the same, but for when a fault is noticed: a long line is looked at
-//! when it ends.
+//! when it ends. What is not HTTP/1 is looked at as an opening of other protocols.
 #![no_main]
+
+use std::borrow::Cow;
 
 use arbitrary::Unstructured;
 use libfuzzer_sys::fuzz_target;
@@ -10,16 +12,21 @@ use spoor::{
     proto::{
         Data, Half,
         http1::{Config, Event, Http1},
+        opaque,
     },
 };
-use spoor_fuzz::{byte, number, text};
+use spoor_fuzz::{byte, number, short, text};
 
 /// Of more steps nothing new comes, and pieces that wait are bounded by their number.
 const MOST_STEPS: usize = 200;
+/// Steps that say a text again and again: they reach the parser's bounds, and take long.
+const MOST_REPEATED: usize = 2;
+/// Longest of these, in bytes: more than the parser keeps.
+const REPEATED_BYTES: usize = 80 << 10;
 
 enum Step<'a> {
     /// A call that moved these bytes, or a part of one; told again in two pieces, cut at so many sixteenths.
-    Bytes(Half, bool, &'a [u8], u8),
+    Bytes(Half, bool, Cow<'a, [u8]>, u8),
     Gap(Half, u64),
     End(Half),
 }
@@ -28,14 +35,24 @@ fuzz_target!(|data: &[u8]| {
     let mut input = Unstructured::new(data);
     let from_birth = byte(&mut input) & 1 == 0;
     let mut steps = Vec::new();
+    let mut repeated = 0;
     while !input.is_empty() && steps.len() < MOST_STEPS {
         let kind = byte(&mut input);
         let half = if kind & 1 == 0 { Half::Request } else { Half::Response };
         steps.push(match kind >> 1 & 7 {
+            6 if kind >> 4 == 15 && repeated < MOST_REPEATED => {
+                repeated += 1;
+                Step::Bytes(half, true, again_and_again(&mut input), 8)
+            }
             6 => Step::Gap(half, number(&mut input)),
             7 => Step::End(half),
-            _ => Step::Bytes(half, kind & 2 == 0, text(&mut input), kind >> 4),
+            _ => Step::Bytes(half, kind & 2 == 0, text(&mut input).into(), kind >> 4),
         });
+    }
+    for step in &steps {
+        if let Step::Bytes(_, true, bytes, _) = step {
+            assert!(!opaque::protocol(bytes).is_empty());
+        }
     }
     let whole = play(from_birth, &steps, false);
     check(&whole, from_birth);
@@ -48,6 +65,12 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(whole[..told], pieces[..told], "in pieces it is another story");
     }
 });
+
+fn again_and_again<'a>(input: &mut Unstructured<'a>) -> Cow<'a, [u8]> {
+    let times = usize::from(short(input));
+    let text = text(input);
+    text.repeat(times.min(REPEATED_BYTES / text.len().max(1))).into()
+}
 
 fn of_half(events: &[Event], half: Half) -> Vec<&Event> {
     let of = |event: &&Event| match event {
@@ -62,6 +85,17 @@ fn of_half(events: &[Event], half: Half) -> Vec<&Event> {
 fn up_to_loss(events: &[Event]) -> &[Event] {
     let lost = |event: &Event| matches!(event, Event::Lost { .. } | Event::Opaque { .. });
     &events[..events.iter().position(lost).unwrap_or(events.len())]
+}
+
+/// Where a call is cut. Of a long head only whole lines are looked at, so what is wrong in the second piece must be seen
+/// with it where that decides at which call a search for requests goes on.
+fn place(bytes: &[u8], sixteenths: u8, from_birth: bool) -> usize {
+    let at = bytes.len() * usize::from(sixteenths) / 16;
+    if from_birth || bytes[at..].contains(&b'\n') {
+        at
+    } else {
+        bytes.len()
+    }
 }
 
 /// What the parser says, without the stamps.
@@ -88,15 +122,15 @@ fn play(from_birth: bool, steps: &[Step<'_>], in_pieces: bool) -> Vec<Event> {
                 Data::Gap(length) => length,
             });
         };
-        match *step {
+        match step {
             Step::Bytes(half, start, bytes, cut) if in_pieces => {
-                let (first, rest) = bytes.split_at(bytes.len() * usize::from(cut) / 16);
-                feed(half, start, Data::Bytes(first));
-                feed(half, start && first.is_empty(), Data::Bytes(rest));
+                let (first, rest) = bytes.split_at(place(bytes, *cut, from_birth));
+                feed(*half, *start, Data::Bytes(first));
+                feed(*half, *start && first.is_empty(), Data::Bytes(rest));
             }
-            Step::Bytes(half, start, bytes, _) => feed(half, start, Data::Bytes(bytes)),
-            Step::Gap(half, length) => feed(half, false, Data::Gap(length)),
-            Step::End(half) => http.end(half, stamp, &mut out),
+            Step::Bytes(half, start, bytes, _) => feed(*half, *start, Data::Bytes(bytes)),
+            Step::Gap(half, length) => feed(*half, false, Data::Gap(*length)),
+            Step::End(half) => http.end(*half, stamp, &mut out),
         }
         assert!(http.pending() <= 1024);
         for half in [Half::Request, Half::Response] {
@@ -107,6 +141,11 @@ fn play(from_birth: bool, steps: &[Step<'_>], in_pieces: bool) -> Vec<Event> {
             );
         }
     }
+    let told: u64 = offsets.iter().fold(0, |sum, offset| sum.saturating_add(*offset));
+    assert!(
+        http.counters().unsynchronised_bytes <= told,
+        "more is passed over than there was"
+    );
     for event in &mut out {
         match event {
             Event::RequestHead { first, complete, .. } | Event::ResponseHead { first, complete, .. } => {

@@ -7,13 +7,15 @@ use std::{
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
 use arbitrary::Unstructured;
 use libfuzzer_sys::fuzz_target;
 use spoor::{
+    config,
     probe::Btf,
-    process::{ExecHint, Gatherer, ProcRoot, Selection, peculiarities},
+    process::{ExecHint, Gatherer, ProcRoot, Selection, peculiarities, unseen},
 };
 use spoor_fuzz::{byte, text};
 use tempfile::TempDir;
@@ -39,6 +41,17 @@ const FILES: [&str; 16] = [
     "1/root/var/lib/docker/containers/ID/config.v2.json",
     "1/root/run/containerd/io.containerd.runtime.v2.task/k8s.io/ID/config.json",
     "1/root/run/containers/storage/overlay-containers/ID/userdata/config.json",
+];
+
+/// Further ones: of the host, and of the agent itself.
+const MORE_FILES: [&str; 7] = [
+    "1/root/etc/hostname",
+    "1/root/etc/machine-id",
+    "1/root/var/lib/containers/storage/overlay-containers/containers.json",
+    "sys/kernel/hostname",
+    "sys/kernel/random/boot_id",
+    "self/cgroup",
+    "4000000/root/app/app.py",
 ];
 
 /// The name that the state files have in place of `ID`.
@@ -94,9 +107,11 @@ fn make() -> TempDir {
     for (kind, number) in [("net", 1), ("mnt", 2), ("user", 3)] {
         symlink(format!("{kind}:[{number}]"), process.join("ns").join(kind)).expect("a link can be made");
     }
+    fs::create_dir_all(directory.path().join("1/ns")).expect("a folder can be made");
+    symlink("uts:[4]", directory.path().join("1/ns/uts")).expect("a link can be made");
+    fs::create_dir_all(directory.path().join("self/ns")).expect("a folder can be made");
     symlink("socket:[77]", process.join("fd/3")).expect("a link can be made");
-    symlink(process.join("root/app"), process.join("cwd")).expect("a link can be made");
-    for name in FILES {
+    for name in FILES.iter().chain(&MORE_FILES) {
         let path = file(directory.path(), name);
         fs::create_dir_all(path.parent().expect("a file lies in a folder")).expect("a folder can be made");
         fs::write(path, []).expect("a file can be made");
@@ -114,12 +129,29 @@ fn look(proc: &Path, name: usize, input: &mut Unstructured<'_>) {
     let executable = process.join("root/jdk/bin").join(NAMES[name]);
     let mut hint = ExecHint::default();
     let mut written = vec![];
-    let _ = fs::remove_file(process.join("exe"));
-    symlink(&executable, process.join("exe")).expect("a link can be made");
     let flags = byte(input);
+    let mut target = executable.clone().into_os_string();
+    if flags & 4 != 0 {
+        target.push(" (deleted)");
+    }
+    link(&target, &process.join("exe"));
+    let _ = fs::remove_file(process.join("cwd"));
+    if flags & 64 == 0 {
+        let directory = if flags & 128 == 0 {
+            process.join("root/app")
+        } else {
+            "/app".into()
+        };
+        link(directory, &process.join("cwd"));
+    }
+    // Whether the agent's host name is the host's.
+    link(
+        if flags & 8 == 0 { "uts:[4]" } else { "uts:[5]" },
+        &proc.join("self/ns/uts"),
+    );
     while !input.is_empty() && written.len() < 12 {
         let (which, content) = (usize::from(byte(input)), text(input));
-        let path = match which % (FILES.len() + 4) {
+        let path = match which % (FILES.len() + 4 + MORE_FILES.len()) {
             which if which < FILES.len() => file(proc, FILES[which]),
             16 => {
                 hint.comm = String::from_utf8_lossy(content).into_owned();
@@ -133,7 +165,8 @@ fn look(proc: &Path, name: usize, input: &mut Unstructured<'_>) {
                 hint.environ = content.to_vec();
                 continue;
             }
-            _ => executable.clone(),
+            19 => executable.clone(),
+            which => file(proc, MORE_FILES[which - 20]),
         };
         fs::write(&path, content).expect("a file can be written");
         written.push(path);
@@ -156,15 +189,37 @@ fn look(proc: &Path, name: usize, input: &mut Unstructured<'_>) {
     assert_eq!(facts, again);
     let _ = gatherer.gather(PID, hint, Some(&facts));
     let _ = peculiarities(&root, PID);
-    let globs = ["app.py", "**/jdk/**"].map(|glob| glob.parse().expect("a glob"));
-    let globs = if flags & 2 == 0 { &globs[..1] } else { &[] };
-    if let Ok(selection) = Selection::new(root, &[], globs, &[8080]) {
-        let _ = (selection.matches(PID), selection.scan());
+    let rules = config::Selection {
+        exes: ["app.py", "**/jdk/**"].map(glob).into(),
+        ports: vec![8080],
+        containers: vec!["0123".to_owned(), "shop-web-1".to_owned()],
+        cgroups: ["/system.slice/*.service", "**/*.scope"].map(glob).into(),
+        pids: vec![],
+    };
+    let rules = match flags >> 4 & 3 {
+        0 => rules,
+        1 => config::Selection { exes: vec![], ..rules },
+        2 => config::Selection {
+            containers: vec![],
+            ports: vec![],
+            ..rules
+        },
+        _ => config::Selection::default(),
+    };
+    if let Ok(selection) = Selection::of_rules(root.clone(), &rules) {
+        let _ = selection.matches(PID);
+        let targets = selection.scan();
+        let listed = selection.look_at_all();
+        let reasons = listed
+            .into_iter()
+            .filter_map(|listed| Some((listed.tgid, listed.reason?)));
+        assert_eq!(reasons.collect::<Vec<_>>(), targets, "what is listed is what is traced");
         let _ = selection.children(&[1, 7].into());
         if let Some(hint) = hint {
             let _ = selection.matched(hint);
         }
     }
+    let _ = unseen(&root);
     for path in written {
         if path == executable {
             let _ = fs::remove_file(path);
@@ -174,6 +229,15 @@ fn look(proc: &Path, name: usize, input: &mut Unstructured<'_>) {
     }
 }
 
+fn link(target: impl AsRef<Path>, link: &Path) {
+    let _ = fs::remove_file(link);
+    symlink(target, link).expect("a link can be made");
+}
+
+fn glob<T: FromStr<Err = String>>(text: &str) -> T {
+    text.parse().expect("a glob")
+}
+
 fn btf(input: &mut Unstructured<'_>) {
     let rest = input.len();
     let bytes = input.bytes(rest).unwrap_or_default().to_vec();
@@ -181,5 +245,6 @@ fn btf(input: &mut Unstructured<'_>) {
         for (structure, member) in [("outer", "a"), ("outer", "b"), ("outer", "ns.inum"), ("ns", "inum")] {
             let _ = btf.offset(structure, member);
         }
+        let _ = btf.has_function("outer");
     }
 }

@@ -1,4 +1,4 @@
-//! Tapes of any bytes, played to Core as `spoor replay` does.
+//! Tapes of any bytes, played to Core as `spoor replay` does, and redacted as `spoor redact` does.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -13,6 +13,7 @@ fuzz_target!(|data: &[u8]| {
     let _ = Event::decode(data);
     let Ok(mut tape) = TapeReader::new(data) else { return };
     let mut copy = TapeWriter::new(Vec::new()).expect("memory can be written");
+    let mut redacted = TapeWriter::redacted(Vec::new()).expect("memory can be written");
     let mut settings: Option<CoreSettings> = None;
     let mut core: Option<Core> = None;
     loop {
@@ -20,7 +21,16 @@ fuzz_target!(|data: &[u8]| {
             Ok(Some(frame)) => frame,
             Ok(None) => {
                 let copy = copy.finish().expect("memory can be written");
-                assert_eq!(frames(&copy), frames(data), "what is written is what was read");
+                let frames_read = frames(data);
+                assert_eq!(frames(&copy), frames_read, "what is written is what was read");
+                redacted.flush().expect("memory can be written");
+                let redacted = redacted.finish().expect("memory can be written");
+                let kinds = |frames: &[Frame<'static>]| frames.iter().map(std::mem::discriminant).collect::<Vec<_>>();
+                assert_eq!(
+                    kinds(&frames(&redacted)),
+                    kinds(&frames_read),
+                    "redaction leaves each frame"
+                );
                 break;
             }
             Err(error) => {
@@ -30,6 +40,7 @@ fuzz_target!(|data: &[u8]| {
             }
         };
         copy.write(&frame).expect("what was read can be written");
+        redacted.write(&frame).expect("what was read can be written");
         match (frame, &mut core) {
             (Frame::Config(json), _) => settings = serde_json::from_str(&json).ok(),
             (Frame::Seed(seed), core) => {

@@ -1,19 +1,24 @@
 //! Text from outside that ends up in spans or in settings: targets, headers, trace context, environment variables, options.
 #![no_main]
 
-use std::{collections::HashMap, ffi::OsString, os::unix::ffi::OsStringExt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::Path,
+};
 
 use arbitrary::Unstructured;
 use libfuzzer_sys::fuzz_target;
 use spoor::{
-    config::Invocation,
-    export::config::{Choice, ExportConfig, Stream, names_endpoint},
+    config::{Command, Invocation, Selection},
+    export::config::{Choice, ExportConfig, Output, Stream, Target, names_endpoint},
     proto::http1::{Header, RequestHead, ResponseHead},
     trace::{
         Attribute, SpanKind, Value,
         http::{
             Endpoint, Failure, HttpConfig, HttpExchange, IpOrUnix, SpanNameStyle, connect_span, http_span,
-            known_methods,
+            ignore::Ignore, known_methods,
         },
         redact,
         span_name::SpanNames,
@@ -39,7 +44,7 @@ const HEADERS: [Header; 10] = [
 ];
 
 /// The variables that the exporter reads.
-const VARIABLES: [&str; 16] = [
+const VARIABLES: [&str; 21] = [
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
     "OTEL_EXPORTER_OTLP_PROTOCOL",
@@ -56,15 +61,26 @@ const VARIABLES: [&str; 16] = [
     "OTEL_EXPORTER_OTLP_CERTIFICATE",
     "OTEL_EXPORTER_OTLP_INSECURE",
     "OTEL_LOG_LEVEL",
+    "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+    "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+    "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE",
+    "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY",
+    "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE",
 ];
+
+/// Different names that spans may get from paths (`MAX_TEMPLATES`), one of them with the method alone.
+const MOST_NAMES: usize = 201;
 
 fuzz_target!(|data: &[u8]| {
     let mut input = Unstructured::new(data);
-    match byte(&mut input) % 4 {
-        0 => span(&mut input),
-        1 => trace_context(&mut input),
-        2 => environment(&mut input),
-        _ => arguments(&mut input),
+    match byte(&mut input) {
+        250.. => names(&mut input),
+        kind => match kind % 4 {
+            0 => span(&mut input),
+            1 => trace_context(&mut input),
+            2 => environment(&mut input),
+            _ => arguments(&mut input),
+        },
     }
 });
 
@@ -92,6 +108,9 @@ fn span(input: &mut Unstructured<'_>) {
         content_length: None,
         headers,
     };
+    if let Ok(rule) = route.parse::<Ignore>() {
+        assert_eq!(rule.matches(&request), rule.matches(&request.clone()));
+    }
     let config = HttpConfig {
         capture_request: vec!["x-a".to_owned()],
         capture_response: vec!["x-b".to_owned()],
@@ -138,6 +157,50 @@ fn span(input: &mut Unstructured<'_>) {
     assert!(!redact::authority(&query).contains(':') || query.contains(':') || query.contains('@'));
 }
 
+/// Many paths: the number of names stays bounded.
+fn names(input: &mut Unstructured<'_>) {
+    let end = Endpoint {
+        address: IpOrUnix::Unix(None),
+        port: 0,
+    };
+    let mut names = SpanNames::default();
+    let mut given = BTreeSet::new();
+    let mut overflowed = 0;
+    while !input.is_empty() && given.len() <= MOST_NAMES {
+        let status = if byte(input) & 1 == 0 { 200 } else { 404 };
+        let request = RequestHead {
+            method: b"GET"[..].into(),
+            target: [b"/", text(input)].concat().into(),
+            minor_version: 1,
+            content_length: None,
+            headers: vec![],
+        };
+        let response = ResponseHead {
+            status,
+            minor_version: 1,
+            content_length: None,
+            headers: vec![],
+        };
+        let exchange = HttpExchange {
+            kind: SpanKind::Server,
+            request: &request,
+            response: Some(&response),
+            request_body_bytes: None,
+            response_body_bytes: None,
+            failure: None,
+            local: &end,
+            remote: &end,
+        };
+        let name = http_span(&exchange, &HttpConfig::default(), &mut names).name;
+        if names.overflowed() > overflowed {
+            overflowed += 1;
+            assert_eq!(name, "GET", "what has no room is named by its method");
+        }
+        given.insert(name);
+        assert!(given.len() <= MOST_NAMES, "{given:?}");
+    }
+}
+
 /// No value is longer than is promised, and no key comes twice.
 fn bounded(attributes: &[Attribute]) {
     for (index, attribute) in attributes.iter().enumerate() {
@@ -164,6 +227,10 @@ fn trace_context(input: &mut Unstructured<'_>) {
     if let Ok(Some(context)) = traceparent::trace_context(&headers) {
         let again = format!("00-{}-{}-{:02x}", context.trace_id, context.parent_id, context.flags);
         assert_eq!(traceparent::parse(again.as_bytes()), Ok(context));
+        assert_eq!(
+            context.is_sampled(),
+            again.ends_with(['1', '3', '5', '7', '9', 'b', 'd', 'f'])
+        );
     }
     if let Ok(Some(state)) = traceparent::tracestate(&headers) {
         assert!(
@@ -181,7 +248,7 @@ fn environment(input: &mut Unstructured<'_>) {
         1 => Choice::OtlpJson(None),
         _ => Choice::Otlp,
     };
-    let mut variables = HashMap::new();
+    let mut variables = BTreeMap::new();
     while !input.is_empty() && variables.len() < VARIABLES.len() {
         let name = VARIABLES[usize::from(byte(input)) % VARIABLES.len()];
         variables.insert(name, String::from_utf8_lossy(text(input)).into_owned());
@@ -192,6 +259,9 @@ fn environment(input: &mut Unstructured<'_>) {
         Ok(config) => {
             assert!(config.max_batch_spans >= 1 && config.max_batch_spans <= config.max_queue_spans);
             assert!(!config.timeout.is_zero());
+            if let Output::Requests(Target::Http(_, encoding)) = config.output {
+                assert!(encoding.content_type().starts_with("application/"));
+            }
         }
         Err(error) => assert!(!error.to_string().is_empty()),
     }
@@ -199,9 +269,51 @@ fn environment(input: &mut Unstructured<'_>) {
 
 fn arguments(input: &mut Unstructured<'_>) {
     let mut arguments = vec![OsString::from("spoor")];
+    let mut environment = None;
     while !input.is_empty() && arguments.len() < 20 {
-        arguments.push(OsString::from_vec(text(input).to_vec()));
+        match text(input) {
+            // No argument has a NUL byte: this is what all variables say.
+            [0, value @ ..] => environment = Some(OsString::from_vec(value.to_vec())),
+            argument => arguments.push(OsString::from_vec(argument.to_vec())),
+        }
     }
-    let environment = arguments.last().cloned();
-    let _ = Invocation::new(arguments, |_| environment.clone());
+    let invocation = |arguments: &[OsString]| Invocation::new(arguments.to_vec(), |_| environment.clone());
+    let (first, again) = match (invocation(&arguments), invocation(&arguments)) {
+        (Ok(first), Ok(again)) => (first, again),
+        (first, again) => {
+            let [first, again] = [first, again].map(|result| result.err().map(|error| error.to_string()));
+            assert_eq!(first, again, "twice the same");
+            return;
+        }
+    };
+    assert!(!first.log_level.name().is_empty());
+    let path = Path::new(arguments.last().unwrap_or(&arguments[0]));
+    match (&first.command, &again.command) {
+        (Command::Run(run), Command::Run(again)) => {
+            assert_eq!(run, again, "twice the same");
+            selection(&run.trace.selection, path);
+        }
+        (Command::Record(record), _) => selection(&record.trace.selection, path),
+        (Command::Ps(ps), _) => selection(&ps.selection, path),
+        _ => {}
+    }
+}
+
+/// Rules can be shown, and looked at with any path.
+fn selection(selection: &Selection, path: &Path) {
+    assert_eq!(selection.rules().is_empty(), selection.is_empty());
+    for glob in &selection.exes {
+        let (whole, name) = (glob.matches(path), path.file_name());
+        let by_name = name.is_some_and(|name| glob.matches(Path::new(name)));
+        assert!(glob.as_str().contains('/') || whole == by_name, "{}", glob.as_str());
+    }
+    let group = String::from_utf8_lossy(path.as_os_str().as_bytes());
+    for glob in &selection.cgroups {
+        let below = format!("{}/below", group.trim_end_matches('/'));
+        assert!(
+            !glob.matches(&group) || glob.matches(&below),
+            "{} {group}",
+            glob.as_str()
+        );
+    }
 }

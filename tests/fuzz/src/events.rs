@@ -1,7 +1,11 @@
 //! Streams of events that a kernel could tell, and what can go wrong on the way: records lost, told twice, told later than
 //! others, cut, or of things that were never there.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use agent_ebpf::abi::{
     Connect, Direction, Exec, Execution, Exit, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Fork, Header, Kind, Listen,
@@ -111,7 +115,7 @@ pub fn stream(input: &mut Unstructured<'_>) -> (CoreSettings, Vec<Step>) {
     // Nothing is told for a second: no call is under way when the connections end.
     teller.now_ns += 1_000_000_000;
     steps.push(Step::Tick(teller.now_ns));
-    for conn in 1..=CONNECTIONS {
+    for conn in (1..=CONNECTIONS).chain(teller.others.iter().copied()) {
         steps.push(Step::Record(teller.end(conn)));
     }
     (settings, steps)
@@ -126,6 +130,8 @@ struct Teller {
     /// Told later.
     late: VecDeque<Vec<u8>>,
     delayed: bool,
+    /// Connections that records of any bytes may name.
+    others: BTreeSet<u64>,
 }
 
 impl Teller {
@@ -171,7 +177,11 @@ impl Teller {
                 },
                 &[],
             ),
-            217..=219 => text(input).to_vec(),
+            217..=219 => {
+                let record = text(input).to_vec();
+                self.others.extend(named_by(&record));
+                record
+            }
             220..=224 => {
                 // The order of two processors' records is not that of their times.
                 self.delayed = true;
@@ -372,6 +382,12 @@ impl Teller {
             &[],
         )
     }
+}
+
+/// The connection that a record names, if it is of a kind that does: the name is behind the header.
+fn named_by(record: &[u8]) -> Option<u64> {
+    let name = record.get(size_of::<Header>()..)?.first_chunk()?;
+    Some(u64::from_ne_bytes(*name))
 }
 
 fn with<T: Plain>(record: T, rest: &[u8]) -> Vec<u8> {
