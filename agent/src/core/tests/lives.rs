@@ -53,6 +53,17 @@ fn a_provisional_process_waits_until_it_is_selected() {
         let under_way = if selected { (2, 1) } else { (0, 0) };
         assert_eq!(world.core.under_way(), under_way);
         assert_eq!(world.counter("not_selected"), u64::from(!selected) * 2);
+        let given_up = world
+            .core
+            .take_advice()
+            .iter()
+            .filter(|(_, until)| *until == [u64::MAX; 2])
+            .count();
+        assert_eq!(
+            given_up,
+            usize::from(!selected) * 2,
+            "the programs report no more of them"
+        );
     }
 }
 
