@@ -88,6 +88,9 @@ pub fn play(file: &Path, mut take: impl FnMut(Vec<Span>)) -> anyhow::Result<()> 
             (Frame::Record(record), Some(core)) => core.record(record),
             (Frame::Tick { now_ns }, Some(core)) => {
                 core.tick(now_ns);
+                // Nobody is there to be advised, or asked.
+                core.take_advice();
+                core.take_wanted();
                 take(core.drain());
             }
             (Frame::Process(facts), Some(core)) => core.process(facts.into_owned()),

@@ -68,6 +68,31 @@ fn a_provisional_process_waits_until_it_is_selected() {
 }
 
 #[test]
+fn a_request_waits_until_it_is_known_whether_its_caller_is_selected() {
+    for selected in [true, false] {
+        let mut world = World::new();
+        exec(&mut world, 10, 1);
+        world.process(20, "back", Runtime::Unknown);
+        let (mut call, mut back) = world.pair((10, 10), 20);
+        world.feed(call.writes(10, &get("/a")));
+        exchange(&mut world, &mut back, 20);
+        world.feed(call.reads(10, OK));
+        assert_eq!(world.tree(), [""; 0], "its parent may be no span");
+        world.process(10, "front", Runtime::Unknown);
+        world.core.selected(10, selected);
+        let expected: &[&str] = if selected {
+            &[
+                "back server GET /a <- front client GET /a (same-host)",
+                "front client GET /a <- root",
+            ]
+        } else {
+            &["back server GET /a <- root"]
+        };
+        assert_eq!(world.tree(), expected);
+    }
+}
+
+#[test]
 fn children_of_a_provisional_process_wait_too() {
     for selected in [true, false] {
         let mut world = World::new();
