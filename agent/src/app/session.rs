@@ -326,6 +326,9 @@ impl Session {
                 self.probe.shared.set_target(tgid, false);
                 self.alive.remove(&tgid);
                 self.whys.forget(tgid);
+                // Nothing will tell its end.
+                self.parents.remove(&tgid);
+                self.facts.ask(Question::Ended(tgid));
             }
             self.tape(&Frame::Selected { tgid, selected });
             self.core.selected(tgid, selected);
