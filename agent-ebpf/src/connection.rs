@@ -128,6 +128,15 @@ pub fn is_opaque(connection: *mut Connection, socket: Socket) -> bool {
     }
 }
 
+/// Whether Core follows a connection no more. What it carried may have been seen in part: its process may be no target any
+/// more.
+#[inline(always)]
+pub fn is_given_up(id: u64) -> bool {
+    FOLLOW
+        .get(follow_slot(id))
+        .is_some_and(|follow| follow.conn == id && follow.until == [u64::MAX; 2])
+}
+
 /// The connection of a socket, described if it is seen for the first time. `known`: what the table has. `moved` are the bytes, by direction, that the
 /// present call has moved already: the description tells what was before it.
 #[inline(always)]

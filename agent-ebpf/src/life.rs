@@ -243,6 +243,10 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
         listening(sock);
         return 0;
     }
+    // close(2) behind shutdown(2) sets the state that is there already, when the FIN has its sequence number.
+    if new == old {
+        return 0;
+    }
     let Some(entry) = CONNECTIONS.get_ptr_mut(&sock) else {
         return 0;
     };
@@ -266,7 +270,8 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
             return 0;
         }
     }
-    if flags & OPAQUE == 0 {
+    let opaque = flags & OPAQUE != 0 || connection::is_given_up(id);
+    if !opaque {
         match change {
             // SAFETY: as above.
             StateChange::LocalFin => connection::tell_last(sock, unsafe { &mut *entry }),
@@ -278,7 +283,7 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
     if new == CLOSE {
         let _ = CONNECTIONS.remove(&sock);
     }
-    if flags & OPAQUE == 0 || new == CLOSE {
+    if !opaque || new == CLOSE {
         emit::submit(State {
             header: emit::header(Kind::State, 0, 0),
             conn: id,

@@ -13,7 +13,7 @@ mod whys;
 
 use std::{
     fs::File,
-    io::{BufWriter, IsTerminal, Write},
+    io::{BufWriter, IsTerminal},
     sync::Arc,
     time::Duration,
 };
@@ -31,7 +31,7 @@ use crate::{
     preflight,
     probe::{Probe, Settings, Withheld},
     process::{ProcRoot, Selection},
-    screen::{Log, SCREEN},
+    screen::{Log, SCREEN, say},
     serve::{ServeError, Server},
     tape::{self, TapeWriter},
 };
@@ -188,7 +188,7 @@ fn trace(
     session.finish(FLUSH)?;
     if !left.is_empty() {
         let names: Vec<String> = left.iter().map(ToString::to_string).collect();
-        eprintln!("spoor: still running, no longer traced: {}", names.join(", "));
+        say(format_args!("still running, no longer traced: {}", names.join(", ")));
     }
     Ok(code)
 }
@@ -218,8 +218,7 @@ fn ready(session: &Session, only_command: bool) {
     } else {
         ""
     };
-    // A closed stderr is no reason to stop.
-    let _ = writeln!(std::io::stderr(), "spoor: ready, tracing {what}{hint}");
+    say(format_args!("ready, tracing {what}{hint}"));
 }
 
 /// The subscriber for our own logs: on stderr, without the noise of libraries.
@@ -234,6 +233,8 @@ pub fn log_to_stderr(level: crate::config::LogLevel) -> anyhow::Result<()> {
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_target(false)
         .with_max_level(level)
+        // It would say so on the stream that could not be written to, and panic when that fails too.
+        .log_internal_errors(false)
         .finish();
     tracing::subscriber::set_global_default(subscriber).context("cannot install the log")
 }

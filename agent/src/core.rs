@@ -257,6 +257,8 @@ impl Core {
         }
         for id in self.flow.of_process(tgid) {
             if let Some(connection) = self.flow.close(id) {
+                // What moves on it from now on is not reported, and no loss.
+                self.advice.push((id, [u64::MAX; 2]));
                 for (_, node) in connection.exchanges {
                     self.counters.not_selected += 1;
                     self.causality.lose(node);

@@ -13,6 +13,7 @@ use spoor::{
     doctor,
     launch::LaunchError,
     ps, replay,
+    screen::say,
 };
 
 /// musl's allocator is slow, and Core makes many small boxes.
@@ -41,12 +42,48 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code as u8),
         Err(error) => {
-            eprintln!("spoor: {error:#}");
+            say(whole(&error));
             ExitCode::from(error.downcast_ref::<LaunchError>().map_or(1, LaunchError::exit_code) as u8)
         }
     }
 }
 
+/// An error with its causes, each once: many errors say their cause in the middle of what they say.
+fn whole(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |said, cause| {
+        let cause = cause.to_string();
+        if said.contains(&cause) {
+            said
+        } else if said.is_empty() {
+            cause
+        } else {
+            format!("{said}: {cause}")
+        }
+    })
+}
+
 fn print(text: &[u8]) -> anyhow::Result<()> {
     io::stdout().write_all(text).context("cannot write to standard output")
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn no_cause_is_said_twice() {
+        let full = anyhow!("disk full")
+            .context("cannot write t.tape: disk full; free some space")
+            .context("the tape is not whole");
+        assert_eq!(
+            whole(&full),
+            "the tape is not whole: cannot write t.tape: disk full; free some space"
+        );
+        assert_eq!(
+            whole(&anyhow!("disk full").context("cannot write")),
+            "cannot write: disk full"
+        );
+    }
 }

@@ -55,6 +55,35 @@ pub struct ExportMetrics {
     pub retries: Counter,
 }
 
+impl ExportMetrics {
+    /// Spans that nobody took, whatever the cause.
+    pub fn lost(&self) -> u64 {
+        let Dropped {
+            queue_spans,
+            queue_bytes,
+            too_large,
+            shutdown,
+            console_full,
+        } = &self.dropped;
+        let Failed {
+            refused,
+            partial_success,
+            write,
+        } = &self.failed;
+        let causes = [
+            queue_spans,
+            queue_bytes,
+            too_large,
+            shutdown,
+            console_full,
+            refused,
+            partial_success,
+            write,
+        ];
+        causes.into_iter().map(Counter::get).sum()
+    }
+}
+
 /// `spoor_spans_dropped_total`, by cause.
 #[derive(Debug, Default)]
 pub struct Dropped {

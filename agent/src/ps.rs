@@ -16,6 +16,7 @@ use crate::{
     config::PsSettings,
     control::{AskError, Status, Workload, Workloads, ask},
     process::{ProcRoot, Selection},
+    screen::say,
 };
 use gather::Gather;
 use table::table;
@@ -60,18 +61,18 @@ pub fn ps(settings: &PsSettings) -> anyhow::Result<()> {
             Some(answer) => {
                 if !settings.selection.is_empty() && !told {
                     told = true;
-                    eprintln!(
-                        "spoor: an agent runs (process {}) with a selection of its own; `--control off` says what yours \
+                    say(format_args!(
+                        "an agent runs (process {}) with a selection of its own; `--control off` says what yours \
                          would select",
                         answer.agent.pid
-                    );
+                    ));
                 }
                 gather.complete(answer, settings.all)
             }
             None => {
                 if !rustix::process::geteuid().is_root() && !told {
                     told = true;
-                    eprintln!("spoor: without root, ports and names of other users' processes are not seen");
+                    say("without root, ports and names of other users' processes are not seen");
                 }
                 gather.would_be(settings.all)
             }

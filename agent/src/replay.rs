@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{BufReader, BufWriter},
     path::Path,
+    sync::Arc,
 };
 
 use anyhow::Context;
@@ -23,7 +24,7 @@ use crate::{
 /// Replays a tape to where the settings say.
 ///
 /// # Errors
-/// If the tape cannot be read to its end; what it gave until then has left.
+/// If the tape cannot be read to its end (what it gave until then has left), or not all of its spans could leave.
 pub fn replay(settings: &ReplaySettings) -> anyhow::Result<()> {
     let choice = match &settings.output {
         Output::Console => Choice::Console(Stream::Stdout),
@@ -31,10 +32,16 @@ pub fn replay(settings: &ReplaySettings) -> anyhow::Result<()> {
         Output::OtlpJson(path) => Choice::OtlpJson(path.clone()),
     };
     let config = ExportConfig::from_env(choice, |name| std::env::var(name).ok())?;
-    let exporter = Exporter::start(config, Metrics::default().into())?;
+    let metrics = Arc::new(Metrics::default());
+    let exporter = Exporter::start(config, Arc::clone(&metrics))?;
     let result = play(&settings.file, |spans| exporter.push(spans));
     exporter.shutdown(std::time::Duration::from_secs(5));
-    result
+    result?;
+    // Nobody replays the tape for what is lost of it.
+    match metrics.export.lost() {
+        0 => Ok(()),
+        lost => anyhow::bail!("{lost} spans of {} are lost: the log says why", settings.file.display()),
+    }
 }
 
 /// Copies a tape, with stand-ins for what the services said.
@@ -88,6 +95,9 @@ pub fn play(file: &Path, mut take: impl FnMut(Vec<Span>)) -> anyhow::Result<()> 
             (Frame::Record(record), Some(core)) => core.record(record),
             (Frame::Tick { now_ns }, Some(core)) => {
                 core.tick(now_ns);
+                // Nobody is there to be advised, or asked.
+                core.take_advice();
+                core.take_wanted();
                 take(core.drain());
             }
             (Frame::Process(facts), Some(core)) => core.process(facts.into_owned()),

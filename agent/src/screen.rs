@@ -2,6 +2,7 @@
 //! there takes the line away before, and puts it back behind.
 
 use std::{
+    fmt,
     io::{self, IsTerminal, Write},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -116,6 +117,11 @@ pub fn fitted(text: &str, columns: usize) -> &str {
         }
     }
     text
+}
+
+/// Says something on standard error, whatever is logged. That nobody can read it is no reason to stop.
+pub fn say(what: impl fmt::Display) {
+    let _ = writeln!(Log::to_stderr(), "spoor: {what}");
 }
 
 /// Where logs go: standard error, around the line if that is a terminal.

@@ -1,8 +1,10 @@
 //! `spoor run -- CMD…`: traces CMD and all that it starts from the first byte on, and ends as it ends.
 
+use std::{fs::OpenOptions, process::Command};
+
 use anyhow::{Result, ensure};
 use spoor_tests::{
-    agent::run_command,
+    agent::{binary, run_command},
     compare::{Expectation, compare},
     services::{Server, Service},
     truth,
@@ -45,5 +47,31 @@ fn its_end_is_that_of_the_command() -> Result<()> {
         );
         ensure!(spans.is_empty(), "{script}: {spans:?}");
     }
+    Ok(())
+}
+
+/// A disk that is full, where standard error goes: neither the agent nor the command ends by it.
+#[test]
+#[ignore = "needs root and the agent"]
+fn nothing_ends_because_the_log_cannot_be_written() -> Result<()> {
+    let full = || OpenOptions::new().write(true).open("/dev/full");
+    let run = [
+        "run",
+        "--metrics-listen",
+        "127.0.0.1:0",
+        "--control",
+        "off",
+        "--",
+        "sh",
+        "-c",
+        "exit 7",
+    ];
+    let status = Command::new(binary()?).args(run).stderr(full()?).status()?;
+    ensure!(status.code() == Some(7), "spoor run: {status}");
+    let status = Command::new(binary()?)
+        .args(["replay", "/no/tape"])
+        .stderr(full()?)
+        .status()?;
+    ensure!(status.code() == Some(1), "spoor replay: {status}");
     Ok(())
 }

@@ -243,11 +243,10 @@ impl Session {
                 break;
             }
             taken += many;
-            for (conn, until) in self.core.take_advice() {
-                self.probe.shared.follow(conn, until);
-            }
+            self.advise();
         }
         self.learn();
+        self.advise();
         self.shown.pulse.beat();
         self.shown
             .desk
@@ -268,6 +267,13 @@ impl Session {
             exporter.push(spans);
         }
         taken
+    }
+
+    /// Tells the programs what Core wants to know of connections.
+    fn advise(&mut self) {
+        for (conn, until) in self.core.take_advice() {
+            self.probe.shared.follow(conn, until);
+        }
     }
 
     /// Has the ends of Unix connections told once they matter, and tells those that were before.
@@ -320,6 +326,9 @@ impl Session {
                 self.probe.shared.set_target(tgid, false);
                 self.alive.remove(&tgid);
                 self.whys.forget(tgid);
+                // Nothing will tell its end.
+                self.parents.remove(&tgid);
+                self.facts.ask(Question::Ended(tgid));
             }
             self.tape(&Frame::Selected { tgid, selected });
             self.core.selected(tgid, selected);

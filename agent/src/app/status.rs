@@ -134,21 +134,10 @@ fn counted(counters: &[(&'static str, u64)], names: &[&str]) -> u64 {
 }
 
 fn text(state: &State, export: &ExportMetrics, spans_per_second: u64) -> String {
-    let (dropped, failed) = (&export.dropped, &export.failed);
-    let unsent = [
-        &dropped.queue_spans,
-        &dropped.queue_bytes,
-        &dropped.too_large,
-        &dropped.shutdown,
-        &dropped.console_full,
-        &failed.refused,
-        &failed.partial_success,
-        &failed.write,
-    ];
     let lost = [
         (counted(&state.kernel, &["ring_full"]), "records"),
         (counted(&state.core, &["missed"]), "exchanges"),
-        (unsent.iter().map(|counter| counter.get()).sum(), "spans"),
+        (export.lost(), "spans"),
     ];
     let lost: Vec<String> = lost
         .iter()

@@ -1,7 +1,7 @@
 //! What is over and must wait: until when, how much of it, and how it leaves.
 
 use super::{Causality, Node, NodeId, Parent};
-use crate::trace::SpanKind;
+use crate::trace::{ParentMethod, SpanKind};
 
 impl Causality {
     /// An exchange is over and cannot leave yet.
@@ -100,13 +100,18 @@ impl Causality {
         !self.ready.is_empty()
     }
 
-    /// Takes those that are ready to leave, as long as `may_leave` lets them.
-    pub fn take_ready(&mut self, mut may_leave: impl FnMut(&Node) -> bool) -> Vec<Node> {
+    /// Takes those that are ready to leave, as long as `may_leave` lets them. It is told, too, of which process the call is
+    /// that is a request's parent, if that has not left.
+    pub fn take_ready(&mut self, mut may_leave: impl FnMut(&Node, Option<u32>) -> bool) -> Vec<Node> {
         let mut kept = Vec::new();
         let mut taken = Vec::new();
         for id in std::mem::take(&mut self.ready) {
             let Some(node) = self.nodes.get(id) else { continue };
-            if !may_leave(node) {
+            let caller = match node.parent {
+                Parent::Span(_, ParentMethod::SameHost) => node.partner.and_then(|partner| self.nodes.get(partner)),
+                _ => None,
+            };
+            if !may_leave(node, caller.map(|caller| caller.tgid)) {
                 kept.push(id);
                 continue;
             }

@@ -26,12 +26,16 @@ impl Core {
             now_ns,
             ..
         } = self;
-        let nodes = causality.take_ready(|node| {
+        let nodes = causality.take_ready(|node, caller| {
+            // If its caller is not selected, it has no parent.
+            let undecided = caller
+                .and_then(|caller| processes.get(&caller))
+                .is_some_and(|caller| caller.provisional);
             let process = processes.entry(node.tgid).or_default();
             if !std::mem::replace(&mut process.asked, true) {
                 wanted.push(node.tgid);
             }
-            let known = process.facts.is_some() && !process.provisional;
+            let known = process.facts.is_some() && !process.provisional && !undecided;
             known
                 || node
                     .end_ns

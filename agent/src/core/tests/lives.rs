@@ -53,6 +53,42 @@ fn a_provisional_process_waits_until_it_is_selected() {
         let under_way = if selected { (2, 1) } else { (0, 0) };
         assert_eq!(world.core.under_way(), under_way);
         assert_eq!(world.counter("not_selected"), u64::from(!selected) * 2);
+        let given_up = world
+            .core
+            .take_advice()
+            .iter()
+            .filter(|(_, until)| *until == [u64::MAX; 2])
+            .count();
+        assert_eq!(
+            given_up,
+            usize::from(!selected) * 2,
+            "the programs report no more of them"
+        );
+    }
+}
+
+#[test]
+fn a_request_waits_until_it_is_known_whether_its_caller_is_selected() {
+    for selected in [true, false] {
+        let mut world = World::new();
+        exec(&mut world, 10, 1);
+        world.process(20, "back", Runtime::Unknown);
+        let (mut call, mut back) = world.pair((10, 10), 20);
+        world.feed(call.writes(10, &get("/a")));
+        exchange(&mut world, &mut back, 20);
+        world.feed(call.reads(10, OK));
+        assert_eq!(world.tree(), [""; 0], "its parent may be no span");
+        world.process(10, "front", Runtime::Unknown);
+        world.core.selected(10, selected);
+        let expected: &[&str] = if selected {
+            &[
+                "back server GET /a <- front client GET /a (same-host)",
+                "front client GET /a <- root",
+            ]
+        } else {
+            &["back server GET /a <- root"]
+        };
+        assert_eq!(world.tree(), expected);
     }
 }
 
