@@ -132,9 +132,7 @@ pub fn is_opaque(connection: *mut Connection, socket: Socket) -> bool {
 /// more.
 #[inline(always)]
 pub fn is_given_up(id: u64) -> bool {
-    FOLLOW
-        .get(follow_slot(id))
-        .is_some_and(|follow| follow.conn == id && follow.until == [u64::MAX; 2])
+    Words::of(id).is_some_and(Words::give_up)
 }
 
 /// The connection of a socket, described if it is seen for the first time. `known`: what the table has. `moved` are the bytes, by direction, that the

@@ -26,6 +26,13 @@ impl Framing {
     pub const NO_LENGTH: u64 = u64::MAX;
 }
 
+/// Whether a request that begins with these bytes is worth a scan: of the methods only those with a body are, POST, PUT and
+/// PATCH. The line of a PROXY is no head.
+#[inline(always)]
+pub const fn has_body(first: u8, second: u8) -> bool {
+    first == b'P' && second != b'R'
+}
+
 const NEWLINES: u64 = 0x0a0a_0a0a_0a0a_0a0a;
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;

@@ -279,6 +279,12 @@ impl Words {
         };
         Follow::told(self.conn, until, seal)
     }
+
+    /// Whether Core follows it no more.
+    #[inline(always)]
+    pub fn give_up(self) -> bool {
+        self.until(0) == u64::MAX && self.until(1) == u64::MAX
+    }
 }
 
 /// A variable of a loop, in memory that the verifier does not follow: in a register, it would walk each of its values

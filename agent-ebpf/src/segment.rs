@@ -6,6 +6,7 @@ use agent_ebpf::{
         SEGMENT_OPAQUE, Segment,
     },
     classify::{self, Looks},
+    framing,
 };
 use aya_ebpf::{helpers::generated::bpf_probe_read_user, macros::tracepoint, programs::TracePointContext};
 
@@ -450,8 +451,7 @@ fn pieces(
     if begins[0] == b'H' && begins[1] == b'E' {
         connection.flags |= HEAD_SEEN;
     }
-    // Of the methods only those with a body (POST, PUT, PATCH) are worth a scan.
-    if !within && (response == Looks::Yes || begins[0] == b'P') {
+    if !within && (response == Looks::Yes || framing::has_body(begins[0], begins[1])) {
         frame(scratch, connection, call, start + from, copied, response == Looks::Yes);
     }
     let behind = start + from + copied;

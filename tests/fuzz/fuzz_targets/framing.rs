@@ -2,7 +2,7 @@
 //! pass over must be body to Core, too.
 #![no_main]
 
-use agent_ebpf::framing::{Framing, SCAN_BYTES, scan_bytes};
+use agent_ebpf::framing::{Framing, SCAN_BYTES, has_body, scan_bytes};
 use libfuzzer_sys::fuzz_target;
 use spoor::{
     event::Stamp,
@@ -38,12 +38,12 @@ fuzz_target!(|data: &[u8]| {
         http.feed(&config, Half::Request, 0, true, get, Stamp::default(), &mut out);
     }
     // The programs look at the first head of a call only, and skip empty lines before none.
-    if !head.starts_with(if response { b"HTTP/1." } else { b"P" }) {
-        return;
-    }
-    // The programs take the line of a proxy and what is behind it for one head. Where it is malformed, Core may see none, and
-    // what they then pass over is a gap to it: of the connection of whoever sent that.
-    if head.starts_with(b"PROXY ") {
+    let scanned = match head {
+        _ if response => head.starts_with(b"HTTP/1."),
+        [first, second, ..] => has_body(*first, *second),
+        _ => false,
+    };
+    if !scanned {
         return;
     }
     // They pass over heads of responses that have no body.
