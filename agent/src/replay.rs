@@ -5,6 +5,7 @@ use std::{
     io::{BufReader, BufWriter},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -21,6 +22,9 @@ use crate::{
     trace::Span,
 };
 
+/// So long is waited for whoever takes the spans.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// Replays a tape to where the settings say.
 ///
 /// # Errors
@@ -34,8 +38,11 @@ pub fn replay(settings: &ReplaySettings) -> anyhow::Result<()> {
     let config = ExportConfig::from_env(choice, |name| std::env::var(name).ok())?;
     let metrics = Arc::new(Metrics::default());
     let exporter = Exporter::start(config, Arc::clone(&metrics))?;
-    let result = play(&settings.file, |spans| exporter.push(spans));
-    exporter.shutdown(std::time::Duration::from_secs(5));
+    let result = play(&settings.file, |spans| {
+        exporter.wait_for_room(PATIENCE);
+        exporter.push(spans);
+    });
+    exporter.shutdown(PATIENCE);
     result?;
     // Nobody replays the tape for what is lost of it.
     match metrics.export.lost() {

@@ -130,6 +130,28 @@ impl Exporter {
         }
     }
 
+    /// Waits until half of the room for spans is free, for those that come as fast as a tape is read. Not for ever: a
+    /// collector that takes nothing for `patience` loses the oldest, as always.
+    pub fn wait_for_room(&self, patience: Duration) {
+        let mut least = f64::MAX;
+        let mut since = Instant::now();
+        loop {
+            let fill = match &self.inner {
+                Inner::Requests(requests) => requests.queue.fill(),
+                Inner::Console(printer) => printer.fill(),
+            };
+            if fill <= 0.5 {
+                return;
+            }
+            if fill < least {
+                (least, since) = (fill, Instant::now());
+            } else if since.elapsed() >= patience {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Sends what waits, for at most `within`, and ends. What is left then is counted as dropped.
     pub fn shutdown(self, within: Duration) {
         match self.inner {

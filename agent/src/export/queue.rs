@@ -94,6 +94,13 @@ impl Queue {
         }
     }
 
+    /// Which part of the room is taken: of that for spans, or of that for bytes, whichever is more.
+    pub fn fill(&self) -> f64 {
+        let state = self.lock();
+        let spans = state.spans.len() as f64 / self.limits.max_spans as f64;
+        spans.max(state.bytes as f64 / self.limits.max_bytes as f64)
+    }
+
     /// Puts a batch that was not taken back to where it was.
     pub fn give_back(&self, batch: Batch) {
         let mut state = self.lock();

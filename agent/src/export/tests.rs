@@ -57,6 +57,23 @@ fn spans_reach_the_file_by_the_end() {
 }
 
 #[test]
+fn who_waits_for_room_loses_nothing() {
+    let metrics = Arc::new(Metrics::default());
+    let config = ExportConfig {
+        max_queue_spans: 64,
+        max_batch_spans: 16,
+        ..ExportConfig::new(Output::Requests(Target::JsonLines(Some("/dev/null".into()))))
+    };
+    let exporter = Exporter::start(config, metrics.clone()).unwrap();
+    for id in 1..=5000 {
+        exporter.wait_for_room(Duration::from_secs(60));
+        exporter.push(vec![span(id), span(id)]);
+    }
+    exporter.shutdown(Duration::from_secs(60));
+    assert_eq!((metrics.export.exported.get(), metrics.export.lost()), (10_000, 0));
+}
+
+#[test]
 fn a_file_that_cannot_be_written_is_an_error() {
     let config = ExportConfig::new(Output::Requests(Target::JsonLines(Some("/nowhere/spans".into()))));
     let error = Exporter::start(config, Arc::default()).unwrap_err();

@@ -57,6 +57,11 @@ impl Trace {
 }
 
 impl Console {
+    /// Which part of the room for spans is taken.
+    pub fn fill(&self) -> f64 {
+        self.spans as f64 / MAX_SPANS as f64
+    }
+
     /// Adds a span. False if there was no room for it, which the next output will mention.
     pub fn add(&mut self, span: &Span, now_ns: u64) -> bool {
         if self.spans >= MAX_SPANS {

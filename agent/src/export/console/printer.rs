@@ -93,6 +93,11 @@ impl Printer {
         }
     }
 
+    /// Which part of the room for spans is taken.
+    pub fn fill(&self) -> f64 {
+        self.shared.lock().console.fill()
+    }
+
     /// Prints all that is there, and ends, for which it has so long.
     pub fn shutdown(self, within: Duration) {
         self.shared.lock().closed = true;
