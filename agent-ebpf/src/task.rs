@@ -41,11 +41,15 @@ pub fn process_fork(ctx: RawTracePointContext) -> u32 {
     if is_marked(&UNIX_USERS, unix_user(tgid)) {
         mark(&UNIX_USERS, unix_user(child), true);
     }
-    emit::submit(Fork {
+    let told = emit::submit(Fork {
         header: emit::header(Kind::Fork, 0, 0),
         child,
         pad: 0,
     });
+    // What nobody knows of is no target: it is looked for when there is room again.
+    if !told {
+        mark(&TARGETS, child, false);
+    }
     0
 }
 
@@ -65,14 +69,15 @@ pub fn process_exec(_ctx: RawTracePointContext) -> u32 {
     if tgid == control.agent_tgid || !was && control.capture_new == 0 {
         return 0;
     }
-    if !was {
-        mark(&TARGETS, tgid, true);
-    }
     let wanted = strings();
     let Some(mut entry) = EVENTS.reserve::<LongExec>(0) else {
+        // Nobody would decide whether it is selected: it is looked for when there is room again.
         count(Counter::RingFull, 1);
         return 0;
     };
+    if !was {
+        mark(&TARGETS, tgid, true);
+    }
     let record = entry.as_mut_ptr();
     // SAFETY: the record is reserved; its strings have STRINGS_BYTES bytes, and the length is bounded by that.
     unsafe {

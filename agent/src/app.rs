@@ -3,6 +3,7 @@
 mod announce;
 mod facts;
 mod pulse;
+mod second_look;
 mod session;
 mod shown;
 mod signals;

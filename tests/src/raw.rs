@@ -18,4 +18,4 @@ pub use expected::{Differences, End, Exchange, compare, end_of, target_of};
 pub use messages::{get, response};
 pub use namespaces::Namespaces;
 pub use peer::{Answer, Peer};
-pub use world::{Bulk, Connection, Socket, Way, World};
+pub use world::{Bulk, CLIENT, Connection, Socket, Way, World};

@@ -2,17 +2,22 @@
 //! reader of the ring must not wait.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::mpsc::{self, Receiver, Sender},
     thread,
 };
 
 use anyhow::Context;
 
+use super::{second_look::Seen, whys::Why};
 use crate::{
     probe::Waker,
     process::{ExecHint, Gatherer, Match, ProcRoot, ProcessFacts, Reason, Selection, peculiarities},
 };
+
+/// Questions without a reply of which all is kept. Where programs start faster than they can be looked at, what the kernel
+/// said of the further ones is left out: it may be 4 KiB each.
+const MOST_WITH_HINTS: usize = 4096;
 
 /// What is asked.
 #[derive(Debug)]
@@ -35,6 +40,13 @@ pub enum Question {
     },
     /// It has ended.
     Ended(u32),
+    /// What runs, and what of it is selected?
+    Look {
+        /// The targets: their descendants are selected.
+        targets: BTreeSet<u32>,
+        /// And so is what a rule names.
+        rules: bool,
+    },
 }
 
 /// What is answered.
@@ -44,6 +56,8 @@ pub enum Answer {
     Facts(ProcessFacts),
     /// A provisional target is selected for this reason, or is not.
     Selected(u32, Option<Reason>),
+    /// This was seen.
+    Seen(Seen),
 }
 
 /// What a question led to.
@@ -81,7 +95,7 @@ impl Lives {
         }
         answers.retain(|answer| match answer {
             Answer::Facts(facts) => !self.awaited.contains_key(&facts.tgid),
-            Answer::Selected(..) => true,
+            Answer::Selected(..) | Answer::Seen(_) => true,
         });
         answers
     }
@@ -93,6 +107,10 @@ pub struct Facts {
     replies: Receiver<Reply>,
     lives: Lives,
     answers: VecDeque<Answer>,
+    /// Questions without a reply.
+    open: usize,
+    /// A hint was left out.
+    behind: bool,
 }
 
 impl Facts {
@@ -112,7 +130,7 @@ impl Facts {
                 while let Ok(question) = asked.recv() {
                     let exec = match question {
                         Question::Exec { tgid, .. } => Some(tgid),
-                        Question::Facts { .. } | Question::Ended(_) => None,
+                        Question::Facts { .. } | Question::Ended(_) | Question::Look { .. } => None,
                     };
                     let answers = learner.answer(question);
                     if reply.send(Reply { exec, answers }).is_err() {
@@ -127,12 +145,26 @@ impl Facts {
             replies,
             lives: Lives::default(),
             answers: VecDeque::new(),
+            open: 0,
+            behind: false,
         })
     }
 
     /// Asks. The answer comes later.
-    pub fn ask(&mut self, question: Question) {
+    pub fn ask(&mut self, mut question: Question) {
         self.lives.asked(&question);
+        self.open += 1;
+        if let Question::Exec { hint, .. } = &mut question
+            && self.open > MOST_WITH_HINTS
+        {
+            *hint = ExecHint::default();
+            if !std::mem::replace(&mut self.behind, true) {
+                tracing::warn!(
+                    "programs start faster than they can be looked at: of those that have ended before, it is not known what \
+                     they were (counted as unknown_process where they had spans)"
+                );
+            }
+        }
         // The thread ends only with this value.
         let _ = self.questions.send(question);
     }
@@ -141,6 +173,7 @@ impl Facts {
     pub fn answer(&mut self) -> Option<Answer> {
         while self.answers.is_empty() {
             let reply = self.replies.try_recv().ok()?;
+            self.open = self.open.saturating_sub(1);
             self.answers.extend(self.lives.take(reply));
         }
         self.answers.pop_front()
@@ -185,6 +218,31 @@ impl Learner {
                 self.known.remove(&tgid);
                 Vec::new()
             }
+            Question::Look { targets, rules } => vec![Answer::Seen(self.look(targets, rules))],
+        }
+    }
+
+    fn look(&self, mut targets: BTreeSet<u32>, rules: bool) -> Seen {
+        let mut selected = Vec::new();
+        if rules {
+            let named = self.selection.scan().into_iter();
+            selected.extend(named.map(|(tgid, reason)| (tgid, Why::Rule(reason))));
+            targets.extend(selected.iter().map(|&(tgid, _)| tgid));
+        }
+        loop {
+            let before = targets.len();
+            for (child, parent) in self.selection.children(&targets) {
+                if targets.insert(child) {
+                    selected.push((child, Why::Child(parent)));
+                }
+            }
+            if targets.len() == before {
+                break;
+            }
+        }
+        Seen {
+            running: self.root.processes().into_iter().collect(),
+            selected,
         }
     }
 
@@ -231,6 +289,7 @@ mod tests {
             let name = |answer: &Answer| match answer {
                 Answer::Facts(facts) => facts.resource.service_name.clone(),
                 Answer::Selected(tgid, _) => format!("selected {tgid}"),
+                Answer::Seen(_) => "seen".to_owned(),
             };
             answers.iter().map(name).collect()
         };

@@ -14,6 +14,7 @@ use anyhow::Context;
 
 use super::{
     facts::{Answer, Facts, Question},
+    second_look::{SecondLook, Seen, Verdict},
     shown::{Shown, State},
     signals::{Command, Stop},
     undecided::Undecided,
@@ -68,6 +69,7 @@ pub struct Session {
     parents: HashMap<u32, u32>,
     whys: Whys,
     undecided: Undecided,
+    second_look: SecondLook,
     unix_ends: UnixEnds,
     records: (u64, u64),
     /// Processes that were asked about at the start.
@@ -102,6 +104,7 @@ impl Session {
             parents: HashMap::new(),
             whys: Whys::default(),
             undecided: Undecided::default(),
+            second_look: SecondLook::default(),
             unix_ends: UnixEnds::default(),
             records: (0, 0),
             first_look: BTreeSet::new(),
@@ -179,8 +182,8 @@ impl Session {
         let mut empty_looks = 0;
         loop {
             let taken = self.turn();
-            let ended = command.is_some_and(|command| command.exit_code().is_some());
-            if taken < BATCH && (stop.is_asked() || ended) {
+            // What is in the ring still is taken at the end.
+            if stop.is_asked() || command.is_some_and(|command| command.exit_code().is_some()) {
                 return;
             }
             if taken >= BATCH {
@@ -310,6 +313,7 @@ impl Session {
                     self.whys.decide(tgid, reason);
                     self.decided(decided);
                 }
+                Answer::Seen(seen) => self.looked(seen),
             }
         }
         let decided = self.undecided.decide_left();
@@ -320,15 +324,45 @@ impl Session {
         }
     }
 
+    /// Mends what lost records of starts and ends have left.
+    fn looked(&mut self, seen: Seen) {
+        let is_captured = |tgid| self.probe.shared.is_target(tgid);
+        let Verdict {
+            begun,
+            strangers,
+            ended,
+        } = self.second_look.judge(seen, &self.alive, is_captured);
+        if !begun.is_empty() {
+            tracing::info!(
+                "{} processes that began while the ring was full are traced from now on",
+                begun.len()
+            );
+        }
+        for (tgid, why) in begun {
+            if let Why::Child(parent) = why {
+                self.parents.insert(tgid, parent);
+            }
+            self.select(tgid, why);
+        }
+        self.decided(strangers.into_iter().map(|tgid| (tgid, false)).collect());
+        for tgid in ended {
+            self.let_go(tgid);
+        }
+    }
+
+    /// A process is no target any more, and nothing will tell its end.
+    fn let_go(&mut self, tgid: u32) {
+        self.probe.shared.set_target(tgid, false);
+        self.alive.remove(&tgid);
+        self.whys.forget(tgid);
+        self.parents.remove(&tgid);
+        self.facts.ask(Question::Ended(tgid));
+    }
+
     fn decided(&mut self, decided: Vec<(u32, bool)>) {
         for (tgid, selected) in decided {
             if !selected {
-                self.probe.shared.set_target(tgid, false);
-                self.alive.remove(&tgid);
-                self.whys.forget(tgid);
-                // Nothing will tell its end.
-                self.parents.remove(&tgid);
-                self.facts.ask(Question::Ended(tgid));
+                self.let_go(tgid);
             }
             self.tape(&Frame::Selected { tgid, selected });
             self.core.selected(tgid, selected);
@@ -343,13 +377,18 @@ impl Session {
         self.core.clock(monotonic_ns, unix_ns);
         self.probe.look_at_skipped();
         self.show();
+        if self.second_look.is_due(lost_by(&self.probe.counters()), now_ns) {
+            let decided = |tgid: &&u32| !self.undecided.contains(**tgid);
+            self.facts.ask(Question::Look {
+                targets: self.alive.iter().filter(decided).copied().collect(),
+                rules: !self.only_command,
+            });
+        }
     }
 
     fn show(&self) {
         let kernel = self.probe.counters();
-        let ring_full = kernel.iter().find(|(cause, _)| *cause == Counter::RingFull);
-        let lost = ring_full.map_or(0, |&(_, count)| count);
-        self.shown.pulse.ring(Instant::now(), lost, self.records.0);
+        self.shown.pulse.ring(Instant::now(), lost_by(&kernel), self.records.0);
         self.shown.set(State {
             kernel: kernel.into_iter().map(|(cause, count)| (cause.name(), count)).collect(),
             core: self.core.counters(),
@@ -371,7 +410,14 @@ impl Session {
 
     /// Ends: what is over leaves, within this time.
     pub fn finish(mut self, within: Duration) -> anyhow::Result<()> {
-        while self.turn() > 0 {}
+        let until = Instant::now() + within / 2;
+        // While targets go on, there may always be more.
+        while self.turn() > 0 {
+            if Instant::now() > until {
+                tracing::warn!("the ring was not read to its end: more came than could be taken");
+                break;
+            }
+        }
         self.wait_for_facts(within / 2);
         let spans = self.core.flush();
         self.probe.look_at_skipped();
@@ -410,6 +456,12 @@ impl Session {
             self.turn();
         }
     }
+}
+
+/// Records that found no room in the ring.
+fn lost_by(counters: &[(Counter, u64)]) -> u64 {
+    let ring_full = counters.iter().find(|(cause, _)| *cause == Counter::RingFull);
+    ring_full.map_or(0, |&(_, count)| count)
 }
 
 fn write(sink: &mut Sink, broken: &mut Option<crate::tape::TapeError>, frame: &Frame<'_>) {

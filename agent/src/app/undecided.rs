@@ -22,6 +22,11 @@ struct Waiting {
 }
 
 impl Undecided {
+    /// Whether it is not decided about a process.
+    pub fn contains(&self, tgid: u32) -> bool {
+        self.waiting.contains_key(&tgid)
+    }
+
     /// A process runs a new program. `provisional`: it was no target before. Returns whether to ask about it.
     pub fn exec(&mut self, tgid: u32, provisional: bool) -> bool {
         if let Some(waiting) = self.waiting.get_mut(&tgid) {

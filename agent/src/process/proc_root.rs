@@ -66,7 +66,7 @@ impl ProcRoot {
     }
 
     /// Every process (not its threads), in the order of the directory.
-    pub(super) fn processes(&self) -> Vec<u32> {
+    pub fn processes(&self) -> Vec<u32> {
         let Ok(entries) = read_dir(&self.path) else {
             return Vec::new();
         };

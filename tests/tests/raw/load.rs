@@ -10,7 +10,7 @@ use spoor_tests::{
     agent::{Agent, Recorder},
     otlp::{Kind, Span},
     process::Process,
-    raw::{Bulk, Connection, End, Exchange, Way, World, compare, get, response, target_of},
+    raw::{Bulk, CLIENT, Connection, End, Exchange, Peer, Way, World, compare, get, response, target_of},
 };
 
 use crate::RAWPEER;
@@ -200,6 +200,50 @@ fn a_ring_that_is_full() -> Result<()> {
         missing <= records_lost && records_lost <= 2.0 * missing,
         "{records_lost} lost records cannot be the cause of {missing} missing spans"
     );
+    Ok(())
+}
+
+/// Programs that start while the ring has no room to tell of them: those that a rule names are traced as soon as there is, and
+/// nothing else is.
+#[test]
+#[ignore = "end to end: needs root; cargo xtask test runs it"]
+fn programs_that_start_without_room() -> Result<()> {
+    /// Each takes 4 KiB of the ring.
+    const PROGRAMS: usize = 64;
+    let folder = tempfile::tempdir()?;
+    let named = folder.path().join("named");
+    std::fs::copy(RAWPEER, &named)?;
+    let recorder = Recorder::start(&[format!("--exe={}", named.display()), "--ring-bytes=64KiB".to_owned()])?;
+    let agent = &recorder.agent;
+    let mut world = agent.while_stopped(|| {
+        for _ in 0..PROGRAMS {
+            let status = Command::new("true").status()?;
+            ensure!(status.success(), "true says {status}");
+        }
+        let mut world = World::start(&named)?;
+        world.peers.push(Peer::start(RAWPEER.as_ref(), "stranger", None)?);
+        Ok(world)
+    })?;
+    agent.wait_until_said("began while the ring was full are traced from now on", COUNTING_LIMIT)?;
+    ensure!(lost(agent)? > 0.0, "the ring had room for {PROGRAMS} programs");
+    let stranger = world.peers.len() - 1;
+    world.case("started", |world, _| {
+        let both = world.connect()?;
+        let one = world.connect_between(CLIENT, stranger, "127.0.0.1:0")?;
+        for number in 0..8 {
+            let (target, strange) = (format!("/started/{number}"), format!("/started/{number}/stranger"));
+            let end = End::ok("GET", 200).bodies(None, Some(4));
+            world.exchange(&both, &get(&target), &response(200, "here"))?;
+            world.expect(&target, end.clone());
+            world.exchange(&one, &get(&strange), &response(200, "here"))?;
+            world.expect_ends(&strange, Some(end), None);
+        }
+        world.close(&both)?;
+        world.close(&one)
+    })?;
+    let (spans, said) = recorder.finish()?;
+    let differences = compare(&world.expected, &spans);
+    ensure!(differences.0.is_empty(), "{differences}\nthe agent said:\n{said}");
     Ok(())
 }
 
