@@ -28,7 +28,7 @@ pub struct Counters {
     pub connections_refused: u64,
     /// Records of connections that are not known: their first record was lost, or they were forgotten.
     pub unknown_connection: u64,
-    /// Bytes that no record told.
+    /// Bytes that no record told and that are not known to be body, of connections with HTTP/1.
     pub gap_bytes: u64,
     /// Records that told bytes twice.
     pub repeated_records: u64,
