@@ -347,8 +347,21 @@ pub fn tell_last(sock: u64, connection: &mut Connection) {
     tell_end(connection, Direction::Write, written);
 }
 
+/// Whether the sequence number of what was read counts the other end's FIN, too: it is the last one that comes.
+#[inline(always)]
+pub fn fin_read(sock: u64, copied: u32) -> bool {
+    const ESTABLISHED: u8 = 1;
+    const FIN_WAIT1: u8 = 4;
+    const FIN_WAIT2: u8 = 5;
+    let received = !matches!(
+        read::<u8>(sock + offset!(sock_state) as u64),
+        Some(ESTABLISHED | FIN_WAIT1 | FIN_WAIT2)
+    );
+    received && read::<u32>(sock + offset!(tcp_rcv_nxt) as u64) == Some(copied)
+}
+
 /// Bytes behind the last that was seen, as the socket's own sequence numbers say. No FIN was sent yet; one that was
-/// received may have been read.
+/// received may have been read. The socket has its state of before.
 #[inline(always)]
 fn unseen(sock: u64, connection: &mut Connection, way: usize) -> u64 {
     let field = if way == 0 {
@@ -359,10 +372,13 @@ fn unseen(sock: u64, connection: &mut Connection, way: usize) -> u64 {
     let Some(now) = read::<u32>(sock + field as u64) else {
         return 0;
     };
-    let ahead = now
+    let mut ahead = now
         .wrapping_sub(connection.base[way])
         .wrapping_sub(connection.offset[way] as u32) as i32;
-    if ahead <= (way == 0) as i32 {
+    if ahead > 0 && way == 0 && fin_read(sock, now) {
+        ahead -= 1;
+    }
+    if ahead <= 0 {
         return 0;
     }
     count(Counter::Unreported, ahead as u64);

@@ -219,11 +219,14 @@ fn place(socket: Socket, connection: &mut Connection, call: &Call) -> Place {
     let Some(now) = read::<u32>(socket.sock + field as u64) else {
         return Place::Unknown;
     };
-    let ahead = now
+    let mut ahead = now
         .wrapping_sub(connection.base[way])
         .wrapping_sub((start + call.bytes) as u32) as i32;
     // A read that met the FIN has one more.
-    if ahead == 0 || ahead == 1 && way == Direction::Read as usize && fin_received(socket.sock) {
+    if ahead > 0 && way == Direction::Read as usize && connection::fin_read(socket.sock, now) {
+        ahead -= 1;
+    }
+    if ahead == 0 {
         return Place::At(start);
     }
     if kernel::inode(socket.file) != Some(connection.inode) {
@@ -242,17 +245,6 @@ fn place(socket: Socket, connection: &mut Connection, call: &Call) -> Place {
         return Place::Before(start + call.bytes + ahead as u64);
     }
     Place::Unknown
-}
-
-#[inline(always)]
-fn fin_received(sock: u64) -> bool {
-    const ESTABLISHED: u8 = 1;
-    const FIN_WAIT1: u8 = 4;
-    const FIN_WAIT2: u8 = 5;
-    !matches!(
-        read::<u8>(sock + offset!(sock_state) as u64),
-        Some(ESTABLISHED | FIN_WAIT1 | FIN_WAIT2)
-    )
 }
 
 /// Submits a record whose payload is in place.

@@ -256,7 +256,7 @@ impl Core {
             return;
         }
         for id in self.flow.of_process(tgid) {
-            if let Some(connection) = self.flow.close(id) {
+            if let Some(connection) = self.flow.let_go(id) {
                 // What moves on it from now on is not reported, and no loss.
                 self.advice.push((id, [u64::MAX; 2]));
                 for (_, node) in connection.exchanges {

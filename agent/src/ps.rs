@@ -115,7 +115,7 @@ fn print(listing: &Listing, settings: &PsSettings) -> io::Result<()> {
     let is_screen = settings.watch && out.is_terminal();
     let size = terminal_size::terminal_size_of(&out);
     let (columns, rows) = size.map_or(PLAIN_SIZE, |(columns, rows)| (columns.0.into(), rows.0.into()));
-    let mut lines = table(listing, columns);
+    let mut lines = table(listing, settings.control.is_some(), columns);
     if is_screen {
         // Over what was drawn before, so that it does not flicker: each line to its end, then all that is below.
         let shown = rows.saturating_sub(2).max(1);

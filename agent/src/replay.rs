@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{BufReader, BufWriter},
+    io::{BufReader, BufWriter, Read, Write},
     path::Path,
     sync::Arc,
     time::Duration,
@@ -18,7 +18,7 @@ use crate::{
         config::{Choice, ExportConfig, Stream},
     },
     metrics::Metrics,
-    tape::{self, Frame, TapeReader, TapeWriter},
+    tape::{self, Frame, TapeError, TapeReader, TapeWriter},
     trace::Span,
 };
 
@@ -69,8 +69,20 @@ pub fn redact(settings: &RedactSettings) -> anyhow::Result<()> {
             settings.output.display()
         );
     }
-    let mut redacted = TapeWriter::redacted(BufWriter::new(tape::create(&settings.output)?))?;
-    while let Some(frame) = tape.next_frame().with_context(name)? {
+    let output = BufWriter::new(tape::create(&settings.output)?);
+    // Of a tape that a killed agent left, what there is may be what is looked for.
+    copy(&mut tape, output).with_context(|| {
+        format!(
+            "{}; {} is cut, it has what came before",
+            name(),
+            settings.output.display()
+        )
+    })
+}
+
+fn copy(tape: &mut TapeReader<impl Read>, output: impl Write) -> Result<(), TapeError> {
+    let mut redacted = TapeWriter::redacted(output)?;
+    while let Some(frame) = tape.next_frame()? {
         redacted.write(&frame)?;
     }
     redacted.finish()?;
@@ -119,4 +131,36 @@ pub fn play(file: &Path, mut take: impl FnMut(Vec<Span>)) -> anyhow::Result<()> 
         take(core.flush());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tape_that_is_cut_is_redacted_as_far_as_it_goes_and_that_is_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.tape");
+        let output = folder.path().join("b.tape");
+        let mut bytes = Vec::new();
+        TapeWriter::new(&mut bytes).unwrap().write(&Frame::Seed(7)).unwrap();
+        std::fs::write(&file, &bytes).unwrap();
+        let settings = RedactSettings {
+            file,
+            output: output.clone(),
+        };
+        let error = format!("{:#}", redact(&settings).unwrap_err());
+        assert!(error.contains("b.tape is cut, it has what came before"), "{error}");
+        assert_eq!(std::fs::read(&output).unwrap(), bytes);
+    }
+
+    #[test]
+    fn a_directory_is_no_tape() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = format!("{:#}", play(folder.path(), |_| {}).unwrap_err());
+        assert!(
+            error.contains("name a tape") && !error.contains("free space"),
+            "{error}"
+        );
+    }
 }

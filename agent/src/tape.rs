@@ -131,8 +131,15 @@ pub enum TapeError {
         length: usize,
     },
     /// The medium failed.
-    #[error("the tape cannot be read or written: {0}; check the disk and its free space")]
+    #[error("the tape cannot be read or written: {}; {}", .0, hint(.0))]
     Io(#[from] io::Error),
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::IsADirectory => "name a tape, as `spoor record` makes it",
+        _ => "check the disk and its free space",
+    }
 }
 
 /// Writes a tape. Give it a buffered writer: it makes two small writes a frame.

@@ -170,7 +170,10 @@ pub(super) struct OutputArgs {
 #[derive(Debug, Args)]
 pub(super) struct SelectionArgs {
     /// Trace the process with this id, and its children; repeatable
-    #[arg(long = "pid", value_name = "N", value_parser = values::pid, help_heading = "Selection")]
+    #[arg(
+        long = "pid", value_name = "N", value_parser = values::pid, allow_negative_numbers = true,
+        help_heading = "Selection"
+    )]
     pids: Vec<u32>,
 
     /// Trace programs whose executable fits, as nginx, 'python3*' or '/opt/shop/**'; repeatable
@@ -181,7 +184,10 @@ pub(super) struct SelectionArgs {
     exes: Vec<ExeGlob>,
 
     /// Trace who serves this local port, and its children; repeatable
-    #[arg(long = "port", value_name = "N", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Selection")]
+    #[arg(
+        long = "port", value_name = "N", value_parser = values::port, allow_negative_numbers = true,
+        help_heading = "Selection"
+    )]
     ports: Vec<u16>,
 
     /// Trace what runs in the container with this name, or whose id begins like this; repeatable
@@ -296,14 +302,14 @@ pub(super) struct TraceArgs {
 
     /// Most connections that are followed at one time
     #[arg(
-        long, value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=4_194_304),
-        help_heading = "Limits"
+        long, value_name = "N", default_value_t = 65_536, value_parser = values::max_connections,
+        allow_negative_numbers = true, help_heading = "Limits"
     )]
     max_connections: u32,
 
     /// Longest time that a span waits for its parent to be known
     #[arg(
-        long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(0..=3600),
+        long, value_name = "N", default_value_t = 10, value_parser = values::hold_seconds, allow_negative_numbers = true,
         help_heading = "Limits"
     )]
     hold_seconds: u64,

@@ -345,6 +345,37 @@ pub(super) fn ring_bytes(text: &str) -> Result<u32, String> {
     Ok(bytes as u32)
 }
 
+/// Most connections that the kernel's table can be made for.
+const MOST_CONNECTIONS: u32 = 4_194_304;
+/// Longest time that a span may wait, in seconds.
+const HOLD_SECONDS_MOST: u64 = 3600;
+
+/// How long a span may wait for its parent.
+pub(super) fn hold_seconds(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(seconds) if seconds <= HOLD_SECONDS_MOST => Ok(seconds),
+        _ => Err(format!(
+            "give whole seconds from 0 to {HOLD_SECONDS_MOST}, without a unit, as 10"
+        )),
+    }
+}
+
+/// How many connections may be followed.
+pub(super) fn max_connections(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(most) if (1..=MOST_CONNECTIONS).contains(&most) => Ok(most),
+        _ => Err(format!("give a number from 1 to {MOST_CONNECTIONS}, as 65536")),
+    }
+}
+
+/// A TCP port.
+pub(super) fn port(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err(format!("a port is a number from 1 to {}", u16::MAX)),
+    }
+}
+
 /// A number of bytes.
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let size: ByteSize = text

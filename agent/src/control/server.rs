@@ -95,7 +95,31 @@ pub struct Control {
     path: PathBuf,
     /// Device and inode of the socket's file: it may be replaced by another agent's.
     file: (u64, u64),
+    /// Removed behind the socket.
+    _directory: Option<Made>,
     ended: Arc<AtomicBool>,
+}
+
+/// A directory that was made for the socket. It goes with it, unless something else came to be there.
+#[derive(Debug)]
+struct Made(PathBuf);
+
+impl Made {
+    /// Makes the directory if it is missing, but not those above it: their names may be mistyped.
+    fn directory(path: &Path) -> io::Result<Option<Self>> {
+        match fs::DirBuilder::new().mode(0o755).create(path) {
+            Ok(()) => Ok(Some(Self(path.to_owned()))),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        // Of others' files, it stays.
+        let _ = fs::remove_dir(&self.0);
+    }
 }
 
 impl Control {
@@ -122,7 +146,9 @@ impl Control {
             Ok(_) if UnixStream::connect(path).is_ok() => return Err(ControlError::Taken(path.to_owned())),
             _ => {}
         }
-        let (listener, file) = bind(path).map_err(failed)?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let directory = parent.map(Made::directory).transpose().map_err(failed)?.flatten();
+        let (listener, file) = bind(path, parent.unwrap_or(Path::new("."))).map_err(failed)?;
         let ended = Arc::new(AtomicBool::new(false));
         let of_thread = Arc::clone(&ended);
         thread::Builder::new()
@@ -132,6 +158,7 @@ impl Control {
         Ok(Self {
             path: path.to_owned(),
             file,
+            _directory: directory,
             ended,
         })
     }
@@ -149,14 +176,8 @@ impl Drop for Control {
 }
 
 /// Makes the socket in a directory that nobody else may enter, and moves it to its place when only its owner may use it.
-fn bind(path: &Path) -> io::Result<(UnixListener, (u64, u64))> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    if let Some(parent) = parent {
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
-    }
-    let private = parent
-        .unwrap_or(Path::new("."))
-        .join(format!(".spoor-{}", std::process::id()));
+fn bind(path: &Path, parent: &Path) -> io::Result<(UnixListener, (u64, u64))> {
+    let private = parent.join(format!(".spoor-{}", std::process::id()));
     // A killed agent of the same id may have left it.
     let _ = fs::remove_dir_all(&private);
     fs::DirBuilder::new().mode(0o700).create(&private)?;
@@ -272,8 +293,32 @@ mod tests {
         drop(control);
         assert!(!path.exists());
         assert!(matches!(ask::<Status>(&path, "status"), Err(AskError::NoAgent(_))));
-        let left: Vec<_> = fs::read_dir(path.parent().unwrap()).unwrap().collect();
+        let left: Vec<_> = fs::read_dir(directory.path()).unwrap().collect();
         assert!(left.is_empty(), "{left:?}");
+    }
+
+    #[test]
+    fn one_directory_is_made_and_removed_if_nothing_else_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let mistyped = directory.path().join("a/b/s");
+        assert!(matches!(
+            Control::with(&mistyped, status(), || None),
+            Err(ControlError::Failed { .. })
+        ));
+        assert!(!directory.path().join("a").exists());
+        let path = directory.path().join("a/s");
+        let control = Control::with(&path, status(), || None).unwrap();
+        fs::write(directory.path().join("a/of-another"), "").unwrap();
+        drop(control);
+        assert!(directory.path().join("a/of-another").exists());
+        // What was there before stays.
+        fs::remove_file(directory.path().join("a/of-another")).unwrap();
+        drop(Control::with(&path, status(), || None).unwrap());
+        assert!(directory.path().join("a").exists() && !path.exists());
+        // Of one that cannot be made, nothing stays.
+        let too_long = directory.path().join("b").join("s".repeat(300));
+        assert!(Control::with(&too_long, status(), || None).is_err());
+        assert!(!directory.path().join("b").exists());
     }
 
     #[test]

@@ -252,11 +252,14 @@ impl Core {
 
     /// The agent's own exports, and others' to the paths of OTLP.
     fn is_telemetry(&self, head: &RequestHead) -> bool {
+        if *head.method != *b"POST" {
+            return false;
+        }
         let own = head
             .headers
             .iter()
             .any(|(header, value)| *header == Header::UserAgent && value.starts_with(OWN_USER_AGENT));
         let path = head.target.split(|&byte| byte == b'?').next().unwrap_or_default();
-        own || !self.include_telemetry && *head.method == *b"POST" && OTLP_PATHS.iter().any(|otlp| path.ends_with(otlp))
+        own || !self.include_telemetry && OTLP_PATHS.iter().any(|otlp| path.ends_with(otlp))
     }
 }

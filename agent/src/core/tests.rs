@@ -1,6 +1,7 @@
 //! Core driven by made-up records, as the programs would write them.
 
 mod fuzzed;
+mod gaps;
 mod ignored;
 mod lives;
 mod odd;

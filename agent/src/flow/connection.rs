@@ -383,14 +383,13 @@ impl Connection {
             bytes = bytes.get(known..).unwrap_or_default();
             offset = next;
         } else if offset > next {
-            if http.body_until(half) < offset {
-                counters.gap_bytes = counters.gap_bytes.saturating_add(offset - next);
-            }
+            count_gap(http, half, next, offset, counters);
             http.feed(config, half, next, false, Data::Gap(offset - next), stamp, events);
         }
         http.feed(config, half, offset, begins_call, Data::Bytes(bytes), stamp, events);
         let mut reached = offset.saturating_add(bytes.len() as u64);
         if segment.header.flags & SEGMENT_MORE == 0 && segment.end > reached {
+            count_gap(http, half, reached, segment.end, counters);
             http.feed(
                 config,
                 half,
@@ -518,6 +517,12 @@ impl Connection {
             http.end(half, stamp, events);
         }
     }
+}
+
+/// Counts bytes that no record told, as far as they are not known to be body.
+fn count_gap(http: &Http1, half: Half, from: u64, to: u64, counters: &mut Counters) {
+    let missed = to.saturating_sub(http.body_until(half).max(from));
+    counters.gap_bytes = counters.gap_bytes.saturating_add(missed);
 }
 
 /// The address of a Unix socket as it is shown: a path, or `@name` of an abstract one. `None`: it has none.

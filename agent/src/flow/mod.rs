@@ -21,6 +21,10 @@ use crate::{
 /// Unix connections without HTTP whose ends need not be known: each service of systemd has one, to its journal.
 const MANY_UNIX: usize = 1024;
 
+/// Connections of processes that are not selected, of which is remembered that nothing more is to be known: twice as many
+/// at most.
+const LET_GO: usize = 4096;
+
 /// What went wrong with connections, as counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -28,7 +32,7 @@ pub struct Counters {
     pub connections_refused: u64,
     /// Records of connections that are not known: their first record was lost, or they were forgotten.
     pub unknown_connection: u64,
-    /// Bytes that no record told.
+    /// Bytes that no record told and that are not known to be body, of connections with HTTP/1.
     pub gap_bytes: u64,
     /// Records that told bytes twice.
     pub repeated_records: u64,
@@ -51,6 +55,8 @@ pub struct Flow {
     pairs: Pairs,
     /// By connection: requests that its far end read and left behind, whose calls are not told yet.
     left_behind: FastMap<u64, Requests>,
+    /// Those of processes that are not selected, the later and the earlier ones: records of them are under way still.
+    let_go: [FastSet<u64>; 2],
     most: usize,
     /// How many are of Unix sockets.
     unix: usize,
@@ -68,6 +74,7 @@ impl Flow {
             used_by: FastMap::default(),
             pairs: Pairs::default(),
             left_behind: FastMap::default(),
+            let_go: Default::default(),
             most,
             unix: 0,
             unix_http: false,
@@ -87,6 +94,9 @@ impl Flow {
 
     /// Takes up a connection. It may be known already, from its connect.
     pub fn open(&mut self, open: &Open) -> Option<&mut Connection> {
+        if self.is_let_go(open.conn) {
+            return None;
+        }
         if !self.connections.contains_key(&open.conn) && self.connections.len() >= self.most {
             self.counters.connections_refused += 1;
             return None;
@@ -116,6 +126,9 @@ impl Flow {
 
     /// Takes what connect(2) tells of a connection that is under way.
     pub fn connect(&mut self, connect: &Connect, path: &[u8]) -> Option<&mut Connection> {
+        if self.is_let_go(connect.conn) {
+            return None;
+        }
         if !self.connections.contains_key(&connect.conn) && self.connections.len() >= self.most {
             self.counters.connections_refused += 1;
             return None;
@@ -137,7 +150,7 @@ impl Flow {
     /// Takes a segment, and appends what the protocol says of it.
     pub fn segment(&mut self, segment: &Segment, bytes: &[u8], config: &Config, events: &mut Vec<Event>) -> Fed {
         let Some(connection) = self.connections.get_mut(&segment.conn) else {
-            self.counters.unknown_connection += 1;
+            self.unknown(segment.conn);
             return Fed::default();
         };
         let tgid = segment.header.execution.tgid;
@@ -210,11 +223,18 @@ impl Flow {
 
     /// A connection, counted if it is not known.
     pub fn known(&mut self, id: u64) -> Option<&mut Connection> {
-        let connection = self.connections.get_mut(&id).map(Box::as_mut);
-        if connection.is_none() {
-            self.counters.unknown_connection += 1;
+        if !self.connections.contains_key(&id) {
+            self.unknown(id);
         }
-        connection
+        self.connections.get_mut(&id).map(Box::as_mut)
+    }
+
+    fn unknown(&mut self, id: u64) {
+        self.counters.unknown_connection += u64::from(!self.is_let_go(id));
+    }
+
+    fn is_let_go(&self, id: u64) -> bool {
+        self.let_go.iter().any(|some| some.contains(&id))
     }
 
     /// The far end of a connection, if it is a target's, too.
@@ -265,6 +285,17 @@ impl Flow {
         self.left_behind.remove(&id);
         self.unix = self.unix.saturating_sub(usize::from(connection.is_unix()));
         Some(*connection)
+    }
+
+    /// Forgets a connection of a process that is not selected: what is told of it from now on is no loss.
+    pub fn let_go(&mut self, id: u64) -> Option<Connection> {
+        let connection = self.close(id)?;
+        let [later, earlier] = &mut self.let_go;
+        if later.len() >= LET_GO {
+            *earlier = std::mem::take(later);
+        }
+        later.insert(id);
+        Some(connection)
     }
 
     /// Connections on which nothing happened since `before`, a time of `CLOCK_MONOTONIC`.

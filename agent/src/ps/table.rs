@@ -12,10 +12,12 @@ const WHY_COLUMNS: usize = 32;
 const LEAST_COLUMNS: usize = 12;
 /// As many columns of what is not visible are kept free, if it needs them.
 const UNSEEN_COLUMNS: usize = 20;
+/// Columns that what is not visible is indented by, where it has lines of its own for want of room.
+const INDENT: usize = 2;
 
-/// The lines of the listing, for so many columns.
-pub(super) fn table(listing: &Listing, columns: usize) -> Vec<String> {
-    let mut lines = vec![fitted(&heading(listing), columns)];
+/// The lines of the listing, for so many columns. `asked`: an agent would have been heard.
+pub(super) fn table(listing: &Listing, asked: bool, columns: usize) -> Vec<String> {
+    let mut lines = vec![fitted(&heading(listing, asked), columns)];
     if listing.workloads.is_empty() {
         lines.push("Nothing listens on TCP or was seen to communicate; --all lists every process.".to_owned());
         return lines;
@@ -47,8 +49,13 @@ pub(super) fn table(listing: &Listing, columns: usize) -> Vec<String> {
         let all: usize = widths.iter().map(|width| width + 2).sum::<usize>() + unseen;
         widths[index] -= all.saturating_sub(columns).min(widths[index].saturating_sub(least));
     }
-    let before: usize = widths.iter().map(|width| width + 2).sum();
-    let rest = columns.saturating_sub(before).max(unseen);
+    let mut before: usize = widths.iter().map(|width| width + 2).sum();
+    // In a narrow terminal, what is not visible is below the rest of its row, which is cut.
+    let below = before + unseen > columns;
+    if below {
+        before = INDENT;
+    }
+    let rest = columns.saturating_sub(before).max(1);
     let line = |row: &[String; 9], last: &str| {
         let mut line = String::new();
         for (index, (cell, width)) in row.iter().zip(widths).enumerate() {
@@ -62,10 +69,20 @@ pub(super) fn table(listing: &Listing, columns: usize) -> Vec<String> {
         line.push_str(last);
         line.trim_end().to_owned()
     };
-    lines.push(line(&titles.map(str::to_owned), titles[8]));
+    let heads = titles.map(str::to_owned);
+    if below {
+        lines.push(fitted(&line(&heads, ""), columns));
+        lines.push(fitted(&(" ".repeat(before) + titles[8]), columns));
+    } else {
+        lines.push(line(&heads, titles[8]));
+    }
     for row in &cells {
-        let mut wrapped = wrap(&row[8], rest).into_iter();
-        lines.push(line(row, &wrapped.next().unwrap_or_default()));
+        let mut wrapped = wrap(&row[8], rest).into_iter().filter(|line| !line.is_empty());
+        if below {
+            lines.push(fitted(&line(row, ""), columns));
+        } else {
+            lines.push(line(row, &wrapped.next().unwrap_or_default()));
+        }
         lines.extend(wrapped.map(|more| " ".repeat(before) + &more));
     }
     if listing.left_off > 0 {
@@ -74,12 +91,13 @@ pub(super) fn table(listing: &Listing, columns: usize) -> Vec<String> {
     lines
 }
 
-fn heading(listing: &Listing) -> String {
+fn heading(listing: &Listing, asked: bool) -> String {
     let selected = |row: &&Row| row.workload.selected != Some(false);
     let count = listing.workloads.iter().filter(selected).count();
     match &listing.agent {
         Some(agent) => format!("spoor {} (process {}) {}", agent.version, agent.pid, agent.doing),
-        None => format!("No agent runs. It would trace {count} of these:"),
+        None if asked => format!("No agent runs. It would trace {count} of these:"),
+        None => format!("No agent was asked. One with this selection would trace {count} of these:"),
     }
 }
 
@@ -201,7 +219,7 @@ mod tests {
 
     #[test]
     fn it_fits_and_says_all_that_is_not_visible() {
-        let lines = table(&listing(), 120);
+        let lines = table(&listing(), true, 120);
         for line in &lines {
             assert!(width_of(line) <= 120, "{}: {line}", width_of(line));
         }
@@ -225,13 +243,36 @@ mod tests {
     #[test]
     fn a_narrow_terminal_does_not_break_it() {
         for columns in [0, 1, 40, 80] {
-            assert!(table(&listing(), columns).len() > 4);
+            let lines = table(&listing(), true, columns);
+            assert!(lines.len() > 4);
+            for line in lines {
+                assert!(
+                    columns < 40 || width_of(&line) <= columns,
+                    "{} of {columns}: {line}",
+                    width_of(&line)
+                );
+            }
+        }
+        let text = table(&listing(), true, 40).join("\n");
+        for part in ["NOT VISIBLE", "FastCGI ×12", "Redis ×12"] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
         }
         let nothing = Listing {
             agent: None,
             workloads: vec![],
             left_off: 0,
         };
-        assert_eq!(table(&nothing, 120).len(), 2);
+        assert_eq!(table(&nothing, true, 120).len(), 2);
+    }
+
+    #[test]
+    fn that_no_agent_runs_is_said_only_if_one_was_asked() {
+        let nothing = Listing {
+            agent: None,
+            workloads: vec![],
+            left_off: 0,
+        };
+        assert!(table(&nothing, true, 120)[0].starts_with("No agent runs. "));
+        assert!(table(&nothing, false, 120)[0].starts_with("No agent was asked. "));
     }
 }

@@ -51,7 +51,7 @@ const MESSAGES: [&str; 24] = [
     "GET /ws HTTP/1.1\r\nUpgrade: websocket\r\n\r\n",
     "HTTP/1.1 101 Switching Protocols\r\n\r\n",
     "POST /v1/traces HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
-    "GET /own HTTP/1.1\r\nUser-Agent: spoor/1\r\n\r\n",
+    "POST /own HTTP/1.1\r\nUser-Agent: spoor/1\r\n\r\n",
     "GET / HTTP/1.1\r\n folded\r\n\r\n",
     "\r\n",
     "GET /half HTTP/1.1\r\nHo",

@@ -87,3 +87,17 @@ fn tapes_of_before_ignore_nothing() {
     let read: CoreSettings = serde_json::from_value(json).unwrap();
     assert_eq!(read, settings());
 }
+
+#[test]
+fn spoors_own_exports_are_those_that_say_so_and_post() {
+    for (method, agent, ignored) in [("POST", "spoor/1", 1), ("GET", "spoor/1", 0), ("POST", "spoors/1", 0)] {
+        let mut world = world(&[], Runtime::Unknown);
+        let mut front = world.server(10);
+        world.feed(front.reads(10, &format!("{method} /a HTTP/1.1\r\nUser-Agent: {agent}\r\n\r\n")));
+        world.feed(front.writes(10, OK));
+        assert_eq!(
+            (world.counter("telemetry_ignored"), world.tree().len()),
+            (ignored, 1 - ignored as usize)
+        );
+    }
+}

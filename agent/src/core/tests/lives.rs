@@ -64,6 +64,17 @@ fn a_provisional_process_waits_until_it_is_selected() {
             usize::from(!selected) * 2,
             "the programs report no more of them"
         );
+        // Of what is not selected, some was told before they knew.
+        exchange(&mut world, &mut front, 10);
+        world.feed(front.state(StateChange::Closed, 3, 0));
+        let expected: &[&str] = if selected {
+            &["front server GET /a <- root"]
+        } else {
+            &[]
+        };
+        assert_eq!(world.tree(), expected);
+        assert_eq!(world.counter("unknown_connection"), 0);
+        assert_eq!(world.core.under_way().0, usize::from(selected));
     }
 }
 
