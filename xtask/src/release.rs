@@ -111,7 +111,12 @@ pub fn core_bench() -> Result<PathBuf> {
         "--message-format",
         "json-render-diagnostics",
     ])
-    .quiet_lines(|line| path = executable(line).or(path.take()))?;
+    .quiet_lines(|line| {
+        // Of the agent's own binary, which is built with it, a message comes, too: in any order.
+        if line.contains(r#""kind":["bench"]"#) {
+            path = executable(line).or(path.take());
+        }
+    })?;
     path.context("cargo did not say where it put the program of agent/benches/core.rs")
 }
 
