@@ -38,6 +38,10 @@ const SWEEP_NS: u64 = 10_000_000_000;
 /// Facts of a process that has ended are kept so long, and as long as spans are held, for these.
 const KEEP_ENDED_NS: u64 = 20_000_000_000;
 
+/// A process that was not seen to begin is done with what it served then: nginx gives an upstream up after 60 s
+/// (`proxy_read_timeout`, <https://nginx.org/en/docs/http/ngx_http_proxy_module.html>).
+const LONGEST_REQUEST_NS: u64 = 60_000_000_000;
+
 /// Two readings of the clocks that differ by less tell of no step: a reader may be interrupted between the two.
 const CLOCK_STEP_NS: u64 = 1_000_000;
 
@@ -91,6 +95,10 @@ struct Process {
     provisional: bool,
     /// Its facts were asked for.
     asked: bool,
+    /// It was seen to begin: all its requests are known.
+    born: bool,
+    /// When it was found, if it was not seen to begin.
+    found_ns: Option<u64>,
     /// When it did something last, by `CLOCK_MONOTONIC`.
     last_ns: u64,
     /// When its last thread ended.
@@ -306,16 +314,26 @@ impl Core {
             process = self.processes.entry(tgid).or_default();
         }
         process.last_ns = now_ns;
+        if !process.born {
+            process.found_ns.get_or_insert(now_ns);
+        }
         if !process.asked {
             process.asked = true;
             self.wanted.push(tgid);
         }
     }
 
-    /// A process of which whoever feeds Core asks, without being told to.
+    /// Whether a process may be busy with requests that came before it was found.
+    fn may_be_busy(&self, tgid: u32, now_ns: u64) -> bool {
+        let found_ns = self.processes.get(&tgid).and_then(|process| process.found_ns);
+        found_ns.is_some_and(|found_ns| now_ns < found_ns.saturating_add(LONGEST_REQUEST_NS))
+    }
+
+    /// A process that begins, of which whoever feeds Core asks, without being told to.
     fn told_elsewhere(&mut self, tgid: u32, now_ns: u64) -> &mut Process {
         let process = self.processes.entry(tgid).or_default();
         process.asked = true;
+        process.born = true;
         process.last_ns = now_ns;
         process
     }

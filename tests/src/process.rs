@@ -64,11 +64,19 @@ impl Process {
                 continue;
             };
             // A process may end while we look: then it has no stat.
-            if group_of(id) == Some(self.id()) {
+            if stat(id, GROUP) == Some(self.id()) {
                 ids.push(id);
             }
         }
         Ok(ids)
+    }
+
+    /// Those of the process group that are no child of another one: the rest is found by its parents, and may be gone by
+    /// then.
+    pub fn heads(&self) -> Result<Vec<u32>> {
+        let group = self.group()?;
+        let is_head = |&id: &u32| stat(id, PARENT).is_some_and(|parent| !group.contains(&parent));
+        Ok(group.iter().copied().filter(is_head).collect())
     }
 
     /// Fails if the process has ended.
@@ -199,10 +207,19 @@ fn append_to(path: &Path) -> Result<File> {
     file.with_context(|| format!("cannot open {}", path.display()))
 }
 
-fn group_of(id: u32) -> Option<u32> {
+/// Places in /proc/PID/stat, behind the command's name.
+const PARENT: usize = 1;
+const GROUP: usize = 2;
+
+fn stat(id: u32, place: usize) -> Option<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
     // `pid (comm) state ppid pgrp …`, where comm may hold anything.
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(2)?.parse().ok()
+    stat.rsplit_once(')')?
+        .1
+        .split_ascii_whitespace()
+        .nth(place)?
+        .parse()
+        .ok()
 }
 
 fn pid(id: u32) -> Pid {

@@ -190,7 +190,12 @@ impl Service {
 
     /// Arguments that make the agent trace its processes.
     pub fn selection(&self) -> Result<Vec<String>> {
-        Ok(self.process.group()?.iter().map(|id| format!("--pid={id}")).collect())
+        Ok(self.process.heads()?.iter().map(|id| format!("--pid={id}")).collect())
+    }
+
+    /// What it printed, to look for the cause of a failure.
+    pub fn printed(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("output.log")).unwrap_or_default()
     }
 
     /// What it has logged so far.

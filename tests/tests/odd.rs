@@ -65,7 +65,7 @@ impl Site {
     }
 
     fn selection(&self) -> Result<Vec<String>> {
-        Ok(self.process.group()?.iter().map(|id| format!("--pid={id}")).collect())
+        Ok(self.process.heads()?.iter().map(|id| format!("--pid={id}")).collect())
     }
 
     fn truth(&self) -> Result<Vec<Event>> {

@@ -60,6 +60,11 @@ impl SecondLook {
         due
     }
 
+    /// When [`SecondLook::is_due`] should be asked again, if nothing else happens.
+    pub fn next_deadline_ns(&self) -> Option<u64> {
+        (self.looks > 0 && !self.asked).then_some(self.next_ns)
+    }
+
     /// Takes what was seen. `known`: those that the session has; `is_captured`: whether the programs take a process for a
     /// target.
     pub fn judge(&mut self, seen: Seen, known: &BTreeSet<u32>, is_captured: impl Fn(u32) -> bool) -> Verdict {
@@ -105,9 +110,11 @@ mod tests {
         assert!(look.is_due(1, 0));
         assert!(!look.is_due(1, 10 * PERIOD_NS), "the first has no answer yet");
         look.judge(Seen::default(), &BTreeSet::new(), |_| false);
+        assert_eq!(look.next_deadline_ns(), Some(PERIOD_NS));
         assert!(!look.is_due(1, PERIOD_NS - 1));
         assert!(look.is_due(1, PERIOD_NS));
         look.judge(Seen::default(), &BTreeSet::new(), |_| false);
+        assert_eq!(look.next_deadline_ns(), None);
         assert!(!look.is_due(1, 2 * PERIOD_NS));
         assert!(look.is_due(2, 2 * PERIOD_NS));
     }

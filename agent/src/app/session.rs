@@ -201,9 +201,12 @@ impl Session {
     fn sleep(&mut self) {
         self.show();
         let now_ns = monotonic_ns();
-        let longest = self
-            .core
-            .next_deadline_ns()
+        self.look_again(now_ns);
+        let deadlines = [self.core.next_deadline_ns(), self.second_look.next_deadline_ns()];
+        let longest = deadlines
+            .into_iter()
+            .flatten()
+            .min()
             .map_or(LONGEST_SLEEP, |deadline| {
                 Duration::from_nanos(deadline.saturating_sub(now_ns))
             })
@@ -377,6 +380,11 @@ impl Session {
         self.core.clock(monotonic_ns, unix_ns);
         self.probe.look_at_skipped();
         self.show();
+        self.look_again(now_ns);
+    }
+
+    /// Looks at what runs, if the ring had no room lately.
+    fn look_again(&mut self, now_ns: u64) {
         if self.second_look.is_due(lost_by(&self.probe.counters()), now_ns) {
             let decided = |tgid: &&u32| !self.undecided.contains(**tgid);
             self.facts.ask(Question::Look {

@@ -228,12 +228,12 @@ impl Causality {
         }
     }
 
-    /// The request that a thread's connect is made for, as far as it can be told now.
-    pub fn opener(&mut self, tgid: u32, thread: u32) -> Option<NodeId> {
+    /// The request that a thread's connect is made for, as far as it can be told now. `busy`: as of [`Node`].
+    pub fn opener(&mut self, tgid: u32, thread: u32, busy: bool) -> Option<NodeId> {
         let process = self.processes.get(&tgid)?;
         if process.is_nginx() {
             let request = process.last_read(thread)?;
-            self.passes_on(request, thread).then_some(request)
+            self.passes_on(request, thread, busy).then_some(request)
         } else if process.may_use_threads() {
             process.only_open(thread)
         } else {
@@ -243,8 +243,8 @@ impl Causality {
 
     /// Whether what nginx begins now is for the request that it read last: it makes one call in that turn. What follows
     /// (another try, when the first has failed) is made in a later turn, and then the request that was read last may be
-    /// another one, unless there is only one.
-    fn passes_on(&mut self, request: NodeId, thread: u32) -> bool {
+    /// another one, unless there is only one: of a process that may be `busy` with others, nobody knows that.
+    fn passes_on(&mut self, request: NodeId, thread: u32, busy: bool) -> bool {
         let Some(node) = self.nodes.get_mut(request) else {
             return false;
         };
@@ -252,7 +252,7 @@ impl Causality {
             let process = self.processes.get(&node.tgid);
             process.and_then(|process| process.only_open(thread)) == Some(request)
         };
-        let passes = !node.serving.passed_on || alone();
+        let passes = !node.serving.passed_on || !busy && alone();
         node.serving.passed_on = true;
         passes
     }
@@ -285,7 +285,7 @@ impl Causality {
                 !request.serving.closed && (threads || nginx && decide::is_passed_on(request, &node))
             });
             // What it was opened for, the connect has told.
-            is_open && (!nginx || method == ParentMethod::Opener || self.passes_on(request, thread))
+            is_open && (!nginx || method == ParentMethod::Opener || self.passes_on(request, thread, node.busy))
         });
         let (context, forwarded) = (node.context, node.forwarded);
         let id = self.nodes.insert(node);

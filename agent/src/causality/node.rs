@@ -52,6 +52,8 @@ pub struct Node {
     /// It was recognised only when more had come, on a connection that is older than the agent: what its thread did last
     /// is something else by now.
     pub late: bool,
+    /// Its process may be busy with requests that came before it was found.
+    pub busy: bool,
     /// The `traceparent` is one that the process itself received.
     pub forwarded: bool,
     /// A rule of the user's says that it gives no span: it takes part in all decisions, but is nobody's parent.
@@ -144,6 +146,7 @@ impl Node {
             context: None,
             trace_state: None,
             late: false,
+            busy: false,
             forwarded: false,
             ignored: false,
             span_id,

@@ -175,6 +175,7 @@ impl Core {
         });
         let ignored = self.ignore.iter().any(|rule| rule.matches(&head));
         let span_id = self.causality.ids().span();
+        let busy = self.may_be_busy(first.execution.tgid, first.time_ns);
         let Some(connection) = self.flow.known(connection_id) else {
             return;
         };
@@ -189,6 +190,7 @@ impl Core {
             context,
             trace_state,
             ignored,
+            busy,
             ..Node::new(kind, span_id, connection, who.execution, first.time_ns)
         };
         let queued = !connection.exchanges.is_empty();

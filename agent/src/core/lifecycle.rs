@@ -20,7 +20,8 @@ impl Core {
     pub(super) fn connect(&mut self, connect: &Connect, path: &[u8]) {
         let Execution { tgid, tid, .. } = connect.header.execution;
         self.want(tgid, connect.header.time_ns);
-        let opener = self.causality.opener(tgid, tid);
+        let busy = self.may_be_busy(tgid, connect.header.time_ns);
+        let opener = self.causality.opener(tgid, tid, busy);
         let opener_hidden = self.causality.hides_opener(tgid, tid);
         let errno = connect.result.saturating_neg();
         let under_way = matches!(errno, 0 | libc::EINPROGRESS | libc::EINTR);
@@ -59,6 +60,7 @@ impl Core {
         let node = Node {
             failure: Some(failure),
             unix_offset_ns: self.unix_offset_ns,
+            busy: self.may_be_busy(who.tgid, end_ns),
             ..Node::new(SpanKind::Client, span_id, connection, who, start_ns)
         };
         let id = self.causality.call(node, connection.opener, connection.opener_hidden);

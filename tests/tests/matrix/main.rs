@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use spoor_tests::{
     clients::{Client, Load, Prepared},
     compare::{Expectation, Fault, Report, compare},
@@ -114,6 +114,10 @@ impl Scene {
                 events.extend(service.truth()?);
             }
             Ok(events)
+        });
+        let events = events.with_context(|| {
+            let printed = [&self.service, &self.leaf].map(Service::printed).join("\n");
+            format!("the services printed:\n{printed}\nthe agent said:\n{said}")
         })?;
         let titled = [&self.service, &self.leaf].into_iter().filter(|service| service.titled);
         let expectation = Expectation {

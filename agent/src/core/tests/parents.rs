@@ -243,6 +243,26 @@ fn nginx_passes_on_what_it_read_last() {
 }
 
 #[test]
+fn nginx_that_was_busy_when_it_was_found_makes_calls_for_what_nobody_saw() {
+    let calls = |world: &mut World| {
+        let (mut one, mut two) = (world.client(10, 10), world.client(10, 10));
+        let mut back = world.server(10);
+        world.feed(back.reads(10, &get("/a")));
+        for end in [&mut one, &mut two] {
+            world.feed(end.writes(10, &get("/a")));
+            world.feed(end.reads(10, OK));
+        }
+        world.feed(back.writes(10, OK));
+        let roots = |line: &String| line.ends_with("client GET /a <- root");
+        world.tree().iter().filter(|line| roots(line)).count()
+    };
+    let mut world = two_services(Runtime::Nginx);
+    assert_eq!(calls(&mut world), 1, "one is passed on, the other may be anybody's");
+    world.pass(61 * SECOND);
+    assert_eq!(calls(&mut world), 0, "one request is there: both are made for it");
+}
+
+#[test]
 fn nginx_tries_again_in_the_turn_of_another_request() {
     let mut world = two_services(Runtime::Nginx);
     let (mut one, mut two) = (world.server(10), world.server(10));
