@@ -136,7 +136,7 @@ pub struct Core {
     resets: resets::Resets,
     /// The latest tick.
     now_ns: u64,
-    /// The time of the segment that is looked at.
+    /// The time of the record that is looked at.
     record_ns: u64,
     hold_ns: u64,
     keep_ended_ns: u64,

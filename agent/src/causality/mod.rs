@@ -107,13 +107,14 @@ impl Causality {
         let (threads, nginx) = (process.may_use_threads(), process.is_nginx());
         for Deferred { request, calls, passes } in process.take_deferred() {
             for call in calls {
-                // Each was made while its thread had this request alone: in nginx, in the turn that read it.
+                // Each was made while its thread had this request alone: in nginx, in the turn that read it, unless the call
+                // was known only later, or there were requests that nobody saw.
                 let passed_on = nginx
                     && self
                         .nodes
                         .get(request)
                         .zip(self.nodes.get(call))
-                        .is_some_and(|(request, call)| decide::is_passed_on(request, call));
+                        .is_some_and(|(request, call)| !call.late && !call.busy && decide::is_passed_on(request, call));
                 self.settle_call(call, request, passes && threads || passed_on);
             }
         }

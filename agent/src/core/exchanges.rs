@@ -190,12 +190,13 @@ impl Core {
             context,
             trace_state,
             ignored,
+            late: complete.time_ns < self.record_ns,
             busy,
             ..Node::new(kind, span_id, connection, who.execution, first.time_ns)
         };
         let queued = !connection.exchanges.is_empty();
         let opener = if exchange == 0 { connection.opener.take() } else { None };
-        let hidden = std::mem::take(&mut connection.opener_hidden) && exchange == 0;
+        let hidden = exchange == 0 && (connection.opener_hidden || connection.connected_unseen());
         let wire = connection.wire_offset(offset);
         let id = if server {
             self.causality.request(node, queued, complete.time_ns)

@@ -164,6 +164,7 @@ impl Core {
             execution: Execution::default(),
         };
         let mut events = std::mem::take(&mut self.events);
+        self.record_ns = now_ns;
         if let Some(connection) = self.flow.known(id) {
             connection.end(way, stamp, &mut events);
         }

@@ -56,6 +56,8 @@ pub struct Connection {
     pub opener: Option<NodeId>,
     /// It was connected for a request that is not known.
     pub opener_hidden: bool,
+    /// What connect(2) told of it has come.
+    connect_told: bool,
     /// Requests that were not answered yet, or not wholly, by their number.
     pub exchanges: Requests,
     /// Stream offsets of the requests, where both ends can compare them.
@@ -182,6 +184,7 @@ impl Connection {
             connecting_since_ns: None,
             opener: None,
             opener_hidden: false,
+            connect_told: false,
             exchanges: Requests::new(),
             offsets: Requests::new(),
             remote_fin: false,
@@ -216,6 +219,7 @@ impl Connection {
 
     /// Takes what connect(2) tells: who opened it, and where to. `path`: the Unix socket's address, as it was given.
     pub fn connected(&mut self, connect: &Connect, path: &[u8]) {
+        self.connect_told = true;
         self.tgid = connect.header.execution.tgid;
         if self.described.is_none() && self.next == [0; 2] {
             self.connecting_since_ns = Some(connect.start_ns);
@@ -272,6 +276,12 @@ impl Connection {
     /// Whether requests on it are read by a parser that knows where it is.
     pub fn is_followed(&self) -> bool {
         matches!(&self.state, State::Http(http) if http.is_synchronised())
+    }
+
+    /// Whether it was connected unseen, and had carried nothing when it was: the request that it was connected for may be
+    /// one that nobody saw.
+    pub fn connected_unseen(&self) -> bool {
+        !self.connect_told && self.described.is_some_and(|open| open.from_birth)
     }
 
     /// Whether it is looked at, and nothing on it was understood yet.

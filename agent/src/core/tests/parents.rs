@@ -263,6 +263,27 @@ fn nginx_that_was_busy_when_it_was_found_makes_calls_for_what_nobody_saw() {
 }
 
 #[test]
+fn nginx_that_connected_before_it_was_found_did_so_for_what_nobody_saw() {
+    let mut world = two_services(Runtime::Nginx);
+    let mut back = world.server(10);
+    let mut call = world.open(open(900, 10, 10, Role::Client));
+    world.feed(back.reads(10, &get("/a")));
+    for _ in 0..2 {
+        world.feed(call.writes(10, &get("/a")));
+        world.feed(call.reads(10, OK));
+    }
+    world.feed(back.writes(10, OK));
+    assert_eq!(
+        world.tree(),
+        [
+            "front client GET /a <- front server GET /a (thread)",
+            "front client GET /a <- root",
+            "front server GET /a <- root",
+        ]
+    );
+}
+
+#[test]
 fn nginx_tries_again_in_the_turn_of_another_request() {
     let mut world = two_services(Runtime::Nginx);
     let (mut one, mut two) = (world.server(10), world.server(10));
