@@ -7,6 +7,9 @@ use std::{
 
 use crate::otlp::{Kind, Span};
 
+/// Of a difference: all that the span says is right, but a body's size is missing.
+pub const SAYS_LESS: &str = "says less: ";
+
 /// What one end's span says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End {
@@ -43,6 +46,21 @@ impl End {
             request_bytes: None,
             response_bytes: None,
         }
+    }
+
+    /// Whether all that is said is right, and a body's size is not: bytes of it were lost.
+    fn says_less_than(&self, end: &Self) -> bool {
+        let less = |size: Option<u64>, expected| size.is_none() || size == expected;
+        let Self {
+            method,
+            status,
+            error,
+            request_bytes,
+            response_bytes,
+        } = self;
+        (method, status, error) == (&end.method, &end.status, &end.error)
+            && less(*request_bytes, end.request_bytes)
+            && less(*response_bytes, end.response_bytes)
     }
 
     /// With bodies of so many bytes; `None`: of no size that is told.
@@ -130,7 +148,8 @@ pub fn compare(expected: &[Exchange], spans: &[Span]) -> Differences {
             }
             let says = end_of(span);
             if says != *end {
-                differences.add(case, format!("{kind:?} {target}: {says:?}\n    expected {end:?}"));
+                let less = if says.says_less_than(end) { SAYS_LESS } else { "" };
+                differences.add(case, format!("{kind:?} {target}: {less}{says:?}\n    expected {end:?}"));
             }
             found.push(span);
         }
