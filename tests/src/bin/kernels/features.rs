@@ -6,7 +6,7 @@ use anyhow::Result;
 use spoor_tests::{
     agent::Recorder,
     otlp::{Kind, Span},
-    raw::{Exchange, World, compare, play, selection, target_of},
+    raw::{Exchange, SAYS_LESS, World, compare, play, selection, target_of},
 };
 
 use crate::{beside, lossy::were_preempted};
@@ -164,9 +164,10 @@ pub fn raw(report: &mut Report) {
     }
 }
 
-/// What a call that was not seen can lead to: no span, or a root where a child should be. Never another status or parent.
+/// What a call that was not seen can lead to: no span, a root where a child should be, or a body without a size. Never
+/// another status, size or parent.
 fn is_of_unseen_call(difference: &str) -> bool {
-    difference.contains(": no span; ") || difference.ends_with("parent \"\" by None")
+    difference.contains(": no span; ") || difference.ends_with("parent \"\" by None") || difference.contains(SAYS_LESS)
 }
 
 /// Each request that was seen at both ends hangs below the call that sent it, if its connection's ends can be told to be one's.
