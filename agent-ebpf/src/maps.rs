@@ -260,17 +260,10 @@ impl Words {
         Some(Self { entry, conn })
     }
 
-    /// Whether Core follows it.
-    #[inline(always)]
-    pub fn is_followed(self) -> bool {
-        // SAFETY: a live map value, which the agent may be writing; a word is read whole.
-        unsafe { (&raw const (*self.entry).conn).read_volatile() == self.conn }
-    }
-
-    /// Below which offset no record is needed; 0: nothing is said.
+    /// Below which offset no record is needed; 0: nothing is said, Core does not follow it.
     #[inline(always)]
     pub fn until(self, way: usize) -> u64 {
-        // SAFETY: as above; the index is bounded.
+        // SAFETY: a live map value, which the agent may be writing; a word is read whole, and the index is bounded.
         let (until, seal) = unsafe {
             (
                 (&raw const (*self.entry).until[way & 1]).read_volatile(),

@@ -146,9 +146,9 @@ fn records(scratch: *mut Scratch, socket: Socket, call: &Call) -> Option<()> {
     }
 
     let words = Words::of(connection.id)?;
-    let followed = words.is_followed();
-    let told = if followed { words.until(way) } else { 0 };
-    if told == u64::MAX && words.until(way ^ 1) == u64::MAX {
+    let told = words.until(way);
+    let followed = told != 0;
+    if told == u64::MAX && words.give_up() {
         connection.flags |= OPAQUE;
         return None;
     }

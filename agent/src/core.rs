@@ -95,10 +95,9 @@ struct Process {
     provisional: bool,
     /// Its facts were asked for.
     asked: bool,
-    /// It was seen to begin: all its requests are known.
-    born: bool,
-    /// When it was found, if it was not seen to begin.
-    found_ns: Option<u64>,
+    /// Until when it may be busy with requests that came before it was found; 0: it was seen to begin. `None`: it did
+    /// nothing yet.
+    busy_until_ns: Option<u64>,
     /// When it did something last, by `CLOCK_MONOTONIC`.
     last_ns: u64,
     /// When its last thread ended.
@@ -314,9 +313,9 @@ impl Core {
             process = self.processes.entry(tgid).or_default();
         }
         process.last_ns = now_ns;
-        if !process.born {
-            process.found_ns.get_or_insert(now_ns);
-        }
+        process
+            .busy_until_ns
+            .get_or_insert(now_ns.saturating_add(LONGEST_REQUEST_NS));
         if !process.asked {
             process.asked = true;
             self.wanted.push(tgid);
@@ -325,15 +324,15 @@ impl Core {
 
     /// Whether a process may be busy with requests that came before it was found.
     fn may_be_busy(&self, tgid: u32, now_ns: u64) -> bool {
-        let found_ns = self.processes.get(&tgid).and_then(|process| process.found_ns);
-        found_ns.is_some_and(|found_ns| now_ns < found_ns.saturating_add(LONGEST_REQUEST_NS))
+        let busy_until_ns = self.processes.get(&tgid).and_then(|process| process.busy_until_ns);
+        busy_until_ns.is_some_and(|until_ns| now_ns < until_ns)
     }
 
     /// A process that begins, of which whoever feeds Core asks, without being told to.
     fn told_elsewhere(&mut self, tgid: u32, now_ns: u64) -> &mut Process {
         let process = self.processes.entry(tgid).or_default();
         process.asked = true;
-        process.born = true;
+        process.busy_until_ns = Some(0);
         process.last_ns = now_ns;
         process
     }

@@ -19,17 +19,15 @@ pub const fn follow_slot(conn: u64) -> u32 {
 
 /// What Core tells the programs of a connection: an entry of the memory-mapped array `FOLLOW`.
 ///
-/// An entry with a connection's name means: Core follows it (capture every segment, though its birth was not seen). A
-/// segment that lies wholly below its word for the direction ([`Follow::told`]) needs no record. `u64::MAX`: the connection
-/// is of no interest any more.
+/// A word for a connection ([`Follow::told`]) means: Core follows it (capture every segment, though its birth was not seen),
+/// and a segment that lies wholly below the word of its direction needs no record; 1 says no more than that it is followed.
+/// `u64::MAX` in both: the connection is of no interest any more.
 ///
 /// The agent writes while programs read, another connection may get the slot meanwhile, and some processors (64-bit ARM)
 /// do not keep the order of writes, nor of reads: so each word says by itself whose it is.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Follow {
-    /// The connection that the words are for.
-    pub conn: u64,
     /// Indexed by [`Direction`](super::Direction).
     pub until: [u64; 2],
     /// Each word again, mixed with the name of its connection: [`Follow::seal`].

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context;
 
-use super::{second_look::Seen, whys::Why};
+use super::second_look::{Seen, selected};
 use crate::{
     probe::Waker,
     process::{ExecHint, Gatherer, Match, ProcRoot, ProcessFacts, Reason, Selection, peculiarities},
@@ -218,31 +218,10 @@ impl Learner {
                 self.known.remove(&tgid);
                 Vec::new()
             }
-            Question::Look { targets, rules } => vec![Answer::Seen(self.look(targets, rules))],
-        }
-    }
-
-    fn look(&self, mut targets: BTreeSet<u32>, rules: bool) -> Seen {
-        let mut selected = Vec::new();
-        if rules {
-            let named = self.selection.scan().into_iter();
-            selected.extend(named.map(|(tgid, reason)| (tgid, Why::Rule(reason))));
-            targets.extend(selected.iter().map(|&(tgid, _)| tgid));
-        }
-        loop {
-            let before = targets.len();
-            for (child, parent) in self.selection.children(&targets) {
-                if targets.insert(child) {
-                    selected.push((child, Why::Child(parent)));
-                }
-            }
-            if targets.len() == before {
-                break;
-            }
-        }
-        Seen {
-            running: self.root.processes().into_iter().collect(),
-            selected,
+            Question::Look { targets, rules } => vec![Answer::Seen(Seen {
+                running: self.root.processes().into_iter().collect(),
+                selected: selected(&self.selection, targets, rules),
+            })],
         }
     }
 

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::whys::Why;
+use crate::process::Selection;
 
 /// Time between two looks, in nanoseconds: each reads the whole of /proc.
 const PERIOD_NS: u64 = 2_000_000_000;
@@ -21,6 +22,28 @@ pub struct Seen {
     pub running: BTreeSet<u32>,
     /// Those that are selected, and their descendants.
     pub selected: Vec<(u32, Why)>,
+}
+
+/// What runs and is selected: what a rule names, if `rules` count, and all descendants of that and of `targets`. Of the
+/// targets themselves only what a rule names is told again.
+pub fn selected(selection: &Selection, mut targets: BTreeSet<u32>, rules: bool) -> Vec<(u32, Why)> {
+    let mut selected = Vec::new();
+    if rules {
+        let named = selection.scan().into_iter();
+        selected.extend(named.map(|(tgid, reason)| (tgid, Why::Rule(reason))));
+        targets.extend(selected.iter().map(|&(tgid, _)| tgid));
+    }
+    loop {
+        let before = targets.len();
+        for (child, parent) in selection.children(&targets) {
+            if targets.insert(child) {
+                selected.push((child, Why::Child(parent)));
+            }
+        }
+        if targets.len() == before {
+            return selected;
+        }
+    }
 }
 
 /// What is to be done.

@@ -14,7 +14,7 @@ use anyhow::Context;
 
 use super::{
     facts::{Answer, Facts, Question},
-    second_look::{SecondLook, Seen, Verdict},
+    second_look::{SecondLook, Seen, Verdict, selected},
     shown::{Shown, State},
     signals::{Command, Stop},
     undecided::Undecided,
@@ -143,12 +143,8 @@ impl Session {
         // What a process forks before it is a target is found by the next look.
         loop {
             let before = self.alive.len();
-            for (tgid, reason) in self.selection.scan() {
-                self.select(tgid, Why::Rule(reason));
-            }
-            for (child, parent) in self.selection.children(&self.alive) {
-                self.parents.insert(child, parent);
-                self.select(child, Why::Child(parent));
+            for (tgid, why) in selected(&self.selection, self.alive.clone(), true) {
+                self.select(tgid, why);
             }
             if self.alive.len() == before {
                 break;
@@ -169,6 +165,9 @@ impl Session {
 
     fn select(&mut self, tgid: u32, why: Why) {
         if self.alive.insert(tgid) {
+            if let Why::Child(parent) = why {
+                self.parents.insert(tgid, parent);
+            }
             self.whys.note(tgid, why);
             self.probe.shared.set_target(tgid, true);
             let parent = self.parents.get(&tgid).copied();
@@ -199,9 +198,9 @@ impl Session {
     }
 
     fn sleep(&mut self) {
-        self.show();
+        let lost = self.show();
         let now_ns = monotonic_ns();
-        self.look_again(now_ns);
+        self.look_again(lost, now_ns);
         let deadlines = [self.core.next_deadline_ns(), self.second_look.next_deadline_ns()];
         let longest = deadlines
             .into_iter()
@@ -342,9 +341,6 @@ impl Session {
             );
         }
         for (tgid, why) in begun {
-            if let Why::Child(parent) = why {
-                self.parents.insert(tgid, parent);
-            }
             self.select(tgid, why);
         }
         self.decided(strangers.into_iter().map(|tgid| (tgid, false)).collect());
@@ -379,13 +375,13 @@ impl Session {
         self.tape(&Frame::Clock { monotonic_ns, unix_ns });
         self.core.clock(monotonic_ns, unix_ns);
         self.probe.look_at_skipped();
-        self.show();
-        self.look_again(now_ns);
+        let lost = self.show();
+        self.look_again(lost, now_ns);
     }
 
-    /// Looks at what runs, if the ring had no room lately.
-    fn look_again(&mut self, now_ns: u64) {
-        if self.second_look.is_due(lost_by(&self.probe.counters()), now_ns) {
+    /// Looks at what runs, if the ring had no room lately. `lost`: how many records found none so far.
+    fn look_again(&mut self, lost: u64, now_ns: u64) {
+        if self.second_look.is_due(lost, now_ns) {
             let decided = |tgid: &&u32| !self.undecided.contains(**tgid);
             self.facts.ask(Question::Look {
                 targets: self.alive.iter().filter(decided).copied().collect(),
@@ -394,9 +390,12 @@ impl Session {
         }
     }
 
-    fn show(&self) {
+    /// Shows the counters. Returns how many records found no room in the ring.
+    fn show(&self) -> u64 {
         let kernel = self.probe.counters();
-        self.shown.pulse.ring(Instant::now(), lost_by(&kernel), self.records.0);
+        let ring_full = kernel.iter().find(|(cause, _)| *cause == Counter::RingFull);
+        let lost = ring_full.map_or(0, |&(_, count)| count);
+        self.shown.pulse.ring(Instant::now(), lost, self.records.0);
         self.shown.set(State {
             kernel: kernel.into_iter().map(|(cause, count)| (cause.name(), count)).collect(),
             core: self.core.counters(),
@@ -405,6 +404,7 @@ impl Session {
             talking: self.core.talking(),
             lost: self.probe.lost.iter().map(|lost| lost.feature.to_owned()).collect(),
         });
+        lost
     }
 
     fn tape(&mut self, frame: &Frame<'_>) {
@@ -422,7 +422,10 @@ impl Session {
         // While targets go on, there may always be more.
         while self.turn() > 0 {
             if Instant::now() > until {
-                tracing::warn!("the ring was not read to its end: more came than could be taken");
+                tracing::warn!(
+                    "the ring was not read to its end, its last records are lost: more came than could be taken; select fewer \
+                     processes, or give Spoor CPU time"
+                );
                 break;
             }
         }
@@ -464,12 +467,6 @@ impl Session {
             self.turn();
         }
     }
-}
-
-/// Records that found no room in the ring.
-fn lost_by(counters: &[(Counter, u64)]) -> u64 {
-    let ring_full = counters.iter().find(|(cause, _)| *cause == Counter::RingFull);
-    ring_full.map_or(0, |&(_, count)| count)
 }
 
 fn write(sink: &mut Sink, broken: &mut Option<crate::tape::TapeError>, frame: &Frame<'_>) {

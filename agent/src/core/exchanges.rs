@@ -196,7 +196,7 @@ impl Core {
         };
         let queued = !connection.exchanges.is_empty();
         let opener = if exchange == 0 { connection.opener.take() } else { None };
-        let hidden = exchange == 0 && (connection.opener_hidden || connection.connected_unseen());
+        let hidden = exchange == 0 && connection.opener_hidden;
         let wire = connection.wire_offset(offset);
         let id = if server {
             self.causality.request(node, queued, complete.time_ns)

@@ -54,10 +54,9 @@ pub struct Connection {
     pub connecting_since_ns: Option<u64>,
     /// The request that it was connected for, and by which thread.
     pub opener: Option<NodeId>,
-    /// It was connected for a request that is not known.
+    /// It was connected for a request that is not known; or unseen, and it had carried nothing when it was found: then that
+    /// request may be one that nobody saw.
     pub opener_hidden: bool,
-    /// What connect(2) told of it has come.
-    connect_told: bool,
     /// Requests that were not answered yet, or not wholly, by their number.
     pub exchanges: Requests,
     /// Stream offsets of the requests, where both ends can compare them.
@@ -160,6 +159,8 @@ impl Connection {
     pub fn new(open: &Open) -> Self {
         let mut connection = Self::named(open.conn, open.header.execution.tgid, open.header.time_ns);
         connection.describe(open);
+        // What connect(2) tells, if it does, comes behind this.
+        connection.opener_hidden = open.from_birth == 1;
         connection
     }
 
@@ -184,7 +185,6 @@ impl Connection {
             connecting_since_ns: None,
             opener: None,
             opener_hidden: false,
-            connect_told: false,
             exchanges: Requests::new(),
             offsets: Requests::new(),
             remote_fin: false,
@@ -219,7 +219,6 @@ impl Connection {
 
     /// Takes what connect(2) tells: who opened it, and where to. `path`: the Unix socket's address, as it was given.
     pub fn connected(&mut self, connect: &Connect, path: &[u8]) {
-        self.connect_told = true;
         self.tgid = connect.header.execution.tgid;
         if self.described.is_none() && self.next == [0; 2] {
             self.connecting_since_ns = Some(connect.start_ns);
@@ -276,12 +275,6 @@ impl Connection {
     /// Whether requests on it are read by a parser that knows where it is.
     pub fn is_followed(&self) -> bool {
         matches!(&self.state, State::Http(http) if http.is_synchronised())
-    }
-
-    /// Whether it was connected unseen, and had carried nothing when it was: the request that it was connected for may be
-    /// one that nobody saw.
-    pub fn connected_unseen(&self) -> bool {
-        !self.connect_told && self.described.is_some_and(|open| open.from_birth)
     }
 
     /// Whether it is looked at, and nothing on it was understood yet.

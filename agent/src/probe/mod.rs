@@ -122,8 +122,6 @@ impl Shared {
             self.follow
                 .set(slot, |entry| unsafe { &raw mut (*entry).seals[way & 1] }, seal);
         }
-        // SAFETY: as above.
-        self.follow.set(slot, |entry| unsafe { &raw mut (*entry).conn }, conn);
     }
 
     /// Says that the reader sleeps, or works.

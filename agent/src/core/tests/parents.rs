@@ -262,6 +262,57 @@ fn nginx_that_was_busy_when_it_was_found_makes_calls_for_what_nobody_saw() {
     assert_eq!(calls(&mut world), 0, "one request is there: both are made for it");
 }
 
+/// A request comes, then another one, and only then is a call known that was made for neither: its connection is older than
+/// the agent, and shows where its requests begin when the response comes.
+fn a_call_that_is_known_late(world: &mut World) {
+    let (mut one, mut two) = (world.server(10), world.server(10));
+    let mut call = world.open(Open {
+        from_birth: 0,
+        written: 100,
+        read: 100,
+        ..open(900, 10, 10, Role::Unknown)
+    });
+    world.feed(call.writes(10, &get("/a")));
+    world.feed(one.reads(10, &get("/a")));
+    world.feed(call.reads(10, OK));
+    world.feed(two.reads(10, &get("/a")));
+    for end in [&mut one, &mut two] {
+        world.feed(end.writes(10, OK));
+    }
+}
+
+#[test]
+fn what_is_known_late_of_nginx_is_nobodys_call() {
+    let roots = [
+        "front client GET /a <- root",
+        "front server GET /a <- root",
+        "front server GET /a <- root",
+    ];
+    let mut world = two_services(Runtime::Nginx);
+    a_call_that_is_known_late(&mut world);
+    assert_eq!(world.tree(), roots);
+    // What it is may be known only behind all of that.
+    let mut world = World::new();
+    a_call_that_is_known_late(&mut world);
+    assert_eq!(world.tree(), Vec::<String>::new());
+    world.process(10, "front", Runtime::Nginx);
+    assert_eq!(world.tree(), roots);
+}
+
+#[test]
+fn nginx_that_is_known_only_now_was_busy_when_it_was_found() {
+    let mut world = World::new();
+    let (mut back, mut call) = (world.server(10), world.client(10, 10));
+    world.feed(back.reads(10, &get("/a")));
+    for _ in 0..2 {
+        world.feed(call.writes(10, &get("/a")));
+        world.feed(call.reads(10, OK));
+    }
+    world.feed(back.writes(10, OK));
+    world.process(10, "front", Runtime::Nginx);
+    assert_eq!(world.tree().iter().filter(|line| line.contains("(thread)")).count(), 0);
+}
+
 #[test]
 fn nginx_that_connected_before_it_was_found_did_so_for_what_nobody_saw() {
     let mut world = two_services(Runtime::Nginx);
