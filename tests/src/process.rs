@@ -106,12 +106,12 @@ impl Process {
         }
     }
 
-    /// The child's standard error, if it was made a pipe; given once.
+    /// What it reads, if that comes from a pipe; given once.
     pub fn take_stdin(&mut self) -> Option<std::process::ChildStdin> {
         self.child.stdin.take()
     }
 
-    /// What it prints, if that goes to a pipe.
+    /// What it prints, if that goes to a pipe; given once.
     pub fn take_stdout(&mut self) -> Option<std::process::ChildStdout> {
         self.child.stdout.take()
     }

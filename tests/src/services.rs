@@ -193,6 +193,11 @@ impl Service {
         Ok(self.process.heads()?.iter().map(|id| format!("--pid={id}")).collect())
     }
 
+    /// All its processes that run now.
+    pub fn processes(&self) -> Result<Vec<u32>> {
+        self.process.group()
+    }
+
     /// What it printed, to look for the cause of a failure.
     pub fn printed(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("output.log")).unwrap_or_default()

@@ -41,11 +41,17 @@ fn rows<'a>(listing: &'a Value, pids: &[u64]) -> Vec<&'a Value> {
 }
 
 fn pids(service: &Service) -> Result<Vec<u64>> {
-    let selection = service.selection()?;
-    let pids = selection
-        .iter()
-        .filter_map(|rule| rule.strip_prefix("--pid=")?.parse().ok());
-    Ok(pids.collect())
+    Ok(service.processes()?.into_iter().map(u64::from).collect())
+}
+
+/// That of the service's processes, the one that its rule names is selected for the rule, its children for their parent.
+fn is_selected(rows: &[&Value], rule: &str) -> bool {
+    let head = rule.strip_prefix("--pid=").unwrap_or_default();
+    let of_head = format!("child of {head}");
+    rows.iter().all(|row| {
+        let named = row["pid"].to_string() == head;
+        row["selected"] == true && row["why"] == if named { "--pid" } else { of_head.as_str() }
+    })
 }
 
 fn sum(rows: &[&Value], key: &str) -> u64 {
@@ -101,6 +107,7 @@ fn it_says_what_is_traced_and_why_and_what_is_not_visible() -> Result<()> {
     let spans = format!("otlp-json={}", directory.path().join("spans").display());
 
     let mut selection = traced.selection()?;
+    let of_head = selection.concat();
     selection.push(format!("--pid={}", speaker.id()));
     let rules = selection.clone();
     selection.push(format!("--control={socket}"));
@@ -142,12 +149,10 @@ fn it_says_what_is_traced_and_why_and_what_is_not_visible() -> Result<()> {
     let traced_rows = rows(&listing, &of_traced);
     ensure!(
         traced_rows.len() == of_traced.len()
-            && traced_rows.iter().all(|row| {
-                row["selected"] == true
-                    && row["why"] == "--pid"
-                    && row["runtime"] == "nginx"
-                    && row["service"] == "nginx"
-            })
+            && is_selected(&traced_rows, &of_head)
+            && traced_rows
+                .iter()
+                .all(|row| row["runtime"] == "nginx" && row["service"] == "nginx")
             && sum(&traced_rows, "missed") == 0,
         "{traced_rows:#?}"
     );
@@ -204,7 +209,7 @@ fn it_says_what_is_traced_and_why_and_what_is_not_visible() -> Result<()> {
     let (would, would_not) = (rows(&listing, &of_traced), rows(&listing, &of_other));
     ensure!(
         would.len() == of_traced.len()
-            && would.iter().all(|row| row["selected"] == true && row["why"] == "--pid")
+            && is_selected(&would, &of_head)
             && would_not.len() == of_other.len()
             && would_not.iter().all(|row| row["selected"] == false),
         "{would:#?}\n{would_not:#?}"
