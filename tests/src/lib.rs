@@ -10,6 +10,7 @@ pub mod collector;
 pub mod compare;
 pub mod http;
 pub mod instructions;
+pub mod line_process;
 pub mod metrics;
 pub mod net;
 pub mod otlp;

@@ -14,7 +14,7 @@ mod sockets;
 mod world;
 
 pub use cases::{play, selection};
-pub use expected::{Differences, End, Exchange, SAYS_LESS, compare, end_of, target_of};
+pub use expected::{Difference, Differences, End, Exchange, compare, end_of, target_of};
 pub use messages::{get, response};
 pub use namespaces::Namespaces;
 pub use peer::{Answer, Peer};

@@ -46,11 +46,11 @@ fn pids(service: &Service) -> Result<Vec<u64>> {
 
 /// That of the service's processes, the one that its rule names is selected for the rule, its children for their parent.
 fn is_selected(rows: &[&Value], rule: &str) -> bool {
-    let head = rule.strip_prefix("--pid=").unwrap_or_default();
-    let of_head = format!("child of {head}");
+    let head = rule.strip_prefix("--pid=").and_then(|pid| pid.parse::<u64>().ok());
+    let of_head = format!("child of {}", head.unwrap_or_default());
     rows.iter().all(|row| {
-        let named = row["pid"].to_string() == head;
-        row["selected"] == true && row["why"] == if named { "--pid" } else { of_head.as_str() }
+        let is_head = row["pid"].as_u64() == head;
+        row["selected"] == true && row["why"] == if is_head { "--pid" } else { of_head.as_str() }
     })
 }
 

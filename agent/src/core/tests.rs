@@ -6,6 +6,7 @@ mod ignored;
 mod lives;
 mod odd;
 mod parents;
+mod processes;
 mod property;
 mod workloads;
 

@@ -7,9 +7,6 @@ use std::{
 
 use crate::otlp::{Kind, Span};
 
-/// Of a difference: all that the span says is right, but a body's size is missing.
-pub const SAYS_LESS: &str = "says less: ";
-
 /// What one end's span says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End {
@@ -87,12 +84,44 @@ pub struct Exchange {
     pub server: Option<End>,
 }
 
+/// Something that is different from what must be.
+#[derive(Debug)]
+pub struct Difference {
+    /// A system call that the agent did not see can lead to it: no span, a root where a child should be, a body without a
+    /// size. Never another status, size or parent.
+    pub may_be_unseen: bool,
+    /// What it is.
+    pub text: String,
+}
+
+impl Difference {
+    fn wrong(text: String) -> Self {
+        Self {
+            may_be_unseen: false,
+            text,
+        }
+    }
+
+    fn missing(text: String) -> Self {
+        Self {
+            may_be_unseen: true,
+            text,
+        }
+    }
+}
+
+impl Display for Difference {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        self.text.fmt(formatter)
+    }
+}
+
 /// What is different from what must be, by case.
 #[derive(Debug, Default)]
-pub struct Differences(pub BTreeMap<String, Vec<String>>);
+pub struct Differences(pub BTreeMap<String, Vec<Difference>>);
 
 impl Differences {
-    fn add(&mut self, case: &str, what: String) {
+    fn add(&mut self, case: &str, what: Difference) {
         self.0.entry(case.to_owned()).or_default().push(what);
     }
 }
@@ -140,46 +169,57 @@ pub fn compare(expected: &[Exchange], spans: &[Span]) -> Differences {
             let (case, target) = (&exchange.case, &exchange.target);
             let mut these = seen.remove(&(kind, target.clone())).unwrap_or_default();
             let Some(span) = these.pop() else {
-                differences.add(case, format!("{kind:?} {target}: no span; expected {end:?}"));
+                let text = format!("{kind:?} {target}: no span; expected {end:?}");
+                differences.add(case, Difference::missing(text));
                 continue;
             };
             if !these.is_empty() {
-                differences.add(case, format!("{kind:?} {target}: {} spans", these.len() + 1));
+                let text = format!("{kind:?} {target}: {} spans", these.len() + 1);
+                differences.add(case, Difference::wrong(text));
             }
             let says = end_of(span);
             if says != *end {
-                let less = if says.says_less_than(end) { SAYS_LESS } else { "" };
-                differences.add(case, format!("{kind:?} {target}: {less}{says:?}\n    expected {end:?}"));
+                let difference = Difference {
+                    may_be_unseen: says.says_less_than(end),
+                    text: format!("{kind:?} {target}: {says:?}\n    expected {end:?}"),
+                };
+                differences.add(case, difference);
             }
             found.push(span);
         }
-        if let Some(what) = wrong_link(exchange, parent, &found) {
-            differences.add(&exchange.case, format!("{}: {what}", exchange.target));
+        if let Some(mut difference) = wrong_link(exchange, parent, &found) {
+            difference.text = format!("{}: {difference}", exchange.target);
+            differences.add(&exchange.case, difference);
         }
     }
     for ((kind, target), spans) in seen {
         let what = format!("{kind:?} {target}: not expected: {:?}", end_of(spans[0]));
-        differences.add(case_of(&target), what);
+        differences.add(case_of(&target), Difference::wrong(what));
     }
     differences
 }
 
 /// The parents, and the order of the four times.
-fn wrong_link(exchange: &Exchange, parent: &str, found: &[&Span]) -> Option<String> {
-    for span in found {
-        if span.start_ns > span.end_ns {
-            return Some("a span ends before it starts".to_owned());
-        }
+fn wrong_link(exchange: &Exchange, parent: &str, found: &[&Span]) -> Option<Difference> {
+    let wrong = |text: String| Some(Difference::wrong(text));
+    if found.iter().any(|span| span.start_ns > span.end_ns) {
+        return wrong("a span ends before it starts".to_owned());
     }
     match found {
         [client, server] if exchange.apart => {
             let roots = client.parent_id.is_empty() && server.parent_id.is_empty();
-            (!roots || client.trace_id == server.trace_id).then(|| "two ends that cannot be matched are".to_owned())
+            if roots && client.trace_id != server.trace_id {
+                return None;
+            }
+            wrong("two ends that cannot be matched are".to_owned())
         }
         [client, server] => {
             let method = server.text("spoor.parent.method");
             if client.parent_id != parent {
-                return Some(format!("the client's parent is {:?}, not {parent:?}", client.parent_id));
+                return Some(Difference {
+                    may_be_unseen: client.parent_id.is_empty(),
+                    text: format!("the client's parent is {:?}, not {parent:?}", client.parent_id),
+                });
             }
             if (&server.parent_id, &server.trace_id, method) != (&client.span_id, &client.trace_id, Some("same-host")) {
                 let trace = if server.trace_id == client.trace_id {
@@ -187,27 +227,29 @@ fn wrong_link(exchange: &Exchange, parent: &str, found: &[&Span]) -> Option<Stri
                 } else {
                     "another trace, "
                 };
-                return Some(format!(
-                    "the server's span is not the client's child: {trace}parent {:?} by {method:?}",
-                    server.parent_id
-                ));
+                return Some(Difference {
+                    may_be_unseen: server.parent_id.is_empty() && method.is_none(),
+                    text: format!(
+                        "the server's span is not the client's child: {trace}parent {:?} by {method:?}",
+                        server.parent_id
+                    ),
+                });
             }
             if client.start_ns > server.start_ns {
-                return Some(format!(
-                    "the server starts {} ns before the client",
-                    client.start_ns - server.start_ns
-                ));
+                let early = client.start_ns - server.start_ns;
+                return wrong(format!("the server starts {early} ns before the client"));
             }
             // Who gives up does not wait for the other end.
             let whole = [&exchange.client, &exchange.server]
                 .iter()
                 .all(|end| end.as_ref().is_some_and(|end| end.error.is_none()));
-            (whole && server.end_ns > client.end_ns).then(|| {
+            if whole && server.end_ns > client.end_ns {
                 let late = server.end_ns - client.end_ns;
-                format!("the server ends {late} ns after the client")
-            })
+                return wrong(format!("the server ends {late} ns after the client"));
+            }
+            None
         }
-        [alone] if !alone.parent_id.is_empty() => Some("a span without its other end has a parent".to_owned()),
+        [alone] if !alone.parent_id.is_empty() => wrong("a span without its other end has a parent".to_owned()),
         _ => None,
     }
 }

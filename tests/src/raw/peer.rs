@@ -1,16 +1,11 @@
 //! Processes at the ends of connections, told call by call what to do.
 
-use std::{
-    io::{BufRead, BufReader, PipeWriter, Write},
-    path::Path,
-    process::{Command, Stdio},
-    sync::mpsc::{self, Receiver},
-    time::Duration,
-};
+use std::{path::Path, process::Command, time::Duration};
 
-use crate::process::Process;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use nix::sys::signal::Signal;
+
+use crate::line_process::LineProcess;
 
 /// How long a peer may take for a command.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -19,18 +14,12 @@ const LIMIT: Duration = Duration::from_secs(300);
 pub type Answer = Result<String, i32>;
 
 /// A process that makes the system calls that it is told.
-pub struct Peer {
-    name: String,
-    process: Process,
-    commands: PipeWriter,
-    answers: Receiver<String>,
-    told: String,
-}
+pub struct Peer(LineProcess);
 
 impl Peer {
     /// Starts one, a process of the program `rawpeer`, in a network namespace if one is named.
     pub fn start(program: &Path, name: &str, namespace: Option<&str>) -> Result<Self> {
-        let mut command = match namespace {
+        let command = match namespace {
             None => Command::new(program),
             Some(namespace) => {
                 let mut command = Command::new("ip");
@@ -38,28 +27,7 @@ impl Peer {
                 command
             }
         };
-        command.env("OTEL_SERVICE_NAME", name);
-        let (stdin, commands) = std::io::pipe()?;
-        let (stdout, child_stdout) = std::io::pipe()?;
-        let process = Process::start_with(name, command, stdin.into(), child_stdout.into(), Stdio::inherit())?;
-        let (sender, answers) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                // Nobody asks any more when the test has failed.
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        let name = name.to_owned();
-        let told = String::new();
-        let mut peer = Self {
-            name,
-            process,
-            commands,
-            answers,
-            told,
-        };
+        let mut peer = Self(LineProcess::start(name, command, LIMIT)?);
         // It is the program now, and not what starts it.
         peer.ask("sleep 0")?.map_err(anyhow::Error::msg)?;
         Ok(peer)
@@ -67,25 +35,21 @@ impl Peer {
 
     /// Its process id.
     pub fn id(&self) -> u32 {
-        self.process.id()
+        self.0.id()
     }
 
     /// Lets it begin something; [`Peer::answer`] waits for the end of it.
     pub fn tell(&mut self, command: &str) -> Result<()> {
-        self.told = command.chars().take(80).collect();
-        let line = format!("{command}\n");
-        let sent = self.commands.write_all(line.as_bytes());
-        sent.with_context(|| format!("{} has ended before: {}", self.name, self.told))
+        self.0.tell(command)
     }
 
     /// What came of the oldest command that is not answered.
     pub fn answer(&mut self) -> Result<Answer> {
-        let answer = self.answers.recv_timeout(LIMIT);
-        let answer = answer.with_context(|| format!("{} does not answer to: {}", self.name, self.told))?;
+        let answer = self.0.line()?;
         match answer.split_once(' ') {
             Some(("ok", answer)) => Ok(Ok(answer.to_owned())),
             Some(("err", number)) => Ok(Err(number.parse()?)),
-            _ => bail!("{} says: {answer}", self.name),
+            _ => bail!("{} says: {answer}", self.0.name()),
         }
     }
 
@@ -101,8 +65,8 @@ impl Peer {
             Ok(answer) => Ok(answer),
             Err(number) => bail!(
                 "{} cannot do this: {} ({})",
-                self.name,
-                self.told,
+                self.0.name(),
+                self.0.told(),
                 std::io::Error::from_raw_os_error(number)
             ),
         }
@@ -114,16 +78,14 @@ impl Peer {
         ensure!(
             moved == bytes.to_string(),
             "{}: {moved} of {bytes} bytes: {}",
-            self.name,
-            self.told
+            self.0.name(),
+            self.0.told()
         );
         Ok(())
     }
 
     /// Kills it with -9, and waits for its end.
     pub fn kill(&mut self) -> Result<()> {
-        self.process.signal(Signal::SIGKILL)?;
-        self.process.wait(LIMIT)?;
-        Ok(())
+        self.0.end(Signal::SIGKILL)
     }
 }

@@ -1,15 +1,14 @@
 //! The strict programs: what they understood is the truth.
 
 use std::{
-    io::{BufRead, BufReader, PipeWriter, Read, Write},
+    io::{Read, Write},
     net::TcpStream,
-    process::{Command, Stdio},
-    sync::mpsc::{self, Receiver},
+    process::Command,
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
-use spoor_tests::process::Process;
+use anyhow::{Result, bail};
+use spoor_tests::line_process::LineProcess;
 
 use crate::Exchange;
 
@@ -29,9 +28,7 @@ pub struct Strict {
     pub name: &'static str,
     /// Where it serves.
     pub port: u16,
-    process: Process,
-    input: PipeWriter,
-    lines: Receiver<String>,
+    process: LineProcess,
 }
 
 impl Strict {
@@ -40,37 +37,21 @@ impl Strict {
             bail!("no program")
         };
         let mut command = Command::new(program);
-        command.args(arguments).arg(role).env("OTEL_SERVICE_NAME", name);
-        let (stdin, input) = std::io::pipe()?;
-        let (stdout, child_stdout) = std::io::pipe()?;
-        let process = Process::start_with(name, command, stdin.into(), child_stdout.into(), Stdio::inherit())?;
-        let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                // Nobody asks any more when the test has ended.
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
+        command.args(arguments).arg(role);
         Ok(Self {
             name,
             port: 0,
-            process,
-            input,
-            lines,
+            process: LineProcess::start(name, command, LIMIT)?,
         })
     }
 
     /// The next line that it says.
     pub fn line(&self) -> Result<String> {
-        self.lines
-            .recv_timeout(LIMIT)
-            .with_context(|| format!("{} says nothing", self.name))
+        self.process.line()
     }
 
     pub fn tell(&mut self, line: &str) -> Result<()> {
-        writeln!(self.input, "{line}").with_context(|| format!("{} has ended", self.name))
+        self.process.tell(line)
     }
 
     /// All requests that the server was given, up to one that is sent now.

@@ -6,7 +6,7 @@ use anyhow::Result;
 use spoor_tests::{
     agent::Recorder,
     otlp::{Kind, Span},
-    raw::{Exchange, SAYS_LESS, World, compare, play, selection, target_of},
+    raw::{Difference, Exchange, World, compare, play, selection, target_of},
 };
 
 use crate::{beside, lossy::were_preempted};
@@ -123,14 +123,15 @@ pub fn raw(report: &mut Report) {
     };
     report.tell("same-host links", same_host(&world.expected, &spans, preempted));
     let mut differences = compare(&world.expected, &spans).0;
-    let mut features: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    let mut features: BTreeMap<&str, Vec<Difference>> = BTreeMap::new();
     for case in &world.cases {
         let wrong = features.entry(feature_of(case)).or_default();
-        for difference in differences.remove(case).into_iter().flatten() {
-            wrong.push(format!("{case}: {difference}"));
+        for mut difference in differences.remove(case).into_iter().flatten() {
+            difference.text = format!("{case}: {difference}");
+            wrong.push(difference);
         }
     }
-    let stray: Vec<String> = differences.into_values().flatten().collect();
+    let stray: Vec<Difference> = differences.into_values().flatten().collect();
     if !stray.is_empty() {
         features.insert("nothing but what was done", stray);
     }
@@ -146,11 +147,12 @@ pub fn raw(report: &mut Report) {
         }
     }
     for (feature, wrong) in features {
-        if preempted && !wrong.is_empty() && wrong.iter().all(|difference| is_of_unseen_call(difference)) {
+        if preempted && !wrong.is_empty() && wrong.iter().all(|difference| difference.may_be_unseen) {
             Report::cannot(feature, UNSEEN);
             continue;
         }
-        let reason = format!("{} differences: {}", wrong.len(), wrong.join("; "));
+        let texts: Vec<&str> = wrong.iter().map(|difference| difference.text.as_str()).collect();
+        let reason = format!("{} differences: {}", wrong.len(), texts.join("; "));
         report.tell(feature, if wrong.is_empty() { Ok(()) } else { Err(reason) });
     }
     println!(
@@ -162,12 +164,6 @@ pub fn raw(report: &mut Report) {
     if any {
         println!("the agent said:\n{said}");
     }
-}
-
-/// What a call that was not seen can lead to: no span, a root where a child should be, or a body without a size. Never
-/// another status, size or parent.
-fn is_of_unseen_call(difference: &str) -> bool {
-    difference.contains(": no span; ") || difference.ends_with("parent \"\" by None") || difference.contains(SAYS_LESS)
 }
 
 /// Each request that was seen at both ends hangs below the call that sent it, if its connection's ends can be told to be one's.

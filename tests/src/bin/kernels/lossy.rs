@@ -12,7 +12,7 @@ use spoor_tests::{
 
 use crate::{
     own_path,
-    threads::{Part, Service, without_warm_up},
+    threads::{Service, part, without_warm_up},
 };
 
 pub fn hammered() -> Result<()> {
@@ -22,7 +22,7 @@ pub fn hammered() -> Result<()> {
     let output = format!("otlp-json={}", file.display());
     let agent = Agent::start(&service.selection(), &output, &[], Stdio::null())?;
     service.warm_up(&file)?;
-    let (hammer, _) = Part::start(own_path()?, "hammer", &[])?;
+    let (hammer, _) = part(own_path()?, "hammer", &[])?;
     service.requests("hammered", 4, 50)?;
     drop(hammer);
     // Counters are taken over with the next records.

@@ -1,10 +1,8 @@
 //! Services with a thread for each connection (`threaded`), and what they must have been seen to do.
 
 use std::{
-    io::{BufRead, BufReader, PipeWriter, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::mpsc::{self, Receiver},
     time::{Duration, Instant},
 };
 
@@ -12,8 +10,8 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use spoor_tests::{
     agent::Agent,
+    line_process::LineProcess,
     otlp::{self, Kind, Span},
-    process::Process,
     raw::{End, Exchange, compare, target_of},
 };
 
@@ -29,65 +27,29 @@ const BODY_BYTES: u64 = 13;
 /// Where calls that are only made to make the agent sure begin.
 const WARM: &str = "/warm";
 
-/// A part of the play, in a process of its own.
-pub struct Part {
-    name: &'static str,
-    process: Process,
-    commands: PipeWriter,
-    answers: Receiver<String>,
-}
-
-impl Part {
-    /// Starts a program that plays this part; gives the first line that it prints.
-    pub fn start(program: PathBuf, name: &'static str, arguments: &[&str]) -> Result<(Self, String)> {
-        let mut command = Command::new(program);
-        command.arg(name).args(arguments).env("OTEL_SERVICE_NAME", name);
-        let (stdin, commands) = std::io::pipe()?;
-        let (stdout, child_stdout) = std::io::pipe()?;
-        let process = Process::start_with(name, command, stdin.into(), child_stdout.into(), Stdio::inherit())?;
-        let (sender, answers) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        let part = Self {
-            name,
-            process,
-            commands,
-            answers,
-        };
-        let first = part.answer()?;
-        Ok((part, first))
-    }
-
-    fn answer(&self) -> Result<String> {
-        let answer = self.answers.recv_timeout(LIMIT);
-        answer.with_context(|| format!("{} does not answer", self.name))
-    }
-
-    fn ask(&mut self, command: &str) -> Result<String> {
-        writeln!(self.commands, "{command}").with_context(|| format!("{} has ended", self.name))?;
-        self.answer()
-    }
+/// Starts a program that plays this part of the play in a process of its own; gives the first line that it prints.
+pub fn part(program: PathBuf, name: &str, arguments: &[&str]) -> Result<(LineProcess, String)> {
+    let mut command = Command::new(program);
+    command.arg(name).args(arguments);
+    let part = LineProcess::start(name, command, LIMIT)?;
+    let first = part.line()?;
+    Ok((part, first))
 }
 
 /// Client, front and back.
 pub struct Service {
-    client: Part,
-    front: Part,
-    back: Part,
+    client: LineProcess,
+    front: LineProcess,
+    back: LineProcess,
     pub expected: Vec<Exchange>,
 }
 
 impl Service {
     pub fn start() -> Result<Self> {
         let threaded = || beside("threaded");
-        let (back, back_address) = Part::start(threaded()?, "back", &[])?;
-        let (front, front_address) = Part::start(threaded()?, "front", &[&back_address])?;
-        let (client, _) = Part::start(threaded()?, "client", &[&front_address])?;
+        let (back, back_address) = part(threaded()?, "back", &[])?;
+        let (front, front_address) = part(threaded()?, "front", &[&back_address])?;
+        let (client, _) = part(threaded()?, "client", &[&front_address])?;
         Ok(Self {
             client,
             front,
@@ -99,10 +61,7 @@ impl Service {
     /// The agent's selection: all three.
     pub fn selection(&self) -> Vec<String> {
         let parts = [&self.client, &self.front, &self.back];
-        parts
-            .iter()
-            .map(|part| format!("--pid={}", part.process.id()))
-            .collect()
+        parts.iter().map(|part| format!("--pid={}", part.id())).collect()
     }
 
     /// So many threads of the client send so many requests each, one after another.
@@ -163,8 +122,7 @@ impl Service {
     /// Ends all of them as a service is ended, the callers first.
     pub fn end(self) -> Result<()> {
         for mut part in [self.client, self.front, self.back] {
-            part.process.signal(Signal::SIGTERM)?;
-            part.process.wait(LIMIT)?;
+            part.end(Signal::SIGTERM)?;
         }
         Ok(())
     }

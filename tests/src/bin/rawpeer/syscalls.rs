@@ -1,127 +1,21 @@
 //! The system calls, each made by its number: a library would choose another one now and then.
 
+mod ways;
+
 use std::{
     net::{IpAddr, SocketAddr},
     os::fd::RawFd,
     ptr,
-    str::FromStr,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
 use libc::{c_int, c_long};
 
+pub use ways::{Address, Duplicate, Receiving, Sending};
+
 /// A system call's error number.
 #[derive(Clone, Copy, Debug)]
 pub struct Errno(pub i32);
-
-/// Where to listen or connect.
-pub enum Address {
-    Ip(SocketAddr),
-    /// By Multipath TCP.
-    Multipath(SocketAddr),
-    Unix(String),
-}
-
-/// A way to send.
-#[derive(Clone, Copy)]
-pub enum Sending {
-    Write,
-    SendTo,
-    WriteV,
-    PWriteV2,
-    SendMsg,
-    SendMMsg,
-    SendFile,
-    Splice,
-    /// `MSG_MORE`: more follows, so that nothing leaves before it.
-    More,
-    /// `MSG_ZEROCOPY`.
-    ZeroCopy,
-}
-
-/// A way to receive.
-#[derive(Clone, Copy)]
-pub enum Receiving {
-    Read,
-    RecvFrom,
-    ReadV,
-    PReadV2,
-    RecvMsg,
-    RecvMMsg,
-    Splice,
-    /// `MSG_PEEK`: what is there stays there.
-    Peek,
-    /// `MSG_TRUNC`: TCP drops the bytes and copies none.
-    Truncate,
-    /// `MSG_WAITALL`.
-    WaitAll,
-    /// `MSG_DONTWAIT`.
-    DontWait,
-}
-
-/// A way to get a second descriptor.
-#[derive(Clone, Copy)]
-pub enum Duplicate {
-    Dup,
-    Dup2,
-    Dup3,
-    Fcntl,
-}
-
-impl FromStr for Sending {
-    type Err = ();
-
-    fn from_str(word: &str) -> Result<Self, ()> {
-        Ok(match word {
-            "write" => Self::Write,
-            "sendto" => Self::SendTo,
-            "writev" => Self::WriteV,
-            "pwritev2" => Self::PWriteV2,
-            "sendmsg" => Self::SendMsg,
-            "sendmmsg" => Self::SendMMsg,
-            "sendfile" => Self::SendFile,
-            "splice" => Self::Splice,
-            "more" => Self::More,
-            "zerocopy" => Self::ZeroCopy,
-            _ => return Err(()),
-        })
-    }
-}
-
-impl FromStr for Receiving {
-    type Err = ();
-
-    fn from_str(word: &str) -> Result<Self, ()> {
-        Ok(match word {
-            "read" => Self::Read,
-            "recvfrom" => Self::RecvFrom,
-            "readv" => Self::ReadV,
-            "preadv2" => Self::PReadV2,
-            "recvmsg" => Self::RecvMsg,
-            "recvmmsg" => Self::RecvMMsg,
-            "splice" => Self::Splice,
-            "peek" => Self::Peek,
-            "truncate" => Self::Truncate,
-            "waitall" => Self::WaitAll,
-            "dontwait" => Self::DontWait,
-            _ => return Err(()),
-        })
-    }
-}
-
-impl FromStr for Duplicate {
-    type Err = ();
-
-    fn from_str(word: &str) -> Result<Self, ()> {
-        Ok(match word {
-            "dup" => Self::Dup,
-            "dup2" => Self::Dup2,
-            "dup3" => Self::Dup3,
-            "fcntl" => Self::Fcntl,
-            _ => return Err(()),
-        })
-    }
-}
 
 /// Listens; gives the socket and where it listens, with the port that was chosen for port 0.
 pub fn listen(address: &Address, backlog: usize) -> Result<(RawFd, String), Errno> {

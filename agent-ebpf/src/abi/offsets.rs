@@ -1,0 +1,168 @@
+//! What the agent tells the programs of this kernel before it loads them, and how it measures it.
+
+/// What the agent measures before it loads the programs: offsets in kernel structs (bytes, from BTF) and facts found by
+/// trying. A field that this kernel does not have is [`Offsets::MISSING`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Offsets {
+    /// `task_struct.stack`
+    pub task_stack: u32,
+    /// `task_struct.files`
+    pub task_files: u32,
+    /// `task_struct.tgid`
+    pub task_tgid: u32,
+    /// `task_struct.signal`
+    pub task_signal: u32,
+    /// `task_struct.exit_code`
+    pub task_exit_code: u32,
+    /// `task_struct.mm`
+    pub task_mm: u32,
+    /// `mm_struct.arg_start`; `arg_end`, `env_start` and `env_end` follow it
+    pub mm_arg_start: u32,
+    /// `signal_struct.live`
+    pub signal_live: u32,
+    /// From `task->stack` to the saved registers of a system call, measured at start.
+    pub stack_to_regs: u32,
+    /// `files_struct.fdt`
+    pub files_fdt: u32,
+    /// `fdtable.max_fds`
+    pub fdt_max_fds: u32,
+    /// `fdtable.fd`
+    pub fdt_fd: u32,
+    /// `file.f_op`
+    pub file_op: u32,
+    /// `file.private_data`
+    pub file_private: u32,
+    /// `file.f_inode`
+    pub file_inode: u32,
+    /// The reference count of `struct file`: `f_count` (6.12 and older) or `f_ref`
+    pub file_count: u32,
+    /// 1: the count is stored minus one (`f_ref`, 6.13 and newer)
+    pub file_count_bias: u32,
+    /// `inode.i_ino`
+    pub inode_ino: u32,
+    /// `socket.sk`
+    pub socket_sk: u32,
+    /// `sock.sk_type` (u16 since 5.6)
+    pub sock_type: u32,
+    /// `sock_common.skc_family`
+    pub sock_family: u32,
+    /// `sock_common.skc_state`
+    pub sock_state: u32,
+    /// `sock_common.skc_dport`
+    pub sock_dport: u32,
+    /// `sock_common.skc_num`
+    pub sock_num: u32,
+    /// `sock_common.skc_daddr`
+    pub sock_daddr: u32,
+    /// `sock_common.skc_rcv_saddr`
+    pub sock_saddr: u32,
+    /// `sock_common.skc_v6_daddr`
+    pub sock_v6_daddr: u32,
+    /// `sock_common.skc_v6_rcv_saddr`
+    pub sock_v6_saddr: u32,
+    /// `sock_common.skc_net`
+    pub sock_net: u32,
+    /// `net.ns.inum`
+    pub net_inum: u32,
+    /// `sock.sk_protocol` (u16 since 5.6)
+    pub sock_protocol: u32,
+    /// `sock.sk_err`
+    pub sock_err: u32,
+    /// `sock.sk_shutdown`
+    pub sock_shutdown: u32,
+    /// `tcp_sock.copied_seq`
+    pub tcp_copied_seq: u32,
+    /// `tcp_sock.write_seq`
+    pub tcp_write_seq: u32,
+    /// `tcp_sock.rcv_nxt`
+    pub tcp_rcv_nxt: u32,
+    /// `tcp_sock.snd_una`
+    pub tcp_snd_una: u32,
+    /// `tcp_sock.bytes_received`
+    pub tcp_bytes_received: u32,
+    /// `tcp_sock.bytes_acked`
+    pub tcp_bytes_acked: u32,
+    /// `unix_sock.peer`
+    pub unix_peer: u32,
+    /// `inet_connection_sock.icsk_ulp_ops`
+    pub upper_layer: u32,
+    /// 1: the current task's fields can be loaded without a helper (since 5.11), found by trying.
+    pub typed_task: u32,
+    /// `file_operations` of sockets, as an address; learned from a socket of the agent's own.
+    pub socket_file_ops: u64,
+    /// 1: a program of a system call can be preempted by another one, as BTF's functions say.
+    pub preemptible: u64,
+}
+
+impl Offsets {
+    /// In place of an offset: this kernel has no such field.
+    pub const MISSING: u32 = u32::MAX;
+
+    /// Before user space has filled them in.
+    pub const UNKNOWN: Self = Self {
+        task_stack: Self::MISSING,
+        task_files: Self::MISSING,
+        task_tgid: Self::MISSING,
+        task_signal: Self::MISSING,
+        task_exit_code: Self::MISSING,
+        task_mm: Self::MISSING,
+        mm_arg_start: Self::MISSING,
+        signal_live: Self::MISSING,
+        stack_to_regs: Self::MISSING,
+        files_fdt: Self::MISSING,
+        fdt_max_fds: Self::MISSING,
+        fdt_fd: Self::MISSING,
+        file_op: Self::MISSING,
+        file_private: Self::MISSING,
+        file_inode: Self::MISSING,
+        file_count: Self::MISSING,
+        file_count_bias: Self::MISSING,
+        inode_ino: Self::MISSING,
+        socket_sk: Self::MISSING,
+        sock_type: Self::MISSING,
+        sock_family: Self::MISSING,
+        sock_state: Self::MISSING,
+        sock_dport: Self::MISSING,
+        sock_num: Self::MISSING,
+        sock_daddr: Self::MISSING,
+        sock_saddr: Self::MISSING,
+        sock_v6_daddr: Self::MISSING,
+        sock_v6_saddr: Self::MISSING,
+        sock_net: Self::MISSING,
+        net_inum: Self::MISSING,
+        sock_protocol: Self::MISSING,
+        sock_err: Self::MISSING,
+        sock_shutdown: Self::MISSING,
+        tcp_copied_seq: Self::MISSING,
+        tcp_write_seq: Self::MISSING,
+        tcp_rcv_nxt: Self::MISSING,
+        tcp_snd_una: Self::MISSING,
+        tcp_bytes_received: Self::MISSING,
+        tcp_bytes_acked: Self::MISSING,
+        unix_peer: Self::MISSING,
+        upper_layer: Self::MISSING,
+        typed_task: 0,
+        socket_file_ops: 0,
+        preemptible: 0,
+    };
+}
+
+/// The measurement of what BTF does not tell: one memory-mapped entry. The agent fills in the first half, makes the
+/// system call, and reads the second.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Calibration {
+    /// The thread that makes the call.
+    pub tid: u32,
+    /// The call's number.
+    pub syscall: u32,
+    /// A socket of that thread's.
+    pub fd: u32,
+    /// Always 0.
+    pub pad: u32,
+    /// From `task->stack` to the saved registers: it varies with the kernel's configuration (`CONFIG_X86_FRED`).
+    pub stack_to_regs: u64,
+    /// Address of `socket_file_ops`: what makes a file a socket.
+    pub socket_file_ops: u64,
+}
