@@ -10,13 +10,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{self, Mode, OFlags, ResolveFlags};
+use rustix::{
+    buffer::spare_capacity,
+    fs::{self, Mode, OFlags, ResolveFlags},
+};
 
 /// Most bytes of a process's environment that are looked at. The kernel's own bound is a quarter of the stack limit
 /// (2 MiB by default); what people set by hand is a few KiB.
-const ENVIRON_BYTES: u64 = 1 << 20;
+const ENVIRON_BYTES: usize = 1 << 20;
 /// Most bytes of a command line: Java class paths are long, and the main class comes after them.
-const CMDLINE_BYTES: u64 = 256 << 10;
+const CMDLINE_BYTES: usize = 256 << 10;
 /// Most bytes of the small files (`stat`, `comm`, `cgroup`, `status`).
 const SMALL_BYTES: u64 = 64 << 10;
 
@@ -98,11 +101,11 @@ impl ProcRoot {
     }
 
     pub(super) fn cmdline(&self, tgid: u32) -> Option<Vec<u8>> {
-        read_bounded(&self.process(tgid).join("cmdline"), CMDLINE_BYTES)
+        read_at_once(&self.process(tgid).join("cmdline"), CMDLINE_BYTES)
     }
 
     pub(super) fn environ(&self, tgid: u32) -> Option<Vec<u8>> {
-        read_bounded(&self.process(tgid).join("environ"), ENVIRON_BYTES)
+        read_at_once(&self.process(tgid).join("environ"), ENVIRON_BYTES)
     }
 
     pub(super) fn small(&self, tgid: u32, name: &str) -> Option<String> {
@@ -149,6 +152,15 @@ impl ProcRoot {
 /// At most `max` bytes of a regular file. Never waits: what a container put in the place of a file may be a pipe.
 pub(super) fn read_bounded(path: &Path, max: u64) -> Option<Vec<u8>> {
     read_file(open_regular(path)?, max)
+}
+
+/// At most `max` bytes of a file of /proc that is a process's memory, by one read(2), which keeps that memory. Between two
+/// of them the process may end, which looks as if the file did: a name would be cut.
+fn read_at_once(path: &Path, max: usize) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(max);
+    rustix::io::read(open_regular(path)?, spare_capacity(&mut bytes)).ok()?;
+    bytes.shrink_to_fit();
+    Some(bytes)
 }
 
 fn read_file(file: File, max: u64) -> Option<Vec<u8>> {
@@ -237,6 +249,29 @@ mod tests {
         assert_eq!(read("/relative"), None);
         assert_eq!(read("/../../secret"), None);
         assert_eq!(read("/srv"), None);
+    }
+
+    #[test]
+    fn what_ends_is_not_cut() {
+        const NAME: &str = "SPOOR_TEST=a value that is longer than what is read at first";
+        let root = ProcRoot::default();
+        let mut whole = 0;
+        for _ in 0..500 {
+            let mut command = std::process::Command::new("/bin/true");
+            let (key, value) = NAME.split_once('=').unwrap();
+            let mut child = command.env_clear().env(key, value).spawn().unwrap();
+            for _ in 0..200 {
+                let environ = root.environ(child.id()).unwrap_or_default();
+                let environ = String::from_utf8_lossy(&environ);
+                assert!(environ.is_empty() || environ == format!("{NAME}\0"), "{environ}");
+                whole += usize::from(!environ.is_empty());
+                if child.try_wait().unwrap().is_some() {
+                    break;
+                }
+            }
+            child.wait().unwrap();
+        }
+        assert!(whole > 0);
     }
 
     #[test]
