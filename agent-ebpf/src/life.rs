@@ -311,7 +311,7 @@ fn listening(sock: u64) {
         return;
     };
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-    if !is_marked(&PORTS, port as u32) || is_marked(&TARGETS, tgid) {
+    if !is_marked(&PORTS, port as u32) {
         return;
     }
     // SAFETY: a live map value.
@@ -321,6 +321,7 @@ fn listening(sock: u64) {
     {
         return;
     }
+    // Told of a target too: it may be one only until it is looked at, and listened after that.
     mark(&TARGETS, tgid, true);
     emit::submit(Listen {
         header: emit::header(Kind::Listen, 0, 0),

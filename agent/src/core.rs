@@ -86,13 +86,23 @@ pub struct Counters {
     pub spans: u64,
 }
 
+/// Whether a process is selected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Choice {
+    #[default]
+    Selected,
+    /// It is not decided: its spans wait.
+    Undecided,
+    /// It is not. Records of what it did may be on their way still.
+    Refused,
+}
+
 /// What is known of a process.
 #[derive(Debug, Default)]
 struct Process {
     facts: Option<ProcessFacts>,
     names: SpanNames,
-    /// It is not decided whether it is selected: its spans wait.
-    provisional: bool,
+    choice: Choice,
     /// Its facts were asked for.
     asked: bool,
     /// Until when it may be busy with requests that came before it was found; 0: it was seen to begin. `None`: it did
@@ -208,8 +218,9 @@ impl Core {
                 self.segment(&segment, bytes);
             }
             Event::Open(open) => {
-                self.want(open.header.execution.tgid, open.header.time_ns);
-                if !self.resets.resume(open) {
+                if !self.want(open.header.execution.tgid, open.header.time_ns) {
+                    self.turn_away(open.conn);
+                } else if !self.resets.resume(open) {
                     self.flow.open(open);
                 }
             }
@@ -218,16 +229,17 @@ impl Core {
             Event::Exit(exit) => self.exit(exit),
             Event::Exec(exec, _) => {
                 let tgid = exec.header.execution.tgid;
-                let before = self.processes.get(&tgid);
-                let provisional = exec.provisional == 1 || before.is_some_and(|process| process.provisional);
+                let choice = match exec.provisional {
+                    1 => Choice::Undecided,
+                    _ => self.choice_after(tgid),
+                };
                 self.begin_life(tgid);
-                self.told_elsewhere(tgid, exec.header.time_ns).provisional = provisional;
+                self.told_elsewhere(tgid, exec.header.time_ns).choice = choice;
             }
             Event::Fork(fork) => {
-                let parent = self.processes.get(&fork.header.execution.tgid);
-                let provisional = parent.is_some_and(|parent| parent.provisional);
+                let choice = self.choice_after(fork.header.execution.tgid);
                 self.begin_life(fork.child);
-                self.told_elsewhere(fork.child, fork.header.time_ns).provisional = provisional;
+                self.told_elsewhere(fork.child, fork.header.time_ns).choice = choice;
             }
             Event::Unseen(unseen) => self.unseen(unseen),
             Event::Listen(_) => {}
@@ -254,26 +266,46 @@ impl Core {
     }
 
     /// Whether a process is selected that was captured provisionally since its exec: its spans wait for this. What a
-    /// process did that is not selected is forgotten.
+    /// process did that is not selected is forgotten, and so is what is told of it from now on.
     pub fn selected(&mut self, tgid: u32, selected: bool) {
-        if let Some(process) = self.processes.get_mut(&tgid) {
-            process.provisional = false;
-        }
         if selected {
+            if let Some(process) = self.processes.get_mut(&tgid) {
+                process.choice = Choice::Selected;
+            }
             return;
         }
         for id in self.flow.of_process(tgid) {
-            if let Some(connection) = self.flow.let_go(id) {
-                // What moves on it from now on is not reported, and no loss.
-                self.advice.push((id, [u64::MAX; 2]));
-                for (_, node) in connection.exchanges {
-                    self.counters.not_selected += 1;
-                    self.causality.lose(node);
-                }
-            }
+            self.turn_away(id);
         }
         self.counters.not_selected += self.causality.lose_process(tgid) as u64;
-        self.processes.remove(&tgid);
+        let refused = Process {
+            choice: Choice::Refused,
+            asked: true,
+            last_ns: self.now_ns,
+            ..Process::default()
+        };
+        self.processes.insert(tgid, refused);
+    }
+
+    /// A connection is of a process that is not selected.
+    fn turn_away(&mut self, conn: u64) {
+        let (is_new, connection) = self.flow.let_go(conn);
+        if is_new {
+            // What moves on it from now on is not reported, and no loss.
+            self.advice.push((conn, [u64::MAX; 2]));
+        }
+        for (_, node) in connection.into_iter().flat_map(|connection| connection.exchanges) {
+            self.counters.not_selected += 1;
+            self.causality.lose(node);
+        }
+    }
+
+    /// Of a program that this process begins, or of its child: of what is not selected, the next program may be.
+    fn choice_after(&self, tgid: u32) -> Choice {
+        match self.processes.get(&tgid).map(|process| process.choice) {
+            Some(Choice::Undecided | Choice::Refused) => Choice::Undecided,
+            Some(Choice::Selected) | None => Choice::Selected,
+        }
     }
 
     /// Processes of which something was seen and nothing is known: [`Core::process`] should tell.
@@ -304,8 +336,8 @@ impl Core {
         .collect()
     }
 
-    /// A process does something.
-    fn want(&mut self, tgid: u32, now_ns: u64) {
+    /// A process does something. False if it is not selected.
+    fn want(&mut self, tgid: u32, now_ns: u64) -> bool {
         let mut process = self.processes.entry(tgid).or_default();
         if process.ended_ns.is_some_and(|ended_ns| ended_ns < now_ns) {
             // Its id is used again, and the record that told of it was lost.
@@ -320,6 +352,7 @@ impl Core {
             process.asked = true;
             self.wanted.push(tgid);
         }
+        process.choice != Choice::Refused
     }
 
     /// Whether a process may be busy with requests that came before it was found.

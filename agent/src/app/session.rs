@@ -169,7 +169,7 @@ impl Session {
                 self.parents.insert(tgid, parent);
             }
             self.whys.note(tgid, why);
-            self.probe.shared.set_target(tgid, true);
+            self.decided(vec![(tgid, true)]);
             let parent = self.parents.get(&tgid).copied();
             self.facts.ask(Question::Facts { tgid, parent });
         }
@@ -311,7 +311,7 @@ impl Session {
                     self.core.process(facts);
                 }
                 Answer::Selected(tgid, reason) => {
-                    let decided = self.undecided.decide(tgid, reason.is_some());
+                    let decided = self.undecided.answered(tgid, reason.is_some());
                     self.whys.decide(tgid, reason);
                     self.decided(decided);
                 }
@@ -362,6 +362,8 @@ impl Session {
         for (tgid, selected) in decided {
             if !selected {
                 self.let_go(tgid);
+            } else if self.alive.contains(&tgid) && !self.probe.shared.is_target(tgid) {
+                self.probe.shared.set_target(tgid, true);
             }
             self.tape(&Frame::Selected { tgid, selected });
             self.core.selected(tgid, selected);
@@ -501,7 +503,8 @@ fn notice(
         Event::Exec(exec, strings) => {
             let (cmdline, environ) = strings.split_at(strings.len().min(exec.cmdline_len as usize));
             let tgid = exec.header.execution.tgid;
-            alive.insert(tgid);
+            // One that was let go a moment ago was a target still when this was told.
+            let provisional = alive.insert(tgid) || exec.provisional == 1;
             let comm = exec.comm.split(|&byte| byte == 0).next().unwrap_or_default();
             facts.ask(Question::Exec {
                 tgid,
@@ -510,7 +513,7 @@ fn notice(
                     cmdline: cmdline.to_vec(),
                     environ: environ.to_vec(),
                 },
-                provisional: undecided.exec(tgid, exec.provisional == 1),
+                provisional: undecided.exec(tgid, provisional),
             });
         }
         Event::Exit(exit) => {
@@ -521,6 +524,7 @@ fn notice(
         }
         Event::Listen(listen) => {
             let tgid = listen.header.execution.tgid;
+            undecided.listens(tgid);
             if alive.insert(tgid) {
                 facts.ask(Question::Facts { tgid, parent: None });
             }

@@ -11,14 +11,16 @@ pub struct Undecided {
     waiting: HashMap<u32, Waiting>,
     /// Forked by a process that turned out not to be selected, before it was let go.
     left: Vec<u32>,
+    /// They listen on a port that a rule names.
+    listening: Vec<u32>,
 }
 
 #[derive(Debug)]
 struct Waiting {
     /// What is decided about this process holds for it too.
     parent: Option<u32>,
-    /// It runs a program of its own, about which somebody was asked.
-    asked: bool,
+    /// It runs a program of its own, about which somebody was asked so often, and has not answered.
+    asked: u32,
 }
 
 impl Undecided {
@@ -27,17 +29,15 @@ impl Undecided {
         self.waiting.contains_key(&tgid)
     }
 
-    /// A process runs a new program. `provisional`: it was no target before. Returns whether to ask about it.
+    /// A process runs a new program. `provisional`: it was no target before, or was let go since. Returns whether to ask
+    /// about it.
     pub fn exec(&mut self, tgid: u32, provisional: bool) -> bool {
         if let Some(waiting) = self.waiting.get_mut(&tgid) {
-            waiting.asked = true;
+            waiting.asked += 1;
             return true;
         }
         if provisional {
-            let waiting = Waiting {
-                parent: None,
-                asked: true,
-            };
+            let waiting = Waiting { parent: None, asked: 1 };
             self.waiting.insert(tgid, waiting);
         }
         provisional
@@ -51,18 +51,33 @@ impl Undecided {
             self.waiting.remove(&child);
             return;
         }
-        let waiting = Waiting {
-            parent: of,
-            asked: false,
-        };
+        let waiting = Waiting { parent: of, asked: 0 };
         self.waiting.insert(child, waiting);
         if of.is_none() {
             self.left.push(child);
         }
     }
 
+    /// A process listens on a port that a rule names: it is selected, whatever it runs.
+    pub fn listens(&mut self, tgid: u32) {
+        self.listening.push(tgid);
+    }
+
+    /// An answer about a process: returns about which it is decided now, and how. A program that is not selected may have
+    /// been replaced by another one, about which there is no answer yet.
+    pub fn answered(&mut self, tgid: u32, selected: bool) -> Vec<(u32, bool)> {
+        let Some(waiting) = self.waiting.get_mut(&tgid) else {
+            return Vec::new();
+        };
+        waiting.asked = waiting.asked.saturating_sub(1);
+        if !selected && waiting.asked > 0 {
+            return Vec::new();
+        }
+        self.decide(tgid, selected)
+    }
+
     /// It is decided about a process: returns about which others with it, and how. Nothing, if it was decided before.
-    pub fn decide(&mut self, tgid: u32, selected: bool) -> Vec<(u32, bool)> {
+    fn decide(&mut self, tgid: u32, selected: bool) -> Vec<(u32, bool)> {
         if self.waiting.remove(&tgid).is_none() {
             return Vec::new();
         }
@@ -73,7 +88,7 @@ impl Undecided {
             // Children of what is selected are, too; of what is not, those with a program of their own may be.
             let with_it = self.waiting.extract_if(|_, waiting| {
                 let is_child = waiting.parent == Some(parent);
-                if is_child && waiting.asked && !selected {
+                if is_child && waiting.asked > 0 && !selected {
                     waiting.parent = None;
                     return false;
                 }
@@ -86,13 +101,17 @@ impl Undecided {
         decided
     }
 
-    /// Decides about those that were forked by a process about which it was decided before: they are not selected,
-    /// unless a program of their own is.
+    /// Decides about those that listen; and about those that were forked by a process about which it was decided before:
+    /// they are not selected, unless a program of their own is.
     pub fn decide_left(&mut self) -> Vec<(u32, bool)> {
-        let left = std::mem::take(&mut self.left);
         let mut decided = Vec::new();
-        for child in left {
-            if self.waiting.get(&child).is_some_and(|waiting| !waiting.asked) {
+        for tgid in std::mem::take(&mut self.listening) {
+            let with_it = self.decide(tgid, true);
+            let alone = with_it.is_empty().then_some((tgid, true));
+            decided.extend(with_it.into_iter().chain(alone));
+        }
+        for child in std::mem::take(&mut self.left) {
+            if self.waiting.get(&child).is_some_and(|waiting| waiting.asked == 0) {
                 decided.extend(self.decide(child, false));
             }
         }
@@ -112,14 +131,38 @@ mod tests {
         undecided.fork(2, 3, true);
         undecided.fork(1, 4, true);
         assert!(undecided.exec(4, false), "its own program may be selected");
-        assert_eq!(undecided.decide(1, false), [(1, false), (2, false), (3, false)]);
+        assert_eq!(undecided.answered(1, false), [(1, false), (2, false), (3, false)]);
         undecided.fork(1, 5, false);
         undecided.fork(1, 6, false);
         assert!(undecided.exec(6, false));
         assert_eq!(undecided.decide_left(), [(5, false)]);
-        assert_eq!(undecided.decide(4, true), [(4, true)]);
-        assert_eq!(undecided.decide(6, false), [(6, false)]);
+        assert_eq!(undecided.answered(4, true), [(4, true)]);
+        assert_eq!(undecided.answered(6, false), [(6, false)]);
         assert!(undecided.waiting.is_empty() && undecided.decide_left().is_empty());
+    }
+
+    #[test]
+    fn the_last_program_counts() {
+        let mut undecided = Undecided::default();
+        assert!(undecided.exec(1, true) && undecided.exec(1, false));
+        assert_eq!(undecided.answered(1, false), [], "it runs another one since");
+        assert_eq!(undecided.answered(1, true), [(1, true)]);
+        assert!(undecided.exec(2, true) && undecided.exec(2, false));
+        assert_eq!(undecided.answered(2, false), []);
+        assert_eq!(undecided.answered(2, false), [(2, false)]);
+        assert!(undecided.waiting.is_empty());
+    }
+
+    #[test]
+    fn who_listens_where_a_rule_says_is_selected() {
+        let mut undecided = Undecided::default();
+        assert!(undecided.exec(1, true));
+        undecided.fork(1, 2, true);
+        undecided.listens(1);
+        undecided.listens(3);
+        assert_eq!(undecided.decide_left(), [(1, true), (2, true), (3, true)]);
+        assert_eq!(undecided.answered(1, false), [], "it was decided before");
+        assert_eq!(undecided.decide_left(), []);
     }
 
     #[test]
@@ -129,8 +172,8 @@ mod tests {
         undecided.fork(1, 2, true);
         assert!(undecided.exec(2, false));
         undecided.fork(2, 3, true);
-        assert_eq!(undecided.decide(1, true), [(1, true), (2, true), (3, true)]);
-        assert_eq!(undecided.decide(2, false), [], "its parent has decided");
+        assert_eq!(undecided.answered(1, true), [(1, true), (2, true), (3, true)]);
+        assert_eq!(undecided.answered(2, false), [], "its parent has decided");
         undecided.fork(1, 4, true);
         assert!(!undecided.exec(4, false));
         assert!(undecided.waiting.is_empty());

@@ -57,7 +57,7 @@ impl Whys {
             Event::Exit(exit) => self.forget(exit.header.execution.tgid),
             Event::Listen(listen) => {
                 let tgid = listen.header.execution.tgid;
-                if !alive.contains(&tgid) {
+                if !alive.contains(&tgid) || self.0.get(&tgid) == Some(&Why::Undecided) {
                     let port = u16::try_from(listen.port).unwrap_or_default();
                     self.note(tgid, Why::Rule(Reason::Port(port)));
                 }

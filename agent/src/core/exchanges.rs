@@ -20,8 +20,8 @@ impl Core {
     pub(super) fn segment(&mut self, segment: &Segment, bytes: &[u8]) {
         let stamp = Stamp::from(&segment.header);
         // What is told at a connection's end is told in nobody's name.
-        if stamp.execution.tgid != 0 {
-            self.want(stamp.execution.tgid, stamp.time_ns);
+        if stamp.execution.tgid != 0 && !self.want(stamp.execution.tgid, stamp.time_ns) {
+            return self.turn_away(segment.conn);
         }
         if segment.header.flags & SEGMENT_EOF != 0 {
             return self.read_to_end(segment.conn, stamp.time_ns);

@@ -2,7 +2,7 @@
 
 use agent_ebpf::abi::{Connect, Direction, Execution, Exit, FAMILY_UNIX, State, StateChange, Unseen, UnseenCause};
 
-use super::{Core, Process};
+use super::{Choice, Core, Process};
 use crate::{
     causality::Node,
     event::Stamp,
@@ -13,13 +13,18 @@ use crate::{
 /// `TCP_SYN_SENT` of the kernel's state numbers.
 const SYN_SENT: u8 = 2;
 
+/// Longest that a record may take from the kernel to Core: as long, one that is not selected is remembered.
+const LONGEST_WAY_NS: u64 = 10_000_000_000;
+
 /// `sk_shutdown` after close(2): both directions.
 const SHUT_BOTH: u8 = 3;
 
 impl Core {
     pub(super) fn connect(&mut self, connect: &Connect, path: &[u8]) {
         let Execution { tgid, tid, .. } = connect.header.execution;
-        self.want(tgid, connect.header.time_ns);
+        if !self.want(tgid, connect.header.time_ns) {
+            return self.turn_away(connect.conn);
+        }
         let busy = self.may_be_busy(tgid, connect.header.time_ns);
         let opener = self.causality.opener(tgid, tid, busy);
         let opener_hidden = self.causality.hides_opener(tgid, tid);
@@ -246,6 +251,7 @@ impl Core {
         } = self;
         processes.retain(|&tgid, process| {
             let keep = match process.ended_ns {
+                _ if process.choice == Choice::Refused => process.last_ns.saturating_add(LONGEST_WAY_NS) >= now_ns,
                 Some(ended_ns) => ended_ns.saturating_add(*keep_ended_ns) >= now_ns,
                 None => process.last_ns.saturating_add(*idle_ns) >= now_ns || flow.has_process(tgid),
             };

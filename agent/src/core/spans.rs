@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use super::Core;
+use super::{Choice, Core};
 use crate::{
     causality::{Node, Parent},
     trace::{
@@ -30,12 +30,12 @@ impl Core {
             // If its caller is not selected, it has no parent.
             let undecided = caller
                 .and_then(|caller| processes.get(&caller))
-                .is_some_and(|caller| caller.provisional);
+                .is_some_and(|caller| caller.choice == Choice::Undecided);
             let process = processes.entry(node.tgid).or_default();
             if !std::mem::replace(&mut process.asked, true) {
                 wanted.push(node.tgid);
             }
-            let known = process.facts.is_some() && !process.provisional && !undecided;
+            let known = process.facts.is_some() && process.choice != Choice::Undecided && !undecided;
             known
                 || node
                     .end_ns
@@ -61,7 +61,7 @@ impl Core {
         let process = self
             .processes
             .get_mut(&node.tgid)
-            .filter(|process| !process.provisional);
+            .filter(|process| process.choice == Choice::Selected);
         let Some((facts, names)) = process.and_then(|process| {
             process.seen.count(node.kind);
             Some((process.facts.as_ref()?, &mut process.names))

@@ -1,6 +1,6 @@
 //! What is known of each process, for people: made only when somebody asks.
 
-use super::Core;
+use super::{Choice, Core, Process};
 use crate::{causality::NodeId, process::Runtime, proto::http1::Cause, trace::SpanKind};
 
 /// Connections that are older than the agent, or of which bytes were lost, and on which no request was found since.
@@ -65,7 +65,8 @@ impl Core {
     /// The processes that did something and have not ended, by their ids. For people: takes a while where there are many
     /// connections.
     pub fn workloads(&self) -> Vec<Workload> {
-        let running = self.processes.iter().filter(|(_, process)| process.ended_ns.is_none());
+        let is_listed = |process: &Process| process.ended_ns.is_none() && process.choice != Choice::Refused;
+        let running = self.processes.iter().filter(|(_, process)| is_listed(process));
         let mut workloads: Vec<Workload> = running
             .map(|(&tgid, process)| {
                 let (connections, searched) = self.flow.count_of_process(tgid);
@@ -75,7 +76,7 @@ impl Core {
                     tgid,
                     service: process.facts.as_ref().map(|facts| facts.resource.service_name.clone()),
                     runtime: process.facts.as_ref().map(|facts| facts.runtime),
-                    provisional: process.provisional,
+                    provisional: process.choice == Choice::Undecided,
                     connections,
                     requests: process.seen.requests,
                     calls: process.seen.calls,

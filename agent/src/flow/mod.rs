@@ -287,15 +287,19 @@ impl Flow {
         Some(*connection)
     }
 
-    /// Forgets a connection of a process that is not selected: what is told of it from now on is no loss.
-    pub fn let_go(&mut self, id: u64) -> Option<Connection> {
-        let connection = self.close(id)?;
+    /// Forgets a connection of a process that is not selected: what is told of it from now on is no loss. Says whether that
+    /// was not so before.
+    pub fn let_go(&mut self, id: u64) -> (bool, Option<Connection>) {
+        if self.is_let_go(id) {
+            return (false, None);
+        }
+        let connection = self.close(id);
         let [later, earlier] = &mut self.let_go;
         if later.len() >= LET_GO {
             *earlier = std::mem::take(later);
         }
         later.insert(id);
-        Some(connection)
+        (true, connection)
     }
 
     /// Connections on which nothing happened since `before`, a time of `CLOCK_MONOTONIC`.

@@ -103,6 +103,7 @@ pub fn connections(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     select.extend(["--max-connections".into(), MOST_CONNECTIONS.to_string().into()]);
     let agent = rig.agent_with(&select)?;
     let at_rest = proc::resident_bytes(agent.id())?;
+    let before = rig.sink.spans();
     let clients: Vec<Role> = servers
         .iter()
         .enumerate()
@@ -147,11 +148,15 @@ pub fn connections(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
         );
         Ok((most, settled))
     })?;
+    let opened = each * OPEN_PROCESSES;
     let objects = agent.objects()?;
     agent.finish()?;
+    rig.sink.settle(before + opened as u64, Duration::from_secs(3));
 
     let mut table = Table::new(&["", ""]);
-    table.row(["connections".to_owned(), (each * OPEN_PROCESSES).to_string()]);
+    table.row(["connections, with a request each".to_owned(), opened.to_string()]);
+    let spans = rig.sink.spans() - before;
+    table.row(["spans".to_owned(), spans.to_string()]);
     for (what, bytes) in [
         ("resident at rest, MiB", at_rest),
         ("resident while they are opened, greatest, MiB", most),
@@ -161,12 +166,21 @@ pub fn connections(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
         table.row([what.to_owned(), figure(bytes as f64 / MIB)]);
     }
     println!("{table}");
-    Ok(vec![Bar::new(
-        format!("memory: resident with {} open connections, MiB", each * OPEN_PROCESSES),
-        Bound::AtMost(128.0),
-        Bound::AtMost(96.0),
-        most as f64 / MIB,
-    )])
+    Ok(vec![
+        Bar::new(
+            format!("memory: resident with {opened} open connections, MiB"),
+            Bound::AtMost(128.0),
+            Bound::AtMost(96.0),
+            most as f64 / MIB,
+        ),
+        // The clients begin while Spoor runs, and are looked at: they are not selected, and have none.
+        Bar::new(
+            "memory: spans / requests of the servers",
+            Bound::Exactly(1.0),
+            Bound::Exactly(1.0),
+            spans as f64 / opened as f64,
+        ),
+    ])
 }
 
 /// How much is resident at the end of a time of churn, more than when it has begun.

@@ -136,6 +136,40 @@ fn children_of_a_provisional_process_wait_too() {
 }
 
 #[test]
+fn what_is_told_late_of_a_process_that_is_not_selected_is_forgotten() {
+    let mut world = World::new();
+    exec(&mut world, 10, 1);
+    world.core.selected(10, false);
+    // The programs knew it later, and all this was on its way: a new connection, a fork, and the next program.
+    let mut late = world.server(10);
+    exchange(&mut world, &mut late, 10);
+    assert!(world.core.take_wanted().is_empty());
+    world.process(10, "shell", Runtime::Unknown);
+    let fork = Fork {
+        header: Header {
+            time_ns: world.now_ns + 1,
+            ..header(Kind::Fork, 10, 10)
+        },
+        child: 11,
+        pad: 0,
+    };
+    world.core.record(bytes_of(&fork));
+    exec(&mut world, 10, 0);
+    for (tgid, name) in [(10, "shop"), (11, "stock")] {
+        let mut end = world.server(tgid);
+        exchange(&mut world, &mut end, tgid);
+        world.process(tgid, name, Runtime::Unknown);
+    }
+    assert_eq!(world.tree(), [""; 0]);
+    assert_eq!(world.counter("unknown_connection"), 0);
+    world.core.selected(11, false);
+    world.core.selected(10, true);
+    assert_eq!(world.tree(), ["shop server GET /a <- root"]);
+    world.pass(30 * SECOND);
+    assert!(!world.core.processes.contains_key(&11), "it is not kept for ever");
+}
+
+#[test]
 fn a_process_of_which_nothing_is_told() {
     let mut world = World::new();
     let mut front = world.server(10);
