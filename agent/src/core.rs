@@ -242,7 +242,8 @@ impl Core {
                 self.told_elsewhere(fork.child, fork.header.time_ns).choice = choice;
             }
             Event::Unseen(unseen) => self.unseen(unseen),
-            Event::Listen(_) => {}
+            // On a port that a rule names. What it forks now is selected with it.
+            Event::Listen(listen) => self.selected(listen.header.execution.tgid, true),
         }
     }
 

@@ -11,8 +11,8 @@ pub struct Undecided {
     waiting: HashMap<u32, Waiting>,
     /// Forked by a process that turned out not to be selected, before it was let go.
     left: Vec<u32>,
-    /// They listen on a port that a rule names.
-    listening: Vec<u32>,
+    /// Decided by where they listen.
+    listening: Vec<(u32, bool)>,
 }
 
 #[derive(Debug)]
@@ -58,9 +58,11 @@ impl Undecided {
         }
     }
 
-    /// A process listens on a port that a rule names: it is selected, whatever it runs.
+    /// A process listens on a port that a rule names: it is selected, whatever is answered. [`Undecided::decide_left`] tells.
     pub fn listens(&mut self, tgid: u32) {
-        self.listening.push(tgid);
+        let with_it = self.decide(tgid, true);
+        let alone = with_it.is_empty().then_some((tgid, true));
+        self.listening.extend(with_it.into_iter().chain(alone));
     }
 
     /// An answer about a process: returns about which it is decided now, and how. A program that is not selected may have
@@ -104,12 +106,7 @@ impl Undecided {
     /// Decides about those that listen; and about those that were forked by a process about which it was decided before:
     /// they are not selected, unless a program of their own is.
     pub fn decide_left(&mut self) -> Vec<(u32, bool)> {
-        let mut decided = Vec::new();
-        for tgid in std::mem::take(&mut self.listening) {
-            let with_it = self.decide(tgid, true);
-            let alone = with_it.is_empty().then_some((tgid, true));
-            decided.extend(with_it.into_iter().chain(alone));
-        }
+        let mut decided = std::mem::take(&mut self.listening);
         for child in std::mem::take(&mut self.left) {
             if self.waiting.get(&child).is_some_and(|waiting| waiting.asked == 0) {
                 decided.extend(self.decide(child, false));
@@ -160,8 +157,11 @@ mod tests {
         undecided.fork(1, 2, true);
         undecided.listens(1);
         undecided.listens(3);
+        assert_eq!(undecided.answered(1, false), [], "it did not listen yet");
+        undecided.fork(1, 4, true);
+        undecided.fork(3, 5, true);
         assert_eq!(undecided.decide_left(), [(1, true), (2, true), (3, true)]);
-        assert_eq!(undecided.answered(1, false), [], "it was decided before");
+        assert!(undecided.waiting.is_empty());
         assert_eq!(undecided.decide_left(), []);
     }
 

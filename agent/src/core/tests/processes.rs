@@ -1,7 +1,7 @@
 //! Processes that begin, end, and are selected or not.
 
 use super::*;
-use agent_ebpf::abi::{Exec, Fork};
+use agent_ebpf::abi::{Exec, Fork, Listen};
 
 /// Two services.
 pub(super) fn world() -> World {
@@ -25,6 +25,19 @@ fn exec(world: &mut World, tgid: u32, provisional: u32) {
         comm: [0; 16],
     };
     world.core.record(bytes_of(&exec));
+}
+
+fn fork(world: &mut World, parent: u32, child: u32) {
+    world.now_ns += 1000;
+    let fork = Fork {
+        header: Header {
+            time_ns: world.now_ns,
+            ..header(Kind::Fork, parent, parent)
+        },
+        child,
+        pad: 0,
+    };
+    world.core.record(bytes_of(&fork));
 }
 
 /// A request that is read and answered.
@@ -110,15 +123,7 @@ fn children_of_a_provisional_process_wait_too() {
     for selected in [true, false] {
         let mut world = World::new();
         exec(&mut world, 10, 1);
-        let fork = Fork {
-            header: Header {
-                time_ns: world.now_ns + 1,
-                ..header(Kind::Fork, 10, 10)
-            },
-            child: 11,
-            pad: 0,
-        };
-        world.core.record(bytes_of(&fork));
+        fork(&mut world, 10, 11);
         // It was a target already.
         exec(&mut world, 11, 0);
         let mut front = world.server(11);
@@ -145,15 +150,7 @@ fn what_is_told_late_of_a_process_that_is_not_selected_is_forgotten() {
     exchange(&mut world, &mut late, 10);
     assert!(world.core.take_wanted().is_empty());
     world.process(10, "shell", Runtime::Unknown);
-    let fork = Fork {
-        header: Header {
-            time_ns: world.now_ns + 1,
-            ..header(Kind::Fork, 10, 10)
-        },
-        child: 11,
-        pad: 0,
-    };
-    world.core.record(bytes_of(&fork));
+    fork(&mut world, 10, 11);
     exec(&mut world, 10, 0);
     for (tgid, name) in [(10, "shop"), (11, "stock")] {
         let mut end = world.server(tgid);
@@ -167,6 +164,27 @@ fn what_is_told_late_of_a_process_that_is_not_selected_is_forgotten() {
     assert_eq!(world.tree(), ["shop server GET /a <- root"]);
     world.pass(30 * SECOND);
     assert!(!world.core.processes.contains_key(&11), "it is not kept for ever");
+}
+
+#[test]
+fn what_listens_where_a_rule_says_is_selected_and_so_is_what_it_forks() {
+    let mut world = World::new();
+    exec(&mut world, 10, 1);
+    world.core.selected(10, false);
+    let listen = Listen {
+        header: Header {
+            time_ns: world.now_ns + 1,
+            ..header(Kind::Listen, 10, 10)
+        },
+        port: 80,
+        pad: 0,
+    };
+    world.core.record(bytes_of(&listen));
+    fork(&mut world, 10, 11);
+    let mut end = world.server(11);
+    exchange(&mut world, &mut end, 11);
+    world.process(11, "worker", Runtime::Unknown);
+    assert_eq!(world.tree(), ["worker server GET /a <- root"]);
 }
 
 #[test]
@@ -197,16 +215,7 @@ fn a_new_program_and_a_process_id_used_again() {
     world.process(10, "second", Runtime::Unknown);
     assert_eq!(world.tree(), ["second server GET /a <- root"]);
     world.exit(10);
-    world.now_ns += 1000;
-    let fork = Fork {
-        header: Header {
-            time_ns: world.now_ns,
-            ..header(Kind::Fork, 1, 1)
-        },
-        child: 10,
-        pad: 0,
-    };
-    world.core.record(bytes_of(&fork));
+    fork(&mut world, 1, 10);
     let mut third = world.server(10);
     exchange(&mut world, &mut third, 10);
     assert_eq!(world.tree(), [""; 0]);
