@@ -51,8 +51,11 @@ impl Whys {
     pub fn notice(&mut self, event: &Event<'_>, alive: &BTreeSet<u32>) {
         match event {
             Event::Fork(fork) => self.note(fork.child, Why::Child(fork.header.execution.tgid)),
-            Event::Exec(exec, _) if exec.provisional == 1 => {
-                self.0.entry(exec.header.execution.tgid).or_insert(Why::Undecided);
+            Event::Exec(exec, _) => {
+                let tgid = exec.header.execution.tgid;
+                if exec.provisional == 1 || !alive.contains(&tgid) {
+                    self.0.entry(tgid).or_insert(Why::Undecided);
+                }
             }
             Event::Exit(exit) => self.forget(exit.header.execution.tgid),
             Event::Listen(listen) => {
