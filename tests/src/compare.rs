@@ -51,10 +51,17 @@ pub enum Fault {
 pub struct Difference {
     /// In what way.
     pub fault: Fault,
-    /// The id of the request that all began with; empty if the span does not tell.
-    pub root: String,
+    /// The exchange's id; empty if the span does not tell.
+    pub id: String,
     /// In words.
     pub text: String,
+}
+
+impl Difference {
+    /// The id of the request that all began with.
+    pub fn root(&self) -> &str {
+        root(&self.id)
+    }
 }
 
 /// How many parents were found.
@@ -119,18 +126,16 @@ impl Report {
         Ok(())
     }
 
-    /// The requests that all began with, of the differences of a kind.
-    pub fn roots(&self, fault: Fault) -> BTreeSet<&str> {
-        let differences = self.differences.iter().filter(|difference| difference.fault == fault);
-        differences.map(|difference| difference.root.as_str()).collect()
+    /// The differences of a kind.
+    pub fn of(&self, fault: Fault) -> impl Iterator<Item = &Difference> {
+        self.differences
+            .iter()
+            .filter(move |difference| difference.fault == fault)
     }
 
     /// How many differences of a kind there are.
     pub fn count(&self, fault: Fault) -> usize {
-        self.differences
-            .iter()
-            .filter(|difference| difference.fault == fault)
-            .count()
+        self.of(fault).count()
     }
 }
 
@@ -229,8 +234,8 @@ impl<'a> Comparison<'a> {
     }
 
     fn difference(&mut self, fault: Fault, id: &str, text: String) {
-        let root = root(id).to_owned();
-        self.report.differences.push(Difference { fault, root, text });
+        let id = id.to_owned();
+        self.report.differences.push(Difference { fault, id, text });
     }
 
     fn sets(&mut self) {
@@ -405,7 +410,7 @@ fn root(id: &str) -> &str {
 }
 
 /// The id of the request that the call `id` was made for.
-fn caller(id: &str) -> Option<&str> {
+pub fn caller(id: &str) -> Option<&str> {
     id.rsplit_once('.').map(|(request, _)| request)
 }
 

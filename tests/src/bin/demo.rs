@@ -19,7 +19,7 @@ use clap::Parser;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use spoor_tests::{
     agent::{Agent, Recorder},
-    compare::{Expectation, Fault, Report, compare},
+    compare::{Difference, Expectation, Fault, Report, compare},
     net,
     otlp::Span,
     render,
@@ -247,9 +247,7 @@ impl Outcome {
         let with = |only_wrong: bool| {
             let differences = report.differences.iter();
             let counted = differences.filter(|d| !only_wrong || !matches!(d.fault, Fault::Missing | Fault::NoParent));
-            counted
-                .map(|difference| difference.root.as_str())
-                .collect::<BTreeSet<_>>()
+            counted.map(Difference::root).collect::<BTreeSet<_>>()
         };
         let (complete, wrong) = (traces.difference(&with(false)).count(), with(true).len());
         let traces = traces.len();

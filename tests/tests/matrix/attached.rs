@@ -4,10 +4,20 @@
 //! when the agent's line `ready` was read. All that such a request led to is due: each span, and each parent as in
 //! [`super::whole`]. Of what began earlier nothing is due, but whatever is said of it must be right.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use anyhow::{Result, ensure};
-use spoor_tests::{agent::Recorder, clients::Client, services::Server, truth::Event};
+use anyhow::{Context as _, Result, bail, ensure};
+use spoor_tests::{
+    agent::Recorder,
+    clients::Client,
+    compare::{Fault, Report, caller},
+    otlp::{Kind, Span},
+    services::Server,
+    truth::Event,
+};
 
 use super::{Calls, IN_FLIGHT, LOAD_LIMIT, REQUESTS, Scene, Subject};
 
@@ -34,7 +44,50 @@ fn run(name: &'static str, subject: Subject, client: Client, calls: Calls) -> Re
         sent.iter().all(|event| event.began_ns.is_some()),
         "the client did not log when it began"
     );
-    scene.judge(&sent, &spans, &said, calls, Some(attached_ns))
+    let judged = scene.judge(&sent, &spans, calls, Some(attached_ns));
+    let judged = judged.and_then(|report| match calls {
+        Calls::Certain => only_first_calls_are_roots(&report, &spans, matches!(subject, Subject::NginxProxy { .. })),
+        Calls::MayBeRoots => Ok(()),
+    });
+    judged.with_context(|| format!("the agent said:\n{said}"))
+}
+
+/// The first request on a connection that is older than the agent is known when its response comes: what was called for
+/// it before is a root. So is nginx's first call on such a connection, for the turn that made it is over then. Nothing
+/// else is: each call without a parent must be one of these, on no more connections than there were.
+fn only_first_calls_are_roots(report: &Report, spans: &[Span], of_nginx: bool) -> Result<()> {
+    let mut requests = HashMap::new();
+    let mut first_on = HashMap::new();
+    for span in spans.iter().filter(|span| span.kind == Kind::Server) {
+        let Some(id) = span.request_id() else { continue };
+        let connection = (span.service.as_str(), span.attributes.get("network.peer.port"));
+        requests.insert(id, connection);
+        let first = first_on.entry(connection).or_insert(span);
+        if span.start_ns < first.start_ns {
+            *first = span;
+        }
+    }
+    let is_first = |id: &str| {
+        let connection = requests.get(id)?;
+        (first_on.get(connection)?.request_id() == Some(id)).then_some(*connection)
+    };
+    let mut excused = HashSet::new();
+    let mut excused_in_nginx = HashSet::new();
+    for orphan in report.of(Fault::NoParent) {
+        if let Some(connection) = caller(&orphan.id).and_then(is_first) {
+            excused.insert(connection);
+        } else if let Some(connection) = is_first(&orphan.id).filter(|_| of_nginx) {
+            excused_in_nginx.insert(connection);
+        } else {
+            bail!("{} has no parent, and is not the first of its connection", orphan.text);
+        }
+    }
+    let most = excused.len().max(excused_in_nginx.len());
+    ensure!(
+        most <= IN_FLIGHT,
+        "calls of {most} connections are roots, of {IN_FLIGHT}: {report}"
+    );
+    Ok(())
 }
 
 macro_rules! matrix {

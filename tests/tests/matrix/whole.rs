@@ -1,6 +1,6 @@
 //! The agent is there before the first request.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use spoor_tests::{agent::Recorder, clients::Client, services::Server};
 
 use super::{Calls, LOAD_LIMIT, REQUESTS, Scene, Subject};
@@ -11,7 +11,9 @@ fn run(name: &'static str, subject: Subject, client: Client, calls: Calls) -> Re
     let agent = Recorder::start(&scene.selection(&client)?)?;
     let sent = client.run(LOAD_LIMIT)?;
     let (spans, said) = agent.finish()?;
-    scene.judge(&sent, &spans, &said, calls, None)
+    let judged = scene.judge(&sent, &spans, calls, None);
+    judged.with_context(|| format!("the agent said:\n{said}"))?;
+    Ok(())
 }
 
 macro_rules! matrix {
