@@ -216,12 +216,6 @@ impl Causality {
         }
     }
 
-    /// Whether what nginx begins now may be for a request that is not known.
-    pub fn hides_opener(&self, tgid: u32, thread: u32) -> bool {
-        let process = self.processes.get(&tgid);
-        process.is_some_and(|process| process.is_nginx() && process.hides_request(thread))
-    }
-
     /// A thread has read of a connection on which it is not known where requests begin.
     pub fn read_unknown(&mut self, reader: Stamp) {
         if let Some(process) = self.processes.get_mut(&reader.execution.tgid) {

@@ -6,7 +6,7 @@ use slotmap::{Key, KeyData};
 
 use super::NodeId;
 use crate::{
-    hash::{FastMap, FastSet},
+    hash::FastMap,
     process::Runtime,
     trace::{SpanId, TraceId},
 };
@@ -23,8 +23,6 @@ pub struct Process {
     pub active: bool,
     runtime: Option<Runtime>,
     threads: FastMap<u32, Thread>,
-    /// Threads whose last read may have been of a request that is not known.
-    hidden: FastSet<u32>,
     distrusted_until_ns: u64,
     broke_the_rule: bool,
     kept_the_rule: bool,
@@ -153,7 +151,6 @@ impl Process {
 
     /// A thread has a request from now on. [`Process::end`] is to be called for it once.
     pub fn begin(&mut self, thread: u32, request: NodeId) -> Others {
-        self.hidden.remove(&thread);
         let thread = self.threads.entry(thread).or_default();
         let others = match (thread.open, thread.only_open()) {
             (0, _) => Others::None,
@@ -179,7 +176,6 @@ impl Process {
 
     /// A thread read more of a request.
     pub fn reads(&mut self, thread: u32, request: NodeId) {
-        self.hidden.remove(&thread);
         if let Some(thread) = self.threads.get_mut(&thread) {
             thread.last = Some(request);
         }
@@ -187,15 +183,9 @@ impl Process {
 
     /// A thread read what may be a request, and which is not known: the one that it read last is none that is known.
     pub fn reads_unknown(&mut self, thread: u32) {
-        self.hidden.insert(thread);
         if let Some(thread) = self.threads.get_mut(&thread) {
             thread.last = None;
         }
-    }
-
-    /// Whether what a thread read last may be a request that is not known.
-    pub fn hides_request(&self, thread: u32) -> bool {
-        self.hidden.contains(&thread)
     }
 
     /// The one request that a thread has open.

@@ -27,7 +27,6 @@ impl Core {
         }
         let busy = self.may_be_busy(tgid, connect.header.time_ns);
         let opener = self.causality.opener(tgid, tid, busy);
-        let opener_hidden = self.causality.hides_opener(tgid, tid);
         let errno = connect.result.saturating_neg();
         let under_way = matches!(errno, 0 | libc::EINPROGRESS | libc::EINTR);
         if under_way {
@@ -35,7 +34,7 @@ impl Core {
                 return;
             };
             connection.opener = opener;
-            connection.opener_hidden = opener_hidden;
+            connection.opener_hidden = opener.is_none();
             return;
         }
         if let Some(before) = self.flow.close(connect.conn) {
@@ -43,7 +42,7 @@ impl Core {
         }
         let mut connection = Connection::connecting(connect, path);
         connection.opener = opener;
-        connection.opener_hidden = opener_hidden;
+        connection.opener_hidden = opener.is_none();
         if connect.family == FAMILY_UNIX && errno == libc::ENOENT {
             self.counters.unix_connects_ignored += 1;
             return;

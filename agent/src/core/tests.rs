@@ -256,6 +256,15 @@ impl World {
         end
     }
 
+    /// A client's end that its process keeps open: a call was made on it before, which is nobody's.
+    fn kept(&mut self, tgid: u32, tid: u32) -> End {
+        let mut end = self.client(tgid, tid);
+        self.feed(end.writes(tid, &get("/before")));
+        self.feed(end.reads(tid, OK));
+        assert_eq!(self.tree().len(), 1);
+        end
+    }
+
     /// A server's end whose other end is not traced.
     fn server(&mut self, tgid: u32) -> End {
         self.connections += 2;

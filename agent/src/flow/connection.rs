@@ -54,8 +54,8 @@ pub struct Connection {
     pub connecting_since_ns: Option<u64>,
     /// The request that it was connected for, and by which thread.
     pub opener: Option<NodeId>,
-    /// It was connected for a request that is not known; or unseen, and it had carried nothing when it was found: then that
-    /// request may be one that nobody saw.
+    /// It is not known what it was connected for: nothing was read, or the connect was not seen and nothing had been carried
+    /// when the connection was found. Then the first request on it may be for one that nobody saw.
     pub opener_hidden: bool,
     /// Requests that were not answered yet, or not wholly, by their number.
     pub exchanges: Requests,

@@ -222,7 +222,7 @@ fn a_connection_that_ends_without_a_response() {
 fn nginx_passes_on_what_it_read_last() {
     let mut world = two_services(Runtime::Nginx);
     let (mut one, mut two) = (world.server(10), world.server(10));
-    let (mut call, mut other) = (world.client(10, 10), world.client(10, 10));
+    let (mut call, mut other) = (world.kept(10, 10), world.kept(10, 10));
     world.feed(one.reads(10, &get("/a")));
     world.feed(call.writes(10, &get("/a")));
     world.feed(two.reads(10, &get("/b")));
@@ -245,7 +245,7 @@ fn nginx_passes_on_what_it_read_last() {
 #[test]
 fn nginx_that_was_busy_when_it_was_found_makes_calls_for_what_nobody_saw() {
     let calls = |world: &mut World| {
-        let (mut one, mut two) = (world.client(10, 10), world.client(10, 10));
+        let (mut one, mut two) = (world.kept(10, 10), world.kept(10, 10));
         let mut back = world.server(10);
         world.feed(back.reads(10, &get("/a")));
         for end in [&mut one, &mut two] {
@@ -338,7 +338,7 @@ fn nginx_that_connected_before_it_was_found_did_so_for_what_nobody_saw() {
 fn nginx_tries_again_in_the_turn_of_another_request() {
     let mut world = two_services(Runtime::Nginx);
     let (mut one, mut two) = (world.server(10), world.server(10));
-    let (mut first, mut second, mut again) = (world.client(10, 10), world.client(10, 10), world.client(10, 10));
+    let (mut first, mut second, mut again) = (world.kept(10, 10), world.kept(10, 10), world.kept(10, 10));
     world.feed(one.reads(10, &get("/a")));
     world.feed(first.writes(10, &get("/a")));
     world.feed(two.reads(10, &get("/a")));
@@ -431,15 +431,15 @@ fn the_header_wins() {
 fn a_header_that_was_only_forwarded() {
     // By nginx, by a loop that names it, and by a program on threads.
     for (runtime, method) in [
-        (Runtime::Nginx, "thread"),
+        (Runtime::Nginx, "opener"),
         (Runtime::Loop, "content"),
         (Runtime::Unknown, "content"),
     ] {
         let mut world = two_services(runtime);
         let mut front = world.server(10);
-        let (mut call, mut back) = world.pair((10, 11), 20);
         let request = get_with("/a", TRACEPARENT);
         world.feed(front.reads(11, &request));
+        let (mut call, mut back) = world.pair((10, 11), 20);
         world.feed(call.writes(11, &request));
         world.feed(back.reads(21, &request));
         world.feed(back.writes(21, OK));
@@ -581,6 +581,19 @@ fn nginx_on_connections_that_are_older_than_the_agent() {
     assert_eq!(
         tree.iter().filter(|line| line.ends_with("<- root")).count(),
         3,
+        "{tree:#?}"
+    );
+    // Connected for a request that was read before the agent came.
+    let mut call = world.client(1, 1);
+    let mut known = world.server(1);
+    world.feed(known.reads(1, &get("/a")));
+    world.feed(call.writes(1, &get("/a")));
+    world.feed(call.reads(1, OK));
+    world.feed(known.writes(1, OK));
+    let tree = world.tree();
+    assert_eq!(
+        tree.iter().filter(|line| line.ends_with("<- root")).count(),
+        2,
         "{tree:#?}"
     );
     // From now on nothing is hidden.
