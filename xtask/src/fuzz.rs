@@ -4,6 +4,7 @@
 //! ([`compiler`]), and with instrumentation in our crates only.
 
 pub mod compiler;
+mod outcome;
 
 use std::{
     fs,
@@ -19,6 +20,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use tempfile::TempDir;
 
+use self::outcome::{Outcome, Uncovered};
 use crate::tools::{self, Run};
 
 /// The crate, from the workspace's folder.
@@ -88,6 +90,9 @@ const PARSERS: [&str; 37] = [
 /// What decides on what the parsers say: shown, and no bar.
 const DECIDERS: [&str; 3] = ["agent/src/core", "agent/src/causality", "agent/src/flow"];
 
+/// All of Spoor's own code that the targets are built with.
+const CRATES: [&str; 2] = ["agent/src", "agent-ebpf/src"];
+
 /// What to do with the targets.
 #[derive(clap::Args)]
 pub struct Options {
@@ -103,17 +108,6 @@ pub struct Options {
     /// Only this target
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(TARGETS))]
     pub target: Option<String>,
-}
-
-/// What a run of a target came to.
-struct Outcome {
-    target: &'static str,
-    runs: u64,
-    /// Edges of the instrumented code, at the begin and at the end.
-    edges: (u64, u64),
-    /// When a new edge was found last.
-    last_new: Duration,
-    took: Duration,
 }
 
 /// `cargo xtask fuzz`
@@ -200,12 +194,13 @@ impl Fuzzer {
             "--minutes {minutes}: give a time above 0"
         );
         let time = Duration::from_secs_f64(minutes * 60.0);
+        let uncovered = self.uncovered()?;
         let workers = thread::available_parallelism().map_or(1, NonZero::get);
         let queue = Mutex::new(targets.iter());
         let next = || queue.lock().ok().and_then(|mut queue| queue.next().copied());
         let work = || {
             std::iter::from_fn(next)
-                .map(|target| self.run_one(target, time, seed))
+                .map(|target| self.run_one(target, time, seed, &uncovered))
                 .collect::<Vec<_>>()
         };
         let outcomes: Vec<Result<Outcome>> = thread::scope(|scope| {
@@ -216,10 +211,10 @@ impl Fuzzer {
                 .collect()
         });
         let mut failures = Vec::new();
-        println!("target     runs      runs/s  edges at begin  at end  last new edge");
+        println!("{}", Outcome::HEAD);
         for outcome in outcomes {
             match outcome {
-                Ok(outcome) => println!("{}", outcome.line()),
+                Ok(outcome) => println!("{}", outcome.row()),
                 Err(error) => failures.push(format!("{error:#}")),
             }
         }
@@ -227,7 +222,7 @@ impl Fuzzer {
         Ok(())
     }
 
-    fn run_one(&self, target: &'static str, time: Duration, seed: u32) -> Result<Outcome> {
+    fn run_one(&self, target: &'static str, time: Duration, seed: u32, uncovered: &Uncovered) -> Result<Outcome> {
         let artifacts = self.folder.join("artifacts").join(target);
         fs::create_dir_all(&artifacts).with_context(|| format!("cannot make the folder {}", artifacts.display()))?;
         let start = Instant::now();
@@ -236,7 +231,7 @@ impl Fuzzer {
             .arg(format!("-max_total_time={}", time.as_secs().max(1)))
             .arg(format!("-artifact_prefix={}/", artifacts.display()))
             .arg(format!("-seed={seed}"))
-            .arg("-print_final_stats=1")
+            .args(["-print_final_stats=1", "-print_pcs=1"])
             .arg(format!("-dict={}", dictionary(target).display()))
             .arg(self.found(target)?)
             .arg(corpus(target))
@@ -244,13 +239,7 @@ impl Fuzzer {
             .stdout(Stdio::null())
             .spawn()
             .with_context(|| format!("cannot start {}", self.binary(target).display()))?;
-        let mut outcome = Outcome {
-            target,
-            runs: 0,
-            edges: (0, 0),
-            last_new: Duration::ZERO,
-            took: Duration::ZERO,
-        };
+        let mut outcome = Outcome::new(target);
         let mut said = Vec::new();
         if let Some(stderr) = child.stderr.take() {
             for line in BufReader::new(stderr).split(b'\n') {
@@ -260,7 +249,7 @@ impl Fuzzer {
                 said.push(line);
             }
         }
-        outcome.took = start.elapsed();
+        let took = start.elapsed();
         let status = child.wait().context("cannot wait for the fuzzer")?;
         if !status.success() {
             let input = said
@@ -275,6 +264,7 @@ impl Fuzzer {
                 said[tail..].join("\n")
             );
         }
+        outcome.end(&self.binary(target), took, uncovered)?;
         Ok(outcome)
     }
 
@@ -305,8 +295,8 @@ impl Fuzzer {
         Ok(())
     }
 
-    /// Prints what the repository's corpus covers. `bar`: and fails if that is too little of the parsers.
-    fn cover(&self, bar: bool) -> Result<()> {
+    /// What the repository's corpus covers.
+    fn profile(&self) -> Result<PathBuf> {
         let profiles = self.folder.join("profiles");
         let _ = fs::remove_dir_all(&profiles);
         fs::create_dir_all(&profiles).with_context(|| format!("cannot make the folder {}", profiles.display()))?;
@@ -333,7 +323,22 @@ impl Fuzzer {
             .arg(&merged)
             .args(&raw)
             .status()?;
-        let covered = self.report(&merged, &PARSERS)?;
+        Ok(merged)
+    }
+
+    /// Of Spoor's own code, what the repository's corpus does not reach.
+    fn uncovered(&self) -> Result<Uncovered> {
+        let profile = self.profile()?;
+        let (mut uncovered, mut file) = (Uncovered::default(), String::new());
+        self.coverage(&profile, &["export", "--format=lcov"], &CRATES)
+            .quiet_lines(|line| uncovered.take(line, &mut file))?;
+        Ok(uncovered)
+    }
+
+    /// Prints what the repository's corpus covers. `bar`: and fails if that is too little of the parsers.
+    fn cover(&self, bar: bool) -> Result<()> {
+        let profile = self.profile()?;
+        let covered = self.report(&profile, &PARSERS)?;
         println!("lines that the corpus covers, by file:");
         for Covered { file, lines, missed } in &covered {
             println!("  {:5.1} %  {lines:4} lines  {file}", per_cent(*lines, *missed));
@@ -344,7 +349,7 @@ impl Fuzzer {
             (lines, per_cent(lines, missed))
         };
         let (lines, parsers) = sum(&covered);
-        let (decider_lines, deciders) = sum(&self.report(&merged, &DECIDERS)?);
+        let (decider_lines, deciders) = sum(&self.report(&profile, &DECIDERS)?);
         println!("  {deciders:5.1} %  {decider_lines:4} lines  flow, causality and core together (no bar)");
         println!(
             "line coverage of the parsers from the corpus: {parsers:.1} % of {lines} lines (must: {MUST_COVER} %)"
@@ -363,17 +368,23 @@ impl Fuzzer {
 
     fn report(&self, profile: &Path, sources: &[&str]) -> Result<Vec<Covered>> {
         let mut covered = Vec::new();
+        let options = ["report", "--show-region-summary=false", "--show-branch-summary=false"];
+        self.coverage(profile, &options, sources)
+            .quiet_lines(|line| covered.extend(Covered::of(line)))?;
+        Ok(covered)
+    }
+
+    /// `llvm-cov` on all targets, and what it says of these sources.
+    fn coverage(&self, profile: &Path, options: &[&str], sources: &[&str]) -> Run {
         let [first, others @ ..] = TARGETS;
         let mut run = Run::program(tools::llvm("llvm-cov"))
-            .args(["report", "--show-region-summary=false", "--show-branch-summary=false"])
+            .args(options)
             .arg(format!("--instr-profile={}", profile.display()))
             .arg(self.binary(first));
         for target in others {
             run = run.arg("--object").arg(self.binary(target));
         }
         run.args(sources.iter().map(|source| tools::root().join(source)))
-            .quiet_lines(|line| covered.extend(Covered::of(line)))?;
-        Ok(covered)
     }
 }
 
@@ -388,48 +399,6 @@ fn dictionary(target: &str) -> PathBuf {
         _ => "http",
     };
     tools::root().join(format!("tests/fuzz/dictionaries/{name}.dict"))
-}
-
-impl Outcome {
-    /// Takes a line of libFuzzer's, such as `#123 NEW cov: 45 ft: 67 corp: 8/9b …`.
-    fn take(&mut self, line: &str, now: Duration) {
-        if let Some(runs) = line.strip_prefix("stat::number_of_executed_units:") {
-            self.runs = runs.trim().parse().unwrap_or(0);
-        }
-        let Some(edges) = line.strip_prefix('#').and_then(edges) else {
-            return;
-        };
-        if line.contains("INITED") {
-            self.edges = (edges, edges);
-        } else if edges > self.edges.1 {
-            self.edges.1 = edges;
-            self.last_new = now;
-        }
-    }
-
-    fn line(&self) -> String {
-        let Self {
-            target,
-            runs,
-            edges: (begin, end),
-            last_new,
-            took,
-        } = self;
-        let [took, last_new] = [took, last_new].map(Duration::as_secs_f64);
-        let rate = *runs as f64 / took.max(0.001);
-        let last = if begin == end {
-            "none: the corpus has all".to_owned()
-        } else if last_new > took * 0.8 {
-            format!("at {last_new:.0} s, in the last fifth of {took:.0} s: let it run longer, and keep what it finds")
-        } else {
-            format!("at {last_new:.0} s of {took:.0} s")
-        };
-        format!("{target:8} {runs:8} {rate:9.0} {begin:12} {end:9}  {last}")
-    }
-}
-
-fn edges(line: &str) -> Option<u64> {
-    line.split_once("cov: ")?.1.split(' ').next()?.parse().ok()
 }
 
 /// A line of `llvm-cov report`.
@@ -465,32 +434,6 @@ fn per_cent(lines: u64, missed: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn reads_what_the_fuzzer_says() {
-        let mut outcome = Outcome {
-            target: "core",
-            runs: 0,
-            edges: (0, 0),
-            last_new: Duration::ZERO,
-            took: Duration::from_secs(10),
-        };
-        for (second, line) in [
-            (0, "INFO: Seed: 3591418948"),
-            (1, "#20\tINITED cov: 100 ft: 200 corp: 8/9b exec/s: 0 rss: 27Mb"),
-            (2, "#30\tREDUCE cov: 100 ft: 201 corp: 8/9b exec/s: 0 rss: 27Mb"),
-            (3, "#47\tNEW    cov: 101 ft: 209 corp: 2/5b lim: 4 exec/s: 0"),
-            (9, "#99\tDONE   cov: 101 ft: 211 corp: 13/37b"),
-            (10, "stat::number_of_executed_units: 1000"),
-        ] {
-            outcome.take(line, Duration::from_secs(second));
-        }
-        assert_eq!((outcome.runs, outcome.edges), (1000, (100, 101)));
-        assert_eq!(outcome.last_new, Duration::from_secs(3));
-        assert!(outcome.line().ends_with("at 3 s of 10 s"), "{}", outcome.line());
-        outcome.take("#100\tNEW    cov: 102 ft: 1", Duration::from_secs(9));
-        assert!(outcome.line().contains("last fifth"), "{}", outcome.line());
-    }
 
     #[test]
     fn reads_the_report() {

@@ -31,11 +31,17 @@ const INSTRUMENTATION: [&str; 6] = [
     "-Cinstrument-coverage",
 ];
 
+/// For libraries to know, and so that the addresses that the fuzzer prints are those of the file.
+const FOR_ALL: [&str; 2] = ["--cfg=fuzzing", "-Crelocation-model=static"];
+
 /// Instruments what this cargo builds. It gets the flags for all crates, so that it builds anew when they change.
 pub fn instrument(cargo: Run) -> Result<Run> {
     let this = env::current_exe().context("cannot find the running xtask")?;
     Ok(cargo
-        .env("RUSTFLAGS", format!("{} --cfg fuzzing", INSTRUMENTATION.join(" ")))
+        .env(
+            "RUSTFLAGS",
+            format!("{} {}", INSTRUMENTATION.join(" "), FOR_ALL.join(" ")),
+        )
         .env("RUSTC_WRAPPER", this)
         .env(VARIABLE, "1"))
 }
