@@ -57,13 +57,6 @@ pub struct Difference {
     pub text: String,
 }
 
-impl Difference {
-    /// The id of the request that all began with.
-    pub fn root(&self) -> &str {
-        root(&self.id)
-    }
-}
-
 /// How many parents were found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Score {
@@ -405,7 +398,7 @@ impl<'a> Comparison<'a> {
 }
 
 /// The id of the request that all began with.
-fn root(id: &str) -> &str {
+pub fn root(id: &str) -> &str {
     id.split('.').next().unwrap_or_default()
 }
 

@@ -115,22 +115,25 @@ pub fn fuzz(options: &Options) -> Result<()> {
     let fuzzer = Fuzzer::build()?;
     let wanted = |target: &&&str| options.target.as_deref().is_none_or(|only| only == **target);
     let targets: Vec<_> = TARGETS.iter().filter(wanted).copied().collect();
+    let mut profile = fuzzer.profile()?;
     if !options.coverage {
-        fuzzer.run(&targets, options.minutes, ANY_SEED)?;
+        fuzzer.run(&targets, options.minutes, ANY_SEED, &profile)?;
     }
     if options.keep {
         for target in &targets {
             fuzzer.keep(target)?;
         }
+        profile = fuzzer.profile()?;
     }
-    fuzzer.cover(options.target.is_none())
+    fuzzer.cover(&profile, options.target.is_none())
 }
 
 /// The step of `cargo xtask test`: each target for so many minutes, then the bar.
 pub fn test(minutes: f64) -> Result<()> {
     let fuzzer = Fuzzer::build()?;
-    fuzzer.run(&TARGETS, minutes, TEST_SEED)?;
-    fuzzer.cover(true)
+    let profile = fuzzer.profile()?;
+    fuzzer.run(&TARGETS, minutes, TEST_SEED, &profile)?;
+    fuzzer.cover(&profile, true)
 }
 
 /// The targets, built.
@@ -187,14 +190,15 @@ impl Fuzzer {
         command
     }
 
-    /// Runs targets, as many at a time as there are processors. A crash, a hang or too much memory is an error.
-    fn run(&self, targets: &[&'static str], minutes: f64, seed: u32) -> Result<()> {
+    /// Runs targets, as many at a time as there are processors, and tells what is new to the `profile` of the repository's
+    /// corpus. A crash, a hang or too much memory is an error.
+    fn run(&self, targets: &[&'static str], minutes: f64, seed: u32, profile: &Path) -> Result<()> {
         ensure!(
             minutes > 0.0 && minutes < 10_000.0,
             "--minutes {minutes}: give a time above 0"
         );
         let time = Duration::from_secs_f64(minutes * 60.0);
-        let uncovered = self.uncovered()?;
+        let uncovered = self.uncovered(profile)?;
         let workers = thread::available_parallelism().map_or(1, NonZero::get);
         let queue = Mutex::new(targets.iter());
         let next = || queue.lock().ok().and_then(|mut queue| queue.next().copied());
@@ -327,18 +331,20 @@ impl Fuzzer {
     }
 
     /// Of Spoor's own code, what the repository's corpus does not reach.
-    fn uncovered(&self) -> Result<Uncovered> {
-        let profile = self.profile()?;
+    fn uncovered(&self, profile: &Path) -> Result<Uncovered> {
         let (mut uncovered, mut file) = (Uncovered::default(), String::new());
-        self.coverage(&profile, &["export", "--format=lcov"], &CRATES)
+        self.coverage(profile, &["export", "--format=lcov"], &CRATES)
             .quiet_lines(|line| uncovered.take(line, &mut file))?;
+        ensure!(
+            !uncovered.is_empty(),
+            "llvm-cov tells no line of {CRATES:?} that is not covered: are the files called otherwise in its report?"
+        );
         Ok(uncovered)
     }
 
     /// Prints what the repository's corpus covers. `bar`: and fails if that is too little of the parsers.
-    fn cover(&self, bar: bool) -> Result<()> {
-        let profile = self.profile()?;
-        let covered = self.report(&profile, &PARSERS)?;
+    fn cover(&self, profile: &Path, bar: bool) -> Result<()> {
+        let covered = self.report(profile, &PARSERS)?;
         println!("lines that the corpus covers, by file:");
         for Covered { file, lines, missed } in &covered {
             println!("  {:5.1} %  {lines:4} lines  {file}", per_cent(*lines, *missed));
@@ -349,7 +355,7 @@ impl Fuzzer {
             (lines, per_cent(lines, missed))
         };
         let (lines, parsers) = sum(&covered);
-        let (decider_lines, deciders) = sum(&self.report(&profile, &DECIDERS)?);
+        let (decider_lines, deciders) = sum(&self.report(profile, &DECIDERS)?);
         println!("  {deciders:5.1} %  {decider_lines:4} lines  flow, causality and core together (no bar)");
         println!(
             "line coverage of the parsers from the corpus: {parsers:.1} % of {lines} lines (must: {MUST_COVER} %)"

@@ -4,6 +4,7 @@ mod fuzzed;
 mod gaps;
 mod ignored;
 mod lives;
+mod nginx;
 mod odd;
 mod parents;
 mod processes;
@@ -384,3 +385,11 @@ const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const PARENT_ID: &str = "00f067aa0ba902b7";
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 const NOT_SAMPLED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+
+/// `front` (10), of this kind, and `back` (20).
+fn two_services(runtime: Runtime) -> World {
+    let mut world = World::new();
+    world.process(10, "front", runtime);
+    world.process(20, "back", Runtime::Unknown);
+    world
+}

@@ -19,7 +19,7 @@ use clap::Parser;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use spoor_tests::{
     agent::{Agent, Recorder},
-    compare::{Difference, Expectation, Fault, Report, compare},
+    compare::{Expectation, Fault, Report, compare, root},
     net,
     otlp::Span,
     render,
@@ -240,14 +240,11 @@ impl Outcome {
                 ..Expectation::default()
             },
         );
-        let traces: BTreeSet<_> = events
-            .iter()
-            .map(|event| event.id.split('.').next().unwrap_or_default())
-            .collect();
+        let traces: BTreeSet<_> = events.iter().map(|event| root(&event.id)).collect();
         let with = |only_wrong: bool| {
             let differences = report.differences.iter();
             let counted = differences.filter(|d| !only_wrong || !matches!(d.fault, Fault::Missing | Fault::NoParent));
-            counted.map(Difference::root).collect::<BTreeSet<_>>()
+            counted.map(|difference| root(&difference.id)).collect::<BTreeSet<_>>()
         };
         let (complete, wrong) = (traces.difference(&with(false)).count(), with(true).len());
         let traces = traces.len();

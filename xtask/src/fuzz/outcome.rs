@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, path::Path, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::tools::{self, Run};
 
@@ -15,11 +15,17 @@ impl Uncovered {
     pub fn take(&mut self, line: &str, file: &mut String) {
         if let Some(path) = line.strip_prefix("SF:") {
             *file = from_root(path).unwrap_or_default();
-        } else if let Some((number, "0")) = line.strip_prefix("DA:").and_then(|line| line.split_once(','))
+        } else if !file.is_empty()
+            && let Some((number, "0")) = line.strip_prefix("DA:").and_then(|line| line.split_once(','))
             && let Ok(number) = number.parse()
         {
             self.0.insert((file.clone(), number));
         }
+    }
+
+    /// Whether there are none: never, but if the report names its files in another way.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// `path:line:column`, from the workspace's folder and without the column, if it is one of these.
@@ -86,6 +92,13 @@ impl Outcome {
                 .arg(program)
                 .args(addresses.iter().map(|(_, address)| address))
                 .quiet_lines(|line| lines.extend((!line.is_empty()).then(|| line.to_owned())))?;
+            ensure!(
+                lines.len() == addresses.len(),
+                "llvm-symbolizer names {} places of {} addresses of {}",
+                lines.len(),
+                addresses.len(),
+                program.display()
+            );
             let found = addresses.iter().zip(lines);
             self.new_lines
                 .extend(found.filter_map(|((when, _), place)| Some((*when, uncovered.at(&place)?))));

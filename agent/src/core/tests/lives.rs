@@ -1,14 +1,11 @@
 //! Connections that begin, end and are held.
 
-use super::{
-    processes::{exchange, world},
-    *,
-};
+use super::{processes::exchange, *};
 use agent_ebpf::abi::{FAMILY_UNIX, SEGMENT_EOF};
 
 #[test]
 fn connects_that_fail() {
-    let mut world = world();
+    let mut world = two_services(Runtime::Unknown);
     let mut front = world.server(10);
     world.feed(front.reads(10, &get("/a")));
     world.connect(100, 10, 10, -libc::ECONNREFUSED);
@@ -57,7 +54,7 @@ fn connects_that_fail() {
 
 #[test]
 fn a_connect_that_its_process_does_not_live_to_see_is_no_call() {
-    let mut world = world();
+    let mut world = two_services(Runtime::Unknown);
     for (conn, tgid) in [(102, 10), (103, 20)] {
         world.connect(conn, tgid, tgid, -libc::EINPROGRESS);
     }
@@ -80,7 +77,7 @@ fn a_connect_that_its_process_does_not_live_to_see_is_no_call() {
 
 #[test]
 fn a_connection_that_carried_nothing_is_no_failed_call() {
-    let mut world = world();
+    let mut world = two_services(Runtime::Unknown);
     for (conn, error) in [(102, 0), (104, libc::ECONNRESET)] {
         world.connect(conn, 10, 10, -libc::EINPROGRESS);
         let end = End {
@@ -100,7 +97,7 @@ fn a_connection_that_carried_nothing_is_no_failed_call() {
 
 #[test]
 fn a_connection_whose_description_was_lost_is_no_failed_connect() {
-    let mut world = world();
+    let mut world = two_services(Runtime::Unknown);
     world.connect(102, 10, 10, -libc::EINPROGRESS);
     let mut end = End {
         conn: 102,
@@ -124,7 +121,7 @@ fn a_connection_whose_description_was_lost_is_no_failed_connect() {
 
 #[test]
 fn a_reset_of_a_reused_connection_is_the_clients_error_alone() {
-    let mut world = world();
+    let mut world = two_services(Runtime::Unknown);
     let (mut call, mut back) = world.pair((10, 11), 20);
     world.feed(call.writes(11, &get("/b")));
     world.feed(back.reads(21, &get("/b")));
@@ -147,7 +144,7 @@ fn a_reset_of_a_reused_connection_is_the_clients_error_alone() {
 
 #[test]
 fn half_closed_is_not_closed() {
-    let mut world = world();
+    let mut world = two_services(Runtime::Unknown);
     let (mut call, mut back) = world.pair((10, 11), 20);
     world.feed(call.writes(11, &get("/b")));
     world.feed(call.state(StateChange::LocalFin, 2, 0));
@@ -171,7 +168,7 @@ fn half_closed_is_not_closed() {
 
 #[test]
 fn connections_older_than_the_agent() {
-    let mut world = world();
+    let mut world = two_services(Runtime::Unknown);
     // The programs counted the client's SYN as a byte: they did not see it connect.
     let older = |conn, tgid, syn: u64| Open {
         role: Role::Unknown as u8,
@@ -215,7 +212,7 @@ fn unix(conn: u64, tgid: u32, role: Role, from_birth: u8) -> Open {
 
 #[test]
 fn unix_sockets() {
-    let mut world = world();
+    let mut world = two_services(Runtime::Unknown);
     let mut call = world.open(unix(100, 10, Role::Client, 1));
     let mut back = world.open(unix(101, 20, Role::Server, 1));
     world.feed(call.writes(11, &get("/b")));
@@ -238,7 +235,7 @@ fn unix_sockets() {
 
 #[test]
 fn ends_that_cannot_be_compared_do_not_wait_for_each_other() {
-    let mut world = world();
+    let mut world = two_services(Runtime::Unknown);
     let mut call = world.open(unix(100, 10, Role::Unknown, 0));
     let mut back = world.open(unix(101, 20, Role::Unknown, 0));
     for _ in 0..2 {
@@ -255,7 +252,7 @@ fn ends_that_cannot_be_compared_do_not_wait_for_each_other() {
 
 #[test]
 fn what_is_held_leaves_in_time() {
-    let mut world = world();
+    let mut world = two_services(Runtime::Unknown);
     let (mut front, mut call) = (world.server(10), world.client(10, 11));
     world.feed(front.reads(11, &get("/a")));
     world.feed(call.writes(11, &get("/b")));
@@ -297,7 +294,7 @@ fn as_much_is_held_as_is_allowed() {
 
 #[test]
 fn idle_connections_are_forgotten() {
-    let mut world = world();
+    let mut world = two_services(Runtime::Unknown);
     let mut front = world.server(10);
     world.feed(front.reads(11, &get("/a")));
     world.pass(SECOND);
@@ -308,7 +305,7 @@ fn idle_connections_are_forgotten() {
 
 #[test]
 fn what_was_under_way_at_the_end_is_counted() {
-    let mut world = world();
+    let mut world = two_services(Runtime::Unknown);
     let mut front = world.server(10);
     world.feed(front.reads(11, &get("/a")));
     assert_eq!(world.core.flush(), []);
@@ -317,7 +314,7 @@ fn what_was_under_way_at_the_end_is_counted() {
 
 #[test]
 fn nothing_grows() {
-    let mut world = world();
+    let mut world = two_services(Runtime::Unknown);
     for thread in 0..3000 {
         let (mut call, mut back) = world.pair((10, thread + 1), 20);
         for _ in 0..2 {
@@ -340,7 +337,7 @@ fn nothing_grows() {
 
 #[test]
 fn a_server_that_has_answered_and_ended_before_the_write_of_its_request_is_told() {
-    let mut world = world();
+    let mut world = two_services(Runtime::Unknown);
     let (mut call, mut back) = world.pair((10, 1), 20);
     let asked = call.writes(1, &get("/b"));
     world.feed(back.reads(20, &get("/b")));
@@ -361,7 +358,7 @@ fn a_server_that_has_answered_and_ended_before_the_write_of_its_request_is_told(
 
 #[test]
 fn a_socket_that_is_connected_to_itself() {
-    let mut world = world();
+    let mut world = two_services(Runtime::Unknown);
     let mut end = world.open(Open {
         sent_base: 999,
         received_base: 1000,
@@ -374,7 +371,7 @@ fn a_socket_that_is_connected_to_itself() {
 
 #[test]
 fn a_unix_connection_that_ended_unseen() {
-    let mut world = world();
+    let mut world = two_services(Runtime::Unknown);
     let mut tcp = world.server(10);
     exchange(&mut world, &mut tcp, 10);
     assert!(!world.core.needs_unix_ends(), "TCP tells its ends");
@@ -399,7 +396,7 @@ fn a_unix_connection_that_ended_unseen() {
 
 #[test]
 fn a_unix_connection_that_ended_unseen_after_its_other_end() {
-    let mut world = world();
+    let mut world = two_services(Runtime::Unknown);
     let mut call = world.open(unix(100, 10, Role::Client, 1));
     world.feed(call.writes(10, &get("/b")));
     let mut record = call.reads(10, "");

@@ -3,14 +3,6 @@
 use super::*;
 use agent_ebpf::abi::{Exec, Fork, Listen};
 
-/// Two services.
-pub(super) fn world() -> World {
-    let mut world = World::new();
-    world.process(10, "front", Runtime::Unknown);
-    world.process(20, "back", Runtime::Unknown);
-    world
-}
-
 fn exec(world: &mut World, tgid: u32, provisional: u32) {
     world.now_ns += 1000;
     let exec = Exec {
@@ -201,7 +193,7 @@ fn a_process_of_which_nothing_is_told() {
 
 #[test]
 fn a_new_program_and_a_process_id_used_again() {
-    let mut world = world();
+    let mut world = two_services(Runtime::Unknown);
     let mut front = world.server(10);
     exchange(&mut world, &mut front, 10);
     exec(&mut world, 10, 0);
@@ -229,7 +221,7 @@ fn a_new_program_and_a_process_id_used_again() {
 
 #[test]
 fn facts_that_come_after_the_end_are_forgotten_all_the_same() {
-    let mut world = world();
+    let mut world = two_services(Runtime::Unknown);
     let mut front = world.server(10);
     exchange(&mut world, &mut front, 10);
     world.exit(10);
@@ -248,7 +240,7 @@ fn facts_that_come_after_the_end_are_forgotten_all_the_same() {
 
 #[test]
 fn a_killed_process_gives_no_status() {
-    let mut world = world();
+    let mut world = two_services(Runtime::Unknown);
     let mut front = world.server(10);
     world.feed(front.reads(10, &get("/a")));
     world.exit(10);
