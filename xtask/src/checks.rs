@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::{
     fuzz, kernels, release, setup,
-    tools::{CORE_BENCH, Run, SPOOR_BIN, target_dir},
+    tools::{self, CORE_BENCH, Run, SPOOR_BIN, target_dir},
 };
 
 /// What cargo test's result lines said.
@@ -31,7 +31,7 @@ impl Tally {
     }
 }
 
-/// All steps; `filter` narrows the end-to-end tests. The fuzz targets run for `fuzz_minutes` each.
+/// All steps; `filter` narrows the end-to-end tests to those of a file, or whose name contains it, and shows what they print. The fuzz targets run for `fuzz_minutes` each.
 pub fn all(filter: Option<&str>, fuzz_minutes: f64) -> Result<()> {
     tallied(|tally| {
         lints()?;
@@ -50,13 +50,18 @@ pub fn all(filter: Option<&str>, fuzz_minutes: f64) -> Result<()> {
             Ok(release)
         })?;
         let core = step("the program that measures Core", release::core_bench)?;
-        let end_to_end = Run::cargo(["test", "--package", "spoor-tests", "--no-fail-fast", "--"])
-            .args(["--test-threads=1", "--include-ignored"])
-            .args(filter)
+        let end_to_end = Run::cargo(["test", "--package", "spoor-tests", "--no-fail-fast"])
+            .args(chosen(filter))
             .env(SPOOR_BIN, release.path)
             .env(CORE_BENCH, core);
+        let before = tally.passed;
         tests("end-to-end tests", end_to_end, tally)?;
-        if filter.is_none() {
+        if let Some(filter) = filter {
+            ensure!(
+                tally.passed > before,
+                "no end-to-end test is called so: give a file of tests/tests (`matrix`) or a part of a test's name, not `{filter}`"
+            );
+        } else {
             step("the oldest kernel", || {
                 setup::kernels::install()?;
                 kernels::run(&kernels::AMONG_ALL_TESTS.map(str::to_owned))
@@ -64,6 +69,25 @@ pub fn all(filter: Option<&str>, fuzz_minutes: f64) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Arguments of `cargo test` for the end-to-end tests.
+fn chosen(filter: Option<&str>) -> Vec<&str> {
+    const ALL: [&str; 3] = ["--", "--test-threads=1", "--include-ignored"];
+    let Some(filter) = filter else {
+        return ALL.to_vec();
+    };
+    let folder = tools::root().join("tests/tests");
+    let is_file = [format!("{filter}.rs"), format!("{filter}/main.rs")]
+        .iter()
+        .any(|file| folder.join(file).exists());
+    let (file, name) = if is_file {
+        (Some(["--test", filter]), None)
+    } else {
+        (None, Some(filter))
+    };
+    let file = file.into_iter().flatten();
+    file.chain(ALL).chain(["--nocapture"]).chain(name).collect()
 }
 
 /// The steps that need neither root nor services.
@@ -121,7 +145,20 @@ fn tallied(steps: impl FnOnce(&mut Tally) -> Result<()>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::Tally;
+    use super::{Tally, chosen};
+
+    #[test]
+    fn tests_are_chosen_by_file_or_by_name() {
+        let all = "-- --test-threads=1 --include-ignored";
+        assert_eq!(chosen(None).join(" "), all);
+        for file in ["matrix", "ps"] {
+            assert_eq!(chosen(Some(file)).join(" "), format!("--test {file} {all} --nocapture"));
+        }
+        assert_eq!(
+            chosen(Some("attached::")).join(" "),
+            format!("{all} --nocapture attached::")
+        );
+    }
 
     #[test]
     fn sums_result_lines_and_nothing_else() {

@@ -52,7 +52,7 @@ enum Task {
         /// How long each fuzz target runs; 0: they are left out
         #[arg(long, default_value_t = 1.0, value_name = "N", conflicts_with = "no_e2e")]
         fuzz_minutes: f64,
-        /// Run only the end-to-end tests whose name contains this
+        /// Run only the end-to-end tests of this file (`matrix`), or whose name contains this, and show what they print
         #[arg(conflicts_with = "no_e2e")]
         filter: Option<String>,
     },
