@@ -455,6 +455,7 @@ impl Core {
         } = self.flow.counters;
         let causality::Counters {
             calls_not_certain,
+            calls_forgotten,
             held_too_long,
             held_too_many,
         } = self.causality.counters;
@@ -483,6 +484,7 @@ impl Core {
             ("opaque", opaque),
             ("mptcp", mptcp),
             ("calls_not_certain", calls_not_certain),
+            ("calls_forgotten", calls_forgotten),
             ("held_too_long", held_too_long),
             ("held_too_many", held_too_many),
             ("not_sampled", not_sampled),

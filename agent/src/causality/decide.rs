@@ -1,5 +1,7 @@
 //! Decides parents, and spreads what is decided.
 
+use std::collections::VecDeque;
+
 use super::{
     Causality, Node, NodeId, Parent, Serving, Trace,
     threads::{Deferred, Process},
@@ -19,6 +21,7 @@ impl Causality {
             shared_thread,
             queued,
             life,
+            received_by,
             writer,
             several_writers,
             ..
@@ -29,7 +32,9 @@ impl Causality {
         if process.life == life {
             process.end(thread, id);
         }
-        if let Some(context) = context {
+        if let Some(context) = context
+            && process.life == received_by
+        {
             process.forget_received((context.trace_id, context.parent_id), id);
         }
         let passes = match writer {
@@ -49,7 +54,7 @@ impl Causality {
         };
         let worked = match writer {
             Some(writer) if process.has_workers() && !several_writers => process.take_calls(writer.execution.tid),
-            _ => Vec::new(),
+            _ => VecDeque::new(),
         };
         let passes = passes && !lost;
         // Its spans wait for what it is, and so do its calls.

@@ -3,7 +3,8 @@
 //! Nothing here guesses. A call is a request's child when the thread that read the request made it, held no other
 //! request, and wrote the response itself, in a process where lately no response came from another thread; when nginx
 //! made it in the turn that read a request of the same method and target; or when it carries the `traceparent` that one
-//! open request alone came with. A request is the child of the call at the other end of its own connection, or of the
+//! open request alone came with. A call with a `traceparent` that its process did not receive is the child of the span
+//! that this names. A request is the child of the call at the other end of its own connection, or of the
 //! span that its `traceparent` names. Everything else is a root. Identities of runtimes, hand-overs between threads and
 //! inference have their place beside the rules of threads.
 
@@ -26,7 +27,7 @@ use crate::{
     process::Runtime,
     trace::{Ids, ParentMethod, SpanKind},
 };
-use threads::{Deferred, Others, Process};
+use threads::{Deferred, Open, Process};
 
 slotmap::new_key_type! {
     /// Names an exchange at one end; never used twice.
@@ -38,6 +39,8 @@ slotmap::new_key_type! {
 pub struct Counters {
     /// Calls that may have been made for a request whose process did not pass the gate: roots.
     pub calls_not_certain: u64,
+    /// Calls of worker threads that made more than are remembered, and served nobody meanwhile: roots.
+    pub calls_forgotten: u64,
     /// Spans that left undecided because they were held for as long as is allowed.
     pub held_too_long: u64,
     /// Spans that left undecided because too many were held.
@@ -166,14 +169,16 @@ impl Causality {
     pub fn request(&mut self, node: Node, queued: bool, now_ns: u64) -> NodeId {
         let (tgid, context) = (node.tgid, node.context);
         let id = self.nodes.insert(node);
+        let process = self.process(tgid);
+        let life = process.life;
         if let Some(context) = context {
-            self.process(tgid).receive((context.trace_id, context.parent_id), id);
+            process.receive((context.trace_id, context.parent_id), id);
         }
-        if queued {
-            if let Some(node) = self.nodes.get_mut(id) {
-                node.serving.queued = true;
-            }
-        } else {
+        if let Some(node) = self.nodes.get_mut(id) {
+            node.serving.received_by = life;
+            node.serving.queued = queued;
+        }
+        if !queued {
             self.begin(id, now_ns);
         }
         id
@@ -192,14 +197,14 @@ impl Causality {
         if late {
             process.reads_unknown(thread);
         }
-        if others != Others::None {
+        if others.is_some() {
             process.breaks_the_rule(now_ns);
         }
         if let Some(node) = self.nodes.get_mut(id) {
             node.serving.life = life;
-            node.serving.shared_thread = others != Others::None;
+            node.serving.shared_thread = others.is_some();
         }
-        if let Others::One(other) = others
+        if let Some(Open::One(other)) = others
             && let Some(other) = self.nodes.get_mut(other)
         {
             other.serving.shared_thread = true;
@@ -255,26 +260,23 @@ impl Causality {
     /// A call was sent, or a connect failed. `opener`: the request that its connection was opened for, if this is the
     /// first on it. `hidden`: it was opened for a request that is not known.
     pub fn call(&mut self, mut node: Node, opener: Option<NodeId>, hidden: bool) -> NodeId {
-        let (tgid, thread) = (node.tgid, node.thread);
-        let process = self.process(tgid);
-        let received = node.context.map_or(&[][..], |context| {
-            process.received((context.trace_id, context.parent_id))
-        });
-        node.forwarded = !received.is_empty();
-        let only = match received {
-            &[request] => Some(request),
-            _ => None,
-        };
+        let thread = node.thread;
+        let opener = opener.map(|request| (request, self.is_opener_of(request, &node)));
+        let process = self.process(node.tgid);
+        let received = node
+            .context
+            .and_then(|context| process.received((context.trace_id, context.parent_id)));
+        node.forwarded = received.is_some();
         let nginx = process.is_nginx();
         let candidate = match opener {
-            Some(request) => Some((request, ParentMethod::Opener)),
+            Some((request, true)) => Some((request, ParentMethod::Opener)),
             // The turn that read the request is over: a connect took time, or the call is known only now.
+            Some(_) if nginx => None,
             None if nginx && (hidden || node.late) => None,
             None if nginx => process.last_read(thread).map(|request| (request, ParentMethod::Thread)),
-            None => process.only_open(thread).map(|request| (request, ParentMethod::Thread)),
+            _ => process.only_open(thread).map(|request| (request, ParentMethod::Thread)),
         };
         let threads = process.may_use_threads();
-        let workers = process.has_workers();
         let candidate = candidate.filter(|&(request, method)| {
             let is_open = self.nodes.get(request).is_some_and(|request| {
                 !request.serving.closed && (threads || nginx && decide::is_passed_on(request, &node))
@@ -282,27 +284,83 @@ impl Causality {
             // What it was opened for, the connect has told.
             is_open && (!nginx || method == ParentMethod::Opener || self.passes_on(request, thread, node.busy))
         });
-        let (context, forwarded) = (node.context, node.forwarded);
+        let (tgid, context) = (node.tgid, node.context);
         let id = self.nodes.insert(node);
-        match (candidate, only) {
+        // The sender wrote the `traceparent` itself: the span that it names is a caller nearer than any request.
+        if let (Some(context), None) = (context, received) {
+            self.decide(id, Parent::Remote(context));
+            return id;
+        }
+        match (candidate, received) {
             // Rules that are certain at once.
             (Some((request, method)), _) if nginx => self.decide(id, Parent::Local(request, method)),
-            (_, Some(request)) => self.decide(id, Parent::Local(request, ParentMethod::Content)),
+            (_, Some(Open::One(request))) => self.decide(id, Parent::Local(request, ParentMethod::Content)),
             // Decided when its thread writes a response.
-            _ if workers => {
-                if let Some(forgotten) = self.process(tgid).remember_call(thread, id) {
-                    self.force(forgotten);
-                }
-            }
-            (Some((request, method)), None) => {
+            _ if self.process(tgid).has_workers() => self.remember_call(tgid, thread, id),
+            (Some((request, method)), _) => {
                 self.set_parent(id, Parent::Candidate(request, method));
-                if let Some(request) = self.nodes.get_mut(request) {
-                    request.serving.calls.push(id);
-                }
+                self.add_candidate(request, id);
             }
-            (None, None) => self.decide(id, decide::without_candidate(context, forwarded)),
+            (None, _) => self.decide(id, decide::without_candidate(context, received.is_some())),
         }
         id
+    }
+
+    /// Whether what a connection was opened for is what its first call is made for. The thread that sends must be the one
+    /// that opened it: pools give a connection to whoever waited longest, and children inherit them.
+    fn is_opener_of(&self, request: NodeId, call: &Node) -> bool {
+        self.nodes.get(request).is_some_and(|request| {
+            let sender_opened_it = request.thread == call.thread
+                // A connect that failed: nobody sent anything.
+                || call.request.is_none();
+            !request.serving.closed && request.tgid == call.tgid && sender_opened_it
+        })
+    }
+
+    /// Adds a call to those that wait for a request's response. Calls that have left are passed over whenever the list is
+    /// full, so that a request that lasts for hours keeps only those that wait.
+    fn add_candidate(&mut self, request: NodeId, call: NodeId) {
+        let Some(node) = self.nodes.get_mut(request) else {
+            return;
+        };
+        let mut calls = std::mem::take(&mut node.serving.calls);
+        if calls.len() == calls.capacity() {
+            calls.retain(|&call| self.nodes.contains_key(call));
+            // Half of it stays free: each call is looked at once or twice.
+            calls.reserve(calls.len().max(1));
+        }
+        calls.push(call);
+        if let Some(node) = self.nodes.get_mut(request) {
+            node.serving.calls = calls;
+        }
+    }
+
+    /// A worker made a call: it is decided when the worker writes a response.
+    fn remember_call(&mut self, tgid: u32, thread: u32, call: NodeId) {
+        let Some(process) = self.processes.get_mut(&tgid) else {
+            return;
+        };
+        let waits = |call| self.nodes.contains_key(call);
+        if let Some(forgotten) = process.remember_call(thread, call, waits) {
+            self.counters.calls_forgotten += 1;
+            self.force(forgotten);
+        }
+    }
+
+    /// A thread has waited in epoll since its last record: what the record before it told, it did for another turn of a
+    /// loop. If it has a request open, it works for more than that one, as no thread does that serves one at a time.
+    pub fn waited(&mut self, waiter: Stamp) {
+        let Some(process) = self.processes.get_mut(&waiter.execution.tgid) else {
+            return;
+        };
+        if let Some(request) = process.only_open(waiter.execution.tid)
+            && process.may_use_threads()
+        {
+            process.breaks_the_rule(waiter.time_ns);
+            if let Some(request) = self.nodes.get_mut(request) {
+                request.serving.shared_thread = true;
+            }
+        }
     }
 
     /// A byte of a response was written.
@@ -332,6 +390,7 @@ impl Causality {
         }
         call.partner = Some(server);
         node.partner = Some(client);
+        node.caller_is_remote = node.tgid != call.tgid;
         node.unix_offset_ns = call.unix_offset_ns;
         let both_over = call.end_ns.is_some() && node.end_ns.is_some();
         if call.end_ns.is_some() {
@@ -412,6 +471,12 @@ impl Causality {
         client_node.settled = true;
         server_node.settled = true;
         self.offer(partner_id);
+    }
+
+    /// Calls that requests keep until their response.
+    #[cfg(test)]
+    pub fn candidates(&self) -> usize {
+        self.nodes.values().map(|node| node.serving.calls.len()).sum()
     }
 
     /// Threads that have open requests.

@@ -68,6 +68,8 @@ pub struct Node {
     pub heirs: Vec<NodeId>,
     /// The same exchange at the other end.
     pub partner: Option<NodeId>,
+    /// Server: the call at the other end was made by another process.
+    pub caller_is_remote: bool,
     /// Both ends of the exchange are over, and their times in order.
     pub settled: bool,
     /// It is over and waits for what is above it, or for its other end.
@@ -93,6 +95,8 @@ pub struct Serving {
     pub closed: bool,
     /// Which life of its process it began in; 0: it did not begin.
     pub life: u32,
+    /// Which life of its process its head came in.
+    pub received_by: u32,
     /// nginx: a call or a connection was made for it.
     pub passed_on: bool,
 }
@@ -154,6 +158,7 @@ impl Node {
             trace: None,
             heirs: Vec::new(),
             partner: None,
+            caller_is_remote: false,
             settled: false,
             held: false,
             serving: Serving::default(),

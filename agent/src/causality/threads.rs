@@ -1,6 +1,6 @@
 //! Which requests a thread has open, and whether the thread rule holds in its process.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use slotmap::{Key, KeyData};
 
@@ -29,13 +29,18 @@ pub struct Process {
     /// Decided but for the kind of program.
     deferred: Vec<Deferred>,
     /// Calls of each thread since it wrote a response last, where that decides.
-    worker_calls: FastMap<u32, Vec<NodeId>>,
+    worker_calls: FastMap<u32, VecDeque<NodeId>>,
+    /// Number of threads in `worker_calls` from which on those are dropped whose calls have left.
+    sweep_workers_at: usize,
     /// Open requests by the `traceparent` that they came with. The keys come from outside: not for a fast hash.
-    received: HashMap<(TraceId, SpanId), Vec<NodeId>>,
+    received: HashMap<(TraceId, SpanId), Requests>,
 }
 
 /// Most calls of a thread that are remembered. One that makes more without a response serves nobody.
 const CALLS: usize = 1024;
+
+/// Least number of worker threads from which on those that serve nobody are looked for.
+const WORKERS_BEFORE_SWEEP: usize = 64;
 
 /// The calls that may be a request's, which is answered.
 #[derive(Debug)]
@@ -51,28 +56,47 @@ pub struct Deferred {
 /// A thread that has open requests.
 #[derive(Debug, Default)]
 struct Thread {
-    /// How many requests it read that are not answered: thousands in an event loop.
-    open: u32,
-    /// All of these, added without carry: if there is one, this is it.
-    together: u64,
+    /// Those that it read and that are not answered: thousands in an event loop.
+    open: Requests,
     /// The request of which it read last.
     last: Option<NodeId>,
 }
 
-impl Thread {
-    fn only_open(&self) -> Option<NodeId> {
-        (self.open == 1).then(|| KeyData::from_ffi(self.together).into())
+/// A set of open requests that can name its member while it has only one. Adding and removing cost the same however many
+/// there are.
+#[derive(Debug, Default)]
+struct Requests {
+    count: u32,
+    /// XOR of the ids; with exactly one in the set, that id.
+    together: u64,
+}
+
+impl Requests {
+    fn add(&mut self, request: NodeId) {
+        self.count += 1;
+        self.together ^= request.data().as_ffi();
+    }
+
+    fn remove(&mut self, request: NodeId) {
+        self.count = self.count.saturating_sub(1);
+        self.together ^= request.data().as_ffi();
+    }
+
+    fn open(&self) -> Option<Open> {
+        match self.count {
+            0 => None,
+            1 => Some(Open::One(KeyData::from_ffi(self.together).into())),
+            _ => Some(Open::Several),
+        }
     }
 }
 
-/// Which requests a thread had open when one more came.
+/// Open requests of which there is at least one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Others {
-    /// None.
-    None,
-    /// This one, which had the thread for itself until now.
+pub enum Open {
+    /// Only this one.
     One(NodeId),
-    /// Several, which shared it already.
+    /// Several.
     Several,
 }
 
@@ -92,16 +116,22 @@ impl Process {
         self.runtime == Some(Runtime::Puma)
     }
 
-    /// A worker made a call. Returns one that is forgotten for it.
-    pub fn remember_call(&mut self, thread: u32, call: NodeId) -> Option<NodeId> {
+    /// Remembers a call of a worker; `waits` says whether one has not left. Returns one that is forgotten for it, if it
+    /// waits. A thread that never answers is forgotten with the last of its calls: threads end unseen.
+    pub fn remember_call(&mut self, thread: u32, call: NodeId, waits: impl Fn(NodeId) -> bool) -> Option<NodeId> {
+        if self.worker_calls.len() >= self.sweep_workers_at.max(WORKERS_BEFORE_SWEEP) {
+            self.worker_calls
+                .retain(|_, calls| calls.iter().any(|&call| waits(call)));
+            self.sweep_workers_at = 2 * self.worker_calls.len();
+        }
         let calls = self.worker_calls.entry(thread).or_default();
-        let forgotten = (calls.len() >= CALLS).then(|| calls.remove(0));
-        calls.push(call);
-        forgotten
+        calls.push_back(call);
+        let forgotten = if calls.len() > CALLS { calls.pop_front() } else { None };
+        forgotten.filter(|&call| waits(call))
     }
 
     /// The calls that a worker made since it wrote a response last.
-    pub fn take_calls(&mut self, thread: u32) -> Vec<NodeId> {
+    pub fn take_calls(&mut self, thread: u32) -> VecDeque<NodeId> {
         self.worker_calls.remove(&thread).unwrap_or_default()
     }
 
@@ -124,7 +154,15 @@ impl Process {
     pub fn may_use_threads(&self) -> bool {
         !matches!(
             self.runtime,
-            Some(Runtime::Go | Runtime::Node | Runtime::Beam | Runtime::Loop | Runtime::Nginx | Runtime::Puma)
+            Some(
+                Runtime::Go
+                    | Runtime::Node
+                    | Runtime::Beam
+                    | Runtime::Dotnet
+                    | Runtime::Loop
+                    | Runtime::Nginx
+                    | Runtime::Puma
+            )
         )
     }
 
@@ -150,15 +188,11 @@ impl Process {
     }
 
     /// A thread has a request from now on. [`Process::end`] is to be called for it once.
-    pub fn begin(&mut self, thread: u32, request: NodeId) -> Others {
+    /// Returns what the thread had open before.
+    pub fn begin(&mut self, thread: u32, request: NodeId) -> Option<Open> {
         let thread = self.threads.entry(thread).or_default();
-        let others = match (thread.open, thread.only_open()) {
-            (0, _) => Others::None,
-            (_, Some(one)) => Others::One(one),
-            _ => Others::Several,
-        };
-        thread.open += 1;
-        thread.together ^= request.data().as_ffi();
+        let others = thread.open.open();
+        thread.open.add(request);
         thread.last = Some(request);
         others
     }
@@ -166,9 +200,8 @@ impl Process {
     /// A request that began is answered, or lost. A thread without any is forgotten: threads come and go unseen.
     pub fn end(&mut self, thread: u32, request: NodeId) {
         if let Some(known) = self.threads.get_mut(&thread) {
-            known.open = known.open.saturating_sub(1);
-            known.together ^= request.data().as_ffi();
-            if known.open == 0 {
+            known.open.remove(request);
+            if known.open.open().is_none() {
                 self.threads.remove(&thread);
             }
         }
@@ -190,7 +223,10 @@ impl Process {
 
     /// The one request that a thread has open.
     pub fn only_open(&self, thread: u32) -> Option<NodeId> {
-        self.threads.get(&thread)?.only_open()
+        match self.threads.get(&thread)?.open.open()? {
+            Open::One(request) => Some(request),
+            Open::Several => None,
+        }
     }
 
     /// The request of which a thread read last, if it has any open.
@@ -206,21 +242,91 @@ impl Process {
 
     /// A request came with this `traceparent`.
     pub fn receive(&mut self, context: (TraceId, SpanId), request: NodeId) {
-        self.received.entry(context).or_default().push(request);
+        self.received.entry(context).or_default().add(request);
     }
 
     /// It is answered, or lost.
     pub fn forget_received(&mut self, context: (TraceId, SpanId), request: NodeId) {
         if let Some(requests) = self.received.get_mut(&context) {
-            requests.retain(|&known| known != request);
-            if requests.is_empty() {
+            requests.remove(request);
+            if requests.open().is_none() {
                 self.received.remove(&context);
             }
         }
     }
 
     /// The open requests that came with this `traceparent`.
-    pub fn received(&self, context: (TraceId, SpanId)) -> &[NodeId] {
-        self.received.get(&context).map_or(&[], Vec::as_slice)
+    pub fn received(&self, context: (TraceId, SpanId)) -> Option<Open> {
+        self.received.get(&context)?.open()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    fn id(number: u64) -> NodeId {
+        // The version of a slot that is taken is odd.
+        KeyData::from_ffi(1 << 32 | number).into()
+    }
+
+    #[test]
+    fn a_traceparent_names_a_request_while_only_one_has_it() {
+        let mut process = Process::default();
+        let context = (TraceId::new([1; 16]).unwrap(), SpanId::new([1; 8]).unwrap());
+        assert_eq!(process.received(context), None);
+        for (number, expected) in [(1, Open::One(id(1))), (2, Open::Several), (3, Open::Several)] {
+            process.receive(context, id(number));
+            assert_eq!(process.received(context), Some(expected));
+        }
+        for (number, expected) in [(2, Some(Open::Several)), (1, Some(Open::One(id(3)))), (3, None)] {
+            process.forget_received(context, id(number));
+            assert_eq!(process.received(context), expected);
+        }
+        assert!(process.received.is_empty());
+    }
+
+    #[test]
+    fn a_request_with_a_constant_traceparent_costs_the_same_however_many_are_open() {
+        const REQUESTS: u64 = 300_000;
+        let context = (TraceId::new([1; 16]).unwrap(), SpanId::new([1; 8]).unwrap());
+        let mut process = Process::default();
+        let start = Instant::now();
+        for number in 0..REQUESTS {
+            process.receive(context, id(number));
+        }
+        for number in (0..REQUESTS).rev() {
+            process.forget_received(context, id(number));
+        }
+        assert_eq!(process.received(context), None);
+        // A second or so. To look for each among all that are open would take several minutes.
+        assert!(start.elapsed() < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn threads_that_never_answer_are_forgotten_with_their_calls() {
+        let mut process = Process::default();
+        // The last ten calls wait.
+        for number in 0..100_000u32 {
+            let waits = |call: NodeId| call.data().as_ffi() as u32 + 10 >= number;
+            process.remember_call(number, id(number.into()), waits);
+        }
+        assert!(process.worker_calls.len() <= 2 * WORKERS_BEFORE_SWEEP);
+        assert_eq!(process.take_calls(99_999), [id(99_999)]);
+    }
+
+    #[test]
+    fn a_thread_that_only_calls_has_a_bounded_number_of_calls() {
+        let mut process = Process::default();
+        let forgotten = (0..5_000)
+            .filter_map(|number| {
+                process.remember_call(1, id(number), |call| (call.data().as_ffi() as u32).is_multiple_of(2))
+            })
+            .count();
+        // Half of those beyond the bound had left.
+        assert_eq!(forgotten, (5_000 - CALLS) / 2);
+        assert_eq!(process.take_calls(1).len(), CALLS);
     }
 }

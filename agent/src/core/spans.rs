@@ -6,7 +6,7 @@ use super::{Choice, Core};
 use crate::{
     causality::{Node, Parent},
     trace::{
-        Attribute, Span, SpanKind,
+        Attribute, ParentMethod, Span, SpanKind,
         http::{Endpoint, Failure, HttpExchange, connect_span, http_span},
         sampling::Decision,
         traceparent::FLAG_SAMPLED,
@@ -103,9 +103,16 @@ impl Core {
         if node.start_is_write_exit && node.kind == SpanKind::Client {
             attributes.push(Attribute::str(START, Cow::Borrowed("write_exit")));
         }
-        let (parent, remote) = match node.parent {
-            Parent::Span(span, method) => (Some((span, method)), false),
-            Parent::Remote(context) => (Some((context.parent_id, crate::trace::ParentMethod::Header)), true),
+        let (parent, is_remote) = match node.parent {
+            Parent::Span(span, method) => (
+                Some((span, method)),
+                method == ParentMethod::SameHost && node.caller_is_remote,
+            ),
+            // A call whose `traceparent` its process did not receive names a span of its own process.
+            Parent::Remote(context) => (
+                Some((context.parent_id, ParentMethod::Header)),
+                node.kind == SpanKind::Server || node.forwarded,
+            ),
             _ => (None, false),
         };
         let unix = |monotonic_ns: u64| monotonic_ns.saturating_add_signed(node.unix_offset_ns);
@@ -113,7 +120,7 @@ impl Core {
             trace_id: trace.id,
             span_id: node.span_id,
             parent,
-            parent_is_remote: remote,
+            parent_is_remote: is_remote,
             trace_state: trace.state,
             trace_flags: trace.caller_flags.unwrap_or_default() | FLAG_SAMPLED,
             kind: node.kind,

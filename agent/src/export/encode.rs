@@ -227,6 +227,7 @@ const ID_FIELD: usize = 2;
 const FIXED64_FIELD: usize = 9;
 /// `flags` is field 16, the first whose key takes two bytes.
 const FLAGS_FIELD: usize = 6;
+const LINK_FLAGS_FIELD: usize = 5;
 const KIND_FIELD: usize = 2;
 
 fn span_len(span: &Span) -> usize {
@@ -283,6 +284,8 @@ fn put_span(span: &Span, buf: &mut Vec<u8>) {
         put_bytes(1, &link.trace_id.to_bytes(), buf);
         put_bytes(2, &link.span_id.to_bytes(), buf);
         put_attributes(4, &link.attributes, buf);
+        encode_key(6, WireType::ThirtyTwoBit, buf);
+        buf.put_u32_le(remote_flags(link.is_remote));
     }
     if let Status::Error(description) = &span.status {
         put_message(15, status_len(description), buf);
@@ -295,8 +298,12 @@ fn put_span(span: &Span, buf: &mut Vec<u8>) {
 }
 
 fn flags(span: &Span) -> u32 {
-    let remote = if span.parent_is_remote { FLAG_IS_REMOTE } else { 0 };
-    u32::from(span.trace_flags) | FLAG_HAS_IS_REMOTE | remote
+    u32::from(span.trace_flags) | remote_flags(span.parent_is_remote)
+}
+
+/// Bits 8 and 9 of `Span.flags` and `Span.Link.flags`.
+fn remote_flags(is_remote: bool) -> u32 {
+    FLAG_HAS_IS_REMOTE | if is_remote { FLAG_IS_REMOTE } else { 0 }
 }
 
 fn status_len(description: &str) -> usize {
@@ -304,7 +311,7 @@ fn status_len(description: &str) -> usize {
 }
 
 fn link_len(link: &Link) -> usize {
-    ID_FIELD + 16 + ID_FIELD + 8 + attributes_len(&link.attributes)
+    ID_FIELD + 16 + ID_FIELD + 8 + attributes_len(&link.attributes) + LINK_FLAGS_FIELD
 }
 
 // === Attributes ===

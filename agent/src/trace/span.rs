@@ -111,6 +111,8 @@ pub struct Link {
     pub trace_id: TraceId,
     /// The other span.
     pub span_id: SpanId,
+    /// True if the other span is of another process (OpenTelemetry's `IsRemote`).
+    pub is_remote: bool,
     /// What is known of the relation.
     pub attributes: Vec<Attribute>,
 }
@@ -124,7 +126,7 @@ pub struct Span {
     pub span_id: SpanId,
     /// The parent, and how it was found; `None` for a root.
     pub parent: Option<(SpanId, ParentMethod)>,
-    /// True if the parent is known only from a header: it lies outside of what Spoor saw.
+    /// True if the parent is a span of another process (OpenTelemetry's `IsRemote`).
     pub parent_is_remote: bool,
     /// W3C `tracestate`, as received.
     pub trace_state: Option<Arc<str>>,
@@ -146,4 +148,11 @@ pub struct Span {
     pub links: Vec<Link>,
     /// The process it happened in.
     pub resource: Arc<Resource>,
+}
+
+impl Span {
+    /// Returns whether Spoor saw nothing above this span: it has no parent, or one that only a header names.
+    pub fn is_topmost(&self) -> bool {
+        self.parent.is_none_or(|(_, method)| method == ParentMethod::Header)
+    }
 }

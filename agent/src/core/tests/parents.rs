@@ -96,6 +96,68 @@ fn the_opener_is_only_the_first_requests() {
 }
 
 #[test]
+fn a_connection_that_another_thread_uses_first_is_not_the_openers() {
+    let back = ["front server GET /a <- root", "front server GET /b <- root"];
+    let of_its_own = "front client GET /x <- front server GET /b (thread)";
+    // The sender has a request of its own, or none.
+    for (serves, call) in [(true, of_its_own), (false, "front client GET /x <- root")] {
+        let mut world = two_services(Runtime::Jvm);
+        let (mut one, mut two) = (world.server(10), world.server(10));
+        world.feed(one.reads(11, &get("/a")));
+        let mut dialed = world.client(10, 11);
+        if serves {
+            world.feed(two.reads(12, &get("/b")));
+        }
+        world.feed(dialed.writes(12, &get("/x")));
+        world.feed(dialed.reads(12, OK));
+        world.feed(one.writes(11, OK));
+        if serves {
+            world.feed(two.writes(12, OK));
+        }
+        let mut expected = vec![call, back[0]];
+        expected.extend(serves.then_some(back[1]));
+        assert_eq!(world.tree(), expected);
+    }
+}
+
+#[test]
+fn a_connection_that_was_opened_for_an_earlier_request_is_the_present_ones() {
+    let mut world = two_services(Runtime::Unknown);
+    let mut front = world.server(10);
+    world.feed(front.reads(11, &get("/a")));
+    let mut dialed = world.client(10, 11);
+    world.feed(front.writes(11, OK));
+    world.feed(front.reads(11, &get("/b")));
+    world.feed(dialed.writes(11, &get("/x")));
+    world.feed(dialed.reads(11, OK));
+    world.feed(front.writes(11, OK));
+    assert_eq!(
+        world.tree(),
+        [
+            "front client GET /x <- front server GET /b (thread)",
+            "front server GET /a <- root",
+            "front server GET /b <- root",
+        ]
+    );
+}
+
+#[test]
+fn a_connection_that_another_process_uses_first_is_not_the_openers() {
+    let mut world = two_services(Runtime::Unknown);
+    let mut front = world.server(10);
+    world.feed(front.reads(11, &get("/a")));
+    let mut dialed = world.client(10, 11);
+    dialed.tgid = 20;
+    world.feed(dialed.writes(20, &get("/x")));
+    world.feed(dialed.reads(20, OK));
+    world.feed(front.writes(11, OK));
+    assert_eq!(
+        world.tree(),
+        ["back client GET /x <- root", "front server GET /a <- root"]
+    );
+}
+
+#[test]
 fn a_call_by_another_thread_is_a_root() {
     let mut world = two_services(Runtime::Jvm);
     let (mut front, mut call) = (world.server(10), world.client(10, 12));
@@ -136,7 +198,13 @@ fn a_response_from_another_thread_ends_the_trust_for_a_minute() {
 
 #[test]
 fn runtimes_that_multiplex_have_no_thread_rule() {
-    for runtime in [Runtime::Go, Runtime::Node, Runtime::Loop, Runtime::Beam] {
+    for runtime in [
+        Runtime::Go,
+        Runtime::Node,
+        Runtime::Loop,
+        Runtime::Beam,
+        Runtime::Dotnet,
+    ] {
         let mut world = two_services(runtime);
         let mut front = world.server(10);
         world.feed(front.reads(11, &get("/a")));
@@ -147,6 +215,44 @@ fn runtimes_that_multiplex_have_no_thread_rule() {
         world.feed(front.writes(11, OK));
         assert_eq!(world.tree(), ["front server GET /a <- root"]);
     }
+}
+
+#[test]
+fn a_request_that_lasts_keeps_only_the_calls_that_wait() {
+    let mut world = two_services(Runtime::Unknown);
+    let (mut front, mut call) = (world.server(10), world.client(10, 11));
+    world.feed(front.reads(11, &get("/a")));
+    let mut most = 0;
+    for _ in 0..2_000 {
+        world.feed(call.writes(11, &get("/b")));
+        world.feed(call.reads(11, OK));
+        world.pass(SECOND);
+        world.spans();
+        most = most.max(world.core.causality.candidates());
+    }
+    // Those of the last ten seconds, and as much room again.
+    assert!(most <= 32, "{most}");
+}
+
+#[test]
+fn a_constant_header_outlives_the_program_that_received_it() {
+    let mut world = two_services(Runtime::Loop);
+    let (mut one, mut two) = (world.server(10), world.server(10));
+    world.feed(one.reads(11, &get_with("/a", TRACEPARENT)));
+    // Another program under the same process id; then the end of the first one's connection.
+    world.core.begin_life(10);
+    world.process(10, "front", Runtime::Loop);
+    world.feed(two.reads(11, &get_with("/b", TRACEPARENT)));
+    world.feed(one.state(StateChange::Closed, 3, 0));
+    let mut call = world.client(10, 11);
+    world.feed(call.writes(11, &get_with("/c", TRACEPARENT)));
+    world.feed(call.reads(11, OK));
+    world.feed(two.writes(11, OK));
+    let tree = world.tree();
+    assert!(
+        tree.contains(&"front client GET /c <- front server GET /b (content)".to_owned()),
+        "{tree:?}"
+    );
 }
 
 #[test]
@@ -245,9 +351,111 @@ fn the_header_wins() {
         world.tree(),
         [
             format!("back server GET /b <- {PARENT_ID} (header, remote true)"),
-            "front client GET /b <- root".to_owned(),
+            format!("front client GET /b <- {PARENT_ID} (header, remote false)"),
         ]
     );
+}
+
+#[test]
+fn a_call_with_a_header_of_its_own_process_joins_that_trace() {
+    // Whatever the thread rule, the opener or a worker would say, and at once.
+    for runtime in [Runtime::Unknown, Runtime::Puma, Runtime::Nginx, Runtime::Loop] {
+        let mut world = two_services(runtime);
+        let mut front = world.server(10);
+        world.feed(front.reads(11, &get("/b")));
+        let (mut call, mut back) = world.pair((10, 11), 20);
+        world.feed(call.writes(11, &get_with("/b", TRACEPARENT)));
+        world.feed(back.reads(21, &get_with("/b", TRACEPARENT)));
+        world.feed(back.writes(21, OK));
+        world.feed(call.reads(11, OK));
+        let spans = world.spans();
+        assert_eq!(
+            tree(&spans),
+            [
+                format!("back server GET /b <- {PARENT_ID} (header, remote true)"),
+                format!("front client GET /b <- {PARENT_ID} (header, remote false)"),
+            ],
+            "{runtime:?}"
+        );
+        assert_eq!(spans[0].trace_id, spans[1].trace_id);
+        world.feed(front.writes(11, OK));
+        assert_eq!(world.tree(), ["front server GET /b <- root"]);
+    }
+}
+
+#[test]
+fn the_trace_state_and_the_flags_of_a_header_hold_at_both_ends() {
+    for (flags, expected) in [("01", 2), ("00", 0)] {
+        let mut world = two_services(Runtime::Unknown);
+        let (mut call, mut back) = world.pair((10, 11), 20);
+        let request = format!(
+            "GET /b HTTP/1.1\r\nHost: h\r\ntraceparent: {}{flags}\r\ntracestate: a=1\r\n\r\n",
+            &TRACEPARENT[..53]
+        );
+        world.feed(call.writes(11, &request));
+        world.feed(back.reads(21, &request));
+        world.feed(back.writes(21, OK));
+        world.feed(call.reads(11, OK));
+        let spans = world.spans();
+        assert_eq!(spans.len(), expected, "{flags}");
+        assert!(spans.iter().all(|span| span.trace_state.as_deref() == Some("a=1")));
+        assert!(spans.iter().all(|span| span.trace_flags == 1));
+        assert_eq!(world.counter("not_sampled"), 2 - expected as u64);
+    }
+}
+
+#[test]
+fn calls_with_and_without_a_header_on_one_connection() {
+    let mut world = two_services(Runtime::Unknown);
+    let (mut call, mut back) = world.pair((10, 11), 20);
+    for (n, request) in [get("/a"), get_with("/b", TRACEPARENT), get("/c")].iter().enumerate() {
+        world.feed(call.writes(11, request));
+        world.feed(back.reads(21, request));
+        world.feed(back.writes(21, OK));
+        world.feed(call.reads(11, OK));
+        let target = ["/a", "/b", "/c"][n];
+        let expected = match n {
+            1 => [
+                format!("back server GET /b <- {PARENT_ID} (header, remote true)"),
+                format!("front client GET /b <- {PARENT_ID} (header, remote false)"),
+            ],
+            _ => [
+                format!("back server GET {target} <- front client GET {target} (same-host)"),
+                format!("front client GET {target} <- root"),
+            ],
+        };
+        assert_eq!(world.tree(), expected);
+    }
+}
+
+#[test]
+fn a_parent_is_remote_if_it_is_of_another_process() {
+    // To another process, and to itself.
+    for server in [20, 10] {
+        let mut world = two_services(Runtime::Python);
+        let mut front = world.server(10);
+        world.feed(front.reads(11, &get("/a")));
+        let (mut call, mut back) = world.pair((10, 11), server);
+        world.feed(call.writes(11, &get("/b")));
+        world.feed(back.reads(21, &get("/b")));
+        world.feed(back.writes(21, OK));
+        world.feed(call.reads(11, OK));
+        world.feed(front.writes(11, OK));
+        let mut spans = world.spans();
+        spans.sort_by_key(|span| span.start_unix_ns);
+        let remote: Vec<_> = spans
+            .iter()
+            .map(|span| (span.name.as_ref(), span.kind, span.parent_is_remote))
+            .collect();
+        assert_eq!(
+            remote,
+            [
+                ("GET /a", SpanKind::Server, false),
+                ("GET /b", SpanKind::Client, false),
+                ("GET /b", SpanKind::Server, server == 20),
+            ]
+        );
+    }
 }
 
 #[test]

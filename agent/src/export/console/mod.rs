@@ -74,7 +74,7 @@ impl Console {
             ..Trace::default()
         });
         trace.last_ns = now_ns;
-        trace.has_root |= span.parent.is_none() || span.parent_is_remote;
+        trace.has_root |= span.is_topmost();
         trace.rows.push(Row::from(span));
         true
     }

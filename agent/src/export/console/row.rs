@@ -30,7 +30,7 @@ impl From<&Span> for Row {
             span_id: span.span_id,
             parent: span.parent.map(|(id, _)| id),
             method: span.parent.map(|(_, method)| method.name()),
-            is_root: span.parent.is_none() || span.parent_is_remote,
+            is_root: span.is_topmost(),
             kind: span.kind,
             resource: span.resource.clone(),
             name: printable(&span.name),

@@ -23,7 +23,7 @@ fn span(id: u8, parent: Option<(u8, ParentMethod)>, service: &str, kind: SpanKin
         trace_id: TraceId::new([0xab; 16]).unwrap(),
         span_id: span_id(id),
         parent: parent.map(|(id, method)| (span_id(id), method)),
-        parent_is_remote: false,
+        parent_is_remote: parent.is_some_and(|(_, method)| method == ParentMethod::SameHost),
         trace_state: None,
         trace_flags: 1,
         kind,

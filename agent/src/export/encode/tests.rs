@@ -60,6 +60,7 @@ fn plain_span(span: &Span) -> OtlpSpan {
                 trace_id: link.trace_id.to_bytes().to_vec(),
                 span_id: link.span_id.to_bytes().to_vec(),
                 attributes: plain_attributes(&link.attributes),
+                flags: if link.is_remote { 0x300 } else { 0x100 },
                 ..OtlpLink::default()
             })
             .collect(),
@@ -147,11 +148,14 @@ fn any_span(resources: Vec<Arc<Resource>>) -> impl Strategy<Value = Span> {
         any::<u64>(),
         option::of("[a-z=,]{0,30}"),
     );
-    let link = (trace_id(), span_id(), vec(any_attribute(), 0..3)).prop_map(|(trace_id, span_id, attributes)| Link {
-        trace_id,
-        span_id,
-        attributes,
-    });
+    let link = (trace_id(), span_id(), any::<bool>(), vec(any_attribute(), 0..3)).prop_map(
+        |(trace_id, span_id, is_remote, attributes)| Link {
+            trace_id,
+            span_id,
+            is_remote,
+            attributes,
+        },
+    );
     let rest = (
         vec(any_attribute(), 0..8),
         option::of(".{0,20}"),
