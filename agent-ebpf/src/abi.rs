@@ -82,7 +82,7 @@ pub struct Header {
     pub kind: u8,
     /// Meaning depends on the record: [`Direction`] in a segment.
     pub direction: u8,
-    /// Flags of the record, `SEGMENT_*` in a segment.
+    /// Flags of the record: `SEGMENT_*` in a segment, [`WAITED`] there and in a connect.
     pub flags: u16,
     /// The processor that wrote the record.
     pub cpu: u32,
@@ -110,6 +110,8 @@ pub const SEGMENT_OPAQUE: u16 = 2;
 pub const SEGMENT_EOF: u16 = 4;
 /// The first bytes of a connection that does not carry HTTP/1: no more is told of it.
 pub const SEGMENT_NOT_HTTP: u16 = 8;
+/// A flag of segments and connects: the thread has waited in epoll_wait(2) since its last record.
+pub const WAITED: u16 = 1 << 15;
 
 /// A part of the bytes of one read or write. `captured` bytes follow the struct.
 #[repr(C)]

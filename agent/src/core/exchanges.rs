@@ -1,6 +1,6 @@
 //! From what the protocol says to exchanges.
 
-use agent_ebpf::abi::{Role, SEGMENT_EOF, SEGMENT_NOT_HTTP, Segment};
+use agent_ebpf::abi::{Role, SEGMENT_EOF, SEGMENT_NOT_HTTP, Segment, WAITED};
 
 use super::{Core, workloads};
 use crate::{
@@ -25,6 +25,9 @@ impl Core {
         }
         if segment.header.flags & SEGMENT_EOF != 0 {
             return self.read_to_end(segment.conn, stamp.time_ns);
+        }
+        if segment.header.flags & WAITED != 0 {
+            self.causality.waited(stamp);
         }
         let mut events = std::mem::take(&mut self.events);
         self.record_ns = stamp.time_ns;

@@ -1,6 +1,8 @@
 //! Connects, ends of connections, and ends of processes.
 
-use agent_ebpf::abi::{Connect, Direction, Execution, Exit, FAMILY_UNIX, State, StateChange, Unseen, UnseenCause};
+use agent_ebpf::abi::{
+    Connect, Direction, Execution, Exit, FAMILY_UNIX, State, StateChange, Unseen, UnseenCause, WAITED,
+};
 
 use super::{Choice, Core, Process};
 use crate::{
@@ -24,6 +26,9 @@ impl Core {
         let Execution { tgid, tid, .. } = connect.header.execution;
         if !self.want(tgid, connect.header.time_ns) {
             return self.turn_away(connect.conn);
+        }
+        if connect.header.flags & WAITED != 0 {
+            self.causality.waited(Stamp::from(&connect.header));
         }
         let busy = self.may_be_busy(tgid, connect.header.time_ns);
         let opener = self.causality.opener(tgid, tid, busy);

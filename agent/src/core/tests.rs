@@ -15,7 +15,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use agent_ebpf::abi::{
     Connect, Direction, Execution, Exit, FAMILY_INET, Header, Kind, Open, Plain, Role, Segment, State, StateChange,
-    bytes_of,
+    WAITED, bytes_of,
 };
 
 use super::Core;
@@ -120,6 +120,14 @@ impl End {
 /// A record whose time is not said yet.
 #[derive(Clone, Debug)]
 struct Record(Header, Body);
+
+impl Record {
+    /// The thread has waited in epoll since its last record.
+    fn waited(self) -> Self {
+        let flags = self.0.flags | WAITED;
+        Self(Header { flags, ..self.0 }, self.1)
+    }
+}
 
 #[derive(Clone, Debug)]
 enum Body {
