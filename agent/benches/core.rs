@@ -106,6 +106,7 @@ fn settings() -> CoreSettings {
         ignore: Vec::new(),
         request_headers: Vec::new(),
         response_headers: Vec::new(),
+        secrets: spoor::trace::redact::SecretNames::default(),
         known_methods: None,
         include_telemetry: false,
         sampler: spoor::trace::sampling::Sampler::default(),

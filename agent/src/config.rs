@@ -13,7 +13,7 @@ use std::{
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use serde::{Deserialize, Serialize};
 
-use crate::trace::sampling::Sampler;
+use crate::trace::{redact::SecretNames, sampling::Sampler};
 
 pub use args::Cli;
 pub use values::{CONTAINER_ID_DIGITS, CgroupGlob, ExeGlob, LogLevel, Output, SpanNames};
@@ -55,6 +55,8 @@ pub struct RunSettings {
     pub trace: TraceSettings,
     /// Where spans go.
     pub output: Output,
+    /// Most bytes of spans that wait for export.
+    pub queue_bytes: usize,
     /// Where `/metrics` and the health endpoint listen; `None`: nowhere.
     pub metrics_listen: Option<SocketAddr>,
 }
@@ -77,6 +79,8 @@ pub struct ReplaySettings {
     pub file: PathBuf,
     /// Where spans go.
     pub output: Output,
+    /// Most bytes of spans that wait for export.
+    pub queue_bytes: usize,
 }
 
 /// Settings of `spoor redact`.
@@ -194,6 +198,9 @@ pub struct CoreSettings {
     pub request_headers: Vec<String>,
     /// Response headers that become attributes, in lower case.
     pub response_headers: Vec<String>,
+    /// Query parameters whose values are not exported. Older tapes do not say: the default ones.
+    #[serde(default)]
+    pub secrets: SecretNames,
     /// Request methods that are known, as OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS lists them; `None`: the conventions'.
     pub known_methods: Option<String>,
     /// Trace telemetry of others (OTLP exports) too.
@@ -232,7 +239,7 @@ impl Invocation {
             let value = variable("OTEL_LOG_LEVEL");
             level_of_environment(value.as_deref(), &mut warnings)
         });
-        let mut sampler = || sampler_of_environment(variable, &mut warnings);
+        let mut spans = || SpansOfEnvironment::new(variable, &mut warnings);
         let default_output = || {
             let endpoints = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
             if endpoints.into_iter().any(|name| variable(name).is_some()) {
@@ -243,12 +250,13 @@ impl Invocation {
         };
         let command = match cli.command {
             args::Subcommand::Run(run) => Command::Run(RunSettings {
-                trace: run.trace.into_settings(sampler()?),
+                trace: run.trace.into_settings(spans()?),
                 output: run.output.output.unwrap_or_else(default_output),
+                queue_bytes: run.output.queue_bytes,
                 metrics_listen: run.metrics_listen.0,
             }),
             args::Subcommand::Record(record) => Command::Record(RecordSettings {
-                trace: record.trace.into_settings(sampler()?),
+                trace: record.trace.into_settings(spans()?),
                 file: record.file,
                 redact: record.redact,
             }),
@@ -262,6 +270,7 @@ impl Invocation {
             args::Subcommand::Replay(replay) => Command::Replay(ReplaySettings {
                 file: replay.file,
                 output: replay.output.output.unwrap_or_else(default_output),
+                queue_bytes: replay.output.queue_bytes,
             }),
             args::Subcommand::Redact(redact) => Command::Redact(RedactSettings {
                 file: redact.file,
@@ -277,6 +286,26 @@ impl Invocation {
         })
     }
 }
+
+/// What the environment says about spans.
+#[derive(Debug)]
+struct SpansOfEnvironment {
+    sampler: Sampler,
+    secrets: SecretNames,
+}
+
+impl SpansOfEnvironment {
+    fn new(variable: impl Fn(&str) -> Option<OsString>, warnings: &mut Vec<String>) -> Result<Self, clap::Error> {
+        let secrets = variable(SENSITIVE_PARAMETERS).map(|list| SecretNames::only(&list.to_string_lossy()));
+        Ok(Self {
+            sampler: sampler_of_environment(&variable, warnings)?,
+            secrets: secrets.unwrap_or_default(),
+        })
+    }
+}
+
+/// The list that replaces the default one, as other instrumentations of OpenTelemetry read it.
+const SENSITIVE_PARAMETERS: &str = "OTEL_INSTRUMENTATION_SANITIZATION_URL_EXPERIMENTAL_SENSITIVE_QUERY_PARAMETERS";
 
 /// `OTEL_TRACES_SAMPLER` with `OTEL_TRACES_SAMPLER_ARG`. A value that cannot be followed is an error: to ignore it, as
 /// OpenTelemetry asks SDKs to, would send everything where a hundredth is wanted.

@@ -178,6 +178,7 @@ impl Core {
                     SpanNamesSetting::Method => SpanNameStyle::Method,
                 },
                 routes: settings.routes.iter().filter_map(|route| route.parse().ok()).collect(),
+                secrets: settings.secrets.clone(),
                 known_methods: methods,
             },
             parser: http1::Config {

@@ -5,10 +5,10 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, Parser};
 
 use super::{
-    CoreSettings, LaunchSettings, LogLevel, Output, Selection, SpanNames, TraceSettings,
+    CoreSettings, LaunchSettings, LogLevel, Output, Selection, SpanNames, SpansOfEnvironment, TraceSettings,
     values::{self, CgroupGlob, ControlSocket, ExeGlob, Listen},
 };
-use crate::trace::sampling::Sampler;
+use crate::trace::redact::SecretName;
 
 /// Zero-code distributed tracing: shows which service called which, without touching the services
 ///
@@ -165,6 +165,10 @@ pub(super) struct OutputArgs {
     /// Beside a launched command, the console's trees go to stderr.
     #[arg(long, value_name = "WHERE")]
     pub(super) output: Option<Output>,
+
+    /// Most bytes of spans that wait for export; beyond, the oldest is dropped
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::queue_bytes, help_heading = "Limits")]
+    pub(super) queue_bytes: usize,
 }
 
 #[derive(Debug, Args)]
@@ -290,6 +294,13 @@ pub(super) struct TraceArgs {
     )]
     response_headers: Vec<String>,
 
+    /// Do not export the values of query parameters with this name, as session_key; repeatable
+    ///
+    /// In any case of letters, with _ or - or without. They become REDACTED, as those of signatures, tokens and passwords
+    /// do anyway: docs/spans.md lists them.
+    #[arg(long = "redact-query", value_name = "NAME", help_heading = "Spans")]
+    redact_query: Vec<SecretName>,
+
     /// Trace the telemetry exports of other programs too
     #[arg(long, help_heading = "Spans")]
     include_telemetry: bool,
@@ -327,7 +338,8 @@ pub(super) struct TraceArgs {
 }
 
 impl TraceArgs {
-    pub(super) fn into_settings(self, sampler: Sampler) -> TraceSettings {
+    pub(super) fn into_settings(self, environment: SpansOfEnvironment) -> TraceSettings {
+        let SpansOfEnvironment { sampler, mut secrets } = environment;
         let Self {
             selection,
             control,
@@ -338,6 +350,7 @@ impl TraceArgs {
             ignore,
             request_headers,
             response_headers,
+            redact_query,
             include_telemetry,
             ring_bytes,
             max_connections,
@@ -345,6 +358,7 @@ impl TraceArgs {
             hold_bytes,
             idle_timeout,
         } = self;
+        secrets.add(redact_query);
         TraceSettings {
             selection: selection.into_selection(),
             control: control.0,
@@ -355,6 +369,7 @@ impl TraceArgs {
                 ignore,
                 request_headers: without_repetition(request_headers),
                 response_headers: without_repetition(response_headers),
+                secrets,
                 known_methods: std::env::var("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS").ok(),
                 include_telemetry,
                 sampler,

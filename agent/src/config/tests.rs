@@ -40,6 +40,7 @@ fn without_options_all_is_at_its_default() {
                 ignore: vec![],
                 request_headers: vec![],
                 response_headers: vec![],
+                secrets: SecretNames::default(),
                 known_methods: None,
                 include_telemetry: false,
                 sampler: Sampler::default(),
@@ -51,6 +52,7 @@ fn without_options_all_is_at_its_default() {
             ring_bytes: 8 * 1024 * 1024,
         },
         output: Output::Console,
+        queue_bytes: 64 << 20,
         metrics_listen: Some("127.0.0.1:9469".parse().unwrap()),
     };
     assert_eq!(run("spoor run"), expected);
@@ -64,7 +66,7 @@ fn options_and_the_command_are_read() {
          --span-names method --route /users/{id} --capture-request-header X-Request-Id \
          --capture-request-header x-request-id --capture-response-header Server --include-telemetry \
          --ring-bytes 1048576 --max-connections 5 --hold-seconds 0 --hold-bytes 1KiB --idle-timeout 90s \
-         --metrics-listen off --container web --cgroup /system.slice/*.service --control /tmp/x --ignore /healthz --ignore user-agent:x/* -- curl --pid 9",
+         --metrics-listen off --queue-bytes 1MiB --container web --cgroup /system.slice/*.service --control /tmp/x --ignore /healthz --ignore user-agent:x/* -- curl --pid 9",
     );
     let expected = RunSettings {
         trace: TraceSettings {
@@ -86,6 +88,7 @@ fn options_and_the_command_are_read() {
                 ignore: vec!["/healthz".to_owned(), "user-agent:x/*".to_owned()],
                 request_headers: vec!["x-request-id".to_owned()],
                 response_headers: vec!["server".to_owned()],
+                secrets: SecretNames::default(),
                 known_methods: None,
                 include_telemetry: true,
                 sampler: Sampler::default(),
@@ -97,6 +100,7 @@ fn options_and_the_command_are_read() {
             ring_bytes: 1024 * 1024,
         },
         output: Output::OtlpJson(Some(PathBuf::from("x=y"))),
+        queue_bytes: 1 << 20,
         metrics_listen: None,
     };
     assert_eq!(settings, expected);
@@ -149,7 +153,8 @@ fn record_and_replay_name_their_tape() {
             settings,
             ReplaySettings {
                 file: PathBuf::from("a.tape"),
-                output: Output::OtlpJson(None)
+                output: Output::OtlpJson(None),
+                queue_bytes: 64 << 20,
             }
         ),
         other => panic!("{other:?}"),
@@ -224,6 +229,34 @@ fn the_sampler_comes_from_the_environment() {
 }
 
 #[test]
+fn names_of_secrets_are_added_to_the_default_list_or_to_the_environments() {
+    const LIST: &str = "OTEL_INSTRUMENTATION_SANITIZATION_URL_EXPERIMENTAL_SENSITIVE_QUERY_PARAMETERS";
+    let query = |line, list| {
+        let invocation = parse(line, &[(LIST, list)]).unwrap();
+        let Command::Run(settings) = invocation.command else {
+            panic!("this is spoor run");
+        };
+        let secrets = settings.trace.core.secrets;
+        // As a tape has it.
+        let json = serde_json::to_string(&secrets).unwrap();
+        assert_eq!(serde_json::from_str::<SecretNames>(&json).unwrap(), secrets);
+        secrets.query("sig=1&Token=2&session_key=3&hash=4&pin=5").into_owned()
+    };
+    assert_eq!(
+        query("spoor run", ""),
+        "sig=REDACTED&Token=REDACTED&session_key=3&hash=4&pin=5"
+    );
+    assert_eq!(
+        query("spoor run --redact-query sessionKey --redact-query PIN", ""),
+        "sig=REDACTED&Token=REDACTED&session_key=REDACTED&hash=4&pin=REDACTED"
+    );
+    assert_eq!(
+        query("spoor run --redact-query pin", "hash, Pin"),
+        "sig=1&Token=2&session_key=3&hash=REDACTED&pin=REDACTED"
+    );
+}
+
+#[test]
 fn errors_say_what_would_be_right() {
     for (line, says) in [
         ("spoor run --pid 0", "from 1 to 4194304"),
@@ -247,6 +280,9 @@ fn errors_say_what_would_be_right() {
         ("spoor run --output console=x", "console, otlp, otlp-json"),
         ("spoor run --metrics-listen localhost", "127.0.0.1:9469"),
         ("spoor run --capture-request-header x-id:", "without a colon"),
+        ("spoor run --queue-bytes 1KiB", "at least 64KiB"),
+        ("spoor run --redact-query a=b", "name of a query parameter"),
+        ("spoor run --redact-query=", "name of a query parameter"),
         ("spoor run --route users", "begins with a slash"),
         ("spoor run --route /a?b", "without query"),
         ("spoor run --route /v{n}/x", "a whole segment"),
@@ -285,9 +321,10 @@ fn cores_settings_survive_a_tape() {
     let core = run("spoor run --route /{id} --hold-seconds 3").trace.core;
     let json = serde_json::to_string(&core).unwrap();
     assert_eq!(serde_json::from_str::<CoreSettings>(&json).unwrap(), core);
-    // Those that were recorded before there was a sampler.
+    // Those that were recorded before there was a sampler, and a choice of secrets.
     let mut older: serde_json::Value = serde_json::from_str(&json).unwrap();
     older.as_object_mut().unwrap().remove("sampler").unwrap();
+    older.as_object_mut().unwrap().remove("secrets").unwrap();
     assert_eq!(serde_json::from_value::<CoreSettings>(older).unwrap(), core);
 }
 

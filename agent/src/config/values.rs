@@ -384,6 +384,18 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
     Ok(size.as_u64())
 }
 
+/// Smallest queue for export: some hundred spans.
+const QUEUE_LEAST: u64 = 64 * 1024;
+
+/// The size of the queue for export.
+pub(super) fn queue_bytes(text: &str) -> Result<usize, String> {
+    let bytes = bytes(text)?;
+    usize::try_from(bytes)
+        .ok()
+        .filter(|_| bytes >= QUEUE_LEAST)
+        .ok_or_else(|| "give at least 64KiB, as 64MiB".to_owned())
+}
+
 /// How long a connection may be idle.
 pub(super) fn idle_timeout(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {

@@ -9,6 +9,7 @@ mod odd;
 mod parents;
 mod processes;
 mod property;
+mod secrets;
 mod workloads;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -34,6 +35,7 @@ fn settings() -> CoreSettings {
         ignore: vec![],
         request_headers: vec![],
         response_headers: vec![],
+        secrets: crate::trace::redact::SecretNames::default(),
         known_methods: None,
         include_telemetry: false,
         sampler: Sampler::default(),

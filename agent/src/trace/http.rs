@@ -22,7 +22,8 @@ use self::{
     target::{Form, Target, default_port, host_and_port},
 };
 use super::{
-    Attribute, SpanKind, Status, redact,
+    Attribute, SpanKind, Status,
+    redact::{self, Holds, SecretNames},
     route::Route,
     span_name::{SpanNames, named},
     text::{lossy_text, url_text},
@@ -79,6 +80,8 @@ pub struct HttpConfig {
     pub span_names: SpanNameStyle,
     /// Rules for `http.route` at servers; the first that matches counts.
     pub routes: Vec<Route>,
+    /// The query parameters whose values are not exported.
+    pub secrets: SecretNames,
     /// The methods that are known, in place of the conventions' own (`OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS`).
     pub known_methods: Option<Vec<String>>,
 }
@@ -120,10 +123,12 @@ pub fn http_span(exchange: &HttpExchange<'_>, config: &HttpConfig, names: &mut S
     let request = exchange.request;
     let target = Target::parse(&request.method, &request.target);
     // Without a path, `http://host` means the same as `http://host/` (RFC 9110, section 4.2.3).
-    let path = match target.form {
+    let sent_path = match target.form {
         Form::Absolute if target.path.is_empty() => Cow::Borrowed("/"),
         _ => url_text(target.path),
     };
+    // Names are made of it too.
+    let path = config.secrets.path(&sent_path);
     let mut attributes = Attributes::default();
 
     let known = config.known_method(&request.method);
@@ -136,12 +141,12 @@ pub fn http_span(exchange: &HttpExchange<'_>, config: &HttpConfig, names: &mut S
     }
     let route = match exchange.kind {
         SpanKind::Server => {
-            let route = config.routes.iter().find(|route| route.matches(&path));
-            push_server(&mut attributes, exchange, &target, &path, route);
+            let route = config.routes.iter().find(|route| route.matches(&sent_path));
+            push_server(&mut attributes, exchange, &target, (&path, route), &config.secrets);
             route
         }
         SpanKind::Client => {
-            push_client(&mut attributes, exchange, &target);
+            push_client(&mut attributes, exchange, &target, &config.secrets);
             None
         }
     };
@@ -214,8 +219,8 @@ fn push_server(
     attributes: &mut Attributes,
     exchange: &HttpExchange<'_>,
     target: &Target<'_>,
-    path: &str,
-    route: Option<&Route>,
+    (path, route): (&str, Option<&Route>),
+    secrets: &SecretNames,
 ) {
     let headers = &exchange.request.headers;
     let scheme = forwarded::scheme(headers)
@@ -225,7 +230,7 @@ fn push_server(
     attributes.push_str(semconv::URL_SCHEME, scheme);
     attributes.push_text(semconv::URL_PATH, path);
     if let Some(query) = target.query {
-        attributes.push_text(semconv::URL_QUERY, redact::query(&url_text(query)));
+        attributes.push_text(semconv::URL_QUERY, secrets.query(&url_text(query)));
     }
     if let Some(route) = route {
         attributes.push_text(semconv::HTTP_ROUTE, route.template());
@@ -243,8 +248,8 @@ fn push_server(
     }
 }
 
-fn push_client(attributes: &mut Attributes, exchange: &HttpExchange<'_>, target: &Target<'_>) {
-    attributes.push_text(semconv::URL_FULL, full_url(exchange, target));
+fn push_client(attributes: &mut Attributes, exchange: &HttpExchange<'_>, target: &Target<'_>, secrets: &SecretNames) {
+    attributes.push_text(semconv::URL_FULL, full_url(exchange, target, secrets));
     match named_host(exchange.request, target) {
         Some((host, port)) => {
             let implied_port = target
@@ -269,7 +274,7 @@ fn named_host<'a>(request: &'a RequestHead, target: &Target<'a>) -> Option<(&'a 
 }
 
 /// The target URI (RFC 9112, section 3.3), without secrets.
-fn full_url(exchange: &HttpExchange<'_>, target: &Target<'_>) -> String {
+fn full_url(exchange: &HttpExchange<'_>, target: &Target<'_>, secrets: &SecretNames) -> String {
     let host = header(&exchange.request.headers, Header::Host).map(<[u8]>::trim_ascii);
     let authority = match target.authority {
         Some(authority) => Some(authority),
@@ -290,10 +295,10 @@ fn full_url(exchange: &HttpExchange<'_>, target: &Target<'_>) -> String {
     if !path.is_empty() && !path.starts_with('/') {
         url.push('/');
     }
-    url.push_str(&path);
+    url.push_str(&secrets.path(&path));
     if let Some(query) = target.query {
         url.push('?');
-        url.push_str(&redact::query(&url_text(query)));
+        url.push_str(&secrets.query(&url_text(query)));
     }
     url
 }
@@ -354,7 +359,9 @@ fn push_captured(attributes: &mut Attributes, exchange: &HttpExchange<'_>, confi
             let values = headers
                 .iter()
                 .filter(|(header, _)| captured(*header) || own == Some(*header));
-            attributes.push_header(prefix, name, values.map(|(_, value)| lossy_text(value)));
+            let holds = Holds::of(name);
+            let values = values.map(|(_, value)| config.secrets.header(holds, lossy_text(value)));
+            attributes.push_header(prefix, name, values);
         }
     };
     push(

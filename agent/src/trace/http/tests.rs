@@ -542,6 +542,77 @@ fn captured_headers() {
 }
 
 #[test]
+fn secrets_are_in_no_part_of_a_span() {
+    let headers = [
+        (Header::Host, "u:S3CRET@h"),
+        (Header::Captured(0), "https://u:S3CRET@h/?token=S3CRET#id_token=S3CRET"),
+        (Header::Captured(1), "see <https://h/?%73ig=S3CRET>"),
+        (Header::Captured(2), "S3CRET-is-what-was-asked-for"),
+    ];
+    for (target, url, in_server) in [
+        (
+            "/cb;jsessionid=S3CRET/x?code=S3CRET&session-key=S3CRET&n=1#access_token=S3CRET",
+            "http://REDACTED:REDACTED@h/cb;jsessionid=REDACTED/x?code=REDACTED&session-key=REDACTED&n=1#access_token=REDACTED",
+            "url.path=/cb;jsessionid=REDACTED/x\nurl.query=code=REDACTED&session-key=REDACTED&n=1#access_token=REDACTED\n",
+        ),
+        (
+            "http://u:S3CRET@t/a?%74oken=S3CRET;S3CRET",
+            "http://REDACTED:REDACTED@t/a?%74oken=REDACTED",
+            "url.path=/a\nurl.query=%74oken=REDACTED\nserver.address=t\n",
+        ),
+        (
+            "http://t?token=S3CRET",
+            "http://t?token=REDACTED",
+            "url.path=/\nurl.query=token=REDACTED\nserver.address=t\n",
+        ),
+        (
+            "/#token=S3CRET",
+            "http://REDACTED:REDACTED@h/#token=REDACTED",
+            "url.path=/#token=REDACTED\nserver.address=h\n",
+        ),
+    ] {
+        for kind in [SpanKind::Server, SpanKind::Client] {
+            let mut case = Case::new(kind, "GET", target, &headers);
+            case.config.secrets.add(["Session_Key".parse().unwrap()]);
+            case.config.capture_request = ["referer", "x-note", "x-secret", "host"].map(Into::into).into();
+            case.config.capture_response = vec!["location".into()];
+            let response = case.response.as_mut().unwrap();
+            response.headers = vec![(Header::Captured(0), b"/cb?state=1&code=S3CRET"[..].into())];
+            let span = all(&case.span());
+            assert_eq!(span.matches("S3CRET").count(), 1, "{span}");
+            for line in [
+                "http.request.header.referer=[\"https://REDACTED:REDACTED@h/?token=REDACTED\"]",
+                "http.request.header.x-note=[\"see <https://h/?%73ig=REDACTED>\"]",
+                "http.request.header.x-secret=[\"S3CRET-is-what-was-asked-for\"]",
+                "http.request.header.host=[\"REDACTED:REDACTED@h\"]",
+                "http.response.header.location=[\"/cb?state=1&code=REDACTED\"]",
+            ] {
+                assert!(span.contains(line), "{line} is not in\n{span}");
+            }
+            match kind {
+                SpanKind::Server => assert!(span.contains(in_server), "{span}"),
+                SpanKind::Client => assert!(span.contains(&format!("\nurl.full={url}\n")), "{span}"),
+            }
+        }
+    }
+}
+
+/// The query of an absolute target without a path is no part of its authority.
+#[test]
+fn an_absolute_target_without_a_path_has_its_query() {
+    let case = Case::server("GET", "http://host?token=1&a=2", &[(Header::Host, "other")]);
+    assert_eq!(
+        case.values(&["server.address", "server.port", "url.path", "url.query"]),
+        ["host", "80", "/", "token=REDACTED&a=2"]
+    );
+    let case = Case::client("GET", "http://host?token=1&a=2", &[]);
+    assert_eq!(
+        case.values(&["server.address", "url.full"]),
+        ["host", "http://host?token=REDACTED&a=2"]
+    );
+}
+
+#[test]
 fn text_that_is_not_utf8() {
     let mut case = Case::server("GET", "", &[]);
     case.request.method = (*b"G\xff").into();
