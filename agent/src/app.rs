@@ -2,6 +2,7 @@
 
 mod announce;
 mod facts;
+mod losses;
 mod pulse;
 mod second_look;
 mod session;
@@ -62,7 +63,10 @@ pub fn run_without(settings: &RunSettings, withheld: Withheld) -> anyhow::Result
         Output::Otlp => Choice::Otlp,
         Output::OtlpJson(path) => Choice::OtlpJson(path.clone()),
     };
-    let config = ExportConfig::from_env(choice, |name| std::env::var(name).ok())?;
+    let config = ExportConfig {
+        max_queue_bytes: settings.queue_bytes,
+        ..ExportConfig::from_env(choice, |name| std::env::var(name).ok())?
+    };
     let metrics = Arc::new(Metrics::default());
     let shown = Arc::new(shown::Shown::default());
     shown::register(&shown, &metrics);

@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 pub mod core;
 pub mod doctor;
+mod episode;
 pub mod event;
 pub mod export;
 pub mod flow;

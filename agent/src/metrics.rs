@@ -67,6 +67,8 @@ impl ExportMetrics {
         } = &self.dropped;
         let Failed {
             refused,
+            request_too_large,
+            malformed_answer,
             partial_success,
             write,
         } = &self.failed;
@@ -77,6 +79,8 @@ impl ExportMetrics {
             shutdown,
             console_full,
             refused,
+            request_too_large,
+            malformed_answer,
             partial_success,
             write,
         ];
@@ -104,6 +108,10 @@ pub struct Dropped {
 pub struct Failed {
     /// The collector refused the request for good.
     pub refused: Counter,
+    /// The collector refused the request for its size, and each half of it too.
+    pub request_too_large: Counter,
+    /// The collector's answer was longer than is read: whether it took the request is not known.
+    pub malformed_answer: Counter,
     /// The collector took the request, but not these spans (OTLP's partial success).
     pub partial_success: Counter,
     /// The file or the terminal could not be written.
@@ -210,6 +218,8 @@ impl ExportMetrics {
         );
         let Failed {
             refused,
+            request_too_large,
+            malformed_answer,
             partial_success,
             write,
         } = failed;
@@ -219,6 +229,8 @@ impl ExportMetrics {
             "Spans that the collector, the file or the terminal refused",
             &[
                 ("refused", refused),
+                ("request_too_large", request_too_large),
+                ("malformed_answer", malformed_answer),
                 ("partial_success", partial_success),
                 ("write", write),
             ],
@@ -381,6 +393,8 @@ spoor_spans_dropped_total{{cause="console_full"}} 0
 # HELP spoor_spans_failed Spans that the collector, the file or the terminal refused.
 # TYPE spoor_spans_failed counter
 spoor_spans_failed_total{{cause="refused"}} 0
+spoor_spans_failed_total{{cause="request_too_large"}} 0
+spoor_spans_failed_total{{cause="malformed_answer"}} 0
 spoor_spans_failed_total{{cause="partial_success"}} 0
 spoor_spans_failed_total{{cause="write"}} 0
 # HELP spoor_kernel_lost Records lost in the kernel.

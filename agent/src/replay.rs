@@ -35,7 +35,10 @@ pub fn replay(settings: &ReplaySettings) -> anyhow::Result<()> {
         Output::Otlp => Choice::Otlp,
         Output::OtlpJson(path) => Choice::OtlpJson(path.clone()),
     };
-    let config = ExportConfig::from_env(choice, |name| std::env::var(name).ok())?;
+    let config = ExportConfig {
+        max_queue_bytes: settings.queue_bytes,
+        ..ExportConfig::from_env(choice, |name| std::env::var(name).ok())?
+    };
     let metrics = Arc::new(Metrics::default());
     let exporter = Exporter::start(config, Arc::clone(&metrics))?;
     let result = play(&settings.file, |spans| {

@@ -14,6 +14,7 @@ use anyhow::Context;
 
 use super::{
     facts::{Answer, Facts, Question},
+    losses::Losses,
     second_look::{SecondLook, Seen, Verdict, selected},
     shown::{Shown, State},
     signals::{Command, Stop},
@@ -72,6 +73,7 @@ pub struct Session {
     second_look: SecondLook,
     unix_ends: UnixEnds,
     records: (u64, u64),
+    losses: Losses,
     /// Processes that were asked about at the start.
     first_look: BTreeSet<u32>,
     next_housekeeping_ns: u64,
@@ -107,6 +109,7 @@ impl Session {
             second_look: SecondLook::default(),
             unix_ends: UnixEnds::default(),
             records: (0, 0),
+            losses: Losses::default(),
             first_look: BTreeSet::new(),
             next_housekeeping_ns: 0,
             broken: None,
@@ -202,6 +205,7 @@ impl Session {
         let now_ns = monotonic_ns();
         self.look_again(lost, now_ns);
         let deadlines = [self.core.next_deadline_ns(), self.second_look.next_deadline_ns()];
+        let losses_over = self.losses.over_at();
         let longest = deadlines
             .into_iter()
             .flatten()
@@ -209,6 +213,9 @@ impl Session {
             .map_or(LONGEST_SLEEP, |deadline| {
                 Duration::from_nanos(deadline.saturating_sub(now_ns))
             })
+            .min(losses_over.map_or(LONGEST_SLEEP, |over_at| {
+                over_at.saturating_duration_since(Instant::now())
+            }))
             .clamp(Duration::from_millis(1), LONGEST_SLEEP);
         // Records are left in the ring for the next turn.
         self.probe.ring.sleep(&self.probe.shared, longest);
@@ -392,15 +399,21 @@ impl Session {
         }
     }
 
-    /// Shows the counters. Returns how many records found no room in the ring.
-    fn show(&self) -> u64 {
+    /// Shows the counters, and logs the losses that begin and end. Returns how many records found no room in the ring.
+    fn show(&mut self) -> u64 {
         let kernel = self.probe.counters();
         let ring_full = kernel.iter().find(|(cause, _)| *cause == Counter::RingFull);
         let lost = ring_full.map_or(0, |&(_, count)| count);
-        self.shown.pulse.ring(Instant::now(), lost, self.records.0);
+        let now = Instant::now();
+        self.shown.pulse.ring(now, lost, self.records.0);
+        let kernel: Vec<_> = kernel.into_iter().map(|(cause, count)| (cause.name(), count)).collect();
+        let core = self.core.counters();
+        for line in self.losses.look(now, kernel.iter().chain(&core)) {
+            tracing::warn!("{line}");
+        }
         self.shown.set(State {
-            kernel: kernel.into_iter().map(|(cause, count)| (cause.name(), count)).collect(),
-            core: self.core.counters(),
+            kernel,
+            core,
             records: self.records,
             under_way: self.core.under_way(),
             talking: self.core.talking(),
@@ -435,6 +448,9 @@ impl Session {
         let spans = self.core.flush();
         self.probe.look_at_skipped();
         self.show();
+        for line in self.losses.finish() {
+            tracing::warn!("{line}");
+        }
         let counters = self.probe.counters();
         let mut counters: Vec<_> = counters.into_iter().filter(|&(_, count)| count > 0).collect();
         if counters.iter().any(|(cause, _)| cause.is_loss()) {

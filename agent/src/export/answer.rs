@@ -2,12 +2,52 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Collected, Limited};
+use hyper::body::{Body, Incoming};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTracePartialSuccess, ExportTraceServiceResponse};
 use prost::Message;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::worker::Outcome;
+
+/// The longest answer that is read, in bytes, also when it is decompressed (OTLP specification 1.11, sections "OTLP/HTTP
+/// Response" and "OTLP/gRPC Response": "RECOMMENDED to use 4 MiB").
+pub const MAX_ANSWER_BYTES: usize = 4 << 20;
+
+/// An answer's body, as far as it came.
+pub enum Read {
+    /// All of it.
+    Whole(Collected<Bytes>),
+    /// The connection ended in the middle of it.
+    Cut(hyper::Error),
+    /// It is longer than is read. The rest is still on its way: the connection is of no more use.
+    TooLong,
+}
+
+/// Reads an answer's body, and no more of it than may be.
+pub async fn read(body: Incoming) -> Read {
+    // What says its length is not even begun.
+    if body.size_hint().lower() > MAX_ANSWER_BYTES as u64 {
+        return Read::TooLong;
+    }
+    match Limited::new(body, MAX_ANSWER_BYTES).collect().await {
+        Ok(body) => Read::Whole(body),
+        Err(error) => match error.downcast::<hyper::Error>() {
+            Ok(error) => Read::Cut(*error),
+            // The limit's own error is the only other one.
+            Err(_) => Read::TooLong,
+        },
+    }
+}
+
+/// The outcome of an answer that is too long: "the client MUST treat the response as a non-retryable error".
+pub fn too_long() -> Outcome {
+    Outcome::Malformed {
+        reason: format!("its answer is longer than {} MiB", MAX_ANSWER_BYTES >> 20),
+    }
+}
 
 /// The outcome that an `ExportTraceServiceResponse` tells.
 pub fn taken(response: ExportTraceServiceResponse) -> Outcome {

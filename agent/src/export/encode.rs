@@ -36,13 +36,16 @@ const RESOURCES_BEFORE_SWEEP: usize = 64;
 #[derive(Clone, Debug)]
 pub struct EncodedSpan {
     resource: Arc<[u8]>,
+    /// It is the first span of its resource, which counts with it: of a process that lives briefly, often the only one.
+    is_first: bool,
     bytes: Bytes,
 }
 
 impl EncodedSpan {
     /// What it takes while it waits, in bytes.
     pub fn footprint(&self) -> usize {
-        self.bytes.len() + mem::size_of::<Self>()
+        let resource = if self.is_first { self.resource.len() } else { 0 };
+        self.bytes.len() + resource + mem::size_of::<Self>()
     }
 
     /// What a request of this span alone takes, in bytes.
@@ -84,17 +87,22 @@ impl Encoder {
         spans
             .iter()
             .zip(ends)
-            .map(|(span, end)| EncodedSpan {
-                resource: self.resource(&span.resource),
-                bytes: buf.slice(mem::replace(&mut begin, end)..end),
+            .map(|(span, end)| {
+                let (resource, is_first) = self.resource(&span.resource);
+                EncodedSpan {
+                    resource,
+                    is_first,
+                    bytes: buf.slice(mem::replace(&mut begin, end)..end),
+                }
             })
             .collect()
     }
 
-    fn resource(&mut self, resource: &Arc<Resource>) -> Arc<[u8]> {
+    /// The resource, encoded, and whether it was not known yet.
+    fn resource(&mut self, resource: &Arc<Resource>) -> (Arc<[u8]>, bool) {
         let address = Arc::as_ptr(resource).addr();
         if let Some((_, encoded)) = self.resources.get(&address) {
-            return encoded.clone();
+            return (encoded.clone(), false);
         }
         if self.resources.len() >= self.sweep_at {
             self.resources
@@ -107,7 +115,7 @@ impl Encoder {
         put_attributes(1, &resource.attributes, &mut buf);
         let encoded: Arc<[u8]> = buf.into();
         self.resources.insert(address, (resource.clone(), encoded.clone()));
-        encoded
+        (encoded, true)
     }
 }
 
@@ -199,6 +207,27 @@ impl Batch {
             put_str(3, SCHEMA_URL, buf);
         }
         buf.split().freeze()
+    }
+
+    /// Two batches of about half of the bytes each, in order; the batch itself if it is a single span.
+    pub fn split(self) -> Result<[Self; 2], Self> {
+        if self.spans.len() < 2 {
+            return Err(self);
+        }
+        let half = self.spans.iter().map(|span| span.bytes.len()).sum::<usize>() / 2;
+        let last = self.spans.len() - 1;
+        let mut halves = [Self::default(), Self::default()];
+        let [first, second] = &mut halves;
+        let mut bytes = 0;
+        for (index, span) in self.spans.into_iter().enumerate() {
+            bytes += span.bytes.len();
+            if index == 0 || index < last && bytes <= half {
+                first.add(span);
+            } else {
+                second.add(span);
+            }
+        }
+        Ok(halves)
     }
 
     /// The spans in the order in which they were added.

@@ -15,10 +15,17 @@ pub fn compress(request: &[u8]) -> Bytes {
     compressed.expect("memory can be written to").into()
 }
 
-/// An answer, of which at most `limit` bytes are taken.
+/// An answer, decompressed. No more than `limit` bytes of it are made.
+///
+/// # Errors
+/// If it is no gzip, or longer: then of the kind [`io::ErrorKind::FileTooLarge`].
 pub fn decompress(answer: &[u8], limit: usize) -> io::Result<Bytes> {
     let mut bytes = Vec::new();
-    GzDecoder::new(answer).take(limit as u64).read_to_end(&mut bytes)?;
+    let beyond = limit as u64 + 1;
+    GzDecoder::new(answer).take(beyond).read_to_end(&mut bytes)?;
+    if bytes.len() > limit {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
     Ok(bytes.into())
 }
 
@@ -32,7 +39,8 @@ mod tests {
         let compressed = compress(&request);
         assert!(compressed.len() < request.len() / 8, "{} bytes", compressed.len());
         assert_eq!(decompress(&compressed, request.len()).unwrap(), request);
-        assert_eq!(decompress(&compressed, 7).unwrap(), request[..7]);
+        let error = decompress(&compressed, request.len() - 1).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
         assert_eq!(decompress(&compress(&[]), 7).unwrap(), Bytes::new());
         assert!(decompress(b"no gzip", 7).is_err());
     }

@@ -12,6 +12,7 @@ pub mod console;
 pub mod encode;
 pub mod gzip;
 pub mod json;
+pub mod losses;
 pub mod otlp_grpc;
 pub mod otlp_http;
 pub mod queue;
@@ -38,6 +39,7 @@ use self::{
     console::Printer,
     encode::Encoder,
     json::JsonTransport,
+    losses::Losses,
     otlp_grpc::GrpcTransport,
     otlp_http::HttpTransport,
     queue::{Limits, Queue},
@@ -49,8 +51,6 @@ use crate::{metrics::Metrics, trace::Span};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// What the export thread may take to end beyond the time that it has for sending.
 const END_GRACE: Duration = Duration::from_millis(100);
-/// As much of an answer is read.
-const MAX_ANSWER_BYTES: usize = 64 << 10;
 /// Who we say we are.
 const USER_AGENT_NAME: &str = concat!("spoor/", env!("CARGO_PKG_VERSION"));
 
@@ -125,6 +125,9 @@ impl Exporter {
                 let mut encoder = requests.encoder.lock().unwrap_or_else(PoisonError::into_inner);
                 // Under the lock, so that spans of several threads keep their order.
                 requests.queue.push(encoder.encode(&spans));
+                drop(encoder);
+                // Also where the export thread hangs in a write.
+                requests.losses.poll();
             }
             Inner::Console(printer) => printer.push(&spans),
         }
@@ -155,9 +158,15 @@ impl Exporter {
     /// Sends what waits, for at most `within`, and ends. What is left then is counted as dropped.
     pub fn shutdown(self, within: Duration) {
         match self.inner {
-            Inner::Requests(Requests { queue, thread, .. }) => {
+            Inner::Requests(Requests {
+                encoder: _,
+                queue,
+                losses,
+                thread,
+            }) => {
                 queue.close(Instant::now() + within);
                 thread.join(within + END_GRACE);
+                losses.finish();
             }
             Inner::Console(printer) => printer.shutdown(within),
         }
@@ -169,6 +178,7 @@ impl Exporter {
 struct Requests {
     encoder: Mutex<Encoder>,
     queue: Arc<Queue>,
+    losses: Arc<Losses>,
     thread: ExportThread,
 }
 
@@ -191,10 +201,16 @@ impl Requests {
             let _within = runtime.enter();
             AnyTransport::new(target)?
         };
-        let queue = Arc::new(Queue::new(limits, metrics.clone()));
-        let of_thread = queue.clone();
+        let losses = Arc::new(Losses::new(destination));
+        let queue = Arc::new(Queue::new(limits, metrics.clone(), losses.clone()));
+        let (of_thread, told) = (queue.clone(), losses.clone());
         let thread = ExportThread::spawn(move || {
-            runtime.block_on(worker::run(&of_thread, transport, pace, &destination, &metrics));
+            runtime.block_on(async {
+                tokio::select! {
+                    () = worker::run(&of_thread, transport, pace, &told, &metrics) => {}
+                    () = told.watch() => {}
+                }
+            });
             // A name lookup that is under way is not worth waiting for.
             runtime.shutdown_background();
         })
@@ -202,6 +218,7 @@ impl Requests {
         Ok(Self {
             encoder: Mutex::default(),
             queue,
+            losses,
             thread,
         })
     }

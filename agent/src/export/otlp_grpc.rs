@@ -7,11 +7,11 @@
 //! Not by a gRPC library, because those copy each message into a buffer of their own, new for each call: with requests
 //! of more than a megabyte the page faults of that are half of what the export costs.
 
-use std::{borrow::Cow, error::Error, time::Duration};
+use std::{borrow::Cow, error::Error, io};
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use bytes::{Buf, Bytes, buf::Chain};
-use http_body_util::{BodyExt, Collected, Full, Limited};
+use http_body_util::{Collected, Full};
 use hyper::{
     HeaderMap, Request, StatusCode, Uri,
     client::conn::http2::{self, SendRequest},
@@ -25,8 +25,8 @@ use prost::Message;
 use tokio::io::BufWriter;
 
 use super::{
-    MAX_ANSWER_BYTES, StartError, USER_AGENT_NAME,
-    answer::{RpcStatus, taken},
+    StartError, USER_AGENT_NAME,
+    answer::{self, MAX_ANSWER_BYTES, Read, RpcStatus, taken},
     config::{Compression, Endpoint},
     connect::Connector,
     gzip,
@@ -120,7 +120,11 @@ impl GrpcTransport {
             Err(error) if fresh => return Err(self.connector.explain(error)),
             Err(error) => return Err(error.into()),
         };
-        let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await?;
+        let body = match answer::read(body).await {
+            Read::Whole(body) => body,
+            Read::Cut(error) => return Err(error.into()),
+            Read::TooLong => return Ok(answer::too_long()),
+        };
         self.connection = Some(connection);
         Ok(judge(head.status, &head.headers, body))
     }
@@ -145,6 +149,7 @@ impl Transport for GrpcTransport {
     }
 }
 
+/// Which codes may be retried: OTLP specification, section "OTLP/gRPC Response", "Failures".
 fn judge(http: StatusCode, headers: &HeaderMap, body: Collected<Bytes>) -> Outcome {
     // A failure can come without a body; then the head has what else the trailers have.
     let trailers = match body.trailers() {
@@ -156,9 +161,12 @@ fn judge(http: StatusCode, headers: &HeaderMap, body: Collected<Bytes>) -> Outco
         return judge_http(http);
     };
     if code == 0 {
-        // The request was taken; an answer that cannot be read does not change that.
-        let response = message(&body.to_bytes()).and_then(|message| ExportTraceServiceResponse::decode(&*message).ok());
-        return taken(response.unwrap_or_default());
+        return match message(&body.to_bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => answer::too_long(),
+            // The request was taken; an answer that cannot be read does not change that.
+            Err(_) => taken(ExportTraceServiceResponse::default()),
+            Ok(message) => taken(ExportTraceServiceResponse::decode(&*message).unwrap_or_default()),
+        };
     }
     let after = field("grpc-status-details-bin").and_then(|details| {
         let details = STANDARD_NO_PAD.decode(details.trim_end_matches('=')).ok()?;
@@ -167,28 +175,25 @@ fn judge(http: StatusCode, headers: &HeaderMap, body: Collected<Bytes>) -> Outco
     let name = CODES.get(code).copied().unwrap_or("of an unknown code");
     let said = percent_decode_str(field("grpc-message").unwrap_or_default()).decode_utf8_lossy();
     let reason = format!("gRPC status {name}: {said:?}");
-    if may_retry(name, after) {
-        Outcome::Again { after, reason }
-    } else {
-        Outcome::Refused { reason }
+    match name {
+        "CANCELLED" | "DEADLINE_EXCEEDED" | "ABORTED" | "OUT_OF_RANGE" | "UNAVAILABLE" | "DATA_LOSS" => {
+            Outcome::Again { after, reason }
+        }
+        "RESOURCE_EXHAUSTED" if after.is_some() => Outcome::Again { after, reason },
+        // What servers say of a request that is too large for them.
+        "RESOURCE_EXHAUSTED" => Outcome::TooLarge { reason },
+        _ => Outcome::Refused { reason },
     }
 }
 
 /// The message behind its prefix. Servers compress their answers as the request was.
-fn message(framed: &[u8]) -> Option<Cow<'_, [u8]>> {
-    let (prefix, message) = framed.split_at_checked(PREFIX_BYTES)?;
+fn message(framed: &[u8]) -> io::Result<Cow<'_, [u8]>> {
+    let (prefix, message) = framed
+        .split_at_checked(PREFIX_BYTES)
+        .ok_or(io::ErrorKind::UnexpectedEof)?;
     match prefix {
-        [0, ..] => Some(Cow::Borrowed(message)),
-        _ => Some(Cow::Owned(gzip::decompress(message, MAX_ANSWER_BYTES).ok()?.into())),
-    }
-}
-
-/// OTLP specification, section "OTLP/gRPC Response", "Failures".
-fn may_retry(code: &str, after: Option<Duration>) -> bool {
-    match code {
-        "CANCELLED" | "DEADLINE_EXCEEDED" | "ABORTED" | "OUT_OF_RANGE" | "UNAVAILABLE" | "DATA_LOSS" => true,
-        "RESOURCE_EXHAUSTED" => after.is_some(),
-        _ => false,
+        [0, ..] => Ok(Cow::Borrowed(message)),
+        _ => Ok(Cow::Owned(gzip::decompress(message, MAX_ANSWER_BYTES)?.into())),
     }
 }
 
@@ -198,6 +203,7 @@ fn judge_http(status: StatusCode) -> Outcome {
     match status.as_u16() {
         // 200: the answer was cut off.
         200 | 429 | 502 | 503 | 504 => Outcome::Again { after: None, reason },
+        413 => Outcome::TooLarge { reason },
         _ => Outcome::Refused { reason },
     }
 }

@@ -6,18 +6,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper::{
-    HeaderMap, Request, Response, StatusCode, Uri,
-    body::Incoming,
+    HeaderMap, Request, StatusCode, Uri,
     client::conn::http1::{self, SendRequest},
     header::{CONTENT_ENCODING, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER, USER_AGENT},
 };
 use hyper_util::rt::TokioIo;
 
 use super::{
-    MAX_ANSWER_BYTES, StartError, USER_AGENT_NAME,
-    answer::{Answer, taken},
+    StartError, USER_AGENT_NAME,
+    answer::{self, Answer, Read, taken},
     config::{Compression, Encoding, Endpoint},
     connect::Connector,
     gzip, json,
@@ -99,13 +98,20 @@ impl HttpTransport {
         };
         let mut request = Request::post(self.target.clone()).body(Full::new(body))?;
         *request.headers_mut() = self.headers.clone();
-        let outcome = match connection.send_request(request).await {
-            Ok(response) => outcome(response).await,
+        let response = match connection.send_request(request).await {
+            Ok(response) => response,
             Err(error) if fresh => return Err(self.connector.explain(error)),
             Err(error) => return Err(error.into()),
         };
+        let (head, body) = response.into_parts();
+        let body = match answer::read(body).await {
+            Read::Whole(body) => body.to_bytes(),
+            // What the status says holds, also if the rest is cut off.
+            Read::Cut(_) => Bytes::new(),
+            Read::TooLong => return Ok(answer::too_long()),
+        };
         self.connection = Some(connection);
-        Ok(outcome)
+        Ok(outcome(head.status, &head.headers, &body))
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, AnyError> {
@@ -127,18 +133,14 @@ impl Transport for HttpTransport {
     }
 }
 
-async fn outcome(response: Response<Incoming>) -> Outcome {
-    let status = response.status();
-    let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+fn outcome(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Outcome {
+    let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let after = header(RETRY_AFTER).and_then(|value| retry_after(value, SystemTime::now()));
     let is_json = header(CONTENT_TYPE).is_some_and(|kind| kind.starts_with(Encoding::Json.content_type()));
-    let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
-    // What the status says holds, also if the rest is cut off.
-    let body = body.map(|body| body.to_bytes()).unwrap_or_default();
     let answer = if is_json {
-        Answer::from_json(&body)
+        Answer::from_json(body)
     } else {
-        Answer::from_protobuf(&body, status.is_success())
+        Answer::from_protobuf(body, status.is_success())
     };
     judge(status, after, answer)
 }
@@ -157,6 +159,7 @@ fn judge(status: StatusCode, after: Option<Duration>, answer: Answer) -> Outcome
         | StatusCode::BAD_GATEWAY
         | StatusCode::SERVICE_UNAVAILABLE
         | StatusCode::GATEWAY_TIMEOUT => Outcome::Again { after, reason },
+        StatusCode::PAYLOAD_TOO_LARGE => Outcome::TooLarge { reason },
         _ => Outcome::Refused { reason },
     }
 }

@@ -11,7 +11,10 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
-use super::encode::{Batch, EncodedSpan};
+use super::{
+    encode::{Batch, EncodedSpan},
+    losses::{Loss, Losses},
+};
 use crate::metrics::Metrics;
 
 /// The largest request, in bytes. Collectors take gRPC messages of 4 MiB unless told otherwise (the default of
@@ -34,6 +37,7 @@ pub struct Limits {
 pub struct Queue {
     limits: Limits,
     metrics: Arc<Metrics>,
+    losses: Arc<Losses>,
     state: Mutex<State>,
     wake: Notify,
 }
@@ -59,12 +63,21 @@ enum Waiting {
     Batch,
 }
 
+/// Spans that had no room.
+struct Overflow {
+    dropped: usize,
+    /// What the queue held with them.
+    spans: usize,
+    bytes: usize,
+}
+
 impl Queue {
     /// An empty queue.
-    pub fn new(limits: Limits, metrics: Arc<Metrics>) -> Self {
+    pub fn new(limits: Limits, metrics: Arc<Metrics>, losses: Arc<Losses>) -> Self {
         Self {
             limits,
             metrics,
+            losses,
             state: Mutex::default(),
             wake: Notify::new(),
         }
@@ -73,15 +86,16 @@ impl Queue {
     /// Adds spans. Never waits for the exporter.
     pub fn push(&self, spans: Vec<EncodedSpan>) {
         let mut state = self.lock();
+        let mut too_large = 0;
         for span in spans {
             if span.request_bytes() > MAX_REQUEST_BYTES {
-                self.metrics.export.dropped.too_large.inc();
+                too_large += 1;
                 continue;
             }
             state.bytes += span.footprint();
             state.spans.push_back(span);
         }
-        self.drop_oldest(&mut state);
+        let dropped = self.drop_oldest(&mut state);
         let wake = match state.waiting {
             Waiting::Nothing => false,
             Waiting::Any => !state.spans.is_empty(),
@@ -89,9 +103,21 @@ impl Queue {
         };
         if wake {
             state.waiting = Waiting::Nothing;
-            drop(state);
+        }
+        drop(state);
+        if wake {
             self.wake.notify_one();
         }
+        if too_large > 0 {
+            self.metrics.export.dropped.too_large.inc_by(too_large);
+            self.losses.lost(Loss::SpanTooLarge, too_large, || {
+                format!(
+                    "{too_large} spans are dropped: each alone is larger than a request may be ({} MiB); capture fewer headers",
+                    MAX_REQUEST_BYTES >> 20
+                )
+            });
+        }
+        self.tell(dropped);
     }
 
     /// Which part of the room is taken: of that for spans, or of that for bytes, whichever is more.
@@ -108,12 +134,14 @@ impl Queue {
             state.bytes += span.footprint();
             state.spans.push_front(span);
         }
-        self.drop_oldest(&mut state);
+        let dropped = self.drop_oldest(&mut state);
+        drop(state);
+        self.tell(dropped);
     }
 
-    /// Waits until there is a span, then for at most `delay` for a full batch, and takes what there is. `None` when the
-    /// queue was closed and is empty.
-    pub async fn batch(&self, delay: Duration) -> Option<Batch> {
+    /// Waits until there is a span, then for at most `delay` for a full batch, and takes what there is, but no more than one
+    /// request of `max_bytes` holds, or one span. `None` when the queue was closed and is empty.
+    pub async fn batch(&self, delay: Duration, max_bytes: usize) -> Option<Batch> {
         let mut full_by = None;
         loop {
             let woken = {
@@ -128,7 +156,7 @@ impl Queue {
                     state.waiting = Waiting::Any;
                 } else if due || state.close_by.is_some() || state.spans.len() >= self.limits.max_batch_spans {
                     state.waiting = Waiting::Nothing;
-                    return Some(self.take(&mut state));
+                    return Some(self.take(&mut state, max_bytes));
                 } else {
                     full_by.get_or_insert_with(|| Instant::now() + delay);
                     state.waiting = Waiting::Batch;
@@ -184,11 +212,11 @@ impl Queue {
         lost
     }
 
-    fn take(&self, state: &mut State) -> Batch {
+    fn take(&self, state: &mut State, max_bytes: usize) -> Batch {
         let mut batch = Batch::default();
         while let Some(span) = state.spans.front()
             && batch.len() < self.limits.max_batch_spans
-            && (batch.is_empty() || batch.bytes_with(span) <= MAX_REQUEST_BYTES)
+            && (batch.is_empty() || batch.bytes_with(span) <= max_bytes)
             && let Some(span) = state.spans.pop_front()
         {
             state.bytes -= span.footprint();
@@ -204,10 +232,12 @@ impl Queue {
         batch
     }
 
-    fn drop_oldest(&self, state: &mut State) {
+    /// Makes the queue fit into its bounds. Returns how many spans that costs.
+    fn drop_oldest(&self, state: &mut State) -> Option<Overflow> {
         let Limits {
             max_spans, max_bytes, ..
         } = self.limits;
+        let (spans, bytes) = (state.spans.len(), state.bytes);
         while state.spans.len() > max_spans || state.bytes > max_bytes {
             let dropped = &self.metrics.export.dropped;
             let cause = if state.spans.len() > max_spans {
@@ -220,6 +250,15 @@ impl Queue {
             state.bytes -= oldest.footprint();
         }
         self.tell_levels(state);
+        let dropped = spans - state.spans.len();
+        (dropped > 0).then_some(Overflow { dropped, spans, bytes })
+    }
+
+    /// Logs an overflow; not under the lock, for a log may be slow.
+    fn tell(&self, overflow: Option<Overflow>) {
+        if let Some(Overflow { dropped, spans, bytes }) = overflow {
+            self.losses.queue_full(dropped as u64, spans - dropped, bytes);
+        }
     }
 
     fn tell_levels(&self, state: &State) {

@@ -4,6 +4,7 @@
 //! for its age, only when the queue is full (or at the end, when time is up).
 
 use std::{
+    collections::VecDeque,
     future::Future,
     time::{Duration, SystemTime},
 };
@@ -11,7 +12,11 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{encode::Batch, queue::Queue};
+use super::{
+    encode::Batch,
+    losses::{Loss, Losses},
+    queue::{MAX_REQUEST_BYTES, Queue},
+};
 use crate::metrics::Metrics;
 
 /// The first pause after a failure. Each further one is twice as long, and shortened by up to a half at random.
@@ -20,8 +25,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 /// The longest pause that a collector may ask for.
 const LONGEST_ASKED_PAUSE: Duration = Duration::from_secs(300);
-/// Warnings about the same matter have at least this distance.
-const WARNING_INTERVAL: Duration = Duration::from_secs(30);
 
 /// What became of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +40,16 @@ pub enum Outcome {
     Again {
         /// How long the collector asks to wait.
         after: Option<Duration>,
+        /// What happened.
+        reason: String,
+    },
+    /// It is too large: parts of it may be taken.
+    TooLarge {
+        /// What happened.
+        reason: String,
+    },
+    /// The answer cannot be read: it is not known whether it was taken, and it must not be sent again.
+    Malformed {
         /// What happened.
         reason: String,
     },
@@ -68,36 +81,42 @@ pub struct Pace {
 }
 
 /// Exports until the queue is closed and either empty or out of time.
-pub async fn run(queue: &Queue, mut transport: impl Transport, pace: Pace, destination: &str, metrics: &Metrics) {
+pub async fn run(queue: &Queue, mut transport: impl Transport, pace: Pace, losses: &Losses, metrics: &Metrics) {
     let mut worker = Worker {
         queue,
-        destination,
+        losses,
         metrics,
         failures: 0,
-        delivery: Warnings::default(),
-        partial: Warnings::default(),
+        halves: VecDeque::new(),
+        limit: RequestLimit::default(),
     };
     let mut delay = pace.schedule_delay;
     let mut buf = BytesMut::new();
-    while let Some(batch) = queue.batch(delay).await {
+    while let Some(part) = worker.next(delay).await {
         let closing = queue.close_by();
         let started = Instant::now();
+        let request = part.batch.to_request(&mut buf);
+        let request_bytes = request.len();
         let outcome = tokio::select! {
             biased;
-            outcome = timeout(pace.timeout, transport.send(batch.to_request(&mut buf))) => outcome.unwrap_or_else(|_| Outcome::Again {
+            outcome = timeout(pace.timeout, transport.send(request)) => outcome.unwrap_or_else(|_| Outcome::Again {
                 after: None,
                 reason: format!("no answer within {} ms", pace.timeout.as_millis()),
             }),
             () = queue.out_of_time() => {
-                queue.give_back(batch);
+                worker.halves.push_front(part.batch);
                 break;
             }
         };
         delay = pace.schedule_delay;
-        if let Some(pause) = worker.settle(batch, outcome) {
+        let sent = Sent {
+            started,
+            answered: Instant::now(),
+            bytes: request_bytes,
+        };
+        if let Some(until) = worker.settle(part, outcome, sent) {
             // What was sent once has waited for others already.
             delay = Duration::ZERO;
-            let until = started + pause;
             match closing {
                 // Cut short when the queue is closed: one more attempt, then the pauses count again.
                 None => queue.pause(until).await,
@@ -106,91 +125,179 @@ pub async fn run(queue: &Queue, mut transport: impl Transport, pace: Pace, desti
             }
         }
     }
+    for half in std::mem::take(&mut worker.halves).into_iter().rev() {
+        queue.give_back(half);
+    }
     let lost = queue.give_up();
     if lost > 0 {
+        let destination = losses.destination();
         tracing::warn!("{lost} spans were not sent to {destination} before the end");
     }
 }
 
+/// What is sent as one request.
+struct Part {
+    batch: Batch,
+    /// It is one half of a batch that was too large.
+    is_half: bool,
+}
+
+/// When a request was sent, and how large it was.
+struct Sent {
+    started: Instant,
+    answered: Instant,
+    bytes: usize,
+}
+
 struct Worker<'a> {
     queue: &'a Queue,
-    destination: &'a str,
+    losses: &'a Losses,
     metrics: &'a Metrics,
     /// Failures in a row.
     failures: u32,
-    delivery: Warnings,
-    partial: Warnings,
+    /// What is left of a batch that was too large: two parts at most, sent before anything else.
+    halves: VecDeque<Batch>,
+    limit: RequestLimit,
 }
 
 impl Worker<'_> {
-    /// Books the outcome. A pause, counted from the start of the request, if it is to be sent again.
-    fn settle(&mut self, batch: Batch, outcome: Outcome) -> Option<Duration> {
-        let destination = self.destination;
+    async fn next(&mut self, delay: Duration) -> Option<Part> {
+        if let Some(batch) = self.halves.pop_front() {
+            return Some(Part { batch, is_half: true });
+        }
+        let batch = self.queue.batch(delay, self.limit.bytes).await?;
+        Some(Part { batch, is_half: false })
+    }
+
+    /// Books the outcome. If it is to be sent again: when.
+    fn settle(&mut self, part: Part, outcome: Outcome, sent: Sent) -> Option<Instant> {
+        let Part { batch, is_half } = part;
+        let destination = self.losses.destination();
         let spans = batch.len() as u64;
         let export = &self.metrics.export;
         match outcome {
             Outcome::Taken { rejected, message } => {
-                if self.failures > 0 {
-                    tracing::info!("spans reach {destination} again");
-                    self.failures = 0;
-                    self.delivery = Warnings::default();
-                }
+                self.failures = 0;
+                self.limit.taken();
+                self.losses.taken(sent.answered - sent.started);
                 let rejected = rejected.min(spans);
                 export.batches.inc();
                 export.exported.inc_by(spans - rejected);
                 export.failed.partial_success.inc_by(rejected);
-                if (rejected > 0 || !message.is_empty()) && self.partial.due() {
-                    tracing::warn!("{destination} refused {rejected} of {spans} spans and says: {message:?}");
+                if rejected > 0 || !message.is_empty() {
+                    self.losses.lost(Loss::PartialSuccess, rejected, || {
+                        format!("{destination} takes a request, but {rejected} of its {spans} spans not, and says: {message:?}")
+                    });
                 }
                 None
             }
             Outcome::Again { after, reason } => {
-                self.queue.give_back(batch);
-                self.metrics.export.retries.inc();
-                if self.delivery.due() {
-                    let waiting = export.queue_spans.get();
-                    tracing::warn!(
-                        "spans cannot be sent to {destination}: {reason}; \
-                         {waiting} are kept and sent later, is a collector running there?"
-                    );
+                export.retries.inc();
+                self.losses.failed(&reason);
+                if is_half {
+                    self.halves.push_front(batch);
+                } else {
+                    self.queue.give_back(batch);
                 }
+                self.losses.lost(Loss::Late, 1, || {
+                    let waiting = export.queue_spans.get();
+                    format!(
+                        "spans cannot be sent to {destination}: {reason}; {waiting} are kept and sent later, is a collector \
+                         running there?"
+                    )
+                });
+                tracing::debug!("a request to {destination} failed: {reason}");
                 let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(8)).min(LONGEST_PAUSE);
                 self.failures = self.failures.saturating_add(1);
-                let pause = pause.mul_f64(1.0 - fastrand::f64() / 2.0);
-                Some(after.map_or(pause, |after| after.min(LONGEST_ASKED_PAUSE)))
+                let backoff = sent.started + pause.mul_f64(1.0 - fastrand::f64() / 2.0);
+                // From the answer on (RFC 9110, section 10.2.3), and never sooner than without being asked: a collector that
+                // asks for no pause at all must not be asked in a loop.
+                let asked = after.map(|after| sent.answered + after.min(LONGEST_ASKED_PAUSE));
+                Some(asked.map_or(backoff, |asked| asked.max(backoff)))
+            }
+            Outcome::TooLarge { reason } => {
+                self.limit.refused(sent.bytes);
+                self.losses.failed(&reason);
+                match batch.split() {
+                    Ok(halves) if !is_half => self.halves.extend(halves),
+                    _ => {
+                        export.failed.request_too_large.inc_by(spans);
+                        self.losses.lost(Loss::RequestTooLarge, spans, || {
+                            format!(
+                                "{destination} refuses a request of {} KiB for its size, halved too, {spans} spans are lost: \
+                                 {reason}; requests become smaller now, raise the limit there if this goes on",
+                                sent.bytes / 1024
+                            )
+                        });
+                    }
+                }
+                None
+            }
+            Outcome::Malformed { reason } => {
+                export.failed.malformed_answer.inc_by(spans);
+                self.losses.failed(&reason);
+                self.losses.lost(Loss::MalformedAnswer, spans, || {
+                    format!("whether {destination} took {spans} spans is not known, they are not sent again: {reason}; is it a collector?")
+                });
+                None
             }
             Outcome::Refused { reason } => {
                 export.failed.refused.inc_by(spans);
-                if self.delivery.due() {
-                    tracing::warn!("{destination} refuses spans, {spans} are lost: {reason}");
-                }
+                self.losses.failed(&reason);
+                self.losses.lost(Loss::Refused, spans, || {
+                    format!(
+                        "{destination} refuses spans, {spans} are lost: {reason}; are endpoint, protocol and \
+                         OTEL_EXPORTER_OTLP_HEADERS right?"
+                    )
+                });
                 None
             }
             Outcome::NotWritten { reason } => {
                 export.failed.write.inc_by(spans);
-                if self.delivery.due() {
-                    tracing::warn!("spans cannot be written to {destination}, {spans} are lost: {reason}");
-                }
+                self.losses.failed(&reason);
+                self.losses.lost(Loss::NotWritten, spans, || {
+                    format!("spans cannot be written to {destination}, {spans} are lost: {reason}; free space, or write elsewhere")
+                });
                 None
             }
         }
     }
 }
 
-/// Lets a warning through now and then. What is held back is in the counters.
-#[derive(Debug, Default)]
-struct Warnings {
-    last: Option<Instant>,
+/// How large requests may be, as far as the collector has let us know. What it refuses is lost but for what fits when it is
+/// halved once, so the later ones are made smaller, and after many that were taken larger again.
+#[derive(Debug)]
+struct RequestLimit {
+    bytes: usize,
+    taken: u32,
 }
 
-impl Warnings {
-    fn due(&mut self) -> bool {
-        let now = Instant::now();
-        let due = self.last.is_none_or(|last| now - last >= WARNING_INTERVAL);
-        if due {
-            self.last = Some(now);
+impl Default for RequestLimit {
+    fn default() -> Self {
+        Self {
+            bytes: MAX_REQUEST_BYTES,
+            taken: 0,
         }
-        due
+    }
+}
+
+impl RequestLimit {
+    /// Not smaller: who refuses that does so for another reason.
+    const LEAST: usize = 64 << 10;
+    /// So many requests must be taken before larger ones are tried. The first of those costs being sent once more in halves.
+    const TAKEN: u32 = 256;
+
+    fn refused(&mut self, request_bytes: usize) {
+        self.bytes = (request_bytes / 2).clamp(Self::LEAST, self.bytes);
+        self.taken = 0;
+    }
+
+    fn taken(&mut self) {
+        self.taken += 1;
+        if self.taken >= Self::TAKEN {
+            self.bytes = (2 * self.bytes).min(MAX_REQUEST_BYTES);
+            self.taken = 0;
+        }
     }
 }
 

@@ -9,7 +9,11 @@ use std::{
 
 use super::{Console, QUIET, Style, nanos};
 use crate::{
-    export::{ExportThread, config::Stream},
+    export::{
+        ExportThread,
+        config::Stream,
+        losses::{Loss, Losses},
+    },
     metrics::Metrics,
     screen::SCREEN,
     trace::Span,
@@ -33,6 +37,7 @@ struct Shared {
     state: Mutex<State>,
     changed: Condvar,
     begun: Instant,
+    losses: Losses,
 }
 
 #[derive(Debug, Default)]
@@ -63,6 +68,7 @@ impl Printer {
             state: Mutex::default(),
             changed: Condvar::new(),
             begun: Instant::now(),
+            losses: Losses::new("the console".to_owned()),
         });
         let (of_thread, counts) = (shared.clone(), metrics.clone());
         let thread = ExportThread::spawn(move || match stream {
@@ -81,16 +87,25 @@ impl Printer {
         let now_ns = self.shared.now_ns();
         let mut state = self.shared.lock();
         let unseen = spans.iter().filter(|span| !state.console.add(span, now_ns)).count();
-        self.metrics.export.dropped.console_full.inc_by(unseen as u64);
         // No trace is due earlier than when it has been quiet for a while.
         if state
             .sleeps_until_ns
             .is_some_and(|until_ns| until_ns > now_ns.saturating_add(nanos(QUIET)))
         {
             state.sleeps_until_ns = None;
-            drop(state);
             self.shared.changed.notify_one();
         }
+        drop(state);
+        let losses = &self.shared.losses;
+        if unseen > 0 {
+            let unseen = unseen as u64;
+            self.metrics.export.dropped.console_full.inc_by(unseen);
+            losses.lost(Loss::Console, unseen, || {
+                "spans are dropped: more come at once than the console keeps; select fewer processes, or use a collector"
+                    .to_owned()
+            });
+        }
+        losses.poll();
     }
 
     /// Which part of the room for spans is taken.
@@ -103,6 +118,7 @@ impl Printer {
         self.shared.lock().closed = true;
         self.shared.changed.notify_one();
         self.thread.join(within);
+        self.shared.losses.finish();
     }
 }
 
@@ -128,12 +144,16 @@ fn run(shared: &Shared, mut stream: impl Write + IsTerminal + AsFd, metrics: &Me
         for (text, spans) in texts {
             let mut write = || stream.write_all(text.as_bytes()).and_then(|()| stream.flush());
             // A pipe that nobody reads any more does not end the agent: it may be a traced command's parent.
-            if broken {
+            let lost = |reason: &str| {
                 metrics.export.failed.write.inc_by(spans as u64);
+                let line = || format!("traces cannot be printed, their spans are lost: {reason}");
+                shared.losses.lost(Loss::NotWritten, spans as u64, line);
+            };
+            if broken {
+                lost("nobody reads them any more");
             } else if let Err(error) = if is_terminal { SCREEN.around(write) } else { write() } {
                 broken = error.kind() == io::ErrorKind::BrokenPipe;
-                metrics.export.failed.write.inc_by(spans as u64);
-                tracing::warn!("traces cannot be printed: {error}");
+                lost(&error.to_string());
             } else {
                 metrics.export.exported.inc_by(spans as u64);
             }
@@ -179,6 +199,7 @@ mod tests {
             state: Mutex::default(),
             changed: Condvar::new(),
             begun: Instant::now(),
+            losses: Losses::new("the console".to_owned()),
         });
         let (of_thread, counts) = (shared.clone(), metrics.clone());
         let thread = ExportThread::spawn(move || run(&of_thread, File::from(stream), &counts)).unwrap();

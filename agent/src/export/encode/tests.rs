@@ -220,11 +220,13 @@ fn resource() -> Arc<Resource> {
 fn a_resource_is_encoded_once_and_forgotten_when_its_process_is() {
     let mut encoder = Encoder::default();
     let kept = resource();
-    let encoded = encoder.resource(&kept);
+    let (encoded, is_first) = encoder.resource(&kept);
+    assert!(is_first);
     for _ in 0..10_000 {
         encoder.resource(&resource());
     }
-    assert!(Arc::ptr_eq(&encoded, &encoder.resource(&kept)));
+    let (again, is_first) = encoder.resource(&kept);
+    assert!(Arc::ptr_eq(&encoded, &again) && !is_first);
     assert!(
         encoder.resources.len() <= 2 * RESOURCES_BEFORE_SWEEP,
         "{} resources",

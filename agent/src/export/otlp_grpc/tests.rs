@@ -168,7 +168,9 @@ async fn requests_and_answers() {
             taken(3, "too old"),
             again(None, "UNAVAILABLE"),
             again(Some(7500), "UNAVAILABLE"),
-            refused("RESOURCE_EXHAUSTED"),
+            Outcome::TooLarge {
+                reason: "gRPC status RESOURCE_EXHAUSTED: \"so it is\"".to_owned(),
+            },
             again(Some(7500), "RESOURCE_EXHAUSTED"),
             refused("INVALID_ARGUMENT"),
         ]

@@ -6,7 +6,8 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use hyper::{HeaderMap, Uri, server::conn::http1, service::service_fn};
+use http_body_util::BodyExt;
+use hyper::{HeaderMap, Response, Uri, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTracePartialSuccess, ExportTraceServiceResponse};
 use prost::Message;

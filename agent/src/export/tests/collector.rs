@@ -5,9 +5,14 @@ use std::{
     convert::Infallible,
     io,
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex},
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
@@ -60,6 +65,16 @@ pub enum Step {
     Busy(Option<u64>),
     /// HTTP 429, gRPC RESOURCE_EXHAUSTED, with how long to wait.
     Throttled(u64),
+    /// HTTP 503 with a date so many seconds ahead in `Retry-After`; over gRPC as [`Step::Busy`] with as many tenths.
+    BusyUntil(u64),
+    /// HTTP 413, gRPC RESOURCE_EXHAUSTED with no word of when.
+    TooLarge,
+    /// Takes it, with so many bytes of answer, and does not say beforehand how many.
+    LongAnswer(usize),
+    /// Takes it, with so many bytes of answer, and says so; over gRPC compressed to nearly nothing, if that is spoken.
+    ToldLongAnswer(usize),
+    /// Any status: of HTTP, or of gRPC.
+    Status(u16),
     /// HTTP 400, gRPC INVALID_ARGUMENT.
     Refuse,
     /// Takes it and says nothing.
@@ -93,6 +108,8 @@ struct Shared {
     script: Mutex<VecDeque<Step>>,
     came: Mutex<Vec<Came>>,
     connections: Mutex<usize>,
+    /// Bytes of long answers that were handed to the connection.
+    answered: Arc<AtomicUsize>,
 }
 
 impl Collector {
@@ -104,6 +121,7 @@ impl Collector {
             script: Mutex::new(script.iter().copied().collect()),
             came: Mutex::default(),
             connections: Mutex::default(),
+            answered: Arc::default(),
         });
         let acceptor = tls.map(|mut tls| {
             let alpn: &[u8] = if protocol == Protocol::Grpc { b"h2" } else { b"http/1.1" };
@@ -144,6 +162,38 @@ impl Collector {
     /// How many connections there were.
     pub fn connections(&self) -> usize {
         *self.shared.connections.lock().unwrap()
+    }
+}
+
+impl Collector {
+    /// Bytes of long answers that somebody read, or that are in buffers.
+    pub fn answered(&self) -> usize {
+        self.shared.answered.load(Ordering::Relaxed)
+    }
+}
+
+/// Zeros, of which nobody says how many will come.
+struct Zeros {
+    left: usize,
+    given: Arc<AtomicUsize>,
+}
+
+impl hyper::body::Body for Zeros {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Infallible>>> {
+        static SOME: [u8; 64 << 10] = [0; 64 << 10];
+        let some = self.left.min(SOME.len());
+        if some == 0 {
+            return Poll::Ready(None);
+        }
+        self.left -= some;
+        self.given.fetch_add(some, Ordering::Relaxed);
+        Poll::Ready(Some(Ok(hyper::body::Frame::data(Bytes::from_static(&SOME[..some])))))
     }
 }
 
@@ -291,6 +341,19 @@ impl Shared {
                 _ => None,
             },
         };
+        if let Step::LongAnswer(left) = step {
+            let given = self.answered.clone();
+            let mut answer = Response::new(Zeros { left, given }.boxed());
+            let kind = if self.protocol == Protocol::Grpc {
+                "application/grpc"
+            } else {
+                "application/x-protobuf"
+            };
+            answer
+                .headers_mut()
+                .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+            return answer;
+        }
         match self.protocol {
             Protocol::Grpc => self.grpc(step, &response),
             Protocol::HttpProtobuf => http(step, "application/x-protobuf", response.encode_to_vec()),
@@ -311,7 +374,10 @@ impl Shared {
     fn grpc(&self, step: Step, response: &ExportTraceServiceResponse) -> Response<Body> {
         let (code, tenths) = match step {
             Step::Busy(wait) => (14, wait),
+            Step::BusyUntil(wait) => (14, Some(wait)),
             Step::Throttled(wait) => (8, Some(wait)),
+            Step::TooLarge => (8, None),
+            Step::Status(code) => (code, None),
             Step::Refuse => (3, None),
             _ => (0, None),
         };
@@ -336,7 +402,10 @@ impl Shared {
         let mut head = vec![(CONTENT_TYPE, HeaderValue::from_static("application/grpc"))];
         if code == 0 {
             // As grpc-go does: compressed as the request was.
-            let mut message: Bytes = response.encode_to_vec().into();
+            let mut message: Bytes = match step {
+                Step::ToldLongAnswer(bytes) => vec![0; bytes].into(),
+                _ => response.encode_to_vec().into(),
+            };
             if self.gzip {
                 message = gzip::compress(&message);
                 let encoding = HeaderName::from_static("grpc-encoding");
@@ -357,8 +426,15 @@ fn http(step: Step, kind: &'static str, body: Vec<u8>) -> Response<Body> {
     let (status, wait) = match step {
         Step::Busy(wait) => (503, wait),
         Step::Throttled(wait) => (429, Some(wait)),
+        Step::BusyUntil(_) => (503, None),
+        Step::TooLarge => (413, None),
+        Step::Status(status) => (status, None),
         Step::Refuse => (400, None),
         _ => (200, None),
+    };
+    let body = match step {
+        Step::ToldLongAnswer(bytes) => vec![0; bytes],
+        _ => body,
     };
     let mut response = Response::new(Full::from(body).boxed());
     *response.status_mut() = status.try_into().unwrap();
@@ -367,6 +443,11 @@ fn http(step: Step, kind: &'static str, body: Vec<u8>) -> Response<Body> {
         .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     if let Some(wait) = wait {
         response.headers_mut().insert("retry-after", wait.into());
+    }
+    if let Step::BusyUntil(seconds) = step {
+        // A date has whole seconds: one more, so that as many are left at least.
+        let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(seconds + 1));
+        response.headers_mut().insert("retry-after", date.parse().unwrap());
     }
     response
 }

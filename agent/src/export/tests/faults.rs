@@ -24,16 +24,23 @@ struct Agent {
 }
 
 /// What became of the spans.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Counts {
     exported: u64,
     refused: u64,
+    too_large: u64,
+    malformed: u64,
     partial: u64,
     dropped_at_end: u64,
     retries: u64,
 }
 
 impl Counts {
+    /// Spans that were settled with a collector.
+    fn settled(&self) -> u64 {
+        self.exported + self.refused + self.too_large + self.malformed + self.partial
+    }
+
     fn of(metrics: &Metrics) -> Self {
         let export = &metrics.export;
         let dropped = &export.dropped;
@@ -44,6 +51,8 @@ impl Counts {
         Self {
             exported: export.exported.get(),
             refused: export.failed.refused.get(),
+            too_large: export.failed.request_too_large.get(),
+            malformed: export.failed.malformed_answer.get(),
             partial: export.failed.partial_success.get(),
             dropped_at_end: dropped.shutdown.get(),
             retries: export.retries.get(),
@@ -88,10 +97,7 @@ impl Agent {
 
     /// Waits until what was handed over is exported or counted as refused.
     fn settle(&self) {
-        wait_for("the spans to be settled", || {
-            let counts = self.counts();
-            counts.exported + counts.refused + counts.partial == self.pushed
-        });
+        wait_for("the spans to be settled", || self.counts().settled() == self.pushed);
     }
 
     fn counts(&self) -> Counts {
@@ -103,7 +109,7 @@ impl Agent {
         self.exporter.shutdown(Duration::from_millis(100));
         let counts = Counts::of(&self.metrics);
         assert_eq!(
-            counts.exported + counts.refused + counts.partial + counts.dropped_at_end,
+            counts.settled() + counts.dropped_at_end,
             self.pushed,
             "each span is in one of the counters"
         );
@@ -128,12 +134,29 @@ fn came(spans: std::ops::RangeInclusive<u64>, step: Step) -> Came {
 
 /// Pushes the spans 1 to 10 against the script; what came, and what was counted.
 fn run(protocol: Protocol, script: &[Step], timeout_ms: u64) -> (Vec<Came>, Counts) {
-    let collector = Collector::start(protocol, false, None, 0, script);
+    let (seen, counts, _) = run_with(protocol, Compression::None, script, timeout_ms);
+    (seen, counts)
+}
+
+fn run_with(
+    protocol: Protocol,
+    compression: Compression,
+    script: &[Step],
+    timeout_ms: u64,
+) -> (Vec<Came>, Counts, Collector) {
+    let collector = Collector::start(protocol, compression == Compression::Gzip, None, 0, script);
     let url = format!("http://{}", collector.address);
-    let mut agent = Agent::start(protocol, &url, None, Compression::None, timeout_ms);
+    let mut agent = Agent::start(protocol, &url, None, compression, timeout_ms);
     agent.push(10);
     agent.settle();
-    (collector.came(), agent.finish())
+    (collector.came(), agent.finish(), collector)
+}
+
+/// By each protocol, compressed and not.
+fn ways() -> impl Iterator<Item = (Protocol, Compression)> {
+    PROTOCOLS
+        .into_iter()
+        .flat_map(|protocol| [Compression::None, Compression::Gzip].map(|compression| (protocol, compression)))
 }
 
 #[test]
@@ -164,10 +187,8 @@ fn by_each_protocol_with_tls_and_gzip() {
             assert_eq!(collector.connections(), 1, "{protocol:?}");
             let counts = Counts {
                 exported: 2997,
-                refused: 0,
                 partial: 3,
-                dropped_at_end: 0,
-                retries: 0,
+                ..Counts::default()
             };
             assert_eq!(agent.finish(), counts, "{protocol:?}");
         }
@@ -189,10 +210,8 @@ fn busy_and_throttled_collectors_get_everything_once() {
         assert_eq!(seen, expected, "{protocol:?}");
         let counts_expected = Counts {
             exported: 10,
-            refused: 0,
-            partial: 0,
-            dropped_at_end: 0,
             retries: 3,
+            ..Counts::default()
         };
         assert_eq!(counts, counts_expected, "{protocol:?}");
     }
@@ -204,13 +223,170 @@ fn what_is_refused_is_counted_and_not_sent_again() {
         let (seen, counts) = run(protocol, &[Step::Refuse], 10_000);
         assert_eq!(seen, [came(1..=10, Step::Refuse)], "{protocol:?}");
         let expected = Counts {
-            exported: 0,
             refused: 10,
-            partial: 0,
-            dropped_at_end: 0,
-            retries: 0,
+            ..Counts::default()
         };
         assert_eq!(counts, expected, "{protocol:?}");
+    }
+}
+
+#[test]
+fn what_is_too_large_is_sent_in_halves_once() {
+    for (protocol, compression) in ways() {
+        let script = [Step::TooLarge, Step::Take, Step::TooLarge];
+        let (seen, counts, _) = run_with(protocol, compression, &script, 10_000);
+        let expected = [
+            came(1..=10, Step::TooLarge),
+            came(1..=5, Step::Take),
+            came(6..=10, Step::TooLarge),
+        ];
+        assert_eq!(seen, expected, "{protocol:?} {compression:?}");
+        let expected = Counts {
+            exported: 5,
+            too_large: 5,
+            ..Counts::default()
+        };
+        assert_eq!(counts, expected, "{protocol:?} {compression:?}");
+    }
+}
+
+#[test]
+fn a_date_in_retry_after_is_honoured() {
+    for (protocol, compression) in ways() {
+        let begun = Instant::now();
+        let (seen, counts, _) = run_with(protocol, compression, &[Step::BusyUntil(1)], 10_000);
+        let asked = if protocol == Protocol::Grpc { 100 } else { 1000 };
+        assert!(
+            begun.elapsed() >= Duration::from_millis(asked),
+            "{protocol:?} {compression:?}"
+        );
+        let expected = [came(1..=10, Step::BusyUntil(1)), came(1..=10, Step::Take)];
+        assert_eq!(seen, expected, "{protocol:?} {compression:?}");
+        assert_eq!(
+            (counts.exported, counts.retries),
+            (10, 1),
+            "{protocol:?} {compression:?}"
+        );
+    }
+}
+
+#[test]
+fn what_was_taken_in_part_is_not_sent_again() {
+    for (protocol, compression) in ways() {
+        // More than there were, and none at all: a warning.
+        for (rejected, partial) in [(3, 3), (99, 10), (0, 0), (-1, 0)] {
+            let (seen, counts, _) = run_with(protocol, compression, &[Step::TakePart(rejected)], 10_000);
+            assert_eq!(
+                seen,
+                [came(1..=10, Step::TakePart(rejected))],
+                "{protocol:?} {compression:?}"
+            );
+            let expected = Counts {
+                exported: 10 - partial,
+                partial,
+                ..Counts::default()
+            };
+            assert_eq!(counts, expected, "{protocol:?} {compression:?}");
+        }
+    }
+}
+
+#[test]
+fn which_statuses_are_sent_again() {
+    let http = [
+        (400, false),
+        (401, false),
+        (403, false),
+        (404, false),
+        (408, false),
+        (418, false),
+        (429, true),
+        (500, false),
+        (501, false),
+        (502, true),
+        (503, true),
+        (504, true),
+        (505, false),
+    ];
+    let grpc = [
+        (1, true),
+        (2, false),
+        (3, false),
+        (4, true),
+        (5, false),
+        (6, false),
+        (7, false),
+        (9, false),
+        (10, true),
+        (11, true),
+        (12, false),
+        (13, false),
+        (14, true),
+        (15, true),
+        (16, false),
+        (17, false),
+    ];
+    for (protocol, statuses) in [
+        (Protocol::Grpc, &grpc[..]),
+        (Protocol::HttpProtobuf, &http),
+        (Protocol::HttpJson, &http),
+    ] {
+        for &(status, is_retried) in statuses {
+            let (seen, counts) = run(protocol, &[Step::Status(status)], 10_000);
+            let (sent, refused) = if is_retried { (2, 0) } else { (1, 10) };
+            assert_eq!(seen.len(), sent, "{protocol:?} {status}");
+            assert_eq!(
+                (counts.refused, counts.exported),
+                (refused, 10 - refused),
+                "{protocol:?} {status}"
+            );
+        }
+    }
+}
+
+/// 4 MiB of an answer are read, no more; its spans are counted, and the connection is not used again.
+#[test]
+fn an_answer_that_is_too_long_is_not_read() {
+    const TOO_LONG: usize = 100 << 20;
+    for (protocol, compression) in ways() {
+        for step in [Step::LongAnswer(TOO_LONG), Step::ToldLongAnswer(5 << 20)] {
+            let collector = Collector::start(protocol, compression == Compression::Gzip, None, 0, &[step]);
+            let url = format!("http://{}", collector.address);
+            let mut agent = Agent::start(protocol, &url, None, compression, 30_000);
+            agent.push(10);
+            agent.settle();
+            agent.push(5);
+            agent.settle();
+            let expected = [came(1..=10, step), came(11..=15, Step::Take)];
+            assert_eq!(collector.came(), expected, "{protocol:?} {compression:?}");
+            let counts = Counts {
+                exported: 5,
+                malformed: 10,
+                ..Counts::default()
+            };
+            assert_eq!(agent.finish(), counts, "{protocol:?} {compression:?} {step:?}");
+            // What lies in the buffers of two sockets is far less than the rest.
+            let answered = collector.answered();
+            assert!(
+                answered < TOO_LONG / 2,
+                "{protocol:?} {compression:?}: {answered} bytes"
+            );
+            // Compressed, it was short: the connection is whole.
+            let connections = match (protocol, compression, step) {
+                (Protocol::Grpc, Compression::Gzip, Step::ToldLongAnswer(_)) => 1,
+                _ => 2,
+            };
+            assert_eq!(
+                collector.connections(),
+                connections,
+                "{protocol:?} {compression:?} {step:?}"
+            );
+        }
+    }
+    // The longest that is read is read.
+    for protocol in [Protocol::HttpProtobuf, Protocol::HttpJson] {
+        let (_, counts) = run(protocol, &[Step::ToldLongAnswer(4 << 20)], 30_000);
+        assert_eq!(counts.exported, 10, "{protocol:?}");
     }
 }
 
