@@ -32,6 +32,8 @@ pub struct Span {
     pub span_id: String,
     /// The parent's span id; empty for a root.
     pub parent_id: String,
+    /// Whether the parent is of another process; `None`: the flags do not say.
+    pub parent_is_remote: Option<bool>,
     /// Start, in nanoseconds of wall-clock time.
     pub start_ns: u64,
     /// End, in nanoseconds of wall-clock time.
@@ -118,10 +120,16 @@ fn parse_span(span: &Value, service: &str) -> Option<Span> {
             id if id.as_str() == Some("") => String::new(),
             id => hex(id, 16)?,
         },
+        parent_is_remote: is_remote(span["flags"].as_u64().unwrap_or_default()),
         start_ns: integer(&span["startTimeUnixNano"])?,
         end_ns: integer(&span["endTimeUnixNano"])?,
         attributes: attributes(&span["attributes"])?,
     })
+}
+
+/// Bits 8 and 9 of `Span.flags`: whether it is known, and whether it is so.
+fn is_remote(flags: u64) -> Option<bool> {
+    (flags & 0x100 != 0).then_some(flags & 0x200 != 0)
 }
 
 fn attributes(list: &Value) -> Option<BTreeMap<String, Value>> {

@@ -102,6 +102,7 @@ mod tests {
             trace_id: "t".to_owned(),
             span_id: id.to_owned(),
             parent_id: parent.to_owned(),
+            parent_is_remote: None,
             start_ns: times.0,
             end_ns: times.1,
             attributes: BTreeMap::from([("http.response.status_code".to_owned(), json!(200))]),

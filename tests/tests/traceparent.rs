@@ -1,18 +1,21 @@
 //! A `traceparent` from an untraced caller, handed on unchanged by what stands between it and a leaf: the leaf's request is a
-//! child of the call that it came by, not a sibling of it.
+//! child of the call that it came by, not a sibling of it. And one that a traced client writes itself, as a tracing library
+//! does: both ends of the call are children of the span that it names.
 
 use std::{
     collections::{BTreeSet, HashMap},
+    process::Command,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use spoor_tests::{
     agent::Recorder,
     compare::{Expectation, Fault, Report, compare},
     net,
-    otlp::Span,
+    otlp::{Kind, Span},
+    process::Gated,
     services::{Server, Service, route},
     truth::Event,
 };
@@ -199,4 +202,82 @@ fn not_sampled_through_haproxy() -> Result<()> {
 #[ignore = "needs root, the agent, nginx and gunicorn"]
 fn not_sampled_through_an_app() -> Result<()> {
     not_sampled("app", app)
+}
+
+/// A client that writes a `traceparent` of its own into every other request on one connection.
+const CLIENT: &str = r#"
+import http.client, sys
+connection = http.client.HTTPConnection(sys.argv[1])
+for number in range(1, int(sys.argv[2]) + 1):
+    headers = {"x-request-id": f"own-{number}"}
+    if number % 2:
+        headers["traceparent"] = f"00-{0xabc00000 + number:032x}-{0xdef00000 + number:016x}-{sys.argv[3]}"
+    connection.request("GET", "/leaf", headers=headers)
+    connection.getresponse().read()
+"#;
+
+/// Both ends of the n-th call of [`CLIENT`]: the client's, then the server's.
+fn ends(spans: &[Span], number: usize) -> Vec<&Span> {
+    let id = format!("own-{number}");
+    let mut ends: Vec<_> = spans
+        .iter()
+        .filter(|span| span.request_id() == Some(id.as_str()))
+        .collect();
+    ends.sort_by_key(|span| span.kind != Kind::Client);
+    ends
+}
+
+fn of_the_client_itself(flags: &str) -> Result<()> {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let leaf = Service::start(Server::NginxStatic, "leaf", &[])?;
+    let directory = tempfile::Builder::new().prefix("spoor-own-").tempdir()?;
+    let output = directory.path().join("output.log");
+    let mut command = Command::new("/usr/bin/python3");
+    command.args(["-c", CLIENT, &leaf.address.to_string(), &REQUESTS.to_string(), flags]);
+    let client = Gated::prepare("client", command, &output, &output)?;
+    let mut selection = leaf.selection()?;
+    selection.push(format!("--pid={}", client.id()));
+    let agent = Recorder::start(&selection)?;
+    let status = client.go()?.wait(Duration::from_secs(30))?;
+    ensure!(status.success(), "{status}: {}", std::fs::read_to_string(&output)?);
+    let (spans, said) = agent.finish()?;
+    check_ends(&spans, flags).with_context(|| format!("the agent said:\n{said}"))
+}
+
+fn check_ends(spans: &[Span], flags: &str) -> Result<()> {
+    for number in 1..=REQUESTS {
+        let ends = ends(spans, number);
+        if number % 2 == 1 && flags == "00" {
+            ensure!(ends.is_empty(), "not sampled: {ends:#?}");
+            continue;
+        }
+        let [client, server] = ends.as_slice() else {
+            anyhow::bail!("not two ends of call {number}: {ends:#?}");
+        };
+        let remote = (client.parent_is_remote, server.parent_is_remote);
+        ensure!(remote == (Some(false), Some(true)), "{remote:?}: {ends:#?}");
+        ensure!(client.trace_id == server.trace_id, "two traces: {ends:#?}");
+        if number % 2 == 1 {
+            let trace = format!("{:032x}", 0xabc0_0000 + number);
+            let span = format!("{:016x}", 0xdef0_0000 + number);
+            let is_child = |end: &&Span| end.trace_id == trace && end.parent_id == span;
+            ensure!(is_child(client) && is_child(server), "not the header's: {ends:#?}");
+        } else {
+            let linked = client.parent_id.is_empty() && server.parent_id == client.span_id;
+            ensure!(linked, "a header of another call is left over: {ends:#?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root, the agent and nginx"]
+fn written_by_a_traced_client() -> Result<()> {
+    of_the_client_itself("01")
+}
+
+#[test]
+#[ignore = "needs root, the agent and nginx"]
+fn not_sampled_by_a_traced_client() -> Result<()> {
+    of_the_client_itself("00")
 }

@@ -2,8 +2,10 @@
 
 mod fuzzed;
 mod gaps;
+mod headers;
 mod ignored;
 mod lives;
+mod loops;
 mod nginx;
 mod odd;
 mod parents;

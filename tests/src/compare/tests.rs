@@ -32,6 +32,7 @@ fn span(service: &str, kind: Kind, id: &str, number: &str, parent: &str, depth: 
         trace_id: "t".to_owned(),
         span_id: number.to_owned(),
         parent_id: parent.to_owned(),
+        parent_is_remote: None,
         start_ns: depth,
         end_ns: 100 - depth,
         attributes: attributes.map(|(key, value)| (key.to_owned(), value)).into(),

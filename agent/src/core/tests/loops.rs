@@ -1,0 +1,117 @@
+//! Threads that work for several requests at once.
+
+use super::{parents::call_on_one_thread, *};
+
+#[test]
+fn runtimes_that_multiplex_have_no_thread_rule() {
+    for runtime in [
+        Runtime::Go,
+        Runtime::Node,
+        Runtime::Loop,
+        Runtime::Beam,
+        Runtime::Dotnet,
+    ] {
+        let mut world = two_services(runtime);
+        let mut front = world.server(10);
+        world.feed(front.reads(11, &get("/a")));
+        let mut call = world.client(10, 11);
+        world.feed(call.writes(11, &get("/b")));
+        world.feed(call.reads(11, OK));
+        assert_eq!(world.tree(), ["front client GET /b <- root"], "nothing to wait for");
+        world.feed(front.writes(11, OK));
+        assert_eq!(world.tree(), ["front server GET /a <- root"]);
+    }
+}
+
+#[test]
+fn a_thread_that_waits_in_epoll_with_a_request_open_has_no_calls() {
+    let child = ["front client GET /b <- front server GET /a (thread)"];
+    let root = ["front client GET /b <- root"];
+    for waits_at in ["head", "call", "answer", "response"] {
+        let mut world = two_services(Runtime::Python);
+        let (mut front, mut call) = (world.server(10), world.kept(10, 11));
+        let mut feed = |record: Record, at: &str| {
+            let record = if at == waits_at { record.waited() } else { record };
+            world.feed(record);
+        };
+        feed(front.reads(11, &get("/a")), "head");
+        feed(call.writes(11, &get("/b")), "call");
+        feed(call.reads(11, OK), "answer");
+        feed(front.writes(11, OK), "response");
+        let mut tree = world.tree();
+        tree.truncate(1);
+        // Before its head, whoever serves a request may wait in any way.
+        let expected = if waits_at == "head" { child } else { root };
+        assert_eq!(tree, expected, "{waits_at}");
+        // Such a process is a loop for a minute.
+        let expected = if waits_at == "head" { child } else { root };
+        assert_eq!(call_on_one_thread(&mut world, &mut front, &mut call, 11), expected);
+        world.pass(60 * SECOND);
+        assert_eq!(call_on_one_thread(&mut world, &mut front, &mut call, 11), child);
+    }
+}
+
+#[test]
+fn a_loop_that_waits_before_it_connects_is_no_opener() {
+    let mut world = two_services(Runtime::Jvm);
+    let mut front = world.server(10);
+    world.feed(front.reads(11, &get("/a")));
+    world.connections += 2;
+    let open = open(world.connections, 10, 11, Role::Client);
+    let header = header(Kind::Connect, 10, 11);
+    let connect = Connect {
+        conn: open.conn,
+        result: -libc::EINPROGRESS,
+        family: FAMILY_INET,
+        ..Connect::default()
+    };
+    world.feed(Record(header, Body::Connect(connect)).waited());
+    let mut call = world.open(open);
+    world.feed(call.writes(11, &get("/b")));
+    world.feed(call.reads(11, OK));
+    world.feed(front.writes(11, OK));
+    assert_eq!(
+        world.tree(),
+        ["front client GET /b <- root", "front server GET /a <- root"]
+    );
+}
+
+#[test]
+fn another_thread_that_waits_in_epoll_changes_nothing() {
+    let mut world = two_services(Runtime::Jvm);
+    let (mut front, mut call, mut other) = (world.server(10), world.client(10, 11), world.client(10, 12));
+    world.feed(front.reads(11, &get("/a")));
+    world.feed(other.writes(12, &get("/c")).waited());
+    world.feed(call.writes(11, &get("/b")));
+    world.feed(other.reads(12, OK).waited());
+    world.feed(call.reads(11, OK));
+    world.feed(front.writes(11, OK));
+    assert_eq!(
+        world.tree(),
+        [
+            "front client GET /b <- front server GET /a (thread)",
+            "front client GET /c <- root",
+            "front server GET /a <- root",
+        ]
+    );
+}
+
+#[test]
+fn two_open_requests_on_one_thread_have_no_calls() {
+    let mut world = two_services(Runtime::Unknown);
+    let (mut one, mut two, mut call) = (world.server(10), world.server(10), world.client(10, 11));
+    world.feed(one.reads(11, &get("/a")));
+    world.feed(call.writes(11, &get("/b")));
+    world.feed(call.reads(11, OK));
+    world.feed(two.reads(11, &get("/c")));
+    world.feed(one.writes(11, OK));
+    world.feed(two.writes(11, OK));
+    assert_eq!(
+        world.tree(),
+        [
+            "front client GET /b <- root",
+            "front server GET /a <- root",
+            "front server GET /c <- root",
+        ]
+    );
+}
