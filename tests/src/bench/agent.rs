@@ -4,6 +4,7 @@ use std::{
     ffi::OsString,
     io::{BufRead as _, BufReader},
     net::SocketAddr,
+    path::Path,
     process::{Command, Stdio},
     sync::mpsc,
     time::Duration,
@@ -31,8 +32,18 @@ pub struct Agent {
 impl Agent {
     /// Starts it with these arguments, and waits until it is attached.
     pub fn start(args: &[OsString], sink: SocketAddr, environment: &[(&str, &str)]) -> Result<Self> {
+        Self::start_program(&binary()?, args, sink, environment)
+    }
+
+    /// Starts this agent, whichever it is, as [`Agent::start`] does.
+    pub fn start_program(
+        program: &Path,
+        args: &[OsString],
+        sink: SocketAddr,
+        environment: &[(&str, &str)],
+    ) -> Result<Self> {
         let metrics = free_address();
-        let mut command = Command::new(binary()?);
+        let mut command = Command::new(program);
         command
             .args(["run", "--output", "otlp", "--metrics-listen", &metrics.to_string()])
             .args(args)

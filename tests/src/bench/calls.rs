@@ -120,7 +120,8 @@ fn least(mut call: impl FnMut(usize) -> Result<()>) -> Result<f64> {
     Ok(least)
 }
 
-fn cpu_ns() -> Result<u64> {
+/// CPU time of this thread, ns.
+pub fn cpu_ns() -> Result<u64> {
     let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).context("cannot read the thread's CPU time")?;
     Ok(time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
 }

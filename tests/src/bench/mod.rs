@@ -7,6 +7,7 @@ mod core;
 mod coverage;
 mod cpu;
 mod delay;
+mod exchange;
 mod idle;
 mod kernel;
 mod load;
@@ -92,6 +93,12 @@ enum What {
         #[arg(long)]
         body: bool,
     },
+    /// What is added to an exchange of four calls, both ends in one process on one processor
+    Exchange {
+        /// Another agent's binary to measure in the same rounds
+        #[arg(long, value_name = "BINARY")]
+        against: Option<PathBuf>,
+    },
     /// CPU time for each request, with and without Spoor
     Cpu,
     /// Requests a second at saturation, with and without Spoor
@@ -144,6 +151,12 @@ enum RoleName {
         /// The file that it reads and writes
         file: PathBuf,
     },
+    /// Both ends of a connection
+    #[command(hide = true)]
+    ExchangePeers {
+        /// The processor that it runs on
+        cpu: usize,
+    },
     /// A server of connections that stay open
     #[command(hide = true)]
     KeepServer {
@@ -180,6 +193,7 @@ pub fn main() -> Result<ExitCode> {
         What::Coverage { requests } => coverage::run(&rig, requests)?,
         What::Kernel { body: true, .. } => body::run(&rig, options)?,
         What::Kernel { proxy, .. } => kernel::run(&rig, options, proxy)?,
+        What::Exchange { against } => exchange::run(&rig, options, against)?,
         What::Cpu => cpu::run(&rig, options, &[cpu::Subject::Cpu])?,
         What::Throughput => cpu::run(&rig, options, &[cpu::Subject::Throughput])?,
         What::Delay => delay::run(&rig, options)?,
@@ -208,6 +222,7 @@ fn play(role: RoleName) -> Result<ExitCode> {
     match role {
         RoleName::BodyServer { address } => body::serve(address),
         RoleName::Calls { file } => calls::run(&file),
+        RoleName::ExchangePeers { cpu } => exchange::peers(cpu),
         RoleName::KeepServer { address } => load::serve(address),
         RoleName::KeepClient(keep) => load::keep(&keep),
         RoleName::ChurnClient(churn) => load::churn(&churn),
@@ -219,11 +234,12 @@ fn all(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     let requests = if options.quick { 100_000 } else { 1_000_000 };
     let both = [cpu::Subject::Cpu, cpu::Subject::Throughput];
     type Part<'a> = (&'a str, &'a dyn Fn() -> Result<Vec<Bar>>);
-    let parts: [Part; 13] = [
+    let parts: [Part; 14] = [
         ("coverage", &|| coverage::run(rig, requests)),
         ("kernel", &|| kernel::run(rig, options, false)),
         ("kernel --proxy", &|| kernel::run(rig, options, true)),
         ("kernel --body", &|| body::run(rig, options)),
+        ("exchange", &|| exchange::run(rig, options, None)),
         ("cpu and throughput", &|| cpu::run(rig, options, &both)),
         ("delay", &|| delay::run(rig, options)),
         ("memory", &|| memory::run(rig, options)),

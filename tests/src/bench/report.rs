@@ -103,12 +103,20 @@ impl Table {
 
     /// Adds a line for a series: median, least and greatest.
     pub fn series(&mut self, name: &str, values: &[f64]) {
-        let (least, greatest) = values
-            .iter()
-            .fold((f64::INFINITY, f64::NEG_INFINITY), |(least, greatest), &value| {
-                (least.min(value), greatest.max(value))
-            });
+        let (least, greatest) = range(values);
         self.row([name.to_owned(), figure(median(values)), figure(least), figure(greatest)]);
+    }
+
+    /// Adds a line for a figure and the series behind it: the figure, then as [`Table::series`].
+    pub fn figure_and_series(&mut self, name: &str, value: f64, values: &[f64]) {
+        let (least, greatest) = range(values);
+        self.row([
+            name.to_owned(),
+            figure(value),
+            figure(median(values)),
+            figure(least),
+            figure(greatest),
+        ]);
     }
 }
 
@@ -125,10 +133,11 @@ impl fmt::Display for Table {
             let mut line = String::new();
             for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
                 let pad = " ".repeat(width - cell.chars().count());
-                // Names to the left, figures to the right, the verdict to the left again.
+                let has_head = self.0[0].get(column).is_some_and(|head| !head.is_empty());
+                // Names to the left, figures to the right, the verdict, which has no head, to the left again.
                 match column {
                     0 => line += &format!("{cell}{pad}"),
-                    4 => line += &format!("  {cell}"),
+                    _ if !has_head => line += &format!("  {cell}"),
                     _ => line += &format!("  {pad}{cell}"),
                 }
             }
@@ -136,6 +145,15 @@ impl fmt::Display for Table {
         }
         Ok(())
     }
+}
+
+/// The least and the greatest value.
+fn range(values: &[f64]) -> (f64, f64) {
+    values
+        .iter()
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(least, greatest), &value| {
+            (least.min(value), greatest.max(value))
+        })
 }
 
 /// Says on stderr how far a comparison has come.

@@ -1,0 +1,233 @@
+//! What Spoor adds to an exchange: both ends of a connection in one process, on one processor, with and without the agent.
+
+use std::{
+    io::{BufRead as _, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    thread::sleep,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
+use spoor_tests::{agent::binary, metrics::Metrics};
+
+use super::{
+    Options,
+    agent::{Agent, SELECTION_TIME},
+    calls::cpu_ns,
+    report::{Bar, Bound, Table, median, progress},
+    rig::{Rig, Side},
+    role::Role,
+};
+
+/// Calls of an exchange: the client writes, the server reads, the server writes, the client reads.
+const CALLS: usize = 4;
+/// Exchanges between two looks at the clock.
+const EXCHANGES: usize = 5_000;
+/// Batches for each start of an agent.
+const BATCHES: usize = 40;
+/// Exchanges before the first batch: the connection is described, and caches are warm.
+const WARM_UP: usize = 500;
+
+/// The calling thread, to the scheduler's calls.
+const MYSELF: Pid = Pid::from_raw(0);
+
+const REQUEST: &[u8] = b"GET /exchange HTTP/1.1\r\nHost: bench.test\r\n\r\n";
+const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// Measures rounds with and without the agent, and with another agent if one is given; they take turns in being first. An
+/// agent is started for each of its rounds, and no program is loaded in the rounds without.
+pub fn run(rig: &Rig, options: Options, against: Option<PathBuf>) -> Result<Vec<Bar>> {
+    let mut peers = Peers::start(rig)?;
+    let mut agents = vec![("with", binary()?)];
+    agents.extend(against.map(|program| ("with the other agent", program)));
+    let batches = if options.quick { BATCHES / 4 } else { BATCHES };
+
+    let mut without = Batches::default();
+    let mut with: Vec<Batches> = agents.iter().map(|_| Batches::default()).collect();
+    let count = options.rounds(6);
+    for round in 0..count {
+        progress(round, count);
+        let states = agents.len() + 1;
+        for turn in 0..states {
+            let state = (turn + round as usize) % states;
+            match state.checked_sub(1) {
+                None => without.add(peers.exchanges(batches)?),
+                Some(index) => with[index].add(traced(rig, &mut peers, &agents[index].1, batches)?),
+            }
+        }
+    }
+
+    let mut table = Table::new(&["", "best", "median of rounds", "least", "greatest"]);
+    without.line(&mut table, "an exchange without Spoor, ns");
+    for (batches, (name, _)) in with.iter().zip(&agents) {
+        batches.line(&mut table, &format!("an exchange {name}, ns"));
+    }
+    for (batches, (name, _)) in with.iter().zip(&agents) {
+        table.figure_and_series(
+            &format!("added {name}, ns"),
+            batches.best() - without.best(),
+            &batches.compared(&without, |with, without| with - without),
+        );
+        table.figure_and_series(
+            &format!("{name} / without"),
+            batches.best() / without.best(),
+            &batches.compared(&without, |with, without| with / without),
+        );
+    }
+    println!("{table}");
+    let ratio = with.first().map_or(f64::NAN, Batches::best) / without.best();
+    Ok(vec![Bar::new(
+        "exchange: ns with / without, the best of each",
+        Bound::AtMost(1.4),
+        Bound::AtMost(1.3),
+        ratio,
+    )])
+}
+
+/// A round with an agent. It must have been told of every call, and have lost nothing: else a call costs less than it should.
+fn traced(rig: &Rig, peers: &mut Peers, program: &Path, batches: usize) -> Result<Vec<f64>> {
+    let sampler = [("OTEL_TRACES_SAMPLER", "always_off")];
+    let agent = Agent::start_program(program, &rig.traced(), rig.sink.address, &sampler)?;
+    sleep(SELECTION_TIME);
+    let before = recorded(&agent.metrics()?)?;
+    let ns = peers.exchanges(batches)?;
+    // The agent takes its counters over once a second.
+    sleep(SELECTION_TIME);
+    let metrics = agent.metrics()?;
+    let records = recorded(&metrics)? - before;
+    let lost = metrics.value("spoor_kernel_lost_total{cause=\"ring_full\"}");
+    agent.finish()?;
+    let calls = (CALLS * batches * EXCHANGES) as f64;
+    ensure!(records >= calls, "{records} records of {calls} calls");
+    ensure!(lost == Some(0.0), "{lost:?} records found no room in the ring");
+    Ok(ns)
+}
+
+fn recorded(metrics: &Metrics) -> Result<f64> {
+    let records = metrics.sum("spoor_ring_records_total");
+    records.context("the agent does not count records")
+}
+
+/// ns of an exchange, a value for each batch; and the median of each round.
+#[derive(Default)]
+struct Batches {
+    all: Vec<f64>,
+    rounds: Vec<f64>,
+}
+
+impl Batches {
+    fn add(&mut self, ns: Vec<f64>) {
+        self.rounds.push(median(&ns));
+        self.all.extend(ns);
+    }
+
+    /// What it costs when nobody disturbs it.
+    fn best(&self) -> f64 {
+        self.all.iter().copied().fold(f64::INFINITY, f64::min)
+    }
+
+    /// Medians of rounds, compared with those of the same rounds without.
+    fn compared(&self, without: &Self, compare: fn(f64, f64) -> f64) -> Vec<f64> {
+        let pairs = self.rounds.iter().zip(&without.rounds);
+        pairs.map(|(&with, &without)| compare(with, without)).collect()
+    }
+
+    fn line(&self, table: &mut Table, name: &str) {
+        table.figure_and_series(name, self.best(), &self.rounds);
+    }
+}
+
+/// The process with both ends.
+struct Peers {
+    role: Role,
+    /// Processors that this process had before.
+    processors: CpuSet,
+}
+
+impl Peers {
+    /// Starts it on the last processor that there is. As long as it lives, this thread and what it starts, agents above all, are
+    /// kept off that one.
+    fn start(rig: &Rig) -> Result<Self> {
+        let processors = sched_getaffinity(MYSELF).context("cannot tell which processors there are")?;
+        let is_ours = |cpu: &usize| processors.is_set(*cpu).unwrap_or(false);
+        let ours: Vec<usize> = (0..CpuSet::count()).filter(is_ours).collect();
+        let cpu = *ours.last().context("there is no processor")?;
+        let mut role = rig.role(Side::Traced, &["exchange-peers", &cpu.to_string()])?;
+        ensure!(role.line()? == "ready\n", "the process with both ends did not start");
+        if ours.len() > 1 {
+            let mut others = processors;
+            others.unset(cpu)?;
+            sched_setaffinity(MYSELF, &others).context("cannot leave a processor to the benchmark")?;
+        }
+        Ok(Self { role, processors })
+    }
+
+    /// Makes a connection and so many batches of exchanges on it.
+    fn exchanges(&mut self, batches: usize) -> Result<Vec<f64>> {
+        let line = self.role.ask(&batches.to_string())?;
+        let values = line.split_ascii_whitespace().map(str::parse);
+        let values: Vec<f64> = values
+            .collect::<Result<_, _>>()
+            .with_context(|| format!("it said {line:?}"))?;
+        ensure!(values.len() == batches, "{} values of {batches}", values.len());
+        Ok(values)
+    }
+}
+
+impl Drop for Peers {
+    fn drop(&mut self) {
+        if let Err(error) = sched_setaffinity(MYSELF, &self.processors) {
+            eprintln!("this process stays off a processor: {error}");
+        }
+    }
+}
+
+/// The process itself: for each line with a number, it says what an exchange took in each of so many batches.
+pub fn peers(cpu: usize) -> Result<ExitCode> {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    sched_setaffinity(MYSELF, &set).context("cannot stay on one processor")?;
+    println!("ready");
+    for line in std::io::stdin().lock().lines() {
+        let batches: usize = line?.parse().context("no number of batches")?;
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let mut client = TcpStream::connect(listener.local_addr()?)?;
+        let (mut server, _) = listener.accept()?;
+        client.set_nodelay(true)?;
+        server.set_nodelay(true)?;
+        let mut exchanges = |count: usize| -> Result<()> {
+            let mut buffer = [0; 4096];
+            for _ in 0..count {
+                pass(&mut client, &mut server, REQUEST, &mut buffer)?;
+                pass(&mut server, &mut client, RESPONSE, &mut buffer)?;
+            }
+            Ok(())
+        };
+        exchanges(WARM_UP)?;
+        let mut values = Vec::with_capacity(batches);
+        for _ in 0..batches {
+            let begin = cpu_ns()?;
+            exchanges(EXCHANGES)?;
+            values.push(((cpu_ns()? - begin) as f64 / EXCHANGES as f64).to_string());
+        }
+        println!("{}", values.join(" "));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A message, in one call at each end.
+fn pass(from: &mut TcpStream, to: &mut TcpStream, message: &[u8], buffer: &mut [u8]) -> Result<()> {
+    let sent = from.write(message)?;
+    let received = to.read(buffer)?;
+    ensure!(
+        sent == message.len() && received == message.len(),
+        "sent {sent}, received {received} of {} bytes",
+        message.len()
+    );
+    Ok(())
+}
