@@ -1,7 +1,9 @@
 //! HTTP over real sockets, byte by byte and call by call: cases that say which spans there must be, for the raw-socket test
 //! and for `cargo xtask kernels`.
 
+mod blind;
 mod bodies;
+mod bodiless;
 mod calls;
 mod cases;
 mod ends;
@@ -13,7 +15,7 @@ mod peer;
 mod sockets;
 mod world;
 
-pub use cases::{play, selection};
+pub use cases::{play, play_hostile, selection};
 pub use expected::{Difference, Differences, End, Exchange, compare, end_of, target_of};
 pub use messages::{get, response};
 pub use namespaces::Namespaces;

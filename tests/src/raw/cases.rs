@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::agent::Agent;
 use anyhow::Result;
 
-use super::{bodies, calls, ends, messages, odd, sockets, world::World};
+use super::{blind, bodies, bodiless, calls, ends, messages, odd, sockets, world::World};
 
 /// How long the agent may take to attach the hooks that it needs for Unix connections.
 const HOOKS_LIMIT: Duration = Duration::from_secs(60);
@@ -15,6 +15,12 @@ pub fn selection(world: &World) -> Vec<String> {
     let mut arguments = world.selection();
     arguments.push("--log-level=debug".to_owned());
     arguments
+}
+
+/// Plays those whose bytes are made to mislead: none of them may lose anything.
+pub fn play_hostile(world: &mut World) -> Result<()> {
+    blind::play(world)?;
+    bodiless::play(world)
 }
 
 /// Plays all of them.
@@ -28,5 +34,6 @@ pub fn play(world: &mut World, agent: &Agent) -> Result<()> {
     calls::play(world)?;
     sockets::play(world)?;
     bodies::play(world)?;
+    play_hostile(world)?;
     odd::play(world)
 }

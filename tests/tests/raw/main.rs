@@ -1,6 +1,7 @@
 //! HTTP over real sockets, byte by byte and call by call, with the agent attached to both ends: every case says which spans
 //! there must be, and nothing else may be there. Then the same through tapes.
 
+mod hostile;
 mod load;
 
 use std::time::{Duration, Instant};

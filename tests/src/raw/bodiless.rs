@@ -1,0 +1,233 @@
+//! Responses that have no body, whatever their heads say: the next message must be found right behind them, however the
+//! programs came to see the request or the response.
+
+use anyhow::{Result, ensure};
+
+use super::{
+    blind::{goes_on, head, long, pass_all},
+    expected::End,
+    messages::{get, post, response},
+    world::{Connection, Way, World},
+};
+
+/// What heads say: about a MB, and a TiB.
+const LENGTHS: [u64; 2] = [1_000_000, 1 << 40];
+
+pub fn play(world: &mut World) -> Result<()> {
+    world.case("head-answers", head_answers)?;
+    world.case("head-lower-case", lower_case)?;
+    world.case("no-body-statuses", no_body_statuses)?;
+    world.case("interim-lengths", interim_lengths)?;
+    world.case("connect-lengths", connect_lengths)?;
+    world.case("upgrade-lengths", upgrade_lengths)?;
+    world.case("early-413", early_413)
+}
+
+fn head_request(target: &str) -> String {
+    format!("HEAD {target} HTTP/1.1\r\nHost: raw.test\r\n\r\n")
+}
+
+/// A response's head that speaks of a body which does not come.
+fn says(status: &str, length: u64) -> String {
+    format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n")
+}
+
+/// Passes a message whose first bytes are written alone, or read alone.
+fn split_first(
+    world: &mut World,
+    connection: &Connection,
+    way: Way,
+    message: &str,
+    first: usize,
+    who: &str,
+) -> Result<()> {
+    if who == "writer" {
+        let (begin, rest) = message.split_at(first);
+        return pass_all(world, connection, way, &[begin, rest]);
+    }
+    world.send(connection, way, "write", &[message.as_bytes()])?;
+    let read = world.receive_once(connection, way, "read", &[first])?;
+    ensure!(read == first, "{read} bytes were read, not {first}");
+    world.receive(connection, way, "read", message.len() - first)
+}
+
+/// Answers to HEAD of all forms.
+fn head_answers(world: &mut World, name: &str) -> Result<()> {
+    let forms = [
+        (
+            "chunked",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned(),
+            200,
+        ),
+        ("until-close", "HTTP/1.1 200 OK\r\nServer: raw\r\n\r\n".to_owned(), 200),
+        ("partial", says("206 Partial Content", 1 << 40), 206),
+        ("long", long(&says("200 OK", 1 << 40)), 200),
+    ];
+    for (form, answer, status) in forms {
+        for piece in [1 << 20, 1000, 1] {
+            let connection = world.connect()?;
+            let target = format!("/{name}/{form}/{piece}");
+            // One byte at a time, a long head takes too long.
+            let piece = if form == "long" { piece.max(50) } else { piece };
+            world.pass(&connection, Way::Request, head_request(&target))?;
+            let pieces: Vec<&[u8]> = answer.as_bytes().chunks(piece).collect();
+            pass_all(world, &connection, Way::Response, &pieces)?;
+            world.expect(&target, End::ok("HEAD", status));
+            goes_on(world, &connection, &target)?;
+            world.close(&connection)?;
+        }
+    }
+    Ok(())
+}
+
+/// `head` is not HEAD (RFC 9110 section 9.1): its answer has the body that it says.
+fn lower_case(world: &mut World, name: &str) -> Result<()> {
+    let connection = world.connect()?;
+    for bytes in [5, 3000, 100_000] {
+        let target = format!("/{name}/{bytes}");
+        let request = format!("head {target} HTTP/1.1\r\nHost: raw.test\r\n\r\n");
+        world.exchange(&connection, &request, &response(200, &"h".repeat(bytes)))?;
+        world.expect(&target, End::ok("_OTHER", 200).bodies(None, Some(bytes as u64)));
+        goes_on(world, &connection, &target)?;
+    }
+    world.close(&connection)
+}
+
+/// 204 and 304 have no body (RFC 9112 section 6.3), also when the programs do not see the status at the begin of a call.
+fn no_body_statuses(world: &mut World, name: &str) -> Result<()> {
+    for (status, line) in [(204, "204 No Content"), (304, "304 Not Modified")] {
+        for length in LENGTHS {
+            for form in [
+                "whole",
+                "first-byte",
+                "first-byte-read",
+                "pieces",
+                "long",
+                "behind-another",
+            ] {
+                let connection = world.connect()?;
+                let target = format!("/{name}/{status}/{length}/{form}");
+                let answer = says(line, length);
+                let mut request = get(&target);
+                if form == "behind-another" {
+                    let first = format!("{target}/first");
+                    request = get(&first) + &request;
+                    world.expect(&first, End::ok("GET", 200).bodies(None, Some(2)));
+                }
+                world.pass(&connection, Way::Request, request)?;
+                match form {
+                    "first-byte" => split_first(world, &connection, Way::Response, &answer, 1, "writer")?,
+                    "first-byte-read" => split_first(world, &connection, Way::Response, &answer, 1, "reader")?,
+                    "pieces" => {
+                        let pieces: Vec<&[u8]> = answer.as_bytes().chunks(9).collect();
+                        pass_all(world, &connection, Way::Response, &pieces)?;
+                    }
+                    "long" => world.pass(&connection, Way::Response, long(&answer))?,
+                    "behind-another" => world.pass(&connection, Way::Response, response(200, "ok") + &answer)?,
+                    _ => world.pass(&connection, Way::Response, answer)?,
+                }
+                world.expect(&target, End::ok("GET", status));
+                goes_on(world, &connection, &target)?;
+                world.close(&connection)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Interim responses that say that they have a body.
+fn interim_lengths(world: &mut World, name: &str) -> Result<()> {
+    for line in ["100 Continue", "102 Processing", "103 Early Hints"] {
+        for form in ["apart", "together", "first-byte", "first-byte-read"] {
+            let connection = world.connect()?;
+            let target = format!("/{name}/{}/{form}", &line[..3]);
+            world.pass(&connection, Way::Request, head("POST", &target, 4))?;
+            let (interim, last) = (says(line, 1 << 40), response(200, "ok"));
+            let together = form == "together";
+            match form {
+                "apart" => world.pass(&connection, Way::Response, interim)?,
+                "first-byte" => split_first(world, &connection, Way::Response, &interim, 1, "writer")?,
+                "first-byte-read" => split_first(world, &connection, Way::Response, &interim, 1, "reader")?,
+                _ => world.pass(&connection, Way::Request, "body")?,
+            }
+            if together {
+                world.pass(&connection, Way::Response, says(line, 1 << 40) + &last)?;
+            } else {
+                world.exchange(&connection, "body", &last)?;
+            }
+            world.expect(&target, End::ok("POST", 200).bodies(Some(4), Some(2)));
+            goes_on(world, &connection, &target)?;
+            world.close(&connection)?;
+        }
+    }
+    Ok(())
+}
+
+/// What follows a tunnel's beginning is never HTTP, whatever length the answer says and whatever it looks like; a refusal has its
+/// body, and the connection goes on.
+fn connect_lengths(world: &mut World, name: &str) -> Result<()> {
+    for length in [0_u64, 52, 1 << 40] {
+        let connection = world.connect()?;
+        let target = format!("{name}.test:{}", 443 + length % 1000);
+        let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
+        world.exchange(&connection, &request, &says("200 Connection established", length))?;
+        world.expect(&target, End::ok("CONNECT", 200));
+        world.exchange(&connection, &get(&format!("/{name}/never")), &response(200, "never"))?;
+        world.close(&connection)?;
+    }
+    let connection = world.connect()?;
+    let target = format!("{name}.test:1");
+    let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
+    world.exchange(&connection, &request, &response(407, "who are you?"))?;
+    let end = |error: Option<&str>| End {
+        error: error.map(str::to_owned),
+        ..End::ok("CONNECT", 407).bodies(None, Some(12))
+    };
+    world.expect_ends(&target, Some(end(Some("407"))), Some(end(None)));
+    goes_on(world, &connection, &format!("/{name}/refused"))?;
+    world.close(&connection)
+}
+
+/// 101 ends the exchange at its head, whatever length it says.
+fn upgrade_lengths(world: &mut World, name: &str) -> Result<()> {
+    for length in [0_u64, 52, 1 << 40] {
+        let connection = world.connect()?;
+        let target = format!("/{name}/{length}");
+        let request =
+            format!("GET {target} HTTP/1.1\r\nHost: raw.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        let switch = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Content-Length: {length}\r\n\r\n"
+        );
+        world.exchange(&connection, &request, &switch)?;
+        world.expect(&target, End::ok("GET", 101));
+        world.exchange(&connection, &get(&format!("/{name}/never")), &response(200, "never"))?;
+        world.close(&connection)?;
+    }
+    Ok(())
+}
+
+/// A refusal before the body is there; the server drains the rest of it, which looks like heads, and the connection goes on.
+fn early_413(world: &mut World, name: &str) -> Result<()> {
+    let like = post("/", "body").repeat(1000);
+    for method in ["POST", "DELETE"] {
+        for piece in [1 << 20, 1 << 14, 1448] {
+            let connection = world.connect()?;
+            let target = format!("/{name}/{method}/{piece}");
+            world.pass(&connection, Way::Request, head(method, &target, like.len()))?;
+            let (before, after) = like.split_at(10_000);
+            world.pass(&connection, Way::Request, before)?;
+            world.pass(&connection, Way::Response, response(413, "too much"))?;
+            let pieces: Vec<&[u8]> = after.as_bytes().chunks(piece).collect();
+            pass_all(world, &connection, Way::Request, &pieces)?;
+            let end = |error: Option<&str>| End {
+                error: error.map(str::to_owned),
+                ..End::ok(method, 413).bodies(None, Some(8))
+            };
+            world.expect_ends(&target, Some(end(Some("413"))), Some(end(None)));
+            goes_on(world, &connection, &target)?;
+            world.close(&connection)?;
+        }
+    }
+    Ok(())
+}

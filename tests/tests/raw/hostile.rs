@@ -1,0 +1,69 @@
+//! Bytes that are made to mislead: all spans at both ends, and nothing lost by any counter.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use spoor_tests::{
+    agent::{Agent, Recorder},
+    raw::{World, compare, play_hostile},
+};
+
+use crate::RAWPEER;
+
+/// The agent takes the programs' counters over once a second.
+const COUNTING_TIME: Duration = Duration::from_millis(1500);
+
+/// Counters that must stay 0: whatever the bytes are, the programs and Core follow the messages.
+const LOSSES: [&str; 15] = [
+    "spoor_kernel_lost_total{cause=\"ring_full\"}",
+    "spoor_kernel_lost_total{cause=\"sequence_mismatch\"}",
+    "spoor_kernel_lost_total{cause=\"unreported_bytes\"}",
+    "spoor_kernel_lost_total{cause=\"user_fault\"}",
+    "spoor_kernel_lost_total{cause=\"kernel_fault\"}",
+    "spoor_kernel_lost_total{cause=\"too_many_buffers\"}",
+    "spoor_kernel_lost_total{cause=\"no_reporter\"}",
+    "spoor_core_total{cause=\"malformed_records\"}",
+    "spoor_core_total{cause=\"missed\"}",
+    "spoor_core_total{cause=\"missed_gap\"}",
+    "spoor_core_total{cause=\"malformed\"}",
+    "spoor_core_total{cause=\"unsolicited\"}",
+    "spoor_core_total{cause=\"unknown_connection\"}",
+    "spoor_core_total{cause=\"gap_bytes\"}",
+    "spoor_core_total{cause=\"repeated_records\"}",
+];
+
+#[test]
+#[ignore = "end to end: needs root; cargo xtask test runs it"]
+fn hostile_bytes() -> Result<()> {
+    hold(play_hostile)
+}
+
+/// Holds the spans of what is played against what was expected, and the counters against 0.
+fn hold(play: impl FnOnce(&mut World) -> Result<()>) -> Result<()> {
+    let mut world = World::start(RAWPEER.as_ref())?;
+    let recorder = Recorder::start(&world.selection())?;
+    play(&mut world)?;
+    let losses = losses(&recorder.agent)?;
+    let (spans, said) = recorder.finish()?;
+    println!("{} exchanges, {} spans", world.expected.len(), spans.len());
+    let differences = compare(&world.expected, &spans);
+    ensure!(
+        differences.0.is_empty() && losses.is_empty(),
+        "{differences}\nlost: {losses:?}\nthe agent said:\n{said}"
+    );
+    Ok(())
+}
+
+/// Counters that say that something was lost.
+fn losses(agent: &Agent) -> Result<Vec<(&'static str, f64)>> {
+    std::thread::sleep(COUNTING_TIME);
+    let metrics = agent.metrics()?;
+    let mut lost = Vec::new();
+    for series in LOSSES {
+        let value = metrics.value(series).with_context(|| format!("there is no {series}"))?;
+        if value != 0.0 {
+            lost.push((series, value));
+        }
+    }
+    Ok(lost)
+}
