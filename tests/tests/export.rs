@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr},
+    io::{BufRead, BufReader, Read, Write},
+    net::{IpAddr, Ipv4Addr, TcpListener, TcpStream},
     path::Path,
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -175,6 +176,77 @@ fn a_collector_that_comes_back_at_another_address_gets_the_rest() -> Result<()> 
         drop((kept, also_kept));
     }
     Ok(())
+}
+
+/// A collector that takes ten spans a second, and hundreds come: the oldest are dropped and counted, and the log says so when it
+/// begins and when it is over, and no more.
+#[test]
+#[ignore = "needs root, and the services"]
+fn a_collector_that_is_too_slow_is_told_twice() -> Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let endpoint = format!("http://{}", listener.local_addr()?);
+    // Ends with the test's process: it waits for a connection that does not come.
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            // How its connections end is the agent's matter.
+            drop(take_slowly(stream));
+        }
+    });
+    let service = Service::start(Server::NginxStatic, "leaf", &[])?;
+    let environment = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "20"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "10"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "1"),
+    ];
+    let agent = Agent::start(&service.selection()?, "otlp", &environment, Stdio::null())?;
+    ask(&service, 0, 6 * REQUESTS)?;
+    let value = |name: &str| Ok::<_, anyhow::Error>(agent.metrics()?.value(name).unwrap_or_default());
+    wait_until("the queue to be empty", || {
+        let told = value("spoor_spans_exported_total")? + value("spoor_spans_dropped_total{cause=\"queue_spans\"}")?;
+        Ok(told == 6.0 * REQUESTS as f64)
+    })?;
+    let dropped = value("spoor_spans_dropped_total{cause=\"queue_spans\"}")?;
+    ensure!(dropped > 0.0, "nothing was dropped");
+    let said = agent.finish()?;
+    let lines: Vec<&str> = said.lines().filter(|line| line.contains("WARN")).collect();
+    let [begins, ends] = lines[..] else {
+        anyhow::bail!("{} warnings instead of two:\n{said}", lines.len());
+    };
+    ensure!(
+        begins.contains("spans are dropped, the oldest first: the queue is full (20 spans, ")
+            && begins.contains("mend that, or raise"),
+        "{begins}"
+    );
+    ensure!(
+        ends.contains(&format!("dropping is over: {dropped} spans were lost within ")),
+        "{dropped} were dropped: {ends}"
+    );
+    Ok(())
+}
+
+/// Answers each request after a second.
+fn take_slowly(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    loop {
+        let mut body_bytes = 0;
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            let line = line.trim().to_ascii_lowercase();
+            if let Some(bytes) = line.strip_prefix("content-length:") {
+                body_bytes = bytes.trim().parse().map_err(std::io::Error::other)?;
+            }
+            if line.is_empty() {
+                break;
+            }
+        }
+        std::io::copy(&mut (&mut reader).take(body_bytes), &mut std::io::sink())?;
+        std::thread::sleep(Duration::from_secs(1));
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")?;
+    }
 }
 
 /// The agent where `hosts` takes the place of `/etc/hosts`.

@@ -146,7 +146,7 @@ pub fn http_span(exchange: &HttpExchange<'_>, config: &HttpConfig, names: &mut S
             route
         }
         SpanKind::Client => {
-            push_client(&mut attributes, exchange, &target, &config.secrets);
+            push_client(&mut attributes, exchange, &target, &path, &config.secrets);
             None
         }
     };
@@ -248,8 +248,14 @@ fn push_server(
     }
 }
 
-fn push_client(attributes: &mut Attributes, exchange: &HttpExchange<'_>, target: &Target<'_>, secrets: &SecretNames) {
-    attributes.push_text(semconv::URL_FULL, full_url(exchange, target, secrets));
+fn push_client(
+    attributes: &mut Attributes,
+    exchange: &HttpExchange<'_>,
+    target: &Target<'_>,
+    path: &str,
+    secrets: &SecretNames,
+) {
+    attributes.push_text(semconv::URL_FULL, full_url(exchange, target, path, secrets));
     match named_host(exchange.request, target) {
         Some((host, port)) => {
             let implied_port = target
@@ -273,8 +279,8 @@ fn named_host<'a>(request: &'a RequestHead, target: &Target<'a>) -> Option<(&'a 
     }
 }
 
-/// The target URI (RFC 9112, section 3.3), without secrets.
-fn full_url(exchange: &HttpExchange<'_>, target: &Target<'_>, secrets: &SecretNames) -> String {
+/// The target URI (RFC 9112, section 3.3), without secrets; `path` has none any more.
+fn full_url(exchange: &HttpExchange<'_>, target: &Target<'_>, path: &str, secrets: &SecretNames) -> String {
     let host = header(&exchange.request.headers, Header::Host).map(<[u8]>::trim_ascii);
     let authority = match target.authority {
         Some(authority) => Some(authority),
@@ -282,8 +288,9 @@ fn full_url(exchange: &HttpExchange<'_>, target: &Target<'_>, secrets: &SecretNa
     };
     let path = match target.form {
         // "OPTIONS *" asks about the server: its URI has no path.
-        Form::Asterisk => Cow::Borrowed(""),
-        _ => url_text(target.path),
+        Form::Asterisk => "",
+        Form::Absolute if target.path.is_empty() => "",
+        _ => path,
     };
     let mut url = String::with_capacity(64 + exchange.request.target.len());
     url.push_str(&target.scheme.map_or(Cow::Borrowed("http"), url_text));
@@ -295,7 +302,7 @@ fn full_url(exchange: &HttpExchange<'_>, target: &Target<'_>, secrets: &SecretNa
     if !path.is_empty() && !path.starts_with('/') {
         url.push('/');
     }
-    url.push_str(&secrets.path(&path));
+    url.push_str(path);
     if let Some(query) = target.query {
         url.push('?');
         url.push_str(&secrets.query(&url_text(query)));
