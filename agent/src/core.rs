@@ -54,8 +54,10 @@ pub struct Counters {
     pub missed: u64,
     /// Of these, because bytes were not captured.
     pub missed_gap: u64,
-    /// Heads or chunks that HTTP/1 does not allow.
+    /// First lines of messages, or chunks, that cannot be read.
     pub malformed: u64,
+    /// Messages whose end peers place differently.
+    pub doubtful: u64,
     /// Heads of more than 64 KiB.
     pub head_too_large: u64,
     /// Responses that no request asked for.
@@ -430,6 +432,7 @@ impl Core {
             missed,
             missed_gap,
             malformed,
+            doubtful,
             head_too_large,
             unsolicited,
             too_many_pending,
@@ -465,6 +468,7 @@ impl Core {
             ("missed", missed),
             ("missed_gap", missed_gap),
             ("malformed", malformed),
+            ("doubtful", doubtful),
             ("head_too_large", head_too_large),
             ("unsolicited", unsolicited),
             ("too_many_pending", too_many_pending),

@@ -56,6 +56,8 @@ pub enum Server {
     Go,
     /// PHP's built-in server with four processes.
     Php,
+    /// Python's http.server: files only, and no log.
+    PythonHttp,
     /// Eight Perl processes.
     Perl,
     /// Apache with processes and PHP in them; calls with curl.
@@ -280,6 +282,12 @@ fn command(server: Server, name: &str, address: SocketAddr, directory: &Path) ->
                 "production",
             ]);
             command.arg(source("config.ru"));
+        }
+        Server::PythonHttp => {
+            std::fs::write(directory.join("a"), "leaf\n")?;
+            command = Command::new("/usr/bin/python3");
+            command.args(["-m", "http.server", "--protocol", "HTTP/1.1", "--bind"]);
+            command.args([&address.ip().to_string(), &address.port().to_string()]);
         }
         Server::Jdk => {
             command = java("Service")?;

@@ -107,7 +107,7 @@ impl Core {
                     return;
                 };
                 if let Some(node) = self.causality.get_mut(id) {
-                    node.response_body_bytes = Some(body_bytes);
+                    node.response_body_bytes = body_bytes;
                 }
                 self.causality.response(id, last);
                 self.finish(connection, exchange, last.time_ns);
@@ -116,6 +116,7 @@ impl Core {
                 match cause {
                     Cause::Gap => self.counters.missed_gap += 1,
                     Cause::Malformed => self.counters.malformed += 1,
+                    Cause::Doubtful => self.counters.doubtful += 1,
                     Cause::HeadTooLarge => self.counters.head_too_large += 1,
                     Cause::Unsolicited => self.counters.unsolicited += 1,
                     Cause::TooManyPending => self.counters.too_many_pending += 1,
@@ -162,6 +163,16 @@ impl Core {
         complete: Stamp,
         offset: u64,
     ) {
+        // What a client sent, and a server refused without reading it: the server's span says that, and the client's call is
+        // not known to be one of HTTP.
+        if !head.is_readable()
+            && self
+                .flow
+                .get(connection_id)
+                .is_none_or(|end| end.role() != Role::Server)
+        {
+            return;
+        }
         if self.is_telemetry(&head) {
             self.counters.telemetry_ignored += 1;
             return;

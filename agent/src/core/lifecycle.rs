@@ -174,8 +174,8 @@ impl Core {
         };
         let mut events = std::mem::take(&mut self.events);
         self.record_ns = now_ns;
-        if let Some(connection) = self.flow.known(id) {
-            connection.end(way, stamp, &mut events);
+        if let Some((tgid, protocol)) = self.flow.end(id, way, stamp, &self.parser, &mut events) {
+            self.unseen_in(tgid, protocol);
         }
         for event in events.drain(..) {
             self.http(id, event);

@@ -53,6 +53,7 @@ impl Seen {
 pub(super) fn unreadable(cause: Cause) -> Option<&'static str> {
     match cause {
         Cause::Malformed => Some("malformed HTTP/1"),
+        Cause::Doubtful => Some("HTTP/1 with a doubtful end"),
         Cause::HeadTooLarge => Some("heads above 64 KiB"),
         Cause::Unsolicited => Some("responses without a request"),
         Cause::TooManyPending => Some("too many pipelined requests"),

@@ -17,7 +17,7 @@ use crate::{
     event::{Stamp, direction},
     proto::{
         Data, Half,
-        http1::{Cause, Config, Event, Http1},
+        http1::{Config, Event, Http1},
         opaque,
     },
     trace::http::{Endpoint, IpOrUnix},
@@ -288,7 +288,12 @@ impl Connection {
 
     /// Whether a request may be read on it that is not recognised.
     pub fn hides_requests(&self) -> bool {
-        self.role != Role::Client && !self.is_followed() && !matches!(self.state, State::Opaque)
+        let read = match &self.state {
+            State::New => false,
+            State::Http(http) => http.reads_requests(),
+            State::Opaque => true,
+        };
+        self.role != Role::Client && !read
     }
 
     /// Whether requests on it are read, or will be once they come.
@@ -377,7 +382,6 @@ impl Connection {
         let State::Http(http) = &mut self.state else {
             return Fed::default();
         };
-        let opening = if segment.offset == 0 { bytes } else { &[] };
         let mut offset = segment.offset;
         let mut bytes = bytes;
         if offset < next {
@@ -405,16 +409,11 @@ impl Connection {
             reached = segment.end;
         }
         self.set_next(way, reached);
-        let gave_up = events.iter().find_map(|event| match event {
-            Event::Opaque { cause: Cause::Upgrade } => Some(opaque::UPGRADED),
-            Event::Opaque { .. } => Some(opaque::protocol(opening)),
-            _ => None,
-        });
-        let mut carries = None;
-        if let Some(name) = gave_up {
-            carries = Some(self.become_opaque(name, counters));
+        let mut gave_up = None;
+        if let Some(name) = carries(events) {
+            gave_up = Some(self.become_opaque(name, counters));
         } else if self.searched > SEARCH_SEGMENTS {
-            carries = Some(self.become_opaque(opaque::NO_HTTP, counters));
+            gave_up = Some(self.become_opaque(opaque::NO_HTTP, counters));
         } else if !self.is_followed() {
             self.searched += 1;
         } else {
@@ -423,7 +422,7 @@ impl Connection {
         Fed {
             role_found: self.role != before,
             advice: self.advice(),
-            opaque: carries,
+            opaque: gave_up,
             unknown_read: false,
         }
     }
@@ -513,13 +512,31 @@ impl Connection {
         Some(self.told)
     }
 
-    /// The half that carries what is read (or written) ends.
-    pub fn end(&mut self, way: Direction, stamp: Stamp, events: &mut Vec<Event>) {
+    /// The half that carries what is read (or written) ends. What the connection carries, if it is given up.
+    pub fn end(
+        &mut self,
+        config: &Config,
+        way: Direction,
+        stamp: Stamp,
+        counters: &mut Counters,
+        events: &mut Vec<Event>,
+    ) -> Option<&'static str> {
         let half = self.half(way);
-        if let State::Http(http) = &mut self.state {
-            http.end(half, stamp, events);
-        }
+        let State::Http(http) = &mut self.state else {
+            return None;
+        };
+        http.end(config, half, stamp, events);
+        let name = carries(events)?;
+        Some(self.become_opaque(name, counters))
     }
+}
+
+/// What a connection carries that the parser gave up.
+fn carries(events: &[Event]) -> Option<&'static str> {
+    events.iter().find_map(|event| match event {
+        Event::Opaque { carries, .. } => Some(*carries),
+        _ => None,
+    })
 }
 
 /// Counts bytes that no record told, as far as they are not known to be body.

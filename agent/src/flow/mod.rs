@@ -13,7 +13,7 @@ use agent_ebpf::abi::{Connect, Direction, FAMILY_UNIX, Open, Role, Segment};
 
 use crate::{
     causality::NodeId,
-    event::direction,
+    event::{Stamp, direction},
     hash::{FastMap, FastSet},
     proto::http1::{Config, Event},
 };
@@ -145,6 +145,22 @@ impl Flow {
         }
         self.used_by.entry(now).or_default().insert(connect.conn);
         Some(connection)
+    }
+
+    /// Nothing follows on the half of a connection that is read (or written): appends what the protocol says of it. The process
+    /// that used the connection, and what it carries, if it is given up.
+    pub fn end(
+        &mut self,
+        id: u64,
+        way: Direction,
+        stamp: Stamp,
+        config: &Config,
+        events: &mut Vec<Event>,
+    ) -> Option<(u32, &'static str)> {
+        self.known(id)?;
+        let connection = self.connections.get_mut(&id)?;
+        let carries = connection.end(config, way, stamp, &mut self.counters, events)?;
+        Some((connection.tgid, carries))
     }
 
     /// Takes a segment, and appends what the protocol says of it.

@@ -8,6 +8,8 @@
 pub const UPGRADED: &str = "upgraded (WebSocket, CONNECT)";
 /// It is older than the agent, and no HTTP/1 was found on it.
 pub const NO_HTTP: &str = "no HTTP/1 found";
+/// RFC 8446.
+pub const TLS: &str = "TLS";
 /// None of the protocols that are named here.
 pub const OTHER: &str = "another protocol";
 
@@ -20,12 +22,12 @@ type Named = (&'static str, fn(&[u8]) -> bool);
 const PROTOCOLS: [Named; 26] = [
     // RFC 8446 section 5.1: handshake record, its legacy version, its length, then ClientHello or ServerHello.
     (
-        "TLS",
+        TLS,
         // OpenSSL reads a record's header by itself.
         |bytes| matches!(bytes, [0x16, 3, 0..=4, high, _] | [0x16, 3, 0..=4, high, _, 1 | 2, ..] if *high < 0x42),
     ),
     // RFC 9113 section 3.4: the client's preface; the server's is a SETTINGS frame, multiples of 6 bytes.
-    ("HTTP/2", |bytes| bytes.starts_with(b"PRI * HTTP/2.0\r\n")),
+    ("HTTP/2", |bytes| bytes.starts_with(b"PRI * HTTP/2")),
     (
         "HTTP/2",
         |bytes| matches!(bytes, [0, 0, length, 4, 0, 0, 0, 0, 0, ..] if length.is_multiple_of(6) && *length < 60),

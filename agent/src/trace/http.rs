@@ -136,12 +136,13 @@ pub fn http_span(exchange: &HttpExchange<'_>, config: &HttpConfig, names: &mut S
         semconv::HTTP_REQUEST_METHOD,
         known.clone().unwrap_or(Cow::Borrowed("_OTHER")),
     );
-    if known.is_none() {
+    if known.is_none() && request.is_readable() {
         attributes.push_text(semconv::HTTP_REQUEST_METHOD_ORIGINAL, lossy_text(&request.method));
     }
     let route = match exchange.kind {
         SpanKind::Server => {
-            let route = config.routes.iter().find(|route| route.matches(&sent_path));
+            let mut routes = config.routes.iter().filter(|_| request.is_readable());
+            let route = routes.find(|route| route.matches(&sent_path));
             push_server(&mut attributes, exchange, &target, (&path, route), &config.secrets);
             route
         }
@@ -151,8 +152,10 @@ pub fn http_span(exchange: &HttpExchange<'_>, config: &HttpConfig, names: &mut S
         }
     };
     push_peer(&mut attributes, exchange.remote);
-    let version = if request.minor_version == 0 { "1.0" } else { "1.1" };
-    attributes.push_str(semconv::NETWORK_PROTOCOL_VERSION, version);
+    if request.is_readable() {
+        let version = if request.minor_version == 0 { "1.0" } else { "1.1" };
+        attributes.push_str(semconv::NETWORK_PROTOCOL_VERSION, version);
+    }
     push_body_sizes(&mut attributes, exchange);
     push_captured(&mut attributes, exchange, config);
     let status = push_outcome(&mut attributes, exchange);
@@ -228,7 +231,9 @@ fn push_server(
         .unwrap_or(Cow::Borrowed("http"));
     let implied_port = default_port(&scheme);
     attributes.push_str(semconv::URL_SCHEME, scheme);
-    attributes.push_text(semconv::URL_PATH, path);
+    if exchange.request.is_readable() {
+        attributes.push_text(semconv::URL_PATH, path);
+    }
     if let Some(query) = target.query {
         attributes.push_text(semconv::URL_QUERY, secrets.query(&url_text(query)));
     }

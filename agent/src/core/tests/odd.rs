@@ -150,3 +150,28 @@ fn a_connection_that_sent_with_its_syn_is_described_twice() {
         ]
     );
 }
+
+#[test]
+fn a_server_refuses_what_it_cannot_read() {
+    let mut world = world();
+    let mut end = world.open(open(101, 10, 10, Role::Server));
+    world.feed(end.reads(10, "GET\r\n\r\n"));
+    world.feed(end.writes(10, "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"));
+    // Its client's end: what it sent may be anything.
+    let mut other = world.open(open(102, 11, 11, Role::Client));
+    world.feed(other.writes(11, "GET\r\n\r\n"));
+    world.feed(other.reads(11, "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"));
+    assert_eq!(world.tree(), ["parent server HTTP <- root"]);
+    assert_eq!(world.counter("malformed"), 2);
+}
+
+#[test]
+fn what_is_no_http_is_named_when_its_connection_ends() {
+    let mut world = world();
+    let mut end = world.open(open(101, 10, 10, Role::Server));
+    world.feed(end.reads(10, "get key\r\n"));
+    assert_eq!(world.counter("opaque"), 0);
+    world.feed(end.state(StateChange::Closed, 3, 0));
+    assert_eq!(world.counter("opaque"), 1);
+    assert_eq!(world.tree(), [""; 0]);
+}

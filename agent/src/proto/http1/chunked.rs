@@ -6,8 +6,8 @@
 //! last-chunk     = 1*("0") [ chunk-ext ] CRLF
 //! ```
 //!
-//! Unlike in heads (section 2.2) a bare LF ends no line here: strict parsers (hyper, llhttp) refuse it, and with it a size that
-//! is too large by one would go unnoticed.
+//! A bare LF ends a line here, too, as it does for nginx before 1.29.3, HAProxy 2.6, curl and PHP. Others (hyper, llhttp) refuse
+//! it or read on to the CR LF, so it is noted: no boundary behind such a body is believed.
 
 use super::{Cause, head::MAX_HEAD_BYTES};
 
@@ -19,7 +19,9 @@ const MAX_SIZE: u64 = i64::MAX as u64;
 pub(crate) struct Chunked {
     state: State,
     /// Framing bytes since the last data: bounds extensions and trailers.
-    framing_bytes: usize,
+    framing_bytes: u32,
+    /// A line ended in a bare LF.
+    bare_lf: bool,
 }
 
 /// Where in the coding the next byte stands.
@@ -55,7 +57,13 @@ impl Chunked {
         Self {
             state: State::Start,
             framing_bytes: 0,
+            bare_lf: false,
         }
+    }
+
+    /// Whether a line so far ended in a bare LF: peers differ on where such a body ends.
+    pub fn has_bare_lf(&self) -> bool {
+        self.bare_lf
     }
 
     /// Bytes of data that are left of the current chunk: what may be missed without losing the boundary.
@@ -94,10 +102,12 @@ impl Chunked {
             if matches!(self.state, State::Data(_) | State::Done) {
                 break;
             }
-            self.state = self.state.after(*byte).ok_or(Cause::Malformed)?;
+            let before = self.state;
+            self.state = before.after(*byte).ok_or(Cause::Malformed)?;
+            self.bare_lf |= *byte == b'\n' && !before.is_behind_cr();
             taken += 1;
             self.framing_bytes += 1;
-            if self.framing_bytes > MAX_HEAD_BYTES {
+            if self.framing_bytes as usize > MAX_HEAD_BYTES {
                 return Err(Cause::HeadTooLarge);
             }
         }
@@ -109,12 +119,18 @@ impl Chunked {
 }
 
 impl State {
+    fn is_behind_cr(self) -> bool {
+        matches!(
+            self,
+            State::LineEnd(_) | State::DataCr | State::TrailerLineEnd | State::TrailerCr
+        )
+    }
+
     /// `None`: the coding does not allow this byte here.
     fn after(self, byte: u8) -> Option<State> {
         Some(match (self, byte) {
             (State::Start, _) => State::Size(hex(byte)?),
-            (State::LineEnd(size), b'\n') => after_line(size),
-            (State::Size(_) | State::Extension(_), b'\n') => return None,
+            (State::LineEnd(size) | State::Size(size) | State::Extension(size), b'\n') => after_line(size),
             (State::Size(size) | State::Extension(size), b'\r') => State::LineEnd(size),
             (State::Size(size), b';' | b' ' | b'\t') => State::Extension(size),
             (State::Size(size), _) => State::Size(
@@ -125,14 +141,13 @@ impl State {
             (State::Extension(size), _) => State::Extension(size),
             (State::LineEnd(_), _) => return None,
             (State::DataEnd, b'\r') => State::DataCr,
-            (State::DataCr, b'\n') => State::Start,
+            (State::DataEnd | State::DataCr, b'\n') => State::Start,
             (State::DataEnd | State::DataCr, _) => return None,
             (State::Trailer, b'\r') => State::TrailerCr,
-            (State::TrailerCr, b'\n') => State::Done,
-            (State::TrailerCr, _) | (State::Trailer, b'\n') => return None,
+            (State::Trailer | State::TrailerCr, b'\n') => State::Done,
+            (State::TrailerCr, _) => return None,
             (State::TrailerLine, b'\r') => State::TrailerLineEnd,
-            (State::TrailerLine, b'\n') => return None,
-            (State::TrailerLineEnd, b'\n') => State::Trailer,
+            (State::TrailerLine | State::TrailerLineEnd, b'\n') => State::Trailer,
             (State::TrailerLineEnd, _) => return None,
             (State::Trailer | State::TrailerLine, _) => State::TrailerLine,
             (State::Data(_) | State::Done, _) => return None,
@@ -191,13 +206,15 @@ mod tests {
             ("a;ext=\"q;x\";y\r\n0123456789\r\n0;last\r\n\r\n", Ok(Some((10, 0)))),
             ("A \r\n0123456789\r\n0\r\n\r\n", Ok(Some((10, 0)))),
             ("1\r\nx\r\n0\r\nGrpc-Status: 0\r\nX: \r\n\r\nrest", Ok(Some((1, 4)))),
-            ("1\r\nx\r\n0\r\nA: b\n\r\n", Err(Cause::Malformed)),
+            ("1\r\nx\r\n0\r\nA: b\n\r\n", Ok(Some((1, 0)))),
             ("1\r\nx\r\n0\r\nA: b\rC\r\n\r\n", Err(Cause::Malformed)),
-            ("1\nx\r\n0\r\n\r\n", Err(Cause::Malformed)),
-            ("1;a\nx\r\n0\r\n\r\n", Err(Cause::Malformed)),
-            ("1\r\nx\n0\r\n\r\n", Err(Cause::Malformed)),
-            ("1\r\nx\r\n0\r\n\n", Err(Cause::Malformed)),
-            ("2\r\nx\r\n0\r\n\r\n", Err(Cause::Malformed)),
+            ("1\nx\r\n0\r\n\r\n", Ok(Some((1, 0)))),
+            ("1;a\nx\r\n0\r\n\r\n", Ok(Some((1, 0)))),
+            ("1\r\nx\n0\r\n\r\n", Ok(Some((1, 0)))),
+            ("1\r\nx\r\n0\r\n\n", Ok(Some((1, 0)))),
+            // Too large by one: the LF that ends its data seems to be bare.
+            ("2\r\nx\r\n0\r\n\r\n", Ok(Some((2, 0)))),
+            ("3\r\nx\r\n0\r\n\r\n", Err(Cause::Malformed)),
             ("5\r\nhello\r\n0\r\n", Ok(None)),
             ("5\r\nhello\r\n0\r\n\r", Ok(None)),
             ("5\r\nhelloX", Err(Cause::Malformed)),

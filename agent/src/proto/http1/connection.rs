@@ -5,14 +5,16 @@ use std::net::IpAddr;
 use agent_ebpf::classify::{self, Looks};
 use smallvec::SmallVec;
 
-use super::head::{Framing, Transfer};
+use super::doubt::Doubt;
+use super::framing::{Method, request_body, response_body};
 use super::held::Held;
 use super::proxy::{ProxyHeader, Taken};
 use super::resync::Search;
-use super::stream::{Body, Found, Piece, Stream};
+use super::stray::{Stray, looks_like_response};
+use super::stream::{Ended, Found, Piece, Stream};
 use super::{Cause, Config, Event, Header, RequestHead, ResponseHead};
 use crate::event::Stamp;
-use crate::proto::{Data, Half};
+use crate::proto::{Data, Half, opaque};
 
 /// Most requests that wait for their responses.
 pub(super) const MAX_PENDING: usize = 1024;
@@ -46,19 +48,21 @@ pub struct Http1 {
     pub(super) response: Stream,
     /// Requests whose response is not complete, oldest first: the last one is exchange `next_exchange - 1`.
     pending: Pending,
-    next_exchange: u64,
+    pub(super) next_exchange: u64,
+    /// Peers differ on where a message ends that is not over. Rare.
+    pub(super) doubt: Option<Box<Doubt>>,
+    /// The body that the last response announced and that HTTP does not let it have.
+    pub(super) stray: Option<Box<Stray>>,
     /// The exchange behind which none is served, for one of its two ends said that it closes; `u64::MAX`: none said so.
     last_served: u64,
     /// Nothing but HTTP was seen yet: what the first bytes are decides what the connection is.
-    undecided: bool,
-    /// Looked for before the first request, from birth on.
-    proxy_header: Option<Box<ProxyHeader>>,
-    /// The client's address, as a proxy told it before the first request. Few do.
-    proxied_for: Option<Box<IpAddr>>,
+    pub(super) undecided: bool,
+    /// What a proxy may say, or said, before the first request.
+    proxy: Option<Box<Proxy>>,
     /// Request bytes behind a request that may switch protocols: what they are, its response tells.
     suspended: bool,
-    held_request: Held,
-    held_response: Held,
+    pub(super) held_request: Held,
+    pub(super) held_response: Held,
     /// The request half has ended: a response without a request will never get one.
     request_ended: bool,
     /// The response half has ended, while bytes of it were held.
@@ -66,13 +70,20 @@ pub struct Http1 {
     pub(super) counters: Counters,
 }
 
-/// What was passed over without an event. All count from the connection's birth.
+/// What was passed over without an event. It counts from the connection's birth.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Heads with more than 100 header lines: parsed all the same, on the slow path.
-    pub heads_with_many_headers: u64,
     /// Bytes that passed, captured or not, while no message boundary was known.
     pub unsynchronised_bytes: u64,
+}
+
+/// What a proxy says before the first request.
+#[derive(Debug)]
+enum Proxy {
+    /// Its header is looked for, from birth on.
+    Header(ProxyHeader),
+    /// It told the client's address. Few do.
+    Client(IpAddr),
 }
 
 /// What the parser does with bytes.
@@ -84,24 +95,6 @@ pub(super) enum Mode {
     Searching,
     /// Nothing is looked at any more.
     Opaque,
-}
-
-/// What of a request's method says how its response is framed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Method {
-    Head,
-    Connect,
-    Other,
-}
-
-impl Method {
-    pub(super) fn of(method: &[u8]) -> Self {
-        match method {
-            b"HEAD" => Self::Head,
-            b"CONNECT" => Self::Connect,
-            _ => Self::Other,
-        }
-    }
 }
 
 /// Whether a half could take bytes.
@@ -123,10 +116,11 @@ impl Http1 {
             response: Stream::new(),
             pending: Pending::new(),
             next_exchange: 0,
+            doubt: None,
+            stray: None,
             last_served: u64::MAX,
             undecided: from_birth,
-            proxy_header: from_birth.then(|| Box::new(ProxyHeader::new())),
-            proxied_for: None,
+            proxy: from_birth.then(|| Box::new(Proxy::Header(ProxyHeader::new()))),
             suspended: false,
             held_request: Held::default(),
             held_response: Held::default(),
@@ -172,7 +166,7 @@ impl Http1 {
                 if self.held(half).is_empty() {
                     self.follow(config, half, piece, false, out);
                 } else {
-                    self.hold(half, piece, out);
+                    self.hold(config, half, piece, out);
                 }
                 self.release(config, out);
             }
@@ -182,15 +176,16 @@ impl Http1 {
     /// No more bytes come on this half: the reader saw its end or the socket is closed. That a FIN arrived is not enough
     /// while bytes before it wait to be read. Ends a response that runs until close; of any other message that is not
     /// complete there is no more to say. To be called for both halves when a connection is closed.
-    pub fn end(&mut self, half: Half, stamp: Stamp, out: &mut Vec<Event>) {
+    pub fn end(&mut self, config: &Config, half: Half, stamp: Stamp, out: &mut Vec<Event>) {
         match (self.mode, half) {
             (Mode::Opaque, _) => {}
             (Mode::Searching, Half::Request) => {}
             (Mode::Searching, Half::Response) => self.give_up(),
             (Mode::Following, Half::Request) => {
                 self.request_ended = true;
-                if self.pending.is_empty() && !self.held_response.is_empty() && self.held_request.is_empty() {
-                    self.lose(Cause::Unsolicited, stamp, out);
+                if !self.held_response.is_empty() {
+                    self.answer_nothing(stamp, config, out);
+                    self.release(config, out);
                 }
             }
             (Mode::Following, Half::Response) if self.held_response.is_empty() => self.close_response(stamp, out),
@@ -207,6 +202,7 @@ impl Http1 {
         match (self.mode, half) {
             (Mode::Opaque, _) => u64::MAX,
             (_, Half::Request) => self.request.body_until(),
+            (_, Half::Response) if self.passes_stray() => 0,
             (_, Half::Response) => self.response.body_until(),
         }
     }
@@ -249,47 +245,72 @@ impl Http1 {
             match step {
                 Ok(Step::Taken) => {}
                 Ok(Step::Blocked) if again => return self.held(half).put_back(piece),
-                Ok(Step::Blocked) => return self.hold(half, piece, out),
-                Err(Cause::NotHttp) if self.undecided => self.become_opaque(Cause::NotHttp, out),
-                Err(cause) => {
-                    let cause = if cause == Cause::NotHttp {
-                        Cause::Malformed
-                    } else {
-                        cause
-                    };
-                    self.counters.unsynchronised_bytes = self.counters.unsynchronised_bytes.saturating_add(piece.len());
-                    self.lose(cause, piece.stamp, out);
-                }
+                Ok(Step::Blocked) => return self.hold(config, half, piece, out),
+                Err(cause) => self.fail(half, cause, &mut piece, out),
+            }
+        }
+        if self.mode == Mode::Searching {
+            self.pass_over(&mut piece);
+        }
+    }
+
+    /// A half cannot be read any further.
+    fn fail(&mut self, half: Half, cause: Cause, piece: &mut Piece<'_>, out: &mut Vec<Event>) {
+        let unreadable = matches!(cause, Cause::Malformed | Cause::NotHttp);
+        match half {
+            Half::Request if unreadable && !self.request.in_body() && !self.awaits_proxy() => {
+                self.refuse(cause, piece, out);
+            }
+            Half::Response if self.pending.is_empty() && self.leave_refused(piece.stamp, out) => {}
+            _ if self.undecided && cause == Cause::NotHttp => {
+                let name = match half {
+                    Half::Request => opaque::OTHER,
+                    Half::Response => opaque::protocol(self.response.opening(piece)),
+                };
+                self.become_opaque(cause, name, out);
+            }
+            _ => {
+                let cause = if cause == Cause::NotHttp {
+                    Cause::Malformed
+                } else {
+                    cause
+                };
+                self.lose(cause, piece.stamp, out);
             }
         }
     }
 
     fn follow_request(&mut self, config: &Config, piece: &mut Piece<'_>, out: &mut Vec<Event>) -> Result<Step, Cause> {
         if self.request.in_body() {
-            if let Some(body_bytes) = self.request.body(piece)? {
+            if let Some(Ended { body_bytes, bare_lf }) = self.request.body(piece)? {
                 let exchange = self.next_exchange.saturating_sub(1);
                 out.push(Event::RequestEnd {
                     exchange,
                     last: piece.stamp,
                     body_bytes,
                 });
+                if bare_lf {
+                    self.doubt_request(Cause::Doubtful, piece.stamp, out);
+                }
             }
+            return Ok(Step::Taken);
+        }
+        if self.pass_doubted_request(config, piece, out) {
             return Ok(Step::Taken);
         }
         if self.suspended {
             return Ok(Step::Blocked);
         }
-        if let Some(header) = &mut self.proxy_header {
+        if let Some(Proxy::Header(header)) = self.proxy.as_deref_mut() {
             let (begin, stamp) = match header.take(piece)? {
                 Taken::More => return Ok(Step::Taken),
                 Taken::Header(client) => {
-                    self.proxied_for = client.map(Box::new);
-                    self.proxy_header = None;
+                    self.proxy = client.map(Proxy::Client).map(Box::new);
                     return Ok(Step::Taken);
                 }
                 Taken::Nothing(begin, stamp) => (begin, stamp),
             };
-            self.proxy_header = None;
+            self.proxy = None;
             let mut begin = Piece {
                 offset: piece.offset.saturating_sub(begin.len() as u64),
                 segment_start: true,
@@ -305,7 +326,9 @@ impl Http1 {
             }
             let (complete, framing) = (found.complete, found.framing);
             let exchange = self.begin_exchange(found, out);
-            if !self.request.begin_body(request_body(framing)) {
+            if let Some(cause) = framing.doubt {
+                self.doubt_request(cause, complete, out);
+            } else if !self.request.begin_body(request_body(framing)) {
                 out.push(Event::RequestEnd {
                     exchange,
                     last: complete,
@@ -327,7 +350,6 @@ impl Http1 {
         if found.framing.closes {
             self.last_served = self.last_served.min(exchange);
         }
-        self.counters.heads_with_many_headers += u64::from(found.many_headers);
         let Found {
             mut head,
             first,
@@ -335,7 +357,7 @@ impl Http1 {
             offset,
             ..
         } = found;
-        if let Some(client) = &self.proxied_for {
+        if let Some(Proxy::Client(client)) = self.proxy.as_deref() {
             head.headers
                 .push((Header::ProxiedFor, client.to_string().into_bytes().into()));
         }
@@ -350,31 +372,70 @@ impl Http1 {
     }
 
     fn follow_response(&mut self, config: &Config, piece: &mut Piece<'_>, out: &mut Vec<Event>) -> Result<Step, Cause> {
-        if self.response.in_body() {
-            if let Some(body_bytes) = self.response.body(piece)? {
-                self.end_response(piece.stamp, body_bytes, out);
-            }
+        if self.pass_doubted_response(piece) {
             return Ok(Step::Taken);
         }
-        if self.pending.is_empty() {
+        if self.response.in_body() {
+            return self.follow_response_body(piece, out);
+        }
+        if !self.awaits_response() && !self.undecided {
+            piece.skip_empty_lines();
+            if let Data::Bytes(bytes) = piece.data
+                && looks_like_response(bytes) == Looks::No
+            {
+                return self.begin_stray(0).map(|()| Step::Taken);
+            }
+        }
+        if piece.is_empty() {
+            return Ok(Step::Taken);
+        }
+        if !self.awaits_response() {
             return Ok(Step::Blocked);
         }
-        if let Some(found) = self.response.head::<ResponseHead>(config, piece)? {
-            self.respond(found, out);
+        match self.response.head::<ResponseHead>(config, piece) {
+            Ok(Some(found)) => self.respond(found, out),
+            Ok(None) => {}
+            Err(Cause::NotHttp) if self.stray.is_some() => {
+                self.begin_stray(self.response.head_bytes_before(*piece))?;
+            }
+            Err(cause) => return Err(cause),
         }
         Ok(Step::Taken)
     }
 
+    fn follow_response_body(&mut self, piece: &mut Piece<'_>, out: &mut Vec<Event>) -> Result<Step, Cause> {
+        if self.passes_stray() {
+            return self.follow_stray(piece).map(|()| Step::Taken);
+        }
+        if let Some(Ended { body_bytes, bare_lf }) = self.response.body(piece)? {
+            self.end_response(piece.stamp, Some(body_bytes), out);
+            if bare_lf && self.mode == Mode::Following {
+                self.lose(Cause::Doubtful, piece.stamp, out);
+            }
+        }
+        Ok(Step::Taken)
+    }
+
+    /// Whether what comes first may be a proxy's.
+    fn awaits_proxy(&self) -> bool {
+        matches!(self.proxy.as_deref(), Some(Proxy::Header(_)))
+    }
+
     /// A response's head was found: it answers the oldest request.
     pub(super) fn respond(&mut self, found: Found<ResponseHead>, out: &mut Vec<Event>) {
-        let Some(method) = self.pending.first().copied() else {
-            return;
-        };
-        self.counters.heads_with_many_headers += u64::from(found.many_headers);
         let status = found.head.status;
-        if matches!(status, 100 | 102..=199) {
+        let is_interim = matches!(status, 100 | 102..=199);
+        let method = self.pending.first().copied();
+        let bodiless = is_interim || method == Some(Method::Head) || matches!(status, 204 | 304);
+        self.stray = Stray::announced(found.framing.transfer)
+            .filter(|_| bodiless)
+            .map(Box::new);
+        if is_interim {
             return;
         }
+        let Some(method) = method else {
+            return self.answer_refused(found, out);
+        };
         // The request behind the oldest one was sent before this response came.
         self.pipelined |= self.pending.len() > 1;
         let exchange = self.oldest_exchange();
@@ -397,18 +458,21 @@ impl Http1 {
             offset,
         });
         if status == 101 || (method == Method::Connect && matches!(status, 200..=299)) {
-            self.end_response(complete, 0, out);
-            return self.become_opaque(Cause::Upgrade, out);
+            self.end_response(complete, Some(0), out);
+            return self.become_opaque(Cause::Upgrade, opaque::UPGRADED, out);
         }
         if self.pending.len() == 1 {
             self.suspended = false;
         }
-        if !self.response.begin_body(response_body(status, method, framing)) {
-            self.end_response(complete, 0, out);
+        if let Some(cause) = framing.doubt.filter(|_| !bodiless) {
+            self.doubt_response(cause, complete, out);
+        } else if !self.response.begin_body(response_body(status, method, framing)) {
+            self.end_response(complete, Some(0), out);
         }
     }
 
-    fn end_response(&mut self, last: Stamp, body_bytes: u64, out: &mut Vec<Event>) {
+    /// The response to the oldest request is over.
+    pub(super) fn end_response(&mut self, last: Stamp, body_bytes: Option<u64>, out: &mut Vec<Event>) {
         let exchange = self.oldest_exchange();
         if !self.pending.is_empty() {
             self.pending.remove(0);
@@ -418,16 +482,26 @@ impl Http1 {
             last,
             body_bytes,
         });
+        if self.pending.is_empty() && matches!(self.doubt.as_deref(), Some(Doubt::Request(_))) {
+            self.look_again(last);
+        }
     }
 
     fn close_response(&mut self, stamp: Stamp, out: &mut Vec<Event>) {
-        if let Some(body_bytes) = self.response.close() {
-            self.end_response(stamp, body_bytes, out);
+        if matches!(self.doubt.as_deref(), Some(Doubt::Response(_))) {
+            self.end_response(stamp, None, out);
+            self.look_again(stamp);
+        } else if self.passes_stray() {
+            self.stray = None;
+        } else if let Some(body_bytes) = self.response.close() {
+            self.end_response(stamp, Some(body_bytes), out);
+        } else {
+            self.leave_refused(stamp, out);
         }
     }
 
     /// The oldest exchange whose response is not complete, or the next one.
-    fn oldest_exchange(&self) -> u64 {
+    pub(super) fn oldest_exchange(&self) -> u64 {
         self.next_exchange.saturating_sub(self.pending.len() as u64)
     }
 
@@ -439,17 +513,27 @@ impl Http1 {
     }
 
     /// Keeps a piece that cannot be understood yet.
-    fn hold(&mut self, half: Half, piece: Piece<'_>, out: &mut Vec<Event>) {
+    fn hold(&mut self, config: &Config, half: Half, piece: Piece<'_>, out: &mut Vec<Event>) {
         let full = self.held(half).push(piece).is_err();
         match half {
             Half::Request if full => self.lose(Cause::TooManyPending, piece.stamp, out),
             Half::Request => {}
             Half::Response => {
                 let (first, n) = self.held_response.first_bytes();
-                if self.undecided && classify::looks_like_response(first, n) == Looks::No {
-                    self.become_opaque(Cause::NotHttp, out);
-                } else if full || (self.request_ended && self.pending.is_empty() && self.held_request.is_empty()) {
+                let is_response = classify::looks_like_response(first, n) != Looks::No;
+                if self.undecided && !is_response {
+                    let opening = match piece.data {
+                        Data::Bytes(bytes) if piece.offset == 0 => bytes,
+                        _ => first.get(..n).unwrap_or_default(),
+                    };
+                    let name = opaque::protocol(opening);
+                    self.become_opaque(Cause::NotHttp, name, out);
+                } else if !is_response && !self.awaits_response() {
+                    self.pass_stray(config, piece.stamp, out);
+                } else if full {
                     self.lose(Cause::Unsolicited, piece.stamp, out);
+                } else if self.request_ended {
+                    self.answer_nothing(piece.stamp, config, out);
                 }
             }
         }
@@ -458,7 +542,7 @@ impl Http1 {
     /// Takes pieces that were held, as far as they can be understood now.
     fn release(&mut self, config: &Config, out: &mut Vec<Event>) {
         loop {
-            let half = if !self.held_response.is_empty() && !self.pending.is_empty() {
+            let half = if !self.held_response.is_empty() && self.awaits_response() {
                 Half::Response
             } else if !self.held_request.is_empty() && !self.suspended {
                 Half::Request
@@ -476,7 +560,7 @@ impl Http1 {
         }
     }
 
-    fn lose(&mut self, cause: Cause, stamp: Stamp, out: &mut Vec<Event>) {
+    pub(super) fn lose(&mut self, cause: Cause, stamp: Stamp, out: &mut Vec<Event>) {
         out.push(Event::Lost {
             exchange: self.oldest_exchange(),
             cause,
@@ -487,44 +571,27 @@ impl Http1 {
         self.search.begin(stamp);
     }
 
-    fn become_opaque(&mut self, cause: Cause, out: &mut Vec<Event>) {
-        out.push(Event::Opaque { cause });
+    pub(super) fn become_opaque(&mut self, cause: Cause, carries: &'static str, out: &mut Vec<Event>) {
+        out.push(Event::Opaque { cause, carries });
         self.forget();
         self.mode = Mode::Opaque;
     }
 
     /// Forgets all that is known of both halves, but for the number of the next exchange.
-    fn forget(&mut self) {
+    pub(super) fn forget(&mut self) {
         self.request = Stream::new();
         self.response = Stream::new();
         self.pending = Pending::new();
+        self.doubt = None;
+        self.stray = None;
         self.last_served = u64::MAX;
         self.undecided = false;
-        self.proxy_header = None;
+        if self.awaits_proxy() {
+            self.proxy = None;
+        }
         self.suspended = false;
         self.held_request = Held::default();
         self.held_response = Held::default();
         self.response_ended = None;
-    }
-}
-
-/// RFC 9112 section 6.3, for requests.
-pub(super) fn request_body(framing: Framing) -> Body {
-    match framing.transfer {
-        Transfer::Length(length) => Body::Length(length),
-        Transfer::Chunked => Body::chunked(),
-        Transfer::Unsaid | Transfer::OtherCoding => Body::None,
-    }
-}
-
-/// RFC 9112 section 6.3, for final responses.
-pub(super) fn response_body(status: u16, method: Method, framing: Framing) -> Body {
-    if method == Method::Head || matches!(status, 204 | 304) {
-        return Body::None;
-    }
-    match framing.transfer {
-        Transfer::Length(length) => Body::Length(length),
-        Transfer::Chunked => Body::chunked(),
-        Transfer::Unsaid | Transfer::OtherCoding => Body::UntilClose,
     }
 }

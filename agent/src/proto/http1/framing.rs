@@ -1,14 +1,52 @@
-//! What follows a head, for those who only follow messages and do not read them.
+//! What follows a head.
 
 use super::{
     Config, RequestHead, ResponseHead,
     chunked::Chunked,
-    connection::{Method, request_body, response_body},
-    head::{Head, Parse},
+    head::{Framing, Head, Parse, Transfer},
     stream::Body,
 };
 
-/// What follows a head.
+/// What of a request's method says how its response is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Method {
+    Head,
+    Connect,
+    Other,
+}
+
+impl Method {
+    pub(super) fn of(method: &[u8]) -> Self {
+        match method {
+            b"HEAD" => Self::Head,
+            b"CONNECT" => Self::Connect,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// RFC 9112 section 6.3, for requests.
+pub(super) fn request_body(framing: Framing) -> Body {
+    match framing.transfer {
+        Transfer::Length(length) => Body::Length(length),
+        Transfer::Chunked => Body::chunked(),
+        Transfer::Unsaid | Transfer::OtherCoding => Body::None,
+    }
+}
+
+/// RFC 9112 section 6.3, for final responses.
+pub(super) fn response_body(status: u16, method: Method, framing: Framing) -> Body {
+    if method == Method::Head || matches!(status, 204 | 304) {
+        return Body::None;
+    }
+    match framing.transfer {
+        Transfer::Length(length) => Body::Length(length),
+        Transfer::Chunked => Body::chunked(),
+        Transfer::Unsaid | Transfer::OtherCoding => Body::UntilClose,
+    }
+}
+
+/// What follows a head, for those who only follow messages and do not read them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Follow {
     /// The next head.
@@ -34,22 +72,28 @@ impl From<Body> for Follow {
     }
 }
 
-/// What follows a whole request head, and the method that its response is read by; `None` if it is malformed.
+/// What follows a whole request head, and the method that its response is read by; `None` if it is malformed or in doubt.
 pub(crate) fn follow_request(head: &[u8]) -> Option<(Follow, Method)> {
     match RequestHead::parse(head, &Config::default()) {
-        Parse::Complete { head, framing, .. } => Some((request_body(framing).into(), Method::of(&head.method))),
-        Parse::Partial | Parse::Failed(_) => None,
+        Parse::Complete { head, framing, .. } if framing.doubt.is_none() => {
+            Some((request_body(framing).into(), Method::of(&head.method)))
+        }
+        Parse::Complete { .. } | Parse::Partial | Parse::Failed(_) => None,
     }
 }
 
-/// What follows a whole response head, and whether it was the final one; `None` if it is malformed.
+/// What follows a whole response head, and whether it was the final one; `None` if it is malformed or in doubt.
 pub(crate) fn follow_response(head: &[u8], asked_by: Method) -> Option<(Follow, bool)> {
     match ResponseHead::parse(head, &Config::default()) {
         Parse::Complete { head, framing, .. } => Some(match head.status {
             100 | 102..=199 => (Follow::Head, false),
             101 => (Follow::Opaque, true),
             200..=299 if asked_by == Method::Connect => (Follow::Opaque, true),
-            status => (response_body(status, asked_by, framing).into(), true),
+            status => match response_body(status, asked_by, framing) {
+                Body::None => (Follow::Head, true),
+                _ if framing.doubt.is_some() => return None,
+                body => (body.into(), true),
+            },
         }),
         Parse::Partial | Parse::Failed(_) => None,
     }

@@ -1,36 +1,42 @@
 //! HTTP/1.0 and 1.1 (RFC 9112), as seen by somebody who only listens.
 //!
 //! [`Http1`] is fed with both halves of one connection, in pieces of any size with gaps between them, and says which
-//! exchanges there were. `head` parses heads, `chunked` finds the end of chunked bodies, `stream` puts them together for
-//! one half, `connection` for both, `proxy` takes off what a proxy sent first, and `resync` finds the way back after a loss.
+//! exchanges there were. `line`, `start_line` and `fields` read the lines of heads and `head` whole ones, `chunked` finds the
+//! end of chunked bodies, `stream` puts them together for one half, `connection` for both, `proxy` takes off what a proxy
+//! sent first, `stray` passes over bodies that should not be there, `resync` finds the way back after a loss, and `doubt` knows when
+//! nothing but that helps.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
 
 mod chunked;
 mod connection;
+mod doubt;
+mod fields;
 mod framing;
 mod head;
 mod held;
+mod line;
 mod proxy;
 mod resync;
+mod start_line;
+mod stray;
 mod stream;
 
 #[cfg(test)]
 mod tests;
 
-pub(crate) use connection::Method;
 pub use connection::{Counters, Http1};
-pub(crate) use framing::{Follow, follow_request, follow_response};
+pub(crate) use framing::{Follow, Method, follow_request, follow_response};
 
 use crate::event::Stamp;
 
 /// A request's head, with the headers that spans need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestHead {
-    /// As sent; any token.
+    /// As sent; any token. Empty if the request line could not be read, and a server refused it.
     pub method: Box<[u8]>,
-    /// The request target as sent: origin form, absolute form, authority form or `*`.
+    /// The request target as sent: origin form, absolute form, authority form or `*`. Empty as the method is.
     pub target: Box<[u8]>,
-    /// Minor version: 0 or 1.
+    /// Minor version: 0, or 1 for all later ones (RFC 9110 section 2.5).
     pub minor_version: u8,
     /// Value of `Content-Length`, if there was a valid one.
     pub content_length: Option<u64>,
@@ -38,12 +44,30 @@ pub struct RequestHead {
     pub headers: Vec<(Header, Box<[u8]>)>,
 }
 
+impl RequestHead {
+    /// The head of a request whose first line could not be read.
+    fn unreadable() -> Self {
+        Self {
+            method: Box::default(),
+            target: Box::default(),
+            minor_version: 1,
+            content_length: None,
+            headers: Vec::new(),
+        }
+    }
+
+    /// Whether its first line could be read.
+    pub fn is_readable(&self) -> bool {
+        !self.method.is_empty()
+    }
+}
+
 /// A response's head, with the headers that spans need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResponseHead {
     /// The status code, 100 to 999.
     pub status: u16,
-    /// Minor version: 0 or 1.
+    /// Minor version: 0, or 1 for all later ones.
     pub minor_version: u8,
     /// Value of `Content-Length`, if there was a valid one.
     pub content_length: Option<u64>,
@@ -129,12 +153,12 @@ pub enum Event {
         exchange: u64,
         /// The call that moved the last byte (that closed, for a body until close).
         last: Stamp,
-        /// Size of the body: without the framing of chunks.
-        body_bytes: u64,
+        /// Size of the body, without the framing of chunks; `None`: peers differ on where it ends.
+        body_bytes: Option<u64>,
     },
-    /// The exchanges from this one on cannot be followed: bytes are missing or malformed. Those whose response was not
-    /// seen whole are lost; the parser looks for the next sure boundary. The number of an exchange whose head was not
-    /// reported is used again.
+    /// The exchanges from this one on cannot be followed: bytes are missing, malformed or in doubt. Those whose response was
+    /// not seen whole are lost; the parser looks for the next sure boundary, as soon as those before this one are over. The
+    /// number of an exchange whose head was not reported is used again.
     Lost {
         /// The first exchange that is lost.
         exchange: u64,
@@ -145,6 +169,8 @@ pub enum Event {
     Opaque {
         /// Why.
         cause: Cause,
+        /// The other protocol's name, for people ([`super::opaque`]).
+        carries: &'static str,
     },
 }
 
@@ -153,8 +179,10 @@ pub enum Event {
 pub enum Cause {
     /// Bytes that frame a message were not captured.
     Gap,
-    /// A head or chunk that HTTP/1 does not allow.
+    /// A first line or chunk that cannot be read.
     Malformed,
+    /// A message whose end peers place differently: smuggling, or a careless sender.
+    Doubtful,
     /// A head longer than 64 KiB.
     HeadTooLarge,
     /// A response that no request asked for.

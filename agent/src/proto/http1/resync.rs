@@ -9,9 +9,11 @@
 
 use agent_ebpf::classify::{self, Looks};
 
-use super::connection::{Http1, Mode, request_body};
-use super::stream::{Found, Piece, Stream};
-use super::{Config, Event, RequestHead, ResponseHead};
+use super::connection::{Http1, Mode};
+use super::doubt::Watch;
+use super::framing::request_body;
+use super::stream::{Ended, Found, Piece, Stream};
+use super::{Cause, Config, Event, RequestHead, ResponseHead};
 use crate::event::Stamp;
 use crate::proto::{Data, Half};
 
@@ -34,11 +36,13 @@ pub(super) struct Search {
 enum Candidate {
     /// Its head is not complete. `calls`: it lies in more than one system call.
     Head { calls: bool },
-    /// Its head is complete; `end`: its body too, when and how many bytes.
+    /// Its head is complete; `end`: its body too, and when.
     Whole {
         found: Found<RequestHead>,
-        end: Option<(Stamp, u64)>,
+        end: Option<(Stamp, Ended)>,
     },
+    /// Its head is complete, and where its body ends is in doubt.
+    Doubtful { found: Found<RequestHead>, watch: Watch },
 }
 
 impl Search {
@@ -74,7 +78,7 @@ impl Http1 {
                 self.search.candidate = Some(Box::new(Candidate::Head { calls: false }));
             }
             Some(Candidate::Head { calls }) => *calls |= piece.segment_start,
-            Some(Candidate::Whole { .. }) => {}
+            Some(Candidate::Whole { .. } | Candidate::Doubtful { .. }) => {}
         }
         while !piece.is_empty() {
             match self.search.candidate.as_deref_mut() {
@@ -83,18 +87,30 @@ impl Http1 {
                     Ok(None) => {}
                     // The rest of a body and the method behind it look like a method, but not like a known one.
                     Ok(Some(found)) if *calls && !is_known(&found.head.method) => self.give_up(),
+                    Ok(Some(found)) if found.framing.doubt.is_some() => {
+                        let watch = Watch::default();
+                        self.search.candidate = Some(Box::new(Candidate::Doubtful { found, watch }));
+                    }
                     Ok(Some(found)) => {
                         let open = self.request.begin_body(request_body(found.framing));
-                        let end = (!open).then_some((found.complete, 0));
+                        let end = (!open).then_some((found.complete, Ended::default()));
                         self.search.candidate = Some(Box::new(Candidate::Whole { found, end }));
                     }
                     Err(_) => self.give_up(),
                 },
                 Some(Candidate::Whole { end: end @ None, .. }) => match self.request.body(&mut piece) {
                     Ok(None) => {}
-                    Ok(Some(body_bytes)) => *end = Some((piece.stamp, body_bytes)),
+                    Ok(Some(ended)) => *end = Some((piece.stamp, ended)),
                     Err(_) => self.give_up(),
                 },
+                Some(Candidate::Doubtful { watch, .. }) => {
+                    watch.pass(piece.data);
+                    piece.skip(u64::MAX);
+                    if watch.met() {
+                        self.overtaken = true;
+                        self.give_up();
+                    }
+                }
                 Some(Candidate::Whole { end: Some(_), .. }) => {
                     piece.skip_empty_lines();
                     if !piece.is_empty() {
@@ -117,28 +133,38 @@ impl Http1 {
         // No gap on this half since the candidate, and yet a request came before the answer to the one before.
         self.pipelined |= self.overtaken;
         self.overtaken = false;
-        let awaited = matches!(self.search.candidate.as_deref(), Some(Candidate::Whole { .. }));
+        let awaited = matches!(
+            self.search.candidate.as_deref(),
+            Some(Candidate::Whole { .. } | Candidate::Doubtful { .. })
+        );
         if !awaited || !(self.response.in_head() || begins_message(piece)) {
             return self.give_up();
         }
         match self.response.head::<ResponseHead>(config, &mut piece) {
             Ok(None) => {}
             Ok(Some(response)) => {
-                if let Some(Candidate::Whole { found, end }) = self.search.candidate.take().map(|candidate| *candidate)
-                {
-                    self.mode = Mode::Following;
-                    self.search.claimed = 0;
-                    let exchange = self.begin_exchange(found, out);
-                    if let Some((last, body_bytes)) = end {
-                        out.push(Event::RequestEnd {
-                            exchange,
-                            last,
-                            body_bytes,
-                        });
-                    }
-                    self.respond(response, out);
-                    self.follow(config, Half::Response, piece, false, out);
+                let (found, end) = match self.search.candidate.take().map(|candidate| *candidate) {
+                    Some(Candidate::Whole { found, end }) => (found, end),
+                    Some(Candidate::Doubtful { found, .. }) => (found, None),
+                    Some(Candidate::Head { .. }) | None => return,
+                };
+                self.mode = Mode::Following;
+                self.search.claimed = 0;
+                let (complete, mut doubt) = (found.complete, found.framing.doubt);
+                let exchange = self.begin_exchange(found, out);
+                if let Some((last, Ended { body_bytes, bare_lf })) = end {
+                    out.push(Event::RequestEnd {
+                        exchange,
+                        last,
+                        body_bytes,
+                    });
+                    doubt = bare_lf.then_some(Cause::Doubtful);
                 }
+                if let Some(cause) = doubt {
+                    self.doubt_request(cause, complete, out);
+                }
+                self.respond(response, out);
+                self.follow(config, Half::Response, piece, false, out);
             }
             Err(_) => self.give_up(),
         }

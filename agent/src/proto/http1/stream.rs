@@ -66,8 +66,6 @@ pub(super) struct Found<H> {
     pub complete: Stamp,
     /// Stream offset of its first byte.
     pub offset: u64,
-    /// It has more header lines than are usual.
-    pub many_headers: bool,
 }
 
 /// How the body ends whose bytes come next.
@@ -101,8 +99,19 @@ struct Partial {
     bytes: Vec<u8>,
     /// The call that moved the first one.
     first: Stamp,
+    /// The call that moved the last one.
+    last: Stamp,
     /// Stream offset of the first one.
     offset: u64,
+}
+
+/// A body that is over.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ended {
+    /// Its size, without framing.
+    pub body_bytes: u64,
+    /// A line of its framing ended in a bare LF: see [`Chunked::has_bare_lf`].
+    pub bare_lf: bool,
 }
 
 impl Stream {
@@ -157,6 +166,7 @@ impl Stream {
                 // No more than shows that the head is too large.
                 let room = (MAX_HEAD_BYTES + 1).saturating_sub(before);
                 partial.bytes.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+                partial.last = piece.stamp;
                 let length = partial.bytes.len();
                 if length > EAGER_BYTES && length <= MAX_HEAD_BYTES && !bytes.contains(&b'\n') {
                     piece.skip(u64::MAX);
@@ -165,43 +175,59 @@ impl Stream {
                 (partial.bytes.as_slice(), before, partial.first, partial.offset)
             }
         };
-        match H::parse(whole, config) {
-            Parse::Complete { length, .. } if length > MAX_HEAD_BYTES => Err(H::oversize(whole)),
-            Parse::Complete {
-                head,
-                framing,
-                length,
-                many_headers,
-            } => {
-                let taken = length.saturating_sub(before);
-                let found = Found {
-                    head,
-                    framing,
-                    first,
-                    complete: piece.stamp,
-                    offset,
-                    many_headers,
-                };
-                // Gives the memory back: most connections never need it again.
-                self.partial = None;
-                piece.skip(taken as u64);
-                self.position = piece.offset;
-                Ok(Some(found))
+        let (head, framing, taken) = match H::parse(whole, config) {
+            Parse::Complete { head, framing, length } if length <= MAX_HEAD_BYTES => {
+                (head, framing, length.saturating_sub(before) as u64)
             }
-            Parse::Partial if whole.len() > MAX_HEAD_BYTES => Err(H::oversize(whole)),
-            Parse::Partial => {
+            Parse::Complete { .. } | Parse::Partial if whole.len() > MAX_HEAD_BYTES => {
+                let most = whole.get(..MAX_HEAD_BYTES).unwrap_or_default();
+                let cut = H::parse_cut(most, config, Cause::HeadTooLarge);
+                let (head, framing) = cut.ok_or(Cause::NotHttp)?;
+                (head, framing, u64::MAX)
+            }
+            Parse::Complete { .. } | Parse::Partial => {
                 if before == 0 {
                     self.partial = Some(Box::new(Partial {
                         bytes: bytes.to_vec(),
                         first,
+                        last: piece.stamp,
                         offset,
                     }));
                 }
                 piece.skip(u64::MAX);
-                Ok(None)
+                return Ok(None);
             }
-            Parse::Failed(cause) => Err(cause),
-        }
+            Parse::Failed(cause) => return Err(cause),
+        };
+        let found = Found {
+            head,
+            framing,
+            first,
+            complete: piece.stamp,
+            offset,
+        };
+        // Gives the memory back: most connections never need it again.
+        self.partial = None;
+        piece.skip(taken);
+        self.position = piece.offset;
+        Ok(Some(found))
+    }
+
+    /// The head whose end never comes, as far as it goes, or where it was if even its first line cannot be read: the calls
+    /// that moved the first and the last byte, and the stream offset.
+    pub fn cut_head<H: Head>(&mut self, config: &Config, cause: Cause) -> Result<Found<H>, (Stamp, Stamp, u64)> {
+        let Some(partial) = self.partial.take() else {
+            return Err((Stamp::default(), Stamp::default(), self.position));
+        };
+        let (first, complete, offset) = (partial.first, partial.last, partial.offset);
+        let (head, framing) = H::parse_cut(&partial.bytes, config, cause).ok_or((first, complete, offset))?;
+        Ok(Found {
+            head,
+            framing,
+            first,
+            complete,
+            offset,
+        })
     }
 
     /// What follows the head that was found is a body. `false`: it is empty, its end is now.
@@ -211,8 +237,8 @@ impl Stream {
         self.in_body()
     }
 
-    /// Takes bytes of the body. Its size, if that was its end.
-    pub fn body(&mut self, piece: &mut Piece<'_>) -> Result<Option<u64>, Cause> {
+    /// Takes bytes of the body. What it was, if that was its end.
+    pub fn body(&mut self, piece: &mut Piece<'_>) -> Result<Option<Ended>, Cause> {
         let mut done = false;
         while !done && !piece.is_empty() {
             let passed = match &mut self.body {
@@ -248,12 +274,47 @@ impl Stream {
 
     /// No more bytes come. The size of the body, if this ends one.
     pub fn close(&mut self) -> Option<u64> {
-        (self.body == Body::UntilClose).then(|| self.end_body())
+        (self.body == Body::UntilClose).then(|| self.end_body().body_bytes)
     }
 
-    fn end_body(&mut self) -> u64 {
+    fn end_body(&mut self) -> Ended {
+        let bare_lf = matches!(self.body, Body::Chunked(chunked) if chunked.has_bare_lf());
         self.body = Body::None;
-        self.body_bytes
+        Ended {
+            body_bytes: self.body_bytes,
+            bare_lf,
+        }
+    }
+
+    /// Where the head began whose bytes are here, with these: the call and the stream offset.
+    pub fn head_start(&self, piece: Piece<'_>) -> (Stamp, u64) {
+        match &self.partial {
+            Some(partial) => (partial.first, partial.offset),
+            None => (piece.stamp, piece.offset),
+        }
+    }
+
+    /// The bytes that should have been a head, with these.
+    pub fn opening<'p>(&'p self, piece: &Piece<'p>) -> &'p [u8] {
+        match (&self.partial, piece.data) {
+            (Some(partial), _) => &partial.bytes,
+            (None, Data::Bytes(bytes)) => bytes,
+            (None, Data::Gap(_)) => &[],
+        }
+    }
+
+    /// Forgets what came, but for where the half stands.
+    pub fn begin_anew(&mut self) {
+        *self = Self {
+            position: self.position,
+            ..Self::new()
+        };
+    }
+
+    /// Bytes of a head that came before this piece, which was not taken as the rest of it.
+    pub fn head_bytes_before(&self, piece: Piece<'_>) -> u64 {
+        let partial = self.partial.as_ref();
+        partial.map_or(0, |partial| piece.offset.saturating_sub(partial.offset))
     }
 }
 

@@ -214,6 +214,7 @@ impl Connection {
                             rest[0] = FILL;
                         }
                         match chunked.frame(&[byte]) {
+                            Ok(_) if chunked.is_done() && chunked.has_bare_lf() => self.lose(),
                             Ok(_) if chunked.is_done() => self.halves[way as usize] = Half::Behind(Follow::Head),
                             Ok(_) => {}
                             Err(_) => self.lose(),

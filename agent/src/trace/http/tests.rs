@@ -669,3 +669,16 @@ fn long_values_are_cut_and_marked() {
     );
     assert_eq!(Case::client("GET", "/short", &[]).values(&["spoor.truncated"]), ["-"]);
 }
+
+#[test]
+fn a_request_that_a_server_refused_unread() {
+    let mut case = Case::server("", "", &[]).status(400);
+    case.config.routes = vec!["/*".parse().unwrap()];
+    case.response_body_bytes = Some(7);
+    assert_eq!(
+        all(&case.span()),
+        "HTTP Unset\nhttp.request.method=_OTHER\nurl.scheme=http\nserver.address=10.0.0.1\nserver.port=8080\n\
+         client.address=10.0.0.2\nnetwork.peer.address=10.0.0.2\nnetwork.peer.port=9090\n\
+         http.response.body.size=7\nhttp.response.status_code=400\n"
+    );
+}

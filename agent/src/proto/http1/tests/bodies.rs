@@ -86,7 +86,7 @@ fn bodies_until_close() {
             [Event::ResponseEnd {
                 exchange: 0,
                 last: stamp(now),
-                body_bytes: 1005
+                body_bytes: Some(1005)
             }]
         );
         assert_eq!(talk.http.pending(), 0);

@@ -172,7 +172,7 @@ fn a_response_may_come_before_its_request() {
         Event::ResponseEnd {
             exchange: 0,
             last: stamp(2),
-            body_bytes: 5
+            body_bytes: Some(5)
         }
     );
 }

@@ -3,6 +3,7 @@
 mod bodies;
 mod exchanges;
 mod heads;
+mod lax;
 mod losses;
 mod properties;
 mod smuggling;
@@ -68,7 +69,7 @@ impl Talk {
 
     fn end(&mut self, half: Half) -> &mut Self {
         self.now += 1;
-        self.http.end(half, stamp(self.now), &mut self.out);
+        self.http.end(&self.config, half, stamp(self.now), &mut self.out);
         self
     }
 
@@ -102,9 +103,12 @@ fn brief(event: &Event) -> String {
         } => format!("{exchange} {} @{offset}", head.status),
         Event::ResponseEnd {
             exchange, body_bytes, ..
-        } => format!("{exchange} got {body_bytes}"),
+        } => match body_bytes {
+            Some(body_bytes) => format!("{exchange} got {body_bytes}"),
+            None => format!("{exchange} got an end"),
+        },
         Event::Lost { exchange, cause } => format!("{exchange} lost {cause:?}"),
-        Event::Opaque { cause } => format!("opaque {cause:?}"),
+        Event::Opaque { cause, .. } => format!("opaque {cause:?}"),
     }
 }
 

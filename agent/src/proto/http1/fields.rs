@@ -1,0 +1,270 @@
+//! The header lines of a head (RFC 9112 section 5), read as the laxest of usual peers read them.
+//!
+//! A line that HTTP does not allow is passed over, as most peers do that take the message at all: a name with odd
+//! characters, no colon, a control character. A folded line continues the one before. What could be such a line's meaning
+//! for the body's end is not guessed: if it may frame the body for one peer, the head is in doubt ([`Framing::doubt`]).
+
+use smallvec::SmallVec;
+
+use super::{
+    Cause, Header,
+    head::{Framing, Transfer},
+    line::{Line, Lines, is_name, may_frame, trim_blanks},
+};
+
+/// A `Content-Length` above this is nonsense: offsets of sockets do not get that far.
+const MAX_CONTENT_LENGTH: u64 = i64::MAX as u64;
+
+/// Shortest name that can be an odd spelling of one that frames.
+const FRAMING_NAME_BYTES: usize = b"content-length".len() - 1;
+
+/// Headers of one head for which there is room without memory of their own.
+const USUAL_KEPT: usize = 8;
+
+/// The header lines of a head, as far as they are there.
+#[derive(Debug)]
+pub(super) struct Fields<'a> {
+    bytes: &'a [u8],
+    is_request: bool,
+    /// Where the body begins: behind the empty line.
+    end: Option<usize>,
+    lengths: Lengths,
+    /// The last transfer coding that is named.
+    coding: Option<&'a [u8]>,
+    upgrade: bool,
+    close: bool,
+    keep_alive: bool,
+    /// A line may frame the body for one peer and not for another.
+    doubtful: bool,
+    /// Headers of interest, and where their values lie: with folded lines, over several.
+    kept: SmallVec<[(Header, usize, usize); USUAL_KEPT]>,
+}
+
+/// What a folded line continues.
+#[derive(Clone, Copy)]
+enum Last {
+    /// A line that frames the body, or none at all.
+    Framing,
+    /// A line of which the headers from this one on were kept.
+    Kept(usize),
+}
+
+/// What the `Content-Length` lines say together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lengths {
+    Absent,
+    Valid(u64),
+    /// They contradict each other, or are no numbers: peers read them as one of them, as none, or refuse them.
+    Doubtful,
+}
+
+impl<'a> Fields<'a> {
+    /// Reads the lines from `begin` on, up to the empty one. `captured`: the lower-case names of headers that are kept,
+    /// beside those that spans need of a request.
+    pub fn read(bytes: &'a [u8], begin: usize, captured: &[String], is_request: bool) -> Self {
+        let mut fields = Self {
+            bytes,
+            is_request,
+            end: None,
+            lengths: Lengths::Absent,
+            coding: None,
+            upgrade: false,
+            close: false,
+            keep_alive: false,
+            doubtful: false,
+            kept: SmallVec::new(),
+        };
+        let mut lines = Lines::from(bytes, begin);
+        let mut last = Last::Framing;
+        while let Some(line) = lines.next() {
+            fields.doubtful |= line.torn;
+            match line.text {
+                [] => {
+                    fields.end = Some(lines.at());
+                    break;
+                }
+                [b' ' | b'\t', ..] => fields.fold(line, last),
+                _ => last = fields.line(line, captured),
+            }
+        }
+        fields
+    }
+
+    /// Where the body begins; `None`: the head has not ended.
+    pub fn end(&self) -> Option<usize> {
+        self.end
+    }
+
+    /// The value of `Content-Length`, if there is one that all peers read alike.
+    pub fn content_length(&self) -> Option<u64> {
+        match self.lengths {
+            Lengths::Valid(length) => Some(length),
+            Lengths::Absent | Lengths::Doubtful => None,
+        }
+    }
+
+    pub fn framing(&self, minor_version: u8) -> Framing {
+        // Transfer-Encoding overrides Content-Length, even one that makes no sense (RFC 9112 section 6.3, rule 3).
+        let (transfer, doubtful) = match (self.coding, self.lengths) {
+            (Some(coding), _) if coding.eq_ignore_ascii_case(b"chunked") => (Transfer::Chunked, false),
+            // Where such a request ends nobody can say (RFC 9112 section 6.3, rule 4); a response ends with its connection.
+            (Some(_), _) => (Transfer::OtherCoding, self.is_request),
+            (None, Lengths::Absent) => (Transfer::Unsaid, false),
+            (None, Lengths::Valid(length)) => (Transfer::Length(length), false),
+            (None, Lengths::Doubtful) => (Transfer::Unsaid, true),
+        };
+        Framing {
+            transfer,
+            doubt: (doubtful || self.doubtful).then_some(Cause::Doubtful),
+            upgrade: self.upgrade,
+            closes: self.close
+                || minor_version == 0 && !self.keep_alive
+                || transfer == Transfer::Chunked && self.lengths != Lengths::Absent,
+        }
+    }
+
+    /// The headers of interest, in the order received. Where a value was folded is one blank (RFC 9112 section 5.2).
+    pub fn kept(&self) -> Vec<(Header, Box<[u8]>)> {
+        let value = |from, to| self.bytes.get(from..to).unwrap_or_default();
+        let kept = self.kept.iter();
+        kept.map(|&(header, from, to)| (header, unfolded(value(from, to))))
+            .collect()
+    }
+
+    /// Takes a line that continues the one before.
+    fn fold(&mut self, line: Line<'_>, last: Last) {
+        let part = trim_blanks(line.text);
+        // To some peers such a line is a header of its own, and one of blanks ends the head.
+        self.doubtful |= part.is_empty() || may_frame(part);
+        match last {
+            Last::Framing => self.doubtful = true,
+            Last::Kept(from) => {
+                for (_, _, end) in self.kept.iter_mut().skip(from) {
+                    *end = line.start + line.text.len();
+                }
+            }
+        }
+    }
+
+    fn line(&mut self, line: Line<'a>, captured: &[String]) -> Last {
+        let from = self.kept.len();
+        let Some(colon) = memchr::memchr(b':', line.text) else {
+            self.doubtful |= may_frame(line.text);
+            return Last::Kept(from);
+        };
+        let (as_sent, rest) = line.text.split_at_checked(colon).unwrap_or_default();
+        let rest = rest.get(1..).unwrap_or_default();
+        let blanks = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+        let value = trim_blanks(rest);
+        let value_at = line.start + colon + 1 + blanks;
+        // No blank may stand before the colon (RFC 9112 section 5.1). Most clients and some servers pass over it.
+        let name = trim_blanks(as_sent);
+        let mut frames = false;
+        match name.len() {
+            0 => self.doubtful = true,
+            7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
+            10 if name.eq_ignore_ascii_case(b"connection") => {
+                self.close |= names(value, b"close");
+                self.keep_alive |= names(value, b"keep-alive");
+            }
+            14 if name.eq_ignore_ascii_case(b"content-length") => {
+                frames = true;
+                self.lengths = self.lengths.and(value);
+            }
+            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
+                frames = true;
+                self.coding = final_coding(value).or(self.coding);
+                self.doubtful |= !has_plain_codings(value);
+            }
+            FRAMING_NAME_BYTES.. => self.doubtful |= !is_name(name) && may_frame(name),
+            _ => {}
+        }
+        self.doubtful |= frames && name.len() != as_sent.len();
+        if self.is_request
+            && let Some(header) = known(name)
+        {
+            self.kept.push((header, value_at, value_at + value.len()));
+        }
+        for (index, candidate) in (0..).zip(captured) {
+            if name.eq_ignore_ascii_case(candidate.as_bytes()) {
+                self.kept
+                    .push((Header::Captured(index), value_at, value_at + value.len()));
+            }
+        }
+        if frames { Last::Framing } else { Last::Kept(from) }
+    }
+}
+
+impl Lengths {
+    /// One more line: a number, or a list of equal ones (RFC 9110 section 8.6).
+    fn and(self, value: &[u8]) -> Self {
+        value
+            .split(|byte| *byte == b',')
+            .fold(self, |lengths, item| match (lengths, decimal(trim_blanks(item))) {
+                (Lengths::Absent, Some(length)) => Lengths::Valid(length),
+                (Lengths::Valid(one), Some(other)) if one == other => lengths,
+                _ => Lengths::Doubtful,
+            })
+    }
+}
+
+/// Digits only: `str::parse` would take a sign.
+fn decimal(text: &[u8]) -> Option<u64> {
+    if text.is_empty() {
+        return None;
+    }
+    text.iter()
+        .try_fold(0u64, |number, byte| {
+            let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
+            number.checked_mul(10)?.checked_add(digit)
+        })
+        .filter(|number| *number <= MAX_CONTENT_LENGTH)
+}
+
+/// The headers that spans need, by name.
+fn known(name: &[u8]) -> Option<Header> {
+    let (candidate, header): (&[u8], _) = match name.len() {
+        4 => (b"host", Header::Host),
+        9 => (b"forwarded", Header::Forwarded),
+        10 if matches!(name.first(), Some(b'u' | b'U')) => (b"user-agent", Header::UserAgent),
+        10 => (b"tracestate", Header::Tracestate),
+        11 => (b"traceparent", Header::Traceparent),
+        15 => (b"x-forwarded-for", Header::XForwardedFor),
+        16 => (b"x-forwarded-host", Header::XForwardedHost),
+        17 => (b"x-forwarded-proto", Header::XForwardedProto),
+        _ => return None,
+    };
+    name.eq_ignore_ascii_case(candidate).then_some(header)
+}
+
+/// Whether a header's list has this member.
+fn names(list: &[u8], member: &[u8]) -> bool {
+    list.split(|byte| *byte == b',')
+        .any(|item| trim_blanks(item).eq_ignore_ascii_case(member))
+}
+
+/// The last transfer coding that a header line names. `identity` (RFC 2616) means none.
+fn final_coding(value: &[u8]) -> Option<&[u8]> {
+    value
+        .rsplit(|byte| *byte == b',')
+        .map(trim_blanks)
+        .find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
+}
+
+/// Whether all transfer codings are plain words: of quotes, parameters and control characters each peer makes its own.
+fn has_plain_codings(value: &[u8]) -> bool {
+    let mut codings = value.split(|byte| *byte == b',').map(trim_blanks);
+    codings.all(|coding| coding.is_empty() || is_name(coding))
+}
+
+/// A value, with one blank for each place where it was folded.
+fn unfolded(value: &[u8]) -> Box<[u8]> {
+    if !value.contains(&b'\n') {
+        return value.into();
+    }
+    let parts = value
+        .split(|byte| *byte == b'\n')
+        .map(|part| trim_blanks(part.strip_suffix(b"\r").unwrap_or(part)));
+    let parts: Vec<_> = parts.filter(|part| !part.is_empty()).collect();
+    parts.join(&b' ').into()
+}

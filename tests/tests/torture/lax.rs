@@ -1,0 +1,289 @@
+//! Forms that HTTP does not allow, at real servers and clients: whatever status went over the wire is in a span.
+
+use std::{
+    collections::BTreeMap,
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use spoor_tests::{
+    agent::Recorder,
+    clients::{Client, Load},
+    otlp::{Kind, Span},
+    services::{Server, Service, route},
+    truth::Outcome,
+};
+
+use crate::statuses;
+
+/// How long an end may be silent. A server that is silent for so long waits for more of a request; a test that waits for a
+/// client so long fails.
+const SILENCE: Duration = Duration::from_secs(2);
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// What is sent to each server. All but garbage ask for `/a`.
+const REQUESTS: &[(&str, &str)] = &[
+    ("usual", "GET /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"),
+    ("folded", "GET /a HTTP/1.1\r\nHost: h\r\nX: a\r\n b\r\nConnection: close\r\n\r\n"),
+    ("http-1-2", "GET /a HTTP/1.2\r\nHost: h\r\nConnection: close\r\n\r\n"),
+    ("control", "GET /a HTTP/1.1\r\nHost: h\r\nX: a\x01b\r\nConnection: close\r\n\r\n"),
+    ("delete", "GET /a HTTP/1.1\r\nHost: h\r\nX: a\x7fb\r\nConnection: close\r\n\r\n"),
+    ("odd-name", "GET /a HTTP/1.1\r\nHost: h\r\nX-Foo[1]: a\r\nConnection: close\r\n\r\n"),
+    ("slash-in-name", "GET /a HTTP/1.1\r\nHost: h\r\nX/Foo: a\r\nConnection: close\r\n\r\n"),
+    ("utf-8-name", "GET /a HTTP/1.1\r\nHost: h\r\nX-\u{fc}: a\r\nConnection: close\r\n\r\n"),
+    ("no-colon", "GET /a HTTP/1.1\r\nHost: h\r\nFoo\r\nConnection: close\r\n\r\n"),
+    ("space-before-colon", "GET /a HTTP/1.1\r\nHost: h\r\nX : a\r\nConnection: close\r\n\r\n"),
+    ("space-behind-version", "GET /a HTTP/1.1 \r\nHost: h\r\nConnection: close\r\n\r\n"),
+    ("bare-lf", "GET /a HTTP/1.1\nHost: h\nConnection: close\n\n"),
+    ("two-spaces", "GET  /a  HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"),
+    (
+        "chunks-bare-lf",
+        "POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n5\nhello\n0\n\n",
+    ),
+    (
+        "trailer-bare-lf",
+        "POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n5\r\nhello\r\n0\r\nT: u\n\r\n",
+    ),
+    (
+        "plus-length",
+        "POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: +5\r\nConnection: close\r\n\r\nhello",
+    ),
+    (
+        "empty-length",
+        "POST /a HTTP/1.1\r\nHost: h\r\nContent-Length:\r\nConnection: close\r\n\r\n",
+    ),
+    (
+        "negative-length",
+        "POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\nConnection: close\r\n\r\n",
+    ),
+    (
+        "spaced-length",
+        "POST /a HTTP/1.1\r\nHost: h\r\nContent-Length : 5\r\nConnection: close\r\n\r\nhello",
+    ),
+    (
+        "folded-coding",
+        "POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding:\r\n chunked\r\nConnection: close\r\n\r\n0\r\n\r\n",
+    ),
+    (
+        "two-lengths",
+        "POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nContent-Length: 6\r\nConnection: close\r\n\r\nhello",
+    ),
+    ("nul", "GET /a HTTP/1.1\r\nHost: h\r\nX: a\0b\r\nConnection: close\r\n\r\n"),
+    ("head-request", "HEAD /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"),
+    ("http-1-0", "GET /a HTTP/1.0\r\nHost: h\r\n\r\n"),
+    ("absolute", "GET http://h/a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"),
+    ("no-request", "GET\r\n\r\n"),
+    ("four-words", "GET /a b HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"),
+    ("words", "hello there\r\n\r\n"),
+    ("http-3", "GET /a HTTP/3.0\r\nHost: h\r\nConnection: close\r\n\r\n"),
+    ("http-0-9", "GET /a\r\n"),
+];
+
+/// What each client gets, one a connection.
+const RESPONSES: &[(&str, &str)] = &[
+    ("usual", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"),
+    ("folded", "HTTP/1.1 200 OK\r\nX: a\r\n b\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"),
+    ("http-1-2", "HTTP/1.2 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"),
+    ("control", "HTTP/1.1 200 OK\r\nX: a\x01\x7fb\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"),
+    ("odd-name", "HTTP/1.1 200 OK\r\nX[1]: a\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"),
+    ("space-in-name", "HTTP/1.1 200 OK\r\nX Y: a\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"),
+    ("no-colon", "HTTP/1.1 200 OK\r\nFoo\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"),
+    ("space-before-colon", "HTTP/1.1 200 OK\r\nServer : x\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"),
+    ("odd-reason", "HTTP/1.1 404 N\x01t\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"),
+    ("two-spaces", "HTTP/1.1  200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"),
+    ("no-reason", "HTTP/1.1 200\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello"),
+    (
+        "chunks-bare-lf",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n5\nhello\n0\n\n",
+    ),
+    (
+        "trailer-bare-lf",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n5\r\nhello\r\n0\r\nT: u\n\n",
+    ),
+    ("empty-length", "HTTP/1.1 200 OK\r\nContent-Length:\r\nConnection: close\r\n\r\nhello"),
+    ("negative-length", "HTTP/1.1 200 OK\r\nContent-Length: -1\r\nConnection: close\r\n\r\nhello"),
+    ("plus-length", "HTTP/1.1 200 OK\r\nContent-Length: +5\r\nConnection: close\r\n\r\nhello"),
+    ("spaced-length", "HTTP/1.1 200 OK\r\nContent-Length : 5\r\nConnection: close\r\n\r\nhello"),
+    ("until-close", "HTTP/1.0 200 OK\r\n\r\nhello"),
+];
+
+/// What a server sent back to a case of [`REQUESTS`] on a connection from this port.
+struct Answered {
+    case: &'static str,
+    port: u16,
+    statuses: Vec<u16>,
+}
+
+#[test]
+#[ignore = "end to end: needs root; cargo xtask test runs it"]
+fn lax_servers() -> Result<()> {
+    let leaf = Service::start(Server::NginxStatic, "lax-leaf", &[])?;
+    let upstream = leaf.address;
+    let routes = [route("a", 200, 0, &[])];
+    let servers = [
+        ("lax-nginx", Server::NginxStatic),
+        ("lax-apache", Server::ApacheEvent { upstream }),
+        ("lax-lighttpd", Server::Lighttpd { upstream }),
+        ("lax-caddy", Server::Caddy { upstream }),
+        ("lax-haproxy", Server::HaProxy { upstream }),
+        ("lax-node", Server::Node),
+        ("lax-go", Server::Go),
+        ("lax-php", Server::Php),
+        ("lax-http-server", Server::PythonHttp),
+        ("lax-gunicorn", Server::GunicornSync),
+        ("lax-uvicorn", Server::Uvicorn),
+        ("lax-jdk", Server::Jdk),
+        ("lax-puma", Server::Puma { reactor: true }),
+    ];
+    let services = servers
+        .iter()
+        .map(|&(name, server)| Service::start(server, name, &routes))
+        .collect::<Result<Vec<_>>>()?;
+    let selection = services.iter().map(Service::selection).collect::<Result<Vec<_>>>()?.concat();
+    let agent = Recorder::start(&selection)?;
+    // Servers one beside the other: some wait for more of what is no request.
+    let answered = thread::scope(|scope| {
+        let asking: Vec<_> = services
+            .iter()
+            .map(|service| scope.spawn(|| ask_all(service.address).with_context(|| service.name.clone())))
+            .collect();
+        let joined = asking.into_iter().map(|asking| asking.join().expect("no panic"));
+        joined.collect::<Result<Vec<_>>>()
+    })?;
+    let (spans, said) = agent.finish()?;
+    let mut wrong = Vec::new();
+    for (service, answered) in services.iter().zip(&answered) {
+        let mut taken = Vec::new();
+        for Answered { case, port, statuses } in answered {
+            let seen: Vec<&Span> = spans
+                .iter()
+                .filter(|span| span.kind == Kind::Server && span.service == service.name)
+                .filter(|span| span.attributes.get("network.peer.port").and_then(|port| port.as_u64()) == Some(u64::from(*port)))
+                .collect();
+            let in_spans: Vec<u16> = seen.iter().filter_map(|span| span.status()).collect();
+            if statuses == &[200] {
+                taken.push(*case);
+            }
+            let readable = seen.iter().all(|span| {
+                let path = span.text("url.path");
+                path == Some("/a") || path.is_none() && span.name == "HTTP" && span.status() != Some(200)
+            });
+            if in_spans != *statuses || !readable {
+                wrong.push(format!("{} {case}: answered {statuses:?}, in spans {seen:?}", service.name));
+            }
+        }
+        println!("{} took {taken:?}", service.name);
+    }
+    ensure!(wrong.is_empty(), "{}\nthe agent said:\n{said}", wrong.join("\n"));
+    Ok(())
+}
+
+fn ask_all(server: SocketAddr) -> Result<Vec<Answered>> {
+    let ask = |&(case, text): &(&'static str, &str)| {
+        let mut socket = TcpStream::connect(server)?;
+        socket.set_read_timeout(Some(SILENCE))?;
+        let port = socket.local_addr()?.port();
+        // Each character of these texts is one byte.
+        socket.write_all(&text.chars().map(|character| character as u8).collect::<Vec<_>>())?;
+        let mut received = Vec::new();
+        match socket.read_to_end(&mut received) {
+            Err(error) if !matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::WouldBlock) => return Err(error.into()),
+            _ => {}
+        }
+        // An answer without a head is none of HTTP/1.
+        let statuses = if received.starts_with(b"HTTP/1.") { statuses(&received) } else { Vec::new() };
+        let _ = socket.shutdown(Shutdown::Both);
+        Ok(Answered { case, port, statuses })
+    };
+    REQUESTS.iter().map(ask).collect()
+}
+
+#[test]
+#[ignore = "end to end: needs root; cargo xtask test runs it"]
+fn lax_clients() -> Result<()> {
+    let clients = [
+        ("lax-curl", Client::Curl),
+        ("lax-requests", Client::PythonConnections),
+        ("lax-aiohttp", Client::Aiohttp),
+        ("lax-fetch", Client::NodeFetch),
+        ("lax-node", Client::NodeHttp),
+        ("lax-go", Client::Go),
+        ("lax-java", Client::JavaHttpClient),
+        ("lax-ruby", Client::RubyNetHttp),
+        ("lax-php", Client::PhpCurl),
+    ];
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let url = format!("http://{}/a", listener.local_addr()?);
+    let prepared = clients
+        .iter()
+        .map(|&(name, client)| {
+            let load = Load {
+                url: &url,
+                count: RESPONSES.len(),
+                in_flight: 1,
+                prefix: name,
+            };
+            client.prepare(name, load)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let selection: Vec<String> = prepared.iter().map(|client| client.selection()).collect();
+    let agent = Recorder::start(&selection)?;
+    let server = thread::spawn(move || serve(&listener));
+    let mut outcomes = BTreeMap::new();
+    for client in prepared {
+        for event in client.run(LIMIT)? {
+            outcomes.insert(event.id, event.outcome);
+        }
+    }
+    let (spans, said) = agent.finish()?;
+    drop(server);
+    let mut wrong = Vec::new();
+    let mut refused: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (name, _) in clients {
+        for (number, (case, text)) in RESPONSES.iter().enumerate() {
+            let id = format!("{name}-{number}");
+            let seen: Vec<_> = spans.iter().filter(|span| span.request_id() == Some(&id)).collect();
+            let statuses: Vec<_> = seen.iter().map(|span| span.status()).collect();
+            let sent = text.split_ascii_whitespace().nth(1).and_then(|status| status.parse().ok());
+            match outcomes.get(&id) {
+                Some(Outcome::Status(status)) if statuses == [Some(*status)] => {}
+                // A client that refuses a response may ask again; the status was on the wire all the same.
+                Some(Outcome::NoAnswer) if !seen.is_empty() && statuses.iter().all(|status| *status == sent || status.is_none()) => {
+                    refused.entry(name).or_default().push(case);
+                }
+                outcome => wrong.push(format!("{name} {case}: {outcome:?}, in spans {seen:?}")),
+            }
+        }
+    }
+    println!("refused: {refused:?}");
+    ensure!(wrong.is_empty(), "{}\nthe agent said:\n{said}", wrong.join("\n"));
+    Ok(())
+}
+
+/// Answers each request by the number at the end of its id, for as long as anybody asks.
+fn serve(listener: &TcpListener) {
+    for socket in listener.incoming().map_while(Result::ok) {
+        // A client that does not like it goes away.
+        let _ = answer(socket);
+    }
+}
+
+fn answer(mut socket: TcpStream) -> Result<()> {
+    socket.set_read_timeout(Some(SILENCE))?;
+    let mut head = Vec::new();
+    let mut piece = [0; 1024];
+    while !head.ends_with(b"\r\n\r\n") {
+        let count = socket.read(&mut piece)?;
+        ensure!(count > 0, "no request");
+        head.extend_from_slice(&piece[..count]);
+    }
+    let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+    let id = head.lines().find_map(|line| line.strip_prefix("x-request-id:")).context("no id")?;
+    let number: usize = id.trim().rsplit('-').next().context("no number")?.parse()?;
+    let (_, text) = RESPONSES.get(number).context("no such case")?;
+    socket.write_all(&text.chars().map(|character| character as u8).collect::<Vec<_>>())?;
+    Ok(socket.shutdown(Shutdown::Write)?)
+}
