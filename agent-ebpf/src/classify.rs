@@ -81,7 +81,7 @@ fn better(one: Looks, other: Looks) -> Looks {
     }
 }
 
-/// `Maybe`: token characters, as many as there are or up to a space, or an empty line first. Else `No`.
+/// `Maybe`: token characters, as many as there are or up to a space or a line's end, or an empty line first. Else `No`.
 #[inline(always)]
 fn token_then_space(word: u64, n: u32) -> Looks {
     let mut rest = word;
@@ -94,7 +94,9 @@ fn token_then_space(word: u64, n: u32) -> Looks {
         if i == 0 && (byte == b'\r' || byte == b'\n') {
             return Looks::Maybe;
         }
-        if i > 0 && byte == b' ' {
+        // A line of one word is no request, but a server of HTTP refuses it as one. Other protocols' begin with `*`, `+`, `-`.
+        let ends_word = byte == b' ' || (word as u8).is_ascii_uppercase() && (byte == b'\r' || byte == b'\n');
+        if i > 0 && ends_word {
             return Looks::Maybe;
         }
         if !is_token(byte) {
@@ -175,6 +177,9 @@ mod tests {
             (b"get / HTTP/1.1", Looks::Maybe),
             (b"GETX / HT", Looks::Maybe),
             (b"\r\nGET / H", Looks::Maybe),
+            (b"GET\r\n\r\n", Looks::Maybe),
+            (b"QUIT\n", Looks::Maybe),
+            (b"+PING\r\n", Looks::No),
             (b"SSH-2.0-OpenSSH", Looks::Maybe),
             (b"PRI * HTTP/2.0\r\n", Looks::No),
             (b"PRI * H", Looks::Maybe),

@@ -196,6 +196,13 @@ impl Prepared {
         Ok(truth)
     }
 
+    /// Lets it work to its end, which may tell of responses that it does not take; gives what it logged.
+    pub fn run_to_any_end(self, limit: Duration) -> Result<Vec<Event>> {
+        let mut running = self.start()?;
+        running.process.wait(limit).with_context(|| running.output())?;
+        truth::read(&truth_log(running.directory.path()))
+    }
+
     /// Lets it work.
     pub fn start(self) -> Result<Running> {
         Ok(Running {
