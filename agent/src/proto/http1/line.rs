@@ -99,7 +99,9 @@ mod tests {
 
     #[test]
     fn lines_end_at_line_feeds() {
-        let table: &[(&[u8], &[(&[u8], bool)], &[u8])] = &[
+        // Bytes, their lines and which are torn, and the rest.
+        type Case<'a> = (&'a [u8], &'a [(&'a [u8], bool)], &'a [u8]);
+        let table: &[Case<'_>] = &[
             (b"a\r\nb\nc", &[(b"a", false), (b"b", false)], b"c"),
             (b"a\r\n\r\n", &[(b"a", false), (b"", false)], b""),
             (b"a\n\n", &[(b"a", false), (b"", false)], b""),
