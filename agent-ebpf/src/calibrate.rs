@@ -10,7 +10,10 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 
-use crate::kernel::{file, offset, read, task};
+use crate::{
+    kernel::{offset, read, task},
+    socket::file,
+};
 
 /// The question and the answer.
 #[map]

@@ -8,7 +8,7 @@ use aya_ebpf::helpers::{
     generated::{bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_task_pt_regs},
 };
 
-use crate::maps::count;
+use crate::counters::count;
 
 /// Filled in before the programs are loaded; a constant to the verifier.
 #[unsafe(no_mangle)]
@@ -142,22 +142,12 @@ impl Args {
     }
 }
 
-/// A socket as found by a file descriptor.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct Socket {
-    /// Address of `struct sock`: the connection's key.
-    pub sock: u64,
-    /// Address of `struct file`.
-    pub file: u64,
-}
-
 /// A field of a struct that the verifier knows by its type: a load, where [`read`] is a call of 20 ns.
 ///
 /// # Safety
 /// `address` must come from `bpf_get_current_task_btf` by such loads and constant offsets.
 #[inline(always)]
-unsafe fn typed<T>(address: u64) -> T {
+pub unsafe fn typed<T>(address: u64) -> T {
     // SAFETY: the caller's; the kernel handles a fault.
     unsafe { (address as *const T).read_volatile() }
 }
@@ -168,77 +158,6 @@ fn stack() -> Option<u64> {
     read(task() + offset!(task_stack) as u64)
 }
 
-/// How many descriptors the current task's table has, and where it is.
-#[inline(always)]
-fn descriptors() -> Option<(u32, u64)> {
-    if offset!(typed_task) == 1 {
-        // SAFETY: fields of the current task, of its files, of their table.
-        unsafe {
-            let files: u64 = typed(bpf_get_current_task_btf() as u64 + offset!(task_files) as u64);
-            if files == 0 {
-                return None;
-            }
-            let table: u64 = typed(files + offset!(files_fdt) as u64);
-            if table == 0 {
-                return None;
-            }
-            return Some((
-                typed(table + offset!(fdt_max_fds) as u64),
-                typed(table + offset!(fdt_fd) as u64),
-            ));
-        }
-    }
-    let files: u64 = read(task() + offset!(task_files) as u64)?;
-    let table: u64 = read(files + offset!(files_fdt) as u64)?;
-    Some((
-        read(table + offset!(fdt_max_fds) as u64)?,
-        read(table + offset!(fdt_fd) as u64)?,
-    ))
-}
-
-/// The file that a descriptor of the current thread names. No cache: a descriptor may name another file at any time
-/// (close, dup2, another thread), and the walk is always right.
-#[inline(always)]
-pub fn file(fd: u32) -> Option<u64> {
-    let (size, slots) = descriptors()?;
-    if fd >= size {
-        return None;
-    }
-    let file: u64 = read(slots + fd as u64 * 8)?;
-    (file != 0).then_some(file)
-}
-
-/// Most bytes between two fields that are read at once: a read costs the same for eight bytes as for 64.
-const WINDOW_BYTES: usize = 64;
-
-/// `f_op` of a file, and `private_data` if it lies near: it does from Linux 6.9 or so on.
-#[inline(always)]
-fn operations_and_private(file: u64) -> Option<(u64, Option<u64>)> {
-    let (operations, private) = (offset!(file_op), offset!(file_private));
-    let distance = private.wrapping_sub(operations) as usize;
-    if distance > WINDOW_BYTES - 8 {
-        return Some((read(file + operations as u64)?, None));
-    }
-    let window: [u64; WINDOW_BYTES / 8] = read(file + operations as u64)?;
-    Some((window[0], Some(window[(distance / 8) & (WINDOW_BYTES / 8 - 1)])))
-}
-
-/// The socket that a descriptor of the current thread names; `None` if it names something else.
-#[inline(always)]
-pub fn socket(fd: u32) -> Option<Socket> {
-    let file = file(fd)?;
-    let (operations, socket) = operations_and_private(file)?;
-    if operations != offset!(socket_file_ops) {
-        return None;
-    }
-    let socket = match socket {
-        Some(socket) => socket,
-        None => read(file + offset!(file_private) as u64)?,
-    };
-    let sock: u64 = read(socket + offset!(socket_sk) as u64)?;
-    (sock != 0).then_some(Socket { sock, file })
-}
-
 /// Whether this kernel has no such field.
 macro_rules! is_missing {
     ($field:ident) => {
@@ -246,13 +165,3 @@ macro_rules! is_missing {
     };
 }
 pub(crate) use is_missing;
-
-/// Inode number of a file; 0 for all, if this kernel does not tell.
-#[inline(always)]
-pub fn inode(file: u64) -> Option<u64> {
-    if is_missing!(inode_ino) {
-        return Some(0);
-    }
-    let inode: u64 = read(file + offset!(file_inode) as u64)?;
-    read(inode + offset!(inode_ino) as u64)
-}

@@ -95,7 +95,7 @@ fn feed(core: &mut Core, records: &[Vec<u8>]) -> usize {
             core.event(&event);
         }
     }
-    black_box(core.take_advice());
+    black_box(core.take_hints());
     black_box(core.drain()).len()
 }
 
@@ -240,6 +240,7 @@ impl Traffic {
                 end: offset + bytes.len() as u64,
                 captured: bytes.len() as u32,
                 call_bytes: bytes.len() as u32,
+                until: 0,
             },
             bytes,
         )

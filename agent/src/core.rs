@@ -13,6 +13,8 @@ mod workloads;
 
 pub use workloads::Workload;
 
+use agent_ebpf::abi::Hint;
+
 use crate::{
     causality::{self, Causality},
     config::{CoreSettings, SpanNames as SpanNamesSetting},
@@ -152,7 +154,7 @@ pub struct Core {
     hold_ns: u64,
     keep_ended_ns: u64,
     next_sweep_ns: u64,
-    advice: Vec<(u64, [u64; 2])>,
+    hints: Vec<(u64, [Hint; 2])>,
     events: Vec<http1::Event>,
     /// Spans of programs that were replaced by others since.
     done: Vec<Span>,
@@ -198,7 +200,7 @@ impl Core {
             hold_ns,
             keep_ended_ns: hold_ns.saturating_add(KEEP_ENDED_NS),
             next_sweep_ns: 0,
-            advice: Vec::new(),
+            hints: Vec::new(),
             events: Vec::new(),
             done: Vec::new(),
             counters: Counters::default(),
@@ -296,7 +298,7 @@ impl Core {
         let (is_new, connection) = self.flow.let_go(conn);
         if is_new {
             // What moves on it from now on is not reported, and no loss.
-            self.advice.push((conn, [u64::MAX; 2]));
+            self.hints.push((conn, flow::IGNORE));
         }
         for (_, node) in connection.into_iter().flat_map(|connection| connection.exchanges) {
             self.counters.not_selected += 1;
@@ -317,9 +319,9 @@ impl Core {
         std::mem::take(&mut self.wanted)
     }
 
-    /// Words for the programs, see [`agent_ebpf::abi::Follow`].
-    pub fn take_advice(&mut self) -> Vec<(u64, [u64; 2])> {
-        std::mem::take(&mut self.advice)
+    /// Hints for the programs: docs/dev/kernel-contract.md.
+    pub fn take_hints(&mut self) -> Vec<(u64, [Hint; 2])> {
+        std::mem::take(&mut self.hints)
     }
 
     /// Whether the ends of Unix connections should be told from now on.

@@ -118,7 +118,7 @@ pub fn play(file: &Path, mut take: impl FnMut(Vec<Span>)) -> anyhow::Result<()> 
             (Frame::Tick { now_ns }, Some(core)) => {
                 core.tick(now_ns);
                 // Nobody is there to be advised, or asked.
-                core.take_advice();
+                core.take_hints();
                 core.take_wanted();
                 take(core.drain());
             }

@@ -283,8 +283,8 @@ impl Session {
 
     /// Tells the programs what Core wants to know of connections.
     fn advise(&mut self) {
-        for (conn, until) in self.core.take_advice() {
-            self.probe.shared.follow(conn, until);
+        for (conn, hints) in self.core.take_hints() {
+            self.probe.shared.hint(conn, hints);
         }
     }
 

@@ -35,8 +35,8 @@ impl Core {
         if fed.unknown_read {
             self.causality.read_unknown(stamp);
         }
-        if let Some(words) = fed.advice {
-            self.advice.push((segment.conn, words));
+        if let Some(hints) = fed.hints {
+            self.hints.push((segment.conn, hints));
         }
         if let Some(protocol) = fed.opaque {
             self.unseen_in(stamp.execution.tgid, protocol);

@@ -79,6 +79,7 @@ impl End {
                     end: offset + bytes.len() as u64,
                     captured: bytes.len() as u32,
                     call_bytes: bytes.len() as u32,
+                    until: 0,
                 },
                 bytes.to_vec(),
             ),

@@ -6,12 +6,15 @@ use std::{
 };
 
 use agent_ebpf::{
-    abi::{Connect, Direction, FAMILY_INET, FAMILY_UNIX, Open, Role, SEGMENT_MORE, SEGMENT_NOT_HTTP, Segment},
+    abi::{Connect, Direction, FAMILY_INET, FAMILY_UNIX, Hint, Open, Role, SEGMENT_MORE, SEGMENT_NOT_HTTP, Segment},
     classify::{Looks, looks_like_request, looks_like_response},
 };
 use smallvec::SmallVec;
 
-use super::Counters;
+use super::{
+    Counters,
+    hints::{IGNORE, Known, Told},
+};
 use crate::{
     causality::NodeId,
     event::{Stamp, direction},
@@ -76,7 +79,7 @@ pub struct Connection {
     next: [u64; 2],
     state: State,
     searched: u32,
-    told: [u64; 2],
+    told: Told,
 }
 
 /// Who has a Unix connection beside the process that used it last.
@@ -142,8 +145,8 @@ enum State {
 pub struct Fed {
     /// It is known by now which end is the client, and was not before.
     pub role_found: bool,
-    /// Words for the programs: see [`agent_ebpf::abi::Follow`].
-    pub advice: Option<[u64; 2]>,
+    /// Hints for the programs.
+    pub hints: Option<[Hint; 2]>,
     /// Something was read that may be a request, and where requests begin is not known.
     pub unknown_read: bool,
     /// The connection is given up: what it carries, see [`opaque`].
@@ -197,7 +200,7 @@ impl Connection {
             next: [0; 2],
             state: State::New,
             searched: 0,
-            told: [0; 2],
+            told: Told::default(),
         }
     }
 
@@ -351,7 +354,11 @@ impl Connection {
         let before = self.role;
         let begins_call = segment.end.saturating_sub(segment.offset) == segment.call_bytes as u64;
         if let State::Opaque = self.state {
-            return Fed::default();
+            // The programs have not seen it: another connection's hints are in the same slot.
+            return Fed {
+                hints: Some(IGNORE),
+                ..Fed::default()
+            };
         }
         if segment.header.flags & SEGMENT_NOT_HTTP != 0 {
             return Fed {
@@ -370,7 +377,7 @@ impl Connection {
             if self.searched > SEARCH_SEGMENTS {
                 return Fed {
                     role_found: false,
-                    advice: Some([u64::MAX; 2]),
+                    hints: Some(IGNORE),
                     opaque: Some(self.become_opaque(opaque::NO_HTTP, counters)),
                     unknown_read: false,
                 };
@@ -419,9 +426,10 @@ impl Connection {
         } else {
             self.searched = 0;
         }
+        let hints = self.hints(segment);
         Fed {
             role_found: self.role != before,
-            advice: self.advice(),
+            hints,
             opaque: gave_up,
             unknown_read: false,
         }
@@ -487,29 +495,26 @@ impl Connection {
         carries
     }
 
-    /// What the programs should know, if they do not know it.
-    fn advice(&mut self) -> Option<[u64; 2]> {
-        let words = match &self.state {
+    /// Hints that the programs need behind this segment.
+    fn hints(&mut self, segment: &Segment) -> Option<[Hint; 2]> {
+        let http = match &self.state {
             State::New => return None,
-            State::Opaque => [u64::MAX; 2],
-            State::Http(http) => {
-                // A body until close has no end: but the connection is of interest.
-                let until = |way| http.body_until(self.half(way)).min(agent_ebpf::abi::UNTIL_CLOSE);
-                [until(Direction::Read), until(Direction::Write)]
-            }
+            State::Opaque => return Some(IGNORE),
+            State::Http(http) => http,
         };
-        let useful = words
-            .iter()
-            .zip(self.next)
-            .zip(self.told)
-            .any(|((&word, next), told)| word > next && word != told);
-        let older = self.described.is_some_and(|open| !open.from_birth) && self.told == [0; 2];
-        if !useful && !older {
+        if segment.header.flags & SEGMENT_MORE != 0 {
             return None;
         }
-        // Anything but 0 says that the connection is followed.
-        self.told = words.map(|word| word.max(1));
-        Some(self.told)
+        let known = [Direction::Read, Direction::Write].map(|way| {
+            let half = self.half(way);
+            Known {
+                next: self.next(way),
+                ahead: http.ahead(half),
+                responses: half == Half::Response,
+            }
+        });
+        let older = self.described.is_some_and(|open| !open.from_birth);
+        self.told.hints(known, direction(segment), segment.until, older)
     }
 
     /// The half that carries what is read (or written) ends. What the connection carries, if it is given up.

@@ -4,9 +4,11 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
 
 mod connection;
+mod hints;
 mod pairs;
 
 pub use connection::{Connection, Fed, Requests};
+pub use hints::IGNORE;
 pub use pairs::Pairs;
 
 use agent_ebpf::abi::{Connect, Direction, FAMILY_UNIX, Open, Role, Segment};
@@ -167,7 +169,12 @@ impl Flow {
     pub fn segment(&mut self, segment: &Segment, bytes: &[u8], config: &Config, events: &mut Vec<Event>) -> Fed {
         let Some(connection) = self.connections.get_mut(&segment.conn) else {
             self.unknown(segment.conn);
-            return Fed::default();
+            // The programs have not seen it: another connection's hints are in the same slot.
+            let again = self.is_let_go(segment.conn).then_some(IGNORE);
+            return Fed {
+                hints: again,
+                ..Fed::default()
+            };
         };
         let tgid = segment.header.execution.tgid;
         if connection.tgid != tgid {

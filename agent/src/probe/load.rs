@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use agent_ebpf::abi::{CPU_LIMIT, Calibration, Control, FOLLOW_SLOTS, MARKS, Offsets, PID_LIMIT};
+use agent_ebpf::abi::{CPU_LIMIT, Calibration, Control, HINT_SLOTS, MARKS, Offsets, PID_LIMIT};
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{MapData, ProgramArray},
@@ -115,13 +115,13 @@ impl Probe {
             targets: mapped(&mut programs, "TARGETS", processes)?,
             ports: mapped(&mut programs, "PORTS", 65536 / MARKS as u32)?,
             control: mapped(&mut programs, "CONTROL", 1)?,
-            follow: mapped(&mut programs, "FOLLOW", FOLLOW_SLOTS)?,
+            hints: mapped(&mut programs, "HINTS", HINT_SLOTS)?,
             counters: mapped(&mut programs, "COUNTERS", CPU_LIMIT)?,
         };
         // SAFETY: a field of the entry.
         shared.control.set(
             0,
-            |entry: *mut Control| unsafe { &raw mut (*entry).agent_tgid },
+            |entry: *mut Control| unsafe { (&raw mut (*entry).agent_tgid).cast() },
             std::process::id(),
         );
         let ring = Ring::new(take(&mut programs, "EVENTS")?)?;
@@ -290,7 +290,7 @@ pub(super) fn take(programs: &mut Ebpf, name: &'static str) -> Result<aya::maps:
     })
 }
 
-fn mapped<T: Copy>(programs: &mut Ebpf, name: &'static str, entries: u32) -> Result<Mapped<T>, ProbeError> {
+fn mapped<T>(programs: &mut Ebpf, name: &'static str, entries: u32) -> Result<Mapped<T>, ProbeError> {
     let map = take(programs, name)?;
     Mapped::new(map, entries).map_err(|source| ProbeError::Map { map: name, source })
 }
@@ -332,6 +332,7 @@ pub(super) fn object(offsets: &Offsets, settings: &Settings) -> Result<Ebpf, Ebp
         .map_max_entries("EVENTS", settings.ring_bytes)
         .map_max_entries("CONNECTIONS", settings.connections)
         .map_max_entries("TARGETS", process_marks())
+        .map_max_entries("WAITERS", process_marks())
         .load(OBJECT)
 }
 
@@ -342,6 +343,7 @@ pub(super) fn small_object(offsets: &Offsets) -> Result<Ebpf, EbpfError> {
         .map_max_entries("EVENTS", 4096)
         .map_max_entries("CONNECTIONS", 1)
         .map_max_entries("TARGETS", 1)
+        .map_max_entries("WAITERS", 1)
         .load(OBJECT)
 }
 

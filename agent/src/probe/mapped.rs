@@ -23,11 +23,11 @@ pub struct Mapped<T> {
 }
 
 // SAFETY: the memory is shared with the kernel anyway, and reached only by volatile copies of plain data.
-unsafe impl<T: Copy + Send> Send for Mapped<T> {}
+unsafe impl<T: Send> Send for Mapped<T> {}
 // SAFETY: as above.
-unsafe impl<T: Copy + Send> Sync for Mapped<T> {}
+unsafe impl<T: Send> Sync for Mapped<T> {}
 
-impl<T: Copy> Mapped<T> {
+impl<T> Mapped<T> {
     /// Maps an array map of `entries` values. The kernel lays values out at multiples of 8 bytes, so `T` must have such
     /// a size.
     pub fn new(map: Map, entries: u32) -> io::Result<Self> {
@@ -66,7 +66,10 @@ impl<T: Copy> Mapped<T> {
     }
 
     /// Copies an entry out; `None` if there is none with this index.
-    pub fn get(&self, index: usize) -> Option<T> {
+    pub fn get(&self, index: usize) -> Option<T>
+    where
+        T: Copy,
+    {
         // SAFETY: in bounds, and plain data.
         (index < self.entries).then(|| unsafe { self.memory.add(index).read_volatile() })
     }

@@ -26,7 +26,7 @@ use std::{
     time::Duration,
 };
 
-use agent_ebpf::abi::{COUNTER_COLUMNS, Control, Counter, Follow, MARKS, follow_slot};
+use agent_ebpf::abi::{COUNTER_COLUMNS, Control, Counter, Hint, Hints, MARKS, SealedHint, hint_slot};
 use mapped::Mapped;
 use skipped::Skipped;
 
@@ -69,7 +69,7 @@ pub struct Shared {
     targets: Mapped<[u8; MARKS]>,
     ports: Mapped<[u8; MARKS]>,
     control: Mapped<Control>,
-    follow: Mapped<Follow>,
+    hints: Mapped<Hints>,
     counters: Mapped<[u64; COUNTER_COLUMNS]>,
 }
 
@@ -107,20 +107,24 @@ impl Shared {
     pub fn capture_new(&self, on: bool) {
         // SAFETY: a field of the entry.
         self.control
-            .set(0, |entry| unsafe { &raw mut (*entry).capture_new }, on as u32);
+            .set(0, |entry| unsafe { (&raw mut (*entry).capture_new).cast() }, on as u32);
     }
 
-    /// Tells the programs that Core follows a connection, and below which offsets it needs no records.
-    pub fn follow(&self, conn: u64, until: [u64; 2]) {
-        let slot = follow_slot(conn) as usize;
-        for (way, offset) in until.into_iter().enumerate() {
-            let seal = Follow::seal(conn, offset);
+    /// Gives the programs Core's hints for the directions of a connection. Each word is written by itself: a program that
+    /// reads between two writes finds that the seal does not fit, and has no hint.
+    pub fn hint(&self, conn: u64, hints: [Hint; 2]) {
+        let slot = hint_slot(conn) as usize;
+        for (way, hint) in hints.into_iter().enumerate() {
+            let SealedHint { until, state, seal } = SealedHint::new(conn, hint);
             // SAFETY: fields of the entry.
-            self.follow
-                .set(slot, |entry| unsafe { &raw mut (*entry).until[way & 1] }, offset);
+            self.hints
+                .set(slot, |entry| unsafe { &raw mut (*entry).ways[way & 1].until }, until);
             // SAFETY: as above.
-            self.follow
-                .set(slot, |entry| unsafe { &raw mut (*entry).seals[way & 1] }, seal);
+            self.hints
+                .set(slot, |entry| unsafe { &raw mut (*entry).ways[way & 1].state }, state);
+            // SAFETY: as above.
+            self.hints
+                .set(slot, |entry| unsafe { &raw mut (*entry).ways[way & 1].seal }, seal);
         }
     }
 
@@ -128,7 +132,7 @@ impl Shared {
     fn reader_sleeps(&self, on: bool) {
         // SAFETY: a field of the entry.
         self.control
-            .set(0, |entry| unsafe { &raw mut (*entry).reader_sleeps }, on as u32);
+            .set(0, |entry| unsafe { (&raw mut (*entry).reader_sleeps).cast() }, on as u32);
     }
 
     /// The counters of the programs, summed over processors.

@@ -59,6 +59,9 @@ const fn raw(program: &'static str, name: &'static str, feature: Option<&'static
     }
 }
 
+/// What is lost without the hooks of epoll_wait(2).
+const EVENT_LOOPS: &str = "threads that wait for events are not told from threads that block";
+
 /// All programs, in the order of attaching: processes first, so that none forks unseen; then births, then bytes, so that
 /// no byte is told before its connection.
 pub const PLAN: &[Attachment] = &[
@@ -159,6 +162,11 @@ pub const PLAN: &[Attachment] = &[
         "sys_exit_splice",
         Some("bodies that are moved by splice(2)"),
     ),
+    // Newer architectures have no such call: their C libraries make it by epoll_pwait(2).
+    #[cfg(target_arch = "x86_64")]
+    syscall("epoll_wait_exit", "sys_exit_epoll_wait", Some(EVENT_LOOPS)),
+    syscall("epoll_pwait_exit", "sys_exit_epoll_pwait", Some(EVENT_LOOPS)),
+    syscall("epoll_pwait2_exit", "sys_exit_epoll_pwait2", Some(EVENT_LOOPS)),
     syscall(
         "io_uring_setup_exit",
         "sys_exit_io_uring_setup",

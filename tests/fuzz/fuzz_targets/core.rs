@@ -37,7 +37,7 @@ fn play(settings: &CoreSettings, steps: &[Step]) -> (Vec<Span>, Vec<(&'static st
             Step::Tick(now_ns) => {
                 core.tick(*now_ns);
                 spans.extend(core.drain());
-                let _ = (core.take_wanted(), core.take_advice());
+                let _ = (core.take_wanted(), core.take_hints());
             }
             Step::Drain => spans.extend(core.drain()),
             Step::Process(facts) => core.process(facts.clone()),

@@ -265,6 +265,7 @@ impl Teller {
             end,
             captured: captured as u32,
             call_bytes: length as u32,
+            until: 0,
         };
         with(segment, &bytes[..captured])
     }

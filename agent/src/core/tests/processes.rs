@@ -62,9 +62,9 @@ fn a_provisional_process_waits_until_it_is_selected() {
         assert_eq!(world.counter("not_selected"), u64::from(!selected) * 2);
         let given_up = world
             .core
-            .take_advice()
+            .take_hints()
             .iter()
-            .filter(|(_, until)| *until == [u64::MAX; 2])
+            .filter(|(_, hints)| *hints == crate::flow::IGNORE)
             .count();
         assert_eq!(
             given_up,

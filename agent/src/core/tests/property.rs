@@ -169,6 +169,7 @@ fn garbage() -> impl Strategy<Value = Vec<u8>> {
                     } else {
                         numbers[2] as u32
                     },
+                    until: numbers[3],
                     ..Segment::default()
                 },
                 text.into_bytes(),

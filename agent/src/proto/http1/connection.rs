@@ -207,6 +207,24 @@ impl Http1 {
         }
     }
 
+    /// Whether pieces of a half wait until the other half says more.
+    pub(super) fn holds(&self, half: Half) -> bool {
+        match half {
+            Half::Request => !self.held_request.is_empty(),
+            Half::Response => !self.held_response.is_empty(),
+        }
+    }
+
+    /// The number of the request whose head comes next.
+    pub(super) fn next_exchange(&self) -> u64 {
+        self.next_exchange
+    }
+
+    /// Whether the next byte of the request half begins a head, whatever comes on the other half.
+    pub(super) fn awaits_request(&self) -> bool {
+        !self.request.in_head() && !self.suspended && self.proxy_header.is_none()
+    }
+
     /// Boundaries of both halves are known. Not so before the first sure one, after a loss, and when opaque.
     pub fn is_synchronised(&self) -> bool {
         self.mode == Mode::Following

@@ -7,6 +7,7 @@
 //! nothing but that helps.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
 
+mod ahead;
 mod chunked;
 mod connection;
 mod doubt;
@@ -24,6 +25,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use ahead::Ahead;
 pub use connection::{Counters, Http1};
 pub(crate) use framing::{Follow, Method, follow_request, follow_response};
 

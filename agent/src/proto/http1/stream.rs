@@ -128,6 +128,11 @@ impl Stream {
         !matches!(self.body, Body::None)
     }
 
+    /// How the body ends that is under way.
+    pub fn body_kind(&self) -> Body {
+        self.body
+    }
+
     pub fn in_head(&self) -> bool {
         self.partial.is_some()
     }

@@ -164,6 +164,7 @@ impl Tape {
             end: offset + bytes.len() as u64,
             captured: kept as u32,
             call_bytes: bytes.len() as u32,
+            until: 0,
         };
         let mut record = abi::bytes_of(&segment).to_vec();
         record.extend_from_slice(&bytes[..kept]);

@@ -1,50 +1,27 @@
-//! The system calls by which stream sockets move bytes. One program a call, on its exit: there the bytes are known, the
+//! The system calls by which stream sockets move bytes, and those that wait for them. One program a call, on its exit: there the bytes are known, the
 //! arguments are still in the saved registers, and the user's pages have just been touched.
 
-use agent_ebpf::abi::{Counter, Direction};
+use agent_ebpf::abi::Direction;
 use aya_ebpf::{
-    EbpfContext,
-    helpers::{bpf_get_current_pid_tgid, generated::bpf_probe_read_user},
+    helpers::bpf_get_current_pid_tgid,
     macros::tracepoint,
     programs::TracePointContext,
 };
 
 use crate::{
-    connection,
-    kernel::{self, Args},
-    maps::{self, BUFFERS, CONNECTIONS, SCRATCH, TARGETS, UNIX_USERS, count, is_marked, unix_user, work},
-    segment::{self, Call, Source},
+    copy::{Source, gather_messages, message},
+    hooks::{is_target, returned},
+    kernel::Args,
+    maps::{TARGETS, UNIX_USERS, WAITERS, is_marked, mark, unix_user},
+    report::{Bytes, report, report_entered},
+    scratch::{enter, leave, scratch},
+    socket::{connection, end_of_file, socket, stream},
 };
 
 const MSG_OOB: u64 = 0x1;
 const MSG_PEEK: u64 = 0x2;
 const MSG_TRUNC: u64 = 0x20;
 const MSG_ERRQUEUE: u64 = 0x2000;
-/// `struct msghdr` of user space: iov at byte 16, iovlen at 24, 56 bytes in all; `struct mmsghdr` adds the length.
-const MSGHDR_BYTES: u64 = 56;
-const MMSGHDR_BYTES: u64 = 64;
-/// Most messages of one call (`UIO_MAXIOV` of the kernel).
-const MESSAGES: u32 = 1024;
-
-/// Whether the current process is a target.
-#[inline(always)]
-pub fn is_target() -> bool {
-    is_marked(&TARGETS, (bpf_get_current_pid_tgid() >> 32) as u32)
-}
-
-/// What the system call returned (`sys_exit_*`: `long ret` at byte 16).
-#[inline(always)]
-pub fn returned(ctx: &TracePointContext) -> i64 {
-    // SAFETY: the tracepoint's record is 24 bytes long, and its words are loaded without a helper.
-    unsafe { ctx.as_ptr().cast::<i64>().add(2).read() }
-}
-
-/// An argument at the system call's entry (`sys_enter_*`: words from byte 16 on).
-#[inline(always)]
-pub fn argument(ctx: &TracePointContext, index: usize) -> u64 {
-    // SAFETY: the tracepoint's record holds all arguments of the call.
-    unsafe { ctx.as_ptr().cast::<u64>().add(2 + index).read() }
-}
 
 /// A call with a buffer or an array of buffers.
 #[inline(always)]
@@ -52,29 +29,29 @@ fn plain(ctx: &TracePointContext, direction: Direction, source: Source) -> u32 {
     let bytes = returned(ctx);
     if bytes <= 0 || !is_target() {
         return if bytes == 0 && direction == Direction::Read {
-            end_of_file(true)
+            read_to_end(true)
         } else {
             0
         };
     }
     let Some(args) = Args::saved() else { return 0 };
-    let Some(socket) = kernel::socket(args.first() as u32) else {
+    let Some(socket) = socket(args.first() as u32) else {
         return 0;
     };
-    let call = Call {
+    let call = Bytes {
         way: direction as u64,
         source: source as u64,
         bytes: bytes as u64,
         address: args.second(),
         count: args.third(),
     };
-    segment::report(ctx, &socket, &call)
+    report(ctx, &socket, &call)
 }
 
 /// A read that returned 0 on a Unix socket: its other end has closed. `sized`: the third argument says how much was asked
 /// for, and a read of nothing is no end.
 #[inline(always)]
-fn end_of_file(sized: bool) -> u32 {
+fn read_to_end(sized: bool) -> u32 {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     if !is_marked(&UNIX_USERS, unix_user(tgid)) || !is_marked(&TARGETS, tgid) {
         return 0;
@@ -83,12 +60,11 @@ fn end_of_file(sized: bool) -> u32 {
     if sized && args.third() == 0 {
         return 0;
     }
-    let Some(socket) = kernel::socket(args.first() as u32) else {
+    let Some(socket) = socket(args.first() as u32) else {
         return 0;
     };
-    if let Some(connection) = CONNECTIONS.get_ptr(&socket.sock) {
-        // SAFETY: a live map value.
-        unsafe { segment::end_of_file(&*connection) };
+    if let Some(connection) = connection(socket.sock) {
+        end_of_file(connection);
     }
     0
 }
@@ -133,23 +109,23 @@ pub fn sendto_exit(ctx: TracePointContext) -> u32 {
 pub fn recvfrom_exit(ctx: TracePointContext) -> u32 {
     let bytes = returned(&ctx);
     if bytes <= 0 || !is_target() {
-        return if bytes == 0 { end_of_file(true) } else { 0 };
+        return if bytes == 0 { read_to_end(true) } else { 0 };
     }
     let Some(args) = Args::saved() else { return 0 };
     let Some(source) = received(args.fourth(), Source::Buffer) else {
         return 0;
     };
-    let Some(socket) = kernel::socket(args.first() as u32) else {
+    let Some(socket) = socket(args.first() as u32) else {
         return 0;
     };
-    let call = Call {
+    let call = Bytes {
         way: Direction::Read as u64,
         source: source as u64,
         bytes: bytes as u64,
         address: args.second(),
         count: args.third(),
     };
-    segment::report(&ctx, &socket, &call)
+    report(&ctx, &socket, &call)
 }
 
 /// Where received bytes lie by the call's flags; `None`: they were not taken from the stream.
@@ -169,13 +145,13 @@ fn received(flags: u64, source: Source) -> Option<Source> {
 pub fn recvmsg_exit(ctx: TracePointContext) -> u32 {
     let bytes = returned(&ctx);
     if bytes <= 0 || !is_target() {
-        return if bytes == 0 { end_of_file(false) } else { 0 };
+        return if bytes == 0 { read_to_end(false) } else { 0 };
     }
     let Some(args) = Args::saved() else { return 0 };
     let Some(source) = received(args.third(), Source::Vector) else {
         return 0;
     };
-    let _ = message(&ctx, &args, Direction::Read, source, bytes as u64, args.second());
+    let _ = of_message(&ctx, &args, Direction::Read, source, bytes as u64, args.second());
     0
 }
 
@@ -186,7 +162,7 @@ pub fn sendmsg_exit(ctx: TracePointContext) -> u32 {
         return 0;
     }
     let Some(args) = Args::saved() else { return 0 };
-    let _ = message(
+    let _ = of_message(
         &ctx,
         &args,
         Direction::Write,
@@ -199,7 +175,7 @@ pub fn sendmsg_exit(ctx: TracePointContext) -> u32 {
 
 /// Reports the bytes of the `struct msghdr` at `header`.
 #[inline(always)]
-fn message(
+fn of_message(
     ctx: &TracePointContext,
     args: &Args,
     direction: Direction,
@@ -207,35 +183,17 @@ fn message(
     bytes: u64,
     header: u64,
 ) -> Option<()> {
-    let socket = kernel::socket(args.first() as u32)?;
-    let [address, count] = user_words::<2>(header + 16)?;
-    let call = Call {
+    let socket = socket(args.first() as u32)?;
+    let [address, count] = message(header)?;
+    let call = Bytes {
         way: direction as u64,
         source: source as u64,
         bytes,
         address,
         count,
     };
-    segment::report(ctx, &socket, &call);
+    report(ctx, &socket, &call);
     Some(())
-}
-
-#[inline(always)]
-fn user_words<const N: usize>(address: u64) -> Option<[u64; N]> {
-    let mut words = [0u64; N];
-    // SAFETY: the destination has the size that is passed.
-    if unsafe {
-        bpf_probe_read_user(
-            words.as_mut_ptr().cast(),
-            size_of::<[u64; N]>() as u32,
-            kernel::user(address),
-        )
-    } != 0
-    {
-        count(Counter::UserFault, 1);
-        return None;
-    }
-    Some(words)
 }
 
 #[tracepoint]
@@ -266,17 +224,17 @@ pub fn sendmmsg_exit(ctx: TracePointContext) -> u32 {
 /// Several messages of one call: to a stream, one run of bytes.
 #[inline(always)]
 fn several(ctx: &TracePointContext, args: &Args, direction: Direction, source: Source, messages: u64) -> Option<()> {
-    let socket = kernel::socket(args.first() as u32)?;
+    let socket = socket(args.first() as u32)?;
     // Datagrams, mostly: their messages are not looked at.
-    connection::stream(socket.sock)?;
-    let scratch = SCRATCH.get_ptr_mut(0)?;
-    if !maps::enter() {
+    stream(socket.sock)?;
+    let scratch = scratch()?;
+    if !enter() {
         return None;
     }
-    let count = messages_buffers(args.second(), messages as u32) as u64;
-    let bytes = work!(scratch.at);
+    let count = gather_messages(args.second(), messages as u32) as u64;
+    let bytes = scratch.buffers.bytes.get();
     if bytes == 0 {
-        maps::leave();
+        leave();
         return None;
     }
     let source = if source == Source::Nowhere || count == 0 {
@@ -284,87 +242,15 @@ fn several(ctx: &TracePointContext, args: &Args, direction: Direction, source: S
     } else {
         Source::Gathered
     };
-    let call = Call {
+    let call = Bytes {
         way: direction as u64,
         source: source as u64,
         bytes,
         address: 0,
         count,
     };
-    segment::report_entered(ctx, &socket, &call);
+    report_entered(ctx, &socket, &call);
     Some(())
-}
-
-/// Puts the buffers of an array of `struct mmsghdr` into the scratch area, as far as messages fill them, and into `at` how
-/// many bytes all messages have. Returns how many buffers there are, 0 if they are more than are walked. A global function:
-/// the verifier walks it once.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn messages_buffers(first: u64, messages: u32) -> u32 {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
-        return 0;
-    };
-    work!(scratch.at = 0);
-    work!(scratch.done = 0);
-    let mut index = 0u32;
-    while index < MESSAGES {
-        if index >= messages {
-            break;
-        }
-        if message_buffers(first + index as u64 * MMSGHDR_BYTES) == 0 {
-            work!(scratch.done = TOO_MANY);
-        }
-        index += 1;
-    }
-    let count = work!(scratch.done);
-    if count > BUFFERS as u64 {
-        self::count(Counter::TooManyBuffers, 1);
-        return 0;
-    }
-    count as u32
-}
-
-/// In place of a number of buffers: there are more than are walked.
-const TOO_MANY: u64 = u32::MAX as u64;
-
-/// [`messages_buffers`], of one message. 0: there is no more room, or memory faulted.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn message_buffers(header: u64) -> u32 {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
-        return 0;
-    };
-    let Some([length]) = user_words::<1>(header + MSGHDR_BYTES) else {
-        return 0;
-    };
-    let length = length & 0xffff_ffff;
-    let before = work!(scratch.at);
-    work!(scratch.at = before + length);
-    work!(scratch.skip = length);
-    let Some([address, vectors]) = user_words::<2>(header + 16) else {
-        return 0;
-    };
-    let mut index = 0u64;
-    while index < BUFFERS as u64 {
-        let left = work!(scratch.skip);
-        if index >= vectors || left == 0 {
-            break;
-        }
-        let Some([start, bytes]) = user_words::<2>(address + index * 16) else {
-            return 0;
-        };
-        index += 1;
-        let bytes = if bytes > left { left } else { bytes };
-        let at = work!(scratch.done);
-        if at >= BUFFERS as u64 {
-            return 0;
-        }
-        // SAFETY: `at` is below BUFFERS.
-        unsafe { (*scratch).buffers[at as usize & (BUFFERS - 1)] = [start, bytes] };
-        work!(scratch.done = at + 1);
-        work!(scratch.skip = left - bytes);
-    }
-    (work!(scratch.skip) == 0) as u32
 }
 
 #[tracepoint]
@@ -394,14 +280,38 @@ pub fn splice_exit(ctx: TracePointContext) -> u32 {
 /// Bytes that the kernel moved by itself. False: not a socket.
 #[inline(always)]
 fn moved(ctx: &TracePointContext, fd: u32, direction: Direction, bytes: u64) -> bool {
-    let Some(socket) = kernel::socket(fd) else { return false };
-    let call = Call {
+    let Some(socket) = socket(fd) else { return false };
+    let call = Bytes {
         way: direction as u64,
         source: Source::Nowhere as u64,
         bytes,
         address: 0,
         count: 0,
     };
-    segment::report(ctx, &socket, &call);
+    report(ctx, &socket, &call);
     true
+}
+
+/// epoll_wait(2) returned: a thread that waits so between a request and its response serves others meanwhile.
+#[tracepoint]
+pub fn epoll_wait_exit(_ctx: TracePointContext) -> u32 {
+    waited()
+}
+
+#[tracepoint]
+pub fn epoll_pwait_exit(_ctx: TracePointContext) -> u32 {
+    waited()
+}
+
+#[tracepoint]
+pub fn epoll_pwait2_exit(_ctx: TracePointContext) -> u32 {
+    waited()
+}
+
+#[inline(always)]
+fn waited() -> u32 {
+    if is_target() {
+        mark(&WAITERS, bpf_get_current_pid_tgid() as u32, true);
+    }
+    0
 }

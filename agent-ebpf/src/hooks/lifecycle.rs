@@ -11,15 +11,16 @@ use aya_ebpf::{
     programs::{RawTracePointContext, TracePointContext},
 };
 
+use super::{argument, is_target, returned};
 use crate::{
-    connection::{self, Moved},
-    emit,
-    kernel::{self, Args, Socket, is_missing, offset, read},
-    maps::{
-        self, CONNECT_RETURNED, CONNECTIONS, CONTROL, Connection, DESCRIBED, EVENTS, OPAQUE, PORTS, TARGETS, UNIX,
-        UNIX_USERS, count, is_marked, mark, unix_user,
+    counters::count,
+    kernel::{self, Args, is_missing, offset, read},
+    maps::{CONTROL, EVENTS, PORTS, TARGETS, UNIX_USERS, is_marked, mark, unix_user},
+    scratch::{enter, leave, on_own_stack},
+    socket::{
+        self, CONNECT_RETURNED, DESCRIBED, Moved, OPAQUE, UNIX, connection, inode, is_given_up, socket, tell_ends, tell_last,
     },
-    socket::{argument, is_target, returned},
+    submit,
 };
 
 const EINTR: i64 = 4;
@@ -39,21 +40,21 @@ pub fn accept4_exit(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn accepted(ctx: &TracePointContext) -> u32 {
-    maps::on_own_stack(ctx);
+    on_own_stack(ctx);
     let fd = returned(ctx);
     if fd < 0 || !is_target() {
         return 0;
     }
-    let Some(socket) = kernel::socket(fd as u32) else {
+    let Some(socket) = socket(fd as u32) else {
         return 0;
     };
     // An entry from another life of this address would be older than this call.
-    if CONNECTIONS.get_ptr(&socket.sock).is_some() {
-        let _ = CONNECTIONS.remove(&socket.sock);
+    if connection(socket.sock).is_some() {
+        socket::remove(socket.sock);
     }
-    if maps::enter() {
-        connection::open(socket, Role::Server, Moved::NONE);
-        maps::leave();
+    if enter() {
+        socket::open(socket, Role::Server, Moved::NONE);
+        leave();
     }
     0
 }
@@ -61,45 +62,37 @@ fn accepted(ctx: &TracePointContext) -> u32 {
 /// Notes when a connect began: one that fails after two minutes began two minutes ago.
 #[tracepoint]
 pub fn connect_enter(ctx: TracePointContext) -> u32 {
-    maps::on_own_stack(&ctx);
+    on_own_stack(&ctx);
     if !is_target() {
         return 0;
     }
-    let Some(socket) = kernel::socket(argument(&ctx, 0) as u32) else {
+    let Some(socket) = socket(argument(&ctx, 0) as u32) else {
         return 0;
     };
-    if CONNECTIONS.get_ptr(&socket.sock).is_some() {
+    if let Some(connection) = connection(socket.sock) {
         // A second connect(2) asks how the first went.
-        if same_life(socket) {
+        if Some(connection.inode.get()) == inode(socket.file) {
             return 0;
         }
-        let _ = CONNECTIONS.remove(&socket.sock);
+        socket::remove(socket.sock);
     }
-    let Some(stream) = connection::stream(socket.sock) else {
+    let Some(stream) = socket::stream(socket.sock) else {
         return 0;
     };
-    if !maps::enter() {
+    if !enter() {
         return 0;
     }
-    if let Some(connection) = connection::insert(socket, stream, Role::Client) {
-        // SAFETY: a live map value.
-        unsafe { (*connection).connect_ns = bpf_ktime_get_ns() };
+    if let Some(connection) = socket::insert(socket, stream, Role::Client) {
+        // SAFETY: the helper has no preconditions.
+        connection.connect_ns.set(unsafe { bpf_ktime_get_ns() });
     }
-    maps::leave();
+    leave();
     0
-}
-
-#[inline(always)]
-fn same_life(socket: Socket) -> bool {
-    // SAFETY: a live map value.
-    CONNECTIONS
-        .get_ptr(&socket.sock)
-        .is_some_and(|entry| unsafe { Some((*entry).inode) == kernel::inode(socket.file) })
 }
 
 #[tracepoint]
 pub fn connect_exit(ctx: TracePointContext) -> u32 {
-    maps::on_own_stack(&ctx);
+    on_own_stack(&ctx);
     let result = returned(&ctx);
     if result == -EALREADY || result == -EISCONN || !is_target() {
         return 0;
@@ -111,28 +104,22 @@ pub fn connect_exit(ctx: TracePointContext) -> u32 {
 #[inline(always)]
 fn connected(result: i64) -> Option<()> {
     let args = Args::saved()?;
-    let socket = kernel::socket(args.first() as u32)?;
-    let entry = CONNECTIONS.get_ptr(&socket.sock)?;
-    // SAFETY: a live map value.
-    let Connection {
-        connect_ns,
-        flags,
-        connect_error,
-        ..
-    } = unsafe { *entry };
+    let socket = socket(args.first() as u32)?;
+    let entry = connection(socket.sock)?;
+    let connect_error = entry.connect_error.get();
     let result = if connect_error > 0 {
         -(connect_error as i64)
     } else {
         result
     };
-    if connect_ns == 0 {
+    if entry.connect_ns.get() == 0 {
         return None;
     }
     // Between two processes of a host it is established by now, though a call that does not wait says EINPROGRESS. The
     // server may have answered before the first write returns: its end must find this one.
-    if (result == 0 || result == -EINPROGRESS) && flags & DESCRIBED == 0 && maps::enter() {
-        connection::describe(socket.sock, Moved::NONE);
-        maps::leave();
+    if (result == 0 || result == -EINPROGRESS) && !entry.has(DESCRIBED) && enter() {
+        socket::describe(socket.sock, Moved::NONE);
+        leave();
     }
     tell_connect(socket.sock, result as i32, args.second(), args.third());
     Some(())
@@ -143,15 +130,11 @@ fn connected(result: i64) -> Option<()> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tell_connect(sock: u64, result: i32, address: u64, length: u64) -> u32 {
-    let Some(entry) = CONNECTIONS.get_ptr_mut(&sock) else {
-        return 0;
-    };
-    // SAFETY: a live map value.
-    let Connection { id, connect_ns, .. } = unsafe { *entry };
+    let Some(entry) = connection(sock) else { return 0 };
     let mut connect = Connect {
-        header: emit::header(Kind::Connect, 0, 0),
-        conn: id,
-        start_ns: connect_ns,
+        header: submit::header(Kind::Connect, 0, submit::waited()),
+        conn: entry.id.get(),
+        start_ns: entry.connect_ns.get(),
         result,
         ..Connect::default()
     };
@@ -159,13 +142,12 @@ pub extern "C" fn tell_connect(sock: u64, result: i32, address: u64, length: u64
     if connect.family == FAMILY_UNIX {
         connect_unix(&connect, address, length);
     } else {
-        emit::submit(connect);
+        submit::submit(connect);
     }
     if result != 0 && result as i64 != -EINPROGRESS && result as i64 != -EINTR {
-        let _ = CONNECTIONS.remove(&sock);
+        socket::remove(sock);
     } else {
-        // SAFETY: a live map value.
-        unsafe { (*entry).flags |= CONNECT_RETURNED };
+        entry.add(CONNECT_RETURNED);
     }
     1
 }
@@ -189,7 +171,11 @@ fn peer_address(address: u64, connect: &mut Connect) {
     } else if connect.family == FAMILY_INET6 {
         connect.remote_port = u16::from_be_bytes([bytes[2], bytes[3]]);
         // SAFETY: as above.
-        let _ = unsafe { bpf_probe_read_user(connect.remote.as_mut_ptr().cast(), 16, kernel::user(address + 8)) };
+        let failed =
+            unsafe { bpf_probe_read_user(connect.remote.as_mut_ptr().cast(), 16, kernel::user(address + 8)) } != 0;
+        if failed {
+            count(Counter::UserFault, 1);
+        }
     }
 }
 
@@ -220,7 +206,7 @@ fn connect_unix(connect: &Connect, address: u64, length: u64) {
         }
         (*record).connect.path_bytes = if failed { 0 } else { bytes as u8 };
     }
-    emit::submit_entry(entry);
+    submit::submit_entry(entry);
 }
 
 /// TCP's states. Fires in interrupts, with whoever is current: the socket alone says whose it is.
@@ -247,11 +233,8 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
     if new == old {
         return 0;
     }
-    let Some(entry) = CONNECTIONS.get_ptr_mut(&sock) else {
-        return 0;
-    };
-    // SAFETY: a live map value.
-    let Connection { id, flags, .. } = unsafe { *entry };
+    let Some(entry) = connection(sock) else { return 0 };
+    let id = entry.id.get();
     let change = match new {
         FIN_WAIT1 | LAST_ACK => StateChange::LocalFin,
         CLOSE_WAIT | CLOSING => StateChange::RemoteFin,
@@ -263,29 +246,26 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
         if !is_missing!(sock_err) {
             error = read(sock + offset!(sock_err) as u64).unwrap_or(0);
         }
-        if old == SYN_SENT && flags & CONNECT_RETURNED == 0 {
+        if old == SYN_SENT && !entry.has(CONNECT_RETURNED) {
             // It failed within connect(2), whose exit tells it: a call that does not wait says EINPROGRESS all the same.
-            // SAFETY: a live map value.
-            unsafe { (*entry).connect_error = error };
+            entry.connect_error.set(error);
             return 0;
         }
     }
-    let opaque = flags & OPAQUE != 0 || connection::is_given_up(id);
+    let opaque = entry.has(OPAQUE) || is_given_up(id);
     if !opaque {
         match change {
-            // SAFETY: as above.
-            StateChange::LocalFin => connection::tell_last(sock, unsafe { &mut *entry }),
-            // SAFETY: as above.
-            StateChange::Closed => connection::tell_ends(unsafe { &*entry }),
+            StateChange::LocalFin => tell_last(sock, entry),
+            StateChange::Closed => tell_ends(entry),
             _ => {}
         }
     }
     if new == CLOSE {
-        let _ = CONNECTIONS.remove(&sock);
+        socket::remove(sock);
     }
     if !opaque || new == CLOSE {
-        emit::submit(State {
-            header: emit::header(Kind::State, 0, 0),
+        submit::submit(State {
+            header: submit::header(Kind::State, 0, 0),
             conn: id,
             error,
             state: change as u8,
@@ -314,17 +294,16 @@ fn listening(sock: u64) {
     if !is_marked(&PORTS, port as u32) {
         return;
     }
-    // SAFETY: a live map value.
     if CONTROL
         .get(0)
-        .is_some_and(|control: &Control| control.agent_tgid == tgid)
+        .is_some_and(|control: &Control| control.agent_tgid.get() == tgid)
     {
         return;
     }
     // Told of a target too: it may be one only until it is looked at, and listened after that.
     mark(&TARGETS, tgid, true);
-    emit::submit(Listen {
-        header: emit::header(Kind::Listen, 0, 0),
+    submit::submit(Listen {
+        header: submit::header(Kind::Listen, 0, 0),
         port: port as u32,
         pad: 0,
     });
@@ -333,26 +312,26 @@ fn listening(sock: u64) {
 /// The last close of a Unix socket: TCP tells its end by its states, Unix sockets have no such event.
 #[tracepoint]
 pub fn close_enter(ctx: TracePointContext) -> u32 {
-    maps::on_own_stack(&ctx);
+    on_own_stack(&ctx);
     closing(argument(&ctx, 0) as u32)
 }
 
 #[tracepoint]
 pub fn dup2_enter(ctx: TracePointContext) -> u32 {
-    maps::on_own_stack(&ctx);
+    on_own_stack(&ctx);
     closing(argument(&ctx, 1) as u32)
 }
 
 #[tracepoint]
 pub fn dup3_enter(ctx: TracePointContext) -> u32 {
-    maps::on_own_stack(&ctx);
+    on_own_stack(&ctx);
     closing(argument(&ctx, 1) as u32)
 }
 
 /// close_range(2): the first descriptors of the range.
 #[tracepoint]
 pub fn close_range_enter(ctx: TracePointContext) -> u32 {
-    maps::on_own_stack(&ctx);
+    on_own_stack(&ctx);
     let first = argument(&ctx, 0) as u32;
     let last = argument(&ctx, 1) as u32;
     // Spelt out: of a loop the compiler makes one that counts down from an unknown number, which no verifier walks.
@@ -390,23 +369,21 @@ fn closed(fd: u32) -> Option<()> {
     if is_missing!(file_count) {
         return None;
     }
-    let socket = kernel::socket(fd)?;
-    let entry = CONNECTIONS.get_ptr(&socket.sock)?;
-    // SAFETY: a live map value.
-    let Connection { id, inode, flags, .. } = unsafe { *entry };
-    if flags & UNIX == 0 || kernel::inode(socket.file)? != inode {
+    let socket = socket(fd)?;
+    let entry = connection(socket.sock)?;
+    if !entry.has(UNIX) || inode(socket.file)? != entry.inode.get() {
         return None;
     }
+    let id = entry.id.get();
     let references: u64 = read(socket.file + offset!(file_count) as u64)?;
     // A forked or duplicated descriptor is left: not the last close.
     let last = references.wrapping_add(offset!(file_count_bias) as u64) <= 1;
     if last {
-        // SAFETY: as above.
-        connection::tell_ends(unsafe { &*entry });
-        let _ = CONNECTIONS.remove(&socket.sock);
+        tell_ends(entry);
+        socket::remove(socket.sock);
     }
-    emit::submit(State {
-        header: emit::header(Kind::State, 0, 0),
+    submit::submit(State {
+        header: submit::header(Kind::State, 0, 0),
         conn: id,
         error: 0,
         state: if last {
@@ -424,7 +401,7 @@ fn closed(fd: u32) -> Option<()> {
 /// shutdown(2) of a Unix socket's sending side (TCP tells it by its state).
 #[tracepoint]
 pub fn shutdown_exit(ctx: TracePointContext) -> u32 {
-    maps::on_own_stack(&ctx);
+    on_own_stack(&ctx);
     if returned(&ctx) != 0 || !is_target() {
         return 0;
     }
@@ -436,17 +413,15 @@ pub fn shutdown_exit(ctx: TracePointContext) -> u32 {
 fn shut() -> Option<()> {
     const SHUT_RD: u64 = 0;
     let args = Args::saved()?;
-    let socket = kernel::socket(args.first() as u32)?;
-    let entry = CONNECTIONS.get_ptr(&socket.sock)?;
-    // SAFETY: a live map value.
-    let Connection { id, flags, .. } = unsafe { *entry };
-    if flags & UNIX == 0 || args.second() == SHUT_RD {
+    let socket = socket(args.first() as u32)?;
+    let entry = connection(socket.sock)?;
+    if !entry.has(UNIX) || args.second() == SHUT_RD {
         return None;
     }
-    // SAFETY: as above.
-    connection::tell_ends(unsafe { &*entry });
-    emit::submit(State {
-        header: emit::header(Kind::State, 0, 0),
+    let id = entry.id.get();
+    tell_ends(entry);
+    submit::submit(State {
+        header: submit::header(Kind::State, 0, 0),
         conn: id,
         error: 0,
         state: StateChange::LocalFin as u8,

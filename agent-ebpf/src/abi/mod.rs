@@ -4,14 +4,17 @@
 //! `repr(C)` without implicit padding, all numbers are in the machine's own byte order, all times are nanoseconds of
 //! `CLOCK_MONOTONIC` (`bpf_ktime_get_ns`).
 
-mod follow;
+use crate::slot::Slot;
+
+mod counters;
+mod hint;
+mod layout;
 mod offsets;
 
-pub use follow::{CONN_CPU_BITS, FOLLOW_SLOTS, Follow, UNTIL_CLOSE, follow_slot};
+pub use counters::{COUNTER_COLUMNS, Counter};
+pub use hint::{CONN_CPU_BITS, HINT_SLOTS, Hint, Hints, IGNORED, Mode, SealedHint, UNTIL_CLOSE, WayState, hint_slot};
+pub use layout::ABI_VERSION;
 pub use offsets::{Calibration, Offsets};
-
-/// Changes whenever a struct of this file changes: the first thing on a tape.
-pub const ABI_VERSION: u32 = 1;
 
 /// Most bytes of a segment that one record carries.
 pub const PIECE_BYTES: usize = 8192;
@@ -129,6 +132,9 @@ pub struct Segment {
     pub captured: u32,
     /// Bytes that the whole system call moved.
     pub call_bytes: u32,
+    /// Stream offset of the next place where something is known to begin: below it no record follows. 0: the programs know
+    /// no such place, all is told. Core objects with a [`Hint`] where it knows better.
+    pub until: u64,
 }
 
 /// How a connection came to be: [`Open::role`].
@@ -335,84 +341,16 @@ pub enum UnseenCause {
 
 /// Switches that the agent may turn while the programs run: the memory-mapped array `CONTROL`, one entry.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
 pub struct Control {
     /// 1: the reader sleeps and wants the next record to wake it; the program that does so writes 0.
-    pub reader_sleeps: u32,
+    pub reader_sleeps: Slot<u32>,
     /// 1: a process that execs becomes a (provisional) target.
-    pub capture_new: u32,
+    pub capture_new: Slot<u32>,
     /// The agent's own process, never a target.
-    pub agent_tgid: u32,
+    pub agent_tgid: Slot<u32>,
     /// Always 0.
-    pub pad: u32,
+    pub pad: Slot<u32>,
 }
-
-macro_rules! counters {
-    ($($(#[doc = $doc:expr])+ $name:ident = $text:literal,)+) => {
-        /// Why the kernel side lost or gave up something. Each is a row of the per-CPU counters.
-        #[repr(u32)]
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Counter { $($(#[doc = $doc])+ $name,)+ }
-
-        impl Counter {
-            /// All counters, in the order of their numbers.
-            pub const ALL: &'static [Counter] = &[$(Counter::$name,)+];
-            /// Whether it counts something lost (the others are told for information).
-            pub const fn is_loss(self) -> bool {
-                !matches!(
-                    self,
-                    Self::NotHttp
-                        | Self::Wakeups
-                        | Self::TornSequence
-                        | Self::TooLarge
-                        | Self::UpperLayer
-                        | Self::Skipped
-                )
-            }
-            /// The `cause` label of the metric `spoor_kernel_lost_total`.
-            pub const fn name(self) -> &'static str { match self { $(Counter::$name => $text,)+ } }
-        }
-    };
-}
-
-counters! {
-    /// The ring buffer had no room for a record.
-    RingFull = "ring_full",
-    /// The table of connections was full.
-    ConnectionsFull = "connections_full",
-    /// Bytes of a call could not be matched with the socket's sequence numbers (fd replaced, two threads at once).
-    SequenceMismatch = "sequence_mismatch",
-    /// Bytes that passed between two calls without an event.
-    Unreported = "unreported_bytes",
-    /// A read of user memory faulted.
-    UserFault = "user_fault",
-    /// A read of kernel memory failed.
-    KernelFault = "kernel_fault",
-    /// Bytes in the middle of a call that moved more than is copied of one call: body, mostly; Core counts what was not.
-    TooLarge = "call_too_large",
-    /// The bytes lay in more buffers than are walked.
-    TooManyBuffers = "too_many_buffers",
-    /// A connection was seen to be something else than HTTP/1, and is not looked at any more.
-    NotHttp = "connection_not_http",
-    /// Two readings of a socket's sequence numbers disagreed.
-    TornSequence = "torn_sequence",
-    /// The program that makes records was not there.
-    NoReporter = "no_reporter",
-    /// A reader was woken.
-    Wakeups = "reader_wakeups",
-    /// A connection whose socket has another protocol on top in the kernel (`TCP_ULP`: kTLS), and is not looked at: what
-    /// calls move is not what is on the wire.
-    UpperLayer = "connection_upper_layer",
-    /// A program did nothing, for the one that it had preempted on its processor was not done.
-    Preempted = "program_preempted",
-    /// The kernel did not run a program. It is the kernel that counts these; the agent puts them here.
-    Skipped = "program_skipped",
-}
-
-/// Columns of the counter table: a row of `u64` for each processor.
-pub const COUNTER_COLUMNS: usize = 16;
-
-const _: () = assert!(Counter::ALL.len() <= COUNTER_COLUMNS);
 
 /// Plain data: any bytes are a value, and there is no padding.
 ///

@@ -11,11 +11,13 @@ use aya_ebpf::{
     programs::{RawTracePointContext, TracePointContext},
 };
 
+use super::{is_target, returned};
 use crate::{
-    emit,
+    counters::count,
     kernel::{is_missing, offset, read, task},
-    maps::{CONTROL, EVENTS, TARGETS, UNIX_USERS, count, is_marked, mark, unix_user},
-    socket::{is_target, returned},
+    maps::{CONTROL, EVENTS, TARGETS, UNIX_USERS, WAITERS, is_marked, mark, unix_user},
+    scratch::on_own_stack,
+    submit,
 };
 
 /// TRACE_EVENT(sched_process_fork, TP_PROTO(struct task_struct *parent, struct task_struct *child)): runs before the
@@ -41,8 +43,8 @@ pub fn process_fork(ctx: RawTracePointContext) -> u32 {
     if is_marked(&UNIX_USERS, unix_user(tgid)) {
         mark(&UNIX_USERS, unix_user(child), true);
     }
-    let told = emit::submit(Fork {
-        header: emit::header(Kind::Fork, 0, 0),
+    let told = submit::submit(Fork {
+        header: submit::header(Kind::Fork, 0, 0),
         child,
         pad: 0,
     });
@@ -66,7 +68,7 @@ pub fn process_exec(_ctx: RawTracePointContext) -> u32 {
     let Some(control) = CONTROL.get(0) else { return 0 };
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     let was = is_marked(&TARGETS, tgid);
-    if tgid == control.agent_tgid || !was && control.capture_new == 0 {
+    if tgid == control.agent_tgid.get() || !was && control.capture_new.get() == 0 {
         return 0;
     }
     let wanted = strings();
@@ -93,14 +95,14 @@ pub fn process_exec(_ctx: RawTracePointContext) -> u32 {
             length = bytes;
             cmdline = cmdline_bytes;
         }
-        (*record).exec.header = emit::header(Kind::Exec, 0, 0);
+        (*record).exec.header = submit::header(Kind::Exec, 0, 0);
         (*record).exec.strings_len = length;
         (*record).exec.cmdline_len = cmdline;
         (*record).exec.provisional = !was as u32;
         (*record).exec.pad = 0;
         bpf_get_current_comm((&raw mut (*record).exec.comm).cast(), 16);
     }
-    emit::submit_entry(entry);
+    submit::submit_entry(entry);
     0
 }
 
@@ -141,6 +143,8 @@ pub fn process_exit(_ctx: RawTracePointContext) -> u32 {
     if !is_marked(&TARGETS, tgid) {
         return 0;
     }
+    // The next thread with this id has waited for nothing yet.
+    mark(&WAITERS, bpf_get_current_pid_tgid() as u32, false);
     let _ = exited(tgid);
     0
 }
@@ -161,8 +165,8 @@ fn exited(tgid: u32) -> Option<()> {
         read(task() + offset!(task_exit_code) as u64)?
     };
     mark(&TARGETS, tgid, false);
-    emit::submit(Exit {
-        header: emit::header(Kind::Exit, 0, 0),
+    submit::submit(Exit {
+        header: submit::header(Kind::Exit, 0, 0),
         exit_code,
         pad: 0,
     });
@@ -171,10 +175,10 @@ fn exited(tgid: u32) -> Option<()> {
 
 #[tracepoint]
 pub fn io_uring_setup_exit(ctx: TracePointContext) -> u32 {
-    crate::maps::on_own_stack(&ctx);
+    on_own_stack(&ctx);
     if returned(&ctx) >= 0 && is_target() {
-        emit::submit(Unseen {
-            header: emit::header(Kind::Unseen, 0, 0),
+        submit::submit(Unseen {
+            header: submit::header(Kind::Unseen, 0, 0),
             cause: UnseenCause::IoUring as u32,
             pad: 0,
         });

@@ -1,0 +1,68 @@
+//! Counters of what the kernel side lost or gave up.
+
+macro_rules! counters {
+    ($($(#[doc = $doc:expr])+ $name:ident = $text:literal,)+) => {
+        /// Why the kernel side lost or gave up something. Each is a row of the per-CPU counters.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Counter { $($(#[doc = $doc])+ $name,)+ }
+
+        impl Counter {
+            /// All counters, in the order of their numbers.
+            pub const ALL: &'static [Counter] = &[$(Counter::$name,)+];
+            /// Whether it counts something lost (the others are told for information).
+            pub const fn is_loss(self) -> bool {
+                !matches!(
+                    self,
+                    Self::NotHttp
+                        | Self::Wakeups
+                        | Self::TornSequence
+                        | Self::TooLarge
+                        | Self::UpperLayer
+                        | Self::Skipped
+                )
+            }
+            /// The `cause` label of the metric `spoor_kernel_lost_total`.
+            pub const fn name(self) -> &'static str { match self { $(Counter::$name => $text,)+ } }
+        }
+    };
+}
+
+counters! {
+    /// The ring buffer had no room for a record.
+    RingFull = "ring_full",
+    /// The table of connections was full.
+    ConnectionsFull = "connections_full",
+    /// Bytes of a call could not be matched with the socket's sequence numbers (fd replaced, two threads at once).
+    SequenceMismatch = "sequence_mismatch",
+    /// Bytes that passed between two calls without an event.
+    Unreported = "unreported_bytes",
+    /// A read of user memory faulted.
+    UserFault = "user_fault",
+    /// A read of kernel memory failed.
+    KernelFault = "kernel_fault",
+    /// Bytes in the middle of a call that moved more than is copied of one call: body, mostly; Core counts what was not.
+    TooLarge = "call_too_large",
+    /// The bytes lay in more buffers than are walked.
+    TooManyBuffers = "too_many_buffers",
+    /// A connection was seen to be something else than HTTP/1, and is not looked at any more.
+    NotHttp = "connection_not_http",
+    /// Two readings of a socket's sequence numbers disagreed.
+    TornSequence = "torn_sequence",
+    /// The program that makes records was not there.
+    NoReporter = "no_reporter",
+    /// A reader was woken.
+    Wakeups = "reader_wakeups",
+    /// A connection whose socket has another protocol on top in the kernel (`TCP_ULP`: kTLS), and is not looked at: what
+    /// calls move is not what is on the wire.
+    UpperLayer = "connection_upper_layer",
+    /// A program did nothing, for the one that it had preempted on its processor was not done.
+    Preempted = "program_preempted",
+    /// The kernel did not run a program. It is the kernel that counts these; the agent puts them here.
+    Skipped = "program_skipped",
+}
+
+/// Columns of the counter table: a row of `u64` for each processor.
+pub const COUNTER_COLUMNS: usize = 16;
+
+const _: () = assert!(Counter::ALL.len() <= COUNTER_COLUMNS);

@@ -1,0 +1,30 @@
+//! The hooks: what the kernel runs, and how each reads its arguments.
+
+pub mod lifecycle;
+pub mod syscall;
+pub mod task;
+
+use aya_ebpf::{EbpfContext, helpers::bpf_get_current_pid_tgid, programs::TracePointContext};
+
+use crate::maps::{TARGETS, is_marked};
+
+/// Whether the current process is a target.
+#[inline(always)]
+pub fn is_target() -> bool {
+    is_marked(&TARGETS, (bpf_get_current_pid_tgid() >> 32) as u32)
+}
+
+/// What the system call returned (`sys_exit_*`: `long ret` at byte 16).
+#[inline(always)]
+pub fn returned(ctx: &TracePointContext) -> i64 {
+    // SAFETY: the tracepoint's record is 24 bytes long, and its words are loaded without a helper.
+    unsafe { ctx.as_ptr().cast::<i64>().add(2).read() }
+}
+
+/// An argument at the system call's entry (`sys_enter_*`: words from byte 16 on).
+#[inline(always)]
+pub fn argument(ctx: &TracePointContext, index: usize) -> u64 {
+    // SAFETY: the tracepoint's record holds all arguments of the call.
+    unsafe { ctx.as_ptr().cast::<u64>().add(2 + index).read() }
+}
+

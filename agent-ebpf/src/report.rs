@@ -1,0 +1,347 @@
+//! From the bytes of one system call to records: locate, plan, copy, submit.
+//!
+//! The hook finds the socket and leaves the call in this processor's memory ([`report`]). One program for all hooks takes
+//! it from there ([`report_call`]): it *locates* the bytes in the stream, and carries out the *plan*
+//! ([`agent_ebpf::plan`]), which is tested on the host.
+
+use agent_ebpf::{
+    abi::{Counter, Role, SEGMENT_NOT_HTTP, SEGMENT_OPAQUE},
+    classify::{self, Looks},
+    frame::{
+        chunk::{LINE_BYTES, Line},
+        head::Scan,
+    },
+    plan::{Call, Way},
+    slot::Slot,
+};
+use aya_ebpf::{macros::tracepoint, programs::TracePointContext};
+
+use crate::{
+    copy,
+    counters::count,
+    maps::{NEXT, REPORTER},
+    scratch::{Scratch, enter, leave, on_own_stack, scratch},
+    socket::{self, Connection, FOLLOWED, FROM_BIRTH, Moved, OPAQUE, Place, Socket, place, remove_at},
+    submit,
+};
+
+/// Bytes that tell a protocol which is not HTTP/1.
+const OPENING_BYTES: u64 = 64;
+
+/// A system call that moved bytes.
+#[derive(Clone, Copy)]
+pub struct Bytes {
+    /// [`Direction`](agent_ebpf::abi::Direction) as a number (the verifier does not know an enum's range).
+    pub way: u64,
+    /// [`Source`](copy::Source) as a number: what `address` is.
+    pub source: u64,
+    /// How many bytes were moved.
+    pub bytes: u64,
+    /// Address of the buffer, or of the array.
+    pub address: u64,
+    /// Entries of the array.
+    pub count: u64,
+}
+
+/// The call that is reported: written by its hook, read by the program that makes its records.
+#[repr(C)]
+pub struct Reported {
+    /// The connection's key.
+    pub sock: Slot<u64>,
+    /// The file by which the call named the socket.
+    pub file: Slot<u64>,
+    pub way: Slot<u64>,
+    pub source: Slot<u64>,
+    pub bytes: Slot<u64>,
+    pub address: Slot<u64>,
+    pub count: Slot<u64>,
+    /// Stream offset of its first byte, once that is known.
+    pub start: Slot<u64>,
+    /// 1: the connection that was described is closed already, and no event will tell its end.
+    pub dead: Slot<u64>,
+}
+
+/// Makes the records of a call on a socket.
+#[inline(always)]
+pub fn report(ctx: &TracePointContext, socket: &Socket, call: &Bytes) -> u32 {
+    if enter() {
+        report_entered(ctx, socket, call);
+    }
+    0
+}
+
+/// [`report`], by a program that has taken this processor's memory. It is given back.
+#[inline(always)]
+pub fn report_entered(ctx: &TracePointContext, socket: &Socket, call: &Bytes) {
+    let Some(scratch) = scratch() else { return };
+    let reported = &scratch.call;
+    reported.sock.set(socket.sock);
+    reported.file.set(socket.file);
+    reported.way.set(call.way);
+    reported.source.set(call.source);
+    reported.bytes.set(call.bytes);
+    reported.address.set(call.address);
+    reported.count.set(call.count);
+    // SAFETY: a tail call of a tracepoint program into another one. It returns only if that is not there.
+    unsafe { NEXT.tail_call(ctx, REPORTER) };
+    leave();
+    count(Counter::NoReporter, 1);
+}
+
+/// Makes the records of the call that this processor's memory holds. A program of its own: the verifier walks it once, not
+/// for each system call.
+#[tracepoint]
+pub fn report_call(ctx: TracePointContext) -> u32 {
+    on_own_stack(&ctx);
+    let Some(scratch) = scratch() else { return 0 };
+    scratch.call.dead.set(0);
+    if let Some(reporter) = locate(scratch) {
+        let _ = reporter.report();
+    }
+    if scratch.call.dead.get() != 0 {
+        remove_at(&scratch.call.sock);
+    }
+    leave();
+    0
+}
+
+/// Finds the connection of the call, and where its bytes lie in the stream. `None`: nothing is to be told of them, or all
+/// is told.
+#[inline(always)]
+fn locate(scratch: &'static Scratch) -> Option<Reporter> {
+    let call = &scratch.call;
+    let socket = Socket {
+        sock: call.sock.get(),
+        file: call.file.get(),
+    };
+    let way = call.way.get() as usize & 1;
+    let bytes = call.bytes.get();
+    let moved = Moved {
+        read: if way == 0 { bytes } else { 0 },
+        written: if way == 0 { 0 } else { bytes },
+    };
+    let known = socket::connection(socket.sock);
+    if known.is_some_and(|connection| socket::is_opaque(connection, socket)) {
+        return None;
+    }
+    let mut connection = socket::of(socket, known, moved)?;
+    let mut found = place(socket, connection, way, bytes);
+    if found == Place::OtherLife {
+        socket::remove(socket.sock);
+        connection = socket::open(socket, Role::Unknown, moved)?;
+        found = place(socket, connection, way, bytes);
+    }
+    let reporter = Reporter { scratch, connection };
+    let direction = &connection.ways[way];
+    let start = match found {
+        Place::At(start) => start,
+        // The bytes have passed, and which ones the call moved is not known.
+        Place::Before(end) => {
+            call.start.set(direction.offset.get());
+            call.bytes.set(end - direction.offset.get());
+            direction.pass(end);
+            return reporter.submit(call.start.get(), 0, SEGMENT_OPAQUE).and(None);
+        }
+        Place::Unknown | Place::OtherLife => {
+            direction.lose();
+            return None;
+        }
+    };
+    call.start.set(start);
+    direction.offset.set(start + bytes);
+    if connection.has(OPAQUE) {
+        return None;
+    }
+    connection.adopt(way, start);
+    if direction.is_ignored() {
+        connection.add(OPAQUE);
+        return None;
+    }
+    Some(reporter)
+}
+
+/// The call that this processor's memory holds, and its connection.
+#[derive(Clone, Copy)]
+struct Reporter {
+    scratch: &'static Scratch,
+    connection: &'static Connection,
+}
+
+impl Reporter {
+    /// The same in a function of its own.
+    #[inline(always)]
+    fn again() -> Option<Self> {
+        let scratch = scratch()?;
+        let connection = socket::connection(scratch.call.sock.get())?;
+        Some(Self { scratch, connection })
+    }
+}
+
+impl Call for Reporter {
+    #[inline(always)]
+    fn ways(&self) -> (&Way, &Way) {
+        let way = self.scratch.call.way.get() as usize & 1;
+        let ways = &self.connection.ways;
+        (&ways[way], &ways[1 - way])
+    }
+
+    #[inline(always)]
+    fn start(&self) -> u64 {
+        self.scratch.call.start.get()
+    }
+
+    #[inline(always)]
+    fn end(&self) -> u64 {
+        self.scratch.call.start.get() + self.scratch.call.bytes.get()
+    }
+
+    #[inline(always)]
+    fn scan(&self) -> &Scan {
+        &self.scratch.scan
+    }
+
+    #[inline(always)]
+    fn copy(&self, from: u64, bytes: u64, place: u64) -> u64 {
+        copy::copy(self.scratch, from - self.start(), bytes, place)
+    }
+
+    #[inline(always)]
+    fn scan_to(&self, length: u64) {
+        scan_head(length as u32);
+    }
+
+    #[inline(always)]
+    fn first(&self) -> [u64; 2] {
+        let payload = self.scratch.record.payload.as_ptr().cast::<u64>();
+        // SAFETY: the payload is longer; nobody else writes it between `enter` and `leave`.
+        unsafe { [payload.read_volatile(), payload.add(1).read_volatile()] }
+    }
+
+    #[inline(always)]
+    fn byte(&self, index: u64) -> u8 {
+        // Through memory, so that the bound is the verifier's, too.
+        self.scratch.at.set(index);
+        let index = self.scratch.at.get() & (LINE_BYTES - 1);
+        let payload = self.scratch.record.payload.as_ptr().cast::<u8>();
+        // SAFETY: as above.
+        unsafe { payload.add(index as usize).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn submit(&self, offset: u64, captured: u64, flags: u16) -> Option<()> {
+        let (way, _) = self.ways();
+        let told = submit::Told {
+            offset,
+            captured,
+            until: way.claim(),
+            flags,
+        };
+        submit::segment(self.scratch, self.connection.id.get(), told)
+    }
+
+    #[inline(always)]
+    fn chunks(&self, known: u64) {
+        walk_chunks(known);
+    }
+
+    #[inline(always)]
+    fn whole(&self, from: u64) {
+        copy_whole(from);
+    }
+
+    #[inline(always)]
+    fn line(&self) -> Line {
+        Line {
+            bytes: chunk_line() as u64,
+            size: self.scratch.line_size.get(),
+        }
+    }
+
+    #[inline(always)]
+    fn at(&self) -> &Slot<u64> {
+        &self.scratch.at
+    }
+
+    #[inline(always)]
+    fn count_too_large(&self, bytes: u64) {
+        count(Counter::TooLarge, bytes);
+    }
+
+    #[inline(always)]
+    fn is_recognised(&self) -> bool {
+        self.connection.has(FOLLOWED) || self.connection.has(FROM_BIRTH) && self.start() != 0
+    }
+
+    #[inline(always)]
+    fn is_worth(&self, from: u64, copied: u64) -> bool {
+        let [first, _] = self.first();
+        let known = if copied > 8 { 8 } else { copied as usize };
+        let request = classify::looks_like_request(first.to_le_bytes(), known);
+        let response = classify::looks_like_response(first.to_le_bytes(), known);
+        if self.connection.has(FROM_BIRTH) {
+            if response != Looks::No || request != Looks::No {
+                return true;
+            }
+            self.connection.add(OPAQUE);
+            count(Counter::NotHttp, 1);
+            let opening = if copied > OPENING_BYTES { OPENING_BYTES } else { copied };
+            let _ = self.submit(from, opening, SEGMENT_NOT_HTTP);
+            return false;
+        }
+        if response != Looks::Yes && request != Looks::Yes {
+            // Older than the agent, and not yet picked up: only what may be a boundary is worth its bytes.
+            let _ = self.submit(from, 0, SEGMENT_OPAQUE);
+            return false;
+        }
+        self.connection.add(FOLLOWED);
+        true
+    }
+
+    #[inline(always)]
+    fn is_visible(&self) -> bool {
+        copy::is_visible(self.scratch)
+    }
+}
+
+/// Scans the head that lies in the payload. A function of its own to the verifier (a global one): it walks its loops once,
+/// not for each way by which the caller came.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn scan_head(bytes: u32) -> u32 {
+    if let Some(scratch) = scratch() {
+        // SAFETY: the payload is aligned, and longer than what is read.
+        unsafe { scratch.scan.scan(scratch.record.payload.as_ptr().cast(), bytes) };
+    }
+    0
+}
+
+/// [`Call::read_line`]: the length of the line; its size is left in this processor's memory. A global function, as
+/// [`scan_head`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn chunk_line() -> u32 {
+    let Some(reporter) = Reporter::again() else { return 0 };
+    let line = reporter.read_line();
+    reporter.scratch.line_size.set(line.size);
+    line.bytes as u32
+}
+
+/// [`Call::walk_chunks`]. A global function, as [`scan_head`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn walk_chunks(known: u64) -> u32 {
+    if let Some(reporter) = Reporter::again() {
+        let _ = reporter.walk_chunks(known);
+    }
+    0
+}
+
+/// [`Call::copy_whole`]. A global function, as [`scan_head`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn copy_whole(from: u64) -> u32 {
+    if let Some(reporter) = Reporter::again() {
+        let _ = reporter.copy_whole(from);
+    }
+    0
+}

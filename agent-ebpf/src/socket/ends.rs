@@ -1,0 +1,112 @@
+//! The ends of a connection's streams.
+
+use agent_ebpf::abi::{Counter, Direction, Execution, Header, Kind, Mode, SEGMENT_EOF, Segment};
+
+use super::{COUNTED, Connection, DESCRIBED};
+use crate::{
+    counters::count,
+    kernel::{offset, read},
+    submit,
+};
+
+/// Tells that a Unix socket's other end has closed.
+#[inline(always)]
+pub fn end_of_file(connection: &Connection) {
+    tell_ends(connection);
+    let way = &connection.ways[Direction::Read as usize];
+    let at = way.offset.get();
+    submit::submit(Segment {
+        header: submit::header(Kind::Segment, Direction::Read as u8, SEGMENT_EOF),
+        conn: connection.id.get(),
+        offset: at,
+        end: at,
+        captured: 0,
+        call_bytes: 0,
+        until: way.claim(),
+    });
+}
+
+/// Tells how far the streams have come, where only the connection's end ends a body: none of its bytes made a record.
+/// Works in interrupts, and in nobody's name.
+#[inline(always)]
+pub fn tell_ends(connection: &Connection) {
+    tell_end(connection, Direction::Read, 0);
+    tell_end(connection, Direction::Write, 0);
+}
+
+/// The same where the process itself ends its side. A call that no program saw (the kernel skips them at times) shows here
+/// at the latest: without its bytes, the connection would seem to end without them.
+#[inline(always)]
+pub fn tell_last(sock: u64, connection: &Connection) {
+    let [read, written] = if connection.has(DESCRIBED) && !connection.has(COUNTED) {
+        [unseen(sock, connection, 0), unseen(sock, connection, 1)]
+    } else {
+        [0, 0]
+    };
+    tell_end(connection, Direction::Read, read);
+    tell_end(connection, Direction::Write, written);
+}
+
+/// Whether the sequence number of what was read counts the other end's FIN, too: it is the last one that comes.
+#[inline(always)]
+pub fn fin_read(sock: u64, copied: u32) -> bool {
+    const ESTABLISHED: u8 = 1;
+    const FIN_WAIT1: u8 = 4;
+    const FIN_WAIT2: u8 = 5;
+    let received = !matches!(
+        read::<u8>(sock + offset!(sock_state) as u64),
+        Some(ESTABLISHED | FIN_WAIT1 | FIN_WAIT2)
+    );
+    received && read::<u32>(sock + offset!(tcp_rcv_nxt) as u64) == Some(copied)
+}
+
+/// Bytes behind the last that was seen, as the socket's own sequence numbers say. No FIN was sent yet; one that was
+/// received may have been read. The socket has its state of before.
+#[inline(always)]
+fn unseen(sock: u64, connection: &Connection, way: usize) -> u64 {
+    let field = if way == 0 {
+        offset!(tcp_copied_seq)
+    } else {
+        offset!(tcp_write_seq)
+    };
+    let Some(now) = read::<u32>(sock + field as u64) else {
+        return 0;
+    };
+    let mut ahead = now
+        .wrapping_sub(connection.base[way].get())
+        .wrapping_sub(connection.ways[way].offset.get() as u32) as i32;
+    if ahead > 0 && way == 0 && fin_read(sock, now) {
+        ahead -= 1;
+    }
+    if ahead <= 0 {
+        return 0;
+    }
+    count(Counter::Unreported, ahead as u64);
+    let way = &connection.ways[way];
+    way.pass(way.offset.get() + ahead as u64);
+    ahead as u64
+}
+
+#[inline(always)]
+fn tell_end(connection: &Connection, direction: Direction, unseen: u64) {
+    let way = &connection.ways[direction as usize];
+    let at = way.offset.get();
+    // Core may have said that only the end of the connection ends the body, and no call has passed since.
+    let is_awaited = || connection.adopt(direction as usize, at) && way.is(Mode::Close);
+    // Bytes that no program saw are told even if Core has not said yet that it follows: it may not have come so far.
+    if unseen == 0 && !is_awaited() {
+        return;
+    }
+    submit::submit(Segment {
+        header: Header {
+            execution: Execution::default(),
+            ..submit::header(Kind::Segment, direction as u8, 0)
+        },
+        conn: connection.id.get(),
+        offset: at,
+        end: at,
+        captured: 0,
+        call_bytes: 0,
+        until: way.claim(),
+    });
+}

@@ -1,0 +1,283 @@
+//! Which connection: the kernel's socket, its name, and how far its two streams have come.
+//!
+//! [`descriptor`] walks from a file descriptor to a socket, [`describe`] tells Core of a connection, [`place`] finds where
+//! the bytes of a call lie in the stream, [`ends`] tells how far the streams have come when they end.
+
+mod describe;
+mod descriptor;
+mod ends;
+mod place;
+
+use agent_ebpf::{
+    abi::{CONN_CPU_BITS, Counter, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, IGNORED, Role},
+    plan::Way,
+    slot::Slot,
+};
+use aya_ebpf::{
+    helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id},
+    macros::map,
+    maps::{HashMap, PerCpuArray},
+};
+pub use describe::{describe, upper_layer};
+pub use descriptor::{Socket, file, inode, socket};
+pub use ends::{end_of_file, fin_read, tell_ends, tell_last};
+pub use place::{Place, place};
+
+use crate::{
+    counters::count,
+    kernel::{is_missing, offset, read},
+    maps::{UNIX_USERS, hint, mark, unix_user},
+    scratch::scratch,
+};
+
+const SOCK_STREAM: u16 = 1;
+const IPPROTO_TCP: u16 = 6;
+const IPPROTO_MPTCP: u16 = 262;
+const TCP_SYN_SENT: u8 = 2;
+const TCP_CLOSE: u8 = 7;
+const TCP_LISTEN: u8 = 10;
+
+/// Connections by the address of their socket.
+#[map]
+static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entries(65536, 0);
+
+/// How many connections this processor has named.
+#[map]
+static NAMED: PerCpuArray<Slot<u64>> = PerCpuArray::with_max_entries(1, 0);
+
+/// What the programs know of a connection. Programs on all processors read and write it at once.
+#[repr(C)]
+pub struct Connection {
+    /// Its name in records.
+    pub id: Slot<u64>,
+    /// Inode number of the socket.
+    pub inode: Slot<u64>,
+    /// Address of its file, for a comparison that needs no read. It may be used again sooner than the inode number.
+    pub file: Slot<u64>,
+    /// When connect(2) was called; 0 if it was not.
+    pub connect_ns: Slot<u64>,
+    /// By [`Direction`](agent_ebpf::abi::Direction).
+    pub ways: [Way; 2],
+    /// Sequence number of stream offset 0, by direction.
+    pub base: [Slot<u32>; 2],
+    /// `OPAQUE` and following.
+    flags: Slot<u32>,
+    /// [`Role`] as a number.
+    pub role: Slot<u32>,
+    /// Why the connect failed, positive errno, if it did before connect(2) returned.
+    pub connect_error: Slot<i32>,
+    pad: Slot<u32>,
+}
+
+/// Not looked at any more.
+pub const OPAQUE: u32 = 1;
+/// Offsets are counted: there are no sequence numbers (Unix, MPTCP).
+pub const COUNTED: u32 = 2;
+/// The record Open was submitted.
+pub const DESCRIBED: u32 = 4;
+/// Seen from its first byte.
+pub const FROM_BIRTH: u32 = 8;
+/// A Unix socket.
+pub const UNIX: u32 = 16;
+/// connect(2) has returned.
+pub const CONNECT_RETURNED: u32 = 32;
+/// What may be a message's head was seen on it, or Core has spoken of it: each call is reported. For good: the slot of a
+/// hint may be another connection's by the next call.
+pub const FOLLOWED: u32 = 64;
+
+impl Connection {
+    /// Whether one of the flags is set.
+    #[inline(always)]
+    pub fn has(&self, flags: u32) -> bool {
+        self.flags.get() & flags != 0
+    }
+
+    /// Sets flags. Two programs that set different ones at once may lose one of them: then what it stands for is found out
+    /// again.
+    #[inline(always)]
+    pub fn add(&self, flags: u32) {
+        self.flags.set(self.flags.get() | flags);
+    }
+
+    /// Takes Core's hint for a direction, whose next byte is at `start`. False: there is none.
+    #[inline(always)]
+    pub fn adopt(&self, way: usize, start: u64) -> bool {
+        let Some(hint) = hint(self.id.get(), way) else {
+            return false;
+        };
+        if !self.ways[way & 1].has_adopted(hint) {
+            self.ways[way & 1].adopt(hint, start);
+            self.add(FOLLOWED);
+        }
+        true
+    }
+
+    /// Begins both directions at stream offsets of which nothing else is known.
+    #[inline(always)]
+    fn begin(&self, read: u64, written: u64) {
+        self.ways[0].begin(read);
+        self.ways[1].begin(written);
+    }
+
+    /// Begins both directions at the connection's first byte.
+    #[inline(always)]
+    fn begin_at_birth(&self) {
+        let role = self.role.get();
+        if role == Role::Unknown as u32 {
+            return;
+        }
+        let is_client = role == Role::Client as u32;
+        self.ways[0].begin_at_birth(is_client);
+        self.ways[1].begin_at_birth(!is_client);
+    }
+}
+
+/// The entry of a socket. It stays readable while a program runs, but may become another socket's meanwhile, if this one
+/// is closed: then its name, its file and its sequence numbers are others, too.
+#[inline(always)]
+pub fn connection(sock: u64) -> Option<&'static Connection> {
+    // SAFETY: memory of a map lives longer than the programs that use it, and all its fields are slots.
+    unsafe { CONNECTIONS.get(&sock) }
+}
+
+/// Removes the entry of a socket.
+#[inline(always)]
+pub fn remove(sock: u64) {
+    let _ = CONNECTIONS.remove(&sock);
+}
+
+/// Removes the entry of the socket whose address lies here. The key stays where it is: on the stack it would be a word
+/// more, and older kernels count them.
+#[inline(always)]
+pub fn remove_at(sock: &Slot<u64>) {
+    // SAFETY: the slot is this processor's memory, which nobody else writes between `enter` and `leave`.
+    let _ = CONNECTIONS.remove(unsafe { &*sock.as_ptr() });
+}
+
+/// Whether Core follows a connection no more. What it carried may have been seen in part: its process may be no target any
+/// more.
+#[inline(always)]
+pub fn is_given_up(id: u64) -> bool {
+    let is_ignored = |way| hint(id, way).is_some_and(|hint| hint.until == IGNORED);
+    is_ignored(0) && is_ignored(1)
+}
+
+/// What kind of stream a socket carries.
+#[derive(Clone, Copy)]
+pub struct Stream {
+    /// One of `FAMILY_*`.
+    pub family: u8,
+    /// Whether its offsets are counted: it has no sequence numbers that could be read.
+    pub counted: bool,
+}
+
+/// The stream of a socket; `None` if it carries none that is looked at (UDP, netlink, raw …).
+#[inline(always)]
+pub fn stream(sock: u64) -> Option<Stream> {
+    let family: u16 = read(sock + offset!(sock_family) as u64)?;
+    let family = family as u8;
+    if family == FAMILY_UNIX {
+        if is_missing!(sock_type) {
+            return None;
+        }
+        let kind: u16 = read(sock + offset!(sock_type) as u64)?;
+        return (kind == SOCK_STREAM).then_some(Stream { family, counted: true });
+    }
+    if family != FAMILY_INET && family != FAMILY_INET6 {
+        return None;
+    }
+    match read::<u16>(sock + offset!(sock_protocol) as u64)? {
+        // Sequence numbers of which a field is missing are of no use: user space leaves out this one then.
+        IPPROTO_TCP => Some(Stream {
+            family,
+            counted: is_missing!(tcp_copied_seq),
+        }),
+        IPPROTO_MPTCP => Some(Stream { family, counted: true }),
+        _ => None,
+    }
+}
+
+/// Bytes that the present call has moved already, when its connection is described.
+#[derive(Clone, Copy)]
+pub struct Moved {
+    /// Received.
+    pub read: u64,
+    /// Sent.
+    pub written: u64,
+}
+
+impl Moved {
+    /// The call moved none.
+    pub const NONE: Self = Self { read: 0, written: 0 };
+}
+
+/// A name that is never used twice while the agent runs.
+#[inline(always)]
+fn next_id() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    let cpu = unsafe { bpf_get_smp_processor_id() } as u64;
+    let Some(named) = NAMED.get(0) else { return 0 };
+    let number = named.get() + 1;
+    named.set(number);
+    number << CONN_CPU_BITS | cpu & ((1 << CONN_CPU_BITS) - 1)
+}
+
+/// Puts a socket into the table, nothing known of it yet.
+#[inline(always)]
+pub fn insert(socket: Socket, stream: Stream, role: Role) -> Option<&'static Connection> {
+    let flags = (if stream.counted { COUNTED } else { 0 }) | (if stream.family == FAMILY_UNIX { UNIX } else { 0 });
+    // Not on the stack: older kernels give a program and what it calls 512 bytes.
+    let new = &scratch()?.connection;
+    new.id.set(next_id());
+    new.inode.set(inode(socket.file)?);
+    new.file.set(socket.file);
+    new.connect_ns.set(0);
+    new.begin(0, 0);
+    new.base[0].set(0);
+    new.base[1].set(0);
+    new.flags.set(flags);
+    new.role.set(role as u32);
+    new.connect_error.set(0);
+    if CONNECTIONS.insert(&socket.sock, new, 0).is_err() {
+        count(Counter::ConnectionsFull, 1);
+        return None;
+    }
+    if stream.family == FAMILY_UNIX {
+        mark(&UNIX_USERS, unix_user((bpf_get_current_pid_tgid() >> 32) as u32), true);
+    }
+    connection(socket.sock)
+}
+
+/// Whether an entry says that a socket's connection is of no interest. Nothing more is looked at then: the file tells
+/// that the entry is not of another socket at the same address.
+#[inline(always)]
+pub fn is_opaque(connection: &Connection, socket: Socket) -> bool {
+    connection.has(OPAQUE)
+        && (connection.file.get() == socket.file || inode(socket.file) == Some(connection.inode.get()))
+}
+
+/// The connection of a socket, described if it is seen for the first time. `known`: the table's entry. `moved` are the
+/// bytes that the present call has moved already: the description tells how far the streams were before it.
+#[inline(always)]
+pub fn of(socket: Socket, known: Option<&'static Connection>, moved: Moved) -> Option<&'static Connection> {
+    if let Some(connection) = known {
+        // A Unix socket has no sequence number that would betray another life at the same address.
+        let same = !connection.has(UNIX) || inode(socket.file)? == connection.inode.get();
+        if same && connection.has(DESCRIBED) {
+            return Some(connection);
+        }
+        if same {
+            return describe(socket.sock, moved).then_some(connection);
+        }
+        remove(socket.sock);
+    }
+    open(socket, Role::Unknown, moved)
+}
+
+/// Puts a socket into the table and describes it.
+#[inline(always)]
+pub fn open(socket: Socket, role: Role, moved: Moved) -> Option<&'static Connection> {
+    let stream = stream(socket.sock)?;
+    let connection = insert(socket, stream, role)?;
+    describe(socket.sock, moved).then_some(connection)
+}

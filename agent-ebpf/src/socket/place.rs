@@ -1,0 +1,67 @@
+//! Where the bytes of a call lie in the stream.
+
+use agent_ebpf::abi::{Counter, Direction};
+
+use super::{COUNTED, Connection, OPAQUE, Socket, fin_read, inode, upper_layer};
+use crate::{
+    counters::count,
+    kernel::{offset, read},
+};
+
+/// Where the bytes of a call lie in the stream.
+#[derive(PartialEq, Eq)]
+pub enum Place {
+    /// From this offset on.
+    At(u64),
+    /// Somewhere before this offset, which the stream has reached.
+    Before(u64),
+    /// The socket's sequence number says nothing of them.
+    Unknown,
+    /// The table's entry is of another socket that had the same address.
+    OtherLife,
+}
+
+/// Compares the `bytes` of a call with how far the socket's own sequence number moved. At the exit of a call that can
+/// block, the descriptor may name another socket than the call used, and two threads may be at work at once.
+#[inline(always)]
+pub fn place(socket: Socket, connection: &Connection, way: usize, bytes: u64) -> Place {
+    let way = way & 1;
+    let start = connection.ways[way].offset.get();
+    if connection.has(COUNTED) {
+        return Place::At(start);
+    }
+    let field = if way == Direction::Read as usize {
+        offset!(tcp_copied_seq)
+    } else {
+        offset!(tcp_write_seq)
+    };
+    let Some(now) = read::<u32>(socket.sock + field as u64) else {
+        return Place::Unknown;
+    };
+    let mut ahead = now
+        .wrapping_sub(connection.base[way].get())
+        .wrapping_sub((start + bytes) as u32) as i32;
+    // A read that met the FIN has one more.
+    if ahead > 0 && way == Direction::Read as usize && fin_read(socket.sock, now) {
+        ahead -= 1;
+    }
+    if ahead == 0 {
+        return Place::At(start);
+    }
+    if inode(socket.file) != Some(connection.inode.get()) {
+        return Place::OtherLife;
+    }
+    if connection.has(OPAQUE) {
+        return Place::Unknown;
+    }
+    if upper_layer(socket.sock) == Some(true) {
+        connection.add(OPAQUE);
+        return Place::Unknown;
+    }
+    count(Counter::SequenceMismatch, bytes);
+    if ahead > 0 {
+        count(Counter::Unreported, ahead as u64);
+        return Place::Before(start + bytes + ahead as u64);
+    }
+    Place::Unknown
+}

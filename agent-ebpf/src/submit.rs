@@ -1,0 +1,163 @@
+//! Submitting records.
+
+use agent_ebpf::abi::{Counter, Execution, Header, Kind, PIECE_BYTES, Segment, WAITED};
+use aya_ebpf::{
+    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::{
+        bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_ktime_get_ns,
+        generated::{bpf_ringbuf_output, bpf_ringbuf_query},
+    },
+    maps::ring_buf::RingBufEntry,
+};
+
+use crate::{
+    counters::count,
+    maps::{CONTROL, EVENTS, WAITERS, is_marked, mark},
+    scratch::Scratch,
+};
+
+/// Bytes waiting in the ring from which a record wakes the reader at once.
+const PRESSING_BYTES: u64 = 2 * 1024 * 1024;
+
+/// Records with a payload from this size on ask how full the ring is.
+const LARGE_BYTES: u64 = 2048;
+
+/// The header of a record that the current thread causes now.
+#[inline(always)]
+pub fn header(kind: Kind, direction: u8, flags: u16) -> Header {
+    let id = bpf_get_current_pid_tgid();
+    Header {
+        kind: kind as u8,
+        direction,
+        flags,
+        // SAFETY: the helpers have no preconditions.
+        cpu: unsafe { bpf_get_smp_processor_id() },
+        // SAFETY: as above.
+        time_ns: unsafe { bpf_ktime_get_ns() },
+        execution: Execution {
+            tgid: (id >> 32) as u32,
+            tid: id as u32,
+            identity: 0,
+            parent: 0,
+            generation: 0,
+            source: 0,
+        },
+    }
+}
+
+/// Flags for a submission: a wake-up costs the sender 12 µs instead of 0.85, so only a reader that sleeps is woken (one
+/// that works polls by a timer).
+#[inline(always)]
+fn wakeup() -> u64 {
+    if let Some(control) = CONTROL.get(0) {
+        // A race makes one wake-up too many at most.
+        if control.reader_sleeps.get() != 0 {
+            control.reader_sleeps.set(0);
+            count(Counter::Wakeups, 1);
+            return BPF_RB_FORCE_WAKEUP as u64;
+        }
+    }
+    BPF_RB_NO_WAKEUP as u64
+}
+
+/// Submits a record of fixed size. Works in interrupts, too. False: the ring is full (counted).
+#[inline(always)]
+pub fn submit<T: 'static>(record: T) -> bool {
+    let Some(mut entry) = EVENTS.reserve::<T>(0) else {
+        count(Counter::RingFull, 1);
+        return false;
+    };
+    entry.write(record);
+    entry.submit(wakeup());
+    true
+}
+
+/// What a segment tells, beside the connection and the call in this processor's memory.
+pub struct Told {
+    /// [`Segment::offset`]
+    pub offset: u64,
+    /// Bytes of the payload that go with it.
+    pub captured: u64,
+    /// [`Segment::until`]
+    pub until: u64,
+    /// `SEGMENT_*`
+    pub flags: u16,
+}
+
+/// Submits a segment of the connection `conn` with the first bytes of the payload.
+#[inline(always)]
+pub fn segment(scratch: &Scratch, conn: u64, told: Told) -> Option<()> {
+    let Told {
+        offset,
+        captured,
+        until,
+        flags,
+    } = told;
+    let record = scratch.record.segment.as_ptr();
+    let call = &scratch.call;
+    // Field by field: the struct would take a third of the stack that calls in a row may use.
+    macro_rules! put {
+        ($($field:ident).+, $value:expr) => {
+            // SAFETY: a field of the record, which nobody else writes between `enter` and `leave`.
+            unsafe { (&raw mut (*record).$($field).+).write_volatile($value) }
+        };
+    }
+    let id = bpf_get_current_pid_tgid();
+    // SAFETY: the helpers have no preconditions.
+    let (cpu, time_ns) = unsafe { (bpf_get_smp_processor_id(), bpf_ktime_get_ns()) };
+    put!(header.kind, Kind::Segment as u8);
+    put!(header.direction, call.way.get() as u8);
+    put!(header.flags, flags | waited());
+    put!(header.cpu, cpu);
+    put!(header.time_ns, time_ns);
+    put!(header.execution.tgid, (id >> 32) as u32);
+    put!(header.execution.tid, id as u32);
+    put!(header.execution.identity, 0);
+    put!(header.execution.parent, 0);
+    put!(header.execution.generation, 0);
+    put!(header.execution.source, 0);
+    put!(conn, conn);
+    put!(offset, offset);
+    let bytes = call.bytes.get();
+    put!(end, call.start.get() + bytes);
+    put!(captured, captured as u32);
+    let most = u32::MAX as u64;
+    put!(call_bytes, if bytes > most { most } else { bytes } as u32);
+    put!(until, until);
+    let mut flags = wakeup();
+    if captured > LARGE_BYTES {
+        // SAFETY: a ring buffer map; 0 asks for the bytes that wait.
+        let waiting = unsafe { bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), 0) };
+        if waiting > PRESSING_BYTES {
+            flags = BPF_RB_FORCE_WAKEUP as u64;
+        }
+    }
+    // Read and bounded right here: older verifiers forget the bounds of what the compiler puts on the stack meanwhile.
+    // SAFETY: a field of the record.
+    let captured = unsafe { (&raw const (*record).captured).read_volatile() } as u64;
+    let bytes = size_of::<Segment>() as u64 + (captured & (2 * PIECE_BYTES as u64 - 1));
+    // SAFETY: the payload behind the segment has 2 * PIECE_BYTES bytes and more.
+    let result = unsafe { bpf_ringbuf_output((&raw const EVENTS).cast_mut().cast(), record.cast(), bytes, flags) };
+    if result != 0 {
+        count(Counter::RingFull, 1);
+        return None;
+    }
+    Some(())
+}
+
+/// Takes the mark that the current thread has waited for events: [`WAITED`], or 0.
+#[inline(always)]
+pub fn waited() -> u16 {
+    let tid = bpf_get_current_pid_tgid() as u32;
+    if !is_marked(&WAITERS, tid) {
+        return 0;
+    }
+    mark(&WAITERS, tid, false);
+    WAITED
+}
+
+/// Submits a record that was reserved and filled in.
+#[inline(always)]
+pub fn submit_entry<T: 'static>(entry: RingBufEntry<T>) {
+    entry.submit(wakeup());
+}
