@@ -11,7 +11,9 @@ mod expected;
 mod messages;
 mod namespaces;
 mod odd;
+mod older;
 mod peer;
+mod random;
 mod sockets;
 mod world;
 
@@ -19,5 +21,7 @@ pub use cases::{play, play_hostile, selection};
 pub use expected::{Difference, Differences, End, Exchange, compare, end_of, target_of};
 pub use messages::{get, response};
 pub use namespaces::Namespaces;
+pub use older::open_older;
 pub use peer::{Answer, Peer};
+pub use random::converse;
 pub use world::{Bulk, CLIENT, Connection, Socket, Way, World};

@@ -1,11 +1,11 @@
 //! Bodies that look like heads: none of them may hide a message that comes later on the connection, in either direction.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::{
     expected::End,
     messages::{get, post, response},
-    world::{CLIENT, Connection, Way, World},
+    world::{CLIENT, Connection, PROXY, SERVER, Way, World, hex},
 };
 
 /// A body of 52 bytes that looks like a request with a body that never ends.
@@ -24,11 +24,21 @@ const PAUSES_MS: [u32; 3] = [0, 2, 10];
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
 
 pub fn play(world: &mut World) -> Result<()> {
-    for method in ["HEAD", "POST", "PUT", "PATCH"] {
+    for method in [
+        "GET", "DELETE", "OPTIONS", "PROPFIND", "HEAD", "get", "POST", "PUT", "PATCH",
+    ] {
         world.case(&format!("blind-{method}"), |world, name| requests(world, name, method))?;
     }
+    world.case("blind-long-head", long_head)?;
+    world.case("blind-pipelined", pipelined)?;
+    world.case("blind-first-byte", first_byte)?;
+    world.case("blind-answer", answers)?;
+    world.case("blind-chunked-request", chunked_requests)?;
     world.case("blind-chunked-answer", chunked_answers)?;
-    world.case("blind-until-close", until_close)
+    world.case("blind-until-close", until_close)?;
+    world.case("blind-interim", interim)?;
+    world.case("blind-relay", relay)?;
+    world.case("blind-sizes", sizes)
 }
 
 /// Ordinary exchanges, all of which must be seen at both ends.
@@ -56,6 +66,14 @@ pub fn long(head: &str) -> String {
         "{first}\r\n{}{rest}",
         format!("X-Padding: {}\r\n", "p".repeat(485)).repeat(6)
     )
+}
+
+/// The method as spans have it.
+fn shown(method: &str) -> &str {
+    match method {
+        "PROPFIND" | "get" => "_OTHER",
+        method => method,
+    }
 }
 
 fn size(bytes: &str) -> Option<u64> {
@@ -86,9 +104,131 @@ fn requests(world: &mut World, name: &str, method: &str) -> Result<()> {
                 _ => (response(200, "ok"), 2),
             };
             world.pass(&connection, Way::Response, answer)?;
-            world.expect(&target, End::ok(method, 200).bodies(size(body), Some(bytes)));
+            world.expect(&target, End::ok(shown(method), 200).bodies(size(body), Some(bytes)));
             goes_on(world, &connection, &target)?;
             world.close(&connection)?;
+        }
+    }
+    Ok(())
+}
+
+/// A head that is longer than what the programs scan, in one write and in several.
+fn long_head(world: &mut World, name: &str) -> Result<()> {
+    for method in ["GET", "POST"] {
+        for piece in [1 << 20, 1400, 500] {
+            for pause in PAUSES_MS {
+                let connection = world.connect()?;
+                let target = format!("/{name}/{method}/{piece}/{pause}");
+                let head = long(&head(method, &target, REQUEST_LIKE.len()));
+                let pieces: Vec<&[u8]> = head.as_bytes().chunks(piece).collect();
+                pass_all(world, &connection, Way::Request, &pieces)?;
+                wait(world, pause)?;
+                world.pass(&connection, Way::Request, REQUEST_LIKE)?;
+                world.pass(&connection, Way::Response, response(200, "ok"))?;
+                world.expect(&target, End::ok(method, 200).bodies(size(REQUEST_LIKE), Some(2)));
+                goes_on(world, &connection, &target)?;
+                world.close(&connection)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The request with the body begins inside a write.
+fn pipelined(world: &mut World, name: &str) -> Result<()> {
+    for method in ["GET", "POST"] {
+        for (form, body) in [("get", None), ("post", Some("body"))] {
+            for pause in PAUSES_MS {
+                let connection = world.connect()?;
+                let prefix = format!("/{name}/{method}/{form}/{pause}");
+                let (first, second) = (format!("{prefix}/first"), format!("{prefix}/second"));
+                let before = body.map_or_else(|| get(&first), |body| post(&first, body));
+                let heads = before + &head(method, &second, REQUEST_LIKE.len());
+                world.pass(&connection, Way::Request, heads)?;
+                wait(world, pause)?;
+                world.pass(&connection, Way::Request, REQUEST_LIKE)?;
+                let first_end = match body {
+                    None => End::ok("GET", 200).bodies(None, Some(3)),
+                    Some(body) => End::ok("POST", 200).bodies(size(body), Some(3)),
+                };
+                world.expect(&first, first_end);
+                world.expect(&second, End::ok(method, 200).bodies(size(REQUEST_LIKE), Some(2)));
+                world.pass(&connection, Way::Response, response(200, "one") + &response(200, "ok"))?;
+                goes_on(world, &connection, &prefix)?;
+                world.close(&connection)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The first byte of the head, or the first few, come alone: the writer writes them so, or the reader reads them so.
+fn first_byte(world: &mut World, name: &str) -> Result<()> {
+    for method in ["GET", "POST"] {
+        for first in [1, 2, 7] {
+            for who in ["writer", "reader"] {
+                for pause in PAUSES_MS {
+                    let connection = world.connect()?;
+                    let target = format!("/{name}/{method}/{first}/{who}/{pause}");
+                    let request = head(method, &target, REQUEST_LIKE.len());
+                    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", RESPONSE_LIKE.len());
+                    for (way, head, body) in [
+                        (Way::Request, &request, REQUEST_LIKE),
+                        (Way::Response, &answer, RESPONSE_LIKE),
+                    ] {
+                        if who == "writer" {
+                            let (begin, rest) = head.split_at(first);
+                            pass_all(world, &connection, way, &[begin, rest])?;
+                        } else {
+                            world.send(&connection, way, "write", &[head.as_bytes()])?;
+                            let read = world.receive_once(&connection, way, "read", &[first])?;
+                            ensure!(read == first, "{read} bytes were read, not {first}");
+                            world.receive(&connection, way, "read", head.len() - first)?;
+                        }
+                        wait(world, pause)?;
+                        world.pass(&connection, way, body)?;
+                    }
+                    world.expect(
+                        &target,
+                        End::ok(method, 200).bodies(size(REQUEST_LIKE), size(RESPONSE_LIKE)),
+                    );
+                    goes_on(world, &connection, &target)?;
+                    world.close(&connection)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The body of a response looks like a head, behind heads of several forms.
+fn answers(world: &mut World, name: &str) -> Result<()> {
+    for (number, body) in BODIES.into_iter().enumerate() {
+        for form in ["whole", "long", "pieces", "split"] {
+            for pause in PAUSES_MS {
+                let connection = world.connect()?;
+                let target = format!("/{name}/{number}/{form}/{pause}");
+                world.pass(&connection, Way::Request, get(&target))?;
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+                match form {
+                    "long" => world.pass(&connection, Way::Response, long(&head))?,
+                    "pieces" => {
+                        let head = long(&head);
+                        let pieces: Vec<&[u8]> = head.as_bytes().chunks(500).collect();
+                        pass_all(world, &connection, Way::Response, &pieces)?;
+                    }
+                    "split" => {
+                        let (begin, rest) = head.split_at(head.len() - 2);
+                        pass_all(world, &connection, Way::Response, &[begin, rest])?;
+                    }
+                    _ => world.pass(&connection, Way::Response, head)?,
+                }
+                wait(world, pause)?;
+                world.pass(&connection, Way::Response, body)?;
+                world.expect(&target, End::ok("GET", 200).bodies(None, size(body)));
+                goes_on(world, &connection, &target)?;
+                world.close(&connection)?;
+            }
         }
     }
     Ok(())
@@ -111,6 +251,31 @@ fn chunk(body: &str, cut: &str) -> Vec<String> {
 }
 
 const CUTS: [(&str, usize); 4] = [("line", 1), ("data", 1), ("line-and-data", 1), ("next-line", 3)];
+
+fn chunked_requests(world: &mut World, name: &str) -> Result<()> {
+    for (number, body) in BODIES.into_iter().enumerate() {
+        for (cut, chunks) in CUTS {
+            for pause in PAUSES_MS {
+                let connection = world.connect()?;
+                let target = format!("/{name}/{number}/{cut}/{pause}");
+                let method = if number % 2 == 0 { "POST" } else { "DELETE" };
+                let head =
+                    format!("{method} {target} HTTP/1.1\r\nHost: raw.test\r\nTransfer-Encoding: chunked\r\n\r\n");
+                world.pass(&connection, Way::Request, head)?;
+                for piece in chunk(body, cut) {
+                    wait(world, pause)?;
+                    world.pass(&connection, Way::Request, piece)?;
+                }
+                world.pass(&connection, Way::Response, response(200, "ok"))?;
+                let bytes = Some((body.len() * chunks) as u64);
+                world.expect(&target, End::ok(method, 200).bodies(bytes, Some(2)));
+                goes_on(world, &connection, &target)?;
+                world.close(&connection)?;
+            }
+        }
+    }
+    Ok(())
+}
 
 fn chunked_answers(world: &mut World, name: &str) -> Result<()> {
     for (number, body) in BODIES.into_iter().enumerate() {
@@ -154,6 +319,165 @@ fn until_close(world: &mut World, name: &str) -> Result<()> {
             world.expect(&target, End::ok("GET", 200).bodies(None, Some(3 * body.len() as u64)));
             world.at(&connection.client, "close")?;
         }
+    }
+    Ok(())
+}
+
+/// Behind interim responses, which have no body whatever they say.
+fn interim(world: &mut World, name: &str) -> Result<()> {
+    for (form, lines) in [
+        ("plain", ""),
+        ("length", "Content-Length: 1000000000000\r\n"),
+        ("chunked", "Transfer-Encoding: chunked\r\n"),
+    ] {
+        for apart in [true, false] {
+            for pause in PAUSES_MS {
+                let connection = world.connect()?;
+                let target = format!("/{name}/{form}/{apart}/{pause}");
+                world.pass(&connection, Way::Request, head("GET", &target, REQUEST_LIKE.len()))?;
+                let interim = format!("HTTP/1.1 103 Early Hints\r\n{lines}\r\n");
+                let last = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", RESPONSE_LIKE.len());
+                world.pass(&connection, Way::Response, "HTTP/1.1 100 Continue\r\n\r\n")?;
+                wait(world, pause)?;
+                world.pass(&connection, Way::Request, REQUEST_LIKE)?;
+                if apart {
+                    pass_all(world, &connection, Way::Response, &[interim, last])?;
+                } else {
+                    world.pass(&connection, Way::Response, interim + &last)?;
+                }
+                wait(world, pause)?;
+                world.pass(&connection, Way::Response, RESPONSE_LIKE)?;
+                world.expect(
+                    &target,
+                    End::ok("GET", 200).bodies(size(REQUEST_LIKE), size(RESPONSE_LIKE)),
+                );
+                goes_on(world, &connection, &target)?;
+                world.close(&connection)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A proxy that streams: it passes each piece of a body on as soon as it has read it. One client's body must not blind the
+/// connection to the server that all clients share.
+fn relay(world: &mut World, name: &str) -> Result<()> {
+    let stranger = world.connect_between(CLIENT, PROXY, "127.0.0.1:0")?;
+    let other = world.connect_between(CLIENT, PROXY, "127.0.0.1:0")?;
+    // No thread stands for a request before the agent knows what runs in the process.
+    world.peers[PROXY].make("sleep 1500")?;
+    let back = world.connect_between(PROXY, SERVER, "127.0.0.1:0")?;
+    for (number, body) in BODIES.into_iter().enumerate() {
+        for pause in PAUSES_MS {
+            let hostile = format!("/{name}/{number}/{pause}/hostile");
+            relayed(world, (&stranger, &back), &hostile, "DELETE", Some((body, pause)))?;
+            for turn in 0..2 {
+                let ordinary = format!("/{name}/{number}/{pause}/ordinary/{turn}");
+                relayed(world, (&other, &back), &ordinary, "GET", None)?;
+            }
+        }
+    }
+    world.close(&stranger)?;
+    world.close(&other)?;
+    world.close(&back)
+}
+
+/// A request that the proxy passes on, and the answer likewise: heads, then bodies.
+fn relayed(
+    world: &mut World,
+    (front, back): (&Connection, &Connection),
+    target: &str,
+    method: &str,
+    body: Option<(&str, u32)>,
+) -> Result<()> {
+    let call = format!("{target}/call");
+    let (front_head, back_head) = match body {
+        Some((body, _)) => (head(method, target, body.len()), head(method, &call, body.len())),
+        None => (get(target), get(&call)),
+    };
+    world.pass(front, Way::Request, front_head)?;
+    world.pass(back, Way::Request, back_head)?;
+    let mut through = |way, body: &str, pause| -> Result<()> {
+        let hops = match way {
+            Way::Request => [front, back],
+            Way::Response => [back, front],
+        };
+        wait(world, pause)?;
+        hops.into_iter().try_for_each(|hop| world.pass(hop, way, body))
+    };
+    let (mut sent, mut answered) = (None, 2);
+    if let Some((body, pause)) = body {
+        through(Way::Request, body, pause)?;
+        through(
+            Way::Response,
+            &format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()),
+            0,
+        )?;
+        through(Way::Response, body, pause)?;
+        (sent, answered) = (size(body), body.len() as u64);
+    } else {
+        through(Way::Response, &response(200, "ok"), 0)?;
+    }
+    let end = End::ok(method, 200).bodies(sent, Some(answered));
+    world.expect(&call, end.clone());
+    world.made_for(target);
+    world.expect(target, end);
+    Ok(())
+}
+
+/// Bodies of many sizes with something that looks like a head at each KiB, by calls of every kind, in both directions.
+fn sizes(world: &mut World, name: &str) -> Result<()> {
+    /// A call, and how many bytes it moves at most.
+    const SENDS: [(&str, usize); 5] = [
+        ("write", 1 << 20),
+        ("write", 1024),
+        ("writev", 1 << 20),
+        ("sendfile", 1 << 20),
+        ("splice", 32 << 10),
+    ];
+    const RECEIVES: [(&str, usize); 6] = [
+        ("read", 1 << 20),
+        ("read", 1024),
+        ("readv", 1024),
+        ("truncate", 1 << 20),
+        ("recvmsg-truncate", 1024),
+        ("splice", 32 << 10),
+    ];
+    for bytes in [1, 52, 1023, 1024, 1025, 4096, 65_536, 100_000] {
+        let connection = world.connect()?;
+        let body: Vec<u8> = BODIES
+            .into_iter()
+            .cycle()
+            .flat_map(|like| format!("{like:x<1024}").into_bytes())
+            .take(bytes)
+            .collect();
+        for (send, send_piece) in SENDS {
+            for (receive, receive_piece) in RECEIVES {
+                let target = format!("/{name}/{bytes}/{send}-{send_piece}/{receive}-{receive_piece}");
+                let method = if receive_piece == 1024 { "GET" } else { "PUT" };
+                let heads = [
+                    head(method, &target, bytes),
+                    format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n"),
+                ];
+                for (way, head) in [Way::Request, Way::Response].into_iter().zip(heads) {
+                    world.pass(&connection, way, head)?;
+                    let ((sender, from), (receiver, to)) = match way {
+                        Way::Request => (&connection.client, &connection.server),
+                        Way::Response => (&connection.server, &connection.client),
+                    };
+                    let sending = format!("send-all {from} {send} {send_piece} 0 {} - -", hex(&body));
+                    world.peers[*sender].tell(&sending)?;
+                    let receiving = format!("receive-all {to} {receive} {receive_piece} {bytes} 0");
+                    world.peers[*receiver].move_bytes(&receiving, bytes)?;
+                    let sent = world.peers[*sender].answer()?;
+                    ensure!(sent == Ok(bytes.to_string()), "sent {sent:?} of {bytes} bytes");
+                }
+                let size = Some(bytes as u64);
+                world.expect(&target, End::ok(method, 200).bodies(size, size));
+            }
+            goes_on(world, &connection, &format!("/{name}/{bytes}/{send}-{send_piece}"))?;
+        }
+        world.close(&connection)?;
     }
     Ok(())
 }

@@ -14,6 +14,11 @@ use super::{
 const LENGTHS: [u64; 2] = [1_000_000, 1 << 40];
 
 pub fn play(world: &mut World) -> Result<()> {
+    world.case("head-pipelined", pipelined)?;
+    world.case("head-behind-post", behind_post)?;
+    world.case("head-behind-proxy-line", behind_proxy_line)?;
+    world.case("head-first-byte", first_byte)?;
+    world.case("head-behind-odd-things", behind_odd_things)?;
     world.case("head-answers", head_answers)?;
     world.case("head-lower-case", lower_case)?;
     world.case("no-body-statuses", no_body_statuses)?;
@@ -30,6 +35,115 @@ fn head_request(target: &str) -> String {
 /// A response's head that speaks of a body which does not come.
 fn says(status: &str, length: u64) -> String {
     format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n")
+}
+
+/// Two requests in one write of which at least one is HEAD; the responses in one write, and apart.
+fn pipelined(world: &mut World, name: &str) -> Result<()> {
+    for length in LENGTHS {
+        for order in ["get-head", "head-get", "head-head", "get-get-head-get"] {
+            for apart in [true, false] {
+                let connection = world.connect()?;
+                let prefix = format!("/{name}/{length}/{order}/{apart}");
+                let (mut requests, mut answers) = (String::new(), Vec::new());
+                for (index, method) in order.split('-').enumerate() {
+                    let target = format!("{prefix}/{index}");
+                    if method == "head" {
+                        requests += &head_request(&target);
+                        answers.push(says("200 OK", length));
+                        world.expect(&target, End::ok("HEAD", 200));
+                    } else {
+                        requests += &get(&target);
+                        answers.push(response(200, "ok"));
+                        world.expect(&target, End::ok("GET", 200).bodies(None, Some(2)));
+                    }
+                }
+                world.pass(&connection, Way::Request, requests)?;
+                if apart {
+                    pass_all(world, &connection, Way::Response, &answers)?;
+                } else {
+                    world.pass(&connection, Way::Response, answers.concat())?;
+                }
+                goes_on(world, &connection, &prefix)?;
+                world.close(&connection)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// HEAD right behind the body of a POST, in the same write as the head, as the body, or alone.
+fn behind_post(world: &mut World, name: &str) -> Result<()> {
+    for length in LENGTHS {
+        for (form, cuts) in [("whole", 0), ("body-and-head", 1), ("apart", 2)] {
+            for body in ["body".to_owned(), "b".repeat(3000)] {
+                let connection = world.connect()?;
+                let prefix = format!("/{name}/{length}/{form}/{}", body.len());
+                let (first, second) = (format!("{prefix}/post"), format!("{prefix}/head"));
+                let post_head = head("POST", &first, body.len());
+                let head = head_request(&second);
+                let pieces = match cuts {
+                    0 => vec![format!("{post_head}{body}{head}")],
+                    1 => vec![post_head, format!("{body}{head}")],
+                    _ => vec![post_head, body.clone(), head],
+                };
+                pass_all(world, &connection, Way::Request, &pieces)?;
+                let answers = [response(200, "ok"), says("200 OK", length)];
+                pass_all(world, &connection, Way::Response, &answers)?;
+                world.expect(&first, End::ok("POST", 200).bodies(Some(body.len() as u64), Some(2)));
+                world.expect(&second, End::ok("HEAD", 200));
+                goes_on(world, &connection, &prefix)?;
+                world.close(&connection)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// HEAD behind what a proxy says of its client, in the same write and in the next one.
+fn behind_proxy_line(world: &mut World, name: &str) -> Result<()> {
+    let text = b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\n".to_vec();
+    let local = b"\r\n\r\n\0\r\nQUIT\n\x20\x11\0\0".to_vec();
+    let addresses = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc0\0\x02\x02\xdc\x04\x01\xbb".to_vec();
+    for (number, line) in [text, local, addresses].iter().enumerate() {
+        for length in LENGTHS {
+            for apart in [true, false] {
+                let connection = world.connect()?;
+                let target = format!("/{name}/{number}/{length}/{apart}");
+                let request = head_request(&target);
+                if apart {
+                    pass_all(world, &connection, Way::Request, &[line.as_slice(), request.as_bytes()])?;
+                } else {
+                    world.pass(&connection, Way::Request, [line, request.as_bytes()].concat())?;
+                }
+                world.pass(&connection, Way::Response, says("200 OK", length))?;
+                world.expect(&target, End::ok("HEAD", 200));
+                goes_on(world, &connection, &target)?;
+                world.close(&connection)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The method's first bytes come alone: the writer writes them so, or the reader reads them so.
+fn first_byte(world: &mut World, name: &str) -> Result<()> {
+    for length in LENGTHS {
+        for first in [1, 2, 4] {
+            for who in ["writer", "reader"] {
+                let connection = world.connect()?;
+                let target = format!("/{name}/{length}/{first}/{who}");
+                // Not the first request, and the first one too.
+                for target in [target.clone(), format!("{target}/again")] {
+                    split_first(world, &connection, Way::Request, &head_request(&target), first, who)?;
+                    world.pass(&connection, Way::Response, says("200 OK", length))?;
+                    world.expect(&target, End::ok("HEAD", 200));
+                }
+                goes_on(world, &connection, &target)?;
+                world.close(&connection)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Passes a message whose first bytes are written alone, or read alone.
@@ -49,6 +163,43 @@ fn split_first(
     let read = world.receive_once(connection, way, "read", &[first])?;
     ensure!(read == first, "{read} bytes were read, not {first}");
     world.receive(connection, way, "read", message.len() - first)
+}
+
+/// HEAD behind a method that nobody registered, behind empty lines, and with a long head.
+fn behind_odd_things(world: &mut World, name: &str) -> Result<()> {
+    for length in LENGTHS {
+        for form in ["odd-together", "odd-before", "empty-lines", "long", "long-pieces"] {
+            let connection = world.connect()?;
+            let target = format!("/{name}/{length}/{form}");
+            let (odd, request) = (format!("{target}/odd"), head_request(&target));
+            let odd_request = format!("VERSION-CONTROL {odd} HTTP/1.1\r\nHost: raw.test\r\n\r\n");
+            let odd_end = End::ok("_OTHER", 200).bodies(None, Some(3));
+            match form {
+                "odd-together" => {
+                    world.pass(&connection, Way::Request, odd_request + &request)?;
+                    world.pass(&connection, Way::Response, response(200, "odd"))?;
+                    world.expect(&odd, odd_end);
+                }
+                "odd-before" => {
+                    world.exchange(&connection, &odd_request, &response(200, "odd"))?;
+                    world.expect(&odd, odd_end);
+                    world.pass(&connection, Way::Request, request)?;
+                }
+                "empty-lines" => world.pass(&connection, Way::Request, format!("\r\n\r\n{request}"))?,
+                "long" => world.pass(&connection, Way::Request, long(&request))?,
+                _ => {
+                    let request = long(&request);
+                    let pieces: Vec<&[u8]> = request.as_bytes().chunks(500).collect();
+                    pass_all(world, &connection, Way::Request, &pieces)?;
+                }
+            }
+            world.pass(&connection, Way::Response, says("200 OK", length))?;
+            world.expect(&target, End::ok("HEAD", 200));
+            goes_on(world, &connection, &target)?;
+            world.close(&connection)?;
+        }
+    }
+    Ok(())
 }
 
 /// Answers to HEAD of all forms.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::agent::Agent;
 use anyhow::Result;
 
-use super::{blind, bodies, bodiless, calls, ends, messages, odd, sockets, world::World};
+use super::{blind, bodies, bodiless, calls, ends, messages, odd, older, sockets, world::World};
 
 /// How long the agent may take to attach the hooks that it needs for Unix connections.
 const HOOKS_LIMIT: Duration = Duration::from_secs(60);
@@ -29,6 +29,7 @@ pub fn play(world: &mut World, agent: &Agent) -> Result<()> {
     world.cases.push("unix-first".to_owned());
     sockets::over_unix(world, "unix-first")?;
     agent.wait_until_said("ends of Unix connections are told from now on", HOOKS_LIMIT)?;
+    older::play(world)?;
     messages::play(world)?;
     ends::play(world)?;
     calls::play(world)?;

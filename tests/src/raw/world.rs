@@ -37,6 +37,8 @@ pub struct World {
     pub skipped: Vec<(String, &'static str)>,
     /// What the agent's counters must be in the end.
     pub counters: BTreeMap<&'static str, f64>,
+    /// Connections that are older than the agent, if [`open_older`](super::open_older) made them.
+    pub older: Vec<Connection>,
     names: usize,
 }
 
@@ -79,6 +81,7 @@ impl World {
             cases: Vec::new(),
             skipped: Vec::new(),
             counters: BTreeMap::new(),
+            older: Vec::new(),
             names: 0,
         })
     }

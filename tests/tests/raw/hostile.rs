@@ -1,15 +1,20 @@
-//! Bytes that are made to mislead: all spans at both ends, and nothing lost by any counter.
+//! Bytes that are made to mislead, in cases and in random conversations: all spans at both ends, and nothing lost by any
+//! counter.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use spoor_tests::{
     agent::{Agent, Recorder},
-    raw::{World, compare, play_hostile},
+    raw::{World, compare, converse, play_hostile},
 };
 
 use crate::RAWPEER;
 
+/// How long the conversations may take.
+const TIME: Duration = Duration::from_secs(20);
+/// The seed, to have a conversation again.
+const SEED: &str = "SPOOR_RAW_SEED";
 /// The agent takes the programs' counters over once a second.
 const COUNTING_TIME: Duration = Duration::from_millis(1500);
 
@@ -36,6 +41,22 @@ const LOSSES: [&str; 15] = [
 #[ignore = "end to end: needs root; cargo xtask test runs it"]
 fn hostile_bytes() -> Result<()> {
     hold(play_hostile)
+}
+
+#[test]
+#[ignore = "end to end: needs root; cargo xtask test runs it"]
+fn random_conversations() -> Result<()> {
+    let seed = match std::env::var(SEED) {
+        Ok(seed) => seed.parse().with_context(|| format!("{SEED} is no number"))?,
+        Err(_) => SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros() as u64,
+    };
+    let converse = |world: &mut World| {
+        world.cases.push("random".to_owned());
+        let count = converse(world, seed, TIME)?;
+        println!("{count} conversations, seed {seed}");
+        Ok(())
+    };
+    hold(converse).with_context(|| format!("again with {SEED}={seed}"))
 }
 
 /// Holds the spans of what is played against what was expected, and the counters against 0.

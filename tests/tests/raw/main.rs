@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use spoor_tests::{
     agent::{Agent, Recorder, Tape},
     otlp::Span,
-    raw::{World, compare, play, response, selection},
+    raw::{World, compare, open_older, play, response, selection},
 };
 
 /// The program of the peers.
@@ -20,6 +20,7 @@ const RAWPEER: &str = env!("CARGO_BIN_EXE_rawpeer");
 #[ignore = "end to end: needs root; cargo xtask test runs it"]
 fn over_real_sockets() -> Result<()> {
     let mut world = World::start(RAWPEER.as_ref())?;
+    open_older(&mut world)?;
     let agent = Recorder::start(&selection(&world))?;
     play(&mut world, &agent.agent)?;
     check_counters(&mut world, &agent.agent)?;
@@ -31,6 +32,7 @@ fn over_real_sockets() -> Result<()> {
 #[ignore = "end to end: needs root; cargo xtask test runs it"]
 fn through_tapes() -> Result<()> {
     let mut world = World::start(RAWPEER.as_ref())?;
+    open_older(&mut world)?;
     let tape = Tape::record(&selection(&world))?;
     play(&mut world, &tape.agent)?;
     let (tape, said) = tape.finish()?;

@@ -6,7 +6,7 @@ use anyhow::Result;
 use spoor_tests::{
     agent::Recorder,
     otlp::{Kind, Span},
-    raw::{Difference, Exchange, World, compare, play, selection, target_of},
+    raw::{Difference, Exchange, World, compare, open_older, play, selection, target_of},
 };
 
 use crate::{beside, lossy::were_preempted};
@@ -106,6 +106,7 @@ fn feature_of(case: &str) -> &'static str {
 pub fn raw(report: &mut Report) {
     let played = || -> Result<(World, Vec<Span>, String)> {
         let mut world = World::start(&beside("rawpeer")?)?;
+        open_older(&mut world)?;
         let agent = Recorder::start(&selection(&world))?;
         play(&mut world, &agent.agent)?;
         let (spans, said) = agent.finish()?;

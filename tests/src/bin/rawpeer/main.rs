@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use syscalls::{Address, Errno, Sending};
+use syscalls::{Address, Errno, PROCESSOR_WORDS, Receiving, Sending};
 
 /// Why a command gave no answer.
 #[derive(Debug)]
@@ -131,6 +131,32 @@ impl Peer {
             ["splice", from, to, bytes] => {
                 let (from, to, bytes) = (self.fd(from)?, self.fd(to)?, number(bytes)?);
                 Ok(syscalls::splice_through(from, to, bytes)?.to_string())
+            }
+            ["converse", listener, address, count, pause_us, request, body, answer] => {
+                let conversation = Conversation {
+                    listener: self.fd(listener)?,
+                    address: parse_address(address)?,
+                    pause: Duration::from_micros(number(pause_us)? as u64),
+                    body: unhex(body)?,
+                    answer: unhex(answer)?,
+                };
+                let (request, count) = (unhex(request)?, number(count)?);
+                for index in 0..count {
+                    conversation.hold(&numbered(&request, index))?;
+                }
+                Ok(count.to_string())
+            }
+            // Those that there are not, or that are not allowed, do not matter.
+            ["processors", "all"] => Ok(syscalls::run_on(&[u64::MAX; PROCESSOR_WORDS])?.to_string()),
+            ["processors", "first"] => {
+                let mut first = false;
+                let allowed = syscalls::processors()?;
+                let mask = allowed.map(|word| {
+                    let lowest = if first { 0 } else { word & word.wrapping_neg() };
+                    first |= lowest != 0;
+                    lowest
+                });
+                Ok(syscalls::run_on(&mask)?.to_string())
             }
             ["join", name] => {
                 let thread = self.threads.remove(*name);
@@ -268,6 +294,57 @@ impl Sender {
         self.piece.clear();
         Ok(())
     }
+}
+
+/// A connection with one exchange, both ends here: the request's body comes in a call of its own.
+struct Conversation {
+    listener: RawFd,
+    address: Address,
+    pause: Duration,
+    body: Vec<u8>,
+    answer: Vec<u8>,
+}
+
+impl Conversation {
+    fn hold(&self, request: &[u8]) -> Result<(), Fault> {
+        let (client, connected) = syscalls::connect(&self.address, None, false)?;
+        connected?;
+        let server = syscalls::accept(self.listener, true)?;
+        for (from, to, bytes) in [
+            (client, server, request),
+            (client, server, &self.body),
+            (server, client, &self.answer),
+        ] {
+            let sent = syscalls::send(from, Sending::Write, &[bytes])?;
+            let received = syscalls::receive(to, Receiving::Read, &[bytes.len()])?;
+            if (sent, received) != (bytes.len(), bytes.len()) {
+                return Err(script(format!(
+                    "sent {sent}, received {received} of {} bytes",
+                    bytes.len()
+                )));
+            }
+        }
+        syscalls::close(client)?;
+        syscalls::close(server)?;
+        std::thread::sleep(self.pause);
+        Ok(())
+    }
+}
+
+/// The bytes with a number's digits in the places of `#`.
+fn numbered(bytes: &[u8], number: usize) -> Vec<u8> {
+    let is_place = |byte: &u8| *byte == b'#';
+    let places = bytes.iter().filter(|byte| is_place(byte)).count();
+    let text = format!("{number:0places$}");
+    let mut digits = text.bytes();
+    let digit = |byte: &u8| {
+        if is_place(byte) {
+            digits.next().unwrap_or(*byte)
+        } else {
+            *byte
+        }
+    };
+    bytes.iter().map(digit).collect()
 }
 
 fn number(word: &str) -> Result<usize, Fault> {

@@ -87,6 +87,23 @@ fn set_option(fd: RawFd, level: c_int, name: c_int, value: &[u8]) -> Result<usiz
     call(libc::SYS_setsockopt, [place[0], place[1], place[2], value[0], value[1]])
 }
 
+/// Words of a mask of processors: room for 1,024.
+pub const PROCESSOR_WORDS: usize = 16;
+
+/// The processors that this thread may run on.
+pub fn processors() -> Result<[u64; PROCESSOR_WORDS], Errno> {
+    let mut mask = [0; PROCESSOR_WORDS];
+    let address = mask.as_mut_ptr() as usize;
+    call(libc::SYS_sched_getaffinity, [0, size_of_val(&mask), address])?;
+    Ok(mask)
+}
+
+/// Lets this thread run on these processors alone.
+pub fn run_on(mask: &[u64; PROCESSOR_WORDS]) -> Result<usize, Errno> {
+    let address = mask.as_ptr() as usize;
+    call(libc::SYS_sched_setaffinity, [0, size_of_val(mask), address])
+}
+
 /// The thread's own id.
 pub fn thread_id() -> i32 {
     call(libc::SYS_gettid, []).map_or(0, |id| id as i32)
@@ -272,6 +289,14 @@ pub fn receive(fd: RawFd, how: Receiving, sizes: &[usize]) -> Result<usize, Errn
         Receiving::RecvFrom => flagged(0),
         Receiving::Peek => flagged(libc::MSG_PEEK),
         Receiving::Truncate => flagged(libc::MSG_TRUNC),
+        Receiving::TruncateMessage => {
+            let mut message = message(start, count);
+            let flags = libc::MSG_TRUNC as usize;
+            call(
+                libc::SYS_recvmsg,
+                [socket, given(ptr::from_mut(&mut message) as usize), flags],
+            )
+        }
         Receiving::WaitAll => flagged(libc::MSG_WAITALL),
         Receiving::DontWait => flagged(libc::MSG_DONTWAIT),
         Receiving::ReadV => call(libc::SYS_readv, [socket, given(start as usize), count]),

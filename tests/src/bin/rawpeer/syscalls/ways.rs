@@ -41,6 +41,8 @@ pub enum Receiving {
     Peek,
     /// `MSG_TRUNC`: TCP drops the bytes and copies none.
     Truncate,
+    /// The same by recvmsg(2).
+    TruncateMessage,
     /// `MSG_WAITALL`.
     WaitAll,
     /// `MSG_DONTWAIT`.
@@ -90,6 +92,7 @@ impl FromStr for Receiving {
             "splice" => Self::Splice,
             "peek" => Self::Peek,
             "truncate" => Self::Truncate,
+            "recvmsg-truncate" => Self::TruncateMessage,
             "waitall" => Self::WaitAll,
             "dontwait" => Self::DontWait,
             _ => return Err(()),
