@@ -1,7 +1,7 @@
 //! Connections that are older than the agent: each is picked up at its next request, and never lost after that, whatever other
 //! connections there are.
 
-use agent_ebpf::abi::FOLLOW_SLOTS;
+use agent_ebpf::abi::HINT_SLOTS;
 use anyhow::Result;
 
 use super::{
@@ -77,7 +77,7 @@ fn heads_in_pieces(world: &mut World, connection: &Connection, prefix: &str) -> 
 /// got a word: its body comes in a call of its own.
 fn others(world: &mut World, prefix: &str) -> Result<()> {
     // Each connection has two ends.
-    let count = FOLLOW_SLOTS as usize / 2 + 4 * CONNECTIONS;
+    let count = HINT_SLOTS as usize / 2 + 4 * CONNECTIONS;
     let (listener, address) = world.listen(OTHER, "127.0.0.1:0")?;
     let number = "######";
     let request = head("POST", &format!("{prefix}/{number}"), 4);
