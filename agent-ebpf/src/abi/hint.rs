@@ -178,7 +178,11 @@ impl SealedHint {
             until: self.until,
             state: self.state,
         };
-        if seal(conn, hint) == self.seal { Some(hint) } else { None }
+        if seal(conn, hint) == self.seal {
+            Some(hint)
+        } else {
+            None
+        }
     }
 }
 
@@ -245,7 +249,13 @@ mod tests {
         let other_conn = (7 + HINT_SLOTS as u64) << CONN_CPU_BITS | 1;
         assert_eq!(hint_slot(CONN), hint_slot(other_conn));
         assert_eq!(SealedHint::default().open(CONN), None);
-        let hints = [hint(5000, 1, 1), hint(5000, 2, 2), hint(IGNORED, 0, 3), hint(0, 1, 4), hint(1, 0, 5)];
+        let hints = [
+            hint(5000, 1, 1),
+            hint(5000, 2, 2),
+            hint(IGNORED, 0, 3),
+            hint(0, 1, 4),
+            hint(1, 0, 5),
+        ];
         for one in hints {
             let sealed = SealedHint::new(CONN, one);
             assert_eq!(sealed.open(CONN), Some(one));

@@ -2,7 +2,7 @@
 
 use core::mem::{offset_of, size_of};
 
-use super::{Connect, Execution, Exec, Exit, Fork, Header, Kind, Listen, Open, Segment, State, Unseen};
+use super::{Connect, Exec, Execution, Exit, Fork, Header, Kind, Listen, Open, Segment, State, Unseen};
 
 /// Names the layout of the records: the first thing on a tape. A hash of the names, places and sizes of all fields, so
 /// that no change can be forgotten.
@@ -74,7 +74,11 @@ mod tests {
     fn names_places_and_sizes_count() {
         let version = |name: &[u8], place, size| mix_number(mix_number(mix(0, name), place), size);
         let one = version(b"until", 80, 88);
-        for other in [version(b"until_", 80, 88), version(b"until", 84, 88), version(b"until", 80, 96)] {
+        for other in [
+            version(b"until_", 80, 88),
+            version(b"until", 84, 88),
+            version(b"until", 80, 96),
+        ] {
             assert_ne!(one, other);
         }
         assert_ne!(ABI_VERSION, 0);

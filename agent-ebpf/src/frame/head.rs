@@ -399,13 +399,37 @@ mod tests {
     fn says_unknown_rather_than_guess() {
         let cases: &[(&str, u32, Body)] = &[
             ("HTTP/1.1 200 OK\r\n\r\n", 19, Body::Unsaid),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", 47, Body::Chunked),
-            ("HTTP/1.1 200 OK\r\ntransfer-encoding: CHUNKED\r\n\r\n", 47, Body::Chunked),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+                47,
+                Body::Chunked,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: CHUNKED\r\n\r\n",
+                47,
+                Body::Chunked,
+            ),
             ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n", 44, Body::Unknown),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, x\r\n\r\n", 50, Body::Unknown),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding : chunked\r\n\r\n", 48, Body::Unknown),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding\x1a chunked\r\n\r\n", 47, Body::Unknown),
-            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n", 66, Body::Unknown),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, x\r\n\r\n",
+                50,
+                Body::Unknown,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding : chunked\r\n\r\n",
+                48,
+                Body::Unknown,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding\x1a chunked\r\n\r\n",
+                47,
+                Body::Unknown,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n",
+                66,
+                Body::Unknown,
+            ),
             ("HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n", 38, Body::Length(7)),
             ("HTTP/1.1 200 OK\r\nContent-Length:7\r\n\r\n", 37, Body::Length(7)),
             ("HTTP/1.1 200 OK\r\nContent-Length : 7\r\n\r\n", 39, Body::Unknown),
@@ -419,14 +443,30 @@ mod tests {
             ("HTTP/1.1 200 OK\r\nContent-Length: 5 \r\n\r\n", 39, Body::Unknown),
             ("HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\n", 41, Body::Unknown),
             ("HTTP/1.1 200 OK\r\nContent-Length:\r\n\r\n", 36, Body::Unknown),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n", 57, Body::Unknown),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n", 57, Body::Unknown),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+                57,
+                Body::Unknown,
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n",
+                57,
+                Body::Unknown,
+            ),
             ("HTTP/1.1 200 OK\r\nTransfer-Id: 1\r\n\r\n", 35, Body::Unsaid),
             // Bytes behind the head do not count.
             ("HTTP/1.1 200 OK\r\n\r\nX\nY", 19, Body::Unsaid),
-            ("PUT / HTTP/1.1\n\nPUT / HTTP/1.1\r\nContent-Length: 9\r\n\r\n", 16, Body::Unknown),
+            (
+                "PUT / HTTP/1.1\n\nPUT / HTTP/1.1\r\nContent-Length: 9\r\n\r\n",
+                16,
+                Body::Unknown,
+            ),
             ("PUT / HTTP/1.1\n\n", 16, Body::Unknown),
-            ("PUT /xx HTTP/1.1\na:\nb:\n\nContent-Length: 9\r\n\r\n", 24, Body::Unknown),
+            (
+                "PUT /xx HTTP/1.1\na:\nb:\n\nContent-Length: 9\r\n\r\n",
+                24,
+                Body::Unknown,
+            ),
         ];
         for &(text, head_bytes, body) in cases {
             let scan = scan(text.as_bytes());

@@ -18,7 +18,8 @@ use crate::{
     maps::{CONTROL, EVENTS, PORTS, TARGETS, UNIX_USERS, is_marked, mark, unix_user},
     scratch::{enter, leave, on_own_stack},
     socket::{
-        self, CONNECT_RETURNED, DESCRIBED, Moved, OPAQUE, UNIX, connection, inode, is_given_up, socket, tell_ends, tell_last,
+        self, CONNECT_RETURNED, DESCRIBED, Moved, OPAQUE, UNIX, connection, inode, is_given_up, socket, tell_ends,
+        tell_last,
     },
     submit,
 };

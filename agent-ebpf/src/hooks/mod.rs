@@ -27,4 +27,3 @@ pub fn argument(ctx: &TracePointContext, index: usize) -> u64 {
     // SAFETY: the tracepoint's record holds all arguments of the call.
     unsafe { ctx.as_ptr().cast::<u64>().add(2 + index).read() }
 }
-

@@ -2,11 +2,7 @@
 //! arguments are still in the saved registers, and the user's pages have just been touched.
 
 use agent_ebpf::abi::Direction;
-use aya_ebpf::{
-    helpers::bpf_get_current_pid_tgid,
-    macros::tracepoint,
-    programs::TracePointContext,
-};
+use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::tracepoint, programs::TracePointContext};
 
 use crate::{
     copy::{Source, gather_messages, message},

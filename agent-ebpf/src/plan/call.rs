@@ -229,7 +229,11 @@ pub trait Call {
             if line.bytes == 0 && carried == 0 && end - from < LINE_BYTES {
                 // Cut off by the call's end: the rest comes with the next one.
                 way.carry.set(self.first());
-                return if end > known { self.submit(at, end - from, 0) } else { Some(()) };
+                return if end > known {
+                    self.submit(at, end - from, 0)
+                } else {
+                    Some(())
+                };
             }
             if line.bytes <= carried || at + line.bytes > end {
                 break;

@@ -227,13 +227,23 @@ fn request(state: WayState, first: [u64; 2], known: usize, scan: &Scan) -> Optio
     if !is_request || word == CONNECT {
         return None;
     }
-    let body = if scan.is_request_line() { scan.body() } else { Body::Unknown };
+    let body = if scan.is_request_line() {
+        scan.body()
+    } else {
+        Body::Unknown
+    };
     Some((state.after_message(word & FIVE_BYTES == HEAD), body))
 }
 
 /// The same for a response. `requests`: the state of the other direction.
 #[inline(always)]
-fn response(state: WayState, requests: WayState, first: [u64; 2], known: usize, scan: &Scan) -> Option<(WayState, Body)> {
+fn response(
+    state: WayState,
+    requests: WayState,
+    first: [u64; 2],
+    known: usize,
+    scan: &Scan,
+) -> Option<(WayState, Body)> {
     // "HTTP/1.1 200 OK": the digits are bytes 9 to 11. Other forms are Core's to read.
     let [space, class, tens, ones, behind, ..] = first[1].to_le_bytes();
     let is_plain = space == b' '

@@ -2,7 +2,10 @@
 
 use agent_ebpf::abi::{Counter, FAMILY_INET, FAMILY_UNIX, Kind, Open, Role};
 
-use super::{COUNTED, Connection, DESCRIBED, FROM_BIRTH, Moved, OPAQUE, TCP_CLOSE, TCP_LISTEN, TCP_SYN_SENT, connection, fin_read, remove};
+use super::{
+    COUNTED, Connection, DESCRIBED, FROM_BIRTH, Moved, OPAQUE, TCP_CLOSE, TCP_LISTEN, TCP_SYN_SENT, connection,
+    fin_read, remove,
+};
 use crate::{
     counters::count,
     kernel::{is_missing, offset, read},

@@ -104,7 +104,11 @@ mod tests {
     fn hints(told: &mut Told, read: Known, claim: u64) -> Option<[u64; 2]> {
         let written = known(10, 0, Mode::Head);
         let hints = told.hints([read, written], Direction::Read, claim, false)?;
-        assert!(hints.iter().all(|hint| hint.state.epoch() == told.epoch() && hint.state.number() == 7));
+        assert!(
+            hints
+                .iter()
+                .all(|hint| hint.state.epoch() == told.epoch() && hint.state.number() == 7)
+        );
         Some(hints.map(|hint| hint.until))
     }
 

@@ -131,8 +131,11 @@ impl Shared {
     /// Says that the reader sleeps, or works.
     fn reader_sleeps(&self, on: bool) {
         // SAFETY: a field of the entry.
-        self.control
-            .set(0, |entry| unsafe { (&raw mut (*entry).reader_sleeps).cast() }, on as u32);
+        self.control.set(
+            0,
+            |entry| unsafe { (&raw mut (*entry).reader_sleeps).cast() },
+            on as u32,
+        );
     }
 
     /// The counters of the programs, summed over processors.

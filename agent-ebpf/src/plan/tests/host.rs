@@ -128,14 +128,19 @@ impl Connection {
             assert!(pair[0].offset + pair[0].captured <= pair[1].offset, "{pair:?}");
         }
         if let Some((last, others)) = records[before..].split_last() {
-            assert!(!last.more && others.iter().all(|record| record.more), "{:?}", &records[before..]);
+            assert!(
+                !last.more && others.iter().all(|record| record.more),
+                "{:?}",
+                &records[before..]
+            );
         }
     }
 
     /// Whether this byte passed in a call that the programs saw, and is in no record.
     pub fn is_hidden(&self, side: usize, at: u64) -> bool {
         let within = |&(from, to): &(u64, u64)| from <= at && at < to;
-        let captured = |record: &Record| record.side == side && within(&(record.offset, record.offset + record.captured));
+        let captured =
+            |record: &Record| record.side == side && within(&(record.offset, record.offset + record.captured));
         at < self.ways[side].offset.get()
             && !self.unseen[side].iter().any(within)
             && !self.records.borrow().iter().any(captured)

@@ -125,7 +125,11 @@ impl Side {
                 }
                 let before = if chunks.is_empty() { "" } else { "\r\n" };
                 let trailers = if rng.one_in(20) { "X: y\r\n" } else { "" };
-                self.push(format!("{before}0\r\n{trailers}\r\n").as_bytes(), Kind::ChunkLine, number);
+                self.push(
+                    format!("{before}0\r\n{trailers}\r\n").as_bytes(),
+                    Kind::ChunkLine,
+                    number,
+                );
             }
             Framing::Close(body) => self.push(&body, Kind::UntilClose, number),
             Framing::Opaque(body) => self.push(&body, Kind::Opaque, number),
@@ -155,7 +159,11 @@ enum Framing {
 }
 
 fn body(rng: &mut Rng) -> Vec<u8> {
-    let most = if rng.one_in(60) { 30_000 } else { [1, 20, 100, 400, 3000][rng.below(5) as usize] };
+    let most = if rng.one_in(60) {
+        30_000
+    } else {
+        [1, 20, 100, 400, 3000][rng.below(5) as usize]
+    };
     let length = 1 + rng.below(most) as usize;
     let text = rng.pick(&HOSTILE).as_bytes();
     text.iter().copied().cycle().take(length).collect()
@@ -227,7 +235,9 @@ impl Conversation {
             let last = number + 1 == exchanges;
             let method = match rng.below(24) {
                 0 if last => "CONNECT",
-                _ => rng.pick(&["GET", "GET", "HEAD", "POST", "PUT", "DELETE", "PROPFIND", "head", "HEADX"]),
+                _ => rng.pick(&[
+                    "GET", "GET", "HEAD", "POST", "PUT", "DELETE", "PROPFIND", "head", "HEADX",
+                ]),
             };
             if number == 0 && rng.one_in(10) {
                 requests.push(b"PROXY TCP4 10.0.0.1 10.0.0.2 11111 80\r\n", Kind::ChunkLine, 0);
@@ -239,7 +249,10 @@ impl Conversation {
             let asked = framing(rng);
             let line = framing_line(rng, &asked, true);
             let (before, behind) = (padding(rng), if rng.one_in(3) { padding(rng) } else { String::new() });
-            requests.head(&format!("{method} /{number} HTTP/{version}\r\n{before}{line}{behind}\r\n"), number);
+            requests.head(
+                &format!("{method} /{number} HTTP/{version}\r\n{before}{line}{behind}\r\n"),
+                number,
+            );
             requests.body(rng, asked, number);
 
             while rng.one_in(6) {
@@ -274,7 +287,10 @@ impl Conversation {
             line = "Content-Length: 0\r\n".into();
         }
         let before = padding(rng);
-        responses.head(&format!("HTTP/{version}{space}{status} OK\r\n{before}{line}\r\n"), number);
+        responses.head(
+            &format!("HTTP/{version}{space}{status} OK\r\n{before}{line}\r\n"),
+            number,
+        );
         responses.body(rng, answer, number);
     }
 
@@ -292,7 +308,10 @@ impl Conversation {
             let answered = responses.part(at[1]).map_or(u64::MAX, |(_, part)| part.number);
             let may_answer = at[1] < length(1) && answered < asked;
             let may_ask = at[0] < length(0)
-                && (answered == u64::MAX || requests.part(at[0]).is_none_or(|(_, part)| part.number <= answered + ahead));
+                && (answered == u64::MAX
+                    || requests
+                        .part(at[0])
+                        .is_none_or(|(_, part)| part.number <= answered + ahead));
             let side = match (may_ask, may_answer) {
                 (true, true) => rng.below(2) as usize,
                 (true, false) => 0,
@@ -302,12 +321,17 @@ impl Conversation {
             let end = match style {
                 0 if rng.one_in(2) => at[side] + 1 + rng.below(rest.min(40)),
                 0 => at[side] + 1 + rng.below(rest.min(400)),
-                1 => self.sides[side].part(at[side]).map_or(at[side] + rest, |(_, part)| part.end),
+                1 => self.sides[side]
+                    .part(at[side])
+                    .map_or(at[side] + rest, |(_, part)| part.end),
                 _ if rng.one_in(2) => self.message_end(side, at[side]),
                 _ => at[side] + 1 + rng.below(rest.min(5000)),
             };
             // Not behind what may be sent now.
-            let end = end.min(self.limit(side, at, ahead)).min(at[side] + CALL_BYTES).max(at[side] + 1);
+            let end = end
+                .min(self.limit(side, at, ahead))
+                .min(at[side] + CALL_BYTES)
+                .max(at[side] + 1);
             let within_body = self.sides[side]
                 .part(at[side])
                 .is_some_and(|(_, part)| part.kind == Kind::Length && end <= part.end);
@@ -328,7 +352,10 @@ impl Conversation {
     fn message_end(&self, side: usize, at: u64) -> u64 {
         let boundaries = &self.sides[side].boundaries;
         let index = boundaries.partition_point(|&boundary| boundary <= at);
-        boundaries.get(index).copied().unwrap_or(self.sides[side].bytes.len() as u64)
+        boundaries
+            .get(index)
+            .copied()
+            .unwrap_or(self.sides[side].bytes.len() as u64)
     }
 
     /// Up to where a side may be sent, by what the other side has sent.

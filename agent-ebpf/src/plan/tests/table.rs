@@ -90,7 +90,10 @@ fn chunks_make_a_record_for_each_line() {
     let data = "z".repeat(0x1000);
     let body = format!("1000\r\n{data}\r\n1000\r\n{data}\r\n0\r\n\r\n");
     let (records, claim) = talk.call(1, format!("{head}{body}").as_bytes());
-    assert_eq!(records, [(0, 47), (47, 6), (47 + 6 + 4096, 8), (47 + 6 + 4096 + 8 + 4096, 7)]);
+    assert_eq!(
+        records,
+        [(0, 47), (47, 6), (47 + 6 + 4096, 8), (47 + 6 + 4096 + 8 + 4096, 7)]
+    );
     assert_eq!(claim, head.len() as u64 + body.len() as u64);
     // The same in calls that cut lines off.
     talk.request("GET /b HTTP/1.1");
@@ -120,7 +123,10 @@ fn hints_lower_and_raise_what_the_programs_know() {
     assert_eq!(talk.request(&post(9)).1, talk.connection.offsets()[0] + 9);
     // One that comes late costs bytes.
     talk.hint([at, 0], [Mode::Head, Mode::Head], 2);
-    assert_eq!(talk.call(0, b"123456789"), (vec![(talk.connection.offsets()[0] - 9, 9)], 0));
+    assert_eq!(
+        talk.call(0, b"123456789"),
+        (vec![(talk.connection.offsets()[0] - 9, 9)], 0)
+    );
     // And one in time is believed again.
     talk.hint([talk.connection.offsets()[0], 0], [Mode::Head, Mode::Head], 3);
     assert!(talk.request(&post(7)).1 > talk.connection.offsets()[0]);
@@ -157,7 +163,12 @@ fn responses_are_framed_by_their_requests() {
     assert_eq!(talk.call(1, small.as_bytes()).1, small.len() as u64);
     assert_eq!(talk.call(1, large.as_bytes()).1, 0);
     // Informational responses are passed over, but for the one that switches protocols.
-    for (first, framed) in [("100 Continue", true), ("103 X", true), ("101 X", false), ("  100 X", false)] {
+    for (first, framed) in [
+        ("100 Continue", true),
+        ("103 X", true),
+        ("101 X", false),
+        ("  100 X", false),
+    ] {
         let mut talk = Talk::new();
         talk.request("GET / HTTP/1.1");
         talk.call(1, format!("HTTP/1.1 {first}\r\n\r\n").as_bytes());
@@ -169,12 +180,18 @@ fn responses_are_framed_by_their_requests() {
 fn bytes_like_a_head_are_body_where_they_are_body() {
     let mut talk = Talk::new();
     let hostile = "PUT / HTTP/1.1\r\nContent-Length: 1000000000000000\r\n\r\n";
-    let end = talk.request(&format!("GET /a HTTP/1.1\r\nContent-Length: {}", hostile.len())).1;
+    let end = talk
+        .request(&format!("GET /a HTTP/1.1\r\nContent-Length: {}", hostile.len()))
+        .1;
     assert_eq!(talk.call(0, hostile.as_bytes()), (vec![(end, 0)], end));
     let next = talk.request("GET /b HTTP/1.1").1;
     assert_eq!(next, end + 19);
     // Behind a head that the programs do not understand, they are bytes like others.
-    for odd in ["X\r\n y: z", "Content-Length : 52", "Content-Length: 52\r\nContent-Length: 52"] {
+    for odd in [
+        "X\r\n y: z",
+        "Content-Length : 52",
+        "Content-Length: 52\r\nContent-Length: 52",
+    ] {
         let mut talk = Talk::new();
         assert_eq!(talk.request(&format!("DELETE /a HTTP/1.1\r\n{odd}")).1, 0);
         let at = talk.connection.offsets()[0];

@@ -26,6 +26,7 @@ mod stream;
 mod tests;
 
 pub use ahead::Ahead;
+pub(crate) use connection::Method;
 pub use connection::{Counters, Http1};
 pub(crate) use framing::{Follow, Method, follow_request, follow_response};
 
