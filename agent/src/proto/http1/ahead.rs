@@ -40,7 +40,7 @@ impl Http1 {
                 exchange: 0,
             },
             Following::Searching => Ahead::UNKNOWN,
-            Following::Following if self.holds(half) => Ahead::UNKNOWN,
+            Following::Following if self.is_doubted() || self.holds(half) => Ahead::UNKNOWN,
             Following::Following => match half {
                 Half::Request => self.request_ahead(),
                 Half::Response => self.response_ahead(),

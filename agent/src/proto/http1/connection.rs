@@ -215,6 +215,11 @@ impl Http1 {
         }
     }
 
+    /// Whether no boundary is believed: of one of the two halves peers have two opinions.
+    pub(super) fn is_doubted(&self) -> bool {
+        self.doubt.is_some() || self.stray.is_some()
+    }
+
     /// The number of the request whose head comes next.
     pub(super) fn next_exchange(&self) -> u64 {
         self.next_exchange
