@@ -163,7 +163,7 @@ pub struct Core {
 
 impl Core {
     /// A Core that gives its ids from `seed`.
-    pub fn new(settings: &CoreSettings, seed: u64) -> Self {
+    pub fn new(settings: &CoreSettings, seed: u128) -> Self {
         let hold_ns = u64::try_from(settings.hold.as_nanos()).unwrap_or(u64::MAX);
         let hold_most = usize::try_from(settings.hold_bytes / BYTES_PER_EXCHANGE)
             .unwrap_or(usize::MAX)

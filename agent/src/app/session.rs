@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     fs::File,
-    io::BufWriter,
+    io::{self, BufWriter},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -93,7 +93,7 @@ impl Session {
     ) -> anyhow::Result<Self> {
         let facts = Facts::start(ProcRoot::default(), selection.clone(), probe.ring.waker())?;
         shown.pulse.begin(probe.ring.waker());
-        let seed = seed();
+        let seed = seed().context("cannot draw a seed for trace ids (getrandom)")?;
         let mut session = Self {
             probe,
             core: Core::new(settings, seed),
@@ -570,9 +570,12 @@ fn unix_ns() -> u64 {
     clock_ns(libc::CLOCK_REALTIME)
 }
 
-/// A seed for ids: unlike that of any other agent.
-fn seed() -> u64 {
-    fastrand::u64(..)
+/// A seed for ids that no other agent has: from the kernel, for the clocks of two hosts of one image may agree.
+fn seed() -> io::Result<u128> {
+    let mut bytes = [0; size_of::<u128>()];
+    // So few bytes come in one call, once the kernel has collected enough (random(7)).
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(u128::from_le_bytes(bytes))
 }
 
 /// The reader goes before others on a machine that is saturated: it needs little, and what it is late for is lost. Where

@@ -68,7 +68,7 @@ pub struct Causality {
 
 impl Causality {
     /// Holds what is over for at most `hold_ns`, and at most `hold_most` exchanges.
-    pub fn new(seed: u64, hold_ns: u64, hold_most: usize) -> Self {
+    pub fn new(seed: u128, hold_ns: u64, hold_most: usize) -> Self {
         Self {
             nodes: SlotMap::with_key(),
             processes: FastMap::default(),

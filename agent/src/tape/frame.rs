@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::TapeError;
-use crate::process::ProcessFacts;
+use crate::{process::ProcessFacts, trace::Ids};
 
 /// One thing that Core was told.
 #[derive(Clone, Debug, PartialEq)]
@@ -11,7 +11,7 @@ pub enum Frame<'a> {
     /// Core's configuration, as JSON.
     Config(Cow<'a, str>),
     /// The seed that trace and span ids come from.
-    Seed(u64),
+    Seed(u128),
     /// The two clocks, read at one moment.
     Clock {
         /// `CLOCK_MONOTONIC`.
@@ -127,7 +127,11 @@ impl<'a> Frame<'a> {
                 let json = std::str::from_utf8(payload).map_err(|error| error.to_string())?;
                 Self::Config(Cow::Borrowed(json))
             }
-            Kind::Seed => Self::Seed(u64::from_le_bytes(exactly(payload)?)),
+            // Earlier tapes have the state alone.
+            Kind::Seed => Self::Seed(match exactly(payload) {
+                Ok(state) => Ids::seed_of_state(u64::from_le_bytes(state)),
+                Err(_) => u128::from_le_bytes(exactly(payload)?),
+            }),
             Kind::Clock => {
                 let [a, b, c, d, e, f, g, h, rest @ ..] = exactly::<16>(payload)?;
                 Self::Clock {

@@ -72,7 +72,7 @@ fn facts(tgid: u32, name: String, port: i64) -> ProcessFacts {
 fn all_kinds() -> Vec<Owned> {
     vec![
         Frame::Config(Cow::Borrowed(r#"{"hold_ns":1}"#)),
-        Frame::Seed(u64::MAX),
+        Frame::Seed(u128::MAX),
         Frame::Clock {
             monotonic_ns: 5,
             unix_ns: 1_700_000_000_000_000_000,
@@ -91,7 +91,7 @@ fn all_kinds() -> Vec<Owned> {
 fn any_frame() -> impl Strategy<Value = Owned> {
     prop_oneof![
         ".*".prop_map(|json| Frame::Config(Cow::Owned(json))),
-        any::<u64>().prop_map(Frame::Seed),
+        any::<u128>().prop_map(Frame::Seed),
         any::<(u64, u64)>().prop_map(|(monotonic_ns, unix_ns)| Frame::Clock { monotonic_ns, unix_ns }),
         prop::collection::vec(any::<u8>(), 0..300).prop_map(|record| Frame::Record(record.leak())),
         any::<u64>().prop_map(|now_ns| Frame::Tick { now_ns }),
@@ -177,7 +177,7 @@ fn tapes_of_other_versions_and_machines_name_them() {
 #[test]
 fn damage_is_told_and_nothing_is_read_behind_it() {
     let tape = recorded(&[Frame::Seed(1), Frame::Tick { now_ns: 2 }]);
-    let second = (HEADER_BYTES + FRAME_HEAD_BYTES + 8) as u64;
+    let second = (HEADER_BYTES + FRAME_HEAD_BYTES + 16) as u64;
     let damaged = |at: u64, byte: u8| {
         let mut tape = tape.clone();
         tape[at as usize] = byte;
@@ -203,6 +203,18 @@ fn damage_is_told_and_nothing_is_read_behind_it() {
         damaged(second, Kind::Clock as u8),
         TapeError::Malformed { frame: "clock", at_byte, .. } if at_byte == second
     ));
+}
+
+/// Tapes from when a seed was the state alone give the ids that they gave.
+#[test]
+fn a_seed_of_64_bits_has_the_usual_step() {
+    let mut tape = recorded(&[Frame::Seed(7)]);
+    let seed = HEADER_BYTES + FRAME_HEAD_BYTES;
+    tape.drain(seed + 8..seed + 16);
+    tape[HEADER_BYTES + 1] = 8;
+    let (frames, end) = replayed(&tape);
+    assert_eq!(frames, [Frame::Seed(0x9e37_79b9_7f4a_7c15 << 64 | 7)]);
+    end.unwrap();
 }
 
 #[test]
