@@ -107,6 +107,7 @@ fn settings() -> CoreSettings {
         request_headers: Vec::new(),
         response_headers: Vec::new(),
         secrets: spoor::trace::redact::SecretNames::default(),
+        body_sizes: false,
         known_methods: None,
         include_telemetry: false,
         sampler: spoor::trace::sampling::Sampler::default(),

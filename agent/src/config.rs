@@ -201,6 +201,9 @@ pub struct CoreSettings {
     /// Query parameters whose values are not exported. Older tapes do not say: the default ones.
     #[serde(default)]
     pub secrets: SecretNames,
+    /// Sizes of bodies become attributes. Older tapes do not say: they do.
+    #[serde(default = "yes")]
+    pub body_sizes: bool,
     /// Request methods that are known, as OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS lists them; `None`: the conventions'.
     pub known_methods: Option<String>,
     /// Trace telemetry of others (OTLP exports) too.
@@ -216,6 +219,10 @@ pub struct CoreSettings {
     pub hold_bytes: u64,
     /// A connection without traffic for so long is forgotten.
     pub idle_timeout: Duration,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Invocation {

@@ -3,9 +3,9 @@
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
 
+mod closing;
 mod exchanges;
 mod lifecycle;
-mod resets;
 mod spans;
 #[cfg(test)]
 mod tests;
@@ -80,6 +80,10 @@ pub struct Counters {
     pub unix_connects_ignored: u64,
     /// Connects that were under way when their process ended: no calls that failed.
     pub connects_abandoned: u64,
+    /// Connections that ended with received bytes which their process did not read while spans were held.
+    pub left_unread: u64,
+    /// Connections whose last calls were not waited for, because too many had ended at once.
+    pub closed_early: u64,
     /// Targets that use io_uring: their traffic on it is not visible.
     pub io_uring: u64,
     /// Exchanges of traces that the caller did not sample.
@@ -146,7 +150,7 @@ pub struct Core {
     idle_ns: u64,
     /// From `CLOCK_MONOTONIC` to the Unix epoch.
     unix_offset_ns: i64,
-    resets: resets::Resets,
+    closing: closing::Closing,
     /// The latest tick.
     now_ns: u64,
     /// The time of the record that is looked at.
@@ -184,6 +188,7 @@ impl Core {
                 routes: settings.routes.iter().filter_map(|route| route.parse().ok()).collect(),
                 secrets: settings.secrets.clone(),
                 known_methods: methods,
+                body_sizes: settings.body_sizes,
             },
             parser: http1::Config {
                 capture_request: settings.request_headers.clone(),
@@ -194,7 +199,7 @@ impl Core {
             sampler: settings.sampler,
             idle_ns: u64::try_from(settings.idle_timeout.as_nanos()).unwrap_or(u64::MAX),
             unix_offset_ns: 0,
-            resets: resets::Resets::default(),
+            closing: closing::Closing::default(),
             now_ns: 0,
             record_ns: 0,
             hold_ns,
@@ -219,13 +224,17 @@ impl Core {
     pub fn event(&mut self, event: &Event<'_>) {
         match event {
             Event::Segment(segment, bytes) => {
-                let segment = self.resets.place(segment);
-                self.segment(&segment, bytes);
+                let renamed = self.closing.place(segment);
+                let segment = renamed.as_ref().unwrap_or(segment);
+                self.segment(segment, bytes);
+                if !self.closing.is_empty() {
+                    self.end_if_read(segment.conn, segment.header.time_ns);
+                }
             }
             Event::Open(open) => {
                 if !self.want(open.header.execution.tgid, open.header.time_ns) {
                     self.turn_away(open.conn);
-                } else if !self.resets.resume(open) {
+                } else if !self.closing.resume(open) {
                     self.flow.open(open);
                 }
             }
@@ -379,8 +388,9 @@ impl Core {
     /// Time passes. `now_ns`: `CLOCK_MONOTONIC`.
     pub fn tick(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
-        self.settle_resets(now_ns);
+        self.settle_due(now_ns);
         self.causality.tick(now_ns);
+        self.flow.forget_left_behind(now_ns.saturating_sub(self.hold_ns));
         if now_ns < self.next_sweep_ns {
             return;
         }
@@ -398,7 +408,7 @@ impl Core {
     pub fn next_deadline_ns(&self) -> Option<u64> {
         let sweeps = !self.flow.is_empty() || !self.processes.is_empty() || self.causality.has_ready();
         let sweep = sweeps.then_some(self.next_sweep_ns);
-        let others = [self.resets.next_deadline_ns(), self.causality.next_deadline_ns()];
+        let others = [self.closing.next_deadline_ns(), self.causality.next_deadline_ns()];
         others.into_iter().chain([sweep]).flatten().min()
     }
 
@@ -409,7 +419,7 @@ impl Core {
 
     /// Everything that is over leaves now, with what is known: the agent ends.
     pub fn flush(&mut self) -> Vec<Span> {
-        self.settle_resets(u64::MAX);
+        self.settle_due(u64::MAX);
         self.causality.tick(u64::MAX);
         self.now_ns = u64::MAX;
         let spans = self.finished_spans();
@@ -445,6 +455,8 @@ impl Core {
             unknown_process,
             unix_connects_ignored,
             connects_abandoned,
+            left_unread,
+            closed_early,
             io_uring,
             not_sampled,
             left_out,
@@ -458,12 +470,15 @@ impl Core {
             idle_forgotten,
             opaque,
             mptcp,
+            left_behind_too_many,
         } = self.flow.counters;
         let causality::Counters {
             calls_not_certain,
             calls_forgotten,
             held_too_long,
             held_too_many,
+            unknown_too_many,
+            given_up_too_many,
         } = self.causality.counters;
         vec![
             ("malformed_records", malformed_records),
@@ -481,6 +496,8 @@ impl Core {
             ("unknown_process", unknown_process),
             ("unix_connects_ignored", unix_connects_ignored),
             ("connects_abandoned", connects_abandoned),
+            ("left_unread", left_unread),
+            ("closed_early", closed_early),
             ("io_uring", io_uring),
             ("spans", spans),
             ("connections_refused", connections_refused),
@@ -494,6 +511,11 @@ impl Core {
             ("calls_forgotten", calls_forgotten),
             ("held_too_long", held_too_long),
             ("held_too_many", held_too_many),
+            ("unknown_too_many", unknown_too_many),
+            (
+                "given_up_too_many",
+                given_up_too_many.saturating_add(left_behind_too_many),
+            ),
             ("not_sampled", not_sampled),
             ("left_out", left_out),
         ]

@@ -69,7 +69,7 @@ impl Agent {
         stdout: Stdio,
     ) -> Result<Self> {
         command.arg("run").args(selection).args(["--output", output]);
-        command.args(["--capture-request-header", "x-request-id"]);
+        command.args(["--capture-request-header", "x-request-id", "--capture-body-sizes"]);
         command.args(["--metrics-listen", &metrics.to_string()]);
         Self::attach(command, stdout, Some(metrics))
     }
@@ -220,7 +220,7 @@ impl Tape {
             .arg("-o")
             .arg(tape_file(directory.path()))
             // A tape holds all that was captured, and a disk may be slow.
-            .args(["--ring-bytes", "64MiB"])
+            .args(["--ring-bytes", "64MiB", "--capture-body-sizes"])
             .args(selection);
         let agent = Agent::attach(command, Stdio::null(), None)?;
         Ok(Self { agent, directory })
@@ -307,7 +307,9 @@ pub fn run_command(command: &[&str]) -> Result<(Option<i32>, Vec<Span>, String)>
     let output = format!("otlp-json={}", spans_file(directory.path()).display());
     let mut agent = Command::new(binary()?);
     agent.args(["run", "--output", &output, "--capture-request-header", "x-request-id"]);
-    agent.args(["--metrics-listen", "127.0.0.1:0", "--"]).args(command);
+    agent
+        .args(["--capture-body-sizes", "--metrics-listen", "127.0.0.1:0", "--"])
+        .args(command);
     let (stdout, stderr) = (directory.path().join("stdout"), directory.path().join("stderr"));
     let [out, err] = [&stdout, &stderr].map(File::create);
     let mut process = Process::start_with("the agent", agent, Stdio::null(), out?.into(), err?.into())?;

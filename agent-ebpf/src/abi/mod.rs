@@ -109,7 +109,8 @@ pub enum Direction {
 pub const SEGMENT_MORE: u16 = 1;
 /// The bytes could not be copied (a fault, or a call without a user buffer, as sendfile): a gap by its nature.
 pub const SEGMENT_OPAQUE: u16 = 2;
-/// A read that returned 0: the other end has closed (only told for Unix sockets, TCP tells by [`State`]).
+/// The stream of this direction ends at `end`, and no bytes come with it. Unix sockets: a read returned 0. TCP: told right
+/// behind [`StateChange::Closed`] if bytes before `end` were received and not read; the owner may still read them.
 pub const SEGMENT_EOF: u16 = 4;
 /// The first bytes of a connection that does not carry HTTP/1: no more is told of it.
 pub const SEGMENT_NOT_HTTP: u16 = 8;
@@ -230,7 +231,7 @@ pub struct Connect {
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StateChange {
-    /// This end will send no more (close or shutdown).
+    /// This end will send no more (close or shutdown). Told again when close(2) comes behind shutdown(2).
     LocalFin = 1,
     /// The other end will send no more.
     RemoteFin = 2,
@@ -258,11 +259,17 @@ pub struct State {
     pub state: u8,
     /// TCP state it was in before, as the kernel numbers them.
     pub old: u8,
-    /// `sk_shutdown`: 3 when close(2) was called, 2 after shutdown(2) of the sending side.
+    /// `sk_shutdown`: 1 for the receiving side, 2 for the sending side. close(2) sets both, and so does shutdown(2) of the
+    /// sending side behind the other end's FIN.
     pub shutdown: u8,
-    /// Always 0.
-    pub pad: u8,
+    /// `STATE_*`; 0: it is not known whether the socket is still open.
+    pub flags: u8,
 }
+
+/// A process still has the socket: shutdown(2) or the other end did this.
+pub const STATE_OPEN: u8 = 1;
+/// No process has the socket any more: close(2), or the end of its last process, did this or came before.
+pub const STATE_RELEASED: u8 = 2;
 
 /// A target forked a process (not a thread).
 #[repr(C)]

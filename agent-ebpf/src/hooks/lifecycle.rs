@@ -276,7 +276,7 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
             } else {
                 read(sock + offset!(sock_shutdown) as u64).unwrap_or(0) & 3
             },
-            pad: 0,
+            flags: 0,
         });
     }
     0
@@ -394,7 +394,7 @@ fn closed(fd: u32) -> Option<()> {
         } as u8,
         old: 0,
         shutdown: 3,
-        pad: 0,
+        flags: 0,
     });
     Some(())
 }
@@ -428,7 +428,7 @@ fn shut() -> Option<()> {
         state: StateChange::LocalFin as u8,
         old: 0,
         shutdown: 2,
-        pad: 0,
+        flags: 0,
     });
     Some(())
 }

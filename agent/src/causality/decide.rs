@@ -120,7 +120,8 @@ impl Causality {
                         Some(trace)
                     }
                     None => {
-                        above_node.heirs.push(id);
+                        let heirs = std::mem::take(&mut above_node.heirs);
+                        self.add_heir(above, heirs, id);
                         self.set_parent(id, parent);
                         None
                     }
@@ -150,6 +151,20 @@ impl Causality {
         }
     }
 
+    /// Adds one to those whose trace is that of the exchange `above`. Those that have left are passed over whenever the
+    /// list is full, so that a request that lasts for hours keeps only those that wait.
+    fn add_heir(&mut self, above: NodeId, mut heirs: Vec<NodeId>, heir: NodeId) {
+        if heirs.len() == heirs.capacity() {
+            heirs.retain(|&heir| self.nodes.contains_key(heir));
+            // Half of it stays free: each heir is looked at once or twice.
+            heirs.reserve(heirs.len().max(1));
+        }
+        heirs.push(heir);
+        if let Some(above) = self.nodes.get_mut(above) {
+            above.heirs = heirs;
+        }
+    }
+
     fn new_trace(&mut self) -> Trace {
         Trace {
             id: self.ids.trace(),
@@ -159,7 +174,7 @@ impl Causality {
     }
 
     /// The trace of an exchange is known, and so is that of all that wait for it.
-    fn spread(&mut self, id: NodeId, trace: Trace) {
+    pub(super) fn spread(&mut self, id: NodeId, trace: Trace) {
         let mut known = vec![id];
         while let Some(id) = known.pop() {
             let Some(node) = self.nodes.get_mut(id) else { continue };

@@ -40,6 +40,7 @@ impl Causality {
             self.answered(id, true);
         }
         if let Some(node) = self.nodes.remove(id) {
+            self.depart(id, &node, false);
             self.held -= usize::from(node.held);
             self.orphan(&node, id);
             self.part(&node);
@@ -77,6 +78,7 @@ impl Causality {
 
     /// Time passes: what was held for too long leaves.
     pub fn tick(&mut self, now_ns: u64) {
+        self.forget_departed(now_ns.saturating_sub(self.hold_ns));
         self.pass_over_those_that_left();
         while let Some(&(until, id)) = self.waiting.front()
             && until <= now_ns
@@ -101,7 +103,8 @@ impl Causality {
     }
 
     /// Takes those that are ready to leave, as long as `may_leave` lets them. It is told, too, of which process the call is
-    /// that is a request's parent, if that has not left.
+    /// that is a request's parent, if that has not left. Those that may not leave count as held: if there are too many,
+    /// the oldest are lost.
     pub fn take_ready(&mut self, mut may_leave: impl FnMut(&Node, Option<u32>) -> bool) -> Vec<Node> {
         let mut kept = Vec::new();
         let mut taken = Vec::new();
@@ -116,10 +119,18 @@ impl Causality {
                 continue;
             }
             if let Some(node) = self.nodes.remove(id) {
+                self.depart(id, &node, true);
                 self.part(&node);
                 taken.push(node);
             }
         }
+        let too_many = (self.held + kept.len()).saturating_sub(self.hold_most).min(kept.len());
+        for id in kept.drain(..too_many) {
+            self.counters.unknown_too_many += 1;
+            self.lose(id);
+        }
+        // What is lost may have set others free.
+        kept.append(&mut self.ready);
         self.ready = kept;
         taken
     }

@@ -11,6 +11,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
 
 mod decide;
+mod departed;
 mod hold;
 mod node;
 mod threads;
@@ -27,6 +28,7 @@ use crate::{
     process::Runtime,
     trace::{Ids, ParentMethod, SpanKind},
 };
+use departed::Departed;
 use threads::{Deferred, Open, Process};
 
 slotmap::new_key_type! {
@@ -45,6 +47,10 @@ pub struct Counters {
     pub held_too_long: u64,
     /// Spans that left undecided because too many were held.
     pub held_too_many: u64,
+    /// Exchanges that gave no span because too many waited for what their process is.
+    pub unknown_too_many: u64,
+    /// Calls that were given up, and whose servers find them no more because there were too many.
+    pub given_up_too_many: u64,
 }
 
 /// The exchanges under way and what decides about them.
@@ -60,6 +66,7 @@ pub struct Causality {
     /// How many are over and undecided.
     held: usize,
     ready: Vec<NodeId>,
+    departed: Departed,
     hold_ns: u64,
     hold_most: usize,
     /// What could not be decided well.
@@ -77,6 +84,7 @@ impl Causality {
             waiting: VecDeque::new(),
             held: 0,
             ready: Vec::new(),
+            departed: Departed::default(),
             hold_ns,
             hold_most,
             counters: Counters::default(),
@@ -379,6 +387,9 @@ impl Causality {
 
     /// The two ends of one exchange are found.
     pub fn join(&mut self, client: NodeId, server: NodeId) {
+        if !self.nodes.contains_key(client) {
+            return self.join_departed(client, server);
+        }
         let Some([call, node]) = self.nodes.get_disjoint_mut([client, server]) else {
             return;
         };
@@ -477,6 +488,12 @@ impl Causality {
     #[cfg(test)]
     pub fn candidates(&self) -> usize {
         self.nodes.values().map(|node| node.serving.calls.len()).sum()
+    }
+
+    /// Exchanges that are kept for the traces of others.
+    #[cfg(test)]
+    pub fn heirs(&self) -> usize {
+        self.nodes.values().map(|node| node.heirs.len()).sum()
     }
 
     /// Threads that have open requests.

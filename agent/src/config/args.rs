@@ -300,6 +300,9 @@ pub(super) struct TraceArgs {
     /// do anyway: docs/spans.md lists them.
     #[arg(long = "redact-query", value_name = "NAME", help_heading = "Spans")]
     redact_query: Vec<SecretName>,
+    /// Export the sizes of bodies as http.request.body.size and http.response.body.size
+    #[arg(long = "capture-body-sizes", help_heading = "Spans")]
+    body_sizes: bool,
 
     /// Trace the telemetry exports of other programs too
     #[arg(long, help_heading = "Spans")]
@@ -351,6 +354,7 @@ impl TraceArgs {
             request_headers,
             response_headers,
             redact_query,
+            body_sizes,
             include_telemetry,
             ring_bytes,
             max_connections,
@@ -370,6 +374,7 @@ impl TraceArgs {
                 request_headers: without_repetition(request_headers),
                 response_headers: without_repetition(response_headers),
                 secrets,
+                body_sizes,
                 known_methods: std::env::var("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS").ok(),
                 include_telemetry,
                 sampler,

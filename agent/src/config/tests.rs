@@ -41,6 +41,7 @@ fn without_options_all_is_at_its_default() {
                 request_headers: vec![],
                 response_headers: vec![],
                 secrets: SecretNames::default(),
+                body_sizes: false,
                 known_methods: None,
                 include_telemetry: false,
                 sampler: Sampler::default(),
@@ -64,7 +65,7 @@ fn options_and_the_command_are_read() {
     let settings = run(
         "spoor run --pid 7 --pid 8 --exe nginx --port 80 --output otlp-json=x=y --as-root \
          --span-names method --route /users/{id} --capture-request-header X-Request-Id \
-         --capture-request-header x-request-id --capture-response-header Server --include-telemetry \
+         --capture-request-header x-request-id --capture-response-header Server --capture-body-sizes --include-telemetry \
          --ring-bytes 1048576 --max-connections 5 --hold-seconds 0 --hold-bytes 1KiB --idle-timeout 90s \
          --metrics-listen off --queue-bytes 1MiB --container web --cgroup /system.slice/*.service --control /tmp/x --ignore /healthz --ignore user-agent:x/* -- curl --pid 9",
     );
@@ -89,6 +90,7 @@ fn options_and_the_command_are_read() {
                 request_headers: vec!["x-request-id".to_owned()],
                 response_headers: vec!["server".to_owned()],
                 secrets: SecretNames::default(),
+                body_sizes: true,
                 known_methods: None,
                 include_telemetry: true,
                 sampler: Sampler::default(),

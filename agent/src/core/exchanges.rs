@@ -24,7 +24,10 @@ impl Core {
             return self.turn_away(segment.conn);
         }
         if segment.header.flags & SEGMENT_EOF != 0 {
-            return self.read_to_end(segment.conn, stamp.time_ns);
+            if !self.await_reads(segment.conn, segment.end) {
+                self.read_to_end(segment.conn, stamp.time_ns);
+            }
+            return;
         }
         if segment.header.flags & WAITED != 0 {
             self.causality.waited(stamp);
@@ -236,7 +239,7 @@ impl Core {
         let offsets = self.flow.far_offsets(connection)?;
         let index = offsets.binary_search_by_key(&wire, |&(offset, _)| offset).ok()?;
         let &(_, node) = offsets.get(index)?;
-        self.causality.get(node).is_some().then_some(node)
+        self.causality.can_join(node).then_some(node)
     }
 
     /// An exchange is over, by its response or without.

@@ -1,7 +1,8 @@
 //! Connects, ends of connections, and ends of processes.
 
 use agent_ebpf::abi::{
-    Connect, Direction, Execution, Exit, FAMILY_UNIX, State, StateChange, Unseen, UnseenCause, WAITED,
+    Connect, Direction, Execution, Exit, FAMILY_UNIX, Role, STATE_OPEN, STATE_RELEASED, State, StateChange, Unseen,
+    UnseenCause, WAITED,
 };
 
 use super::{Choice, Core, Process};
@@ -18,7 +19,7 @@ const SYN_SENT: u8 = 2;
 /// Longest that a record may take from the kernel to Core: as long, one that is not selected is remembered.
 const LONGEST_WAY_NS: u64 = 10_000_000_000;
 
-/// `sk_shutdown` after close(2): both directions.
+/// `sk_shutdown` after close(2), or after shutdown(2) of both directions.
 const SHUT_BOTH: u8 = 3;
 
 impl Core {
@@ -99,11 +100,20 @@ impl Core {
         } else if state.state == StateChange::RemoteFin as u8 {
             connection.remote_fin = true;
         } else if state.state == StateChange::LocalFin as u8 {
-            connection.local_fin = true;
-            let closed = state.shutdown == SHUT_BOTH;
+            // Where the programs cannot tell whether it is still open, as after close(2).
+            let released = match state.flags {
+                0 => state.shutdown == SHUT_BOTH,
+                flags => flags & STATE_RELEASED != 0,
+            };
+            connection.released |= released;
+            // It wants no more of the other end, which has not closed.
+            connection.gave_up |= state.shutdown == SHUT_BOTH && !connection.remote_fin;
+            let answers_no_more = connection.role() == Role::Server;
             self.end_half(state.conn, Direction::Write, now_ns);
-            if closed {
+            if released {
                 self.end_half(state.conn, Direction::Read, now_ns);
+            }
+            if released || answers_no_more {
                 self.fail_rest(state.conn, 0, now_ns);
             }
         } else {
@@ -139,7 +149,13 @@ impl Core {
                 }
                 return;
             }
-            if state.error == 0 || !self.await_last_write(state.conn, state.error, now_ns) {
+            let still_open = state.flags & STATE_OPEN != 0 && !connection.released;
+            if still_open && state.error == 0 {
+                // Both ends are done: the other one's FIN came last.
+                connection.remote_fin |= !connection.gave_up;
+            }
+            let may_be_read = still_open && !connection.exchanges.is_empty();
+            if state.error == 0 && !may_be_read || !self.await_last_calls(state.conn, state.error, now_ns) {
                 self.closed(state.conn, state.error, now_ns);
             }
         }
@@ -156,12 +172,14 @@ impl Core {
 
     /// Nothing follows on a connection.
     pub(super) fn closed(&mut self, id: u64, error: i32, now_ns: u64) {
+        self.closing.forget(id);
         self.end_half(id, Direction::Write, now_ns);
         self.end_half(id, Direction::Read, now_ns);
         self.fail_rest(id, error, now_ns);
         let causality = &self.causality;
-        self.flow
-            .leave_behind(id, |node| causality.get(node).is_some_and(Node::waits_for_partner));
+        self.flow.leave_behind(id, now_ns, |node| {
+            causality.is_given_up(node) || causality.get(node).is_some_and(Node::waits_for_partner)
+        });
         self.flow.close(id);
     }
 
@@ -199,9 +217,10 @@ impl Core {
         connection.exchanges.clone_from(&rest);
         self.missed(unserved.into_iter().map(|(_, node)| node));
         for (exchange, node) in rest {
-            if let Some(node) = self.causality.get_mut(node) {
-                node.failure = Some(failure);
+            if let Some(exchange) = self.causality.get_mut(node) {
+                exchange.failure = Some(failure);
             }
+            self.causality.give_up(node);
             self.finish(id, exchange, now_ns);
         }
     }
@@ -211,8 +230,6 @@ impl Core {
             time_ns,
             execution: Execution { tgid, .. },
         } = Stamp::from(&exit.header);
-        // What was reset before is not the exit's doing.
-        self.settle_resets(u64::MAX);
         if let Some(process) = self.processes.get_mut(&tgid) {
             process.ended_ns = Some(time_ns);
         }
@@ -225,9 +242,14 @@ impl Core {
             let Some(connection) = self.flow.known(id) else {
                 continue;
             };
+            // What was reset before is not the exit's doing.
+            if self.closing.is_reset(id) {
+                self.settle_closing(id);
+                continue;
+            }
             connection.process_ended = true;
-            // Nothing tells the end of a Unix connection whose process is killed.
-            if connection.is_unix() {
+            // Nothing tells the end of a Unix connection whose process is killed. Nor will what a closed one received be read.
+            if connection.is_unix() || self.closing.contains(id) {
                 self.closed(id, 0, time_ns);
             }
         }

@@ -2,8 +2,10 @@
 
 mod fuzzed;
 mod gaps;
+mod half_close;
 mod headers;
 mod ignored;
+mod limits;
 mod lives;
 mod loops;
 mod nginx;
@@ -38,6 +40,7 @@ fn settings() -> CoreSettings {
         request_headers: vec![],
         response_headers: vec![],
         secrets: crate::trace::redact::SecretNames::default(),
+        body_sizes: true,
         known_methods: None,
         include_telemetry: false,
         sampler: Sampler::default(),
@@ -99,6 +102,14 @@ impl End {
         self.state_after(ESTABLISHED, change, shutdown, error)
     }
 
+    /// As the programs tell it that know whether the socket is still open: one of `STATE_*`.
+    fn state_of(&self, flags: u8, old: u8, change: StateChange, shutdown: u8) -> Record {
+        let Record(header, Body::State(state)) = self.state_after(old, change, shutdown, 0) else {
+            unreachable!()
+        };
+        Record(header, Body::State(State { flags, ..state }))
+    }
+
     /// The end of a socket whose connect did not come to a connection.
     fn never_connected(&self, shutdown: u8, error: i32) -> Record {
         const SYN_SENT: u8 = 2;
@@ -116,7 +127,7 @@ impl End {
                 state: change as u8,
                 old,
                 shutdown,
-                pad: 0,
+                flags: 0,
             }),
         )
     }

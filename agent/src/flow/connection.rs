@@ -66,8 +66,10 @@ pub struct Connection {
     pub offsets: Requests,
     /// The other end will send no more.
     pub remote_fin: bool,
-    /// This end will send no more.
-    pub local_fin: bool,
+    /// No process has this end any more.
+    pub released: bool,
+    /// This end said that it will receive no more, before the other end had closed.
+    pub gave_up: bool,
     /// The process that owns it has ended.
     pub process_ended: bool,
     /// Of a Unix connection that several processes have; few are.
@@ -191,7 +193,8 @@ impl Connection {
             exchanges: Requests::new(),
             offsets: Requests::new(),
             remote_fin: false,
-            local_fin: false,
+            released: false,
+            gave_up: false,
             process_ended: false,
             sharing: None,
             long_write: (0, 0),
@@ -385,7 +388,7 @@ impl Connection {
             return Fed::default();
         }
         let half = self.half(way);
-        let next = self.next(way);
+        let next = self.reached(way);
         let State::Http(http) = &mut self.state else {
             return Fed::default();
         };
@@ -471,7 +474,8 @@ impl Connection {
         self.set_next(way, next);
     }
 
-    fn next(&self, way: Direction) -> u64 {
+    /// Stream offset behind the last byte that was told.
+    pub fn reached(&self, way: Direction) -> u64 {
         let [read, written] = self.next;
         if way == Direction::Read { read } else { written }
     }

@@ -5,11 +5,15 @@
 
 mod connection;
 mod hints;
+mod left_behind;
 mod pairs;
 
 pub use connection::{Connection, Fed, Requests};
 pub use hints::IGNORE;
 pub use pairs::Pairs;
+
+use left_behind::LeftBehind;
+use pairs::Key;
 
 use agent_ebpf::abi::{Connect, Direction, FAMILY_UNIX, Open, Role, Segment};
 
@@ -44,6 +48,8 @@ pub struct Counters {
     pub opaque: u64,
     /// Multipath TCP connections: their two ends cannot be matched.
     pub mptcp: u64,
+    /// Connections that ended with requests which their far ends find no more because there were too many.
+    pub left_behind_too_many: u64,
 }
 
 /// All connections of targets that are open now.
@@ -55,8 +61,7 @@ pub struct Flow {
     used_by: FastMap<u32, FastSet<u64>>,
     /// The far ends.
     pairs: Pairs,
-    /// By connection: requests that its far end read and left behind, whose calls are not told yet.
-    left_behind: FastMap<u64, Requests>,
+    left_behind: LeftBehind,
     /// Those of processes that are not selected, the later and the earlier ones: records of them are under way still.
     let_go: [FastSet<u64>; 2],
     most: usize,
@@ -75,7 +80,7 @@ impl Flow {
             connections: FastMap::default(),
             used_by: FastMap::default(),
             pairs: Pairs::default(),
-            left_behind: FastMap::default(),
+            left_behind: LeftBehind::default(),
             let_go: Default::default(),
             most,
             unix: 0,
@@ -279,25 +284,34 @@ impl Flow {
     /// Requests by the stream offsets that both ends can compare, as the far end of a connection has them.
     pub fn far_offsets(&self, id: u64) -> Option<&Requests> {
         let far = self.peer(id).map(|peer| &peer.offsets);
-        far.or_else(|| self.left_behind.get(&id))
+        far.or_else(|| {
+            let left_behind = (!self.left_behind.is_empty()).then_some(&self.left_behind)?;
+            left_behind.get(&Key::own(self.connections.get(&id)?)?)
+        })
     }
 
     /// A connection ends: those of its requests that are `open` can still be found from its far end. The write of a call
-    /// may be told after all that its server did.
-    pub fn leave_behind(&mut self, id: u64, open: impl Fn(NodeId) -> bool) {
-        let Some(peer) = self.peer(id).map(|peer| peer.id) else {
+    /// may be told after all that its server did, and a server may read after its client gave up.
+    pub fn leave_behind(&mut self, id: u64, now_ns: u64, open: impl Fn(NodeId) -> bool) {
+        let Some(connection) = self.connections.get(&id) else {
             return;
         };
-        let offsets = self.connections.get(&id).map(|connection| &connection.offsets);
-        let left: Requests = offsets
-            .into_iter()
-            .flatten()
+        let left: Requests = connection
+            .offsets
+            .iter()
             .copied()
             .filter(|&(_, node)| open(node))
             .collect();
-        if !left.is_empty() {
-            self.left_behind.insert(peer, left);
+        if !left.is_empty()
+            && let Some(own) = Key::own(connection)
+        {
+            self.counters.left_behind_too_many += self.left_behind.leave(own.far(), left, now_ns);
         }
+    }
+
+    /// Requests that were left behind before a time are not found any more.
+    pub fn forget_left_behind(&mut self, before_ns: u64) {
+        self.left_behind.forget_before(before_ns);
     }
 
     /// Forgets a connection.
@@ -305,7 +319,11 @@ impl Flow {
         let connection = self.connections.remove(&id)?;
         unuse(&mut self.used_by, connection.tgid, id);
         self.pairs.remove(&connection);
-        self.left_behind.remove(&id);
+        if !self.left_behind.is_empty()
+            && let Some(own) = Key::own(&connection)
+        {
+            self.left_behind.remove(&own);
+        }
         self.unix = self.unix.saturating_sub(usize::from(connection.is_unix()));
         Some(*connection)
     }

@@ -9,8 +9,8 @@ use super::Connection;
 
 /// What both ends of a connection can tell, and nobody else: no addresses, no ports, no network namespaces. The own part
 /// first, so the other end has the two swapped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Key {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Key {
     /// TCP: sequence numbers of the first byte sent and the first received.
     Sequences((u32, u32)),
     /// Unix: addresses of the own socket and the other's.
@@ -25,21 +25,32 @@ pub struct Pairs {
     unix: HashMap<(u64, u64), u64, RandomState>,
 }
 
-impl Pairs {
-    fn key(connection: &Connection) -> Option<Key> {
+impl Key {
+    /// The key of a connection's own end.
+    pub fn own(connection: &Connection) -> Option<Self> {
         let open = connection.described()?;
         if open.family == FAMILY_UNIX {
-            return (open.peer != 0).then_some(Key::Sockets((open.sock, open.peer)));
+            return (open.peer != 0).then_some(Self::Sockets((open.sock, open.peer)));
         }
         (open.counted == 0).then(|| {
             let sent = open.sent_base.wrapping_add(connection.syn() as u32);
-            Key::Sequences((sent, open.received_base))
+            Self::Sequences((sent, open.received_base))
         })
     }
 
+    /// The key that the far end has.
+    pub fn far(self) -> Self {
+        match self {
+            Self::Sequences((own, other)) => Self::Sequences((other, own)),
+            Self::Sockets((own, other)) => Self::Sockets((other, own)),
+        }
+    }
+}
+
+impl Pairs {
     /// Takes up a connection whose role is known.
     pub fn insert(&mut self, connection: &Connection) {
-        match Self::key(connection) {
+        match Key::own(connection) {
             Some(Key::Sequences(key)) => self.tcp.insert(key, connection.id),
             Some(Key::Sockets(key)) => self.unix.insert(key, connection.id),
             None => None,
@@ -48,7 +59,7 @@ impl Pairs {
 
     /// Forgets it.
     pub fn remove(&mut self, connection: &Connection) {
-        let key = Self::key(connection);
+        let key = Key::own(connection);
         if key.and_then(|key| self.named(key)) != Some(connection.id) {
             return;
         }
@@ -61,10 +72,7 @@ impl Pairs {
 
     /// The name of the far end.
     pub fn peer(&self, connection: &Connection) -> Option<u64> {
-        self.named(match Self::key(connection)? {
-            Key::Sequences((own, other)) => Key::Sequences((other, own)),
-            Key::Sockets((own, other)) => Key::Sockets((other, own)),
-        })
+        self.named(Key::own(connection)?.far())
     }
 
     fn named(&self, key: Key) -> Option<u64> {

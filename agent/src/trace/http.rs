@@ -82,6 +82,8 @@ pub struct HttpConfig {
     pub routes: Vec<Route>,
     /// The query parameters whose values are not exported.
     pub secrets: SecretNames,
+    /// Sizes of bodies are exported.
+    pub body_sizes: bool,
     /// The methods that are known, in place of the conventions' own (`OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS`).
     pub known_methods: Option<Vec<String>>,
 }
@@ -156,7 +158,9 @@ pub fn http_span(exchange: &HttpExchange<'_>, config: &HttpConfig, names: &mut S
         let version = if request.minor_version == 0 { "1.0" } else { "1.1" };
         attributes.push_str(semconv::NETWORK_PROTOCOL_VERSION, version);
     }
-    push_body_sizes(&mut attributes, exchange);
+    if config.body_sizes {
+        push_body_sizes(&mut attributes, exchange);
+    }
     push_captured(&mut attributes, exchange, config);
     let status = push_outcome(&mut attributes, exchange);
 

@@ -120,6 +120,7 @@ fn span(input: &mut Unstructured<'_>) {
             SpanNameStyle::Method
         },
         routes: route.parse().into_iter().collect(),
+        body_sizes: flags & 4 == 0,
         known_methods: (flags & 4 != 0).then(|| known_methods(&route)).flatten(),
     };
     let address = |which: bool| match which {

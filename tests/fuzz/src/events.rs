@@ -96,6 +96,7 @@ pub fn stream(input: &mut Unstructured<'_>) -> (CoreSettings, Vec<Step>) {
         routes: vec!["/a".to_owned()],
         request_headers: vec!["x-a".to_owned()],
         response_headers: vec![],
+        body_sizes: true,
         ignore: vec!["GET /ignored".to_owned()],
         known_methods: None,
         include_telemetry: flags & 2 == 0,
@@ -346,7 +347,7 @@ impl Teller {
             state: how & 3 | how >> 4 & 4,
             old: if how & 4 == 0 { 1 } else { SYN_SENT },
             shutdown: how >> 4 & 3,
-            pad: 0,
+            flags: what >> 6,
         };
         with(state, &[])
     }

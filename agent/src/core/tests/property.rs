@@ -151,6 +151,7 @@ fn garbage() -> impl Strategy<Value = Vec<u8>> {
                 state: small,
                 old: numbers[1] as u8,
                 shutdown: numbers[2] as u8,
+                flags: numbers[3] as u8,
                 ..State::default()
             }),
             7 => Body::Exit(Exit::default()),

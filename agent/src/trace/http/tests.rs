@@ -55,7 +55,10 @@ impl Case {
             failure: None,
             local: ip("10.0.0.1", 8080),
             remote: ip("10.0.0.2", 9090),
-            config: HttpConfig::default(),
+            config: HttpConfig {
+                body_sizes: true,
+                ..HttpConfig::default()
+            },
         }
         .status(200)
     }
@@ -502,6 +505,9 @@ fn body_sizes() {
         case.request.content_length = length;
         (case.request_body_bytes, case.response_body_bytes) = (request, response);
         assert_eq!(case.values(&keys), expected);
+        // Opt-in in the conventions, and here.
+        case.config = HttpConfig::default();
+        assert_eq!(case.values(&keys), ["-", "-"]);
     }
 }
 

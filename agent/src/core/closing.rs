@@ -1,0 +1,290 @@
+//! Connections that are over for TCP, and whose process may still be told to move bytes.
+//!
+//! - On loopback the reset that answers a write comes in an interrupt inside of it: the end of the connection is told
+//!   before the write returns and tells its bytes.
+//! - What was received can be read as long as the process has the socket. After shutdown(2) of the sending side, the other
+//!   end's FIN closes the connection while the response lies unread.
+//!
+//! By then the programs have forgotten the socket, and tell of each such call under a new name.
+
+use std::collections::BTreeSet;
+
+use agent_ebpf::abi::{Direction, FAMILY_UNIX, Open, Role, Segment};
+use smallvec::SmallVec;
+
+use super::Core;
+use crate::hash::FastMap;
+
+/// A system call that is told of this long after the end was under way when it came.
+const GRACE_NS: u64 = 50_000_000;
+
+/// Most connections that wait: those above take effect at once, the oldest first.
+const MOST: usize = 16_384;
+
+/// Later names of one socket that are known: as many as its threads that are in a call at once. The oldest is forgotten.
+const NAMES: usize = 8;
+
+/// A connection that is over, and what may still be told of it.
+#[derive(Debug)]
+struct Over {
+    /// `sk_err`.
+    error: i32,
+    at_ns: u64,
+    until_ns: u64,
+    /// Address and inode of the socket.
+    socket: (u64, u64),
+    /// Sent offsets of the new names count the SYN, those of the old one do not.
+    syn: u64,
+    /// Stream offset where the received bytes end, if some were not read.
+    received_to: Option<u64>,
+    /// New names of the socket.
+    names: SmallVec<[u64; 2]>,
+}
+
+/// Connections that ended a moment ago.
+#[derive(Debug, Default)]
+pub(super) struct Closing {
+    /// By the name that they are known by.
+    over: FastMap<u64, Over>,
+    /// By when they take effect.
+    due: BTreeSet<(u64, u64)>,
+    /// By the address and inode of the socket.
+    sockets: FastMap<(u64, u64), u64>,
+    /// From the new names to the old ones.
+    names: FastMap<u64, u64>,
+}
+
+impl Closing {
+    /// Whether none waits: the usual case, and looked at for each segment.
+    pub fn is_empty(&self) -> bool {
+        self.over.is_empty()
+    }
+
+    /// Whether this is a connection that is over, under a new name.
+    pub fn resume(&mut self, open: &Open) -> bool {
+        let is_new_name = open.from_birth == 0 && open.role == Role::Unknown as u8;
+        let Some(&id) = self.sockets.get(&(open.sock, open.inode)).filter(|_| is_new_name) else {
+            return false;
+        };
+        let Some(over) = self.over.get_mut(&id) else {
+            return false;
+        };
+        if over.names.len() >= NAMES {
+            self.names.remove(&over.names.remove(0));
+        }
+        over.names.push(open.conn);
+        self.names.insert(open.conn, id);
+        true
+    }
+
+    /// A segment under the name that its connection is known by, if it is another one.
+    pub fn place(&self, segment: &Segment) -> Option<Segment> {
+        let &id = self.names.get(&segment.conn)?;
+        let syn = self.over.get(&id)?.syn;
+        let mut segment = *segment;
+        segment.conn = id;
+        if segment.header.direction == Direction::Write as u8 {
+            segment.offset = segment.offset.saturating_sub(syn);
+            segment.end = segment.end.saturating_sub(syn);
+        }
+        Some(segment)
+    }
+
+    /// Whether a connection waits.
+    pub fn contains(&self, id: u64) -> bool {
+        self.over.contains_key(&id)
+    }
+
+    /// Whether a connection waits that was reset.
+    pub fn is_reset(&self, id: u64) -> bool {
+        self.over.get(&id).is_some_and(|over| over.error != 0)
+    }
+
+    /// Where the received bytes of a connection end, if it waits for these to be read.
+    fn received_to(&self, id: u64) -> Option<u64> {
+        self.over.get(&id)?.received_to
+    }
+
+    /// When the first one has waited long enough.
+    pub fn next_deadline_ns(&self) -> Option<u64> {
+        self.due.first().map(|&(until_ns, _)| until_ns)
+    }
+
+    /// A connection waits no more.
+    pub fn forget(&mut self, id: u64) {
+        self.remove(id);
+    }
+
+    fn insert(&mut self, id: u64, over: Over) {
+        self.remove(id);
+        self.due.insert((over.until_ns, id));
+        self.sockets.insert(over.socket, id);
+        self.over.insert(id, over);
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Over> {
+        let over = self.over.remove(&id)?;
+        self.due.remove(&(over.until_ns, id));
+        if self.sockets.get(&over.socket) == Some(&id) {
+            self.sockets.remove(&over.socket);
+        }
+        for name in &over.names {
+            self.names.remove(name);
+        }
+        Some(over)
+    }
+
+    /// The bytes that a connection received end at this offset, and some of them are not read.
+    fn wait_for_reads(&mut self, id: u64, received_to: u64, hold_ns: u64) -> bool {
+        let Some(over) = self.over.get_mut(&id) else {
+            return false;
+        };
+        over.received_to = Some(received_to);
+        self.due.remove(&(over.until_ns, id));
+        over.until_ns = over.until_ns.max(over.at_ns.saturating_add(hold_ns));
+        self.due.insert((over.until_ns, id));
+        true
+    }
+}
+
+impl Core {
+    /// A connection is over, and a call on it may still be told. False: nothing is known of its socket.
+    pub(super) fn await_last_calls(&mut self, id: u64, error: i32, at_ns: u64) -> bool {
+        let Some(open) = self.flow.get(id).and_then(|connection| connection.described()) else {
+            return false;
+        };
+        if open.family == FAMILY_UNIX {
+            return false;
+        }
+        let over = Over {
+            error,
+            at_ns,
+            until_ns: at_ns.saturating_add(GRACE_NS),
+            socket: (open.sock, open.inode),
+            syn: (open.role == Role::Client as u8 && open.counted == 0) as u64,
+            received_to: None,
+            names: SmallVec::new(),
+        };
+        if self.closing.over.len() >= MOST
+            && let Some(&(_, oldest)) = self.closing.due.first()
+        {
+            self.counters.closed_early += 1;
+            self.settle_closing(oldest);
+        }
+        self.closing.insert(id, over);
+        true
+    }
+
+    /// The bytes that a closed connection received end here. As long as spans are held, its process may read them.
+    pub(super) fn await_reads(&mut self, id: u64, received_to: u64) -> bool {
+        self.closing.wait_for_reads(id, received_to, self.hold_ns)
+    }
+
+    /// A segment of a connection was taken. If it is over and all that it received is read now, its end takes effect.
+    pub(super) fn end_if_read(&mut self, id: u64, now_ns: u64) {
+        let read_to = self.flow.get(id).map(|connection| connection.reached(Direction::Read));
+        if let Some((received_to, read_to)) = self.closing.received_to(id).zip(read_to)
+            && read_to >= received_to
+            && let Some(over) = self.closing.remove(id)
+        {
+            self.closed(id, over.error, now_ns);
+        }
+    }
+
+    /// The end of a connection that waits takes effect.
+    pub(super) fn settle_closing(&mut self, id: u64) {
+        let Some(over) = self.closing.remove(id) else { return };
+        if self.flow.get(id).is_some() {
+            self.counters.left_unread += u64::from(over.received_to.is_some());
+            self.closed(id, over.error, over.at_ns);
+        }
+    }
+
+    /// The ends of the connections that have waited long enough take effect.
+    pub(super) fn settle_due(&mut self, now_ns: u64) {
+        while let Some(&(until_ns, id)) = self.closing.due.first()
+            && until_ns <= now_ns
+        {
+            self.settle_closing(id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn closing() -> Closing {
+        let mut closing = Closing::default();
+        closing.insert(
+            1,
+            Over {
+                error: libc::EPIPE,
+                at_ns: 1000,
+                until_ns: 1000 + GRACE_NS,
+                socket: (0xffff, 7),
+                syn: 1,
+                received_to: None,
+                names: SmallVec::new(),
+            },
+        );
+        closing
+    }
+
+    fn open(conn: u64, sock: u64, inode: u64) -> Open {
+        Open {
+            conn,
+            sock,
+            inode,
+            written: 11,
+            ..Open::default()
+        }
+    }
+
+    fn placed(closing: &Closing, conn: u64, direction: Direction) -> Option<(u64, u64, u64)> {
+        let mut segment = Segment {
+            conn,
+            offset: 11,
+            end: 31,
+            ..Segment::default()
+        };
+        segment.header.direction = direction as u8;
+        let Segment { conn, offset, end, .. } = closing.place(&segment)?;
+        Some((conn, offset, end))
+    }
+
+    #[test]
+    fn late_calls_go_to_the_connection_that_is_over() {
+        let mut closing = closing();
+        assert!(closing.resume(&open(2, 0xffff, 7)));
+        assert_eq!(placed(&closing, 2, Direction::Write), Some((1, 10, 30)));
+        assert_eq!(placed(&closing, 2, Direction::Read), Some((1, 11, 31)));
+        assert_eq!(placed(&closing, 3, Direction::Write), None);
+    }
+
+    #[test]
+    fn another_socket_is_another_connection() {
+        let mut closing = closing();
+        assert!(!closing.resume(&open(2, 0xffff, 8)));
+        assert!(!closing.resume(&open(2, 0xfffe, 7)));
+        let from_birth = Open {
+            from_birth: 1,
+            ..open(2, 0xffff, 7)
+        };
+        assert!(!closing.resume(&from_birth));
+        assert_eq!(closing.next_deadline_ns(), Some(1000 + GRACE_NS));
+    }
+
+    /// A byte a read: each has a name of its own.
+    #[test]
+    fn names_are_forgotten() {
+        let mut closing = closing();
+        for conn in 2..10_000 {
+            assert!(closing.resume(&open(conn, 0xffff, 7)));
+        }
+        assert_eq!(closing.names.len(), NAMES);
+        assert_eq!(placed(&closing, 9_999, Direction::Read), Some((1, 11, 31)));
+        assert!(closing.remove(1).is_some());
+        assert!(closing.is_empty() && closing.names.is_empty() && closing.sockets.is_empty() && closing.due.is_empty());
+    }
+}

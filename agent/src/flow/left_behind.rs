@@ -1,0 +1,87 @@
+//! Requests of connections that have ended, for their far ends to find: of a call whose write is told after all that its
+//! server did, and of a client that gave up before its server read the request.
+
+use std::collections::{HashMap, VecDeque};
+
+use foldhash::fast::RandomState;
+
+use super::{Requests, pairs::Key};
+
+/// Most connections whose requests are remembered.
+const MOST: usize = 4096;
+
+/// Requests by the far ends of their connections, and the order in which they came.
+#[derive(Debug, Default)]
+pub struct LeftBehind {
+    /// The other side has a say in sequence numbers: a seeded hash.
+    requests: HashMap<Key, (u64, Requests), RandomState>,
+    /// When each was left, oldest first. What was taken is passed over.
+    order: VecDeque<(u64, Key)>,
+}
+
+impl LeftBehind {
+    /// Whether there are none: the usual case.
+    pub fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    /// The requests that a far end may still read.
+    pub fn get(&self, far: &Key) -> Option<&Requests> {
+        self.requests.get(far).map(|(_, requests)| requests)
+    }
+
+    /// Leaves requests to a far end. Returns how many connections' were forgotten for them.
+    pub fn leave(&mut self, far: Key, requests: Requests, now_ns: u64) -> u64 {
+        self.requests.insert(far, (now_ns, requests));
+        self.order.push_back((now_ns, far));
+        let mut forgotten = 0;
+        while self.order.len() > MOST {
+            forgotten += u64::from(self.forget_oldest());
+        }
+        forgotten
+    }
+
+    /// A far end has ended.
+    pub fn remove(&mut self, far: &Key) {
+        self.requests.remove(far);
+    }
+
+    /// Forgets those that were left before a time.
+    pub fn forget_before(&mut self, before_ns: u64) {
+        while self.order.front().is_some_and(|&(left_ns, _)| left_ns < before_ns) {
+            self.forget_oldest();
+        }
+    }
+
+    /// Whether it was still there.
+    fn forget_oldest(&mut self) -> bool {
+        let Some((left_ns, far)) = self.order.pop_front() else {
+            return false;
+        };
+        // A later connection may have the key of an earlier one.
+        let is_this = self.requests.get(&far).is_some_and(|&(at_ns, _)| at_ns == left_ns);
+        is_this && self.requests.remove(&far).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_than_so_many_are_remembered_and_none_for_ever() {
+        let mut left = LeftBehind::default();
+        let key = |number: u64| Key::Sockets((number, 0));
+        let forgotten: u64 = (0..5000)
+            .map(|number| left.leave(key(number), Requests::new(), number))
+            .sum();
+        assert_eq!(forgotten, 5000 - MOST as u64);
+        assert_eq!((left.requests.len(), left.order.len()), (MOST, MOST));
+        assert!(left.get(&key(0)).is_none() && left.get(&key(4999)).is_some());
+        left.remove(&key(4999));
+        left.forget_before(4990);
+        assert_eq!((left.requests.len(), left.order.len()), (9, 10));
+        left.forget_before(u64::MAX);
+        assert!(left.is_empty() && left.order.is_empty());
+    }
+}
