@@ -269,7 +269,10 @@ impl Call for Reporter {
 
     #[inline(always)]
     fn is_recognised(&self) -> bool {
-        self.connection.has(FOLLOWED) || self.connection.has(FROM_BIRTH) && self.start() != 0
+        self.connection.has(FOLLOWED)
+            || self.connection.has(FROM_BIRTH) && self.start() != 0
+            // Read after its connection was over, under a name that Core has not heard of yet.
+            || self.scratch.call.dead.get() != 0
     }
 
     #[inline(always)]

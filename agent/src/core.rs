@@ -7,13 +7,14 @@ mod closing;
 mod exchanges;
 mod lifecycle;
 mod spans;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 mod workloads;
 
 pub use workloads::Workload;
 
-use agent_ebpf::abi::Hint;
+use agent_ebpf::abi::{Direction, Hint};
 
 use crate::{
     causality::{self, Causality},
@@ -22,7 +23,7 @@ use crate::{
     flow::{self, Flow},
     hash::FastMap,
     process::ProcessFacts,
-    proto::http1,
+    proto::http1::{self, Header},
     trace::{
         Span,
         http::{HttpConfig, SpanNameStyle, ignore::Ignore, known_methods},
@@ -146,6 +147,8 @@ pub struct Core {
     parser: http1::Config,
     ignore: Vec<Ignore>,
     include_telemetry: bool,
+    /// Where the parser keeps the headers that tell telemetry.
+    telemetry_headers: [Header; telemetry::HEADERS.len()],
     sampler: Sampler,
     idle_ns: u64,
     /// From `CLOCK_MONOTONIC` to the Unix epoch.
@@ -191,11 +194,17 @@ impl Core {
                 body_sizes: settings.body_sizes,
             },
             parser: http1::Config {
-                capture_request: settings.request_headers.clone(),
+                capture_request: settings
+                    .request_headers
+                    .iter()
+                    .cloned()
+                    .chain(telemetry::HEADERS.map(str::to_owned))
+                    .collect(),
                 capture_response: settings.response_headers.clone(),
             },
             ignore: settings.ignore.iter().filter_map(|rule| rule.parse().ok()).collect(),
             include_telemetry: settings.include_telemetry,
+            telemetry_headers: [0, 1].map(|place| Header::Captured((settings.request_headers.len() + place) as u16)),
             sampler: settings.sampler,
             idle_ns: u64::try_from(settings.idle_timeout.as_nanos()).unwrap_or(u64::MAX),
             unix_offset_ns: 0,
@@ -234,8 +243,12 @@ impl Core {
             Event::Open(open) => {
                 if !self.want(open.header.execution.tgid, open.header.time_ns) {
                     self.turn_away(open.conn);
-                } else if !self.closing.resume(open) {
-                    self.flow.open(open);
+                } else {
+                    let flow = &self.flow;
+                    let read_to = |id| Some(flow.get(id)?.reached(Direction::Read));
+                    if !self.closing.resume(open, read_to) {
+                        self.flow.open(open);
+                    }
                 }
             }
             Event::Connect(connect, path) => self.connect(connect, path),

@@ -8,6 +8,7 @@ mod calls;
 mod cases;
 mod ends;
 mod expected;
+mod half_close;
 mod messages;
 mod namespaces;
 mod odd;

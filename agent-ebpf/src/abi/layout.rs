@@ -56,7 +56,7 @@ const fn hash() -> u64 {
             local, remote, family, role, counted, from_birth, pad,
         }
         Connect { header, conn, start_ns, result, family, path_bytes, remote_port, remote }
-        State { header, conn, error, state, old, shutdown, pad }
+        State { header, conn, error, state, old, shutdown, flags }
         Fork { header, child, pad }
         Exec { header, strings_len, cmdline_len, provisional, pad, comm }
         Exit { header, exit_code, pad }

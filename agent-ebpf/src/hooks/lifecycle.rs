@@ -1,8 +1,8 @@
 //! Birth and death of connections: accept, connect, TCP's states, and the last close of a Unix socket.
 
 use agent_ebpf::abi::{
-    Connect, Control, Counter, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Kind, Listen, Role, State, StateChange,
-    UNIX_PATH_BYTES,
+    Connect, Control, Counter, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Kind, Listen, Role, STATE_OPEN, STATE_RELEASED,
+    State, StateChange, UNIX_PATH_BYTES,
 };
 use aya_ebpf::{
     EbpfContext,
@@ -18,8 +18,8 @@ use crate::{
     maps::{CONTROL, EVENTS, PORTS, TARGETS, UNIX_USERS, is_marked, mark, unix_user},
     scratch::{enter, leave, on_own_stack},
     socket::{
-        self, CONNECT_RETURNED, DESCRIBED, Moved, OPAQUE, UNIX, connection, inode, is_given_up, socket, tell_ends,
-        tell_last,
+        self, CONNECT_RETURNED, Connection, DESCRIBED, Moved, OPAQUE, RELEASED, UNIX, connection, inode, is_given_up, read_to,
+        socket, tell_ends, tell_last, tell_unread,
     },
     submit,
 };
@@ -221,6 +221,7 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
     };
     const SYN_SENT: u32 = 2;
     const FIN_WAIT1: u32 = 4;
+    const FIN_WAIT2: u32 = 5;
     const CLOSE: u32 = 7;
     const CLOSE_WAIT: u32 = 8;
     const LAST_ACK: u32 = 9;
@@ -230,16 +231,22 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
         listening(sock);
         return 0;
     }
-    // close(2) behind shutdown(2) sets the state that is there already, when the FIN has its sequence number.
-    if new == old {
-        return 0;
-    }
     let Some(entry) = connection(sock) else { return 0 };
     let id = entry.id.get();
+    let owner = owner(entry);
+    // close(2) behind shutdown(2) sets the state that is there already.
+    let again = new == old;
+    if again && (owner != STATE_RELEASED || entry.has(RELEASED)) {
+        return 0;
+    }
+    if owner == STATE_RELEASED {
+        entry.add(RELEASED);
+    }
     let change = match new {
+        FIN_WAIT2 | CLOSING if again => StateChange::LocalFin,
         FIN_WAIT1 | LAST_ACK => StateChange::LocalFin,
         CLOSE_WAIT | CLOSING => StateChange::RemoteFin,
-        CLOSE => StateChange::Closed,
+        CLOSE if !again => StateChange::Closed,
         _ => return 0,
     };
     let mut error = 0i32;
@@ -256,11 +263,18 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
     let opaque = entry.has(OPAQUE) || is_given_up(id);
     if !opaque {
         match change {
+            // By then the FIN has its sequence number.
+            StateChange::LocalFin if again => {}
             StateChange::LocalFin => tell_last(sock, entry),
             StateChange::Closed => tell_ends(entry),
             _ => {}
         }
     }
+    let read_to = if new == CLOSE && owner == STATE_OPEN && !opaque {
+        read_to(entry)
+    } else {
+        None
+    };
     if new == CLOSE {
         socket::remove(sock);
     }
@@ -276,10 +290,40 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
             } else {
                 read(sock + offset!(sock_shutdown) as u64).unwrap_or(0) & 3
             },
-            flags: 0,
+            flags: owner,
         });
     }
+    if let Some(read_to) = read_to {
+        let fin_received = match old {
+            CLOSE_WAIT | LAST_ACK | CLOSING => true,
+            // A FIN leads from here to CLOSE (tcp_time_wait), and so does a reset.
+            FIN_WAIT2 => error == 0,
+            _ => false,
+        };
+        tell_unread(sock, id, read_to, fin_received);
+    }
     0
+}
+
+/// Whether a process still has the socket of a connection, as `STATE_*`. Its file, of which there is one, has no reference
+/// left when the last close reaches the socket, and is freed only behind that.
+#[inline(always)]
+fn owner(connection: &Connection) -> u8 {
+    if connection.has(RELEASED) {
+        return STATE_RELEASED;
+    }
+    let file = connection.file.get();
+    if is_missing!(file_count) || file == 0 {
+        return 0;
+    }
+    let Some(references) = read::<u64>(file + offset!(file_count) as u64) else {
+        return 0;
+    };
+    // `FILE_REF_DEAD` has the highest bit set.
+    match references.wrapping_add(offset!(file_count_bias) as u64) {
+        0 | 0x8000_0000_0000_0000.. => STATE_RELEASED,
+        _ => STATE_OPEN,
+    }
 }
 
 /// Somebody listens: a target from now on if a rule names the port. listen(2) fires this in the caller.
@@ -394,7 +438,7 @@ fn closed(fd: u32) -> Option<()> {
         } as u8,
         old: 0,
         shutdown: 3,
-        flags: 0,
+        flags: if last { STATE_RELEASED } else { STATE_OPEN },
     });
     Some(())
 }
@@ -428,7 +472,7 @@ fn shut() -> Option<()> {
         state: StateChange::LocalFin as u8,
         old: 0,
         shutdown: 2,
-        flags: 0,
+        flags: STATE_OPEN,
     });
     Some(())
 }

@@ -110,3 +110,38 @@ fn tell_end(connection: &Connection, direction: Direction, unseen: u64) {
         until: way.claim(),
     });
 }
+
+/// How far a connection was read: the stream offset, and its sequence number. `None`: it has no sequence numbers.
+#[inline(always)]
+pub fn read_to(connection: &Connection) -> Option<(u64, u32)> {
+    let at = connection.ways[Direction::Read as usize].offset.get();
+    let sequence = connection.base[Direction::Read as usize].get().wrapping_add(at as u32);
+    (connection.has(DESCRIBED) && !connection.has(COUNTED)).then_some((at, sequence))
+}
+
+/// Tells where the bytes end that a socket received, if some were not read when its connection ended: what is read of
+/// them later comes under another name.
+#[inline(always)]
+pub fn tell_unread(sock: u64, id: u64, read_to: (u64, u32), fin_received: bool) {
+    let (offset, sequence) = read_to;
+    let Some(received) = read::<u32>(sock + offset!(tcp_rcv_nxt) as u64) else {
+        return;
+    };
+    let ahead = received.wrapping_sub(fin_received as u32).wrapping_sub(sequence) as i32;
+    if ahead <= 0 {
+        return;
+    }
+    let at = offset + ahead as u64;
+    submit::submit(Segment {
+        header: Header {
+            execution: Execution::default(),
+            ..submit::header(Kind::Segment, Direction::Read as u8, SEGMENT_EOF)
+        },
+        conn: id,
+        offset: at,
+        end: at,
+        captured: 0,
+        call_bytes: 0,
+        until: 0,
+    });
+}

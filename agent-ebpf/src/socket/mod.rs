@@ -20,7 +20,7 @@ use aya_ebpf::{
 };
 pub use describe::{describe, upper_layer};
 pub use descriptor::{Socket, file, inode, socket};
-pub use ends::{end_of_file, fin_read, tell_ends, tell_last};
+pub use ends::{end_of_file, fin_read, read_to, tell_ends, tell_last, tell_unread};
 pub use place::{Place, place};
 
 use crate::{
@@ -84,6 +84,8 @@ pub const CONNECT_RETURNED: u32 = 32;
 /// What may be a message's head was seen on it, or Core has spoken of it: each call is reported. For good: the slot of a
 /// hint may be another connection's by the next call.
 pub const FOLLOWED: u32 = 64;
+/// No process has the socket any more. Kept here because the memory of its file may be another file's by now.
+pub const RELEASED: u32 = 128;
 
 impl Connection {
     /// Whether one of the flags is set.

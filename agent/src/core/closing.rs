@@ -50,8 +50,8 @@ pub(super) struct Closing {
     due: BTreeSet<(u64, u64)>,
     /// By the address and inode of the socket.
     sockets: FastMap<(u64, u64), u64>,
-    /// From the new names to the old ones.
-    names: FastMap<u64, u64>,
+    /// From the new names to the old ones, and by how much the new one's received offsets are behind.
+    names: FastMap<u64, (u64, u64)>,
 }
 
 impl Closing {
@@ -60,8 +60,8 @@ impl Closing {
         self.over.is_empty()
     }
 
-    /// Whether this is a connection that is over, under a new name.
-    pub fn resume(&mut self, open: &Open) -> bool {
+    /// Whether this is a connection that is over, under a new name. `read_to` tells up to which stream offset one was read.
+    pub fn resume(&mut self, open: &Open, read_to: impl FnOnce(u64) -> Option<u64>) -> bool {
         let is_new_name = open.from_birth == 0 && open.role == Role::Unknown as u8;
         let Some(&id) = self.sockets.get(&(open.sock, open.inode)).filter(|_| is_new_name) else {
             return false;
@@ -73,19 +73,26 @@ impl Closing {
             self.names.remove(&over.names.remove(0));
         }
         over.names.push(open.conn);
-        self.names.insert(open.conn, id);
+        // The programs cannot tell a socket that was reset from one whose FIN was read with its last bytes: they take one
+        // number off for a FIN.
+        let no_fin = over.error != 0 && read_to(id) == Some(open.read.wrapping_add(1));
+        self.names.insert(open.conn, (id, no_fin as u64));
         true
     }
 
     /// A segment under the name that its connection is known by, if it is another one.
     pub fn place(&self, segment: &Segment) -> Option<Segment> {
-        let &id = self.names.get(&segment.conn)?;
+        let &(id, behind) = self.names.get(&segment.conn)?;
         let syn = self.over.get(&id)?.syn;
         let mut segment = *segment;
         segment.conn = id;
         if segment.header.direction == Direction::Write as u8 {
             segment.offset = segment.offset.saturating_sub(syn);
             segment.end = segment.end.saturating_sub(syn);
+        } else {
+            // What began at 0 is told to begin before it.
+            segment.offset = segment.offset.wrapping_add(behind);
+            segment.end = segment.end.wrapping_add(behind);
         }
         Some(segment)
     }
@@ -256,22 +263,29 @@ mod tests {
     #[test]
     fn late_calls_go_to_the_connection_that_is_over() {
         let mut closing = closing();
-        assert!(closing.resume(&open(2, 0xffff, 7)));
+        assert!(closing.resume(&open(2, 0xffff, 7), |_| Some(0)));
         assert_eq!(placed(&closing, 2, Direction::Write), Some((1, 10, 30)));
         assert_eq!(placed(&closing, 2, Direction::Read), Some((1, 11, 31)));
         assert_eq!(placed(&closing, 3, Direction::Write), None);
     }
 
     #[test]
+    fn no_fin_was_read_of_a_connection_that_was_reset() {
+        let mut closing = closing();
+        assert!(closing.resume(&open(2, 0xffff, 7), |_| Some(1)));
+        assert_eq!(placed(&closing, 2, Direction::Read), Some((1, 12, 32)));
+    }
+
+    #[test]
     fn another_socket_is_another_connection() {
         let mut closing = closing();
-        assert!(!closing.resume(&open(2, 0xffff, 8)));
-        assert!(!closing.resume(&open(2, 0xfffe, 7)));
+        assert!(!closing.resume(&open(2, 0xffff, 8), |_| None));
+        assert!(!closing.resume(&open(2, 0xfffe, 7), |_| None));
         let from_birth = Open {
             from_birth: 1,
             ..open(2, 0xffff, 7)
         };
-        assert!(!closing.resume(&from_birth));
+        assert!(!closing.resume(&from_birth, |_| None));
         assert_eq!(closing.next_deadline_ns(), Some(1000 + GRACE_NS));
     }
 
@@ -280,7 +294,7 @@ mod tests {
     fn names_are_forgotten() {
         let mut closing = closing();
         for conn in 2..10_000 {
-            assert!(closing.resume(&open(conn, 0xffff, 7)));
+            assert!(closing.resume(&open(conn, 0xffff, 7), |_| None));
         }
         assert_eq!(closing.names.len(), NAMES);
         assert_eq!(placed(&closing, 9_999, Direction::Read), Some((1, 11, 31)));

@@ -2,19 +2,13 @@
 
 use agent_ebpf::abi::{Role, SEGMENT_EOF, SEGMENT_NOT_HTTP, Segment, WAITED};
 
-use super::{Core, workloads};
+use super::{Core, telemetry, workloads};
 use crate::{
     causality::{Node, NodeId},
     event::Stamp,
-    proto::http1::{Cause, Event, Header, RequestHead},
+    proto::http1::{Cause, Event, RequestHead},
     trace::{SpanKind, traceparent},
 };
-
-/// How the agent's own exporter calls itself.
-const OWN_USER_AGENT: &[u8] = b"spoor/";
-
-/// Where telemetry is sent by OTLP over HTTP.
-const OTLP_PATHS: [&[u8]; 4] = [b"/v1/traces", b"/v1/metrics", b"/v1/logs", b"/v1development/profiles"];
 
 impl Core {
     pub(super) fn segment(&mut self, segment: &Segment, bytes: &[u8]) {
@@ -45,6 +39,10 @@ impl Core {
             self.unseen_in(stamp.execution.tgid, protocol);
         }
         for event in events.drain(..) {
+            if self.is_telemetry_head(&event, segment, bytes) {
+                self.counters.telemetry_ignored += 1;
+                continue;
+            }
             self.http(segment.conn, event);
         }
         self.events = events;
@@ -56,6 +54,22 @@ impl Core {
             let asked = std::mem::take(&mut connection.exchanges);
             self.missed(asked.into_iter().map(|(_, node)| node));
         }
+    }
+
+    fn is_telemetry_head(&self, event: &Event, segment: &Segment, bytes: &[u8]) -> bool {
+        let Event::RequestHead {
+            head, complete, offset, ..
+        } = event
+        else {
+            return false;
+        };
+        self.is_telemetry(head, || {
+            // A head that was held until now came with another segment.
+            let is_of_this = *complete == Stamp::from(&segment.header);
+            is_of_this
+                .then(|| telemetry::body_of(segment, bytes, *offset, head))
+                .unwrap_or_default()
+        })
     }
 
     /// Takes what the parser found on a connection.
@@ -176,10 +190,6 @@ impl Core {
         {
             return;
         }
-        if self.is_telemetry(&head) {
-            self.counters.telemetry_ignored += 1;
-            return;
-        }
         let context = traceparent::trace_context(&head.headers).unwrap_or_else(|_| {
             self.counters.invalid_trace_context += 1;
             None
@@ -268,18 +278,5 @@ impl Core {
         if server && let Some(next) = next {
             self.causality.begin(next, end_ns);
         }
-    }
-
-    /// The agent's own exports, and others' to the paths of OTLP.
-    fn is_telemetry(&self, head: &RequestHead) -> bool {
-        if *head.method != *b"POST" {
-            return false;
-        }
-        let own = head
-            .headers
-            .iter()
-            .any(|(header, value)| *header == Header::UserAgent && value.starts_with(OWN_USER_AGENT));
-        let path = head.target.split(|&byte| byte == b'?').next().unwrap_or_default();
-        own || !self.include_telemetry && OTLP_PATHS.iter().any(|otlp| path.ends_with(otlp))
     }
 }

@@ -16,6 +16,9 @@ use crate::{
 /// `TCP_SYN_SENT` of the kernel's state numbers.
 const SYN_SENT: u8 = 2;
 
+/// `TCP_CLOSE_WAIT`: the other end has closed, this one has not.
+const CLOSE_WAIT: u8 = 8;
+
 /// Longest that a record may take from the kernel to Core: as long, one that is not selected is remembered.
 const LONGEST_WAY_NS: u64 = 10_000_000_000;
 
@@ -87,6 +90,8 @@ impl Core {
             return;
         };
         connection.last_ns = now_ns;
+        // The other end's FIN may have come before this end was accepted, and told.
+        connection.remote_fin |= state.old == CLOSE_WAIT;
         if state.state == StateChange::Gone as u8 {
             // That its other end had closed was read; nobody waits for an answer since.
             if connection.remote_fin {
@@ -109,6 +114,7 @@ impl Core {
             // It wants no more of the other end, which has not closed.
             connection.gave_up |= state.shutdown == SHUT_BOTH && !connection.remote_fin;
             let answers_no_more = connection.role() == Role::Server;
+            self.flow.tell_far_end(state.conn);
             self.end_half(state.conn, Direction::Write, now_ns);
             if released {
                 self.end_half(state.conn, Direction::Read, now_ns);
@@ -173,6 +179,7 @@ impl Core {
     /// Nothing follows on a connection.
     pub(super) fn closed(&mut self, id: u64, error: i32, now_ns: u64) {
         self.closing.forget(id);
+        self.flow.tell_far_end(id);
         self.end_half(id, Direction::Write, now_ns);
         self.end_half(id, Direction::Read, now_ns);
         self.fail_rest(id, error, now_ns);

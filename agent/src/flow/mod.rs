@@ -272,6 +272,16 @@ impl Flow {
         self.get(peer)
     }
 
+    /// One end of a Unix connection will send no more: the other one, if it is known, has no state that tells so.
+    pub fn tell_far_end(&mut self, id: u64) {
+        if self.get(id).is_some_and(Connection::is_unix)
+            && let Some(peer) = self.peer(id).map(|peer| peer.id)
+            && let Some(peer) = self.connections.get_mut(&peer)
+        {
+            peer.remote_fin = true;
+        }
+    }
+
     /// Whether requests that are read on a connection will be found at its far end, or were: it is traced, what it does
     /// is followed, and both ends count from one byte.
     pub fn expects_peer(&self, id: u64) -> bool {

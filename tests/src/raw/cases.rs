@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::agent::Agent;
 use anyhow::Result;
 
-use super::{blind, bodies, bodiless, calls, ends, messages, odd, older, sockets, world::World};
+use super::{blind, bodies, bodiless, calls, ends, half_close, messages, odd, older, sockets, world::World};
 
 /// How long the agent may take to attach the hooks that it needs for Unix connections.
 const HOOKS_LIMIT: Duration = Duration::from_secs(60);
@@ -32,6 +32,7 @@ pub fn play(world: &mut World, agent: &Agent) -> Result<()> {
     older::play(world)?;
     messages::play(world)?;
     ends::play(world)?;
+    half_close::play(world)?;
     calls::play(world)?;
     sockets::play(world)?;
     bodies::play(world)?;

@@ -51,7 +51,8 @@ fn check_counters(world: &mut World, agent: &Agent) -> Result<()> {
     // Telemetry of both ends is counted, and nothing else here is. Once that is shown, so is all that was before.
     const LAST: &str = "spoor_core_total{cause=\"telemetry_ignored\"}";
     let connection = world.connect()?;
-    let export = "POST /v1/traces HTTP/1.1\r\nHost: raw.test\r\nContent-Length: 0\r\n\r\n";
+    let export = "POST /v1/traces HTTP/1.1\r\nHost: raw.test\r\nContent-Type: application/x-protobuf\r\n\
+                  Content-Length: 2\r\n\r\n\n\0";
     world.exchange(&connection, export, &response(200, ""))?;
     world.close(&connection)?;
     let until = Instant::now() + Duration::from_secs(10);

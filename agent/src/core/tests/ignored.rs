@@ -88,6 +88,46 @@ fn tapes_of_before_ignore_nothing() {
     assert_eq!(read, settings());
 }
 
+/// A path that ends like OTLP's is an ordinary application's, until content type and body say the same.
+#[test]
+fn telemetry_is_told_by_path_type_and_body() {
+    const PROTOBUF: &str = "application/x-protobuf";
+    const JSON: &str = "application/json";
+    for (target, content_type, body, together, ignored) in [
+        ("/api/v1/logs", JSON, "{\"message\":1}", true, 0),
+        ("/tenant/7/v1/traces", "text/plain", "\n\u{1}a", true, 0),
+        ("/v1/traces", PROTOBUF, "\n\u{1}a", true, 1),
+        ("/v1/traces", PROTOBUF, "\u{12}\u{1}a", true, 0),
+        ("/otlp/v1/logs", JSON, "{\"resourceLogs\":[]}", true, 1),
+        // The body comes by a call of its own.
+        ("/v1/traces", PROTOBUF, "\n\u{1}a", false, 1),
+        ("/tenant/7/v1/traces", PROTOBUF, "\n\u{1}a", false, 0),
+        ("/v1/logs", JSON, "{\"resourceLogs\":[]}", false, 0),
+    ] {
+        let mut world = world(&[], Runtime::Unknown);
+        let mut front = world.server(10);
+        let length = body.len();
+        let head =
+            format!("POST {target} HTTP/1.1\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n");
+        if together {
+            world.feed(front.reads(10, &[&head, body].concat()));
+        } else {
+            world.feed(front.reads(10, &head));
+            world.feed(front.reads(10, body));
+        }
+        world.feed(front.writes(10, OK));
+        let spans = world.spans();
+        assert_eq!(
+            (world.counter("telemetry_ignored"), spans.len()),
+            (ignored, 1 - ignored as usize),
+            "{target} {content_type} {body}"
+        );
+        // What the parser keeps for this is no captured header.
+        let captured = |span: &Span| span.attributes.iter().any(|attribute| attribute.key.contains("header"));
+        assert!(!spans.iter().any(captured));
+    }
+}
+
 #[test]
 fn spoors_own_exports_are_those_that_say_so_and_post() {
     for (method, agent, ignored) in [("POST", "spoor/1", 1), ("GET", "spoor/1", 0), ("POST", "spoors/1", 0)] {

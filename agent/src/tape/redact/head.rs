@@ -51,6 +51,8 @@ const WORDS: &[&[u8]] = &[
     b"trailers",
     b"100-continue",
 ];
+/// Media types that decide something: telemetry's.
+const MEDIA_TYPES: &[&[u8]] = &[b"application", b"x-protobuf", b"json"];
 /// How Spoor's own exports begin: they give no spans.
 const AGENTS: &[&[u8]] = &[b"spoor/"];
 /// Parameters of `Forwarded`.
@@ -450,6 +452,8 @@ impl Value {
             b"host" | b"x-forwarded-host" | b"x-forwarded-for" => Self::Words(NONE, Shape::Address),
             b"x-forwarded-proto" => Self::Words(SCHEMES, Shape::Path),
             b"forwarded" => Self::Words(FORWARDED, Shape::Address),
+            b"content-type" => Self::Words(MEDIA_TYPES, Shape::Text),
+            b"content-encoding" => Self::Words(WORDS, Shape::Text),
             b"user-agent" => Self::Words(AGENTS, Shape::Text),
             b"traceparent" => Self::Traceparent(0),
             b"tracestate" => Self::Tracestate,

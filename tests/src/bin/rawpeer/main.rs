@@ -166,7 +166,9 @@ impl Peer {
             ["replace", name, by] => Ok(syscalls::replace(self.fd(name)?, self.fd(by)?)?.to_string()),
             ["memory-is-free", name] => Ok(syscalls::memory_is_free(self.fd(name)?)?.to_string()),
             ["upper-layer", name] => Ok(syscalls::kernel_tls(self.fd(name)?)?.to_string()),
-            ["shutdown", name] => Ok(syscalls::shutdown_write(self.fd(name)?)?.to_string()),
+            ["shutdown", name] => Ok(syscalls::shutdown(self.fd(name)?, libc::SHUT_WR)?.to_string()),
+            ["shutdown-read", name] => Ok(syscalls::shutdown(self.fd(name)?, libc::SHUT_RD)?.to_string()),
+            ["shutdown-both", name] => Ok(syscalls::shutdown(self.fd(name)?, libc::SHUT_RDWR)?.to_string()),
             ["reset-on-close", name] => Ok(syscalls::reset_on_close(self.fd(name)?)?.to_string()),
             ["close", name] => {
                 let fd = self.fd(name)?;

@@ -364,9 +364,9 @@ pub fn memory_is_free(fd: RawFd) -> Result<usize, Errno> {
     }
 }
 
-/// Nothing more is sent.
-pub fn shutdown_write(fd: RawFd) -> Result<usize, Errno> {
-    call(libc::SYS_shutdown, [fd as usize, libc::SHUT_WR as usize])
+/// Nothing more is sent, or received, or either.
+pub fn shutdown(fd: RawFd, how: libc::c_int) -> Result<usize, Errno> {
+    call(libc::SYS_shutdown, [fd as usize, how as usize])
 }
 
 /// The close will reset the connection.
