@@ -8,6 +8,7 @@ mod calls;
 mod cases;
 mod ends;
 mod expected;
+mod field;
 mod half_close;
 mod messages;
 mod namespaces;

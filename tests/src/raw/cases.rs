@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::agent::Agent;
 use anyhow::Result;
 
-use super::{blind, bodies, bodiless, calls, ends, half_close, messages, odd, older, sockets, world::World};
+use super::{blind, bodies, bodiless, calls, ends, field, half_close, messages, odd, older, sockets, world::World};
 
 /// How long the agent may take to attach the hooks that it needs for Unix connections.
 const HOOKS_LIMIT: Duration = Duration::from_secs(60);
@@ -33,6 +33,7 @@ pub fn play(world: &mut World, agent: &Agent) -> Result<()> {
     messages::play(world)?;
     ends::play(world)?;
     half_close::play(world)?;
+    field::play(world)?;
     calls::play(world)?;
     sockets::play(world)?;
     bodies::play(world)?;
