@@ -93,6 +93,8 @@ pub struct Counters {
     pub left_out: u64,
     /// Exchanges that became spans.
     pub spans: u64,
+    /// Spans that are named by their method alone: their service has too many different paths.
+    pub names_overflowed: u64,
 }
 
 /// Whether a process is selected.
@@ -474,6 +476,7 @@ impl Core {
             not_sampled,
             left_out,
             spans,
+            names_overflowed,
         } = self.counters;
         let flow::Counters {
             connections_refused,
@@ -513,6 +516,7 @@ impl Core {
             ("closed_early", closed_early),
             ("io_uring", io_uring),
             ("spans", spans),
+            ("names_overflowed", names_overflowed),
             ("connections_refused", connections_refused),
             ("unknown_connection", unknown_connection),
             ("gap_bytes", gap_bytes),

@@ -82,6 +82,7 @@ impl Core {
         }
         let resource = Arc::clone(&facts.resource);
         let (local, remote): &(Endpoint, Endpoint) = &node.ends;
+        let overflowed = names.overflowed();
         let text = match &node.request {
             Some(request) => http_span(
                 &HttpExchange {
@@ -99,6 +100,7 @@ impl Core {
             ),
             None => connect_span(remote, node.failure.unwrap_or(Failure::Other)),
         };
+        self.counters.names_overflowed += names.overflowed() - overflowed;
         let mut attributes = text.attributes;
         if node.start_is_write_exit && node.kind == SpanKind::Client {
             attributes.push(Attribute::str(START, Cow::Borrowed("write_exit")));
