@@ -80,7 +80,7 @@ pub fn run_without(settings: &RunSettings, withheld: Withheld) -> anyhow::Result
     let health = Arc::clone(&shown);
     let server = match settings
         .metrics_listen
-        .map(|address| Server::start(address, metrics, move || health.problems()))
+        .map(|address| Server::start(address, metrics, move || health.health()))
     {
         None => None,
         Some(Ok(server)) => {
@@ -145,7 +145,10 @@ fn trace(
         Sink::Export(_) => "traces",
         Sink::Tape(_) => "records",
     };
-    let root = ProcRoot::default();
+    let root = ProcRoot::of_host();
+    if let Some(readers) = root.readers() {
+        shown.watch(Arc::clone(readers));
+    }
     let rules = &settings.selection;
     let selection = Selection::of_rules(root.clone(), rules)?;
     let probe = Probe::load(Settings {
@@ -157,7 +160,7 @@ fn trace(
     let only_command = rules.is_empty() && settings.launch.is_some();
     let desk = Arc::clone(&shown.desk);
     let of_session = Arc::clone(&shown);
-    let mut session = Session::new(probe, &settings.core, selection, sink, of_session, only_command)?;
+    let mut session = Session::new(probe, &settings.core, root, selection, sink, of_session, only_command)?;
     let announced = announce::announce(settings, verb, desk, session.waker());
     let stop = signals::install(session.waker())?;
     let launch = match &settings.launch {

@@ -12,6 +12,7 @@ use spoor::{
     config::{self, Command, Invocation},
     doctor,
     launch::LaunchError,
+    process::reader,
     ps, replay,
     screen::say,
 };
@@ -21,6 +22,9 @@ use spoor::{
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    if reader::is_reader() {
+        return reader::serve();
+    }
     let invocation = match Invocation::from_process() {
         Ok(invocation) => invocation,
         Err(error) => error.exit(),

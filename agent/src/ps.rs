@@ -52,7 +52,7 @@ pub struct Row {
 /// # Errors
 /// If the selection cannot be, or an agent runs and cannot be asked.
 pub fn ps(settings: &PsSettings) -> anyhow::Result<()> {
-    let root = ProcRoot::default();
+    let root = ProcRoot::of_host();
     let selection = Selection::of_rules(root.clone(), &settings.selection)?;
     let mut gather = Gather::new(root, selection, settings.selection.rules());
     let mut told = false;

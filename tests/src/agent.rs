@@ -137,6 +137,11 @@ impl Agent {
         Ok(())
     }
 
+    /// Where it serves its metrics and its health, if it does.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics
+    }
+
     /// Its metrics now. Those of Core and of the programs are at most a second old while there is traffic.
     pub fn metrics(&self) -> Result<Metrics> {
         let address = self.metrics.context("an agent that records serves no metrics")?;

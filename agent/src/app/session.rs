@@ -61,6 +61,7 @@ pub struct Session {
     probe: Probe,
     core: Core,
     facts: Facts,
+    root: ProcRoot,
     selection: Selection,
     sink: Sink,
     shown: Arc<Shown>,
@@ -86,18 +87,20 @@ impl Session {
     pub fn new(
         probe: Probe,
         settings: &CoreSettings,
+        root: ProcRoot,
         selection: Selection,
         sink: Sink,
         shown: Arc<Shown>,
         only_command: bool,
     ) -> anyhow::Result<Self> {
-        let facts = Facts::start(ProcRoot::default(), selection.clone(), probe.ring.waker())?;
+        let facts = Facts::start(root.clone(), selection.clone(), probe.ring.waker())?;
         shown.pulse.begin(probe.ring.waker());
         let seed = seed().context("cannot draw a seed for trace ids (getrandom)")?;
         let mut session = Self {
             probe,
             core: Core::new(settings, seed),
             facts,
+            root,
             selection,
             sink,
             shown,
@@ -153,8 +156,7 @@ impl Session {
                 break;
             }
         }
-        let root = ProcRoot::default();
-        let mut sockets = UnixSockets::new(&root);
+        let mut sockets = UnixSockets::new(&self.root);
         if self.alive.iter().any(|&tgid| sockets.listens(tgid)) {
             self.unix_ends.watch(&mut self.probe);
         }
@@ -322,6 +324,7 @@ impl Session {
                     self.whys.decide(tgid, reason);
                     self.decided(decided);
                 }
+                Answer::Late(tgid, reason) => self.select(tgid, Why::Rule(reason)),
                 Answer::Seen(seen) => self.looked(seen),
             }
         }
@@ -388,8 +391,9 @@ impl Session {
         self.look_again(lost, now_ns);
     }
 
-    /// Looks at what runs, if the ring had no room lately. `lost`: how many records found none so far.
+    /// Looks at what runs, if the ring or the questions had no room lately. `lost`: how many records found none so far.
     fn look_again(&mut self, lost: u64, now_ns: u64) {
+        let lost = lost + self.facts.refused();
         if self.second_look.is_due(lost, now_ns) {
             let decided = |tgid: &&u32| !self.undecided.contains(**tgid);
             self.facts.ask(Question::Look {
@@ -417,6 +421,7 @@ impl Session {
             records: self.records,
             under_way: self.core.under_way(),
             talking: self.core.talking(),
+            facts: self.facts.counters().to_vec(),
             lost: self.probe.lost.iter().map(|lost| lost.feature.to_owned()).collect(),
         });
         lost

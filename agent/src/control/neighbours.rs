@@ -31,7 +31,7 @@ pub struct Registration {
 impl Neighbours {
     /// Those of the host whose process file system this is.
     pub fn of_host(root: &ProcRoot) -> Self {
-        Self(root.host_file(DIRECTORY))
+        Self(root.host_path(DIRECTORY))
     }
 
     #[cfg(test)]

@@ -96,7 +96,7 @@ impl Facts {
                 .ok()
                 .and_then(|text| clock_offset(&text))
                 .unwrap_or(0),
-            unseen: unseen(&ProcRoot::default()),
+            unseen: unseen(&ProcRoot::of_host()),
             kernel_tls: fs::read_to_string("/proc/net/tls_stat").ok().map(|text| tls_now(&text)),
             agent_answers: UnixStream::connect(control::DEFAULT_PATH).is_ok(),
             metrics: (

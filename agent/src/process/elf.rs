@@ -8,6 +8,7 @@ use object::{
     elf::{FileHeader64, NoteHeader64, PF_W, PT_LOAD, PT_NOTE, ProgramHeader64, SectionHeader64},
     pod,
 };
+use serde::{Deserialize, Serialize};
 
 /// More headers than any real binary has; the rest of a crafted file is not looked at.
 const MAX_HEADERS: usize = 256;
@@ -21,7 +22,7 @@ const TOKIO: &[u8] = b"tokio-runtime-worker";
 const RUSTC: &[u8] = b"/rustc/";
 
 /// What was found in an executable.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Binary {
     pub(super) is_32_bit: bool,
     pub(super) is_go: bool,
@@ -32,7 +33,7 @@ pub(super) struct Binary {
 }
 
 /// ELF class of a file: is it a 32-bit program?
-pub(super) fn is_32_bit(file: &File) -> bool {
+fn is_32_bit(file: &File) -> bool {
     let mut ident = [0; 5];
     file.read_exact_at(&mut ident, 0).is_ok() && ident == *b"\x7fELF\x01"
 }
@@ -54,8 +55,9 @@ pub(super) fn headers(file: &File) -> Binary {
     binary
 }
 
-/// Searches the read-only data for Rust's and tokio's marks: up to 64 MiB, so once an executable.
-pub(super) fn search(file: &File, binary: &mut Binary) {
+/// Searches the read-only data for Rust's and tokio's marks: up to 64 MiB, so once an executable. `alive` is called before
+/// each step.
+pub(super) fn search(file: &File, binary: &mut Binary, alive: &mut dyn FnMut()) {
     let Some(elf) = Elf::read(file) else {
         return;
     };
@@ -70,6 +72,7 @@ pub(super) fn search(file: &File, binary: &mut Binary) {
         let end = offset.saturating_add(length.min(budget));
         budget = budget.saturating_sub(length);
         while offset < end && !binary.has_tokio {
+            alive();
             let wanted = usize::try_from(end - offset).map_or(STEP_BYTES, |left| left.min(STEP_BYTES));
             let Ok(count @ 1..) = file.read_at(&mut step[..wanted], offset) else {
                 break;
@@ -225,7 +228,7 @@ mod tests {
     fn found(bytes: &[u8]) -> Binary {
         let file = file(bytes);
         let mut binary = headers(&file);
-        search(&file, &mut binary);
+        search(&file, &mut binary, &mut || {});
         binary
     }
 
@@ -277,7 +280,7 @@ mod tests {
     fn this_test_is_a_rust_program() {
         let file = File::open("/proc/self/exe").unwrap();
         let mut binary = headers(&file);
-        search(&file, &mut binary);
+        search(&file, &mut binary, &mut || {});
         assert!(binary.is_rust && !binary.is_go && !binary.is_32_bit);
     }
 

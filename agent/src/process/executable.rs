@@ -2,17 +2,15 @@
 
 use std::{
     collections::HashMap,
-    fs,
-    io::ErrorKind,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use super::{
     Runtime,
     command::{file_name, without_version},
-    elf::{self, Binary},
-    proc_root::{ProcRoot, open_regular},
+    elf::Binary,
+    proc_root::ProcRoot,
+    reader::Identity,
 };
 
 /// Most executables that are remembered. When full, all are read anew.
@@ -39,9 +37,7 @@ pub(super) struct Executable {
 /// The file as the kernel knows it, and how it was called: one file may be many programs.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Key {
-    device: u64,
-    inode: u64,
-    modified: (i64, i64),
+    file: Identity,
     path: PathBuf,
 }
 
@@ -52,40 +48,40 @@ pub(super) struct Executables(HashMap<Key, Executable>);
 impl Executables {
     /// What a process executes; `path` is the executable in the process's mount namespace.
     pub(super) fn describe(&mut self, root: &ProcRoot, tgid: u32, path: &Path) -> Executable {
-        let link = root.process(tgid).join("exe");
-        let metadata = match fs::metadata(&link) {
-            Ok(metadata) => metadata,
-            Err(error) => {
-                let by_name = classify(path, &Binary::default(), |_| None);
-                return match error.kind() {
-                    ErrorKind::PermissionDenied => by_name.unread(),
-                    _ => by_name,
-                };
-            }
+        let by_name = || classify(path, &Binary::default(), |_| None);
+        let (file, device) = match root.identity(tgid) {
+            Some(file @ Identity::File { device, .. }) => (file, device),
+            Some(Identity::Gone) => return by_name(),
+            Some(Identity::Denied) | None => return by_name().unread(),
         };
         let key = Key {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            file,
             path: path.to_owned(),
         };
         if let Some(known) = self.0.get(&key) {
             return known.clone();
         }
-        let file = open_regular(&link);
-        let mut binary = file.as_ref().map(elf::headers).unwrap_or_default();
         let beside = |path: &Path| {
             let bytes = root.file_of(tgid, path, BESIDE_BYTES)?;
             Some(String::from_utf8_lossy(&bytes).into_owned())
         };
-        let mut executable = classify(path, &binary, beside);
-        match file {
-            Some(file) if executable.language == "native" => {
-                elf::search(&file, &mut binary);
-                executable = classify(path, &binary, beside);
+        let executable = match root.headers(tgid, device) {
+            Some(binary) => {
+                let executable = classify(path, &binary, beside);
+                if executable.language == "native" {
+                    match root.search(tgid, device) {
+                        Some(binary) => classify(path, &binary, beside),
+                        None => executable.unread(),
+                    }
+                } else {
+                    executable
+                }
             }
-            Some(_) => {}
-            None => executable = executable.unread(),
+            None => by_name().unread(),
+        };
+        if root.is_suspect(tgid) {
+            // It may answer later.
+            return executable;
         }
         if self.0.len() >= CACHED {
             self.0.clear();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use opentelemetry_semantic_conventions::attribute;
 use serde::{Deserialize, Serialize};
 
 use crate::trace::Resource;
@@ -66,4 +67,12 @@ pub struct ProcessFacts {
     pub runtime: Runtime,
     /// What its spans say about it.
     pub resource: Arc<Resource>,
+}
+
+impl ProcessFacts {
+    /// Whether it is in a container of which only the id is known.
+    pub fn is_in_unnamed_container(&self) -> bool {
+        let has = |key| self.resource.attributes.iter().any(|attribute| attribute.key == key);
+        has(attribute::CONTAINER_ID) && !has(attribute::CONTAINER_NAME)
+    }
 }

@@ -4,6 +4,7 @@ use std::{
     borrow::Cow,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
 use opentelemetry_semantic_conventions::attribute;
@@ -288,7 +289,7 @@ impl Gatherer {
                 ..Place::default()
             };
         };
-        let container = self.containers.describe(&self.root, &id);
+        let container = self.containers.describe(&self.root, &id, Instant::now());
         let is_own = self.host.own_container.as_ref() == Some(&id);
         let service = container
             .service

@@ -28,21 +28,22 @@ pub struct Host {
 impl Host {
     /// Reads the host's name, id and users; the host's own files count, not those of the agent's container.
     pub fn read(root: &ProcRoot) -> Self {
-        let first_line = |path: &Path| {
-            let text = read_small(path)?;
+        let line_of = |text: String| {
             let line = text
                 .lines()
                 .map(str::trim)
                 .find(|line| !line.is_empty() && !line.starts_with('#'))?;
             Some(line.to_owned())
         };
+        let first_line = |path: &Path| line_of(read_small(path)?);
+        let host_line = |path: &str| line_of(root.host_text(path)?);
         let kernel_name = || first_line(&root.path("sys/kernel/hostname"));
         let own_uts = std::fs::read_link(root.path("self/ns/uts")).ok();
         let is_host_uts = own_uts.is_some() && own_uts == root.host_namespace("uts");
         let name = if is_host_uts {
             kernel_name()
         } else {
-            first_line(&root.host_file("/etc/hostname")).or_else(kernel_name)
+            host_line("/etc/hostname").or_else(kernel_name)
         };
         // The conventions' names of architectures are not Rust's.
         let arch = match std::env::consts::ARCH {
@@ -52,8 +53,7 @@ impl Host {
         };
         let mut attributes = Vec::new();
         attributes.extend(name.map(|name| Attribute::str(attribute::HOST_NAME, name)));
-        attributes
-            .extend(first_line(&root.host_file("/etc/machine-id")).map(|id| Attribute::str(attribute::HOST_ID, id)));
+        attributes.extend(host_line("/etc/machine-id").map(|id| Attribute::str(attribute::HOST_ID, id)));
         attributes.push(Attribute::str(attribute::HOST_ARCH, arch));
         attributes.push(Attribute::str(attribute::OS_TYPE, "linux"));
 
@@ -61,7 +61,8 @@ impl Host {
         Self {
             attributes,
             boot_id: first_line(&root.path("sys/kernel/random/boot_id")).unwrap_or_default(),
-            users: read_small(&root.host_file("/etc/passwd"))
+            users: root
+                .host_text("/etc/passwd")
                 .map(|text| users(&text))
                 .unwrap_or_default(),
             own_unit: container::unit(&own_cgroup),

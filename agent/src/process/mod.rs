@@ -15,6 +15,7 @@ mod listeners;
 mod peculiar;
 mod places;
 mod proc_root;
+pub mod reader;
 mod select;
 mod unix_sockets;
 mod unseen;

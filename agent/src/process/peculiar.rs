@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::MetadataExt};
 
-use super::{ProcRoot, elf, proc_root::open_regular};
+use super::{ProcRoot, reader::Identity};
 
 /// Inode of the initial PID namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
 const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
@@ -28,9 +28,13 @@ impl Peculiarity {
 
 /// What hides traffic of this process now; a ring may also be made later.
 pub fn peculiarities(root: &ProcRoot, tgid: u32) -> Vec<Peculiarity> {
-    let executable = open_regular(&root.process(tgid).join("exe"));
+    let device = match root.identity(tgid) {
+        Some(Identity::File { device, .. }) => Some(device),
+        Some(Identity::Denied | Identity::Gone) | None => None,
+    };
+    let binary = device.and_then(|device| root.headers(tgid, device));
     let mut found = Vec::new();
-    if executable.is_some_and(|file| elf::is_32_bit(&file)) {
+    if binary.is_some_and(|binary| binary.is_32_bit) {
         found.push(Peculiarity::ThirtyTwoBit);
     }
     if root

@@ -1,5 +1,7 @@
 //! Selection by where a process runs: its container, its control group.
 
+use std::time::Instant;
+
 use super::{
     ProcRoot, Reason,
     container::{self, Containers},
@@ -18,6 +20,8 @@ pub(super) struct PlacesOf<'a> {
     root: &'a ProcRoot,
     wanted: &'a Places,
     known: Containers,
+    /// A process was in a container whose name is not known.
+    unnamed: bool,
 }
 
 impl Places {
@@ -37,6 +41,7 @@ impl Places {
             root,
             wanted: self,
             known: Containers::default(),
+            unnamed: false,
         }
     }
 }
@@ -51,12 +56,18 @@ impl PlacesOf<'_> {
         self.container(tgid, &cgroup).or_else(|| self.cgroup(&cgroup))
     }
 
+    /// Whether a process that was not selected was in a container whose name is not known.
+    pub(super) fn met_unnamed(&self) -> bool {
+        self.unnamed
+    }
+
     fn container(&mut self, tgid: u32, cgroup: &str) -> Option<Reason> {
         if self.wanted.containers.is_empty() {
             return None;
         }
         let id = container::id_of(self.root, tgid, cgroup)?;
-        let name = self.known.describe(self.root, &id).name;
+        let name = self.known.describe(self.root, &id, Instant::now()).name;
+        self.unnamed |= name.is_none();
         let is_meant = |wanted: &&String| {
             Some(wanted.as_str()) == name.as_deref()
                 || wanted.len() >= CONTAINER_ID_DIGITS && id.starts_with(wanted.to_ascii_lowercase().as_str())

@@ -2,17 +2,26 @@
 //!
 //! Everything is read below one root, so that tests can use a directory of their own. Files of the host are reached
 //! through `1/root`, those of a container through `PID/root`: the agent may itself live in another mount namespace.
+//!
+//! A read that may wait for a file system of the process, or for its memory, is a [`Question`] to a reader where there is
+//! one ([`ProcRoot::of_host`]). Functions that end in `_here` make such a read in place.
 
 use std::{
     fs::{File, OpenOptions, read_dir, read_link},
     io::Read,
     os::unix::{ffi::OsStrExt, fs::OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rustix::{
     buffer::spare_capacity,
     fs::{self, Mode, OFlags, ResolveFlags},
+};
+
+use super::{
+    elf::Binary,
+    reader::{self, Identity, Question, Readers},
 };
 
 /// Most bytes of a process's environment that are looked at. The kernel's own bound is a quarter of the stack limit
@@ -32,6 +41,8 @@ pub struct ProcRoot {
     path: PathBuf,
     /// The host's root directory.
     host: PathBuf,
+    /// Those that read what may never answer; without them it is read in place.
+    readers: Option<Arc<Readers>>,
 }
 
 impl Default for ProcRoot {
@@ -57,7 +68,62 @@ impl ProcRoot {
         let of_init = path.join("1/root");
         // Even root may not look into process 1 (a security module, a sandbox): then the agent's own files must do.
         let host = if of_init.is_dir() { of_init } else { PathBuf::from("/") };
-        Self { path, host }
+        Self {
+            path,
+            host,
+            readers: None,
+        }
+    }
+
+    /// The host's process file system. What may never answer is read by processes of their own, so that the caller goes
+    /// on; where none can be started, it is read in place.
+    pub fn of_host() -> Self {
+        let root = Self::default();
+        match Readers::start(root.clone()) {
+            Ok(readers) => Self {
+                readers: Some(Arc::new(readers)),
+                ..root
+            },
+            Err(error) => {
+                tracing::warn!(
+                    "no process can be started to read files of other processes ({error}): a file system that does not \
+                     answer will stop what spoor learns of new processes"
+                );
+                root
+            }
+        }
+    }
+
+    /// Those that read what may never answer, if there are any.
+    pub fn readers(&self) -> Option<&Arc<Readers>> {
+        self.readers.as_ref()
+    }
+
+    /// Whether a process is the agent, or one that reads for it.
+    pub(super) fn is_own(&self, tgid: u32, parent: u32) -> bool {
+        let own = std::process::id();
+        tgid == own
+            || parent == own
+                && self
+                    .small(tgid, "comm")
+                    .is_some_and(|comm| comm.trim_end() == reader::NAME)
+    }
+
+    /// Whether something of a process did not answer, so that not all is known of it.
+    pub(crate) fn is_suspect(&self, tgid: u32) -> bool {
+        self.readers.as_ref().is_some_and(|readers| readers.is_suspect(tgid))
+    }
+
+    /// Whether it is time to read again from a process that did not answer.
+    pub(crate) fn try_again(&self, tgid: u32) -> bool {
+        self.readers.as_ref().is_none_or(|readers| readers.try_again(tgid))
+    }
+
+    fn ask(&self, question: &Question, device: Option<u64>) -> Option<Vec<u8>> {
+        match &self.readers {
+            Some(readers) => readers.ask(question, device),
+            None => question.answer(self, &mut || {}),
+        }
     }
 
     pub(super) fn path(&self, relative: impl AsRef<Path>) -> PathBuf {
@@ -78,14 +144,40 @@ impl ProcRoot {
             .collect()
     }
 
-    /// A file of the host, whatever mount namespace the agent is in.
-    pub(crate) fn host_file(&self, absolute: &str) -> PathBuf {
-        self.host.join(absolute.trim_start_matches('/'))
+    /// Where a file of the host is, whatever mount namespace the agent is in.
+    pub(crate) fn host_path(&self, absolute: impl AsRef<Path>) -> PathBuf {
+        let absolute = absolute.as_ref();
+        self.host.join(absolute.strip_prefix("/").unwrap_or(absolute))
+    }
+
+    /// At most `max` bytes of a file of the host.
+    pub(super) fn host_file(&self, absolute: &str, max: u64) -> Option<Vec<u8>> {
+        self.ask(&Question::HostFile(absolute.into(), max), None)
+    }
+
+    /// A small text of the host.
+    pub(super) fn host_text(&self, absolute: &str) -> Option<String> {
+        let bytes = self.host_file(absolute, SMALL_BYTES)?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    pub(super) fn host_file_here(&self, absolute: &Path, max: u64) -> Option<Vec<u8>> {
+        read_bounded(&self.host_path(absolute), max)
+    }
+
+    /// The names in a directory of the host.
+    pub(super) fn host_directory(&self, absolute: &str) -> Option<Vec<String>> {
+        let names = self.ask(&Question::HostDirectory(absolute.into()), None)?;
+        serde_json::from_slice(&names).ok()
     }
 
     /// At most `max` bytes of a file as the process names it: absolute in its mount namespace, or relative to its
     /// working directory. Links lead to where they lead for the process, and never out of its root.
     pub(super) fn file_of(&self, tgid: u32, path: &Path, max: u64) -> Option<Vec<u8>> {
+        self.ask(&Question::FileOf(tgid, path.to_owned(), max), None)
+    }
+
+    pub(super) fn file_of_here(&self, tgid: u32, path: &Path, max: u64) -> Option<Vec<u8>> {
         let (below, relative) = match path.strip_prefix("/") {
             Ok(relative) => ("root", relative),
             Err(_) => ("cwd", path),
@@ -101,11 +193,38 @@ impl ProcRoot {
     }
 
     pub(super) fn cmdline(&self, tgid: u32) -> Option<Vec<u8>> {
+        self.ask(&Question::CommandLine(tgid), None)
+    }
+
+    pub(super) fn cmdline_here(&self, tgid: u32) -> Option<Vec<u8>> {
         read_at_once(&self.process(tgid).join("cmdline"), CMDLINE_BYTES)
     }
 
     pub(super) fn environ(&self, tgid: u32) -> Option<Vec<u8>> {
+        self.ask(&Question::Environment(tgid), None)
+    }
+
+    pub(super) fn environ_here(&self, tgid: u32) -> Option<Vec<u8>> {
         read_at_once(&self.process(tgid).join("environ"), ENVIRON_BYTES)
+    }
+
+    /// Which file the process executes; `None`: its file system does not answer.
+    pub(super) fn identity(&self, tgid: u32) -> Option<Identity> {
+        serde_json::from_slice(&self.ask(&Question::Identity(tgid), None)?).ok()
+    }
+
+    /// What the executable's headers say; `None`: it may not be read, or its file system does not answer.
+    pub(super) fn headers(&self, tgid: u32, device: u64) -> Option<Binary> {
+        serde_json::from_slice(&self.ask(&Question::Headers(tgid), Some(device))?).ok()
+    }
+
+    /// The same, with what a search of its data tells.
+    pub(super) fn search(&self, tgid: u32, device: u64) -> Option<Binary> {
+        serde_json::from_slice(&self.ask(&Question::Search(tgid), Some(device))?).ok()
+    }
+
+    pub(super) fn executable_here(&self, tgid: u32) -> Option<File> {
+        open_regular(&self.process(tgid).join("exe"))
     }
 
     pub(super) fn small(&self, tgid: u32, name: &str) -> Option<String> {
@@ -127,6 +246,11 @@ impl ProcRoot {
 
     pub(super) fn stat(&self, tgid: u32) -> Option<Stat> {
         parse_stat(&self.small(tgid, "stat")?)
+    }
+
+    /// Whether a process runs: it has not ended.
+    pub(crate) fn runs(&self, tgid: u32) -> bool {
+        self.stat(tgid).is_some_and(|stat| !stat.is_zombie)
     }
 
     /// What a namespace link says, such as `net:[4026531840]`.
@@ -174,7 +298,7 @@ pub(super) fn read_small(path: &Path) -> Option<String> {
     read_bounded(path, SMALL_BYTES).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-pub(super) fn open_regular(path: &Path) -> Option<File> {
+fn open_regular(path: &Path) -> Option<File> {
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)

@@ -63,6 +63,8 @@ pub enum Match {
     Yes(Reason),
     /// It is not, or not yet: with `--port`, a process becomes one when it listens.
     No,
+    /// It is not, and may be as soon as its container's name is known: it is in none that `--container` names by id.
+    NotNamed,
 }
 
 /// A selection that cannot be.
@@ -147,7 +149,12 @@ impl Selection {
 
     /// Is this process a target now?
     pub fn matches(&self, tgid: u32) -> Match {
-        self.reason(tgid, &mut self.look()).map_or(Match::No, Match::Yes)
+        let mut look = self.look();
+        match self.reason(tgid, &mut look) {
+            Some(reason) => Match::Yes(reason),
+            None if look.places.met_unnamed() => Match::NotNamed,
+            None => Match::No,
+        }
     }
 
     /// The running children of these processes, with their parents: children of a target are targets, those too that
@@ -157,8 +164,11 @@ impl Selection {
         processes
             .filter_map(|tgid| {
                 let stat = self.root.stat(tgid)?;
-                let counts = !stat.is_zombie && !stat.is_kernel_thread && tgid != std::process::id();
-                (counts && of.contains(&stat.parent)).then_some((tgid, stat.parent))
+                let counts = !stat.is_zombie
+                    && !stat.is_kernel_thread
+                    && of.contains(&stat.parent)
+                    && !self.root.is_own(tgid, stat.parent);
+                counts.then_some((tgid, stat.parent))
             })
             .collect()
     }
@@ -218,7 +228,7 @@ impl Selection {
 
     fn reason(&self, tgid: u32, look: &mut Look<'_>) -> Option<Reason> {
         let stat = self.root.stat(tgid)?;
-        if stat.is_kernel_thread || stat.is_zombie || tgid == std::process::id() {
+        if stat.is_kernel_thread || stat.is_zombie || self.root.is_own(tgid, stat.parent) {
             return None;
         }
         if self.is_every() {

@@ -157,6 +157,12 @@ impl Gather {
             workload.service = Some(facts.resource.service_name.clone());
             workload.runtime = Some(facts.runtime.name().to_owned());
         }
+        if self.root.is_suspect(workload.pid) {
+            workload.unseen.push(Unseen {
+                what: "files that do not answer".to_owned(),
+                count: None,
+            });
+        }
         for peculiarity in peculiarities(&self.root, workload.pid) {
             let what = match peculiarity {
                 Peculiarity::ThirtyTwoBit => "32-bit program",

@@ -43,8 +43,14 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// After a connection could not be accepted (too many open files), a pause.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
-/// Says why the agent is not healthy; empty if it is.
-pub type Health = dyn Fn() -> Vec<String> + Send + Sync;
+/// How the agent fares, a reason a line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Why it does not do its work: 503.
+    pub problems: Vec<String>,
+    /// What it cannot do for some workloads, through no fault of its own: it is degraded, and a restart helps nobody.
+    pub limits: Vec<String>,
+}
 
 /// A running server, on a thread of its own, until it is dropped.
 #[derive(Debug)]
@@ -85,7 +91,7 @@ impl Server {
     pub fn start(
         address: SocketAddr,
         metrics: Arc<Metrics>,
-        health: impl Fn() -> Vec<String> + Send + Sync + 'static,
+        health: impl Fn() -> Health + Send + Sync + 'static,
     ) -> Result<Self, ServeError> {
         let failed = |source: io::Error| match source.kind() {
             ErrorKind::AddrInUse => ServeError::Taken(address),
@@ -161,7 +167,7 @@ async fn accept(listener: TcpListener, pages: Arc<Pages>) -> Infallible {
 
 struct Pages {
     metrics: Arc<Metrics>,
-    health: Box<Health>,
+    health: Box<dyn Fn() -> Health + Send + Sync>,
 }
 
 impl fmt::Debug for Pages {
@@ -181,10 +187,16 @@ impl Pages {
         }
         match request.uri().path() {
             "/metrics" => page(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.render()),
-            "/healthz" => match (self.health)() {
-                reasons if reasons.is_empty() => text(StatusCode::OK, "ok\n".to_owned()),
-                reasons => text(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n"),
-            },
+            "/healthz" => {
+                let Health { problems, limits } = (self.health)();
+                let (status, word) = match (problems.is_empty(), limits.is_empty()) {
+                    (true, true) => (StatusCode::OK, Some("ok")),
+                    (true, false) => (StatusCode::OK, Some("degraded")),
+                    (false, _) => (StatusCode::SERVICE_UNAVAILABLE, None),
+                };
+                let lines = word.map(str::to_owned).into_iter().chain(problems).chain(limits);
+                text(status, lines.map(|line| line + "\n").collect())
+            }
             _ => text(StatusCode::NOT_FOUND, "there are /metrics and /healthz\n".to_owned()),
         }
     }
@@ -208,7 +220,7 @@ mod tests {
     use std::{
         io::{Read, Write},
         net::TcpStream,
-        sync::atomic::{AtomicBool, Ordering},
+        sync::atomic::{AtomicU8, Ordering},
     };
 
     use super::*;
@@ -226,14 +238,21 @@ mod tests {
     fn pages() {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let metrics = Arc::new(Metrics::default());
-        let sick = Arc::new(AtomicBool::new(false));
+        let sick = Arc::new(AtomicU8::new(0));
         let health = {
             let sick = sick.clone();
             move || {
-                if sick.load(Ordering::Relaxed) {
-                    vec!["one".to_owned(), "two".to_owned()]
-                } else {
-                    vec![]
+                let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+                match sick.load(Ordering::Relaxed) {
+                    0 => Health::default(),
+                    1 => Health {
+                        problems: vec![],
+                        limits: words(&["three"]),
+                    },
+                    _ => Health {
+                        problems: words(&["one", "two"]),
+                        limits: words(&["three"]),
+                    },
                 }
             }
         };
@@ -247,10 +266,15 @@ mod tests {
             answer("HTTP/1.1 200 OK", &metrics.render())
         );
         assert_eq!(ask(address, "GET /healthz?x"), answer("HTTP/1.1 200 OK", "ok\n"));
-        sick.store(true, Ordering::Relaxed);
+        sick.store(1, Ordering::Relaxed);
         assert_eq!(
             ask(address, "GET /healthz"),
-            answer("HTTP/1.1 503 Service Unavailable", "one\ntwo\n")
+            answer("HTTP/1.1 200 OK", "degraded\nthree\n")
+        );
+        sick.store(2, Ordering::Relaxed);
+        assert_eq!(
+            ask(address, "GET /healthz"),
+            answer("HTTP/1.1 503 Service Unavailable", "one\ntwo\nthree\n")
         );
         assert_eq!(
             ask(address, "GET /"),
@@ -261,7 +285,7 @@ mod tests {
             answer("HTTP/1.1 405 Method Not Allowed", "only GET\n")
         );
         assert!(matches!(
-            Server::start(address, metrics.clone(), Vec::new),
+            Server::start(address, metrics.clone(), Health::default),
             Err(ServeError::Taken(taken)) if taken == address
         ));
         drop(server);

@@ -351,3 +351,31 @@ fn no_name_is_empty() {
         assert_eq!(name_of(&fixture.gather(tgid)), expected, "{cmdline:?}");
     }
 }
+
+#[test]
+fn containers_that_share_a_pid_namespace_and_a_name_are_told_apart() {
+    let fixture = Fixture::new();
+    let other = CONTAINER.replace('0', "f");
+    for (tgid, id, image) in [(10, CONTAINER, "old"), (11, &other, "new"), (12, &other, "new")] {
+        let cgroup = format!("/system.slice/docker-{id}.scope");
+        fixture.process(tgid, "/usr/bin/shop", "shop\0", "A=b\0", &cgroup);
+        fs::create_dir_all(fixture.0.path().join(format!("{tgid}/ns"))).unwrap();
+        symlink("pid:[4026531836]", fixture.0.path().join(format!("{tgid}/ns/pid"))).unwrap();
+        fixture.write(
+            &format!("1/root/var/lib/docker/containers/{id}/config.v2.json"),
+            format!(r#"{{"Name":"/web","Config":{{"Image":"{image}"}}}}"#),
+        );
+    }
+    let mut gatherer = fixture.gatherer();
+    let mut image = |tgid| {
+        let facts = gatherer.gather(tgid, None, None);
+        assert_eq!(name_of(&facts), "web");
+        text_of(&facts, "container.image.name").map(str::to_owned)
+    };
+    assert_eq!((image(10).as_deref(), image(11).as_deref()), (Some("old"), Some("new")));
+    // The older container of the name ends.
+    fs::remove_dir_all(fixture.0.path().join("10")).unwrap();
+    let state = format!("1/root/var/lib/docker/containers/{CONTAINER}");
+    fs::remove_dir_all(fixture.0.path().join(state)).unwrap();
+    assert_eq!((image(11).as_deref(), image(12).as_deref()), (Some("new"), Some("new")));
+}

@@ -1,0 +1,600 @@
+//! The agent's side: readers, who waits for them, and what is known of those that do not answer.
+
+use std::{
+    collections::HashMap,
+    io::{self, Read, Write},
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::{
+    Patience, Question,
+    serve::{GREETING, NAME, tag},
+    suspects::Suspects,
+};
+use crate::process::ProcRoot;
+
+/// Most readers that were killed and have not ended. Each holds about 1 MiB until the kernel lets it go.
+const MOST_ABANDONED: usize = 32;
+/// Most bytes of an answer: more than any question asks for.
+const MOST_ANSWER_BYTES: u32 = 8 << 20;
+/// How long a reader may take to begin.
+const START_LIMIT: Duration = Duration::from_secs(5);
+/// Most processes of a control group that are asked although they do not answer: one container does not take all readers.
+const MOST_OF_A_PLACE: usize = 4;
+/// A killed reader that lasts longer was in a read that cannot be ended: when it goes, what it read from answers again.
+const KILLED_AT_ONCE: Duration = Duration::from_secs(1);
+/// How often those that hang are looked at, when somebody asks.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
+
+/// Causes of [`Readers::counters`].
+pub const CAUSES: [&str; 3] = ["unanswered", "refused", "reader_ended"];
+
+/// A process for good: its id and its start in clock ticks.
+type Life = (u32, u64);
+
+/// Reads what may never answer, by processes that may be left behind. Shared by all threads; none of them waits while it
+/// holds a lock.
+#[derive(Debug)]
+pub struct Readers {
+    program: PathBuf,
+    root: ProcRoot,
+    state: Mutex<State>,
+    counters: Counters,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    idle: Vec<Reader>,
+    abandoned: Vec<Abandoned>,
+    patience: Patience,
+    processes: Suspects<Life>,
+    devices: Suspects<u64>,
+    /// What is known of each suspect process.
+    subjects: HashMap<Life, Subject>,
+    looked_at: Option<Instant>,
+    warned: bool,
+}
+
+/// A process that could not be read.
+#[derive(Debug)]
+struct Subject {
+    /// For people: what was read.
+    what: String,
+    /// The control groups of a process that did not answer; `None`: it shares the fate of one that did not.
+    place: Option<String>,
+}
+
+/// What could not be read, since the start.
+#[derive(Debug, Default)]
+struct Counters {
+    /// Questions that were not answered in time.
+    unanswered: AtomicU64,
+    /// Questions that were not asked: what they are about did not answer before, or there was no reader.
+    refused: AtomicU64,
+    /// Readers that ended unasked: a bug, or somebody killed them.
+    ended: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Reader {
+    child: Child,
+    questions: ChildStdin,
+    answers: ChildStdout,
+}
+
+/// A reader that was killed and has not ended.
+#[derive(Debug)]
+struct Abandoned {
+    child: Child,
+    since: Instant,
+    life: Option<Life>,
+    device: Option<u64>,
+}
+
+/// Why there is no answer.
+enum Failure {
+    /// It shows no sign of life.
+    Silent,
+    /// It has ended.
+    Ended,
+}
+
+impl Readers {
+    /// Starts the first reader, to see that it can be: it is this very program.
+    ///
+    /// # Errors
+    /// If no process can be started, or the program is another one (a test).
+    pub(in crate::process) fn start(root: ProcRoot) -> io::Result<Self> {
+        Self::of_program("/proc/self/exe".into(), root)
+    }
+
+    fn of_program(program: PathBuf, root: ProcRoot) -> io::Result<Self> {
+        let readers = Self {
+            program,
+            root,
+            state: Mutex::default(),
+            counters: Counters::default(),
+        };
+        let first = readers.begin()?;
+        readers.lock().idle.push(first);
+        Ok(readers)
+    }
+
+    /// Asks, and waits for the answer; `None`: it cannot be read, or does not answer. `device`: the file system that it
+    /// is about, if that is known.
+    pub(in crate::process) fn ask(&self, question: &Question, device: Option<u64>) -> Option<Vec<u8>> {
+        let encoded = question.encode()?;
+        if self.rests(question.tgid(), device) {
+            return self.refuse();
+        }
+        // A reader that somebody killed is no reason not to know.
+        for _ in 0..2 {
+            let Some(mut reader) = self.reader() else {
+                return self.refuse();
+            };
+            let patience = self.lock().patience.now(Instant::now());
+            match reader.ask(&encoded, patience) {
+                Ok(answer) => {
+                    self.lock().idle.push(reader);
+                    return answer;
+                }
+                Err(Failure::Silent) => {
+                    self.counters.unanswered.fetch_add(1, Ordering::Relaxed);
+                    self.abandon(reader, question, device, patience);
+                    return None;
+                }
+                Err(Failure::Ended) => {
+                    self.counters.ended.fetch_add(1, Ordering::Relaxed);
+                    reader.end();
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether something of a process did not answer, so that not all is known of it.
+    pub(in crate::process) fn is_suspect(&self, tgid: u32) -> bool {
+        let is_quiet = self.lock().subjects.is_empty();
+        !is_quiet
+            && self
+                .life(tgid)
+                .is_some_and(|life| self.lock().subjects.contains_key(&life))
+    }
+
+    /// Whether it is time to ask a process again. If so, it is no suspect until it does not answer again.
+    pub(in crate::process) fn try_again(&self, tgid: u32) -> bool {
+        self.look();
+        if self.rests(tgid, None) {
+            return false;
+        }
+        if let Some(life) = self.life(tgid) {
+            self.lock().subjects.remove(&life);
+        }
+        true
+    }
+
+    /// Why not all is known of some processes, for people.
+    pub fn problems(&self) -> Vec<String> {
+        self.look();
+        let state = self.lock();
+        let count = state.subjects.len();
+        let mut problems = Vec::new();
+        if let Some(first) = state.subjects.values().map(|subject| &subject.what).min() {
+            let others = match count {
+                1 => String::new(),
+                count => format!(" (and of {} more)", count - 1),
+            };
+            problems.push(format!(
+                "reading {first}{others} does not end: they are traced without what it says, and tried again later; look \
+                 at the file system that it is on"
+            ));
+        }
+        if state.abandoned.len() >= MOST_ABANDONED {
+            problems.push(format!(
+                "{MOST_ABANDONED} reads do not end and cannot be ended: of processes that start now, neither the \
+                 environment nor the executable is read; look for file systems that do not answer"
+            ));
+        }
+        problems
+    }
+
+    /// Counters of questions without an answer, by cause.
+    pub fn counters(&self) -> [(&'static str, u64); 3] {
+        let Counters {
+            unanswered,
+            refused,
+            ended,
+        } = &self.counters;
+        let [of_unanswered, of_refused, of_ended] = CAUSES;
+        [
+            (of_unanswered, unanswered.load(Ordering::Relaxed)),
+            (of_refused, refused.load(Ordering::Relaxed)),
+            (of_ended, ended.load(Ordering::Relaxed)),
+        ]
+    }
+
+    /// Processes of which not all could be read, and readers that cannot be ended.
+    pub fn levels(&self) -> (usize, usize) {
+        self.look();
+        let state = self.lock();
+        (state.subjects.len(), state.abandoned.len())
+    }
+
+    fn refuse(&self) -> Option<Vec<u8>> {
+        self.counters.refused.fetch_add(1, Ordering::Relaxed);
+        None
+    }
+
+    fn life(&self, tgid: u32) -> Option<Life> {
+        Some((tgid, self.root.stat(tgid)?.start_ticks))
+    }
+
+    /// Whether a process, or the file system that its executable is on, did not answer lately, or does not still.
+    fn rests(&self, tgid: u32, device: Option<u64>) -> bool {
+        let is_quiet = {
+            let state = self.lock();
+            state.subjects.is_empty() && state.abandoned.is_empty() && state.devices.is_empty()
+        };
+        if is_quiet {
+            return false;
+        }
+        let Some(life) = self.life(tgid) else {
+            return false;
+        };
+        let now = Instant::now();
+        let mut state = self.lock();
+        let State {
+            abandoned,
+            processes,
+            devices,
+            subjects,
+            ..
+        } = &mut *state;
+        let is_stuck = |device| abandoned.iter().any(|reader| reader.device == Some(device));
+        if device.is_some_and(|device| devices.rests(device, now) || is_stuck(device)) {
+            share_fate(subjects, life);
+            return true;
+        }
+        if processes.rests(life, now) || abandoned.iter().any(|reader| reader.life == Some(life)) {
+            return true;
+        }
+        let of_place = |place: &str| {
+            let others = subjects.iter().filter(|(other, _)| **other != life);
+            others
+                .filter(|(_, subject)| subject.place.as_deref() == Some(place))
+                .count()
+        };
+        let is_crowded = subjects.len() >= MOST_OF_A_PLACE
+            && self
+                .root
+                .small(tgid, "cgroup")
+                .is_some_and(|place| of_place(&place) >= MOST_OF_A_PLACE);
+        if is_crowded {
+            share_fate(subjects, life);
+        }
+        is_crowded
+    }
+
+    /// An idle reader, or a new one.
+    fn reader(&self) -> Option<Reader> {
+        let idle = self.lock().idle.pop();
+        idle.or_else(|| {
+            self.look();
+            if self.lock().abandoned.len() >= MOST_ABANDONED {
+                return None;
+            }
+            self.begin()
+                .inspect_err(|error| tracing::debug!("a process that reads files cannot be started: {error}"))
+                .ok()
+        })
+    }
+
+    fn begin(&self) -> io::Result<Reader> {
+        Reader::start(Command::new(&self.program))
+    }
+
+    /// Kills a reader that does not answer, and remembers what it was asked.
+    fn abandon(&self, mut reader: Reader, question: &Question, device: Option<u64>, waited: Duration) {
+        // One that has ended by itself is gone, which is as good.
+        let _ = reader.child.kill();
+        let now = Instant::now();
+        let subject = question.subject();
+        let life = self.life(question.tgid());
+        let place = self.root.small(question.tgid(), "cgroup").unwrap_or_default();
+        let mut state = self.lock();
+        state.patience.lost(waited);
+        state.abandoned.push(Abandoned {
+            child: reader.child,
+            since: now,
+            life,
+            device,
+        });
+        if let Some(life) = life {
+            state.processes.add(life, now);
+            let subject = Subject {
+                what: subject.clone(),
+                place: Some(place),
+            };
+            state.subjects.insert(life, subject);
+        }
+        if let Some(device) = device {
+            state.devices.add(device, now);
+        }
+        let first = !std::mem::replace(&mut state.warned, true);
+        drop(state);
+        if first {
+            tracing::warn!(
+                "reading {subject} does not end: its file system, or its memory, does not answer; what it says is not known, \
+                 and it is tried again later. /healthz and /metrics tell of others"
+            );
+        } else {
+            tracing::debug!("reading {subject} does not end");
+        }
+    }
+
+    /// Looks which readers have ended at last, and which processes are gone.
+    fn look(&self) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        if state.abandoned.is_empty() && state.subjects.is_empty() && state.processes.is_empty()
+            || state
+                .looked_at
+                .is_some_and(|looked_at| now.duration_since(looked_at) < LOOK_PERIOD)
+        {
+            return;
+        }
+        state.looked_at = Some(now);
+        let State {
+            abandoned,
+            processes,
+            devices,
+            subjects,
+            warned,
+            ..
+        } = &mut *state;
+        abandoned.retain_mut(|reader| {
+            let is_there = reader.child.try_wait().is_ok_and(|status| status.is_none());
+            if !is_there && now.duration_since(reader.since) > KILLED_AT_ONCE {
+                reader.life.into_iter().for_each(|life| processes.remove(life));
+                reader.device.into_iter().for_each(|device| devices.remove(device));
+            }
+            is_there
+        });
+        let is_there = |life: Life| self.life(life.0) == Some(life);
+        subjects.retain(|life, _| is_there(*life));
+        processes.retain(is_there);
+        if subjects.is_empty() {
+            // The next one is a new event.
+            *warned = false;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A process is not asked because others did not answer.
+fn share_fate(subjects: &mut HashMap<Life, Subject>, life: Life) {
+    subjects.entry(life).or_insert_with(|| Subject {
+        what: Question::Headers(life.0).subject(),
+        place: None,
+    });
+}
+
+impl Reader {
+    fn start(mut command: Command) -> io::Result<Self> {
+        // A group of its own: Ctrl-C is for the agent. An empty environment: the agent's may hold secrets.
+        command.arg0(NAME).env_clear().process_group(0);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut child = command.spawn()?;
+        let (Some(questions), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
+        let mut reader = Self {
+            child,
+            questions,
+            answers,
+        };
+        let mut greeting = [0; GREETING.len()];
+        match reader.read(&mut greeting, START_LIMIT) {
+            Ok(()) if greeting == GREETING => Ok(reader),
+            Ok(()) | Err(_) => {
+                reader.end();
+                Err(io::Error::other("it is another program, or does not start"))
+            }
+        }
+    }
+
+    fn ask(&mut self, encoded: &[u8], patience: Duration) -> Result<Option<Vec<u8>>, Failure> {
+        let length = (encoded.len() as u32).to_le_bytes();
+        // The pipe is empty, and holds more than the longest question.
+        self.questions
+            .write_all(&[&length, encoded].concat())
+            .map_err(|_| Failure::Ended)?;
+        loop {
+            let mut tag = [0];
+            self.read(&mut tag, patience)?;
+            match tag[0] {
+                tag::ALIVE => {}
+                tag::NOTHING => return Ok(None),
+                tag::FOUND => {
+                    let mut length = [0; 4];
+                    self.read(&mut length, patience)?;
+                    let length = u32::from_le_bytes(length);
+                    if length > MOST_ANSWER_BYTES {
+                        return Err(Failure::Ended);
+                    }
+                    let mut bytes = vec![0; length as usize];
+                    self.read(&mut bytes, patience)?;
+                    return Ok(Some(bytes));
+                }
+                _ => return Err(Failure::Ended),
+            }
+        }
+    }
+
+    /// Fills `bytes`; each piece of it may take as long as `patience`.
+    fn read(&mut self, mut bytes: &mut [u8], patience: Duration) -> Result<(), Failure> {
+        while !bytes.is_empty() {
+            self.wait(patience)?;
+            match self.answers.read(bytes) {
+                Ok(0) => return Err(Failure::Ended),
+                Ok(count) => bytes = &mut bytes[count..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Err(Failure::Ended),
+            }
+        }
+        Ok(())
+    }
+
+    fn wait(&self, patience: Duration) -> Result<(), Failure> {
+        let until = Instant::now() + patience;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let mut answers = [PollFd::new(&self.answers, PollFlags::IN)];
+            let timeout = Timespec::try_from(left).map_err(|_| Failure::Silent)?;
+            match poll(&mut answers, Some(&timeout)) {
+                Ok(0) => return Err(Failure::Silent),
+                Ok(_) => return Ok(()),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return Err(Failure::Ended),
+            }
+        }
+    }
+
+    /// Ends it; to be called of one that is in no read.
+    fn end(mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    use super::*;
+
+    /// A reader that never answers about process 7, ends when it is asked about process 9, and says the number of any other.
+    const SCRIPT: &str = r#"#!/usr/bin/env python3
+import struct, sys, time
+out, questions = sys.stdout.buffer, sys.stdin.buffer
+out.write(b"spoor-reader 1\n"); out.flush()
+while head := questions.read(4):
+    question = questions.read(struct.unpack("<I", head)[0])
+    tgid = struct.unpack("<I", question[1:5])[0]
+    if tgid == 7: time.sleep(600)
+    if tgid == 9: sys.exit(1)
+    answer = str(tgid).encode()
+    out.write(b"\0\0\1" + struct.pack("<I", len(answer)) + answer); out.flush()
+"#;
+
+    fn fixture(script: &str) -> (tempfile::TempDir, io::Result<Readers>) {
+        let directory = tempfile::tempdir().unwrap();
+        for tgid in 7..10 {
+            let process = directory.path().join(tgid.to_string());
+            fs::create_dir(&process).unwrap();
+            let stat = format!("{tgid} (x) S 1 1 1 0 -1 0 1 2 3 4 5 6 7 8 20 0 1 0 5 1 2");
+            fs::write(process.join("stat"), stat).unwrap();
+        }
+        let program = directory.path().join("reader");
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let root = ProcRoot::new(directory.path());
+        let readers = Readers::of_program(program, root);
+        (directory, readers)
+    }
+
+    #[test]
+    fn a_process_that_hangs_costs_the_others_nothing() {
+        let (directory, readers) = fixture(SCRIPT);
+        let readers = readers.unwrap();
+        let ask = |tgid| readers.ask(&Question::CommandLine(tgid), None);
+        assert_eq!(ask(8).as_deref(), Some(&b"8"[..]));
+        assert!(readers.problems().is_empty() && !readers.is_suspect(7));
+        let begun = Instant::now();
+        assert_eq!(ask(7), None);
+        assert!(begun.elapsed() >= Duration::from_secs(2));
+        let begun = Instant::now();
+        assert_eq!(ask(7), None, "it is not asked again");
+        assert!(begun.elapsed() < Duration::from_secs(2));
+        assert_eq!(ask(8).as_deref(), Some(&b"8"[..]));
+        assert!(readers.is_suspect(7) && !readers.is_suspect(8) && !readers.try_again(7));
+        let problems = readers.problems();
+        assert!(
+            problems.len() == 1 && problems[0].contains("the command line of process 7 does not end"),
+            "{problems:?}"
+        );
+        assert_eq!(
+            readers.counters(),
+            [("unanswered", 1), ("refused", 1), ("reader_ended", 0)]
+        );
+        // It could be killed, and is forgotten with its process.
+        fs::remove_dir_all(directory.path().join("7")).unwrap();
+        std::thread::sleep(LOOK_PERIOD);
+        assert_eq!(readers.levels(), (0, 0));
+        assert!(readers.problems().is_empty());
+    }
+
+    #[test]
+    fn the_file_system_of_one_that_hangs_is_left_alone() {
+        let (_directory, readers) = fixture(SCRIPT);
+        let readers = readers.unwrap();
+        assert_eq!(readers.ask(&Question::Headers(7), Some(3)), None);
+        assert_eq!(readers.ask(&Question::Headers(8), Some(3)), None);
+        assert_eq!(readers.ask(&Question::Headers(8), Some(4)).as_deref(), Some(&b"8"[..]));
+        assert_eq!(readers.levels().0, 2);
+    }
+
+    #[test]
+    fn a_container_whose_processes_hang_does_not_take_all_readers() {
+        let (directory, readers) = fixture(&SCRIPT.replace("tgid == 7", "tgid >= 20"));
+        let readers = readers.unwrap();
+        for tgid in (20..26).chain([8]) {
+            let process = directory.path().join(tgid.to_string());
+            fs::create_dir_all(&process).unwrap();
+            fs::copy(directory.path().join("7/stat"), process.join("stat")).unwrap();
+            let place = if tgid == 8 { "/shop" } else { "/evil" };
+            fs::write(process.join("cgroup"), format!("0::{place}\n")).unwrap();
+        }
+        for tgid in 20..26 {
+            assert_eq!(readers.ask(&Question::CommandLine(tgid), None), None);
+        }
+        assert_eq!(
+            readers.counters()[..2],
+            [("unanswered", MOST_OF_A_PLACE as u64), ("refused", 2)]
+        );
+        assert_eq!(readers.levels().0, 6);
+        assert_eq!(readers.ask(&Question::CommandLine(8), None).as_deref(), Some(&b"8"[..]));
+    }
+
+    #[test]
+    fn a_reader_that_ends_is_replaced() {
+        let (_directory, readers) = fixture(SCRIPT);
+        let readers = readers.unwrap();
+        assert_eq!(readers.ask(&Question::CommandLine(9), None), None);
+        assert_eq!(readers.counters()[2], ("reader_ended", 2));
+        assert_eq!(readers.ask(&Question::CommandLine(8), None).as_deref(), Some(&b"8"[..]));
+    }
+
+    #[test]
+    fn another_program_is_no_reader() {
+        for script in ["#!/bin/sh\nexit 0\n", "#!/bin/sh\necho running 0 tests\n"] {
+            assert!(fixture(script).1.is_err());
+        }
+    }
+}
