@@ -46,10 +46,17 @@ struct Key {
 pub(super) struct Executables(HashMap<Key, Executable>);
 
 impl Executables {
-    /// What a process executes; `path` is the executable in the process's mount namespace.
-    pub(super) fn describe(&mut self, root: &ProcRoot, tgid: u32, path: &Path) -> Executable {
+    /// What a process executes. `identity`: the file, if its file system answers; `path`: its name in the process's mount
+    /// namespace.
+    pub(super) fn describe(
+        &mut self,
+        root: &ProcRoot,
+        tgid: u32,
+        identity: Option<Identity>,
+        path: &Path,
+    ) -> Executable {
         let by_name = || classify(path, &Binary::default(), |_| None);
-        let (file, device) = match root.identity(tgid) {
+        let (file, device) = match identity {
             Some(file @ Identity::File { device, .. }) => (file, device),
             Some(Identity::Gone) => return by_name(),
             Some(Identity::Denied) | None => return by_name().unread(),
@@ -238,9 +245,10 @@ mod tests {
         let mut executables = Executables::default();
         let (root, own) = (ProcRoot::default(), std::process::id());
         let exe = root.exe(own).unwrap();
-        let first = executables.describe(&root, own, &exe);
+        let identity = root.identity(own);
+        let first = executables.describe(&root, own, identity, &exe);
         assert_eq!(first.language, "rust");
-        assert_eq!(executables.describe(&root, own, &exe), first);
+        assert_eq!(executables.describe(&root, own, identity, &exe), first);
         assert_eq!(executables.0.len(), 1);
     }
 }

@@ -17,6 +17,7 @@ use super::{
     environ::Environ,
     executable::{Executable, Executables},
     host,
+    peculiar::{self, Peculiarity},
 };
 use crate::trace::{Attribute, Resource, Value};
 
@@ -72,6 +73,8 @@ pub struct Gatherer {
     host: Host,
     executables: Executables,
     containers: Containers,
+    /// The process that was gathered last is a 32-bit program.
+    is_32_bit: bool,
 }
 
 /// The container or unit of a process.
@@ -92,7 +95,13 @@ impl Gatherer {
             root,
             executables: Executables::default(),
             containers: Containers::default(),
+            is_32_bit: false,
         }
+    }
+
+    /// What hides traffic of the process that was gathered last.
+    pub fn peculiarities(&self, tgid: u32) -> Vec<Peculiarity> {
+        peculiar::of_program(&self.root, tgid, self.is_32_bit)
     }
 
     /// The host's part.
@@ -107,8 +116,10 @@ impl Gatherer {
     /// executable and wrote a title over its own environment (workers of nginx, gunicorn, PostgreSQL).
     pub fn gather(&mut self, tgid: u32, hint: Option<&ExecHint>, parent: Option<&ProcessFacts>) -> ProcessFacts {
         let exe = self.root.exe(tgid);
-        let line = self.command_line(tgid, exe.as_deref(), hint);
-        let mut environ = Environ::parse(&self.root.environ(tgid).unwrap_or_default());
+        let (command_line, environment, identity) = self.root.memory_and_identity(tgid);
+        let line = known_line(command_line.as_deref().unwrap_or_default(), exe.as_deref(), hint);
+        let mut environ = Environ::parse(environment.as_deref().unwrap_or_default());
+        self.is_32_bit = false;
         if let Some(hint) = hint
             // It may be gone, have written over its environment, or just be in its exec.
             && (environ.is_overwritten || environ.service_name().is_none())
@@ -127,9 +138,9 @@ impl Gatherer {
         let path = exe
             .clone()
             .or_else(|| Some(PathBuf::from(line.arguments.first().filter(|_| !line.is_title)?)));
-        let executable = self
-            .executables
-            .describe(&self.root, tgid, path.as_deref().unwrap_or(Path::new("")));
+        let path_or_none = path.as_deref().unwrap_or(Path::new(""));
+        let executable = self.executables.describe(&self.root, tgid, identity, path_or_none);
+        self.is_32_bit = executable.is_32_bit;
         let place = self.place(tgid);
         // What only looks like a name (an argument of no bytes, a file called `.dll`) is none.
         let is_name = |name: &String| !name.is_empty();
@@ -201,16 +212,6 @@ impl Gatherer {
         let comm = at_exec.or_else(|| self.root.small(tgid, "comm"))?;
         let comm = comm.trim_matches(['\0', '\n', ' ']);
         (!comm.is_empty()).then(|| comm.to_owned())
-    }
-
-    /// What the process shows now, unless that is a title or nothing and the kernel saw the arguments.
-    fn command_line(&self, tgid: u32, exe: Option<&Path>, hint: Option<&ExecHint>) -> CommandLine {
-        let now = CommandLine::parse(&self.root.cmdline(tgid).unwrap_or_default(), exe);
-        let at_exec = hint.map(|hint| CommandLine::parse(&hint.cmdline, exe));
-        match at_exec {
-            Some(at_exec) if (now.is_title || now.arguments.is_empty()) && !at_exec.arguments.is_empty() => at_exec,
-            _ => now,
-        }
     }
 
     /// The parent's facts, with what is the process's own.
@@ -353,6 +354,16 @@ impl Place {
             .into_iter()
             .filter_map(|(key, text)| Some(Attribute::str(key, text?.clone())))
             .collect()
+    }
+}
+
+/// What the process shows now, unless that is a title or nothing and the kernel saw the arguments.
+fn known_line(now: &[u8], exe: Option<&Path>, hint: Option<&ExecHint>) -> CommandLine {
+    let now = CommandLine::parse(now, exe);
+    let at_exec = hint.map(|hint| CommandLine::parse(&hint.cmdline, exe));
+    match at_exec {
+        Some(at_exec) if (now.is_title || now.arguments.is_empty()) && !at_exec.arguments.is_empty() => at_exec,
+        _ => now,
     }
 }
 

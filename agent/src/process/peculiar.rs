@@ -33,8 +33,13 @@ pub fn peculiarities(root: &ProcRoot, tgid: u32) -> Vec<Peculiarity> {
         Some(Identity::Denied | Identity::Gone) | None => None,
     };
     let binary = device.and_then(|device| root.headers(tgid, device));
+    of_program(root, tgid, binary.is_some_and(|binary| binary.is_32_bit))
+}
+
+/// The same, of a process of which it is known whether it is a 32-bit program.
+pub(super) fn of_program(root: &ProcRoot, tgid: u32, is_32_bit: bool) -> Vec<Peculiarity> {
     let mut found = Vec::new();
-    if binary.is_some_and(|binary| binary.is_32_bit) {
+    if is_32_bit {
         found.push(Peculiarity::ThirtyTwoBit);
     }
     if root

@@ -200,12 +200,23 @@ impl ProcRoot {
         read_at_once(&self.process(tgid).join("cmdline"), CMDLINE_BYTES)
     }
 
-    pub(super) fn environ(&self, tgid: u32) -> Option<Vec<u8>> {
-        self.ask(&Question::Environment(tgid), None)
-    }
-
     pub(super) fn environ_here(&self, tgid: u32) -> Option<Vec<u8>> {
         read_at_once(&self.process(tgid).join("environ"), ENVIRON_BYTES)
+    }
+
+    /// The command line, the environment, and which file the process executes, by one question.
+    pub(super) fn memory_and_identity(&self, tgid: u32) -> (Option<Vec<u8>>, Option<Vec<u8>>, Option<Identity>) {
+        let questions = [
+            Question::CommandLine(tgid),
+            Question::Environment(tgid),
+            Question::Identity(tgid),
+        ];
+        let [command_line, environment, identity] = match &self.readers {
+            Some(readers) => readers.ask_all(questions.each_ref(), None),
+            None => questions.map(|question| question.answer(self, &mut || {})),
+        };
+        let identity = identity.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        (command_line, environment, identity)
     }
 
     /// Which file the process executes; `None`: its file system does not answer.
@@ -385,7 +396,7 @@ mod tests {
             let (key, value) = NAME.split_once('=').unwrap();
             let mut child = command.env_clear().env(key, value).spawn().unwrap();
             for _ in 0..200 {
-                let environ = root.environ(child.id()).unwrap_or_default();
+                let environ = root.environ_here(child.id()).unwrap_or_default();
                 let environ = String::from_utf8_lossy(&environ);
                 assert!(environ.is_empty() || environ == format!("{NAME}\0"), "{environ}");
                 whole += usize::from(!environ.is_empty());

@@ -14,7 +14,7 @@ use super::{
     Answer, Question,
     later::{Later, Task, Why},
 };
-use crate::process::{ExecHint, Gatherer, Match, ProcRoot, ProcessFacts, Selection, peculiarities};
+use crate::process::{ExecHint, Gatherer, Match, ProcRoot, ProcessFacts, Selection};
 
 /// Facts that are kept for the children of a process, before those of processes are looked for that have ended unseen.
 const MOST_KNOWN: usize = 16_384;
@@ -134,7 +134,7 @@ impl Learner {
         let of_parent = parent.and_then(|parent| self.known.get(&parent));
         let facts = self.gatherer.gather(tgid, hint.as_ref(), of_parent);
         if !self.known.contains_key(&tgid) || hint.is_some() {
-            for peculiarity in peculiarities(&self.root, tgid) {
+            for peculiarity in self.gatherer.peculiarities(tgid) {
                 tracing::warn!(
                     pid = tgid,
                     service = facts.resource.service_name,

@@ -14,6 +14,7 @@
 //! What the kernel says of a process without asking anybody (`stat`, `status`, `cgroup`, `mountinfo`, and the targets of
 //! links) is read in place.
 
+mod child;
 mod question;
 mod readers;
 mod serve;

@@ -68,6 +68,11 @@ impl Question {
         }
     }
 
+    /// Whether it is about files of the host.
+    pub(super) fn is_of_host(&self) -> bool {
+        matches!(self, Self::HostFile(..) | Self::HostDirectory(..))
+    }
+
     /// For people: what was to be read.
     pub(super) fn subject(&self) -> String {
         match self {

@@ -2,10 +2,9 @@
 
 use std::{
     collections::HashMap,
-    io::{self, Read, Write},
-    os::unix::process::CommandExt,
+    io,
     path::PathBuf,
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    process::{Child, Command},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -13,21 +12,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-
 use super::{
     Patience, Question,
-    serve::{GREETING, NAME, tag},
+    child::{Failure, Reader},
     suspects::Suspects,
 };
 use crate::process::ProcRoot;
 
 /// Most readers that were killed and have not ended. Each holds about 1 MiB until the kernel lets it go.
 const MOST_ABANDONED: usize = 32;
-/// Most bytes of an answer: more than any question asks for.
-const MOST_ANSWER_BYTES: u32 = 8 << 20;
-/// How long a reader may take to begin.
-const START_LIMIT: Duration = Duration::from_secs(5);
 /// Most processes of a control group that are asked although they do not answer: one container does not take all readers.
 const MOST_OF_A_PLACE: usize = 4;
 /// A killed reader that lasts longer was in a read that cannot be ended: when it goes, what it read from answers again.
@@ -84,13 +77,6 @@ struct Counters {
     ended: AtomicU64,
 }
 
-#[derive(Debug)]
-struct Reader {
-    child: Child,
-    questions: ChildStdin,
-    answers: ChildStdout,
-}
-
 /// A reader that was killed and has not ended.
 #[derive(Debug)]
 struct Abandoned {
@@ -98,14 +84,6 @@ struct Abandoned {
     since: Instant,
     life: Option<Life>,
     device: Option<u64>,
-}
-
-/// Why there is no answer.
-enum Failure {
-    /// It shows no sign of life.
-    Silent,
-    /// It has ended.
-    Ended,
 }
 
 impl Readers {
@@ -132,33 +110,67 @@ impl Readers {
     /// Asks, and waits for the answer; `None`: it cannot be read, or does not answer. `device`: the file system that it
     /// is about, if that is known.
     pub(in crate::process) fn ask(&self, question: &Question, device: Option<u64>) -> Option<Vec<u8>> {
-        let encoded = question.encode()?;
-        if self.rests(question.tgid(), device) {
-            return self.refuse();
+        let [answer] = self.ask_all([question], device);
+        answer
+    }
+
+    /// Asks several questions about one process at once, which wakes the reader once.
+    pub(in crate::process) fn ask_all<const N: usize>(
+        &self,
+        questions: [&Question; N],
+        device: Option<u64>,
+    ) -> [Option<Vec<u8>>; N] {
+        let mut answers = [const { None }; N];
+        let Some(&about) = questions.first() else {
+            return answers;
+        };
+        // Most programs that start are short: to find them gone needs no reader.
+        let is_gone = !about.is_of_host() && self.life(about.tgid()).is_none();
+        let encoded: Option<Vec<Vec<u8>>> = questions.iter().map(|question| question.encode()).collect();
+        let Some(encoded) = encoded.filter(|_| !is_gone) else {
+            return answers;
+        };
+        if self.rests(about.tgid(), device) {
+            self.refuse();
+            return answers;
         }
         // A reader that somebody killed is no reason not to know.
         for _ in 0..2 {
             let Some(mut reader) = self.reader() else {
-                return self.refuse();
+                self.refuse();
+                return answers;
             };
             let patience = self.lock().patience.now(Instant::now());
-            match reader.ask(&encoded, patience) {
-                Ok(answer) => {
+            let mut asked = reader.send(&encoded);
+            for (question, answer) in questions.iter().zip(&mut answers) {
+                match asked.and_then(|()| reader.receive(patience)) {
+                    Ok(found) => {
+                        *answer = found;
+                        asked = Ok(());
+                    }
+                    Err(Failure::Silent) => {
+                        self.counters.unanswered.fetch_add(1, Ordering::Relaxed);
+                        self.abandon(reader, question, device, patience);
+                        return answers;
+                    }
+                    Err(Failure::Ended) => {
+                        asked = Err(Failure::Ended);
+                        break;
+                    }
+                }
+            }
+            match asked {
+                Ok(()) => {
                     self.lock().idle.push(reader);
-                    return answer;
+                    return answers;
                 }
-                Err(Failure::Silent) => {
-                    self.counters.unanswered.fetch_add(1, Ordering::Relaxed);
-                    self.abandon(reader, question, device, patience);
-                    return None;
-                }
-                Err(Failure::Ended) => {
+                Err(_) => {
                     self.counters.ended.fetch_add(1, Ordering::Relaxed);
                     reader.end();
                 }
             }
         }
-        None
+        answers
     }
 
     /// Whether something of a process did not answer, so that not all is known of it.
@@ -229,9 +241,8 @@ impl Readers {
         (state.subjects.len(), state.abandoned.len())
     }
 
-    fn refuse(&self) -> Option<Vec<u8>> {
+    fn refuse(&self) {
         self.counters.refused.fetch_add(1, Ordering::Relaxed);
-        None
     }
 
     fn life(&self, tgid: u32) -> Option<Life> {
@@ -389,98 +400,6 @@ fn share_fate(subjects: &mut HashMap<Life, Subject>, life: Life) {
         what: Question::Headers(life.0).subject(),
         place: None,
     });
-}
-
-impl Reader {
-    fn start(mut command: Command) -> io::Result<Self> {
-        // A group of its own: Ctrl-C is for the agent. An empty environment: the agent's may hold secrets.
-        command.arg0(NAME).env_clear().process_group(0);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null());
-        let mut child = command.spawn()?;
-        let (Some(questions), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        };
-        let mut reader = Self {
-            child,
-            questions,
-            answers,
-        };
-        let mut greeting = [0; GREETING.len()];
-        match reader.read(&mut greeting, START_LIMIT) {
-            Ok(()) if greeting == GREETING => Ok(reader),
-            Ok(()) | Err(_) => {
-                reader.end();
-                Err(io::Error::other("it is another program, or does not start"))
-            }
-        }
-    }
-
-    fn ask(&mut self, encoded: &[u8], patience: Duration) -> Result<Option<Vec<u8>>, Failure> {
-        let length = (encoded.len() as u32).to_le_bytes();
-        // The pipe is empty, and holds more than the longest question.
-        self.questions
-            .write_all(&[&length, encoded].concat())
-            .map_err(|_| Failure::Ended)?;
-        loop {
-            let mut tag = [0];
-            self.read(&mut tag, patience)?;
-            match tag[0] {
-                tag::ALIVE => {}
-                tag::NOTHING => return Ok(None),
-                tag::FOUND => {
-                    let mut length = [0; 4];
-                    self.read(&mut length, patience)?;
-                    let length = u32::from_le_bytes(length);
-                    if length > MOST_ANSWER_BYTES {
-                        return Err(Failure::Ended);
-                    }
-                    let mut bytes = vec![0; length as usize];
-                    self.read(&mut bytes, patience)?;
-                    return Ok(Some(bytes));
-                }
-                _ => return Err(Failure::Ended),
-            }
-        }
-    }
-
-    /// Fills `bytes`; each piece of it may take as long as `patience`.
-    fn read(&mut self, mut bytes: &mut [u8], patience: Duration) -> Result<(), Failure> {
-        while !bytes.is_empty() {
-            self.wait(patience)?;
-            match self.answers.read(bytes) {
-                Ok(0) => return Err(Failure::Ended),
-                Ok(count) => bytes = &mut bytes[count..],
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Err(Failure::Ended),
-            }
-        }
-        Ok(())
-    }
-
-    fn wait(&self, patience: Duration) -> Result<(), Failure> {
-        let until = Instant::now() + patience;
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let mut answers = [PollFd::new(&self.answers, PollFlags::IN)];
-            let timeout = Timespec::try_from(left).map_err(|_| Failure::Silent)?;
-            match poll(&mut answers, Some(&timeout)) {
-                Ok(0) => return Err(Failure::Silent),
-                Ok(_) => return Ok(()),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(_) => return Err(Failure::Ended),
-            }
-        }
-    }
-
-    /// Ends it; to be called of one that is in no read.
-    fn end(mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 #[cfg(test)]
