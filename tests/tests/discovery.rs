@@ -71,7 +71,12 @@ impl Drop for Hanging {
         let _ = self.server.signal(nix::sys::signal::Signal::SIGKILL);
         let _ = self.server.wait(LIMIT);
         let target = self.directory.path().join("mnt");
-        let _ = Command::new("umount").arg("-l").arg(&target).status();
+        // It may have unmounted itself.
+        let _ = Command::new("umount")
+            .arg("-lq")
+            .arg(&target)
+            .stderr(Stdio::null())
+            .status();
     }
 }
 
