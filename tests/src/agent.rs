@@ -1,7 +1,8 @@
 //! The agent under test, by its command line alone.
 
+#[cfg(feature = "whole")]
+use std::collections::BTreeMap;
 use std::{
-    collections::BTreeMap,
     fs::File,
     io::{BufRead, BufReader},
     net::SocketAddr,
@@ -14,6 +15,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
+#[cfg(feature = "whole")]
 use spoor::{
     config::CoreSettings,
     core::Core,
@@ -246,6 +248,7 @@ impl Recorded {
     }
 
     /// Plays the tape here; gives Core's counters at its end.
+    #[cfg(feature = "whole")]
     pub fn counters(&self) -> Result<BTreeMap<&'static str, u64>> {
         let mut tape = TapeReader::new(BufReader::new(File::open(tape_file(self.0.path()))?))?;
         let mut settings: Option<CoreSettings> = None;

@@ -134,7 +134,7 @@ impl Client {
             Self::JavaHttpClient => {
                 command = Command::new("java");
                 command
-                    .args(["-Xmx256m", "-cp", &built::java()?, "Client"])
+                    .args(["-Xmx256m", "-cp", &built::java(built::Java::Plain)?, "Client"])
                     .args(arguments);
             }
             Self::RubyNetHttp => {

@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod clients;
+#[cfg(feature = "whole")]
 pub mod collector;
 pub mod compare;
 pub mod http;
@@ -15,6 +16,7 @@ pub mod metrics;
 pub mod net;
 pub mod otlp;
 pub mod process;
+#[cfg(feature = "whole")]
 pub mod raw;
 pub mod render;
 pub mod services;

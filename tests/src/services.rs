@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use built::Java;
 use proxies::Apache;
 use tempfile::TempDir;
 
@@ -290,12 +291,12 @@ fn command(server: Server, name: &str, address: SocketAddr, directory: &Path) ->
             command.args([&address.ip().to_string(), &address.port().to_string()]);
         }
         Server::Jdk => {
-            command = java("Service")?;
+            command = java(Java::Plain, "Service")?;
             // Without it, head and body in two writes wait for each other's acknowledgement.
             command.env("JAVA_TOOL_OPTIONS", "-Dsun.net.httpserver.nodelay=true");
         }
-        Server::Tomcat => command = java("TomcatService")?,
-        Server::Jetty => command = java("JettyService")?,
+        Server::Tomcat => command = java(Java::Servlets, "TomcatService")?,
+        Server::Jetty => command = java(Java::Servlets, "JettyService")?,
         Server::Node => {
             command = Command::new("node");
             command.arg(source("service.js"));
@@ -416,9 +417,9 @@ backend back
     )
 }
 
-fn java(class: &str) -> Result<Command> {
+fn java(what: Java, class: &str) -> Result<Command> {
     let mut command = Command::new("java");
-    command.args(["-Xmx256m", "-cp", &built::java()?, class]);
+    command.args(["-Xmx256m", "-cp", &built::java(what)?, class]);
     Ok(command)
 }
 

@@ -5,9 +5,12 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 
 use crate::{
-    fuzz, kernels, release, setup,
+    bare, fuzz, kernels, release,
     tools::{self, CORE_BENCH, Run, SPOOR_BIN, target_dir},
 };
+
+/// The test that starts each server and client.
+pub const SERVICES: &str = "truth";
 
 /// What cargo test's result lines said.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -52,7 +55,7 @@ pub fn all(filter: Option<&str>, fuzz_minutes: f64) -> Result<()> {
         let core = step("the program that measures Core", release::core_bench)?;
         let end_to_end = Run::cargo(["test", "--package", "spoor-tests", "--no-fail-fast"])
             .args(chosen(filter))
-            .env(SPOOR_BIN, release.path)
+            .env(SPOOR_BIN, &release.path)
             .env(CORE_BENCH, core);
         let before = tally.passed;
         tests("end-to-end tests", end_to_end, tally)?;
@@ -63,8 +66,10 @@ pub fn all(filter: Option<&str>, fuzz_minutes: f64) -> Result<()> {
             );
         } else {
             step("the oldest kernel", || {
-                setup::kernels::install()?;
                 kernels::run(&kernels::AMONG_ALL_TESTS.map(str::to_owned))
+            })?;
+            step("setup and demo on a bare system", || {
+                bare::with_what_is_built(&release.path)
             })?;
         }
         Ok(())
@@ -88,6 +93,18 @@ fn chosen(filter: Option<&str>) -> Vec<&str> {
     };
     let file = file.into_iter().flatten();
     file.chain(ALL).chain(["--nocapture"]).chain(name).collect()
+}
+
+/// Starts each server and client once, without an agent.
+pub fn services() -> Result<()> {
+    tallied(|tally| {
+        let test = Run::cargo(["test", "--package", "spoor-tests", "--test", SERVICES]);
+        tests(
+            "servers and clients",
+            test.args(["--", "--include-ignored", "--nocapture"]),
+            tally,
+        )
+    })
 }
 
 /// The steps that need neither root nor services.

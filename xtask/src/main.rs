@@ -3,11 +3,14 @@
 //! Each task first makes sure that what it needs is installed ([`setup`]), so `cargo xtask demo` in a fresh clone on
 //! a fresh machine is all that there is to know.
 
+mod bare;
 mod checks;
+mod demo;
 mod fuzz;
 mod kernels;
 mod release;
 mod setup;
+mod steps;
 mod tools;
 
 use std::{ffi::OsString, process::ExitCode};
@@ -35,6 +38,9 @@ enum Task {
         /// Only say what is missing, and exit with 1 if something is
         #[arg(long)]
         check: bool,
+        /// For this task alone
+        #[arg(default_value = "all")]
+        task: Scope,
     },
     /// Build the release binary: one static file that runs on any distribution
     Build,
@@ -55,6 +61,12 @@ enum Task {
         /// Run only the end-to-end tests of this file (`matrix`), or whose name contains this, and show what they print
         #[arg(conflicts_with = "no_e2e")]
         filter: Option<String>,
+        /// Build a minimal system, and run there from nothing: the demo, the setup, and each server and client once
+        #[arg(long, conflicts_with_all = ["no_e2e", "fuzz_minutes", "filter", "services"])]
+        bare: bool,
+        /// Only see that each server and client starts, works and logs; needs no agent
+        #[arg(long, conflicts_with_all = ["no_e2e", "fuzz_minutes", "filter"])]
+        services: bool,
     },
     /// Test Spoor in Debian's kernels, old and new, in virtual machines, and write docs/kernels.md
     Kernels {
@@ -88,46 +100,47 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<ExitCode> {
     match task {
-        Task::Setup { check: true } => return setup::check(Scope::Everything),
-        Task::Setup { check: false } => {
-            setup::install(Scope::Everything)?;
-            setup::kernels::install()?;
-            println!("Everything that Spoor needs is installed.");
+        Task::Setup { check: true, task } => return setup::check(task),
+        Task::Setup { check: false, task } => {
+            setup::install(task)?;
+            println!("Everything that is needed is installed.");
         }
         Task::Build => {
             setup::install(Scope::Build)?;
             println!("{}", release::build()?);
         }
-        Task::Demo { args } => run_with_agent("demo", args)?,
-        Task::Bench { args } => run_with_agent("bench", args)?,
+        Task::Demo { args } => demo::run(args)?,
+        Task::Bench { args } => bench(args)?,
         Task::Kernels { kernels } => {
-            setup::install(Scope::Build)?;
-            setup::kernels::install()?;
+            setup::install(Scope::Kernels)?;
             kernels::run(&kernels)?;
         }
+        Task::Test { bare: true, .. } => bare::from_nothing()?,
+        Task::Test { services: true, .. } => {
+            setup::install(Scope::Test)?;
+            checks::services()?;
+        }
         Task::Test { no_e2e: true, .. } => {
-            setup::install(Scope::Build)?;
+            setup::install(Scope::Lint)?;
             checks::without_end_to_end()?;
         }
         Task::Test {
-            no_e2e: false,
-            fuzz_minutes,
-            filter,
+            fuzz_minutes, filter, ..
         } => {
-            setup::install(Scope::Everything)?;
+            setup::install(Scope::Test)?;
             checks::all(filter.as_deref(), fuzz_minutes)?;
         }
         Task::Fuzz(options) => {
-            setup::install(Scope::Everything)?;
+            setup::install(Scope::Fuzz)?;
             fuzz::fuzz(&options)?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs a program of the crate `spoor-tests` with the release binary in `SPOOR_BIN`.
-fn run_with_agent(program: &str, args: Vec<OsString>) -> Result<()> {
-    setup::install(Scope::Everything)?;
+/// Runs the benchmarks with the release binary in `SPOOR_BIN`.
+fn bench(args: Vec<OsString>) -> Result<()> {
+    setup::install(Scope::Bench)?;
     let release = release::build()?;
     let core = args
         .iter()
@@ -141,7 +154,7 @@ fn run_with_agent(program: &str, args: Vec<OsString>) -> Result<()> {
         "--package",
         "spoor-tests",
         "--bin",
-        program,
+        "bench",
         "--",
     ])
     .args(args)

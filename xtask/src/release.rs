@@ -120,6 +120,20 @@ pub fn core_bench() -> Result<PathBuf> {
     path.context("cargo did not say where it put the program of agent/benches/core.rs")
 }
 
+/// Builds a file of integration tests, and says where its program is.
+pub fn test_program(package: &str, name: &str) -> Result<PathBuf> {
+    let mut path = None;
+    let kind = r#""kind":["test"]"#;
+    Run::cargo(["test", "--no-run", "--message-format", "json-render-diagnostics"])
+        .args(["--package", package, "--test", name])
+        .quiet_lines(|line| {
+            if line.contains(kind) {
+                path = executable(line).or(path.take());
+            }
+        })?;
+    path.with_context(|| format!("cargo did not say where it put the test {name} of {package}"))
+}
+
 /// The executable that a message of cargo names. Paths with characters that JSON escapes are none of ours.
 fn executable(message: &str) -> Option<PathBuf> {
     let (_, path) = message.split_once(r#""executable":""#)?;

@@ -4,7 +4,8 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     fmt::Write as _,
-    io::{BufRead as _, BufReader},
+    fs::{self, OpenOptions},
+    io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
 };
@@ -29,6 +30,11 @@ pub fn root() -> PathBuf {
 /// Tools that are built for this project alone.
 pub fn cache() -> PathBuf {
     root().join(".cache/tools")
+}
+
+/// Logs of what xtask installs.
+pub fn logs() -> PathBuf {
+    root().join(".cache/logs")
 }
 
 /// Cargo's target directory: this program is in `TARGET/debug`.
@@ -142,6 +148,35 @@ impl Run {
             .status()
             .with_context(|| format!("cannot start `{}`", self.line()))?;
         self.judge(status)
+    }
+
+    /// Runs it to its end; all that it says goes to the end of `log`. An error has the last lines.
+    pub fn logged(mut self, log: &Path) -> Result<()> {
+        const LINES: usize = 15;
+        let open = || {
+            let file = OpenOptions::new().append(true).create(true).open(log);
+            file.with_context(|| format!("cannot open the log {}", log.display()))
+        };
+        let mut file = open()?;
+        writeln!(file, "\n$ {}", self.line()).context("cannot write to a log")?;
+        let start = file.metadata().context("cannot read the size of a log")?.len();
+        self.command.stdin(Stdio::null()).stdout(open()?).stderr(file);
+        let status = self
+            .command
+            .status()
+            .with_context(|| format!("cannot start `{}`", self.line()))?;
+        self.judge(status).with_context(|| {
+            let said = fs::read(log).unwrap_or_default();
+            let said = usize::try_from(start).ok().and_then(|start| said.get(start..));
+            let said = String::from_utf8_lossy(said.unwrap_or_default()).into_owned();
+            let lines: Vec<_> = said.lines().collect();
+            let last = &lines[lines.len().saturating_sub(LINES)..];
+            format!(
+                "it said last (all of it: {}):\n    {}\n",
+                log.display(),
+                last.join("\n    ")
+            )
+        })
     }
 
     /// Runs it to its end; each line of its standard output is printed and handed over.

@@ -29,23 +29,45 @@ pub fn go() -> Result<PathBuf> {
     let source = sources().join("main.go");
     let folder = built("go", std::slice::from_ref(&source), |folder| {
         let program = folder.join("service-go");
-        let go = ["/usr/local/go/bin/go"]
+        let go = ["../.cache/tools/bin/go", "/usr/local/go/bin/go"]
             .into_iter()
-            .find(|path| Path::new(path).exists())
-            .unwrap_or("go");
+            .map(|path| Path::new(env!("CARGO_MANIFEST_DIR")).join(path))
+            .find(|path| path.exists())
+            .unwrap_or_else(|| "go".into());
         let args = ["build".as_ref(), "-o".as_ref(), program.as_os_str(), source.as_os_str()];
         process::run("go build", go, &args, folder)
     })?;
     Ok(folder.join("service-go"))
 }
 
-/// The class path of the Java services and the Java client.
-pub(crate) fn java() -> Result<String> {
-    let jars: Vec<String> = JARS.iter().map(|jar| format!("/usr/share/java/{jar}.jar")).collect();
+/// What Java is compiled: what needs no jar, or what needs those of Tomcat and Jetty too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Java {
+    /// The service on the JDK's server, and the client.
+    Plain,
+    /// The services on Tomcat and Jetty as well.
+    Servlets,
+}
+
+/// A class path.
+pub(crate) fn java(what: Java) -> Result<String> {
+    let mut names = vec!["Service.java", "Client.java"];
+    let mut jars = Vec::new();
+    if what == Java::Servlets {
+        names.extend(["TomcatService.java", "JettyService.java"]);
+        jars.extend(JARS.map(|jar| format!("/usr/share/java/{jar}.jar")));
+        for jar in &jars {
+            // Else javac's error is about a class, and Java's comes when the server starts.
+            ensure!(
+                Path::new(jar).exists(),
+                "{jar} is missing: `cargo xtask setup test` installs its package"
+            );
+        }
+    }
     let jars = jars.join(":");
-    let names = ["Service.java", "TomcatService.java", "JettyService.java", "Client.java"];
-    let files = names.map(|name| sources().join(name));
+    let files: Vec<PathBuf> = names.iter().map(|name| sources().join(name)).collect();
     let classes = built("java", &files, |folder| {
+        // An empty class path is the folder itself.
         let mut args: Vec<&OsStr> = vec!["-cp".as_ref(), jars.as_ref(), "-d".as_ref(), folder.as_os_str()];
         args.extend(files.iter().map(|file| file.as_os_str()));
         process::run("javac", "javac", &args, folder)

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::SystemTime,
 };
 
@@ -11,8 +11,10 @@ use anyhow::{Context as _, Result};
 
 use crate::tools::{self, Run};
 
-/// What it is for.
-pub const WHY: &str = "the OpenTelemetry Collector, built into .cache/tools with Go: end-to-end tests of the export";
+/// Name and purpose.
+pub fn what() -> String {
+    "the OpenTelemetry Collector, built into .cache/tools with Go: end-to-end tests of the export".to_owned()
+}
 
 const FOLDER: &str = "tests/services/collector";
 /// Everything that decides what is built: `go.sum` has the checksums of all modules.
@@ -34,8 +36,7 @@ pub fn is_there() -> bool {
 }
 
 /// Builds it: two minutes of CPU the first time.
-pub fn build() -> Result<()> {
-    println!("Building the OpenTelemetry Collector (two minutes of CPU)");
+pub fn build(log: &Path) -> Result<()> {
     let program = program();
     // Go leaves a program alone that it would build the same, and its time with it.
     let _ = fs::remove_file(&program);
@@ -52,8 +53,10 @@ pub fn build() -> Result<()> {
         .arg(program)
         .arg(".")
         .env("GOWORK", "off")
-        .status()
-        .context("cannot build the OpenTelemetry Collector; its modules come from the Go module proxy (GOPROXY)")
+        .logged(log)
+        .context(
+            "cannot build the OpenTelemetry Collector; its modules come from the Go module proxy (`go env GOPROXY`)",
+        )
 }
 
 fn modified(path: PathBuf) -> io::Result<SystemTime> {

@@ -1,0 +1,64 @@
+//! `cargo xtask demo`: installs what the demo needs, builds agent and demo meanwhile, and runs it.
+
+use std::{ffi::OsString, path::Path, time::Instant};
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    setup::{self, Scope},
+    steps::Step,
+    tools::{Run, SPOOR_BIN, target_dir},
+};
+
+const CRATES: &str = "agent and demo: build their crates";
+const BUILD: &str = "agent and demo: build";
+
+/// Runs the demo with these arguments.
+///
+/// # Errors
+/// Something cannot be installed or built, or a trace is not as the services say.
+pub fn run(args: Vec<OsString>) -> Result<()> {
+    let start = Instant::now();
+    let target = target_dir()?;
+    let fresh = !target.join("debug/spoor").exists();
+    let crates = Step {
+        name: CRATES.to_owned(),
+        after: Vec::new(),
+        cpu_seconds: if fresh { 80 } else { 0 },
+        // Until the linker of the eBPF programs is there, the agent's build script fails; all else is built by then. What
+        // else is wrong the next step finds again, and says.
+        work: Box::new(move |log: &Path| {
+            if fresh {
+                let _failure_is_expected = build(log, &["--keep-going"]);
+            }
+            Ok(())
+        }),
+    };
+    let binaries = Step {
+        name: BUILD.to_owned(),
+        after: [CRATES, setup::FIRST, setup::LINKER].map(str::to_owned).to_vec(),
+        cpu_seconds: if fresh { 40 } else { 0 },
+        work: Box::new(|log: &Path| build(log, &[]).context("cannot build the agent and the demo")),
+    };
+    let mut times = setup::install_with(Scope::Demo, start, vec![crates, binaries])?;
+    times.add("all of this", start.elapsed());
+    println!("\n{}", times.summary());
+    Run::program(target.join("debug/demo"))
+        .args(args)
+        .env(SPOOR_BIN, target.join("debug/spoor"))
+        .status()
+}
+
+/// Builds both in the profile that compiles fastest: where a first trace is waited for, it matters more than the
+/// agent's speed. The eBPF programs are always optimised.
+fn build(log: &Path, options: &[&str]) -> Result<()> {
+    Run::cargo(["build", "--package", "spoor", "--package", "spoor-demo"])
+        .args(["--bin", "spoor", "--bin", "demo"])
+        .args(options)
+        .logged(log)
+}
+
+/// Whether a line of the demo's output begins its first trace.
+pub fn begins_trace(line: &str) -> bool {
+    line.contains(": one request, nine services")
+}

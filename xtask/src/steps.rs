@@ -1,0 +1,193 @@
+//! Steps of an installation: several at once, each with its log, progress and times.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    sync::{Condvar, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, anyhow};
+
+/// What a step does; its output belongs into the log, whose path it gets.
+pub type Work<'a> = Box<dyn FnOnce(&Path) -> Result<()> + Send + 'a>;
+
+/// A step, and which steps must be done before it begins.
+pub struct Step<'a> {
+    /// Unique among the steps of a run; shown to the user.
+    pub name: String,
+    /// Names of steps. One that is not among the steps of the run counts as done.
+    pub after: Vec<String>,
+    /// Processor time that it takes on the machine on which it was measured, in seconds.
+    pub cpu_seconds: u32,
+    /// Does it.
+    pub work: Work<'a>,
+}
+
+/// How long steps took, for the summary.
+#[derive(Debug, Default)]
+pub struct Times(Vec<(String, Duration)>);
+
+impl Times {
+    /// Adds a part that was not one of the steps.
+    pub fn add(&mut self, name: &str, took: Duration) {
+        self.0.push((name.to_owned(), took));
+    }
+
+    /// A line for each part. Parts that ran at the same time add up to more than the whole.
+    pub fn summary(&self) -> String {
+        let lines = self.0.iter();
+        lines
+            .map(|(name, took)| format!("  {:>6.1} s  {name}\n", took.as_secs_f64()))
+            .collect()
+    }
+}
+
+/// Minutes that steps take with two processors, rounded up; nothing for no steps.
+///
+/// Packages are installed one after the other, so twice the processors is not half the time.
+pub fn estimated_minutes(steps: &[Step<'_>]) -> u32 {
+    let cpu_seconds: u32 = steps.iter().map(|step| step.cpu_seconds).sum();
+    cpu_seconds.div_ceil(2 * 60)
+}
+
+#[derive(Default)]
+struct State {
+    done: BTreeSet<String>,
+    times: Times,
+    failure: Option<anyhow::Error>,
+}
+
+/// Runs all steps, each as soon as those before it are done. Shows when each begins and ends; `start` is when the
+/// clock of the shown times began. After a failure no further step begins.
+///
+/// # Errors
+/// The first failure, with the step's name.
+pub fn run(steps: Vec<Step<'_>>, start: Instant, logs: &Path) -> Result<Times> {
+    fs::create_dir_all(logs).with_context(|| format!("cannot make the folder {}", logs.display()))?;
+    let names: BTreeSet<String> = steps.iter().map(|step| step.name.clone()).collect();
+    let state = Mutex::new(State::default());
+    let changed = Condvar::new();
+    std::thread::scope(|scope| {
+        for step in steps {
+            let (state, changed, names) = (&state, &changed, &names);
+            scope.spawn(move || {
+                let waits = |state: &mut State| {
+                    let open = |name: &String| names.contains(name) && !state.done.contains(name);
+                    state.failure.is_none() && step.after.iter().any(open)
+                };
+                let guard = state.lock().unwrap_or_else(PoisonError::into_inner);
+                let guard = changed.wait_while(guard, waits).unwrap_or_else(PoisonError::into_inner);
+                if guard.failure.is_some() {
+                    return;
+                }
+                println!("{}  {} …", clock(start.elapsed()), step.name);
+                drop(guard);
+                let begun = Instant::now();
+                let result = (step.work)(&log_file(logs, &step.name));
+                let took = begun.elapsed();
+                let mut guard = state.lock().unwrap_or_else(PoisonError::into_inner);
+                let word = if result.is_ok() { "done" } else { "FAILED" };
+                println!(
+                    "{}  {}: {word} after {:.0} s",
+                    clock(start.elapsed()),
+                    step.name,
+                    took.as_secs_f64()
+                );
+                match result {
+                    Ok(()) => {
+                        guard.done.insert(step.name.clone());
+                        guard.times.add(&step.name, took);
+                    }
+                    Err(error) if guard.failure.is_none() => {
+                        guard.failure = Some(error.context(format!("{}: failed", step.name)));
+                    }
+                    // Only the first failure is the cause; the others' logs stay.
+                    Err(_) => {}
+                }
+                changed.notify_all();
+            });
+        }
+    });
+    let state = state.into_inner().unwrap_or_else(PoisonError::into_inner);
+    match state.failure {
+        Some(failure) => Err(failure),
+        None if state.done.len() == names.len() => Ok(state.times),
+        None => Err(anyhow!("a step did not end")),
+    }
+}
+
+/// Minutes and seconds, as ` 3:07`.
+pub fn clock(elapsed: Duration) -> String {
+    let seconds = elapsed.as_secs();
+    format!("{:>3}:{:02}", seconds / 60, seconds % 60)
+}
+
+/// The log of a step, without characters that need quotes in a shell.
+fn log_file(logs: &Path, name: &str) -> PathBuf {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
+    logs.join(format!("{}.log", name.chars().map(plain).collect::<String>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use anyhow::bail;
+
+    use super::*;
+
+    fn step<'a>(name: &str, after: &[&str], work: impl FnOnce() -> Result<()> + Send + 'a) -> Step<'a> {
+        Step {
+            name: name.to_owned(),
+            after: after.iter().map(|name| (*name).to_owned()).collect(),
+            cpu_seconds: 50,
+            work: Box::new(move |_| work()),
+        }
+    }
+
+    #[test]
+    fn a_step_begins_when_those_before_it_are_done() {
+        let order = Mutex::new(Vec::new());
+        let note = |name: &'static str| {
+            let order = &order;
+            move || {
+                order.lock().unwrap().push(name);
+                Ok(())
+            }
+        };
+        let logs = tempfile::tempdir().unwrap();
+        let steps = vec![
+            step("c", &["b", "not installed"], note("c")),
+            step("b", &["a"], note("b")),
+            step("a", &[], note("a")),
+        ];
+        assert_eq!(estimated_minutes(&steps), 2);
+        let times = run(steps, Instant::now(), logs.path()).unwrap();
+        assert_eq!(*order.lock().unwrap(), ["a", "b", "c"]);
+        assert_eq!(times.summary().lines().count(), 3);
+    }
+
+    #[test]
+    fn nothing_begins_after_a_failure() {
+        let logs = tempfile::tempdir().unwrap();
+        let begun = Mutex::new(false);
+        let steps = vec![
+            step("first", &[], || bail!("no network")),
+            step("second", &["first"], || {
+                *begun.lock().unwrap() = true;
+                Ok(())
+            }),
+        ];
+        let error = run(steps, Instant::now(), logs.path()).unwrap_err();
+        assert_eq!(format!("{error:#}"), "first: failed: no network");
+        assert!(!*begun.lock().unwrap());
+    }
+
+    #[test]
+    fn shown_times_and_log_names() {
+        assert_eq!(clock(Duration::from_secs(187)), "  3:07");
+        assert_eq!(log_file(Path::new("/l"), "Go 1.26.5"), Path::new("/l/Go-1.26.5.log"));
+    }
+}
