@@ -505,6 +505,24 @@ mod tests {
     }
 
     #[test]
+    fn the_benchmarks_have_the_programs_that_they_name() {
+        let needs = Needs::of(Scope::Bench).unwrap();
+        let programs = ["Command::new(\"", "installed(\""].iter().flat_map(|call| {
+            let after = needs.sources.split(call).skip(1);
+            after.filter_map(|rest| rest.split('"').next())
+        });
+        let programs: BTreeSet<&str> = programs.collect();
+        assert!(programs.contains("wrk") && programs.contains("nginx"), "{programs:?}");
+        for program in programs.difference(&BTreeSet::from(["true"])) {
+            let has = |package: &Package| {
+                package.name == *program || matches!(package.probe, Command(command) if command == *program)
+            };
+            let found = PACKAGES.iter().any(|package| has(package) && package.is_for(&needs));
+            assert!(found, "no package of the benchmarks has {program}");
+        }
+    }
+
+    #[test]
     fn a_variant_is_not_another_one_that_begins_alike() {
         assert!(!names("open(Server::PhpFpm)", "Server", "Php"));
         assert!(names("open(Server::Php, 1)", "Server", "Php"));
