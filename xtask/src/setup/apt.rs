@@ -90,7 +90,9 @@ pub fn install(packages: &[&str], log: &Path) -> Result<()> {
         BTreeSet::new()
     };
     for link in links_that_start().difference(&before) {
-        if own.contains(&unit(link)) {
+        // An instance links to its template: getty@tty1.service to getty@.service.
+        let starts = fs::read_link(link).unwrap_or_default();
+        if own.contains(&unit(&starts)) {
             continue;
         }
         // What `systemctl disable` and `update-rc.d disable` do, neither of which is there on every machine. A package
