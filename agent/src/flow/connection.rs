@@ -512,7 +512,7 @@ impl Connection {
         let known = [Direction::Read, Direction::Write].map(|way| {
             let half = self.half(way);
             Known {
-                next: self.next(way),
+                next: self.reached(way),
                 ahead: http.ahead(half),
                 responses: half == Half::Response,
             }

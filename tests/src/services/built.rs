@@ -24,6 +24,18 @@ const JARS: [&str; 9] = [
     "servlet-api",
 ];
 
+/// Jars of the distribution that Netty needs.
+const NETTY_JARS: [&str; 8] = [
+    "netty-common",
+    "netty-buffer",
+    "netty-resolver",
+    "netty-transport",
+    "netty-codec",
+    "netty-codec-http",
+    "netty-handler",
+    "jctools-core",
+];
+
 /// The Go service, which is also a client.
 pub fn go() -> Result<PathBuf> {
     let source = sources().join("main.go");
@@ -70,6 +82,27 @@ pub(crate) fn java(what: Java) -> Result<String> {
         // An empty class path is the folder itself.
         let mut args: Vec<&OsStr> = vec!["-cp".as_ref(), jars.as_ref(), "-d".as_ref(), folder.as_os_str()];
         args.extend(files.iter().map(|file| file.as_os_str()));
+        process::run("javac", "javac", &args, folder)
+    })?;
+    Ok(format!("{}:{jars}", classes.display()))
+}
+
+/// The class path of the Netty service.
+pub fn netty() -> Result<String> {
+    let jars: Vec<String> = NETTY_JARS
+        .iter()
+        .map(|jar| format!("/usr/share/java/{jar}.jar"))
+        .collect();
+    let jars = jars.join(":");
+    let source = sources().join("NettyService.java");
+    let classes = built("netty", std::slice::from_ref(&source), |folder| {
+        let args: [&OsStr; 5] = [
+            "-cp".as_ref(),
+            jars.as_ref(),
+            "-d".as_ref(),
+            folder.as_os_str(),
+            source.as_os_str(),
+        ];
         process::run("javac", "javac", &args, folder)
     })?;
     Ok(format!("{}:{jars}", classes.display()))

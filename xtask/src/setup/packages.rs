@@ -382,6 +382,19 @@ pub const PACKAGES: &[Package] = &[
         &[Server("Uvicorn"), Client("Aiohttp")],
     ),
     package(
+        "python3-gevent",
+        File("/usr/lib/python3/dist-packages/gevent/__init__.py"),
+        "event loop of Python",
+        &[In(Test)],
+    ),
+    package("ruby-async-io", Installed, "event loop of Ruby", &[In(Test)]),
+    package(
+        "libnetty-java",
+        File("/usr/share/java/netty-codec-http.jar"),
+        "event loop of Java",
+        &[In(Test)],
+    ),
+    package(
         "openbsd-inetd",
         Command("inetd"),
         "a server that passes sockets on",

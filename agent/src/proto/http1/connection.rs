@@ -227,7 +227,7 @@ impl Http1 {
 
     /// Whether the next byte of the request half begins a head, whatever comes on the other half.
     pub(super) fn awaits_request(&self) -> bool {
-        !self.request.in_head() && !self.suspended && self.proxy_header.is_none()
+        !self.request.in_head() && !self.suspended && !self.awaits_proxy()
     }
 
     /// Boundaries of both halves are known. Not so before the first sure one, after a loss, and when opaque.

@@ -26,7 +26,6 @@ mod stream;
 mod tests;
 
 pub use ahead::Ahead;
-pub(crate) use connection::Method;
 pub use connection::{Counters, Http1};
 pub(crate) use framing::{Follow, Method, follow_request, follow_response};
 

@@ -1,0 +1,116 @@
+//! Event loops of real programs: a request waits while a task beside it calls out. No such call is the request's child,
+//! although it is the only request there is, and its thread makes the call.
+
+use std::{
+    net::SocketAddr,
+    process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use spoor_tests::{
+    agent::Recorder,
+    net,
+    otlp::{Kind, Span},
+    process::Process,
+    services::{Server, Service, built, sources},
+};
+
+/// Requests, one after the other, each of which waits for a second.
+const REQUESTS: usize = 3;
+/// Calls that the task makes at least meanwhile: it pauses for 100 ms after each.
+const CALLS: usize = REQUESTS * 5;
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn background_calls_are_roots(name: &'static str, mut command: Command) -> Result<()> {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let leaf = Service::start(Server::NginxStatic, "leaf", &[])?;
+    let address = net::free_address();
+    for (key, value) in [
+        ("OTEL_SERVICE_NAME", "loop".to_owned()),
+        ("PORT", address.port().to_string()),
+        ("URL", leaf.url("/leaf")),
+    ] {
+        command.env(key, value);
+    }
+    let mut process = Process::start_with(name, command, Stdio::null(), Stdio::inherit(), Stdio::inherit())?;
+    net::wait_accepting(address, &mut process)?;
+    let agent = Recorder::start(&[format!("--pid={}", process.id())])?;
+    for _ in 0..REQUESTS {
+        wait(address)?;
+    }
+    let (spans, said) = agent.finish()?;
+    drop(process);
+    check(&spans).with_context(|| format!("the agent said:\n{said}"))
+}
+
+fn wait(address: SocketAddr) -> Result<()> {
+    let status = net::get(address, "/wait", &[])?;
+    ensure!(status == 200, "status {status}");
+    // The task also calls while there is no request.
+    std::thread::sleep(Duration::from_millis(300));
+    Ok(())
+}
+
+fn check(spans: &[Span]) -> Result<()> {
+    let of = |kind| spans.iter().filter(move |span| span.kind == kind);
+    let (waited, called) = (of(Kind::Server).count(), of(Kind::Client).count());
+    ensure!(waited == REQUESTS, "{waited} spans of {REQUESTS} requests");
+    ensure!(called >= CALLS, "{called} spans of at least {CALLS} calls");
+    let children: Vec<_> = of(Kind::Client).filter(|span| !span.parent_id.is_empty()).collect();
+    ensure!(
+        children.is_empty(),
+        "{} of {called} calls have a parent: {children:#?}",
+        children.len()
+    );
+    Ok(())
+}
+
+fn python(of: &str, keep: bool) -> Command {
+    let mut command = Command::new("/usr/bin/python3");
+    command.arg(sources().join("loop.py"));
+    command.env("LOOP", of).env("KEEP", if keep { "1" } else { "0" });
+    command
+}
+
+#[test]
+#[ignore = "needs root, the agent, nginx and aiohttp"]
+fn asyncio() -> Result<()> {
+    background_calls_are_roots("asyncio", python("asyncio", false))
+}
+
+#[test]
+#[ignore = "needs root, the agent, nginx and aiohttp"]
+fn asyncio_with_a_kept_connection() -> Result<()> {
+    background_calls_are_roots("asyncio", python("asyncio", true))
+}
+
+#[test]
+#[ignore = "needs root, the agent, nginx and gevent"]
+fn gevent() -> Result<()> {
+    background_calls_are_roots("gevent", python("gevent", false))
+}
+
+#[test]
+#[ignore = "needs root, the agent, nginx and gevent"]
+fn gevent_with_a_kept_connection() -> Result<()> {
+    background_calls_are_roots("gevent", python("gevent", true))
+}
+
+#[test]
+#[ignore = "needs root, the agent, nginx and Ruby's async-io"]
+fn fibers_of_ruby() -> Result<()> {
+    let mut command = Command::new("ruby");
+    command.arg(sources().join("loop.rb"));
+    background_calls_are_roots("async", command)
+}
+
+#[test]
+#[ignore = "needs root, the agent, nginx and Netty"]
+fn netty() -> Result<()> {
+    let classes = built::netty()?;
+    let mut command = Command::new("java");
+    command.args(["-cp", &classes, "NettyService"]);
+    background_calls_are_roots("netty", command)
+}
