@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn methods_are_remembered_for_eight_requests() {
         let mut state = WayState::new(Mode::Head, false).with_number(u16::MAX - 3);
-        let is_head = |number: u16| number % 3 == 0;
+        let is_head = |number: u16| number.is_multiple_of(3);
         for _ in 0..20 {
             state = state.after_message(is_head(state.number()));
         }

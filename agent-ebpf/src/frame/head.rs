@@ -291,7 +291,7 @@ impl Default for Scan {
 /// Sets the high bit of each byte that is zero, and no other bit.
 #[inline(always)]
 const fn zeros(word: u64) -> u64 {
-    !((word & !HIGHS) + !HIGHS | word) & HIGHS
+    !(((word & !HIGHS) + !HIGHS) | word) & HIGHS
 }
 
 /// How many bytes there are up to and with the lowest one whose high bit is set. (The BPF target has no instruction for

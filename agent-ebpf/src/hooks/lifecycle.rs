@@ -18,8 +18,8 @@ use crate::{
     maps::{CONTROL, EVENTS, PORTS, TARGETS, UNIX_USERS, is_marked, mark, unix_user},
     scratch::{enter, leave, on_own_stack},
     socket::{
-        self, CONNECT_RETURNED, Connection, DESCRIBED, Moved, OPAQUE, RELEASED, UNIX, connection, inode, is_given_up, read_to,
-        socket, tell_ends, tell_last, tell_unread,
+        self, CONNECT_RETURNED, Connection, DESCRIBED, Moved, OPAQUE, RELEASED, UNIX, connection, inode, is_given_up,
+        read_to, socket, tell_ends, tell_last, tell_unread,
     },
     submit,
 };

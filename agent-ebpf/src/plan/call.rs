@@ -187,7 +187,7 @@ pub trait Call {
     fn read_line(&self) -> Line {
         let (way, _) = self.ways();
         let (start, end, at) = (self.start(), self.end(), way.claim());
-        let carried = if at < start { start - at } else { 0 };
+        let carried = start.saturating_sub(at);
         let carried = if carried < LINE_BYTES { carried } else { 0 };
         let from = at + carried;
         let left = end - from;
@@ -223,7 +223,7 @@ pub trait Call {
             if way.is(Mode::Head) {
                 break;
             }
-            let carried = if at < start { start - at } else { 0 };
+            let carried = start.saturating_sub(at);
             let from = at + carried;
             let line = self.line();
             if line.bytes == 0 && carried == 0 && end - from < LINE_BYTES {
