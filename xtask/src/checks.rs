@@ -41,7 +41,8 @@ pub fn all(filter: Option<&str>, fuzz_minutes: f64) -> Result<()> {
         // The end-to-end crate's tests all run in the last step.
         tests(
             "unit, property and golden tests",
-            Run::cargo(["test", "--workspace", "--exclude", "spoor-tests", "--no-fail-fast"]),
+            Run::cargo(["test", "--workspace", "--exclude", "spoor-tests", "--no-fail-fast"])
+                .env("SPOOR_PLAN_STREAMS", "1000000"),
             tally,
         )?;
         if fuzz_minutes > 0.0 {

@@ -66,9 +66,11 @@ impl Core {
         self.is_telemetry(head, || {
             // A head that was held until now came with another segment.
             let is_of_this = *complete == Stamp::from(&segment.header);
-            is_of_this
-                .then(|| telemetry::body_of(segment, bytes, *offset, head))
-                .unwrap_or_default()
+            if is_of_this {
+                telemetry::body_of(segment, bytes, *offset, head)
+            } else {
+                Default::default()
+            }
         })
     }
 

@@ -14,7 +14,7 @@ pub const IGNORE: [Hint; 2] = [Hint {
 ///
 /// Packed: eight bytes more would cost a connection 32, as the allocator has sizes.
 #[derive(Clone, Copy, Debug, Default)]
-#[repr(packed(4))]
+#[repr(C, packed(4))]
 pub struct Told {
     /// Below which offset no record is needed: as told last, of the direction that needed it.
     until: u64,
