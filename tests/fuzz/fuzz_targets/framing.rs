@@ -63,5 +63,9 @@ fuzz_target!(|data: &[u8]| {
         Body::Length(length @ 1..) => head_bytes as u64 + length,
         _ => return,
     };
-    assert_eq!(http.body_until(half), end, "the programs pass over other bytes: {shown}");
+    assert_eq!(
+        http.body_until(half),
+        end,
+        "the programs pass over other bytes: {shown}"
+    );
 });

@@ -184,7 +184,10 @@ fn check(events: &[Event], from_birth: bool) {
             }
             Event::RequestEnd { exchange, .. } => assert_eq!(Some(*exchange), sending.take(), "{events:?}"),
             Event::ResponseHead { exchange, .. } => {
-                assert!(!answering && *exchange == oldest && oldest < next.min(lost_from), "{events:?}");
+                assert!(
+                    !answering && *exchange == oldest && oldest < next.min(lost_from),
+                    "{events:?}"
+                );
                 answering = true;
             }
             Event::ResponseEnd { exchange, .. } => {

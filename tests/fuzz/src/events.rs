@@ -101,6 +101,7 @@ pub fn stream(input: &mut Unstructured<'_>) -> (CoreSettings, Vec<Step>) {
         known_methods: None,
         include_telemetry: flags & 2 == 0,
         sampler: Default::default(),
+        secrets: Default::default(),
         max_connections: u32::from(flags >> 2 & 7) + 2,
         hold: Duration::from_secs(u64::from(flags >> 5) * 5),
         hold_bytes: 1536 * (u64::from(flags >> 4) + 1),
