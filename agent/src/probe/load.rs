@@ -28,6 +28,10 @@ pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_
 /// The program that all programs of system calls end in.
 pub const REPORTER: &str = "report_call";
 
+/// Entries of `TARGETS` and `WAITERS`: one for [`MARKS`] ids, for all that a kernel can give. `kernel.pid_max` is no bound:
+/// it may be raised while the agent runs.
+const PROCESS_MARKS: u32 = PID_LIMIT.div_ceil(MARKS as u32);
+
 /// Sizes of what the kernel holds for the agent.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -109,10 +113,9 @@ impl Probe {
         offsets.typed_task = typed.is_ok() as u32;
         calibrate(&mut offsets)?;
 
-        let processes = process_marks();
         let mut programs = object(&offsets, &settings)?;
         let shared = Shared {
-            targets: mapped(&mut programs, "TARGETS", processes)?,
+            targets: mapped(&mut programs, "TARGETS", PROCESS_MARKS)?,
             ports: mapped(&mut programs, "PORTS", 65536 / MARKS as u32)?,
             control: mapped(&mut programs, "CONTROL", 1)?,
             hints: mapped(&mut programs, "HINTS", HINT_SLOTS)?,
@@ -295,17 +298,6 @@ fn mapped<T>(programs: &mut Ebpf, name: &'static str, entries: u32) -> Result<Ma
     Mapped::new(map, entries).map_err(|source| ProbeError::Map { map: name, source })
 }
 
-/// Entries of `TARGETS`: one for [`MARKS`] processes.
-fn process_marks() -> u32 {
-    process_limit().div_ceil(MARKS as u32)
-}
-
-/// One above the highest process id that this machine gives.
-fn process_limit() -> u32 {
-    let text = std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap_or_default();
-    text.trim().parse().unwrap_or(PID_LIMIT).clamp(MARKS as u32, PID_LIMIT)
-}
-
 fn bytes_of(offsets: &Offsets) -> &[u8] {
     // SAFETY: the ABI's structs are plain data without padding.
     unsafe { std::slice::from_raw_parts((&raw const *offsets).cast(), size_of::<Offsets>()) }
@@ -331,8 +323,8 @@ pub(super) fn object(offsets: &Offsets, settings: &Settings) -> Result<Ebpf, Ebp
         .override_global("OFFSETS", bytes_of(offsets), true)
         .map_max_entries("EVENTS", settings.ring_bytes)
         .map_max_entries("CONNECTIONS", settings.connections)
-        .map_max_entries("TARGETS", process_marks())
-        .map_max_entries("WAITERS", process_marks())
+        .map_max_entries("TARGETS", PROCESS_MARKS)
+        .map_max_entries("WAITERS", PROCESS_MARKS)
         .load(OBJECT)
 }
 

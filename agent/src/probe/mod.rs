@@ -74,7 +74,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Makes a process a target, or none any more. False if its id is above what the kernel allowed at the start.
+    /// Makes a process a target, or none any more. False for an id that no kernel gives ([`agent_ebpf::abi::PID_LIMIT`]).
     pub fn set_target(&self, tgid: u32, on: bool) -> bool {
         let place = tgid as usize % MARKS;
         // SAFETY: the index is within the entry.
