@@ -1,4 +1,4 @@
-//! What the eBPF programs and the agent share: the [`abi`] (records, hints, counters) and the pure logic that runs on both
+//! Code that the eBPF programs and the agent share: the [`abi`] (records, hints, counters) and the pure logic that runs on both
 //! sides: [`plan`], [`frame`], [`classify`]. Nothing here needs the kernel, so all of it is tested on the host.
 #![no_std]
 

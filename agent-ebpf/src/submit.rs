@@ -72,7 +72,7 @@ pub fn submit<T: 'static>(record: T) -> bool {
     true
 }
 
-/// What a segment tells, beside the connection and the call in this processor's memory.
+/// Fields of a segment that neither the connection nor the call in this processor's memory has.
 pub struct Told {
     /// [`Segment::offset`]
     pub offset: u64,

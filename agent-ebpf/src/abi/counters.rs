@@ -19,6 +19,7 @@ macro_rules! counters {
                         | Self::TornSequence
                         | Self::TooLarge
                         | Self::UpperLayer
+                        | Self::CloseRange
                         | Self::Skipped
                 )
             }
@@ -58,6 +59,9 @@ counters! {
     UpperLayer = "connection_upper_layer",
     /// A program did nothing, for the one that it had preempted on its processor was not done.
     Preempted = "program_preempted",
+    /// A close_range(2) of a process with Unix connections named more descriptors than are looked at: the ends of others are
+    /// told when they are found gone.
+    CloseRange = "close_range_not_walked",
     /// The kernel did not run a program. It is the kernel that counts these; the agent puts them here.
     Skipped = "program_skipped",
 }

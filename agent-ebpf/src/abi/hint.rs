@@ -1,4 +1,4 @@
-//! What flows back: hints that Core gives the programs of a connection, and where the programs find them.
+//! Hints: Core's word to the programs of a connection, and where the programs find it.
 
 /// Slots of [`Hints`], a power of two. [`hint_slot`] says which one a connection has: a collision loses a hint, never a
 /// message boundary.
@@ -17,7 +17,7 @@ pub const fn hint_slot(conn: u64) -> u32 {
     ((conn >> CONN_CPU_BITS) as u32).wrapping_add(cpu.wrapping_mul(APART)) & (HINT_SLOTS - 1)
 }
 
-/// What comes at a stream offset of one direction.
+/// The meaning of a stream offset of one direction: the kind of bytes that begin there.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -130,7 +130,7 @@ impl WayState {
 pub struct Hint {
     /// Below this stream offset no record is needed; the byte at it always makes one.
     pub until: u64,
-    /// What comes at `until`, and the epoch of the hint.
+    /// The mode at `until`, and the epoch of the hint.
     pub state: WayState,
 }
 

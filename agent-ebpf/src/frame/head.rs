@@ -19,7 +19,7 @@ const TURNS: usize = SCAN_BYTES / 8 + 64;
 /// Most digits of a `Content-Length`: no offset of a stream gets near the largest.
 const DIGITS: usize = 18;
 
-/// What a head says of its body.
+/// Framing of a body, as the head gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Body {
     /// Peers may disagree, or the scan does not understand it.
@@ -117,7 +117,7 @@ impl Scan {
         self.version.get() != 0
     }
 
-    /// What the head says of its body, once it is complete.
+    /// Returns how the body is framed, once the head is complete.
     #[inline(always)]
     pub fn body(&self) -> Body {
         let odd_at = self.odd_at.get();

@@ -388,6 +388,10 @@ pub fn close_range_enter(ctx: TracePointContext) -> u32 {
     closing_one(first, last, 5);
     closing_one(first, last, 6);
     closing_one(first, last, 7);
+    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    if last.wrapping_sub(first) > 7 && last > first && is_marked(&UNIX_USERS, unix_user(tgid)) && is_target() {
+        count(Counter::CloseRange, 1);
+    }
     0
 }
 

@@ -14,7 +14,7 @@ pub fn is_target() -> bool {
     is_marked(&TARGETS, (bpf_get_current_pid_tgid() >> 32) as u32)
 }
 
-/// What the system call returned (`sys_exit_*`: `long ret` at byte 16).
+/// Result of the system call (`sys_exit_*`: `long ret` at byte 16).
 #[inline(always)]
 pub fn returned(ctx: &TracePointContext) -> i64 {
     // SAFETY: the tracepoint's record is 24 bytes long, and its words are loaded without a helper.

@@ -27,14 +27,14 @@ use crate::{
     slot::Slot,
 };
 
-/// What the programs know of one direction of a connection. Programs on several processors write it.
+/// State of one direction of a connection. Programs on several processors write it.
 #[repr(C)]
 pub struct Way {
     /// Stream offset of the next byte.
     pub offset: Slot<u64>,
     /// No byte below this stream offset is wanted.
     until: Slot<u64>,
-    /// What comes at `until`.
+    /// Mode, number and epoch: the mode says what comes at `until`.
     state: Slot<WayState>,
     /// The beginning of the chunk line at `until` that the last call cut off: the bytes up to `offset`.
     carry: Slot<[u64; 2]>,
@@ -47,7 +47,7 @@ pub enum Wanted {
     Nothing,
     /// None, but that a body ends with the call.
     End,
-    /// Those from this stream offset on.
+    /// All from this stream offset on.
     From(u64),
 }
 
@@ -91,18 +91,12 @@ impl Way {
         if self.is(Mode::Unknown) { 0 } else { self.until.get() }
     }
 
-    /// Whether the direction has taken this hint already.
+    /// Takes Core's hint, if it is a new one; says whether it is. A hint that comes late speaks of bytes that have passed:
+    /// whatever was concluded since may rest on what Core denies, so it is forgotten.
     #[inline(always)]
-    pub fn has_adopted(&self, hint: Hint) -> bool {
-        hint.state.epoch() == self.state.get().epoch()
-    }
-
-    /// Takes Core's hint, if it is a new one. A hint that comes late speaks of bytes that have passed: whatever was
-    /// concluded since may rest on what Core denies, so it is forgotten.
-    #[inline(always)]
-    pub fn adopt(&self, hint: Hint, start: u64) {
-        if self.has_adopted(hint) {
-            return;
+    pub fn adopt(&self, hint: Hint, start: u64) -> bool {
+        if hint.state.epoch() == self.state.get().epoch() {
+            return false;
         }
         let is_late = hint.until < start;
         self.until.set(if is_late { 0 } else { hint.until });
@@ -111,6 +105,7 @@ impl Way {
         } else {
             hint.state
         });
+        true
     }
 
     /// Forgets what comes next.

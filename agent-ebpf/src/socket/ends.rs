@@ -92,7 +92,10 @@ fn tell_end(connection: &Connection, direction: Direction, unseen: u64) {
     let way = &connection.ways[direction as usize];
     let at = way.offset.get();
     // Core may have said that only the end of the connection ends the body, and no call has passed since.
-    let is_awaited = || connection.adopt(direction as usize, at) && way.is(Mode::Close);
+    let is_awaited = || {
+        connection.adopt(direction as usize, at);
+        way.is(Mode::Close)
+    };
     // Bytes that no program saw are told even if Core has not said yet that it follows: it may not have come so far.
     if unseen == 0 && !is_awaited() {
         return;

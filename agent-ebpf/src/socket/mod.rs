@@ -45,10 +45,10 @@ static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entries(65536, 
 #[map]
 static NAMED: PerCpuArray<Slot<u64>> = PerCpuArray::with_max_entries(1, 0);
 
-/// What the programs know of a connection. Programs on all processors read and write it at once.
+/// State of a connection. Programs on all processors read and write it at once.
 #[repr(C)]
 pub struct Connection {
-    /// Its name in records.
+    /// Name of the connection in records.
     pub id: Slot<u64>,
     /// Inode number of the socket.
     pub inode: Slot<u64>,
@@ -81,8 +81,8 @@ pub const FROM_BIRTH: u32 = 8;
 pub const UNIX: u32 = 16;
 /// connect(2) has returned.
 pub const CONNECT_RETURNED: u32 = 32;
-/// What may be a message's head was seen on it, or Core has spoken of it: each call is reported. For good: the slot of a
-/// hint may be another connection's by the next call.
+/// Each call is reported: a call began like a message's head, or Core has spoken of the connection. Set for good: the slot
+/// of the hint may be another connection's by the next call.
 pub const FOLLOWED: u32 = 64;
 /// No process has the socket any more. Kept here because the memory of its file may be another file's by now.
 pub const RELEASED: u32 = 128;
@@ -101,17 +101,14 @@ impl Connection {
         self.flags.set(self.flags.get() | flags);
     }
 
-    /// Takes Core's hint for a direction, whose next byte is at `start`. False: there is none.
+    /// Takes Core's hint for a direction, whose next byte is at `start`, if there is a new one.
     #[inline(always)]
-    pub fn adopt(&self, way: usize, start: u64) -> bool {
-        let Some(hint) = hint(self.id.get(), way) else {
-            return false;
-        };
-        if !self.ways[way & 1].has_adopted(hint) {
-            self.ways[way & 1].adopt(hint, start);
+    pub fn adopt(&self, way: usize, start: u64) {
+        if let Some(hint) = hint(self.id.get(), way)
+            && self.ways[way & 1].adopt(hint, start)
+        {
             self.add(FOLLOWED);
         }
-        true
     }
 
     /// Begins both directions at stream offsets of which nothing else is known.

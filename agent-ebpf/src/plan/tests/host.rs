@@ -93,8 +93,7 @@ impl Connection {
         let way = &self.ways[side];
         let start = way.offset.get();
         if let Some(hint) = self.hints[side] {
-            self.adopted += u64::from(!way.has_adopted(hint));
-            way.adopt(hint, start);
+            self.adopted += u64::from(way.adopt(hint, start));
             self.recognised.set(true);
         }
         way.offset.set(end);
