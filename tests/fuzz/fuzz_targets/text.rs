@@ -121,6 +121,7 @@ fn span(input: &mut Unstructured<'_>) {
         },
         routes: route.parse().into_iter().collect(),
         body_sizes: flags & 4 == 0,
+        secrets: Default::default(),
         known_methods: (flags & 4 != 0).then(|| known_methods(&route)).flatten(),
     };
     let address = |which: bool| match which {
@@ -153,8 +154,8 @@ fn span(input: &mut Unstructured<'_>) {
     }
     bounded(&connect_span(&remote, Failure::Other).attributes);
     let query = String::from_utf8_lossy(target);
-    let redacted = redact::query(&query);
-    assert_eq!(redact::query(&redacted), redacted, "redaction leaves nothing to redact");
+    let redacted = config.secrets.query(&query);
+    assert_eq!(config.secrets.query(&redacted), redacted, "redaction leaves nothing to redact");
     assert!(!redact::authority(&query).contains(':') || query.contains(':') || query.contains('@'));
 }
 
