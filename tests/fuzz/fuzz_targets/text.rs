@@ -155,7 +155,11 @@ fn span(input: &mut Unstructured<'_>) {
     bounded(&connect_span(&remote, Failure::Other).attributes);
     let query = String::from_utf8_lossy(target);
     let redacted = config.secrets.query(&query);
-    assert_eq!(config.secrets.query(&redacted), redacted, "redaction leaves nothing to redact");
+    assert_eq!(
+        config.secrets.query(&redacted),
+        redacted,
+        "redaction leaves nothing to redact"
+    );
     assert!(!redact::authority(&query).contains(':') || query.contains(':') || query.contains('@'));
 }
 
