@@ -91,7 +91,7 @@ impl Scan {
 
     /// Forgets the last head.
     #[inline(always)]
-    pub fn begin(&self) {
+    fn begin(&self) {
         self.at.set(0);
         self.left.set(0);
         self.behind_cr.set(0);
@@ -138,13 +138,14 @@ impl Scan {
         }
     }
 
-    /// Scans on up to `length` bytes of a head, a word at a time: about 100 ns for a usual head. To be called again with a
-    /// larger `length`, a multiple of 8 before, if the head did not end.
+    /// Scans up to `length` bytes of a head, a word at a time: about 100 ns for a usual head. With more bytes, all of them
+    /// are scanned again: where the first bytes ended, a line may have been cut in its name.
     ///
     /// # Safety
     /// `bytes` must be aligned to 8 and readable for [`READ_BYTES`] (what lies behind `length` does not count).
     #[inline(always)]
     pub unsafe fn scan(&self, bytes: *const u8, length: u32) {
+        self.begin();
         self.bytes.set(length as u64);
         let mut turn = 0;
         while turn < TURNS {
@@ -339,7 +340,7 @@ impl Buffer {
         buffer
     }
 
-    /// Scans on up to `length` bytes.
+    /// Scans up to `length` bytes.
     pub fn scan(&self, scan: &Scan, length: usize) {
         // SAFETY: the buffer is aligned, and has READ_BYTES.
         unsafe { scan.scan(self.0.as_ptr(), length.min(SCAN_BYTES) as u32) }
@@ -393,6 +394,18 @@ mod tests {
         buffer.scan(&scan, text.len());
         assert_eq!((scan.head_bytes(), scan.body()), (1400, Body::Length(77_777_777)));
         assert!(scan.is_request_line());
+        // The first copy cuts a line that frames, wherever in its name.
+        for cut in 1000..1024 {
+            text[1024..1028].fill(b'x');
+            text[1000..1024].fill(b'x');
+            let line = b"\r\nContent-Length: 5\r\nX: ";
+            text[cut..cut + line.len()].copy_from_slice(line);
+            let buffer = Buffer::new(&text, 0);
+            buffer.scan(&scan, 1024);
+            buffer.scan(&scan, text.len());
+            assert_eq!((scan.head_bytes(), scan.body()), (1400, Body::Unknown), "cut at {cut}");
+            text[1024..1060].fill(b'x');
+        }
     }
 
     #[test]

@@ -111,7 +111,6 @@ pub trait Call {
         }
         if way.is(Mode::Head) {
             let scan = self.scan();
-            scan.begin();
             self.scan_to(copied);
             if scan.head_bytes() == 0 && copied == FIRST_BYTES && left > FIRST_BYTES {
                 const REST: u64 = SCAN_BYTES as u64 - FIRST_BYTES;
