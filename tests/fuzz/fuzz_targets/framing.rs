@@ -28,7 +28,7 @@ fuzz_target!(|data: &[u8]| {
     // The programs ask more of the first line; here it is what they accept.
     let plain = match response {
         true => head.starts_with(b"HTTP/1.1 200 "),
-        false => head.starts_with(b"POST "),
+        false => is_request_line(head),
     };
     if !plain {
         return;
@@ -69,3 +69,12 @@ fuzz_target!(|data: &[u8]| {
         "the programs pass over other bytes: {shown}"
     );
 });
+
+/// Whether the first line is `POST`, a target of printable characters, and `HTTP/1.1`.
+fn is_request_line(head: &[u8]) -> bool {
+    let line = head.split(|&byte| byte == b'\r').next().unwrap_or_default();
+    let target = line
+        .strip_prefix(b"POST ")
+        .and_then(|rest| rest.strip_suffix(b" HTTP/1.1"));
+    target.is_some_and(|target| !target.is_empty() && target.iter().all(u8::is_ascii_graphic))
+}

@@ -518,7 +518,7 @@ impl Http1 {
             self.stray = None;
         } else if let Some(body_bytes) = self.response.close() {
             self.end_response(stamp, Some(body_bytes), out);
-        } else {
+        } else if self.pending.is_empty() {
             self.leave_refused(stamp, out);
         }
     }

@@ -148,6 +148,10 @@ impl<'t> Output<'t> {
 
     /// Replaces what lies before an `@` at `at`. A password may have an `@` too: then there is nothing more to write.
     fn replace_userinfo(&mut self, begin: usize, at: usize) {
+        if at == begin {
+            // Neither user nor password.
+            return;
+        }
         if self.copied <= begin {
             self.replace(begin, at, REDACTED_USERINFO);
         } else {

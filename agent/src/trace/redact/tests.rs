@@ -94,6 +94,8 @@ fn urls() {
             "https://REDACTED:REDACTED@h:1/a;jsessionid=REDACTED/b?sig=REDACTED&c=1#id_token=REDACTED",
         ),
         ("https://u:p@ss@[::1]/", "https://REDACTED:REDACTED@[::1]/"),
+        ("https://@p@h/", "https://REDACTED:REDACTED@h/"),
+        ("https://@h/", "https://@h/"),
         (
             "http://u:p@host?token=1",
             "http://REDACTED:REDACTED@host?token=REDACTED",

@@ -456,3 +456,13 @@ fn folded_values_are_one() {
         ]
     );
 }
+
+#[test]
+fn a_response_that_is_cut_leaves_its_exchange_open_though_what_follows_cannot_be_read() {
+    let mut talk = Talk::new(true);
+    talk.call(Q, GET)
+        .call(R, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n");
+    talk.call(Q, "GET /a b c\x01\r\n").end(R);
+    // The connection's end says what became of it.
+    assert_eq!(talk.http.pending(), 1, "{:?}", talk.story());
+}
