@@ -154,7 +154,10 @@ fn locate(scratch: &'static Scratch) -> Option<Reporter> {
     }
     connection.adopt(way, start);
     if direction.is_ignored() {
-        connection.add(OPAQUE);
+        // A server of HTTP may still answer what is none.
+        if connection.ways[1 - way].offset.get() != 0 {
+            connection.add(OPAQUE);
+        }
         return None;
     }
     Some(reporter)
@@ -285,8 +288,16 @@ impl Call for Reporter {
             if response != Looks::No || request != Looks::No {
                 return true;
             }
-            self.connection.add(OPAQUE);
-            count(Counter::NotHttp, 1);
+            let (way, other) = self.ways();
+            if !other.is_ignored() {
+                count(Counter::NotHttp, 1);
+            }
+            if other.offset.get() == 0 {
+                // A server of HTTP may answer it with a response that says so: the other direction is looked at, too.
+                way.ignore();
+            } else {
+                self.connection.add(OPAQUE);
+            }
             let opening = if copied > OPENING_BYTES { OPENING_BYTES } else { copied };
             let _ = self.submit(from, opening, SEGMENT_NOT_HTTP);
             return false;

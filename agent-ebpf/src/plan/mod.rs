@@ -115,6 +115,13 @@ impl Way {
         self.state.set(self.state.get().with_mode(Mode::Unknown));
     }
 
+    /// Nothing that comes in this direction matters.
+    #[inline(always)]
+    pub fn ignore(&self) {
+        self.until.set(IGNORED);
+        self.state.set(self.state.get().with_mode(Mode::Ignored));
+    }
+
     /// Bytes up to `end` have passed, and nobody has looked at them.
     #[inline(always)]
     pub fn pass(&self, end: u64) {

@@ -140,7 +140,11 @@ struct Record(Header, Body);
 impl Record {
     /// The thread has waited in epoll since its last record.
     fn waited(self) -> Self {
-        let flags = self.0.flags | WAITED;
+        self.flagged(WAITED)
+    }
+
+    fn flagged(self, flag: u16) -> Self {
+        let flags = self.0.flags | flag;
         Self(Header { flags, ..self.0 }, self.1)
     }
 }

@@ -363,7 +363,7 @@ impl Connection {
                 ..Fed::default()
             };
         }
-        if segment.header.flags & SEGMENT_NOT_HTTP != 0 {
+        if segment.header.flags & SEGMENT_NOT_HTTP != 0 && !self.may_be_refused(way) {
             return Fed {
                 opaque: Some(self.become_opaque(opaque::protocol(bytes), counters)),
                 ..Fed::default()
@@ -460,7 +460,13 @@ impl Connection {
             }
         }
         let from_birth = from_birth && segment.offset == 0;
-        self.state = State::Http(Box::new(Http1::new(from_birth)));
+        let http = Http1::new(from_birth);
+        let http = if self.role == Role::Server {
+            http.at_server()
+        } else {
+            http
+        };
+        self.state = State::Http(Box::new(http));
         true
     }
 
@@ -506,7 +512,7 @@ impl Connection {
             State::Opaque => return Some(IGNORE),
             State::Http(http) => http,
         };
-        if segment.header.flags & SEGMENT_MORE != 0 {
+        if segment.header.flags & (SEGMENT_MORE | SEGMENT_NOT_HTTP) != 0 {
             return None;
         }
         let known = [Direction::Read, Direction::Write].map(|way| {
@@ -517,8 +523,20 @@ impl Connection {
                 responses: half == Half::Response,
             }
         });
+        let way = direction(segment);
         let older = self.described.is_some_and(|open| !open.from_birth);
-        self.told.hints(known, direction(segment), segment.until, older)
+        // The programs look no more at what a server of HTTP refused.
+        let refused = self.half(way) == Half::Response && http.is_doubted();
+        self.told.hints(known, way, segment.until, older || refused)
+    }
+
+    /// Whether what is no HTTP may be a request that a server of HTTP refuses: its answer tells.
+    fn may_be_refused(&self, way: Direction) -> bool {
+        match &self.state {
+            State::New => self.role != Role::Unknown && self.half(way) == Half::Request,
+            State::Http(http) => http.awaits_refusal(),
+            State::Opaque => false,
+        }
     }
 
     /// The half that carries what is read (or written) ends. What the connection carries, if it is given up.

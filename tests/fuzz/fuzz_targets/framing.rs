@@ -1,8 +1,11 @@
-//! The programs' plan, held against Core's parser: whatever bytes come, in whatever pieces, the programs are sure of a
-//! head's end and of its body only where Core's parser reads the same.
+//! The programs' framing, held against Core's parser: the programs are sure of a head's end, of its body and of a chunk only
+//! where Core's parser reads the same.
 #![no_main]
 
-use agent_ebpf::frame::head::{self, Body, SCAN_BYTES};
+use agent_ebpf::frame::{
+    chunk::{LINE_BYTES, Line},
+    head::{self, Body, SCAN_BYTES},
+};
 use libfuzzer_sys::fuzz_target;
 use spoor::{
     event::Stamp,
@@ -16,6 +19,9 @@ fuzz_target!(|data: &[u8]| {
     let Some((&first, head)) = data.split_first() else {
         return;
     };
+    if first & 4 != 0 {
+        return chunk(first & 1 == 1, head);
+    }
     let head = &head[..head.len().min(SCAN_BYTES)];
     let response = first & 1 == 1;
     // Behind the head lies another call in the memory that is scanned.
@@ -69,6 +75,44 @@ fuzz_target!(|data: &[u8]| {
         "the programs pass over other bytes: {shown}"
     );
 });
+
+/// A chunk's line, the first one of a body or one behind a chunk.
+fn chunk(is_first: bool, bytes: &[u8]) {
+    let known = bytes.len().min(LINE_BYTES as usize);
+    let line = Line::read(is_first, known as u64, |index| bytes[index as usize]);
+    if line.bytes == 0 {
+        return;
+    }
+    let mut before = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    if !is_first {
+        before.extend_from_slice(b"1\r\nx");
+    }
+    let mut http = Http1::new(true);
+    let mut out = Vec::new();
+    let mut feed = |offset: usize, bytes| {
+        let (config, stamp) = (Config::default(), Stamp::default());
+        http.feed(
+            &config,
+            Half::Request,
+            offset as u64,
+            true,
+            Data::Bytes(bytes),
+            stamp,
+            &mut out,
+        );
+        http.body_until(Half::Request)
+    };
+    feed(0, &before);
+    let until = feed(before.len(), &bytes[..line.bytes as usize]);
+    let shown = bytes.escape_ascii();
+    if line.size == 0 {
+        let ends = |event: &Event| matches!(event, Event::RequestEnd { .. });
+        assert!(out.iter().any(ends), "the programs end the body elsewhere: {shown}");
+    } else {
+        let end = before.len() as u64 + line.bytes + line.size;
+        assert_eq!(until, end, "the programs pass over other bytes: {shown}");
+    }
+}
 
 /// Whether the first line is `POST`, a target of printable characters, and `HTTP/1.1`.
 fn is_request_line(head: &[u8]) -> bool {

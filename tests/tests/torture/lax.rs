@@ -123,10 +123,24 @@ const REQUESTS: &[(&str, &str)] = &[
     ("words", "hello there\r\n\r\n"),
     ("http-3", "GET /a HTTP/3.0\r\nHost: h\r\nConnection: close\r\n\r\n"),
     ("http-0-9", "GET /a\r\n"),
+    // A TLS client at a port without TLS: RFC 8446 section 5.1.
+    (
+        "tls-hello",
+        "\x16\x03\x01\0\x31\x01\0\0\x2d\x03\x03abcdefghijklmnopqrstuvwxyz012345\0\0\x02\x13\x01\x01\0\0\x02\0\0",
+    ),
+    ("binary", "\0\x01\x02\x03\u{ff}\u{fe}\r\n\r\n"),
 ];
 
 /// Cases whose first line is none of HTTP/1: only a refusal shows that the server speaks HTTP.
-const UNREADABLE: &[&str] = &["no-request", "four-words", "words", "http-3", "http-0-9"];
+const UNREADABLE: &[&str] = &[
+    "no-request",
+    "four-words",
+    "words",
+    "http-3",
+    "http-0-9",
+    "tls-hello",
+    "binary",
+];
 
 /// What each client gets, one a connection.
 const RESPONSES: &[(&str, &str)] = &[

@@ -1,5 +1,7 @@
 //! Streams that the fuzz target `core` found, and what went wrong with them.
 
+use agent_ebpf::abi::SEGMENT_NOT_HTTP;
+
 use super::*;
 
 /// Ends all that is open, and gives how much is still held.
@@ -30,15 +32,33 @@ fn a_request_whose_answer_is_no_http_is_missed() {
     world.process(10, "s", Runtime::Unknown);
     let mut end = world.client(10, 10);
     world.feed(end.writes(10, &get("/a")));
-    let mut answer = end.reads(10, "HTTP/2.0 200 OK\r\n");
-    answer.0.flags = agent_ebpf::abi::SEGMENT_NOT_HTTP;
-    if let Body::Segment(segment, _) = &mut answer.1 {
-        segment.header.flags = answer.0.flags;
-    }
-    world.feed(answer);
+    world.feed(end.reads(10, "HTTP/2.0 200 OK\r\n").flagged(SEGMENT_NOT_HTTP));
     assert_eq!(left(&mut world, &[&end]), (0, 0));
     assert_eq!((world.counter("missed"), world.counter("opaque")), (1, 1));
     assert_eq!(world.tree(), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_no_http_is_a_request_if_a_server_of_http_refuses_it() {
+    let hello = "\x16\x03\x01\0\x31\x01\0\0\x2d\x03\x03";
+    let mut world = World::new();
+    world.process(10, "s", Runtime::Unknown);
+    let mut refused = world.server(10);
+    world.feed(refused.reads(10, hello).flagged(SEGMENT_NOT_HTTP));
+    world.feed(refused.writes(10, "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"));
+    // What follows is looked at again: the programs are told so.
+    world.feed(refused.reads(10, &get("/a")));
+    world.feed(refused.writes(10, OK));
+    assert_eq!(world.tree(), ["s server GET /a <- root", "s server HTTP <- root"]);
+    let mut taken = world.server(10);
+    world.feed(taken.reads(10, hello).flagged(SEGMENT_NOT_HTTP));
+    world.feed(
+        taken
+            .writes(10, "\x16\x03\x03\0\x31\x02\0\0\x2d")
+            .flagged(SEGMENT_NOT_HTTP),
+    );
+    assert_eq!(left(&mut world, &[&refused, &taken]), (0, 0));
+    assert_eq!((world.counter("opaque"), world.tree()), (1, vec![]));
 }
 
 #[test]

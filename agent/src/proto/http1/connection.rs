@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use agent_ebpf::classify::{self, Looks};
+use agent_ebpf::classify::Looks;
 use smallvec::SmallVec;
 
 use super::doubt::Doubt;
@@ -60,13 +60,15 @@ pub struct Http1 {
     /// What a proxy may say, or said, before the first request.
     proxy: Option<Box<Proxy>>,
     /// Request bytes behind a request that may switch protocols: what they are, its response tells.
-    suspended: bool,
+    pub(super) suspended: bool,
     pub(super) held_request: Held,
     pub(super) held_response: Held,
     /// The request half has ended: a response without a request will never get one.
-    request_ended: bool,
+    pub(super) request_ended: bool,
+    /// What is fed was seen at the server's end: a request was read before its response was written, and is told before it.
+    pub(super) at_server: bool,
     /// The response half has ended, while bytes of it were held.
-    response_ended: Option<Box<Stamp>>,
+    pub(super) response_ended: Option<Box<Stamp>>,
     pub(super) counters: Counters,
 }
 
@@ -125,8 +127,17 @@ impl Http1 {
             held_request: Held::default(),
             held_response: Held::default(),
             request_ended: false,
+            at_server: false,
             response_ended: None,
             counters: Counters::default(),
+        }
+    }
+
+    /// The same, seen at the server's end: no response comes before its request.
+    pub fn at_server(self) -> Self {
+        Self {
+            at_server: true,
+            ..self
         }
     }
 
@@ -207,16 +218,13 @@ impl Http1 {
         }
     }
 
-    /// Whether pieces of a half wait until the other half says more.
-    pub(super) fn holds(&self, half: Half) -> bool {
-        match half {
-            Half::Request => !self.held_request.is_empty(),
-            Half::Response => !self.held_response.is_empty(),
-        }
+    /// Whether the answer tells if what came last, which cannot be read, was meant as a request.
+    pub(crate) fn awaits_refusal(&self) -> bool {
+        matches!(self.doubt.as_deref(), Some(Doubt::Refused(_)))
     }
 
     /// Whether no boundary is believed: of one of the two halves peers have two opinions.
-    pub(super) fn is_doubted(&self) -> bool {
+    pub(crate) fn is_doubted(&self) -> bool {
         self.doubt.is_some() || self.stray.is_some()
     }
 
@@ -510,77 +518,26 @@ impl Http1 {
         }
     }
 
-    fn close_response(&mut self, stamp: Stamp, out: &mut Vec<Event>) {
+    pub(super) fn close_response(&mut self, stamp: Stamp, out: &mut Vec<Event>) {
         if matches!(self.doubt.as_deref(), Some(Doubt::Response(_))) {
             self.end_response(stamp, None, out);
             self.look_again(stamp);
-        } else if self.passes_stray() {
-            self.stray = None;
         } else if let Some(body_bytes) = self.response.close() {
             self.end_response(stamp, Some(body_bytes), out);
-        } else if self.pending.is_empty() {
-            self.leave_refused(stamp, out);
+        } else {
+            if self.passes_stray() {
+                self.stray = None;
+                self.response.begin_anew();
+            }
+            if self.pending.is_empty() {
+                self.leave_refused(stamp, out);
+            }
         }
     }
 
     /// The oldest exchange whose response is not complete, or the next one.
     pub(super) fn oldest_exchange(&self) -> u64 {
         self.next_exchange.saturating_sub(self.pending.len() as u64)
-    }
-
-    fn held(&mut self, half: Half) -> &mut Held {
-        match half {
-            Half::Request => &mut self.held_request,
-            Half::Response => &mut self.held_response,
-        }
-    }
-
-    /// Keeps a piece that cannot be understood yet.
-    fn hold(&mut self, config: &Config, half: Half, piece: Piece<'_>, out: &mut Vec<Event>) {
-        let full = self.held(half).push(piece).is_err();
-        match half {
-            Half::Request if full => self.lose(Cause::TooManyPending, piece.stamp, out),
-            Half::Request => {}
-            Half::Response => {
-                let (first, n) = self.held_response.first_bytes();
-                let is_response = classify::looks_like_response(first, n) != Looks::No;
-                if self.undecided && !is_response {
-                    let opening = match piece.data {
-                        Data::Bytes(bytes) if piece.offset == 0 => bytes,
-                        _ => first.get(..n).unwrap_or_default(),
-                    };
-                    let name = opaque::protocol(opening);
-                    self.become_opaque(Cause::NotHttp, name, out);
-                } else if !is_response && !self.awaits_response() {
-                    self.pass_stray(config, piece.stamp, out);
-                } else if full {
-                    self.lose(Cause::Unsolicited, piece.stamp, out);
-                } else if self.request_ended {
-                    self.answer_nothing(piece.stamp, config, out);
-                }
-            }
-        }
-    }
-
-    /// Takes pieces that were held, as far as they can be understood now.
-    fn release(&mut self, config: &Config, out: &mut Vec<Event>) {
-        loop {
-            let half = if !self.held_response.is_empty() && self.awaits_response() {
-                Half::Response
-            } else if !self.held_request.is_empty() && !self.suspended {
-                Half::Request
-            } else {
-                break;
-            };
-            if let Some(held) = self.held(half).pop() {
-                self.follow(config, half, held.piece(), true, out);
-            }
-        }
-        if self.held_response.is_empty()
-            && let Some(stamp) = self.response_ended.take()
-        {
-            self.close_response(*stamp, out);
-        }
     }
 
     pub(super) fn lose(&mut self, cause: Cause, stamp: Stamp, out: &mut Vec<Event>) {

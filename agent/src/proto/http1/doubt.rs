@@ -83,7 +83,7 @@ impl Watch {
 impl Http1 {
     /// Whether a response is expected: to a request, or to what should have been one.
     pub(super) fn awaits_response(&self) -> bool {
-        self.pending() > 0 || matches!(self.doubt.as_deref(), Some(Doubt::Refused(_)))
+        self.pending() > 0 || self.awaits_refusal()
     }
 
     /// Whether all requests that come are told.

@@ -2,9 +2,13 @@
 
 use std::collections::VecDeque;
 
+use agent_ebpf::classify::{self, Looks};
+
+use super::connection::Http1;
 use super::stream::Piece;
+use super::{Cause, Config, Event};
 use crate::event::Stamp;
-use crate::proto::Data;
+use crate::proto::{Data, Half, opaque};
 
 /// Most captured bytes that are held for one half.
 const MAX_HELD_BYTES: usize = 64 * 1024;
@@ -41,6 +45,71 @@ enum HeldData {
 /// There is no room for one more piece.
 #[derive(Debug)]
 pub(super) struct Full;
+
+impl Http1 {
+    /// Whether pieces of a half wait until the other half says more.
+    pub(super) fn holds(&self, half: Half) -> bool {
+        match half {
+            Half::Request => !self.held_request.is_empty(),
+            Half::Response => !self.held_response.is_empty(),
+        }
+    }
+
+    pub(super) fn held(&mut self, half: Half) -> &mut Held {
+        match half {
+            Half::Request => &mut self.held_request,
+            Half::Response => &mut self.held_response,
+        }
+    }
+
+    /// Keeps a piece that cannot be understood yet.
+    pub(super) fn hold(&mut self, config: &Config, half: Half, piece: Piece<'_>, out: &mut Vec<Event>) {
+        let full = self.held(half).push(piece).is_err();
+        match half {
+            Half::Request if full => self.lose(Cause::TooManyPending, piece.stamp, out),
+            Half::Request => {}
+            Half::Response => {
+                let (first, n) = self.held_response.first_bytes();
+                let is_response = classify::looks_like_response(first, n) != Looks::No;
+                if self.undecided && !is_response {
+                    let opening = match piece.data {
+                        Data::Bytes(bytes) if piece.offset == 0 => bytes,
+                        _ => first.get(..n).unwrap_or_default(),
+                    };
+                    let name = opaque::protocol(opening);
+                    self.become_opaque(Cause::NotHttp, name, out);
+                } else if !is_response && !self.awaits_response() {
+                    self.pass_stray(config, piece.stamp, out);
+                } else if full || self.at_server && !self.request.in_head() && self.held_request.is_empty() {
+                    self.lose(Cause::Unsolicited, piece.stamp, out);
+                } else if self.request_ended {
+                    self.answer_nothing(piece.stamp, config, out);
+                }
+            }
+        }
+    }
+
+    /// Takes pieces that were held, as far as they can be understood now.
+    pub(super) fn release(&mut self, config: &Config, out: &mut Vec<Event>) {
+        loop {
+            let half = if !self.held_response.is_empty() && self.awaits_response() {
+                Half::Response
+            } else if !self.held_request.is_empty() && !self.suspended {
+                Half::Request
+            } else {
+                break;
+            };
+            if let Some(held) = self.held(half).pop() {
+                self.follow(config, half, held.piece(), true, out);
+            }
+        }
+        if self.held_response.is_empty()
+            && let Some(stamp) = self.response_ended.take()
+        {
+            self.close_response(*stamp, out);
+        }
+    }
+}
 
 impl Held {
     pub fn is_empty(&self) -> bool {

@@ -187,6 +187,17 @@ fn a_response_that_nobody_asked_for_is_lost() {
         (&story[..4], &story[4..]),
         (&exchange.map(String::from)[..], &["1 lost Unsolicited".to_owned()][..])
     );
+    // At the server's end no request is on its way, and the next one has an answer of its own.
+    let mut talk = Talk::at_server();
+    talk.call(R, timeout).call(Q, GET).call(R, OK);
+    assert_eq!(
+        talk.story(),
+        [
+            &["0 lost Unsolicited".to_owned()][..],
+            &exchange.map(|line| line.replace("200 @0", "200 @51"))
+        ]
+        .concat()
+    );
     // Nothing more is kept of it than a bound.
     let mut talk = Talk::new(true);
     talk.call(Q, GET).call(R, OK).call(R, timeout);

@@ -466,3 +466,17 @@ fn a_response_that_is_cut_leaves_its_exchange_open_though_what_follows_cannot_be
     // The connection's end says what became of it.
     assert_eq!(talk.http.pending(), 1, "{:?}", talk.story());
 }
+
+#[test]
+fn a_body_that_should_not_be_there_ends_nothing() {
+    let mut talk = Talk::new(true);
+    talk.call(Q, "HEAD / HTTP/1.1\r\n\r\n");
+    talk.call(R, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n").call(R, "hello");
+    talk.end(R).call(R, "there");
+    let story = talk.story();
+    let (exchange, rest) = story.split_at(4);
+    assert_eq!(
+        (exchange[3].as_str(), rest),
+        ("0 got 0", &["1 lost Unsolicited".to_owned()][..])
+    );
+}

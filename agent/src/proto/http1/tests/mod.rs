@@ -29,7 +29,14 @@ struct Talk {
 
 impl Talk {
     fn new(from_birth: bool) -> Self {
-        let http = Http1::new(from_birth);
+        Self::of(Http1::new(from_birth))
+    }
+
+    fn at_server() -> Self {
+        Self::of(Http1::new(true).at_server())
+    }
+
+    fn of(http: Http1) -> Self {
         Self {
             http,
             config: Config::default(),
