@@ -46,7 +46,7 @@ counters! {
     TooLarge = "call_too_large",
     /// The bytes lay in more buffers than are walked.
     TooManyBuffers = "too_many_buffers",
-    /// A connection was seen to be something else than HTTP/1, and is not looked at any more.
+    /// A connection began with something else than HTTP/1.
     NotHttp = "connection_not_http",
     /// Two readings of a socket's sequence numbers disagreed.
     TornSequence = "torn_sequence",
