@@ -10,7 +10,7 @@ use agent_ebpf::abi::{CPU_LIMIT, Calibration, Control, HINT_SLOTS, MARKS, Offset
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{MapData, ProgramArray},
-    programs::{Program, ProgramError, RawTracePoint, TracePoint},
+    programs::{Program, ProgramError, RawTracePoint, TracePoint, trace_point::TracePointError},
 };
 
 use super::{
@@ -19,6 +19,7 @@ use super::{
     lost::{Lost, WITHHELD, Withheld},
     mapped::Mapped,
     offsets::{Found, offsets},
+    plan,
     ring::Ring,
     skipped::Skipped,
 };
@@ -133,7 +134,8 @@ impl Probe {
             let result = if settings.withheld.has_program(attachment.program) {
                 Err(WITHHELD.to_owned())
             } else {
-                start(&mut programs, attachment).map_err(|error| reason(&error))
+                let started = start(&mut programs, attachment).or_else(|error| attachment.unless_unknown(error));
+                started.map_err(|error| reason(&error))
             };
             if let Err(reason) = result {
                 lost.push(attachment.without(reason)?);
@@ -152,6 +154,18 @@ impl Probe {
 }
 
 impl Attachment {
+    /// Forgives that this kernel does not have a system call that it need not have.
+    pub(super) fn unless_unknown(&self, error: ProgramError) -> Result<(), ProgramError> {
+        match &error {
+            ProgramError::TracePointError(TracePointError::FileError { io_error, .. })
+                if self.may_be_unknown && io_error.kind() == io::ErrorKind::NotFound =>
+            {
+                Ok(())
+            }
+            _ => Err(error),
+        }
+    }
+
     /// What is lost when this is refused; an error, if nothing works without the program.
     fn without(&self, reason: String) -> Result<Lost, ProbeError> {
         let Attachment { program, feature, .. } = *self;
@@ -341,12 +355,7 @@ pub(super) fn small_object(offsets: &Offsets) -> Result<Ebpf, EbpfError> {
 
 /// Measures what BTF does not tell, by a system call of our own that a program watches.
 pub(super) fn calibrate(offsets: &mut Offsets) -> Result<(), ProbeError> {
-    const PROGRAM: Attachment = Attachment {
-        program: "calibrate",
-        hook: Hook::Raw("sys_enter"),
-        feature: None,
-        when: When::Always,
-    };
+    const PROGRAM: Attachment = plan::raw("calibrate", "sys_enter", None);
     let mut programs = small_object(offsets)?;
     let (socket, _other) = std::os::unix::net::UnixStream::pair().map_err(|source| ProbeError::Map {
         map: "CALIBRATION",

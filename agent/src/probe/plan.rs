@@ -20,6 +20,8 @@ pub struct Attachment {
     pub feature: Option<&'static str>,
     /// When it is attached. All are loaded at the start, so that what this kernel refuses is known then.
     pub when: When,
+    /// Kernels that Spoor runs on lack the system call: then nobody makes it, and nothing is lost.
+    pub may_be_unknown: bool,
 }
 
 /// When a program is attached: its hook slows everybody's calls, so not before it is needed.
@@ -37,6 +39,7 @@ const fn syscall(program: &'static str, name: &'static str, feature: Option<&'st
         hook: Hook::Syscall(name),
         feature,
         when: When::Always,
+        may_be_unknown: false,
     }
 }
 
@@ -47,15 +50,17 @@ const fn unix(program: &'static str, name: &'static str, feature: &'static str) 
         hook: Hook::Syscall(name),
         feature: Some(feature),
         when: When::UnixHttp,
+        may_be_unknown: false,
     }
 }
 
-const fn raw(program: &'static str, name: &'static str, feature: Option<&'static str>) -> Attachment {
+pub(super) const fn raw(program: &'static str, name: &'static str, feature: Option<&'static str>) -> Attachment {
     Attachment {
         program,
         hook: Hook::Raw(name),
         feature,
         when: When::Always,
+        may_be_unknown: false,
     }
 }
 
@@ -166,7 +171,11 @@ pub const PLAN: &[Attachment] = &[
     #[cfg(target_arch = "x86_64")]
     syscall("epoll_wait_exit", "sys_exit_epoll_wait", Some(EVENT_LOOPS)),
     syscall("epoll_pwait_exit", "sys_exit_epoll_pwait", Some(EVENT_LOOPS)),
-    syscall("epoll_pwait2_exit", "sys_exit_epoll_pwait2", Some(EVENT_LOOPS)),
+    // Since 5.11.
+    Attachment {
+        may_be_unknown: true,
+        ..syscall("epoll_pwait2_exit", "sys_exit_epoll_pwait2", Some(EVENT_LOOPS))
+    },
     syscall(
         "io_uring_setup_exit",
         "sys_exit_io_uring_setup",

@@ -95,6 +95,7 @@ pub fn survey(settings: &Settings) -> Survey {
             feature: attachment.feature,
             outcome: load(&mut programs, attachment)
                 .and_then(|()| attach(&mut programs, attachment))
+                .or_else(|error| attachment.unless_unknown(error))
                 .map_err(|error| reason(&error)),
         }
     }));

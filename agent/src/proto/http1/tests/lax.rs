@@ -471,7 +471,8 @@ fn a_response_that_is_cut_leaves_its_exchange_open_though_what_follows_cannot_be
 fn a_body_that_should_not_be_there_ends_nothing() {
     let mut talk = Talk::new(true);
     talk.call(Q, "HEAD / HTTP/1.1\r\n\r\n");
-    talk.call(R, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n").call(R, "hello");
+    talk.call(R, "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n")
+        .call(R, "hello");
     talk.end(R).call(R, "there");
     let story = talk.story();
     let (exchange, rest) = story.split_at(4);
