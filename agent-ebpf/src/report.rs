@@ -154,8 +154,8 @@ fn locate(scratch: &'static Scratch) -> Option<Reporter> {
     }
     connection.adopt(way, start);
     if direction.is_ignored() {
-        // A server of HTTP may still answer what is none.
-        if connection.ways[1 - way].offset.get() != 0 {
+        // If only this direction is: a server of HTTP may still answer what it refuses.
+        if direction.is_given_up() || connection.ways[1 - way].is_ignored() {
             connection.add(OPAQUE);
         }
         return None;

@@ -7,7 +7,7 @@ mod closing;
 mod exchanges;
 mod lifecycle;
 mod spans;
-mod telemetry;
+pub(crate) mod telemetry;
 #[cfg(test)]
 mod tests;
 mod workloads;

@@ -11,12 +11,12 @@ use spoor_tests::{
 };
 
 const REQUESTS: usize = 20;
-/// In a path, in a query, in headers; none of it has four bytes that a known word of HTTP has.
+/// In a path, in a query, in headers; none of it has six bytes that a known word of HTTP or the name of a secret has.
 const SECRETS: [&str; 4] = [
     "QZJXKWVQ-hunter2",
     "wq7Zk9XjVbQ",
     "Basic-cXdlcnR5dWlvcA",
-    "sessionid-Zx81kQwJ",
+    "visit-Zx81kQwJ",
 ];
 
 #[test]

@@ -118,6 +118,9 @@ impl WayState {
         (self.0 >> Self::NUMBER_SHIFT) as u16
     }
 
+    /// The epoch of a connection that Core has given up: later than any that Core counts to.
+    pub const GIVEN_UP: u32 = u32::MAX;
+
     /// How many times Core has spoken of the connection, modulo 2³²; 0: never.
     #[inline(always)]
     pub const fn epoch(self) -> u32 {

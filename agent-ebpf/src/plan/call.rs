@@ -181,7 +181,8 @@ pub trait Call {
         Some(())
     }
 
-    /// Reads the chunk line at which the call's direction is, the beginning of which may have come with an earlier call.
+    /// Reads the chunk line at which the call's direction is, the beginning of which may have come with an earlier call. Of
+    /// a line that is not read whole, the size is how many of the call's bytes were looked at.
     #[inline(always)]
     fn read_line(&self) -> Line {
         let (way, _) = self.ways();
@@ -191,13 +192,18 @@ pub trait Call {
         let from = at + carried;
         let left = end - from;
         let copied = self.copy(from, if left > LINE_BYTES { LINE_BYTES } else { left }, 0);
-        Line::read(way.is(Mode::FirstChunk), copied + carried, |index| {
+        let line = Line::read(way.is(Mode::FirstChunk), copied + carried, |index| {
             if index < carried {
                 way.carried(index)
             } else {
                 self.byte(index - carried)
             }
-        })
+        });
+        if line.bytes == 0 {
+            Line { bytes: 0, size: copied }
+        } else {
+            line
+        }
     }
 
     /// Walks the lines between chunks and makes a record of each; the data makes none. What lies before `known` is in
@@ -225,6 +231,16 @@ pub trait Call {
             let carried = start.saturating_sub(at);
             let from = at + carried;
             let line = self.line();
+            if line.bytes == 0 && line.size < end - from && line.size < LINE_BYTES {
+                // It is not in memory that can be read.
+                way.lose();
+                let told = if from > known { from } else { known };
+                return if end > told {
+                    self.submit(told, 0, SEGMENT_OPAQUE)
+                } else {
+                    Some(())
+                };
+            }
             if line.bytes == 0 && carried == 0 && end - from < LINE_BYTES {
                 // Cut off by the call's end: the rest comes with the next one.
                 way.carry.set(self.first());

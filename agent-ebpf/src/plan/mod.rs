@@ -155,10 +155,16 @@ impl Way {
         bytes < LINE_BYTES && (self.is(Mode::Chunk) || self.is(Mode::FirstChunk))
     }
 
-    /// Whether nothing that comes matters.
+    /// Whether nothing that comes in this direction matters.
     #[inline(always)]
     pub fn is_ignored(&self) -> bool {
         self.until.get() == IGNORED && self.is(Mode::Ignored)
+    }
+
+    /// Whether Core has given up the connection.
+    #[inline(always)]
+    pub fn is_given_up(&self) -> bool {
+        self.is_ignored() && self.state.get().epoch() == WayState::GIVEN_UP
     }
 
     /// Takes a head that was scanned, which begins at a known boundary; the call ends at `end`. `first` are its first 16

@@ -240,7 +240,7 @@ impl Causality {
     pub fn opener(&mut self, tgid: u32, thread: u32, busy: bool) -> Option<NodeId> {
         let process = self.processes.get(&tgid)?;
         if process.is_nginx() {
-            let request = process.last_read(thread)?;
+            let request = process.in_turn(thread, busy)?;
             self.passes_on(request, thread, busy).then_some(request)
         } else if process.may_use_threads() {
             process.only_open(thread)
@@ -281,7 +281,9 @@ impl Causality {
             // The turn that read the request is over: a connect took time, or the call is known only now.
             Some(_) if nginx => None,
             None if nginx && (hidden || node.late) => None,
-            None if nginx => process.last_read(thread).map(|request| (request, ParentMethod::Thread)),
+            None if nginx => process
+                .in_turn(thread, node.busy)
+                .map(|request| (request, ParentMethod::Thread)),
             _ => process.only_open(thread).map(|request| (request, ParentMethod::Thread)),
         };
         let threads = process.may_use_threads();
@@ -300,8 +302,10 @@ impl Causality {
             return id;
         }
         match (candidate, received) {
-            // Rules that are certain at once.
-            (Some((request, method)), _) if nginx => self.decide(id, Parent::Local(request, method)),
+            // Rules that are certain at once. A header that was passed on overrules the turn.
+            (Some((request, method)), received) if nginx && received.is_none_or(|open| open.may_be(request)) => {
+                self.decide(id, Parent::Local(request, method));
+            }
             (_, Some(Open::One(request))) => self.decide(id, Parent::Local(request, ParentMethod::Content)),
             // Decided when its thread writes a response.
             _ if self.process(tgid).has_workers() => self.remember_call(tgid, thread, id),
@@ -361,6 +365,10 @@ impl Causality {
         let Some(process) = self.processes.get_mut(&waiter.execution.tgid) else {
             return;
         };
+        if process.is_nginx() {
+            process.waits(waiter.execution.tid);
+            return;
+        }
         if let Some(request) = process.only_open(waiter.execution.tid)
             && process.may_use_threads()
         {

@@ -58,8 +58,17 @@ pub struct Deferred {
 struct Thread {
     /// Those that it read and that are not answered: thousands in an event loop.
     open: Requests,
-    /// The request of which it read last.
+    /// The request of which it read last; `None`: one that is not known.
     last: Option<NodeId>,
+    /// It has waited for events since.
+    turn_over: bool,
+}
+
+impl Thread {
+    fn read(&mut self, request: Option<NodeId>) {
+        self.last = request;
+        self.turn_over = false;
+    }
 }
 
 /// A set of open requests that can name its member while it has only one. Adding and removing cost the same however many
@@ -98,6 +107,13 @@ pub enum Open {
     One(NodeId),
     /// Several.
     Several,
+}
+
+impl Open {
+    /// Whether this request is the one that is open, or may be among several.
+    pub fn may_be(self, request: NodeId) -> bool {
+        self == Self::One(request) || self == Self::Several
+    }
 }
 
 impl Process {
@@ -193,7 +209,7 @@ impl Process {
         let thread = self.threads.entry(thread).or_default();
         let others = thread.open.open();
         thread.open.add(request);
-        thread.last = Some(request);
+        thread.read(Some(request));
         others
     }
 
@@ -210,14 +226,14 @@ impl Process {
     /// A thread read more of a request.
     pub fn reads(&mut self, thread: u32, request: NodeId) {
         if let Some(thread) = self.threads.get_mut(&thread) {
-            thread.last = Some(request);
+            thread.read(Some(request));
         }
     }
 
     /// A thread read what may be a request, and which is not known: the one that it read last is none that is known.
     pub fn reads_unknown(&mut self, thread: u32) {
         if let Some(thread) = self.threads.get_mut(&thread) {
-            thread.last = None;
+            thread.read(None);
         }
     }
 
@@ -229,9 +245,23 @@ impl Process {
         }
     }
 
-    /// The request of which a thread read last, if it has any open.
-    pub fn last_read(&self, thread: u32) -> Option<NodeId> {
-        self.threads.get(&thread)?.last
+    /// A thread has waited for events: the turn of its loop in which it read last is over.
+    pub fn waits(&mut self, thread: u32) {
+        if let Some(thread) = self.threads.get_mut(&thread) {
+            thread.turn_over = true;
+        }
+    }
+
+    /// The request that a loop serves now: the one of which it read last in this turn. In a later turn, the only one that it
+    /// has open; of a process that may be `busy` with others, nobody knows that.
+    pub fn in_turn(&self, thread: u32, busy: bool) -> Option<NodeId> {
+        let known = self.threads.get(&thread)?;
+        let last = known.last?;
+        match known.turn_over {
+            false => Some(last),
+            true if busy => None,
+            true => self.only_open(thread),
+        }
     }
 
     /// Threads that have open requests.

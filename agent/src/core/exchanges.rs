@@ -269,9 +269,12 @@ impl Core {
         let next = connection.exchanges.first().map(|&(_, next)| next);
         let server = connection.role() == Role::Server;
         if server {
-            // If the other end is traced, its call is the parent, and may be seen later.
-            let expected = self.causality.get(id).is_some_and(|node| node.partner.is_some())
-                || self.flow.expects_peer(connection_id);
+            // If the other end is traced, its call is the parent, and may be seen later: of what is no request, there is none.
+            let node = self.causality.get(id);
+            let is_refused =
+                node.is_some_and(|node| node.request.as_ref().is_some_and(|request| !request.is_readable()));
+            let expected =
+                node.is_some_and(|node| node.partner.is_some()) || !is_refused && self.flow.expects_peer(connection_id);
             if !expected {
                 self.causality.no_partner(id);
             }

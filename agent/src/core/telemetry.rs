@@ -92,6 +92,23 @@ fn is_json_message(body: &[u8]) -> bool {
             .any(|field| fields.starts_with(field) || field.starts_with(fields))
 }
 
+/// How many bytes of a body's begin show that it is a message of OTLP, or may be one. They are the same in all of its messages.
+pub(crate) fn marker(body: &[u8]) -> usize {
+    match body {
+        [FIELD_1, ..] => 1,
+        body if body.starts_with(GZIP) || GZIP.starts_with(body) => body.len().min(GZIP.len()),
+        body if is_json_message(body) => {
+            let fields = body.iter().position(|byte| *byte == b'"').unwrap_or(body.len());
+            let name = FIELDS.iter().filter_map(|field| {
+                let rest = body.get(fields..)?;
+                (rest.starts_with(field) || field.starts_with(rest)).then(|| field.len().min(rest.len()))
+            });
+            fields + name.max().unwrap_or(0)
+        }
+        _ => 0,
+    }
+}
+
 /// What a segment has of the body behind a request's head that is complete with it and began at this stream offset. A
 /// chunked body (one without a length) is looked for behind the line of its first chunk.
 pub(super) fn body_of<'a>(segment: &Segment, bytes: &'a [u8], head_offset: u64, head: &RequestHead) -> &'a [u8] {
@@ -185,6 +202,24 @@ mod tests {
         assert_eq!(body_of(&segment, plain, u64::MAX, &post("/", None)), b"");
         // The head began in an earlier segment.
         assert_eq!(body_of(&segment, b": b\r\n\r\n\x0a", 50, &post("/", Some(1))), b"\x0a");
+    }
+
+    #[test]
+    fn what_marks_a_message_says_nothing_of_it() {
+        for (body, kept) in [
+            (b"\x0a\x84\x01".as_slice(), 1),
+            (b"\x1f\x8b\x08", 2),
+            (b"\x1f", 1),
+            (b"{\"resourceLogs\":[", 15),
+            (b" {\n \"resourceSp", 15),
+            (b"{}", 2),
+            (b"{ \"secret\":1}", 0),
+            (b"{ }secret", 0),
+            (b"secret", 0),
+            (b"", 0),
+        ] {
+            assert_eq!(marker(body), kept, "{}", body.escape_ascii());
+        }
     }
 
     proptest::proptest! {

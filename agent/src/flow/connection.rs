@@ -81,6 +81,8 @@ pub struct Connection {
     next: [u64; 2],
     state: State,
     searched: u32,
+    /// The programs look no more at requests: they began with what is no HTTP.
+    ignored: bool,
     told: Told,
 }
 
@@ -203,6 +205,7 @@ impl Connection {
             next: [0; 2],
             state: State::New,
             searched: 0,
+            ignored: false,
             told: Told::default(),
         }
     }
@@ -369,6 +372,7 @@ impl Connection {
                 ..Fed::default()
             };
         }
+        self.ignored |= segment.header.flags & SEGMENT_NOT_HTTP != 0;
         if way == Direction::Write && segment.call_bytes > MAY_BLOCK_BYTES {
             self.long_write = (segment.end.saturating_sub(segment.call_bytes as u64), segment.end);
         }
@@ -521,13 +525,15 @@ impl Connection {
                 next: self.reached(way),
                 ahead: http.ahead(half),
                 responses: half == Half::Response,
+                doubted: http.is_doubted(half),
             }
         });
         let way = direction(segment);
-        let older = self.described.is_some_and(|open| !open.from_birth);
-        // The programs look no more at what a server of HTTP refused.
-        let refused = self.half(way) == Half::Response && http.is_doubted();
-        self.told.hints(known, way, segment.until, older || refused)
+        let is_old = self.described.is_some_and(|open| !open.from_birth) && self.told.epoch() == 0;
+        // What followed an opening that a server refused has passed without a record.
+        let is_refused = self.ignored && self.half(way) == Half::Response && !http.awaits_refusal();
+        self.ignored &= !is_refused;
+        self.told.hints(known, way, segment.until, is_old || is_refused)
     }
 
     /// Whether what is no HTTP may be a request that a server of HTTP refuses: its answer tells.

@@ -4,10 +4,10 @@ use agent_ebpf::abi::{Direction, Hint, IGNORED, Mode, WayState};
 
 use crate::proto::http1::Ahead;
 
-/// The hints for a connection of which no more is to be told. Their epoch is later than any that a connection reaches.
+/// The hints for a connection of which no more is to be told.
 pub const IGNORE: [Hint; 2] = [Hint {
     until: IGNORED,
-    state: WayState::new(Mode::Ignored, false).with_epoch(u32::MAX),
+    state: WayState::new(Mode::Ignored, false).with_epoch(WayState::GIVEN_UP),
 }; 2];
 
 /// What was told of a connection, and when.
@@ -31,11 +31,15 @@ pub struct Known {
     pub ahead: Ahead,
     /// Whether it carries responses.
     pub responses: bool,
+    /// Whether Core believes no boundary of it, and so none that the programs claim.
+    pub doubted: bool,
 }
 
 impl Known {
     fn hint(self, epoch: u32) -> Hint {
-        let Self { next, ahead, responses } = self;
+        let Self {
+            next, ahead, responses, ..
+        } = self;
         // Exchanges count modulo 2¹⁶ in the programs.
         let number = ahead.exchange as u16;
         Hint {
@@ -54,13 +58,14 @@ impl Known {
 
 impl Told {
     /// How many times hints were told.
-    fn epoch(self) -> u32 {
+    pub fn epoch(self) -> u32 {
         self.epoch
     }
 
     /// The hints that the programs need, if they do, behind a call in the direction `way`. `claim` is what its last record
-    /// says ([`Segment::until`](agent_ebpf::abi::Segment::until)). `older`: the connection is older than the agent.
-    pub fn hints(&mut self, known: [Known; 2], way: Direction, claim: u64, older: bool) -> Option<[Hint; 2]> {
+    /// says ([`Segment::until`](agent_ebpf::abi::Segment::until)). `unheard`: the programs copy nothing, or guess, until Core
+    /// has spoken.
+    pub fn hints(&mut self, known: [Known; 2], way: Direction, claim: u64, unheard: bool) -> Option<[Hint; 2]> {
         let [read, written] = known;
         let here = if way == Direction::Read { read } else { written };
         let told = self.until;
@@ -68,16 +73,15 @@ impl Told {
         // They would report what is body.
         let can_skip = until > here.next && until != claim && until != told;
         // They would pass over more than is body.
-        let is_known = here.ahead.mode != Mode::Unknown || until > 0;
+        let is_known = here.ahead.mode != Mode::Unknown || until > 0 || here.doubted;
         let is_wrong = is_known && claim > until.max(here.next);
         // They do not know that a message begins now.
         let is_lost = claim == 0 && read.is_at_boundary() && written.is_at_boundary();
-        let is_new = older && self.epoch() == 0;
-        if !(can_skip || is_wrong || is_lost || is_new) {
+        if !(can_skip || is_wrong || is_lost || unheard) {
             return None;
         }
         // 0 is no epoch, and the last one is that of `IGNORE`.
-        self.epoch = self.epoch % (u32::MAX - 1) + 1;
+        self.epoch = self.epoch % (WayState::GIVEN_UP - 1) + 1;
         self.until = until;
         Some(known.map(|known| known.hint(self.epoch())))
     }
@@ -98,6 +102,7 @@ mod tests {
                 exchange: 65_536 + 7,
             },
             responses: true,
+            doubted: false,
         }
     }
 
@@ -129,11 +134,18 @@ mod tests {
         assert_eq!(hints(told, known(100, 300, Mode::Chunk), 301), Some([300, 10]));
         // Core does not know better.
         assert_eq!(hints(told, known(100, 0, Mode::Unknown), 1 << 50), None);
+        // Core believes no boundary, the programs do.
+        let doubted = Known {
+            doubted: true,
+            ..known(100, 0, Mode::Unknown)
+        };
+        assert_eq!(hints(told, doubted, 1 << 50), Some([100, 10]));
+        assert_eq!(hints(told, doubted, 100), None);
         assert_eq!(
             hints(told, known(100, UNTIL_CLOSE, Mode::Close), 0),
             Some([UNTIL_CLOSE, 10])
         );
-        assert_eq!(told.epoch(), 5);
+        assert_eq!(told.epoch(), 6);
     }
 
     #[test]

@@ -222,3 +222,63 @@ fn nginx_on_connections_that_are_older_than_the_agent() {
         "{tree:#?}"
     );
 }
+
+#[test]
+fn nginx_that_delays_requests_calls_in_later_turns() {
+    // limit_req: both requests are read, and their calls come when timers are over.
+    let mut world = two_services(Runtime::Nginx);
+    let mut known = world.server(10);
+    world.feed(known.reads(10, &get("/known")));
+    world.feed(known.writes(10, OK));
+    assert_eq!(world.spans().len(), 1);
+    world.pass(61 * SECOND);
+    let (mut one, mut two) = (world.server(10), world.server(10));
+    let (mut first, mut second) = (world.kept(10, 10), world.kept(10, 10));
+    world.feed(one.reads(10, &get("/a")).waited());
+    world.feed(two.reads(10, &get("/a")).waited());
+    for (call, front) in [(&mut first, &mut one), (&mut second, &mut two)] {
+        world.feed(call.writes(10, &get("/a")).waited());
+        world.feed(call.reads(10, OK).waited());
+        world.feed(front.writes(10, OK));
+    }
+    let tree = world.tree();
+    // Whose the first one is, nobody knows; the second one is the only request that is left.
+    assert_eq!(
+        tree.iter()
+            .filter(|line| line.ends_with("client GET /a <- root"))
+            .count(),
+        1,
+        "{tree:?}"
+    );
+    // A delayed request that is alone has its call.
+    let (mut front, mut call) = (world.server(10), world.kept(10, 10));
+    world.feed(front.reads(10, &get("/a")).waited());
+    world.feed(call.writes(10, &get("/a")).waited());
+    world.feed(call.reads(10, OK).waited());
+    world.feed(front.writes(10, OK));
+    assert_eq!(
+        world.tree(),
+        [
+            "front client GET /a <- front server GET /a (thread)",
+            "front server GET /a <- root"
+        ]
+    );
+}
+
+#[test]
+fn a_header_that_nginx_passes_on_overrules_the_turn() {
+    let mut world = two_services(Runtime::Nginx);
+    let (mut one, mut two) = (world.server(10), world.server(10));
+    let mut call = world.kept(10, 10);
+    let other = TRACEPARENT.replace("00f067aa0ba902b7", "00f067aa0ba902b8");
+    world.feed(one.reads(10, &get_with("/a", TRACEPARENT)));
+    world.feed(two.reads(10, &get_with("/a", &other)));
+    world.feed(call.writes(10, &get_with("/a", TRACEPARENT)));
+    world.feed(call.reads(10, OK));
+    world.feed(one.writes(10, OK));
+    let spans = world.spans();
+    let of = |kind| spans.iter().find(|span| span.kind == kind).unwrap();
+    assert_eq!(spans.len(), 2, "{spans:?}");
+    let parent = of(SpanKind::Client).parent.map(|(parent, _)| parent);
+    assert_eq!(parent, Some(of(SpanKind::Server).span_id), "{spans:?}");
+}

@@ -39,12 +39,21 @@ impl Http1 {
                 mode: Mode::Ignored,
                 exchange: 0,
             },
-            Following::Searching => Ahead::UNKNOWN,
-            Following::Following if self.is_doubted() || self.holds(half) => Ahead::UNKNOWN,
+            Following::Searching => self.unknown(),
+            Following::Following if self.is_doubted(half) || self.holds(half) => self.unknown(),
             Following::Following => match half {
                 Half::Request => self.request_ahead(),
                 Half::Response => self.response_ahead(),
             },
+        }
+    }
+
+    /// Nothing is known. Requests have a number all the same: the programs frame no response by one that they have not seen
+    /// since.
+    fn unknown(&self) -> Ahead {
+        Ahead {
+            exchange: self.next_exchange(),
+            ..Ahead::UNKNOWN
         }
     }
 
@@ -57,7 +66,7 @@ impl Http1 {
                 mode: Mode::Head,
                 exchange,
             },
-            None => Ahead::UNKNOWN,
+            None => self.unknown(),
         }
     }
 
@@ -68,7 +77,7 @@ impl Http1 {
             // Of requests that wait behind this one, the programs are not told the methods.
             Some((until, Mode::Head | Mode::Chunk)) if pending != 1 => Ahead {
                 until,
-                ..Ahead::UNKNOWN
+                ..self.unknown()
             },
             Some((until, mode)) => Ahead {
                 until,
@@ -80,7 +89,7 @@ impl Http1 {
                 mode: Mode::Head,
                 exchange: next,
             },
-            None => Ahead::UNKNOWN,
+            None => self.unknown(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use agent_ebpf::classify::Looks;
 use smallvec::SmallVec;
 
-use super::doubt::Doubt;
+use super::doubt::{Doubt, Watch};
 use super::framing::{Method, request_body, response_body};
 use super::held::Held;
 use super::proxy::{ProxyHeader, Taken};
@@ -223,9 +223,12 @@ impl Http1 {
         matches!(self.doubt.as_deref(), Some(Doubt::Refused(_)))
     }
 
-    /// Whether no boundary is believed: of one of the two halves peers have two opinions.
-    pub(crate) fn is_doubted(&self) -> bool {
-        self.doubt.is_some() || self.stray.is_some()
+    /// Whether no boundary of a half is believed: peers have two opinions on it.
+    pub(crate) fn is_doubted(&self, half: Half) -> bool {
+        match (half, self.doubt.as_deref()) {
+            (Half::Request, doubt) => matches!(doubt, Some(Doubt::Request(_) | Doubt::Refused(_))),
+            (Half::Response, doubt) => self.stray.is_some() || matches!(doubt, Some(Doubt::Response(_))),
+        }
     }
 
     /// The number of the request whose head comes next.
@@ -321,7 +324,7 @@ impl Http1 {
                     body_bytes,
                 });
                 if bare_lf {
-                    self.doubt_request(Cause::Doubtful, piece.stamp, out);
+                    self.doubt_request(Cause::Doubtful, Watch::default(), piece.stamp, out);
                 }
             }
             return Ok(Step::Taken);
@@ -355,10 +358,10 @@ impl Http1 {
             if self.pending.len() >= MAX_PENDING {
                 return Err(Cause::TooManyPending);
             }
-            let (complete, framing) = (found.complete, found.framing);
+            let (complete, framing, watch) = (found.complete, found.framing, Watch::behind(&found));
             let exchange = self.begin_exchange(found, out);
             if let Some(cause) = framing.doubt {
-                self.doubt_request(cause, complete, out);
+                self.doubt_request(cause, watch, complete, out);
             } else if !self.request.begin_body(request_body(framing)) {
                 out.push(Event::RequestEnd {
                     exchange,

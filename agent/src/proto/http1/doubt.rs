@@ -49,16 +49,41 @@ pub(super) struct Refused {
 /// Looks for what may be another request among bytes that are passed over.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Watch {
+    /// The rest of a head that was too large passes: up to its empty line nothing is another request.
+    in_head: bool,
+    /// In such a head: nothing of the line has passed but its begin.
+    at_line: bool,
+    /// Bytes of the body behind such a head, which it announces.
+    body_left: u64,
     /// Bytes of [`VERSION`] at the end of what passed.
     matched: usize,
     met: bool,
 }
 
 impl Watch {
+    /// Looks behind a request whose end is in doubt. Where only its head was too large to be read, what its sender wrote into
+    /// the rest of it, or into its body, is no other request.
+    pub fn behind(found: &Found<RequestHead>) -> Self {
+        let is_cut = found.framing.doubt == Some(Cause::HeadTooLarge);
+        Self {
+            in_head: is_cut,
+            body_left: found.head.content_length.filter(|_| is_cut).unwrap_or_default(),
+            ..Self::default()
+        }
+    }
+
     pub fn pass(&mut self, data: Data<'_>) {
         match data {
-            Data::Gap(_) => self.met = true,
+            Data::Gap(_) if self.in_head => {}
+            Data::Gap(length) => {
+                self.met |= length > self.body_left;
+                self.body_left = self.body_left.saturating_sub(length);
+            }
             Data::Bytes(bytes) => {
+                let bytes = self.behind_head(bytes);
+                let body = self.body_left.min(bytes.len() as u64);
+                self.body_left -= body;
+                let bytes = bytes.get(body as usize..).unwrap_or_default();
                 for byte in bytes {
                     if VERSION.get(self.matched) != Some(byte) {
                         // No second `H` is in it.
@@ -72,6 +97,25 @@ impl Watch {
                 }
             }
         }
+    }
+
+    /// Passes over the rest of a head. What lies behind it.
+    fn behind_head<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        if !self.in_head {
+            return bytes;
+        }
+        for (index, byte) in bytes.iter().enumerate() {
+            match byte {
+                b'\n' if self.at_line => {
+                    self.in_head = false;
+                    return bytes.get(index + 1..).unwrap_or_default();
+                }
+                b'\n' => self.at_line = true,
+                b'\r' => {}
+                _ => self.at_line = false,
+            }
+        }
+        &[]
     }
 
     /// Whether another request may have passed.
@@ -93,12 +137,12 @@ impl Http1 {
     }
 
     /// The last request's end is in doubt.
-    pub(super) fn doubt_request(&mut self, cause: Cause, stamp: Stamp, out: &mut Vec<Event>) {
+    pub(super) fn doubt_request(&mut self, cause: Cause, watch: Watch, stamp: Stamp, out: &mut Vec<Event>) {
         out.push(Event::Lost {
             exchange: self.next_exchange,
             cause,
         });
-        self.doubt = Some(Box::new(Doubt::Request(Watch::default())));
+        self.doubt = Some(Box::new(Doubt::Request(watch)));
         if !self.awaits_response() {
             self.look_again(stamp);
         }
@@ -257,7 +301,7 @@ impl Http1 {
             Ok(found) => {
                 let (complete, cause) = (found.complete, Cause::Malformed);
                 self.begin_exchange(found, out);
-                self.doubt_request(cause, complete, out);
+                self.doubt_request(cause, Watch::default(), complete, out);
             }
             Err((first, last, offset)) => {
                 out.push(Event::Lost {

@@ -21,6 +21,12 @@ const FRAMING_NAME_BYTES: usize = b"content-length".len() - 1;
 /// Headers of one head for which there is room without memory of their own.
 const USUAL_KEPT: usize = 8;
 
+/// Most headers of one head that are kept. Of more, the first ones are.
+const MAX_KEPT: usize = 64;
+
+/// Longest value that is kept, in bytes; of a longer one the begin is. Attributes are shorter.
+const MAX_VALUE_BYTES: usize = 8 * 1024;
+
 /// The header lines of a head, as far as they are there.
 #[derive(Debug)]
 pub(super) struct Fields<'a> {
@@ -125,8 +131,11 @@ impl<'a> Fields<'a> {
 
     /// The headers of interest, in the order received. Where a value was folded is one blank (RFC 9112 section 5.2).
     pub fn kept(&self) -> Vec<(Header, Box<[u8]>)> {
-        let value = |from, to| self.bytes.get(from..to).unwrap_or_default();
-        let kept = self.kept.iter();
+        let value = |from: usize, to: usize| {
+            let to = to.min(from + MAX_VALUE_BYTES);
+            self.bytes.get(from..to).unwrap_or_default()
+        };
+        let kept = self.kept.iter().take(MAX_KEPT);
         kept.map(|&(header, from, to)| (header, unfolded(value(from, to))))
             .collect()
     }

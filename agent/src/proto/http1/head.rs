@@ -9,6 +9,9 @@ use super::{
 /// Longest head that is followed.
 pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
 
+/// Longest method or target that is kept whole. Attributes are shorter.
+const MAX_WORD_BYTES: usize = 8 * 1024;
+
 /// A head that can be parsed from bytes: a request's or a response's.
 pub(super) trait Head: Sized {
     /// Parses a head at the start of `bytes`. No empty line may come first.
@@ -126,12 +129,17 @@ impl Framing {
 
 fn request_head(line: RequestLine<'_>, fields: &Fields<'_>) -> RequestHead {
     RequestHead {
-        method: line.method.into(),
-        target: line.target.into(),
+        method: kept(line.method),
+        target: kept(line.target),
         minor_version: line.minor_version,
         content_length: fields.content_length(),
         headers: fields.kept(),
     }
+}
+
+/// The begin of a method or a target, as much of it as is kept.
+fn kept(word: &[u8]) -> Box<[u8]> {
+    word.get(..MAX_WORD_BYTES).unwrap_or(word).into()
 }
 
 fn response_head(line: StatusLine, fields: &Fields<'_>) -> ResponseHead {

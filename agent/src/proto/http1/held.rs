@@ -80,7 +80,8 @@ impl Http1 {
                     self.become_opaque(Cause::NotHttp, name, out);
                 } else if !is_response && !self.awaits_response() {
                     self.pass_stray(config, piece.stamp, out);
-                } else if full || self.at_server && !self.request.in_head() && self.held_request.is_empty() {
+                } else if full || self.at_server && self.held_response.begins_with_timeout() && !self.request.in_head()
+                {
                     self.lose(Cause::Unsolicited, piece.stamp, out);
                 } else if self.request_ended {
                     self.answer_nothing(piece.stamp, config, out);
@@ -145,6 +146,16 @@ impl Held {
         let pieces = self.0.get_or_insert_default();
         pieces.bytes += held.captured();
         pieces.queue.push_front(held);
+    }
+
+    /// Whether a server says that no request came in time (408, RFC 9110 section 15.5.9): the next request has an answer of
+    /// its own.
+    fn begins_with_timeout(&self) -> bool {
+        let first = self.0.as_ref().and_then(|pieces| pieces.queue.front());
+        first.is_some_and(|piece| match &piece.data {
+            HeldData::Bytes(bytes) => bytes.starts_with(b"HTTP/1.") && bytes.get(8..13) == Some(b" 408 "),
+            HeldData::Gap(_) => false,
+        })
     }
 
     /// The first captured bytes, up to a gap: how many they are, at most 8, and which.

@@ -88,7 +88,7 @@ impl Http1 {
                     // The rest of a body and the method behind it look like a method, but not like a known one.
                     Ok(Some(found)) if *calls && !is_known(&found.head.method) => self.give_up(),
                     Ok(Some(found)) if found.framing.doubt.is_some() => {
-                        let watch = Watch::default();
+                        let watch = Watch::behind(&found);
                         self.search.candidate = Some(Box::new(Candidate::Doubtful { found, watch }));
                     }
                     Ok(Some(found)) => {
@@ -143,9 +143,9 @@ impl Http1 {
         match self.response.head::<ResponseHead>(config, &mut piece) {
             Ok(None) => {}
             Ok(Some(response)) => {
-                let (found, end) = match self.search.candidate.take().map(|candidate| *candidate) {
-                    Some(Candidate::Whole { found, end }) => (found, end),
-                    Some(Candidate::Doubtful { found, .. }) => (found, None),
+                let (found, end, watch) = match self.search.candidate.take().map(|candidate| *candidate) {
+                    Some(Candidate::Whole { found, end }) => (found, end, Watch::default()),
+                    Some(Candidate::Doubtful { found, watch }) => (found, None, watch),
                     Some(Candidate::Head { .. }) | None => return,
                 };
                 self.mode = Mode::Following;
@@ -161,7 +161,7 @@ impl Http1 {
                     doubt = bare_lf.then_some(Cause::Doubtful);
                 }
                 if let Some(cause) = doubt {
-                    self.doubt_request(cause, complete, out);
+                    self.doubt_request(cause, watch, complete, out);
                 }
                 self.respond(response, out);
                 self.follow(config, Half::Response, piece, false, out);

@@ -7,11 +7,9 @@
 //! Several blanks count as one, also behind the version. In a target any byte may stand but white space and NUL, in a reason
 //! phrase any but NUL and a bare CR. Each `HTTP/1.x` with x > 0 is read as HTTP/1.1 (RFC 9110 section 2.5).
 
-use agent_ebpf::classify::is_token;
-
 use super::{
     Cause,
-    line::{Line, Lines, trim_blanks},
+    line::{Line, Lines, is_name, trim_blanks},
 };
 
 /// What the versions that are followed begin with.
@@ -51,7 +49,7 @@ pub(super) fn request_line(bytes: &[u8]) -> StartLine<RequestLine<'_>> {
     let text = whole.map_or(bytes, |line| line.text);
     let mut words = text.splitn(3, |byte| *byte == b' ');
     let (method, rest) = (words.next().unwrap_or_default(), words.nth(1));
-    if method.is_empty() || !method.iter().all(|byte| is_token(*byte)) {
+    if !is_name(method) {
         return StartLine::Failed(Cause::NotHttp);
     }
     let version = trim_blanks(rest.unwrap_or_default());

@@ -6,8 +6,8 @@ use super::{Cause, Config};
 use crate::event::Stamp;
 use crate::proto::Data;
 
-/// A head that is not longer than this is looked at again with each piece that comes, a longer one at line ends only:
-/// what is no HTTP is recognised at once, and a long head in small pieces costs no square.
+/// A head that is not longer than this is looked at again with each piece that comes; a longer one when its first line ends,
+/// and at empty lines. So what is no HTTP is recognised at once, and a long head in small pieces costs no square.
 const EAGER_BYTES: usize = 64;
 
 /// A stretch of a half's stream that one call of feed brought, or what is left of it.
@@ -173,7 +173,7 @@ impl Stream {
                 partial.bytes.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
                 partial.last = piece.stamp;
                 let length = partial.bytes.len();
-                if length > EAGER_BYTES && length <= MAX_HEAD_BYTES && !bytes.contains(&b'\n') {
+                if length > EAGER_BYTES && length <= MAX_HEAD_BYTES && !is_worth(&partial.bytes, before) {
                     piece.skip(u64::MAX);
                     return Ok(None);
                 }
@@ -328,4 +328,19 @@ impl Body {
     pub fn chunked() -> Self {
         Body::Chunked(Chunked::new())
     }
+}
+
+/// Whether a head's first line, or with an empty line the head, may end in the bytes from `before` on.
+fn is_worth(bytes: &[u8], before: usize) -> bool {
+    let (known, new) = bytes.split_at_checked(before).unwrap_or_default();
+    if memchr::memchr(b'\n', new).is_none() {
+        return false;
+    }
+    if memchr::memchr(b'\n', known).is_none() {
+        return true;
+    }
+    // A part of the empty line may have come before.
+    let bytes = bytes.get(before.saturating_sub(2)..).unwrap_or_default();
+    let mut line_ends = memchr::memchr_iter(b'\n', bytes);
+    line_ends.any(|end| matches!(bytes.get(end + 1..), Some([b'\n', ..] | [b'\r', b'\n', ..])))
 }

@@ -15,6 +15,7 @@ use super::{
     standin::Key,
 };
 use crate::{
+    core::telemetry,
     event::direction,
     proto::http1::{Follow, Method, follow_request, follow_response},
 };
@@ -183,6 +184,8 @@ impl Connection {
 
     fn bytes(&mut self, way: Direction, bytes: &mut [u8], key: &Key, named: &Named) {
         let mut rest = bytes;
+        // A body begins with the next byte of it.
+        let mut begins = false;
         while !rest.is_empty() {
             let taken = match &mut self.halves[way as usize] {
                 Half::Lost | Half::Behind(Follow::UntilClose | Follow::Opaque) => {
@@ -195,7 +198,7 @@ impl Connection {
                 }
                 Half::Behind(Follow::Length(left)) => {
                     let taken = (*left).min(rest.len() as u64) as usize;
-                    rest[..taken].fill(FILL);
+                    fill(&mut rest[..taken], std::mem::take(&mut begins));
                     *left -= taken as u64;
                     if *left == 0 {
                         self.halves[way as usize] = Half::Behind(Follow::Head);
@@ -205,7 +208,7 @@ impl Connection {
                 Half::Behind(Follow::Chunked(chunked)) => {
                     let data = chunked.left_of_chunk().min(rest.len() as u64) as usize;
                     if data > 0 {
-                        rest[..data].fill(FILL);
+                        fill(&mut rest[..data], std::mem::take(&mut begins));
                         chunked.pass_data(data as u64);
                         data
                     } else {
@@ -228,6 +231,7 @@ impl Connection {
                     if ends {
                         let raw = head.raw().to_vec();
                         self.head_ends(way, &raw);
+                        begins = self.is_request(way);
                     } else if head.raw().len() > MAX_HEAD_BYTES {
                         self.lose();
                     }
@@ -262,6 +266,12 @@ impl Connection {
             self.halves[way as usize] = Half::Behind(follow);
         }
     }
+}
+
+/// Replaces bytes of a body. Where one of a request begins, what shows it to be OTLP's stays: such requests give no spans.
+fn fill(bytes: &mut [u8], begins: bool) {
+    let kept = if begins { telemetry::marker(bytes) } else { 0 };
+    bytes[kept..].fill(FILL);
 }
 
 fn first_bytes(bytes: &[u8]) -> ([u8; 8], usize) {

@@ -52,7 +52,7 @@ const WORDS: &[&[u8]] = &[
     b"100-continue",
 ];
 /// Media types that decide something: telemetry's.
-const MEDIA_TYPES: &[&[u8]] = &[b"application", b"x-protobuf", b"json"];
+const MEDIA_TYPES: &[&[u8]] = &[b"application/x-protobuf", b"application/json"];
 /// How Spoor's own exports begin: they give no spans.
 const AGENTS: &[&[u8]] = &[b"spoor/"];
 /// Parameters of `Forwarded`.

@@ -436,6 +436,28 @@ proptest! {
 }
 
 #[test]
+fn telemetry_of_others_gives_no_spans_when_it_is_replayed() {
+    let mut tape = Tape::default();
+    tape.open(1, Role::Client);
+    for (content_type, body) in [
+        ("application/x-protobuf", "\x0a\x07S3CR3T!"),
+        ("application/json", "{\"resourceSpans\":[\"S3CR3T!\"]}"),
+        ("application/json", "{\"S3CR3T!\":1}"),
+    ] {
+        let length = body.len();
+        let export = format!(
+            "POST /v1/traces HTTP/1.1\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        tape.moves(1, Direction::Write, export.as_bytes(), usize::MAX);
+        let done = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        tape.moves(1, Direction::Read, done.as_bytes(), usize::MAX);
+    }
+    let [plain, redacted] = [false, true].map(|redacted| write(&tape.frames(), redacted));
+    assert_eq!((spans(&plain).len(), spans(&redacted).len()), (1, 1));
+    assert!(!redacted.windows(6).any(|window| window == b"S3CR3T"));
+}
+
+#[test]
 fn a_record_that_is_none_leaves_nothing() {
     let mut redactor = Redactor::default();
     let record = [0xee; 64];

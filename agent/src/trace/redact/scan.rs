@@ -110,9 +110,15 @@ fn unit(bytes: &[u8], at: usize) -> Option<Unit> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Authority {
     None,
-    Colon,
-    Slash,
-    /// In an authority that begins at `at`; its slashes were percent-encoded or not.
+    /// Behind the colon, percent-encoded or not.
+    Colon {
+        encoded: bool,
+    },
+    /// Behind the first slash; the colon or it was percent-encoded, or neither.
+    Slash {
+        encoded: bool,
+    },
+    /// In an authority that begins at `at`; something in front of it was percent-encoded, or nothing.
     Open {
         at: usize,
         encoded: bool,
@@ -122,9 +128,14 @@ enum Authority {
 impl Authority {
     fn next(self, byte: u8, encoded: bool, end: usize) -> Self {
         match (self, byte) {
-            (_, b':') => Self::Colon,
-            (Self::Colon, b'/') => Self::Slash,
-            (Self::Slash, b'/') => Self::Open { at: end, encoded },
+            (_, b':') => Self::Colon { encoded },
+            (Self::Colon { encoded: before }, b'/') => Self::Slash {
+                encoded: before || encoded,
+            },
+            (Self::Slash { encoded: before }, b'/') => Self::Open {
+                at: end,
+                encoded: before || encoded,
+            },
             _ => Self::None,
         }
     }

@@ -97,6 +97,10 @@ fn urls() {
         ("https://@p@h/", "https://REDACTED:REDACTED@h/"),
         ("https://@h/", "https://@h/"),
         (
+            "/a?next=https%3A//user%3Apass%40host/x",
+            "/a?next=https%3A//REDACTED:REDACTED%40host/x",
+        ),
+        (
             "http://u:p@host?token=1",
             "http://REDACTED:REDACTED@host?token=REDACTED",
         ),

@@ -15,8 +15,13 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use features::Report;
+use spoor::process::reader;
 
 fn main() -> ExitCode {
+    // The agent of `withheld` starts its readers from the program that it is in.
+    if reader::is_reader() {
+        return reader::serve();
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words.as_slice() {

@@ -106,7 +106,15 @@ pub fn agent(kind: &str, name: &str, file: &str, selection: &[&str]) -> Result<(
         _ => bail!("no such kind: {kind}"),
     };
     let output = format!("otlp-json={file}");
-    let words = ["spoor", "run", "--metrics-listen", "off", "--output", &output];
+    let words = [
+        "spoor",
+        "run",
+        "--capture-body-sizes",
+        "--metrics-listen",
+        "off",
+        "--output",
+        &output,
+    ];
     let words = words.iter().chain(selection).map(OsString::from);
     let invocation = Invocation::new(words, |name| std::env::var_os(name))?;
     let config::Command::Run(settings) = invocation.command else {

@@ -481,3 +481,25 @@ fn a_body_that_should_not_be_there_ends_nothing() {
         ("0 got 0", &["1 lost Unsolicited".to_owned()][..])
     );
 }
+
+#[test]
+fn bytes_of_a_head_that_is_too_large_are_no_other_request() {
+    let filler = "x".repeat(70_000);
+    let large =
+        format!("GET /large HTTP/1.1\r\nContent-Length: 20\r\nX: {filler} HTTP/1.1\r\n\r\nGET / HTTP/1.1 is it\r\n");
+    for in_pieces in [false, true] {
+        let mut talk = Talk::new(true);
+        talk.call(Q, GET).call(R, OK);
+        if in_pieces {
+            large.as_bytes().chunks(4096).for_each(|piece| {
+                talk.call(Q, piece);
+            });
+        } else {
+            talk.call(Q, &large);
+        }
+        // At once, on a connection that is never silent.
+        talk.call(R, OK).call(Q, GET).call(R, OK);
+        let story = talk.story();
+        assert!(story.last().is_some_and(|last| last.starts_with("2 got")), "{story:?}");
+    }
+}
