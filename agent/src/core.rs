@@ -55,7 +55,7 @@ pub struct Counters {
     pub malformed_records: u64,
     /// Exchanges that were under way when bytes were lost, or when the agent came.
     pub missed: u64,
-    /// Of these, because bytes were not captured.
+    /// Times that exchanges were given up because bytes that frame a message were not captured.
     pub missed_gap: u64,
     /// First lines of messages, or chunks, that cannot be read.
     pub malformed: u64,
@@ -69,7 +69,7 @@ pub struct Counters {
     pub too_many_pending: u64,
     /// `traceparent` or `tracestate` headers that are not valid.
     pub invalid_trace_context: u64,
-    /// Requests to OTLP paths, and the agent's own.
+    /// OTLP requests, told by path, content type and body, and the agent's own exports.
     pub telemetry_ignored: u64,
     /// Exchanges that a rule of `--ignore` names.
     pub ignored: u64,
@@ -93,7 +93,7 @@ pub struct Counters {
     pub left_out: u64,
     /// Exchanges that became spans.
     pub spans: u64,
-    /// Spans that are named by their method alone: their service has too many different paths.
+    /// Spans that are named by their method alone: their service has too many different paths, or the path is too long.
     pub names_overflowed: u64,
 }
 
@@ -391,7 +391,7 @@ impl Core {
         busy_until_ns.is_some_and(|until_ns| now_ns < until_ns)
     }
 
-    /// A process that begins, of which whoever feeds Core asks, without being told to.
+    /// Registers a process that was seen from birth. Its facts have been asked for already.
     fn told_elsewhere(&mut self, tgid: u32, now_ns: u64) -> &mut Process {
         let process = self.processes.entry(tgid).or_default();
         process.asked = true;

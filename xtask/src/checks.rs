@@ -34,7 +34,8 @@ impl Tally {
     }
 }
 
-/// All steps; `filter` narrows the end-to-end tests to those of a file, or whose name contains it, and shows what they print. The fuzz targets run for `fuzz_minutes` each.
+/// Runs all steps. `filter` narrows the end-to-end tests to those of a file, or whose name contains it, and shows their
+/// output. Each fuzz target runs for `fuzz_minutes`.
 pub fn all(filter: Option<&str>, fuzz_minutes: f64) -> Result<()> {
     tallied(|tally| {
         lints()?;

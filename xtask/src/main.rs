@@ -50,7 +50,7 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
-    /// Run formatting, lints, docs, unit, property and golden tests, the fuzz targets, and end-to-end tests
+    /// Run formatting, lints, docs, unit, property and golden tests, the fuzz targets, end-to-end tests, the oldest kernel, and a bare system
     Test {
         /// Leave out the end-to-end tests, which need root and the services
         #[arg(long)]

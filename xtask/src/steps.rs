@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 
-/// What a step does; its output belongs into the log, whose path it gets.
+/// The work of a step. It writes its output to the log at the given path.
 pub type Work<'a> = Box<dyn FnOnce(&Path) -> Result<()> + Send + 'a>;
 
 /// A step, and which steps must be done before it begins.

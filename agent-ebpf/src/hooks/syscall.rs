@@ -1,5 +1,5 @@
-//! The system calls by which stream sockets move bytes, and those that wait for them. One program a call, on its exit: there the bytes are known, the
-//! arguments are still in the saved registers, and the user's pages have just been touched.
+//! The system calls by which stream sockets move bytes, and those that wait for them. One program a call, on its exit:
+//! there the bytes are known, the arguments are still in the saved registers, and the user's pages have just been touched.
 
 use agent_ebpf::abi::Direction;
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::tracepoint, programs::TracePointContext};

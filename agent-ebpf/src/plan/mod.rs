@@ -1,4 +1,4 @@
-//! Which bytes of a call are wanted, and what comes next in its direction: pure, and the same in the kernel and in tests.
+//! The plan of a call: the bytes that become records, and the next boundary of its direction. Pure; tests run the same code.
 //!
 //! ```text
 //! hook ─► locate: which connection, from which stream offset ─► adopt Core's hint ─► Call::report ─► copy ─► submit

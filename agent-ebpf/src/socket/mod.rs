@@ -1,4 +1,4 @@
-//! Which connection: the kernel's socket, its name, and how far its two streams have come.
+//! Connections: the kernel's socket, its name, and the positions of its two streams.
 //!
 //! [`descriptor`] walks from a file descriptor to a socket, [`describe`] tells Core of a connection, [`place`] finds where
 //! the bytes of a call lie in the stream, [`ends`] tells how far the streams have come when they end.

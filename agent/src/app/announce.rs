@@ -24,7 +24,7 @@ pub fn announce(settings: &TraceSettings, verb: &str, desk: Arc<Desk>, waker: Wa
     let others = neighbours.others();
     for other in &others {
         tracing::warn!(
-            "another spoor runs on this host: process {}, which {}; what both trace has two spans",
+            "another spoor runs on this host: process {}, which {}; processes traced by both are reported twice",
             other.pid,
             other.doing
         );

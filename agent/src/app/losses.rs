@@ -88,7 +88,7 @@ impl Bound {
     fn over(&self, Past { count, lasted }: Past) -> String {
         let Self { what, why, .. } = self;
         format!(
-            "that is over: {count} {what} were lost within {:.1} s, while {why}",
+            "{what} are no longer lost: {count} were lost within {:.1} s ({why})",
             lasted.as_secs_f64()
         )
     }
@@ -123,7 +123,7 @@ mod tests {
                 ),
                 (
                     20 + QUIET.as_secs(),
-                    "that is over: 50 records of the kernel side were lost within 9.0 s, while the ring buffer is full".to_owned()
+                    "records of the kernel side are no longer lost: 50 were lost within 9.0 s (the ring buffer is full)".to_owned()
                 ),
             ]
         );

@@ -12,7 +12,7 @@ use crate::{
 /// Most calls that are remembered.
 const MOST: usize = 4096;
 
-/// What a server needs of a call.
+/// The parts of a call that its server's span needs.
 #[derive(Debug)]
 struct Call {
     tgid: u32,

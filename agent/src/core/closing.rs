@@ -1,4 +1,4 @@
-//! Connections that are over for TCP, and whose process may still be told to move bytes.
+//! Connections that TCP has closed, and on which calls of their process may still be reported.
 //!
 //! - On loopback the reset that answers a write comes in an interrupt inside of it: the end of the connection is told
 //!   before the write returns and tells its bytes.
@@ -15,13 +15,13 @@ use smallvec::SmallVec;
 use super::Core;
 use crate::hash::FastMap;
 
-/// A system call that is told of this long after the end was under way when it came.
+/// Longest time from a connection's end to the record of a call that was under way at that end.
 const GRACE_NS: u64 = 50_000_000;
 
 /// Most connections that wait: those above take effect at once, the oldest first.
 const MOST: usize = 16_384;
 
-/// Later names of one socket that are known: as many as its threads that are in a call at once. The oldest is forgotten.
+/// Most later names of one socket: one for each thread that is in a call on it. The oldest is forgotten.
 const NAMES: usize = 8;
 
 /// A connection that is over, and what may still be told of it.

@@ -46,7 +46,7 @@ impl Core {
             self.http(segment.conn, event);
         }
         self.events = events;
-        // What the other half asked gets no answer that can be read.
+        // The peer does not speak HTTP/1: the requests so far are missed.
         if segment.header.flags & SEGMENT_NOT_HTTP != 0
             && fed.opaque.is_some()
             && let Some(connection) = self.flow.known(segment.conn)

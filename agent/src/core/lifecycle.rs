@@ -19,7 +19,7 @@ const SYN_SENT: u8 = 2;
 /// `TCP_CLOSE_WAIT`: the other end has closed, this one has not.
 const CLOSE_WAIT: u8 = 8;
 
-/// Longest that a record may take from the kernel to Core: as long, one that is not selected is remembered.
+/// Longest time of a record from the kernel to Core. A process that is not selected is remembered as long.
 const LONGEST_WAY_NS: u64 = 10_000_000_000;
 
 /// `sk_shutdown` after close(2), or after shutdown(2) of both directions.

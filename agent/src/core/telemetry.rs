@@ -109,7 +109,7 @@ pub(crate) fn marker(body: &[u8]) -> usize {
     }
 }
 
-/// What a segment has of the body behind a request's head that is complete with it and began at this stream offset. A
+/// Returns the part of a request's body that a segment holds. The head begins at `head_offset`, and ends in the segment. A
 /// chunked body (one without a length) is looked for behind the line of its first chunk.
 pub(super) fn body_of<'a>(segment: &Segment, bytes: &'a [u8], head_offset: u64, head: &RequestHead) -> &'a [u8] {
     let from = usize::try_from(head_offset.saturating_sub(segment.offset)).unwrap_or(usize::MAX);

@@ -4,7 +4,7 @@ use super::{Choice, Core, Process};
 use crate::{causality::NodeId, process::Runtime, proto::http1::Cause, trace::SpanKind};
 
 /// Connections that are older than the agent, or of which bytes were lost, and on which no request was found since.
-const SEARCHED: &str = "waits for a request to begin with";
+const SEARCHED: &str = "waiting for a request boundary";
 
 /// A process that did something.
 #[derive(Clone, Debug, PartialEq, Eq)]

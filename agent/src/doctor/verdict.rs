@@ -503,7 +503,7 @@ fn machine(facts: &Facts) -> Vec<Line> {
                 format!("process {}", pids.join(", "))
             };
             line("other spoor", State::Note, which)
-                .costs("what both trace has its spans twice, and costs twice")
+                .costs("processes traced by both are reported twice, and cost twice")
                 .remedy("give them different selections, or stop one")
         }
     });

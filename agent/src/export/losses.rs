@@ -28,7 +28,7 @@ pub enum Loss {
     Refused,
     /// The collector refused the request for its size, halved too.
     RequestTooLarge,
-    /// The collector's answer was none.
+    /// The collector's answer was longer than is read.
     MalformedAnswer,
     /// The collector refused some of a request's spans.
     PartialSuccess,
@@ -53,7 +53,7 @@ impl Loss {
 /// The log of losses, and what is known of the collector.
 #[derive(Debug)]
 pub struct Losses {
-    /// What to call who takes the spans.
+    /// Name of the destination in log lines.
     destination: String,
     state: Mutex<State>,
     /// An episode is open. Read at each hand-over of spans.
@@ -82,7 +82,7 @@ impl Losses {
         }
     }
 
-    /// What to call who takes the spans.
+    /// Returns the name of the destination for log lines.
     pub fn destination(&self) -> &str {
         &self.destination
     }
@@ -211,7 +211,7 @@ impl Losses {
             Loss::Console => "because more came at once than the console keeps".to_owned(),
             Loss::Refused => format!("because {destination} refused them"),
             Loss::RequestTooLarge => format!("because requests were too large for {destination}"),
-            Loss::MalformedAnswer => format!("because the answers of {destination} were none"),
+            Loss::MalformedAnswer => format!("because the answers of {destination} were too long"),
             Loss::PartialSuccess => format!("because {destination} took their requests, but not them"),
             Loss::NotWritten => format!("because {destination} could not be written"),
         };

@@ -135,7 +135,7 @@ pub async fn run(queue: &Queue, mut transport: impl Transport, pace: Pace, losse
     }
 }
 
-/// What is sent as one request.
+/// The batch of one request.
 struct Part {
     batch: Batch,
     /// It is one half of a batch that was too large.

@@ -57,8 +57,8 @@ pub struct Connection {
     pub connecting_since_ns: Option<u64>,
     /// The request that it was connected for, and by which thread.
     pub opener: Option<NodeId>,
-    /// It is not known what it was connected for: nothing was read, or the connect was not seen and nothing had been carried
-    /// when the connection was found. Then the first request on it may be for one that nobody saw.
+    /// Its opener is not known: no request had been read before connect(2), or connect(2) was not seen and the connection had
+    /// carried nothing when it was found. Its first request may be for a request that nobody saw.
     pub opener_hidden: bool,
     /// Requests that were not answered yet, or not wholly, by their number.
     pub exchanges: Requests,
@@ -564,7 +564,7 @@ impl Connection {
     }
 }
 
-/// What a connection carries that the parser gave up.
+/// Returns the protocol's name, if the parser gave the connection up.
 fn carries(events: &[Event]) -> Option<&'static str> {
     events.iter().find_map(|event| match event {
         Event::Opaque { carries, .. } => Some(*carries),

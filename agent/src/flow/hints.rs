@@ -1,4 +1,4 @@
-//! What Core tells the programs of a connection: docs/dev/kernel-contract.md.
+//! Hints from Core to the programs: docs/dev/kernel-contract.md.
 
 use agent_ebpf::abi::{Direction, Hint, IGNORED, Mode, WayState};
 
@@ -10,7 +10,7 @@ pub const IGNORE: [Hint; 2] = [Hint {
     state: WayState::new(Mode::Ignored, false).with_epoch(WayState::GIVEN_UP),
 }; 2];
 
-/// What was told of a connection, and when.
+/// The last hint of a connection: its offset and its epoch.
 ///
 /// Packed: eight bytes more would cost a connection 32, as the allocator has sizes.
 #[derive(Clone, Copy, Debug, Default)]

@@ -46,7 +46,7 @@ struct Key {
 pub(super) struct Executables(HashMap<Key, Executable>);
 
 impl Executables {
-    /// What a process executes. `identity`: the file, if its file system answers; `path`: its name in the process's mount
+    /// Describes the executable of a process. `identity`: the file, if its file system answers; `path`: its name in the process's mount
     /// namespace.
     pub(super) fn describe(
         &mut self,

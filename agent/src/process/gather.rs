@@ -357,7 +357,7 @@ impl Place {
     }
 }
 
-/// What the process shows now, unless that is a title or nothing and the kernel saw the arguments.
+/// Returns the command line that /proc shows, or the one seen at exec where /proc shows a title or nothing.
 fn known_line(now: &[u8], exe: Option<&Path>, hint: Option<&ExecHint>) -> CommandLine {
     let now = CommandLine::parse(now, exe);
     let at_exec = hint.map(|hint| CommandLine::parse(&hint.cmdline, exe));

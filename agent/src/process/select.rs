@@ -63,7 +63,7 @@ pub enum Match {
     Yes(Reason),
     /// It is not, or not yet: with `--port`, a process becomes one when it listens.
     No,
-    /// It is not, and may be as soon as its container's name is known: it is in none that `--container` names by id.
+    /// Not selected as long as its container's name is not known: `--container` may give that name.
     NotNamed,
 }
 

@@ -1,4 +1,4 @@
-//! What a bare system gets from this machine so that its package managers reach what this machine's do: name servers,
+//! Configuration that a bare system copies from the host, so that its package managers reach the same servers: name servers,
 //! certificates, proxies, mirrors. Only files and variables that those programs read themselves; nothing is named here
 //! that belongs to one site.
 

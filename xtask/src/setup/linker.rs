@@ -15,7 +15,7 @@ pub fn what() -> String {
     format!("bpf-linker {VERSION} with LLVM {LLVM}, built into .cache/tools: links the eBPF programs")
 }
 
-/// One of the right version that runs here (its LLVM library is there).
+/// Finds a bpf-linker of the right version that runs here (its LLVM library is there).
 pub fn find() -> Option<PathBuf> {
     // The first one is what the agent's build script takes.
     let linker = tools::find_all("bpf-linker").next()?;

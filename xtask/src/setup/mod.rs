@@ -31,7 +31,7 @@ pub const FIRST: &str = "packages for tools: install";
 /// The step after which the eBPF programs can be built.
 pub const LINKER: &str = "bpf-linker: build";
 
-/// What is no package of the distribution.
+/// A tool that the distribution does not package.
 struct Tool {
     /// Name of its step.
     step: &'static str,
@@ -137,7 +137,7 @@ const TOOLS: &[Tool] = &[
     },
 ];
 
-/// What is missing for a task.
+/// Packages and tools that a task lacks.
 #[derive(Default)]
 struct Missing {
     /// Packages for tools, which wait for them.

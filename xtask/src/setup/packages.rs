@@ -1,4 +1,4 @@
-//! Which package is needed by what, and so by which task.
+//! Packages, and the tasks that need them.
 //!
 //! A package names the servers and clients of `tests/src` that it is for. Which of those a task starts is read from the
 //! task's sources, so the lists of packages follow what is started.
@@ -33,7 +33,7 @@ pub enum Scope {
     All,
 }
 
-/// What something is needed for.
+/// A purpose of a package or tool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
     /// Every task that builds the agent.
@@ -82,7 +82,7 @@ impl Package {
     }
 }
 
-/// What a task starts.
+/// A task, and the sources of the programs that it starts.
 pub struct Needs {
     scope: Scope,
     /// The source text of what it runs.

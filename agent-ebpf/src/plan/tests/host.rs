@@ -36,6 +36,8 @@ pub struct Connection {
     /// Ranges that passed while no program ran, or before the connection was recognised.
     unseen: [Vec<(u64, u64)>; 2],
     pub records: RefCell<Vec<Record>>,
+    /// The stream offset from which on the memory of a call cannot be read.
+    pub faults_at: u64,
     pub bytes: u64,
     pub adopted: u64,
 }
@@ -63,6 +65,7 @@ impl Connection {
             hints: [None, None],
             unseen: [Vec::new(), Vec::new()],
             records: RefCell::default(),
+            faults_at: u64::MAX,
             bytes: 0,
             adopted: 0,
         }
@@ -186,6 +189,7 @@ impl Call for Host<'_> {
 
     fn copy(&self, from: u64, bytes: u64, place: u64) -> u64 {
         assert!(bytes <= PIECE_BYTES as u64 && from >= self.start && from + bytes <= self.end);
+        let bytes = bytes.min(self.connection.faults_at.saturating_sub(from));
         // Only what is scanned or looked at has to be there.
         let kept = (bytes as usize).min(SCAN_BYTES - place as usize);
         self.payload.borrow_mut().0[place as usize..][..kept].copy_from_slice(&self.bytes[from as usize..][..kept]);

@@ -219,3 +219,31 @@ fn old_connections_are_reported_from_the_first_head_on() {
     let at = at + long.len() as u64;
     assert_eq!(captured(&mut talk, "yyyy\r\n\r\n"), [(at, 8)]);
 }
+
+#[test]
+fn a_chunk_line_in_memory_that_cannot_be_read_is_a_gap() {
+    let mut talk = Talk::new();
+    let head = talk.request("POST /a HTTP/1.1\r\nTransfer-Encoding: chunked").1;
+    let call = [b"c00\r\n".as_slice(), &[b'x'; 0xc00], b"\r\n0\r\n\r\n"].concat();
+    let line = head + 5 + 0xc00;
+    talk.connection.faults_at = line;
+    assert_eq!(talk.call(0, &call), (vec![(head, 5), (line, 0)], 0));
+}
+
+#[test]
+fn numbers_of_requests_that_core_does_not_know_frame_no_response() {
+    const RESPONSE: u16 = 65_533;
+    let mut talk = Talk::new();
+    for (epoch, requests, framed) in [(1, RESPONSE, false), (2, RESPONSE + 1, true)] {
+        let until = talk.connection.offsets();
+        let state = |mode, responses, number| WayState::new(mode, responses).with_number(number).with_epoch(epoch);
+        let states = [state(Mode::Unknown, false, requests), state(Mode::Head, true, RESPONSE)];
+        talk.connection.hint(&[0, 1].map(|side| Hint {
+            until: until[side],
+            state: states[side],
+        }));
+        talk.call(0, b"half a head");
+        let claim = talk.call(1, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n").1;
+        assert_eq!(claim > 0, framed, "{requests}");
+    }
+}

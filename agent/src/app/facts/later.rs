@@ -1,4 +1,4 @@
-//! What is looked at again later: a process whose container had no name yet, or whose files did not answer.
+//! Processes to look at again: a process whose container had no name yet, or whose files did not answer.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -45,7 +45,7 @@ impl Why {
     }
 }
 
-/// What is looked at.
+/// The purpose of the next look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Task {
     /// What the process is. The kernel's words at its exec, and its parent, may be all that is known of it.

@@ -128,7 +128,7 @@ impl Learner {
         }
     }
 
-    /// What a process is. `again`: if its container has no name, it is looked at again so.
+    /// Gathers the facts of a process. `again`: the reason for the next look, if its container has no name yet.
     fn facts(&mut self, tgid: u32, hint: Option<ExecHint>, parent: Option<u32>, again: Why) -> Vec<Answer> {
         self.later.forget(tgid);
         let of_parent = parent.and_then(|parent| self.known.get(&parent));

@@ -37,7 +37,7 @@ const LONGEST_REST: Duration = Duration::from_secs(3600);
 /// Causes of [`Facts::counters`].
 pub const CAUSES: [&str; 3] = ["question_refused", "hint_left_out", "retry_refused"];
 
-/// What is asked.
+/// A question to the thread that learns about processes.
 #[derive(Debug)]
 pub enum Question {
     /// What is this process? It may have been forked by another one.
@@ -77,7 +77,7 @@ impl Question {
     }
 }
 
-/// What is answered.
+/// An answer of that thread.
 #[derive(Debug)]
 pub enum Answer {
     /// The process is this.
@@ -137,7 +137,7 @@ impl Lives {
     }
 }
 
-/// The thread.
+/// Handle of the thread that learns about processes.
 pub struct Facts {
     questions: Sender<Question>,
     replies: Receiver<Reply>,

@@ -70,7 +70,7 @@ fn each_process_with_what_it_did_and_what_is_not_visible() {
             requests: 2,
             calls: 1,
             missed: 1,
-            unseen: vec![("FastCGI", 2), ("SSH", 1), ("waits for a request to begin with", 1)],
+            unseen: vec![("FastCGI", 2), ("SSH", 1), ("waiting for a request boundary", 1)],
         },
         Workload {
             tgid: 20,
@@ -81,7 +81,7 @@ fn each_process_with_what_it_did_and_what_is_not_visible() {
             requests: 0,
             calls: 0,
             missed: 0,
-            unseen: vec![("waits for a request to begin with", 1)],
+            unseen: vec![("waiting for a request boundary", 1)],
         },
     ];
     assert_eq!(world.core.workloads(), expected);

@@ -1,4 +1,4 @@
-//! The agent's side: readers, who waits for them, and what is known of those that do not answer.
+//! The agent's side: the readers, and the processes and file systems that do not answer.
 
 use std::{
     collections::HashMap,

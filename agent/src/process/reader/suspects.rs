@@ -45,7 +45,7 @@ impl Patience {
     }
 }
 
-/// Those that did not answer.
+/// Processes, or file systems, that did not answer.
 #[derive(Debug)]
 pub(super) struct Suspects<K>(HashMap<K, Suspect>);
 

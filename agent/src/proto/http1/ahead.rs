@@ -1,4 +1,4 @@
-//! What comes next on a half, for those that need not look at bodies.
+//! The next boundary of a half, for the kernel programs, which skip bodies.
 
 use agent_ebpf::abi::{IGNORED, Mode, UNTIL_CLOSE};
 
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::proto::Half;
 
-/// What comes next on a half.
+/// The next boundary of a half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ahead {
     /// Below this stream offset all bytes are body; 0: no body is under way.
@@ -30,7 +30,7 @@ impl Ahead {
 }
 
 impl Http1 {
-    /// What comes next on a half. Unknown in a head, after a loss, and where a half cannot be understood before the other
+    /// Returns the next boundary of a half. Unknown in a head, after a loss, and where a half cannot be understood before the other
     /// one says more.
     pub fn ahead(&self, half: Half) -> Ahead {
         match self.mode {

@@ -18,17 +18,17 @@ use super::{Cause, Config, Event, RequestHead, ResponseHead};
 use crate::event::Stamp;
 use crate::proto::{Data, Half, opaque};
 
-/// What a request line has in it, and a header line and a body seldom.
+/// Marker of a request line; header lines and bodies seldom hold it.
 const VERSION: &[u8] = b"HTTP/1.";
 
-/// What is in doubt. See the table above.
+/// The message whose end is in doubt: see the table above.
 #[derive(Debug)]
 pub(super) enum Doubt {
-    /// Of the last request: where it ends.
+    /// The end of the last request.
     Request(Watch),
-    /// What comes behind the last request: it cannot be read.
+    /// Bytes behind the last request that cannot be read; the answer tells whether the server refused them.
     Refused(Refused),
-    /// Of the oldest response: where it ends. The call that moved the last byte so far.
+    /// The end of the oldest response. Holds the call that moved the last byte so far.
     Response(Stamp),
 }
 
@@ -266,7 +266,7 @@ impl Http1 {
         self.respond(found, out);
     }
 
-    /// What could not be read was no request that a server of HTTP refused.
+    /// Decides that the unreadable bytes were no request that a server of HTTP refused.
     fn not_refused(&mut self, carries: Option<&'static str>, stamp: Stamp, out: &mut Vec<Event>) {
         match carries {
             Some(name) => self.become_opaque(Cause::NotHttp, name, out),

@@ -1,4 +1,4 @@
-//! What follows a head.
+//! Framing: the bytes that follow a head.
 
 use super::{
     Config, RequestHead, ResponseHead,
@@ -7,7 +7,7 @@ use super::{
     stream::Body,
 };
 
-/// What of a request's method says how its response is framed.
+/// The part of a request's method that frames its response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Method {
     Head,
@@ -46,7 +46,7 @@ pub(super) fn response_body(status: u16, method: Method, framing: Framing) -> Bo
     }
 }
 
-/// What follows a head, for those who only follow messages and do not read them.
+/// The bytes that follow a head, for callers that follow boundaries only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Follow {
     /// The next head.

@@ -33,7 +33,7 @@ impl Stray {
 }
 
 impl Http1 {
-    /// What follows the last response's head is no response, `passed` bytes of it are over: the body that it announced?
+    /// Takes the bytes behind the last response's head for the body that it announced; `passed` of them are over.
     pub(super) fn begin_stray(&mut self, passed: u64) -> Result<(), Cause> {
         let body = match self.stray.as_deref() {
             Some(Stray::Length(length)) if *length >= passed => Body::Length(length - passed),
@@ -63,7 +63,7 @@ impl Http1 {
         matches!(self.stray.as_deref(), Some(Stray::Passing))
     }
 
-    /// What is held of the response half is no response, and nothing was asked.
+    /// Passes over held bytes that are no response while no request is open.
     pub(super) fn pass_stray(&mut self, config: &Config, stamp: Stamp, out: &mut Vec<Event>) {
         if let Err(cause) = self.begin_stray(0) {
             return self.lose(cause, stamp, out);

@@ -17,7 +17,7 @@ const URLS: [&str; 6] = [
 /// Endings of other headers' names whose value is a URL: `X-Original-URL`, `X-Rewrite-URL`, `X-Forwarded-Uri`, `HX-Current-URL`.
 const URL_ENDINGS: [&str; 2] = ["-url", "-uri"];
 
-/// What a header's value holds, by the header's name.
+/// The kind of text in a header's value, by the header's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holds {
     /// One URL.

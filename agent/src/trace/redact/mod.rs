@@ -20,10 +20,10 @@ pub use header::Holds;
 pub use names::{SecretName, SecretNames};
 use scan::{Begin, scan};
 
-/// What stands where a secret was.
+/// Replacement of a secret.
 const REDACTED: &str = "REDACTED";
 
-/// What stands where a URL's user and password were, whichever of them there was.
+/// Replacement of a URL's user and password, whichever of them is there.
 const REDACTED_USERINFO: &str = "REDACTED:REDACTED";
 
 impl SecretNames {

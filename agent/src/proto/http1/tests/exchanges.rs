@@ -264,3 +264,13 @@ fn methods_that_begin_like_a_proxys_line() {
         assert_eq!(told(&[(Q, &request), (R, OK)]), story);
     }
 }
+
+#[test]
+fn what_is_unknown_of_requests_has_a_number() {
+    let mut talk = Talk::new(true);
+    talk.call(Q, GET).call(Q, "GET /half");
+    let ahead = talk.http.ahead(Q);
+    assert_eq!((ahead.mode, ahead.exchange), (agent_ebpf::abi::Mode::Unknown, 1));
+    talk.call(R, OK).call(R, "no response");
+    assert_eq!(talk.http.ahead(Q).exchange, talk.http.ahead(R).exchange);
+}
