@@ -88,20 +88,9 @@ pub(super) fn may_frame(line: &[u8]) -> bool {
     contains(b"contentlength") || contains(b"transferencoding")
 }
 
-/// By character: whether it is a `tchar`.
-const TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        table[byte] = is_token(byte as u8);
-        byte += 1;
-    }
-    table
-};
-
 /// Whether a name is one that HTTP allows (RFC 9110 section 5.1).
 pub(super) fn is_name(name: &[u8]) -> bool {
-    !name.is_empty() && name.iter().all(|byte| TOKEN[usize::from(*byte)])
+    !name.is_empty() && name.iter().all(|byte| is_token(*byte))
 }
 
 #[cfg(test)]
