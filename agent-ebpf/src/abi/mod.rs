@@ -112,7 +112,8 @@ pub const SEGMENT_OPAQUE: u16 = 2;
 /// The stream of this direction ends at `end`, and no bytes come with it. Unix sockets: a read returned 0. TCP: told right
 /// behind [`StateChange::Closed`] if bytes before `end` were received and not read; the owner may still read them.
 pub const SEGMENT_EOF: u16 = 4;
-/// The first bytes of a direction that does not carry HTTP/1. Later bytes of it make no record until Core asks for them by a hint.
+/// The first bytes of a direction that does not carry HTTP/1. Later bytes of it make no record until Core asks for them by a
+/// hint.
 pub const SEGMENT_NOT_HTTP: u16 = 8;
 /// A flag of segments and connects: the thread has waited in epoll_wait(2) since its last record.
 pub const WAITED: u16 = 1 << 15;

@@ -60,7 +60,7 @@ struct Thread {
     open: Requests,
     /// The request of which it read last; `None`: one that is not known.
     last: Option<NodeId>,
-    /// It has waited for events since.
+    /// Whether the thread has waited for events since then.
     turn_over: bool,
 }
 

@@ -4,6 +4,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
 
 mod connection;
+mod description;
 mod hints;
 mod left_behind;
 mod pairs;

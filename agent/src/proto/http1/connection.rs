@@ -65,7 +65,7 @@ pub struct Http1 {
     pub(super) held_response: Held,
     /// The request half has ended: a response without a request will never get one.
     pub(super) request_ended: bool,
-    /// What is fed was seen at the server's end: a request was read before its response was written, and is told before it.
+    /// Whether the bytes were seen at the server's end: there, a request is read before its response is written.
     pub(super) at_server: bool,
     /// The response half has ended, while bytes of it were held.
     pub(super) response_ended: Option<Box<Stamp>>,
