@@ -2,7 +2,7 @@
 
 use core::ffi::c_void;
 
-use agent_ebpf::abi::{Counter, Offsets};
+use agent_ebpf::abi::{Counter, Offsets, READ_ONLY_CAST};
 use aya_ebpf::helpers::{
     bpf_get_current_task,
     generated::{bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_task_pt_regs},
@@ -47,6 +47,41 @@ pub fn read<T>(address: u64) -> Option<T> {
     }
     // SAFETY: the helper filled it.
     Some(unsafe { value.assume_init() })
+}
+
+/// The word at an address of the kernel that is a field's: a load where the kernel lets a program make one ([`cast`]), else
+/// as by [`read`]. A load that faults gives 0, and is not counted.
+#[inline(always)]
+pub fn word(address: u64) -> Option<u64> {
+    if offset!(word_type) == 0 {
+        return read(address);
+    }
+    // SAFETY: the address comes from a cast.
+    Some(unsafe { typed(cast(address)) })
+}
+
+/// The half of a word, as [`word`].
+#[inline(always)]
+pub fn half_word(address: u64) -> Option<u32> {
+    if offset!(word_type) == 0 {
+        return read(address);
+    }
+    // SAFETY: as above.
+    Some(unsafe { typed(cast(address)) })
+}
+
+/// Makes an address one of a struct that begins with a word, in the verifier's eyes: then it may be loaded from. The call
+/// is no instruction to the processor.
+///
+/// The kernel's `bpf_rdonly_cast` (since 6.2,
+/// <https://github.com/torvalds/linux/commit/a35b9af4ec2c7f69286ef861fd2074a577e354cb>). aya knows no functions of the
+/// kernel, so the agent puts its number in the place of this helper's, which is none.
+#[inline(always)]
+fn cast(address: u64) -> u64 {
+    // SAFETY: not called unless the agent has put a function there that takes these arguments.
+    let cast: unsafe extern "C" fn(u64, u32) -> u64 = unsafe { core::mem::transmute(READ_ONLY_CAST as usize) };
+    // SAFETY: it touches no memory.
+    unsafe { cast(address, offset!(word_type)) }
 }
 
 /// The memory that a process gave a system call by this address, to be read by `bpf_probe_read_user`.
@@ -145,7 +180,7 @@ impl Args {
 /// A field of a struct that the verifier knows by its type: a load, where [`read`] is a call of 20 ns.
 ///
 /// # Safety
-/// `address` must come from `bpf_get_current_task_btf` by such loads and constant offsets.
+/// `address` must come from `bpf_get_current_task_btf` by such loads and constant offsets, or from [`cast`].
 #[inline(always)]
 pub unsafe fn typed<T>(address: u64) -> T {
     // SAFETY: the caller's; the kernel handles a fault.

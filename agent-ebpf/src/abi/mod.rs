@@ -14,7 +14,7 @@ mod offsets;
 pub use counters::{COUNTER_COLUMNS, Counter};
 pub use hint::{CONN_CPU_BITS, HINT_SLOTS, Hint, Hints, IGNORED, Mode, SealedHint, UNTIL_CLOSE, WayState, hint_slot};
 pub use layout::ABI_VERSION;
-pub use offsets::{Calibration, Offsets};
+pub use offsets::{Calibration, Offsets, READ_ONLY_CAST};
 
 /// Most bytes of a segment that one record carries.
 pub const PIECE_BYTES: usize = 8192;

@@ -89,11 +89,20 @@ pub struct Offsets {
     pub upper_layer: u32,
     /// 1: the current task's fields can be loaded without a helper (since 5.11), found by trying.
     pub typed_task: u32,
+    /// Number in BTF of a struct that begins with a word: kernel memory can be loaded as that, without a helper (since
+    /// 6.2), found by trying. 0: it cannot.
+    pub word_type: u32,
+    /// Number in BTF of the kernel's function `bpf_rdonly_cast`; 0: there is none.
+    pub read_only_cast: u32,
     /// `file_operations` of sockets, as an address; learned from a socket of the agent's own.
     pub socket_file_ops: u64,
     /// 1: a program of a system call can be preempted by another one, as BTF's functions say.
     pub preemptible: u64,
 }
+
+/// The number of a helper that no kernel has: in the place of the kernel's function `bpf_rdonly_cast`, until the agent puts
+/// that function's number there.
+pub const READ_ONLY_CAST: i32 = 0x7053_6f72;
 
 impl Offsets {
     /// In place of an offset: this kernel has no such field.
@@ -143,6 +152,8 @@ impl Offsets {
         unix_peer: Self::MISSING,
         upper_layer: Self::MISSING,
         typed_task: 0,
+        word_type: 0,
+        read_only_cast: 0,
         socket_file_ops: 0,
         preemptible: 0,
     };

@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::generated::bpf_get_current_task_btf;
 
-use crate::kernel::{is_missing, offset, read, task, typed};
+use crate::kernel::{is_missing, offset, read, task, typed, word};
 
 /// A socket as found by a file descriptor.
 #[derive(Clone, Copy)]
@@ -50,7 +50,7 @@ pub fn file(fd: u32) -> Option<u64> {
     if fd >= size {
         return None;
     }
-    let file: u64 = read(slots + fd as u64 * 8)?;
+    let file = word(slots + fd as u64 * 8)?;
     (file != 0).then_some(file)
 }
 
@@ -62,8 +62,8 @@ const WINDOW_BYTES: usize = 64;
 fn operations_and_private(file: u64) -> Option<(u64, Option<u64>)> {
     let (operations, private) = (offset!(file_op), offset!(file_private));
     let distance = private.wrapping_sub(operations) as usize;
-    if distance > WINDOW_BYTES - 8 {
-        return Some((read(file + operations as u64)?, None));
+    if offset!(word_type) != 0 || distance > WINDOW_BYTES - 8 {
+        return Some((word(file + operations as u64)?, None));
     }
     let window: [u64; WINDOW_BYTES / 8] = read(file + operations as u64)?;
     Some((window[0], Some(window[(distance / 8) & (WINDOW_BYTES / 8 - 1)])))
@@ -79,9 +79,9 @@ pub fn socket(fd: u32) -> Option<Socket> {
     }
     let socket = match socket {
         Some(socket) => socket,
-        None => read(file + offset!(file_private) as u64)?,
+        None => word(file + offset!(file_private) as u64)?,
     };
-    let sock: u64 = read(socket + offset!(socket_sk) as u64)?;
+    let sock = word(socket + offset!(socket_sk) as u64)?;
     (sock != 0).then_some(Socket { sock, file })
 }
 
@@ -91,6 +91,6 @@ pub fn inode(file: u64) -> Option<u64> {
     if is_missing!(inode_ino) {
         return Some(0);
     }
-    let inode: u64 = read(file + offset!(file_inode) as u64)?;
-    read(inode + offset!(inode_ino) as u64)
+    let inode = word(file + offset!(file_inode) as u64)?;
+    word(inode + offset!(inode_ino) as u64)
 }

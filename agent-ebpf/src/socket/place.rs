@@ -5,7 +5,7 @@ use agent_ebpf::abi::{Counter, Direction};
 use super::{COUNTED, Connection, OPAQUE, Socket, fin_read, inode, upper_layer};
 use crate::{
     counters::count,
-    kernel::{offset, read},
+    kernel::{half_word, offset},
 };
 
 /// Where the bytes of a call lie in the stream.
@@ -35,7 +35,7 @@ pub fn place(socket: Socket, connection: &Connection, way: usize, bytes: u64) ->
     } else {
         offset!(tcp_write_seq)
     };
-    let Some(now) = read::<u32>(socket.sock + field as u64) else {
+    let Some(now) = half_word(socket.sock + field as u64) else {
         return Place::Unknown;
     };
     let mut ahead = now

@@ -91,7 +91,7 @@ impl Btf {
     /// Byte offset of a member, which may lie in an anonymous struct or union, or behind dots in a named one
     /// (`ns.inum`). `None`: this kernel has no such struct or member, or it is no whole number of bytes in.
     pub fn offset(&self, structure: &str, path: &str) -> Option<u32> {
-        let mut at = self.find(kind::STRUCT, structure)?;
+        let mut at = self.place(structure)?;
         let mut bits = 0;
         let mut names = path.split('.').peekable();
         while let Some(name) = names.next() {
@@ -104,18 +104,30 @@ impl Btf {
         (bits % 8 == 0).then_some(bits / 8)
     }
 
-    /// Whether the kernel has a function of this name.
-    pub fn has_function(&self, name: &str) -> bool {
-        self.find(kind::FUNC, name).is_some()
+    /// Number of the function of this name.
+    pub fn function(&self, name: &str) -> Option<u32> {
+        self.id(kind::FUNC, name)
     }
 
-    /// Where the struct or function of this name is. A search among some 100,000 types: a map of all would take megabytes,
+    /// Number of the struct of this name.
+    pub fn structure(&self, name: &str) -> Option<u32> {
+        self.id(kind::STRUCT, name)
+    }
+
+    /// Where the struct of this name is.
+    fn place(&self, name: &str) -> Option<usize> {
+        let index = self.structure(name)? as usize - 1;
+        Some(*self.types.get(index)? as usize)
+    }
+
+    /// Number of the struct or function of this name. A search among some 100,000 types: a map of all would take megabytes,
     /// for the dozen that are asked for.
-    fn find(&self, kind: u32, wanted: &str) -> Option<usize> {
-        self.types.iter().map(|&at| at as usize).find(|&at| {
+    fn id(&self, kind: u32, wanted: &str) -> Option<u32> {
+        let index = self.types.iter().map(|&at| at as usize).position(|at| {
             let is_kind = word(&self.bytes, at + 4).is_ok_and(|info| info >> 24 & 0x1f == kind);
             is_kind && word(&self.bytes, at).is_ok_and(|name| self.is_string(name, wanted))
-        })
+        })?;
+        u32::try_from(index + 1).ok()
     }
 
     fn is_string(&self, at: u32, text: &str) -> bool {

@@ -1,12 +1,13 @@
 //! Loading and attaching. Programs are loaded one by one: one that the verifier refuses costs its feature, not the agent.
 
 use std::{
+    borrow::Cow,
     io,
     os::fd::{AsRawFd, OwnedFd},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use agent_ebpf::abi::{CPU_LIMIT, Calibration, Control, HINT_SLOTS, MARKS, Offsets, PID_LIMIT};
+use agent_ebpf::abi::{CPU_LIMIT, Calibration, Control, HINT_SLOTS, MARKS, Offsets, PID_LIMIT, READ_ONLY_CAST};
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{MapData, ProgramArray},
@@ -25,6 +26,11 @@ use super::{
 };
 
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/spoor-ebpf"));
+
+/// Code of an instruction that calls: `BPF_JMP | BPF_CALL`.
+const BPF_CALL: u8 = 0x85;
+/// Kind of the functions of the kernel that have no number of a helper: `BPF_PSEUDO_KFUNC_CALL`.
+const KERNEL_FUNCTION: u8 = 2;
 
 /// The program that all programs of system calls end in.
 pub const REPORTER: &str = "report_call";
@@ -107,11 +113,9 @@ impl Probe {
         if !essential.is_empty() {
             return Err(ProbeError::Fields { missing: essential });
         }
-        let typed = typed_loads(&offsets);
-        if let Err(reason) = &typed {
+        if let Err(reason) = typed_loads(&mut offsets) {
             tracing::debug!("typed loads are refused, helpers read instead: {reason}");
         }
-        offsets.typed_task = typed.is_ok() as u32;
         calibrate(&mut offsets)?;
 
         let mut programs = object(&offsets, &settings)?;
@@ -317,18 +321,61 @@ fn bytes_of(offsets: &Offsets) -> &[u8] {
     unsafe { std::slice::from_raw_parts((&raw const *offsets).cast(), size_of::<Offsets>()) }
 }
 
-/// Whether this kernel lets programs load the current task's fields by their types, or its words why not. The version
-/// does not tell: it is tried.
-pub(super) fn typed_loads(offsets: &Offsets) -> Result<(), String> {
-    let offsets = Offsets {
+/// Finds out which typed loads this kernel takes, or its words why not all of them: loads from addresses that are cast
+/// (since 6.2), and those of the current task's fields (since 5.11). The version does not tell: it is tried.
+pub(super) fn typed_loads(offsets: &mut Offsets) -> Result<(), String> {
+    let all = Offsets {
         typed_task: 1,
         ..*offsets
     };
-    let mut programs = small_object(&offsets).map_err(|error| reason(&error))?;
+    let none = Offsets {
+        typed_task: 0,
+        word_type: 0,
+        ..*offsets
+    };
+    let of_the_task = Offsets { typed_task: 1, ..none };
+    let with_casts = if all.word_type == 0 || all.read_only_cast == 0 {
+        Err("the kernel has no bpf_rdonly_cast".to_owned())
+    } else {
+        takes(&all)
+    };
+    *offsets = if with_casts.is_ok() {
+        all
+    } else if takes(&of_the_task).is_ok() {
+        of_the_task
+    } else {
+        none
+    };
+    with_casts
+}
+
+/// Whether the verifier takes the loads that programs with these offsets make.
+fn takes(offsets: &Offsets) -> Result<(), String> {
+    let mut programs = small_object(offsets).map_err(|error| reason(&error))?;
     let program = programs.program_mut("typed_walk").ok_or("it is not in the object")?;
     <&mut RawTracePoint>::try_from(program)
         .and_then(|program| program.load())
         .map_err(|error| reason(&error))
+}
+
+/// The object with the number of the kernel's function in the place of the helper [`READ_ONLY_CAST`], which no kernel has.
+fn code(offsets: &Offsets) -> Cow<'static, [u8]> {
+    if offsets.word_type == 0 {
+        return OBJECT.into();
+    }
+    let mut code = OBJECT.to_vec();
+    let wanted = call(0, READ_ONLY_CAST);
+    let (instructions, _) = code.as_chunks_mut();
+    for instruction in instructions.iter_mut().filter(|instruction| **instruction == wanted) {
+        *instruction = call(KERNEL_FUNCTION, offsets.read_only_cast as i32);
+    }
+    code.into()
+}
+
+/// The instruction that calls a function of such a kind.
+fn call(kind: u8, number: i32) -> [u8; 8] {
+    let [a, b, c, d] = number.to_ne_bytes();
+    [BPF_CALL, kind << 4, 0, 0, a, b, c, d]
 }
 
 /// The object with the maps of an agent that has such settings.
@@ -339,7 +386,7 @@ pub(super) fn object(offsets: &Offsets, settings: &Settings) -> Result<Ebpf, Ebp
         .map_max_entries("CONNECTIONS", settings.connections)
         .map_max_entries("TARGETS", PROCESS_MARKS)
         .map_max_entries("WAITERS", PROCESS_MARKS)
-        .load(OBJECT)
+        .load(&code(offsets))
 }
 
 /// The object with maps that are as small as can be.
@@ -350,7 +397,7 @@ pub(super) fn small_object(offsets: &Offsets) -> Result<Ebpf, EbpfError> {
         .map_max_entries("CONNECTIONS", 1)
         .map_max_entries("TARGETS", 1)
         .map_max_entries("WAITERS", 1)
-        .load(OBJECT)
+        .load(&code(offsets))
 }
 
 /// Measures what BTF does not tell, by a system call of our own that a program watches.

@@ -127,9 +127,11 @@ fn look(btf: &Btf, take: &mut dyn FnMut(String, Option<u32>, Feature) -> Option<
         unix_peer: of("unix_sock", "peer", UNIX_LINKS),
         upper_layer: of("inet_connection_sock", "icsk_ulp_ops", UPPER_LAYERS),
         typed_task: 0,
+        word_type: btf.structure("timespec64").unwrap_or(0),
+        read_only_cast: btf.function("bpf_rdonly_cast").unwrap_or(0),
         socket_file_ops: 0,
         // Kernels with this function run the programs of system calls with preemption on (seen in 7.3).
-        preemptible: btf.has_function("trace_call_bpf_faultable") as u64,
+        preemptible: btf.function("trace_call_bpf_faultable").is_some() as u64,
     }
 }
 

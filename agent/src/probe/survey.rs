@@ -65,8 +65,7 @@ pub fn survey(settings: &Settings) -> Survey {
             return survey;
         }
     };
-    survey.typed_loads = typed_loads(&offsets);
-    offsets.typed_task = survey.typed_loads.is_ok() as u32;
+    survey.typed_loads = typed_loads(&mut offsets);
     survey.registers = calibrate(&mut offsets).map_err(|error| error.to_string());
     let full = object(&offsets, settings);
     survey.maps = full.as_ref().map(drop).map_err(|error| reason(error));
