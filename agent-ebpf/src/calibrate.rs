@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 
 use crate::{
-    kernel::{offset, read, task},
+    kernel::{Args, Task, offset, read},
     socket::file,
 };
 
@@ -38,10 +38,11 @@ pub fn calibrate(ctx: RawTracePointContext) -> u32 {
     if id != entry.syscall as u64 {
         return 0;
     }
-    if let Some(stack) = read::<u64>(task() + offset!(task_stack) as u64) {
+    let task = Task::current();
+    if let Some(stack) = read::<u64>(task.field(offset!(task_stack))) {
         entry.stack_to_regs = registers.wrapping_sub(stack);
     }
-    if let Some(operations) = file(entry.fd).and_then(|file| read::<u64>(file + offset!(file_op) as u64)) {
+    if let Some(operations) = file(task, entry.fd).and_then(|file| read::<u64>(file + offset!(file_op) as u64)) {
         entry.socket_file_ops = operations;
     }
     0
@@ -50,5 +51,6 @@ pub fn calibrate(ctx: RawTracePointContext) -> u32 {
 /// Walks to a file by typed loads. Only loaded, with `typed_task` set: if the verifier takes it, so it does the others.
 #[raw_tracepoint(tracepoint = "sys_enter")]
 pub fn typed_walk(_ctx: RawTracePointContext) -> u32 {
-    file(0).is_some() as u32 + crate::kernel::Args::saved().is_some() as u32
+    let task = Task::current();
+    file(task, 0).is_some() as u32 + Args::of(task).is_some() as u32
 }

@@ -99,11 +99,29 @@ pub fn user(address: u64) -> *const c_void {
     (address & (u64::MAX >> 8)) as *const c_void
 }
 
-/// Address of the current `task_struct`.
-#[inline(always)]
-pub fn task() -> u64 {
-    // SAFETY: the helper has no preconditions.
-    unsafe { bpf_get_current_task() }
+/// The current `task_struct`, by its address.
+#[derive(Clone, Copy)]
+pub struct Task(u64);
+
+impl Task {
+    /// Asks the kernel, which knows no cheaper way than a call.
+    #[inline(always)]
+    pub fn current() -> Self {
+        // SAFETY: the helpers have no preconditions.
+        Self(unsafe {
+            if offset!(typed_task) == 1 {
+                bpf_get_current_task_btf() as u64
+            } else {
+                bpf_get_current_task()
+            }
+        })
+    }
+
+    /// Address of the field at an offset.
+    #[inline(always)]
+    pub fn field(self, offset: u32) -> u64 {
+        self.0 + offset as u64
+    }
 }
 
 /// The arguments of the system call that the current thread is in: the first to the fourth.
@@ -123,16 +141,17 @@ const ARGUMENTS: [u64; 4] = [272, 8, 16, 24];
 impl Args {
     /// Reads them from the registers that were saved at the call's entry.
     #[inline(always)]
-    pub fn saved() -> Option<Self> {
+    pub fn of(task: Task) -> Option<Self> {
         if offset!(typed_task) == 1 {
-            // SAFETY: the helper takes the current task, and its result has a type as that has.
+            // SAFETY: the helper takes the current task, and its result has a type as that has. Nobody writes the words
+            // meanwhile, so those that are not asked for need not be loaded.
             return Some(unsafe {
-                let registers = bpf_task_pt_regs(bpf_get_current_task_btf()) as u64;
-                let word = |at: u64| typed::<u64>(registers + at);
-                Self(ARGUMENTS.map(word))
+                let registers = bpf_task_pt_regs(task.0 as *mut _) as u64;
+                Self(ARGUMENTS.map(|at| ((registers + at) as *const u64).read()))
             });
         }
-        Self::read(stack()? + offset!(stack_to_regs) as u64)
+        let stack: u64 = read(task.field(offset!(task_stack)))?;
+        Self::read(stack + offset!(stack_to_regs) as u64)
     }
 
     /// By one helper call: they lie near each other.
@@ -185,12 +204,6 @@ impl Args {
 pub unsafe fn typed<T>(address: u64) -> T {
     // SAFETY: the caller's; the kernel handles a fault.
     unsafe { (address as *const T).read_volatile() }
-}
-
-/// Where the current task's kernel stack begins.
-#[inline(always)]
-fn stack() -> Option<u64> {
-    read(task() + offset!(task_stack) as u64)
 }
 
 /// Whether this kernel has no such field.

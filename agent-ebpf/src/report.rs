@@ -14,7 +14,7 @@ use agent_ebpf::{
     plan::{Call, Way},
     slot::Slot,
 };
-use aya_ebpf::{macros::tracepoint, programs::TracePointContext};
+use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::tracepoint, programs::TracePointContext};
 
 use crate::{
     copy,
@@ -46,6 +46,8 @@ pub struct Bytes {
 /// The call that is reported: written by its hook, read by the program that makes its records.
 #[repr(C)]
 pub struct Reported {
+    /// The thread that made it: process id above, thread id below.
+    pub thread: Slot<u64>,
     /// The connection's key.
     pub sock: Slot<u64>,
     /// The file by which the call named the socket.
@@ -94,6 +96,7 @@ pub fn report_entered(ctx: &TracePointContext, socket: &Socket, call: &Bytes) {
 pub fn report_call(ctx: TracePointContext) -> u32 {
     on_own_stack(&ctx);
     let Some(scratch) = scratch() else { return 0 };
+    scratch.call.thread.set(bpf_get_current_pid_tgid());
     scratch.call.dead.set(0);
     if let Some(reporter) = locate(scratch) {
         let _ = reporter.report();

@@ -102,12 +102,12 @@ pub fn segment(scratch: &Scratch, conn: u64, told: Told) -> Option<()> {
             unsafe { (&raw mut (*record).$($field).+).write_volatile($value) }
         };
     }
-    let id = bpf_get_current_pid_tgid();
+    let id = call.thread.get();
     // SAFETY: the helpers have no preconditions.
     let (cpu, time_ns) = unsafe { (bpf_get_smp_processor_id(), bpf_ktime_get_ns()) };
     put!(header.kind, Kind::Segment as u8);
     put!(header.direction, call.way.get() as u8);
-    put!(header.flags, flags | waited());
+    put!(header.flags, flags | waited(id as u32));
     put!(header.cpu, cpu);
     put!(header.time_ns, time_ns);
     put!(header.execution.tgid, (id >> 32) as u32);
@@ -145,10 +145,9 @@ pub fn segment(scratch: &Scratch, conn: u64, told: Told) -> Option<()> {
     Some(())
 }
 
-/// Takes the mark that the current thread has waited for events: [`WAITED`], or 0.
+/// Takes the mark that the thread has waited for events: [`WAITED`], or 0.
 #[inline(always)]
-pub fn waited() -> u16 {
-    let tid = bpf_get_current_pid_tgid() as u32;
+pub fn waited(tid: u32) -> u16 {
     if !is_marked(&WAITERS, tid) {
         return 0;
     }

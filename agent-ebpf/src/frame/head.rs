@@ -156,10 +156,18 @@ impl Scan {
                 break;
             }
             let place = (at & (SCAN_BYTES as u32 - 8)) as usize;
-            // SAFETY: `place` is below SCAN_BYTES.
-            let word = unsafe { bytes.add(place).cast::<u64>().read() };
-            let ends = zeros(word ^ LINE_FEEDS);
+            // SAFETY: both words lie below READ_BYTES.
+            let (word, next) = unsafe {
+                let words = bytes.add(place).cast::<u64>();
+                (words.read(), words.add(1).read())
+            };
             let left = self.left.get();
+            // Most words are inside a line.
+            if left | self.behind_cr.get() == 0 && below_space(word) == 0 {
+                self.at.set(at + if below_space(next) == 0 { 16 } else { 8 });
+                continue;
+            }
+            let ends = zeros(word ^ LINE_FEEDS);
             if left == 0 {
                 let returns = zeros(word ^ CARRIAGE_RETURNS);
                 // Each LF has a CR right before it, and each CR a LF behind.
@@ -287,6 +295,12 @@ impl Default for Scan {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Not 0 if there is a control character in the word, of those below 0x20.
+#[inline(always)]
+const fn below_space(word: u64) -> u64 {
+    word.wrapping_sub(ONES * b' ' as u64) & !word & HIGHS
 }
 
 /// Sets the high bit of each byte that is zero, and no other bit.

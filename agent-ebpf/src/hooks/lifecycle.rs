@@ -14,7 +14,7 @@ use aya_ebpf::{
 use super::{argument, is_target, returned};
 use crate::{
     counters::count,
-    kernel::{self, Args, is_missing, offset, read},
+    kernel::{self, Args, Task, is_missing, offset, read},
     maps::{CONTROL, EVENTS, PORTS, TARGETS, UNIX_USERS, is_marked, mark, unix_user},
     scratch::{enter, leave, on_own_stack},
     socket::{
@@ -46,7 +46,7 @@ fn accepted(ctx: &TracePointContext) -> u32 {
     if fd < 0 || !is_target() {
         return 0;
     }
-    let Some(socket) = socket(fd as u32) else {
+    let Some(socket) = socket(Task::current(), fd as u32) else {
         return 0;
     };
     // An entry from another life of this address would be older than this call.
@@ -67,7 +67,7 @@ pub fn connect_enter(ctx: TracePointContext) -> u32 {
     if !is_target() {
         return 0;
     }
-    let Some(socket) = socket(argument(&ctx, 0) as u32) else {
+    let Some(socket) = socket(Task::current(), argument(&ctx, 0) as u32) else {
         return 0;
     };
     if let Some(connection) = connection(socket.sock) {
@@ -104,8 +104,9 @@ pub fn connect_exit(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn connected(result: i64) -> Option<()> {
-    let args = Args::saved()?;
-    let socket = socket(args.first() as u32)?;
+    let task = Task::current();
+    let args = Args::of(task)?;
+    let socket = socket(task, args.first() as u32)?;
     let entry = connection(socket.sock)?;
     let connect_error = entry.connect_error.get();
     let result = if connect_error > 0 {
@@ -133,7 +134,7 @@ fn connected(result: i64) -> Option<()> {
 pub extern "C" fn tell_connect(sock: u64, result: i32, address: u64, length: u64) -> u32 {
     let Some(entry) = connection(sock) else { return 0 };
     let mut connect = Connect {
-        header: submit::header(Kind::Connect, 0, submit::waited()),
+        header: submit::header(Kind::Connect, 0, submit::waited(bpf_get_current_pid_tgid() as u32)),
         conn: entry.id.get(),
         start_ns: entry.connect_ns.get(),
         result,
@@ -418,7 +419,7 @@ fn closed(fd: u32) -> Option<()> {
     if is_missing!(file_count) {
         return None;
     }
-    let socket = socket(fd)?;
+    let socket = socket(Task::current(), fd)?;
     let entry = connection(socket.sock)?;
     if !entry.has(UNIX) || inode(socket.file)? != entry.inode.get() {
         return None;
@@ -461,8 +462,9 @@ pub fn shutdown_exit(ctx: TracePointContext) -> u32 {
 #[inline(always)]
 fn shut() -> Option<()> {
     const SHUT_RD: u64 = 0;
-    let args = Args::saved()?;
-    let socket = socket(args.first() as u32)?;
+    let task = Task::current();
+    let args = Args::of(task)?;
+    let socket = socket(task, args.first() as u32)?;
     let entry = connection(socket.sock)?;
     if !entry.has(UNIX) || args.second() == SHUT_RD {
         return None;

@@ -7,7 +7,7 @@ use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::tracepoint, programs::
 use crate::{
     copy::{Source, gather_messages, message},
     hooks::{is_target, returned},
-    kernel::Args,
+    kernel::{Args, Task},
     maps::{TARGETS, UNIX_USERS, WAITERS, is_marked, mark, unix_user},
     report::{Bytes, report, report_entered},
     scratch::{enter, leave, scratch},
@@ -30,8 +30,9 @@ fn plain(ctx: &TracePointContext, direction: Direction, source: Source) -> u32 {
             0
         };
     }
-    let Some(args) = Args::saved() else { return 0 };
-    let Some(socket) = socket(args.first() as u32) else {
+    let task = Task::current();
+    let Some(args) = Args::of(task) else { return 0 };
+    let Some(socket) = socket(task, args.first() as u32) else {
         return 0;
     };
     let call = Bytes {
@@ -52,11 +53,12 @@ fn read_to_end(sized: bool) -> u32 {
     if !is_marked(&UNIX_USERS, unix_user(tgid)) || !is_marked(&TARGETS, tgid) {
         return 0;
     }
-    let Some(args) = Args::saved() else { return 0 };
+    let task = Task::current();
+    let Some(args) = Args::of(task) else { return 0 };
     if sized && args.third() == 0 {
         return 0;
     }
-    let Some(socket) = socket(args.first() as u32) else {
+    let Some(socket) = socket(task, args.first() as u32) else {
         return 0;
     };
     if let Some(connection) = connection(socket.sock) {
@@ -107,11 +109,12 @@ pub fn recvfrom_exit(ctx: TracePointContext) -> u32 {
     if bytes <= 0 || !is_target() {
         return if bytes == 0 { read_to_end(true) } else { 0 };
     }
-    let Some(args) = Args::saved() else { return 0 };
+    let task = Task::current();
+    let Some(args) = Args::of(task) else { return 0 };
     let Some(source) = received(args.fourth(), Source::Buffer) else {
         return 0;
     };
-    let Some(socket) = socket(args.first() as u32) else {
+    let Some(socket) = socket(task, args.first() as u32) else {
         return 0;
     };
     let call = Bytes {
@@ -143,11 +146,12 @@ pub fn recvmsg_exit(ctx: TracePointContext) -> u32 {
     if bytes <= 0 || !is_target() {
         return if bytes == 0 { read_to_end(false) } else { 0 };
     }
-    let Some(args) = Args::saved() else { return 0 };
+    let task = Task::current();
+    let Some(args) = Args::of(task) else { return 0 };
     let Some(source) = received(args.third(), Source::Vector) else {
         return 0;
     };
-    let _ = of_message(&ctx, &args, Direction::Read, source, bytes as u64, args.second());
+    let _ = of_message(&ctx, task, &args, Direction::Read, source, bytes as u64, args.second());
     0
 }
 
@@ -157,9 +161,11 @@ pub fn sendmsg_exit(ctx: TracePointContext) -> u32 {
     if bytes <= 0 || !is_target() {
         return 0;
     }
-    let Some(args) = Args::saved() else { return 0 };
+    let task = Task::current();
+    let Some(args) = Args::of(task) else { return 0 };
     let _ = of_message(
         &ctx,
+        task,
         &args,
         Direction::Write,
         Source::Vector,
@@ -173,13 +179,14 @@ pub fn sendmsg_exit(ctx: TracePointContext) -> u32 {
 #[inline(always)]
 fn of_message(
     ctx: &TracePointContext,
+    task: Task,
     args: &Args,
     direction: Direction,
     source: Source,
     bytes: u64,
     header: u64,
 ) -> Option<()> {
-    let socket = socket(args.first() as u32)?;
+    let socket = socket(task, args.first() as u32)?;
     let [address, count] = message(header)?;
     let call = Bytes {
         way: direction as u64,
@@ -198,11 +205,12 @@ pub fn recvmmsg_exit(ctx: TracePointContext) -> u32 {
     if messages <= 0 || !is_target() {
         return 0;
     }
-    let Some(args) = Args::saved() else { return 0 };
+    let task = Task::current();
+    let Some(args) = Args::of(task) else { return 0 };
     let Some(source) = received(args.fourth(), Source::Vector) else {
         return 0;
     };
-    let _ = several(&ctx, &args, Direction::Read, source, messages as u64);
+    let _ = several(&ctx, task, &args, Direction::Read, source, messages as u64);
     0
 }
 
@@ -212,15 +220,23 @@ pub fn sendmmsg_exit(ctx: TracePointContext) -> u32 {
     if messages <= 0 || !is_target() {
         return 0;
     }
-    let Some(args) = Args::saved() else { return 0 };
-    let _ = several(&ctx, &args, Direction::Write, Source::Vector, messages as u64);
+    let task = Task::current();
+    let Some(args) = Args::of(task) else { return 0 };
+    let _ = several(&ctx, task, &args, Direction::Write, Source::Vector, messages as u64);
     0
 }
 
 /// Several messages of one call: to a stream, one run of bytes.
 #[inline(always)]
-fn several(ctx: &TracePointContext, args: &Args, direction: Direction, source: Source, messages: u64) -> Option<()> {
-    let socket = socket(args.first() as u32)?;
+fn several(
+    ctx: &TracePointContext,
+    task: Task,
+    args: &Args,
+    direction: Direction,
+    source: Source,
+    messages: u64,
+) -> Option<()> {
+    let socket = socket(task, args.first() as u32)?;
     // Datagrams, mostly: their messages are not looked at.
     stream(socket.sock)?;
     let scratch = scratch()?;
@@ -255,8 +271,9 @@ pub fn sendfile64_exit(ctx: TracePointContext) -> u32 {
     if bytes <= 0 || !is_target() {
         return 0;
     }
-    let Some(args) = Args::saved() else { return 0 };
-    moved(&ctx, args.first() as u32, Direction::Write, bytes as u64);
+    let task = Task::current();
+    let Some(args) = Args::of(task) else { return 0 };
+    moved(&ctx, task, args.first() as u32, Direction::Write, bytes as u64);
     0
 }
 
@@ -266,17 +283,18 @@ pub fn splice_exit(ctx: TracePointContext) -> u32 {
     if bytes <= 0 || !is_target() {
         return 0;
     }
-    let Some(args) = Args::saved() else { return 0 };
-    if !moved(&ctx, args.third() as u32, Direction::Write, bytes as u64) {
-        moved(&ctx, args.first() as u32, Direction::Read, bytes as u64);
+    let task = Task::current();
+    let Some(args) = Args::of(task) else { return 0 };
+    if !moved(&ctx, task, args.third() as u32, Direction::Write, bytes as u64) {
+        moved(&ctx, task, args.first() as u32, Direction::Read, bytes as u64);
     }
     0
 }
 
 /// Bytes that the kernel moved by itself. False: not a socket.
 #[inline(always)]
-fn moved(ctx: &TracePointContext, fd: u32, direction: Direction, bytes: u64) -> bool {
-    let Some(socket) = socket(fd) else { return false };
+fn moved(ctx: &TracePointContext, task: Task, fd: u32, direction: Direction, bytes: u64) -> bool {
+    let Some(socket) = socket(task, fd) else { return false };
     let call = Bytes {
         way: direction as u64,
         source: Source::Nowhere as u64,

@@ -14,7 +14,7 @@ use aya_ebpf::{
 use super::{is_target, returned};
 use crate::{
     counters::count,
-    kernel::{is_missing, offset, read, task},
+    kernel::{Task, is_missing, offset, read},
     maps::{CONTROL, EVENTS, TARGETS, UNIX_USERS, WAITERS, is_marked, mark, unix_user},
     scratch::on_own_stack,
     submit,
@@ -119,7 +119,7 @@ fn strings() -> Option<Strings> {
     if is_missing!(mm_arg_start) {
         return None;
     }
-    let mm: u64 = read(task() + offset!(task_mm) as u64)?;
+    let mm: u64 = read(Task::current().field(offset!(task_mm)))?;
     let [start, cmdline_end, _, end] = read::<[u64; 4]>(mm + offset!(mm_arg_start) as u64)?;
     let bytes = end.wrapping_sub(start);
     let cmdline = cmdline_end.wrapping_sub(start);
@@ -154,7 +154,7 @@ fn exited(tgid: u32) -> Option<()> {
     if is_missing!(signal_live) {
         return None;
     }
-    let signal: u64 = read(task() + offset!(task_signal) as u64)?;
+    let signal: u64 = read(Task::current().field(offset!(task_signal)))?;
     let live: i32 = read(signal + offset!(signal_live) as u64)?;
     if live > 0 {
         return None;
@@ -162,7 +162,7 @@ fn exited(tgid: u32) -> Option<()> {
     let exit_code = if is_missing!(task_exit_code) {
         0
     } else {
-        read(task() + offset!(task_exit_code) as u64)?
+        read(Task::current().field(offset!(task_exit_code)))?
     };
     mark(&TARGETS, tgid, false);
     submit::submit(Exit {

@@ -1,8 +1,6 @@
 //! From a file descriptor to the kernel's socket.
 
-use aya_ebpf::helpers::generated::bpf_get_current_task_btf;
-
-use crate::kernel::{is_missing, offset, read, task, typed, word};
+use crate::kernel::{Task, is_missing, offset, read, typed, word};
 
 /// A socket as found by a file descriptor.
 #[derive(Clone, Copy)]
@@ -14,13 +12,13 @@ pub struct Socket {
     pub file: u64,
 }
 
-/// How many descriptors the current task's table has, and where it is.
+/// How many descriptors the task's table has, and where it is.
 #[inline(always)]
-fn descriptors() -> Option<(u32, u64)> {
+fn descriptors(task: Task) -> Option<(u32, u64)> {
     if offset!(typed_task) == 1 {
         // SAFETY: fields of the current task, of its files, of their table.
         unsafe {
-            let files: u64 = typed(bpf_get_current_task_btf() as u64 + offset!(task_files) as u64);
+            let files: u64 = typed(task.field(offset!(task_files)));
             if files == 0 {
                 return None;
             }
@@ -34,7 +32,7 @@ fn descriptors() -> Option<(u32, u64)> {
             ));
         }
     }
-    let files: u64 = read(task() + offset!(task_files) as u64)?;
+    let files: u64 = read(task.field(offset!(task_files)))?;
     let table: u64 = read(files + offset!(files_fdt) as u64)?;
     Some((
         read(table + offset!(fdt_max_fds) as u64)?,
@@ -42,11 +40,11 @@ fn descriptors() -> Option<(u32, u64)> {
     ))
 }
 
-/// The file that a descriptor of the current thread names. No cache: a descriptor may name another file at any time
+/// The file that a descriptor of the current task names. No cache: a descriptor may name another file at any time
 /// (close, dup2, another thread), and the walk is always right.
 #[inline(always)]
-pub fn file(fd: u32) -> Option<u64> {
-    let (size, slots) = descriptors()?;
+pub fn file(task: Task, fd: u32) -> Option<u64> {
+    let (size, slots) = descriptors(task)?;
     if fd >= size {
         return None;
     }
@@ -69,10 +67,10 @@ fn operations_and_private(file: u64) -> Option<(u64, Option<u64>)> {
     Some((window[0], Some(window[(distance / 8) & (WINDOW_BYTES / 8 - 1)])))
 }
 
-/// The socket that a descriptor of the current thread names; `None` if it names something else.
+/// The socket that a descriptor of the current task names; `None` if it names something else.
 #[inline(always)]
-pub fn socket(fd: u32) -> Option<Socket> {
-    let file = file(fd)?;
+pub fn socket(task: Task, fd: u32) -> Option<Socket> {
+    let file = file(task, fd)?;
     let (operations, socket) = operations_and_private(file)?;
     if operations != offset!(socket_file_ops) {
         return None;
