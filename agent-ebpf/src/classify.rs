@@ -13,6 +13,13 @@ pub enum Looks {
     Maybe,
 }
 
+/// The first eight of some bytes, and how many there are, as the tests take them.
+pub fn first_bytes<'a>(bytes: impl IntoIterator<Item = &'a u8>) -> ([u8; 8], usize) {
+    let mut first = [0; 8];
+    let n = first.iter_mut().zip(bytes).map(|(to, from)| *to = *from).count();
+    (first, n)
+}
+
 /// Whether a segment that begins with the first `n` of `bytes` begins with an HTTP/1 request.
 ///
 /// `Yes` for the methods of RFC 9110 section 9.1 and PATCH (RFC 5789) with the space behind them. Empty lines before the

@@ -9,8 +9,8 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-/// Names the program `agent/benches/core.rs`, built as the release binary is.
-pub const CORE_BENCH: &str = "SPOOR_CORE_BENCH";
+/// Names the program `corecost`, built as the release binary is.
+pub const CORE_COST: &str = "SPOOR_CORE_COST";
 
 /// Which ends of the connections are traced, as the program calls them.
 pub const ENDS: [&str; 2] = ["server", "both"];
@@ -23,9 +23,9 @@ const REQUESTS: &str = "20000";
 
 /// The program.
 pub fn program() -> Result<PathBuf> {
-    let path = env::var_os(CORE_BENCH);
+    let path = env::var_os(CORE_COST);
     path.map(PathBuf::from)
-        .with_context(|| format!("{CORE_BENCH} does not name the program: run this by cargo xtask"))
+        .with_context(|| format!("{CORE_COST} does not name the program: run this by cargo xtask"))
 }
 
 /// Instructions of one request.

@@ -1,16 +1,19 @@
 //! `cargo xtask test`: everything that must pass, one step after the other.
 
-use std::time::Instant;
+use std::{fs, time::Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::{
     bare, fuzz, kernels, release,
-    tools::{self, CORE_BENCH, Run, SPOOR_BIN, target_dir},
+    tools::{self, CORE_COST, Run, SPOOR_BIN, target_dir},
 };
 
 /// The test that starts each server and client.
 pub const SERVICES: &str = "truth";
+
+/// What needs neither root nor services.
+const UNIT_TESTS: &str = "unit, property and golden tests";
 
 /// What cargo test's result lines said.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -39,11 +42,9 @@ impl Tally {
 pub fn all(filter: Option<&str>, fuzz_minutes: f64) -> Result<()> {
     tallied(|tally| {
         lints()?;
-        // The end-to-end crate's tests all run in the last step.
         tests(
-            "unit, property and golden tests",
-            Run::cargo(["test", "--workspace", "--exclude", "spoor-tests", "--no-fail-fast"])
-                .env("SPOOR_PLAN_STREAMS", "1000000"),
+            UNIT_TESTS,
+            Run::cargo(["test", "--workspace", "--no-fail-fast"]).env("SPOOR_PLAN_STREAMS", "1000000"),
             tally,
         )?;
         if fuzz_minutes > 0.0 {
@@ -54,11 +55,15 @@ pub fn all(filter: Option<&str>, fuzz_minutes: f64) -> Result<()> {
             println!("{release}");
             Ok(release)
         })?;
-        let core = step("the program that measures Core", release::core_bench)?;
-        let end_to_end = Run::cargo(["test", "--package", "spoor-tests", "--no-fail-fast"])
-            .args(chosen(filter))
+        // In one go: the linker works on one processor.
+        let programs = step("programs that measure Core and try kernels", || {
+            let names = [&[release::CORE_COST], &kernels::PROGRAMS[..]].concat();
+            release::test_binaries(release::TARGET, &names)
+        })?;
+        let end_to_end = Run::cargo(["test", "--workspace", "--no-fail-fast"])
+            .args(chosen(&end_to_end()?, filter))
             .env(SPOOR_BIN, &release.path)
-            .env(CORE_BENCH, core);
+            .env(CORE_COST, programs.join(release::CORE_COST));
         let before = tally.passed;
         tests("end-to-end tests", end_to_end, tally)?;
         if let Some(filter) = filter {
@@ -78,23 +83,34 @@ pub fn all(filter: Option<&str>, fuzz_minutes: f64) -> Result<()> {
     })
 }
 
-/// Arguments of `cargo test` for the end-to-end tests.
-fn chosen(filter: Option<&str>) -> Vec<&str> {
-    const ALL: [&str; 3] = ["--", "--test-threads=1", "--include-ignored"];
-    let Some(filter) = filter else {
-        return ALL.to_vec();
-    };
+/// The files of the end-to-end tests, in the order in which they run.
+fn end_to_end() -> Result<Vec<String>> {
     let folder = tools::root().join("tests/tests");
-    let is_file = [format!("{filter}.rs"), format!("{filter}/main.rs")]
-        .iter()
-        .any(|file| folder.join(file).exists());
-    let (file, name) = if is_file {
-        (Some(["--test", filter]), None)
-    } else {
-        (None, Some(filter))
-    };
-    let file = file.into_iter().flatten();
-    file.chain(ALL).chain(["--nocapture"]).chain(name).collect()
+    let mut files = Vec::new();
+    for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        let path = entry?.path();
+        if (path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").exists())
+            && let Some(name) = path.file_stem()
+        {
+            files.push(name.to_string_lossy().into_owned());
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Arguments of `cargo test` for the end-to-end tests, which are in such files. Of the whole workspace, as the unit tests:
+/// by themselves, the crates that both need would be built once more.
+fn chosen<'a>(files: &'a [String], filter: Option<&'a str>) -> Vec<&'a str> {
+    let file = filter.filter(|filter| files.iter().any(|file| file == filter));
+    let wanted = files.iter().filter(|name| file.is_none_or(|file| file == *name));
+    let mut args: Vec<&str> = wanted.flat_map(|name| ["--test", name]).collect();
+    args.extend(["--", "--test-threads=1", "--include-ignored"]);
+    if let Some(filter) = filter {
+        args.push("--nocapture");
+        args.extend(file.is_none().then_some(filter));
+    }
+    args
 }
 
 /// Starts each server and client once, without an agent.
@@ -113,11 +129,7 @@ pub fn services() -> Result<()> {
 pub fn without_end_to_end() -> Result<()> {
     tallied(|tally| {
         lints()?;
-        tests(
-            "unit, property and golden tests",
-            Run::cargo(["test", "--workspace", "--no-fail-fast"]),
-            tally,
-        )
+        tests(UNIT_TESTS, Run::cargo(["test", "--workspace", "--no-fail-fast"]), tally)
     })
 }
 
@@ -164,18 +176,27 @@ fn tallied(steps: impl FnOnce(&mut Tally) -> Result<()>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Tally, chosen};
+    use super::{Tally, chosen, end_to_end};
 
     #[test]
     fn tests_are_chosen_by_file_or_by_name() {
+        let files = ["matrix", "ps"].map(str::to_owned);
+        let chosen = |filter| chosen(&files, filter).join(" ");
         let all = "-- --test-threads=1 --include-ignored";
-        assert_eq!(chosen(None).join(" "), all);
-        for file in ["matrix", "ps"] {
-            assert_eq!(chosen(Some(file)).join(" "), format!("--test {file} {all} --nocapture"));
-        }
+        assert_eq!(chosen(None), format!("--test matrix --test ps {all}"));
+        assert_eq!(chosen(Some("ps")), format!("--test ps {all} --nocapture"));
         assert_eq!(
-            chosen(Some("attached::")).join(" "),
-            format!("{all} --nocapture attached::")
+            chosen(Some("attached::")),
+            format!("--test matrix --test ps {all} --nocapture attached::")
+        );
+    }
+
+    #[test]
+    fn files_and_folders_hold_end_to_end_tests() {
+        let files = end_to_end().unwrap();
+        assert!(
+            files.iter().any(|file| file == "ps") && files.iter().any(|file| file == "matrix"),
+            "{files:?}"
         );
     }
 

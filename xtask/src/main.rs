@@ -18,7 +18,7 @@ use std::{ffi::OsString, process::ExitCode};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use setup::Scope;
-use tools::{CORE_BENCH, Run, SPOOR_BIN};
+use tools::{CORE_COST, Run, SPOOR_BIN};
 
 #[derive(Parser)]
 #[command(
@@ -145,7 +145,7 @@ fn bench(args: Vec<OsString>) -> Result<()> {
     let core = args
         .iter()
         .any(|arg| arg == "core" || arg == "all")
-        .then(release::core_bench)
+        .then(release::core_cost)
         .transpose()?;
     let mut run = Run::cargo([
         "run",
@@ -160,7 +160,7 @@ fn bench(args: Vec<OsString>) -> Result<()> {
     .args(args)
     .env(SPOOR_BIN, release.path);
     if let Some(core) = core {
-        run = run.env(CORE_BENCH, core);
+        run = run.env(CORE_COST, core);
     }
     run.status()
 }

@@ -95,43 +95,47 @@ pub fn build_for(target: &str) -> Result<Release> {
     Ok(Release { path, size_bytes })
 }
 
-/// Builds the program that measures Core, as the release binary is built.
-pub fn core_bench() -> Result<PathBuf> {
-    let mut path = None;
-    Run::cargo([
+/// The program that measures Core.
+pub const CORE_COST: &str = "corecost";
+
+/// Builds programs of the tests for one of the targets, as the release binary is built. Returns the folder where they are.
+pub fn test_binaries(target: &str, names: &[&str]) -> Result<PathBuf> {
+    let mut build = Run::cargo([
         "build",
         "--profile",
         "dist",
         "--package",
-        "spoor",
-        "--bench",
-        "core",
+        "spoor-tests",
         "--target",
-        TARGET,
-        "--message-format",
-        "json-render-diagnostics",
-    ])
-    .quiet_lines(|line| {
-        // Of the agent's own binary, which is built with it, a message comes, too: in any order.
-        if line.contains(r#""kind":["bench"]"#) {
-            path = executable(line).or(path.take());
-        }
-    })?;
-    path.context("cargo did not say where it put the program of agent/benches/core.rs")
+        target,
+    ]);
+    for name in names {
+        build = build.args(["--bin", name]);
+    }
+    for (name, value) in cross_environment(target) {
+        build = build.env(name, value);
+    }
+    build.status()?;
+    Ok(tools::target_dir()?.join(target).join("dist"))
+}
+
+/// Builds the program that measures Core.
+pub fn core_cost() -> Result<PathBuf> {
+    Ok(test_binaries(TARGET, &[CORE_COST])?.join(CORE_COST))
 }
 
 /// Builds a file of integration tests, and says where its program is.
-pub fn test_program(package: &str, name: &str) -> Result<PathBuf> {
+pub fn test_program(name: &str) -> Result<PathBuf> {
     let mut path = None;
     let kind = r#""kind":["test"]"#;
     Run::cargo(["test", "--no-run", "--message-format", "json-render-diagnostics"])
-        .args(["--package", package, "--test", name])
+        .args(["--workspace", "--test", name])
         .quiet_lines(|line| {
             if line.contains(kind) {
                 path = executable(line).or(path.take());
             }
         })?;
-    path.with_context(|| format!("cargo did not say where it put the test {name} of {package}"))
+    path.with_context(|| format!("cargo did not say where it put the test {name}"))
 }
 
 /// The executable that a message of cargo names. Paths with characters that JSON escapes are none of ours.

@@ -19,7 +19,7 @@ pub const SPOOR_BIN: &str = "SPOOR_BIN";
 pub const LLVM: &str = "22";
 
 /// Tells the benchmarks and the tests where the program is that measures Core.
-pub const CORE_BENCH: &str = "SPOOR_CORE_BENCH";
+pub const CORE_COST: &str = "SPOOR_CORE_COST";
 
 /// The folder of the workspace.
 pub fn root() -> PathBuf {

@@ -45,9 +45,9 @@ const BOUNDS: [Bound; 4] = [
 
 /// The counters as they were, and what is being lost.
 #[derive(Debug, Default)]
-pub struct Losses([(u64, Episode); BOUNDS.len()]);
+pub struct BoundLosses([(u64, Episode); BOUNDS.len()]);
 
-impl Losses {
+impl BoundLosses {
     /// Compares the counters, and gives the lines to log.
     pub fn look<'c>(
         &mut self,
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn a_ring_that_is_full_for_a_while_is_told_twice() {
         let begun = Instant::now();
-        let mut losses = Losses::default();
+        let mut losses = BoundLosses::default();
         let mut lines = Vec::new();
         for second in 0..100_u64 {
             let lost = second.clamp(10, 20) * 5 - 50;
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn what_is_open_at_the_end_is_told_then() {
         let begun = Instant::now();
-        let mut losses = Losses::default();
+        let mut losses = BoundLosses::default();
         let counters = [
             ("held_too_many", 3),
             ("connections_refused", 1),

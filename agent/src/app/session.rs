@@ -14,7 +14,7 @@ use anyhow::Context;
 
 use super::{
     facts::{Answer, Facts, Question},
-    losses::Losses,
+    losses::BoundLosses,
     second_look::{SecondLook, Seen, Verdict, selected},
     shown::{Shown, State},
     signals::{Command, Stop},
@@ -74,7 +74,7 @@ pub struct Session {
     second_look: SecondLook,
     unix_ends: UnixEnds,
     records: (u64, u64),
-    losses: Losses,
+    losses: BoundLosses,
     /// Processes that were asked about at the start.
     first_look: BTreeSet<u32>,
     next_housekeeping_ns: u64,
@@ -112,7 +112,7 @@ impl Session {
             second_look: SecondLook::default(),
             unix_ends: UnixEnds::default(),
             records: (0, 0),
-            losses: Losses::default(),
+            losses: BoundLosses::default(),
             first_look: BTreeSet::new(),
             next_housekeeping_ns: 0,
             broken: None,

@@ -7,7 +7,7 @@ use std::{
 
 use agent_ebpf::{
     abi::{Connect, Direction, FAMILY_INET, FAMILY_UNIX, Hint, Open, Role, SEGMENT_MORE, SEGMENT_NOT_HTTP, Segment},
-    classify::{Looks, looks_like_request, looks_like_response},
+    classify::{Looks, first_bytes, looks_like_request, looks_like_response},
 };
 use smallvec::SmallVec;
 
@@ -402,15 +402,12 @@ impl Connection {
             if !begins_call {
                 return false;
             }
-            let mut first = [0; 8];
-            for (to, from) in first.iter_mut().zip(bytes) {
-                *to = *from;
-            }
+            let (first, n) = first_bytes(bytes);
             let sends = way == Direction::Write;
             // Who sends a request is the client, who sends a response the server.
-            if looks_like_request(first, bytes.len()) == Looks::Yes {
+            if looks_like_request(first, n) == Looks::Yes {
                 self.role = if sends { Role::Client } else { Role::Server };
-            } else if looks_like_response(first, bytes.len()) == Looks::Yes {
+            } else if looks_like_response(first, n) == Looks::Yes {
                 self.role = if sends { Role::Server } else { Role::Client };
             } else {
                 return false;

@@ -446,6 +446,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn casts_become_calls_of_the_kernels_function() {
+        let calls = |code: &[u8], wanted: [u8; 8]| code.as_chunks().0.iter().filter(|one| **one == wanted).count();
+        let placeholder = call(0, READ_ONLY_CAST);
+        let offsets = Offsets {
+            word_type: 157,
+            read_only_cast: 65_504,
+            ..Offsets::UNKNOWN
+        };
+        let patched = code(&offsets);
+        let casts = calls(OBJECT, placeholder);
+        assert!(casts > 0);
+        assert_eq!(calls(&patched, call(KERNEL_FUNCTION, 65_504)), casts);
+        assert_eq!(calls(&patched, placeholder), 0);
+        assert_eq!(*code(&Offsets::UNKNOWN), *OBJECT);
+    }
+
+    #[test]
     fn a_kernel_that_is_too_old_for_its_processor_is_told_as_such() {
         let told = |words: &str| reason(&io::Error::other(words.to_owned()));
         let old = told("tail_calls are not allowed in non-JITed programs with bpf-to-bpf calls\nprocessed 9 insns");

@@ -1,9 +1,10 @@
 //! What the eBPF programs cost for each request.
 
-use std::{thread::sleep, time::Duration};
+use std::{path::PathBuf, thread::sleep, time::Duration};
 
 use anyhow::{Result, ensure};
 use spoor::probe::reference::{self, Reference};
+use spoor_tests::agent::binary;
 
 use super::{
     Options,
@@ -15,51 +16,43 @@ use super::{
 };
 
 /// Measures rounds of: an untraced server, the reference program on an untraced server, a traced server, all under one agent
-/// and the same load.
+/// and the same load. Another agent has rounds of its own, which alternate with these.
 ///
 /// The kernel's statistics are of all runs of a program, whoever caused them; only the server's are wanted. In the round
 /// with an untraced server all runs (wrk's, nginx's) find that this is no target and end: that gives what such a run
 /// costs. wrk reads and writes by read(2) and write(2) alone, which /proc/PID/io counts, and each is one run. So the
 /// server's share of the other round is its total, less wrk's calls times that cost.
-pub fn run(rig: &Rig, options: Options, proxy: bool) -> Result<Vec<Bar>> {
+pub fn run(rig: &Rig, options: Options, proxy: bool, against: Option<PathBuf>) -> Result<Vec<Bar>> {
     let _statistics = reference::enable_run_statistics()?;
-    let (plain, traced) = (
+    let servers = [
         Servers::start(rig, Side::Plain, proxy)?,
         Servers::start(rig, Side::Traced, proxy)?,
-    );
-    let agent = rig.agent(&[])?;
-    sleep(SELECTION_TIME);
+    ];
     let time = options.time(2);
+    let mut agents = vec![("", binary()?, Rounds::default())];
+    agents.extend(against.map(|program| (", other agent", program, Rounds::default())));
 
-    let mut rounds = Rounds::default();
     let count = options.rounds(5);
     for round in 0..count {
         progress(round, count);
-        let untraced = measure(rig, &agent, &plain, time)?;
-        let reference_ns = reference_ns(rig, &plain, time)?;
-        let passed_over_ns = untraced.run_ns / untraced.runs;
-        let traced = measure(rig, &agent, &traced, time)?;
-        let ns = (traced.run_ns - traced.client_calls * passed_over_ns) / traced.requests;
-        rounds.reference_ns.push(reference_ns);
-        rounds.passed_over_ns.push(passed_over_ns);
-        rounds.ns.push(ns);
-        rounds.runs.push((traced.runs - traced.client_calls) / traced.requests);
-        rounds.untraced_ns.push(untraced.run_ns / untraced.requests);
-        rounds.multiple.push(ns / reference_ns);
+        let states = agents.len();
+        for turn in 0..states {
+            let (_, program, rounds) = &mut agents[(turn + round as usize) % states];
+            let agent = Agent::start_program(program, &rig.traced(), rig.sink.address, &[])?;
+            sleep(SELECTION_TIME);
+            rounds.add(rig, &agent, &servers, time)?;
+            agent.finish()?;
+        }
     }
-    let skipped = agent.objects()?.skipped;
-    agent.finish()?;
 
     let mut table = Table::new(&["", "median", "least", "greatest"]);
-    table.series("reference program (copy 256 bytes, submit), ns", &rounds.reference_ns);
-    table.series("a run that finds no target, ns", &rounds.passed_over_ns);
-    table.series("an untraced request, client and server, ns", &rounds.untraced_ns);
-    table.series("a traced request, server side, ns", &rounds.ns);
-    table.series("a traced request, server side, runs", &rounds.runs);
-    table.series("a traced request, multiple of the reference", &rounds.multiple);
-    println!("{table}runs that the kernel skipped: {skipped}");
+    for (name, _, rounds) in &agents {
+        rounds.lines(&mut table, name);
+    }
+    println!("{table}");
     let at_most =
         |what: &str, must, aim, values: &[f64]| Bar::new(what, Bound::AtMost(must), Bound::AtMost(aim), median(values));
+    let (_, _, rounds) = &agents[0];
     Ok(if proxy {
         vec![
             at_most("kernel --proxy: ns a proxied request", 4000.0, 2500.0, &rounds.ns),
@@ -82,6 +75,39 @@ struct Rounds {
     ns: Vec<f64>,
     runs: Vec<f64>,
     multiple: Vec<f64>,
+    skipped: Vec<f64>,
+}
+
+impl Rounds {
+    fn add(&mut self, rig: &Rig, agent: &Agent, [plain, traced]: &[Servers; 2], time: Duration) -> Result<()> {
+        let untraced = measure(rig, agent, plain, time)?;
+        let reference_ns = reference_ns(rig, plain, time)?;
+        let passed_over_ns = untraced.run_ns / untraced.runs;
+        let traced = measure(rig, agent, traced, time)?;
+        let ns = (traced.run_ns - traced.client_calls * passed_over_ns) / traced.requests;
+        self.reference_ns.push(reference_ns);
+        self.passed_over_ns.push(passed_over_ns);
+        self.ns.push(ns);
+        self.runs.push((traced.runs - traced.client_calls) / traced.requests);
+        self.untraced_ns.push(untraced.run_ns / untraced.requests);
+        self.multiple.push(ns / reference_ns);
+        self.skipped.push(agent.objects()?.skipped as f64);
+        Ok(())
+    }
+
+    fn lines(&self, table: &mut Table, name: &str) {
+        for (what, values) in [
+            ("reference program (copy 256 bytes, submit), ns", &self.reference_ns),
+            ("a run that finds no target, ns", &self.passed_over_ns),
+            ("an untraced request, client and server, ns", &self.untraced_ns),
+            ("a traced request, server side, ns", &self.ns),
+            ("a traced request, server side, runs", &self.runs),
+            ("a traced request, multiple of the reference", &self.multiple),
+            ("runs that the kernel skipped", &self.skipped),
+        ] {
+            table.series(&format!("{what}{name}"), values);
+        }
+    }
 }
 
 /// nginx with a file, and maybe one in front of it.

@@ -92,6 +92,9 @@ enum What {
         /// Of each call inside a large body, and what such a body leaves in the ring
         #[arg(long)]
         body: bool,
+        /// Another agent's binary to measure in the same rounds
+        #[arg(long, value_name = "BINARY", conflicts_with = "body")]
+        against: Option<PathBuf>,
     },
     /// What is added to an exchange of four calls, both ends in one process on one processor
     Exchange {
@@ -192,7 +195,7 @@ pub fn main() -> Result<ExitCode> {
     let bars = match what {
         What::Coverage { requests } => coverage::run(&rig, requests)?,
         What::Kernel { body: true, .. } => body::run(&rig, options)?,
-        What::Kernel { proxy, .. } => kernel::run(&rig, options, proxy)?,
+        What::Kernel { proxy, against, .. } => kernel::run(&rig, options, proxy, against)?,
         What::Exchange { against } => exchange::run(&rig, options, against)?,
         What::Cpu => cpu::run(&rig, options, &[cpu::Subject::Cpu])?,
         What::Throughput => cpu::run(&rig, options, &[cpu::Subject::Throughput])?,
@@ -236,8 +239,8 @@ fn all(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     type Part<'a> = (&'a str, &'a dyn Fn() -> Result<Vec<Bar>>);
     let parts: [Part; 14] = [
         ("coverage", &|| coverage::run(rig, requests)),
-        ("kernel", &|| kernel::run(rig, options, false)),
-        ("kernel --proxy", &|| kernel::run(rig, options, true)),
+        ("kernel", &|| kernel::run(rig, options, false, None)),
+        ("kernel --proxy", &|| kernel::run(rig, options, true, None)),
         ("kernel --body", &|| body::run(rig, options)),
         ("exchange", &|| exchange::run(rig, options, None)),
         ("cpu and throughput", &|| cpu::run(rig, options, &both)),

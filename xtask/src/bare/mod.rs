@@ -77,8 +77,9 @@ pub fn from_nothing() -> Result<()> {
 /// One of them fails, or leaves something behind.
 pub fn with_what_is_built(spoor: &Path) -> Result<()> {
     let mut times = Times::default();
-    Run::cargo(["build", "--package", "spoor-demo"]).status()?;
-    let services = release::test_program("spoor-tests", checks::SERVICES)?;
+    // Of the whole workspace, as the other steps build: alone, the crates that they share would be built once more.
+    Run::cargo(["build", "--workspace", "--bin", "demo"]).status()?;
+    let services = release::test_program(checks::SERVICES)?;
     let debug = tools::target_dir()?.join("debug");
     let xtask = std::env::current_exe().context("cannot find the path of xtask itself")?;
     let demo = debug.join("demo");

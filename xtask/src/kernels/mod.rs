@@ -178,27 +178,14 @@ fn host() -> Result<()> {
     Run::program(path("suite")?).env("SPOOR_BIN", path("spoor")?).status()
 }
 
+/// The suite and its peers.
+pub const PROGRAMS: [&str; 3] = ["kernels", "rawpeer", "threaded"];
+
 /// The agent, the suite and its peers, static: where each is, and its name in the guest.
 fn binaries(arch: Arch) -> Result<Vec<(PathBuf, &'static str)>> {
     let spoor = release::build_for(arch.target())?;
     println!("{spoor}");
-    // The profile of the agent, whose crates are then there.
-    let mut build = Run::cargo(["build", "--profile", "dist", "--package", "spoor-tests"]);
-    build = build.args([
-        "--bin",
-        "kernels",
-        "--bin",
-        "rawpeer",
-        "--bin",
-        "threaded",
-        "--target",
-        arch.target(),
-    ]);
-    for (name, value) in release::cross_environment(arch.target()) {
-        build = build.env(name, value);
-    }
-    build.status()?;
-    let folder = tools::target_dir()?.join(arch.target()).join("dist");
+    let folder = release::test_binaries(arch.target(), &PROGRAMS)?;
     Ok(vec![
         (spoor.path, "spoor"),
         (folder.join("kernels"), "suite"),

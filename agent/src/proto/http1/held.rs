@@ -160,18 +160,12 @@ impl Held {
 
     /// The first captured bytes, up to a gap: how many they are, at most 8, and which.
     pub fn first_bytes(&self) -> ([u8; 8], usize) {
-        let mut first = [0; 8];
         let pieces = self.0.iter().flat_map(|pieces| &pieces.queue);
         let captured = pieces.map_while(|piece| match &piece.data {
             HeldData::Bytes(bytes) => Some(bytes.iter()),
             HeldData::Gap(_) => None,
         });
-        let n = first
-            .iter_mut()
-            .zip(captured.flatten())
-            .map(|(to, from)| *to = *from)
-            .count();
-        (first, n)
+        classify::first_bytes(captured.flatten())
     }
 }
 

@@ -198,7 +198,6 @@ fn is_known(method: &[u8]) -> bool {
 }
 
 fn looks<'a>(bytes: impl Iterator<Item = &'a u8>) -> Looks {
-    let mut first = [0; 8];
-    let n = first.iter_mut().zip(bytes).map(|(to, from)| *to = *from).count();
+    let (first, n) = classify::first_bytes(bytes);
     classify::looks_like_request(first, n)
 }

@@ -78,7 +78,6 @@ impl Http1 {
 
 /// Whether these bytes begin a response.
 pub(super) fn looks_like_response(bytes: &[u8]) -> Looks {
-    let mut first = [0; 8];
-    let n = first.iter_mut().zip(bytes).map(|(to, from)| *to = *from).count();
+    let (first, n) = classify::first_bytes(bytes);
     classify::looks_like_response(first, n)
 }

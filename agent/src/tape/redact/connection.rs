@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use agent_ebpf::{
     abi::{Direction, Open, Role, SEGMENT_MORE, Segment},
-    classify::{Looks, looks_like_request, looks_like_response},
+    classify::{Looks, first_bytes, looks_like_request, looks_like_response},
 };
 
 use super::{
@@ -272,12 +272,4 @@ impl Connection {
 fn fill(bytes: &mut [u8], begins: bool) {
     let kept = if begins { telemetry::marker(bytes) } else { 0 };
     bytes[kept..].fill(FILL);
-}
-
-fn first_bytes(bytes: &[u8]) -> ([u8; 8], usize) {
-    let mut first = [0; 8];
-    for (to, from) in first.iter_mut().zip(bytes) {
-        *to = *from;
-    }
-    (first, bytes.len())
 }

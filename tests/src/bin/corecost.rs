@@ -1,9 +1,9 @@
 //! What Core takes for an HTTP/1 request: the program that `cargo xtask bench core` runs, by the clock and under callgrind.
 //!
 //! ```text
-//! core ENDS REQUESTS time      prints the ns of each request: median of the batches, and the least
-//! core ENDS REQUESTS feed      feeds Core, prints nothing
-//! core ENDS REQUESTS prepare   makes the records and nothing else: what to take off from `feed`
+//! corecost ENDS REQUESTS time      prints the ns of each request: median of the batches, and the least
+//! corecost ENDS REQUESTS feed      feeds Core, prints nothing
+//! corecost ENDS REQUESTS prepare   makes the records and nothing else: what to take off from `feed`
 //! ```
 //! ENDS is `server`, whose clients are not traced: a span for each request; or `both`: two spans for each request, joined.
 
@@ -37,7 +37,7 @@ const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nServer: nginx/1.26.3\r\nDate: Sat, 
 const BODY: [u8; 1024] = [b'x'; 1024];
 
 fn main() -> ExitCode {
-    let args: Vec<String> = env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    let args: Vec<String> = env::args().skip(1).collect();
     let parsed = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [ends, requests, what] => requests
             .parse::<usize>()
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         _ => None,
     };
     let Some((both, requests, what)) = parsed else {
-        eprintln!("usage: core server|both REQUESTS time|feed|prepare");
+        eprintln!("usage: corecost server|both REQUESTS time|feed|prepare");
         return ExitCode::FAILURE;
     };
     let mut traffic = Traffic::new(both);
