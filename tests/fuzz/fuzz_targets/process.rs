@@ -245,6 +245,6 @@ fn btf(input: &mut Unstructured<'_>) {
         for (structure, member) in [("outer", "a"), ("outer", "b"), ("outer", "ns.inum"), ("ns", "inum")] {
             let _ = btf.offset(structure, member);
         }
-        let _ = btf.has_function("outer");
+        let _ = btf.function("outer").is_some();
     }
 }
