@@ -44,7 +44,18 @@ Examples:
 Environment:
   OTEL_EXPORTER_OTLP_ENDPOINT   the collector, as http://localhost:4318
   OTEL_EXPORTER_OTLP_PROTOCOL   http/protobuf (the default), http/json, or grpc, then with port 4317
+  OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_CERTIFICATE   name=value,name=value; a PEM file of the CAs to trust
+  OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG   which traces leave, as parentbased_traceidratio and 0.1
   docs/configuration.md has the others";
+
+/// Beside an "unexpected argument", where clap shows nothing but the usage.
+const RUN_USAGE: &str = "\
+spoor run [OPTIONS] [-- <CMD>...]
+A command goes behind `--`: sudo spoor run -- python3 app.py";
+
+const RECORD_USAGE: &str = "\
+spoor record [OPTIONS] --output <FILE> [-- <CMD>...]
+A command goes behind `--`: sudo spoor record -o bug.tape -- python3 app.py";
 
 const RECORD_EXAMPLES: &str = "\
 A tape holds what the services said, cookies and tokens included: keep it safe, or record it with --redact.
@@ -74,7 +85,7 @@ pub(super) enum Subcommand {
     /// Without a selection and without a command, every process on the host that speaks HTTP is traced, spoor itself
     /// excepted. With several rules, a process that fits any of them is traced; with a command, it and its children are
     /// traced too. Ctrl-C ends it.
-    #[command(after_help = RUN_EXAMPLES)]
+    #[command(override_usage = RUN_USAGE, after_help = RUN_EXAMPLES)]
     Run(RunArgs),
     /// List workloads: which are traced and why, and what of them is not visible
     ///
@@ -82,7 +93,7 @@ pub(super) enum Subcommand {
     #[command(after_help = PS_EXAMPLES)]
     Ps(PsArgs),
     /// Record onto a tape what spans are made of, to replay it later
-    #[command(after_help = RECORD_EXAMPLES)]
+    #[command(override_usage = RECORD_USAGE, after_help = RECORD_EXAMPLES)]
     Record(RecordArgs),
     /// Make the spans of a tape, the same ones each time
     #[command(after_help = REPLAY_EXAMPLES)]
