@@ -103,7 +103,7 @@ fn all_is_well() {
 fn one_thing_at_a_time() {
     let refused = || Err("the BPF_PROG_LOAD syscall failed: EACCES\n0: (79) r1\nR1 invalid mem access\n".to_owned());
     let without = |number: u32| with(|facts| facts.system.capabilities = !(1 << number));
-    let cases: [(Facts, &str, State, &str); 28] = [
+    let cases: [(Facts, &str, State, &str); 29] = [
         (
             with(|facts| facts.system.kernel = "4.18.0".into()),
             "version",
@@ -219,7 +219,13 @@ fn one_thing_at_a_time() {
             with(|facts| facts.unseen.closed = 3),
             "closed processes",
             State::Note,
-            "3 may not",
+            "3 processes cannot be inspected even by root (sandboxed)",
+        ),
+        (
+            with(|facts| facts.unseen.closed = 1),
+            "closed processes",
+            State::Note,
+            "1 process cannot be inspected even by root (sandboxed)",
         ),
         (
             with(|facts| facts.kernel_tls = Some(5)),

@@ -403,7 +403,7 @@ fn traffic(facts: &Facts) -> Vec<Line> {
     let line = |name, state, found: String| Line::new(Group::Traffic, name, state, found);
     let hidden = |name, hidden: &[(u32, String)], cost, remedy| match hidden {
         [] if *looked_into == 0 => line(name, State::Unknown, "no process could be looked into".to_owned()),
-        [] => line(name, State::Works, format!("none of {looked_into} processes")),
+        [] => line(name, State::Works, format!("none in {}", processes(*looked_into))),
         _ => line(name, State::Lacks, some(hidden)).costs(cost).remedy(remedy),
     };
     let mut lines = vec![
@@ -421,7 +421,7 @@ fn traffic(facts: &Facts) -> Vec<Line> {
         ),
     ];
     let lacks_ptrace = lacking(&facts.system, Need::Wanted).any(|capability| capability.name == "CAP_SYS_PTRACE");
-    let found = format!("{closed} may not be looked into");
+    let found = format!("{} cannot be inspected", processes(*closed));
     match *closed {
         0 => {}
         _ if lacks_ptrace => lines.push(
@@ -431,7 +431,7 @@ fn traffic(facts: &Facts) -> Vec<Line> {
             line(
                 "closed processes",
                 State::Note,
-                format!("{found}, by no right: they are guarded or in a sandbox"),
+                format!("{found} even by root (sandboxed)"),
             )
             .costs("what they are is not known, so fewer of their calls have parents"),
         ),
@@ -445,6 +445,11 @@ fn traffic(facts: &Facts) -> Vec<Line> {
             .costs("exchanges over TLS, kTLS included, have no spans"),
     );
     lines
+}
+
+fn processes(count: usize) -> String {
+    let word = if count == 1 { "process" } else { "processes" };
+    format!("{count} {word}")
 }
 
 /// Names that are enough to know what is meant.
