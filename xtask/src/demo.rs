@@ -60,5 +60,5 @@ fn build(log: &Path, options: &[&str]) -> Result<()> {
 
 /// Whether a line of the demo's output begins its first trace.
 pub fn begins_trace(line: &str) -> bool {
-    line.contains(": one request, nine services")
+    line.contains(": one request, eight services")
 }

@@ -29,7 +29,7 @@ use spoor_tests::{
 
 /// What visitors of the shop do: path, the status that they get, and what is worth seeing.
 const VISITS: [(&str, u16, &str); 4] = [
-    ("/checkout", 200, "one request, nine services"),
+    ("/checkout", 200, "one request, eight services"),
     ("/pay", 502, "a failing call: the bank answers 500"),
     ("/newsletter", 502, "a call to a dead service"),
     ("/report", 200, "a slow call: the ledger takes 250 ms"),
