@@ -113,7 +113,8 @@ impl Gatherer {
     /// process that is gone, it is what the hint and the parent say.
     ///
     /// `parent` are the facts of the process that it was forked from. They count if the process still runs the same
-    /// executable and wrote a title over its own environment (workers of nginx, gunicorn, PostgreSQL).
+    /// executable, and either wrote a title over its own environment (workers of nginx, gunicorn, PostgreSQL) or is
+    /// ending, so that its command line or its environment is gone (a child for each connection).
     pub fn gather(&mut self, tgid: u32, hint: Option<&ExecHint>, parent: Option<&ProcessFacts>) -> ProcessFacts {
         let exe = self.root.exe(tgid);
         let (command_line, environment, identity) = self.root.memory_and_identity(tgid);
@@ -127,8 +128,13 @@ impl Gatherer {
             environ = Environ::parse(&hint.environ);
         }
         let has_title = environ.is_overwritten || line.is_title;
+        // exit_mm() may come between two reads. Those behind it find nothing, and one alone would name another service.
+        let is_gone = |memory: Option<&[u8]>| memory.is_none_or(<[u8]>::is_empty);
+        let is_ending = hint.is_none() && (is_gone(command_line.as_deref()) || is_gone(environment.as_deref()));
         let is_fork = |parent: &&ProcessFacts| match &exe {
-            Some(exe) => has_title && text_of(parent, attribute::PROCESS_EXECUTABLE_PATH) == exe.to_str(),
+            Some(exe) => {
+                (has_title || is_ending) && text_of(parent, attribute::PROCESS_EXECUTABLE_PATH) == exe.to_str()
+            }
             None => hint.is_none(),
         };
         if let Some(parent) = parent.filter(is_fork).filter(|_| environ.service_name().is_none()) {

@@ -200,6 +200,40 @@ fn a_worker_with_a_title_has_its_parents_name() {
 }
 
 #[test]
+fn a_fork_whose_memory_goes_between_reads_is_its_parents() {
+    let fixture = Fixture::new();
+    let (python, script) = ("/nowhere/python3.11", "python3\0forks.py\0");
+    let environ = "PATH=/bin\0OTEL_SERVICE_NAME=shop\0OTEL_RESOURCE_ATTRIBUTES=team=a\0";
+    fixture.process(10, python, script, environ, "/");
+    fixture.process(11, python, "", "", "/");
+    fixture.process(12, python, script, "", "/");
+    fixture.process(13, python, "", "PATH=/bin\0", "/");
+    for (tgid, gone) in [(14, "cmdline"), (15, "environ")] {
+        fixture.process(tgid, python, script, "PATH=/bin\0", "/");
+        fs::remove_file(fixture.0.path().join(format!("{tgid}/{gone}"))).unwrap();
+    }
+    let mut gatherer = fixture.gatherer();
+    let parent = gatherer.gather(10, None, None);
+    for tgid in 11..=15 {
+        let facts = gatherer.gather(tgid, None, Some(&parent));
+        assert_eq!(
+            (name_of(&facts), text_of(&facts, "team"), facts.runtime),
+            ("shop", Some("a"), parent.runtime),
+            "{tgid}"
+        );
+    }
+    // Another executable, or an exec, is no fork.
+    fixture.process(16, "/nowhere/sidecar", "", "", "/");
+    assert_eq!(name_of(&gatherer.gather(16, None, Some(&parent))), "sidecar");
+    let hint = ExecHint {
+        comm: "python3".to_owned(),
+        cmdline: b"python3\0cart.py\0".to_vec(),
+        environ: Vec::new(),
+    };
+    assert_eq!(name_of(&gatherer.gather(11, Some(&hint), Some(&parent))), "cart");
+}
+
+#[test]
 fn a_process_that_is_gone_has_what_the_kernel_said() {
     let fixture = Fixture::new();
     let mut gatherer = fixture.gatherer();
