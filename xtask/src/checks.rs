@@ -1,19 +1,25 @@
 //! `cargo xtask test`: everything that must pass, one step after the other.
 
-use std::{fs, time::Instant};
+use std::{fs, path::Path, time::Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{
-    bare, fuzz, kernels, release,
+    bare, fuzz, kernels,
+    release::{self, Release},
     tools::{self, CORE_COST, Run, SPOOR_BIN, target_dir},
 };
 
 /// The test that starts each server and client.
 pub const SERVICES: &str = "truth";
 
+/// The end-to-end test that needs the program that measures Core: its file, and its name.
+const CORE_COST_TEST: (&str, &str) = ("core_cost", "instructions_of_a_request");
+
 /// What needs neither root nor services.
 const UNIT_TESTS: &str = "unit, property and golden tests";
+
+const END_TO_END: &str = "end-to-end tests";
 
 /// What cargo test's result lines said.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -37,9 +43,8 @@ impl Tally {
     }
 }
 
-/// Runs all steps. `filter` narrows the end-to-end tests to those of a file, or whose name contains it, and shows their
-/// output. Each fuzz target runs for `fuzz_minutes`.
-pub fn all(filter: Option<&str>, fuzz_minutes: f64) -> Result<()> {
+/// Runs all steps. Each fuzz target runs for `fuzz_minutes`.
+pub fn all(fuzz_minutes: f64) -> Result<()> {
     tallied(|tally| {
         lints()?;
         tests(
@@ -50,41 +55,71 @@ pub fn all(filter: Option<&str>, fuzz_minutes: f64) -> Result<()> {
         if fuzz_minutes > 0.0 {
             step("fuzz targets", || fuzz::test(fuzz_minutes))?;
         }
-        let release = step("release binary", || {
-            let release = release::build()?;
-            println!("{release}");
-            Ok(release)
-        })?;
+        let release = release_binary()?;
         // In one go: the linker works on one processor.
         let programs = step("programs that measure Core and try kernels", || {
             let names = [&[release::CORE_COST], &kernels::PROGRAMS[..]].concat();
             release::test_binaries(release::TARGET, &names)
         })?;
-        let end_to_end = Run::cargo(["test", "--workspace", "--no-fail-fast"])
-            .args(chosen(&end_to_end()?, filter))
-            .env(SPOOR_BIN, &release.path)
-            .env(CORE_COST, programs.join(release::CORE_COST));
-        let before = tally.passed;
-        tests("end-to-end tests", end_to_end, tally)?;
-        if let Some(filter) = filter {
-            ensure!(
-                tally.passed > before,
-                "no end-to-end test is called so: give a file of tests/tests (`matrix`) or a part of a test's name, not `{filter}`"
-            );
-        } else {
-            step("the oldest kernel", || {
-                kernels::run(&kernels::AMONG_ALL_TESTS.map(str::to_owned))
-            })?;
-            step("setup and demo on a bare system", || {
-                bare::with_what_is_built(&release.path)
-            })?;
-        }
+        let core_cost = programs.join(release::CORE_COST);
+        tests(END_TO_END, end_to_end(&release, Some(&core_cost), None)?, tally)?;
+        step("the oldest kernel", || {
+            kernels::run(&kernels::AMONG_ALL_TESTS.map(str::to_owned))
+        })?;
+        step("setup and demo on a bare system", || {
+            bare::with_what_is_built(&release.path)
+        })
+    })
+}
+
+/// Builds the release binary, and runs the end-to-end tests of the file `filter`, or those whose name contains it. Shows
+/// their output.
+pub fn only(filter: &str) -> Result<()> {
+    tallied(|tally| {
+        let release = release_binary()?;
+        let core_cost = measures_core(filter)
+            .then(|| step("program that measures Core", release::core_cost))
+            .transpose()?;
+        tests(
+            END_TO_END,
+            end_to_end(&release, core_cost.as_deref(), Some(filter))?,
+            tally,
+        )?;
+        ensure!(
+            tally.passed > 0,
+            "no end-to-end test is called so: give a file of tests/tests (`matrix`) or a part of a test's name, not `{filter}`"
+        );
         Ok(())
     })
 }
 
+/// Whether the filter chooses the test that measures Core.
+fn measures_core(filter: &str) -> bool {
+    let (file, name) = CORE_COST_TEST;
+    filter == file || name.contains(filter)
+}
+
+fn release_binary() -> Result<Release> {
+    step("release binary", || {
+        let release = release::build()?;
+        println!("{release}");
+        Ok(release)
+    })
+}
+
+/// Returns `cargo test` for the end-to-end tests that `filter` chooses, or for all.
+fn end_to_end(release: &Release, core_cost: Option<&Path>, filter: Option<&str>) -> Result<Run> {
+    let run = Run::cargo(["test", "--workspace", "--no-fail-fast"])
+        .args(chosen(&files()?, filter))
+        .env(SPOOR_BIN, &release.path);
+    Ok(match core_cost {
+        Some(program) => run.env(CORE_COST, program),
+        None => run,
+    })
+}
+
 /// The files of the end-to-end tests, in the order in which they run.
-fn end_to_end() -> Result<Vec<String>> {
+fn files() -> Result<Vec<String>> {
     let folder = tools::root().join("tests/tests");
     let mut files = Vec::new();
     for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
@@ -176,7 +211,8 @@ fn tallied(steps: impl FnOnce(&mut Tally) -> Result<()>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Tally, chosen, end_to_end};
+    use super::{CORE_COST_TEST, Tally, chosen, files, measures_core};
+    use crate::tools;
 
     #[test]
     fn tests_are_chosen_by_file_or_by_name() {
@@ -193,11 +229,22 @@ mod tests {
 
     #[test]
     fn files_and_folders_hold_end_to_end_tests() {
-        let files = end_to_end().unwrap();
+        let files = files().unwrap();
         assert!(
             files.iter().any(|file| file == "ps") && files.iter().any(|file| file == "matrix"),
             "{files:?}"
         );
+    }
+
+    #[test]
+    fn the_test_that_measures_core_is_known() {
+        let (file, name) = CORE_COST_TEST;
+        let path = tools::root().join(format!("tests/tests/{file}.rs"));
+        let text = std::fs::read_to_string(path).unwrap();
+        assert!(text.contains(&format!("fn {name}(")), "{text}");
+        for (filter, measures) in [(file, true), (name, true), ("instructions", true), ("matrix", false)] {
+            assert_eq!(measures_core(filter), measures, "{filter}");
+        }
     }
 
     #[test]

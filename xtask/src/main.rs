@@ -58,7 +58,8 @@ enum Task {
         /// How long each fuzz target runs; 0: they are left out
         #[arg(long, default_value_t = 1.0, value_name = "N", conflicts_with = "no_e2e")]
         fuzz_minutes: f64,
-        /// Run only the end-to-end tests of this file (`matrix`), or whose name contains this, and show what they print
+        /// Run only the end-to-end tests of this file (`matrix`) or whose name contains this, with the release binary, and show
+        /// what they print: no lints, no unit tests, no fuzz targets, no other system
         #[arg(conflicts_with = "no_e2e")]
         filter: Option<String>,
         /// Build a minimal system, and run there from nothing: the demo, the setup, and each server and client once
@@ -125,10 +126,14 @@ fn run(task: Task) -> Result<ExitCode> {
             checks::without_end_to_end()?;
         }
         Task::Test {
-            fuzz_minutes, filter, ..
+            filter: Some(filter), ..
         } => {
             setup::install(Scope::Test)?;
-            checks::all(filter.as_deref(), fuzz_minutes)?;
+            checks::only(&filter)?;
+        }
+        Task::Test { fuzz_minutes, .. } => {
+            setup::install(Scope::Test)?;
+            checks::all(fuzz_minutes)?;
         }
         Task::Fuzz(options) => {
             setup::install(Scope::Fuzz)?;
