@@ -46,7 +46,7 @@ enum Task {
     Build,
     /// Start a small shop of uninstrumented services, send load and print its traces
     Demo {
-        /// Passed on to the demo (--help lists them)
+        /// Arguments of the demo, behind `--`: `cargo xtask demo -- --help` lists them
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
@@ -78,7 +78,7 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Measure what Spoor costs
     Bench {
-        /// Passed on to the benchmarks (--help lists them)
+        /// A benchmark and its arguments: `cargo xtask bench -- --help` lists them
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
