@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: installs what the demo needs, builds agent and demo meanwhile, and runs it.
 
-use std::{ffi::OsString, path::Path, time::Instant};
+use std::{convert::Infallible, ffi::OsString, path::Path, time::Instant};
 
 use anyhow::{Context as _, Result};
 
@@ -13,11 +13,11 @@ use crate::{
 const CRATES: &str = "agent and demo: build their crates";
 const BUILD: &str = "agent and demo: build";
 
-/// Runs the demo with these arguments.
+/// Installs and builds, then becomes the demo with these arguments.
 ///
 /// # Errors
-/// Something cannot be installed or built, or a trace is not as the services say.
-pub fn run(args: Vec<OsString>) -> Result<()> {
+/// Something cannot be installed, built or started.
+pub fn run(args: Vec<OsString>) -> Result<Infallible> {
     let start = Instant::now();
     let target = target_dir()?;
     let fresh = !target.join("debug/spoor").exists();
@@ -46,7 +46,7 @@ pub fn run(args: Vec<OsString>) -> Result<()> {
     Run::program(target.join("debug/demo"))
         .args(args)
         .env(SPOOR_BIN, target.join("debug/spoor"))
-        .status()
+        .exec()
 }
 
 /// Builds both in the profile that compiles fastest: where a first trace is waited for, it matters more than the

@@ -13,7 +13,7 @@ mod setup;
 mod steps;
 mod tools;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{convert::Infallible, ffi::OsString, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -110,8 +110,8 @@ fn run(task: Task) -> Result<ExitCode> {
             setup::install(Scope::Build)?;
             println!("{}", release::build()?);
         }
-        Task::Demo { args } => demo::run(args)?,
-        Task::Bench { args } => bench(args)?,
+        Task::Demo { args } => match demo::run(args)? {},
+        Task::Bench { args } => match bench(args)? {},
         Task::Kernels { kernels } => {
             setup::install(Scope::Kernels)?;
             kernels::run(&kernels)?;
@@ -143,8 +143,8 @@ fn run(task: Task) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs the benchmarks with the release binary in `SPOOR_BIN`.
-fn bench(args: Vec<OsString>) -> Result<()> {
+/// Becomes the benchmarks, with the release binary in `SPOOR_BIN`.
+fn bench(args: Vec<OsString>) -> Result<Infallible> {
     setup::install(Scope::Bench)?;
     let release = release::build()?;
     let core = args
@@ -167,5 +167,5 @@ fn bench(args: Vec<OsString>) -> Result<()> {
     if let Some(core) = core {
         run = run.env(CORE_COST, core);
     }
-    run.status()
+    run.exec()
 }

@@ -1,11 +1,13 @@
 //! Where things are, and how other programs are run.
 
 use std::{
+    convert::Infallible,
     env,
     ffi::{OsStr, OsString},
     fmt::Write as _,
     fs::{self, OpenOptions},
     io::{BufRead as _, BufReader, Write as _},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
 };
@@ -148,6 +150,15 @@ impl Run {
             .status()
             .with_context(|| format!("cannot start `{}`", self.line()))?;
         self.judge(status)
+    }
+
+    /// Becomes the program: signals reach it, and whoever waits for xtask waits for it. Returns only if it cannot start.
+    ///
+    /// # Errors
+    /// The program cannot be started.
+    pub fn exec(mut self) -> Result<Infallible> {
+        let error = self.command.exec();
+        Err(error).with_context(|| format!("cannot start `{}`", self.line()))
     }
 
     /// Runs it to its end; all that it says goes to the end of `log`. An error has the last lines.
