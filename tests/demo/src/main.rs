@@ -62,7 +62,12 @@ fn main() -> Result<()> {
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("cannot handle Ctrl-C")?;
     }
     let shop = Shop::open()?;
-    println!("The shop is open: {}", shop.front().url("/checkout"));
+    let until = if arguments.keep {
+        "until Ctrl-C"
+    } else {
+        "until the demo ends (`cargo xtask demo -- --keep` leaves it open)"
+    };
+    println!("The shop is open {until}: {}", shop.front().url("/checkout"));
 
     let exporter = arguments
         .otlp
@@ -85,7 +90,9 @@ fn main() -> Result<()> {
     }
     outcome
         .check(arguments.requests)
-        .with_context(|| format!("the agent said:\n{said}"))
+        .with_context(|| format!("the agent said:\n{said}"))?;
+    println!("\nNext, your own services: `cargo xtask build`, then for what serves port 8080: sudo spoor run --port 8080");
+    Ok(())
 }
 
 struct Shop {
