@@ -91,7 +91,9 @@ fn main() -> Result<()> {
     outcome
         .check(arguments.requests)
         .with_context(|| format!("the agent said:\n{said}"))?;
-    println!("\nNext, your own services: `cargo xtask build`, then for what serves port 8080: sudo spoor run --port 8080");
+    println!(
+        "\nNext, your own services: `cargo xtask build`, then for what serves port 8080: sudo spoor run --port 8080"
+    );
     Ok(())
 }
 
