@@ -42,7 +42,7 @@ use self::{
     losses::Losses,
     otlp_grpc::GrpcTransport,
     otlp_http::HttpTransport,
-    queue::{Limits, Queue},
+    queue::{Limits, Queue, Unsent},
     worker::{Outcome, Pace, Transport},
 };
 use crate::{metrics::Metrics, trace::Span};
@@ -165,7 +165,12 @@ impl Exporter {
                 thread,
             }) => {
                 queue.close(Instant::now() + within);
-                thread.join(within + END_GRACE);
+                let within = within + END_GRACE;
+                let has_ended = thread.join(within);
+                let unsent = queue.give_up();
+                if !has_ended {
+                    tracing::warn!("{}", blocked(losses.destination(), within, unsent));
+                }
                 losses.finish();
             }
             Inner::Console(printer) => printer.shutdown(within),
@@ -242,14 +247,22 @@ impl ExportThread {
         Ok(Self { running })
     }
 
-    fn join(self, within: Duration) {
-        if self.running.recv_timeout(within) == Err(mpsc::RecvTimeoutError::Timeout) {
-            tracing::warn!(
-                "the export has not ended within {} ms: is what it writes to blocked?",
-                within.as_millis()
-            );
-        }
+    /// Waits for its end. False if it has not ended in time.
+    fn join(self, within: Duration) -> bool {
+        self.running.recv_timeout(within) != Err(mpsc::RecvTimeoutError::Timeout)
     }
+}
+
+/// The warning at the end, if the export thread hangs.
+fn blocked(destination: &str, within: Duration, unsent: Unsent) -> String {
+    format!(
+        "the export to {destination} has not ended within {} ms, {} spans are lost ({} waiting, {} in a write): is what it \
+         writes to blocked?",
+        within.as_millis(),
+        unsent.spans(),
+        unsent.waiting,
+        unsent.in_flight,
+    )
 }
 
 /// The transports: a closed set, so that the worker has no boxed futures.

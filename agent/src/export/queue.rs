@@ -47,6 +47,10 @@ struct State {
     spans: VecDeque<EncodedSpan>,
     bytes: usize,
     waiting: Waiting,
+    /// Spans that were taken, and of which the worker has not said what became of them.
+    in_flight: usize,
+    /// Set by [`Queue::give_up`]: all spans are counted, whatever becomes of those in flight.
+    is_given_up: bool,
     /// Set by [`Queue::close`]: by when all must have been sent.
     close_by: Option<Instant>,
 }
@@ -63,12 +67,28 @@ enum Waiting {
     Batch,
 }
 
+/// Spans that were not sent in the time that a shutdown may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unsent {
+    /// Those that waited.
+    pub waiting: usize,
+    /// Those that the transport had.
+    pub in_flight: usize,
+}
+
 /// Spans that had no room.
 struct Overflow {
     dropped: usize,
     /// What the queue held with them.
     spans: usize,
     bytes: usize,
+}
+
+impl Unsent {
+    /// All of them.
+    pub fn spans(self) -> usize {
+        self.waiting + self.in_flight
+    }
 }
 
 impl Queue {
@@ -130,6 +150,10 @@ impl Queue {
     /// Puts a batch that was not taken back to where it was.
     pub fn give_back(&self, batch: Batch) {
         let mut state = self.lock();
+        if state.is_given_up {
+            return;
+        }
+        state.in_flight -= batch.len();
         for span in batch.into_spans().into_iter().rev() {
             state.bytes += span.footprint();
             state.spans.push_front(span);
@@ -201,15 +225,30 @@ impl Queue {
         }
     }
 
-    /// Drops all that waits: the time that a shutdown may take is over.
-    pub fn give_up(&self) -> usize {
+    /// Ends the flight of so many spans, which the caller then counts. False if [`Queue::give_up`] has counted them.
+    pub fn land(&self, spans: u64) -> bool {
         let mut state = self.lock();
-        let lost = state.spans.len();
+        if !state.is_given_up {
+            state.in_flight -= spans as usize;
+        }
+        !state.is_given_up
+    }
+
+    /// Counts all that waits or is in flight as dropped: the time that a shutdown may take is over. The worker may hang in
+    /// a write; what it says later of spans in flight does not count.
+    pub fn give_up(&self) -> Unsent {
+        let mut state = self.lock();
+        let unsent = Unsent {
+            waiting: state.spans.len(),
+            in_flight: state.in_flight,
+        };
         state.spans.clear();
         state.bytes = 0;
-        self.metrics.export.dropped.shutdown.inc_by(lost as u64);
+        state.in_flight = 0;
+        state.is_given_up = true;
+        self.metrics.export.dropped.shutdown.inc_by(unsent.spans() as u64);
         self.tell_levels(&state);
-        lost
+        unsent
     }
 
     fn take(&self, state: &mut State, max_bytes: usize) -> Batch {
@@ -222,6 +261,7 @@ impl Queue {
             state.bytes -= span.footprint();
             batch.add(span);
         }
+        state.in_flight += batch.len();
         // After a time without collector the deque is large; what it holds now says what it needs.
         if state.spans.len() < state.spans.capacity() / 8 {
             state

@@ -74,6 +74,49 @@ fn who_waits_for_room_loses_nothing() {
 }
 
 #[test]
+fn spans_that_a_blocked_pipe_keeps_are_counted_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pipe");
+    assert!(process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    // Both ends, so that neither open waits.
+    let mut pipe = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let metrics = Arc::new(Metrics::default());
+    let mut config = ExportConfig::new(Output::Requests(Target::JsonLines(Some(path))));
+    config.schedule_delay = Duration::ZERO;
+    let exporter = Exporter::start(config, metrics.clone()).unwrap();
+    // Longer than a pipe holds.
+    exporter.push((1..=1000).map(span).collect());
+    while metrics.export.queue_spans.get() > 0 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    exporter.push((1..=7).map(span).collect());
+    let Inner::Requests(Requests { queue, .. }) = &exporter.inner else {
+        panic!("requests leave");
+    };
+    let queue = queue.clone();
+    exporter.shutdown(Duration::from_millis(50));
+    let counts = || (metrics.export.exported.get(), metrics.export.dropped.shutdown.get());
+    assert_eq!((counts(), metrics.export.lost()), ((0, 1007), 1007));
+    assert_eq!(metrics.export.queue_spans.get(), 0);
+    // The reader comes too late: nothing is counted twice.
+    while Arc::strong_count(&queue) > 1 {
+        let readable = rustix::io::ioctl_fionread(&pipe).unwrap();
+        pipe.read_exact(&mut vec![0; readable as usize]).unwrap();
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!((counts(), metrics.export.lost()), ((0, 1007), 1007));
+    let unsent = Unsent {
+        waiting: 7,
+        in_flight: 1000,
+    };
+    assert_eq!(
+        blocked("stdout", Duration::from_millis(5100), unsent),
+        "the export to stdout has not ended within 5100 ms, 1007 spans are lost (7 waiting, 1000 in a write): is what it \
+         writes to blocked?"
+    );
+}
+
+#[test]
 fn a_file_that_cannot_be_written_is_an_error() {
     let config = ExportConfig::new(Output::Requests(Target::JsonLines(Some("/nowhere/spans".into()))));
     let error = Exporter::start(config, Arc::default()).unwrap_err();

@@ -128,7 +128,7 @@ pub async fn run(queue: &Queue, mut transport: impl Transport, pace: Pace, losse
     for half in std::mem::take(&mut worker.halves).into_iter().rev() {
         queue.give_back(half);
     }
-    let lost = queue.give_up();
+    let lost = queue.give_up().spans();
     if lost > 0 {
         let destination = losses.destination();
         tracing::warn!("{lost} spans were not sent to {destination} before the end");
@@ -175,6 +175,14 @@ impl Worker<'_> {
         let destination = self.losses.destination();
         let spans = batch.len() as u64;
         let export = &self.metrics.export;
+        let is_sent_again = match outcome {
+            Outcome::Again { .. } => true,
+            Outcome::TooLarge { .. } => !is_half && spans > 1,
+            _ => false,
+        };
+        if !is_sent_again && !self.queue.land(spans) {
+            return None;
+        }
         match outcome {
             Outcome::Taken { rejected, message } => {
                 self.failures = 0;

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, IsTerminal, Write},
+    mem,
     os::fd::AsFd,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -10,9 +11,10 @@ use std::{
 use super::{Console, QUIET, Style, nanos};
 use crate::{
     export::{
-        ExportThread,
+        ExportThread, blocked,
         config::Stream,
         losses::{Loss, Losses},
+        queue::Unsent,
     },
     metrics::Metrics,
     screen::SCREEN,
@@ -43,7 +45,11 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     console: Console,
+    /// Spans whose trace is being printed.
+    in_flight: usize,
     closed: bool,
+    /// All spans are counted, whatever becomes of those in flight.
+    is_given_up: bool,
     /// Until when the thread sleeps; `None` if it is awake.
     sleeps_until_ns: Option<u64>,
 }
@@ -51,6 +57,25 @@ struct State {
 impl Shared {
     fn now_ns(&self) -> u64 {
         nanos(self.begun.elapsed())
+    }
+
+    /// Ends the flight of so many spans, which the caller then counts. False if [`Shared::give_up`] has counted them.
+    fn land(&self, spans: usize) -> bool {
+        let mut state = self.lock();
+        if !state.is_given_up {
+            state.in_flight -= spans;
+        }
+        !state.is_given_up
+    }
+
+    /// Forgets all spans that were not printed in the time that the end may take.
+    fn give_up(&self) -> Unsent {
+        let mut state = self.lock();
+        state.is_given_up = true;
+        Unsent {
+            waiting: mem::take(&mut state.console).spans,
+            in_flight: mem::take(&mut state.in_flight),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -117,7 +142,11 @@ impl Printer {
     pub fn shutdown(self, within: Duration) {
         self.shared.lock().closed = true;
         self.shared.changed.notify_one();
-        self.thread.join(within);
+        if !self.thread.join(within) {
+            let unsent = self.shared.give_up();
+            self.metrics.export.dropped.shutdown.inc_by(unsent.spans() as u64);
+            tracing::warn!("{}", blocked(self.shared.losses.destination(), within, unsent));
+        }
         self.shared.losses.finish();
     }
 }
@@ -140,6 +169,7 @@ fn run(shared: &Shared, mut stream: impl Write + IsTerminal + AsFd, metrics: &Me
         } else {
             state.console.due(now_ns, style)
         };
+        state.in_flight = texts.iter().map(|(_, spans)| spans).sum();
         drop(state);
         for (text, spans) in texts {
             let mut write = || stream.write_all(text.as_bytes()).and_then(|()| stream.flush());
@@ -149,13 +179,23 @@ fn run(shared: &Shared, mut stream: impl Write + IsTerminal + AsFd, metrics: &Me
                 let line = || format!("traces cannot be printed, their spans are lost: {reason}");
                 shared.losses.lost(Loss::NotWritten, spans as u64, line);
             };
-            if broken {
-                lost("nobody reads them any more");
-            } else if let Err(error) = if is_terminal { SCREEN.around(write) } else { write() } {
-                broken = error.kind() == io::ErrorKind::BrokenPipe;
-                lost(&error.to_string());
-            } else {
-                metrics.export.exported.inc_by(spans as u64);
+            let written = match broken {
+                true => None,
+                false if is_terminal => Some(SCREEN.around(write)),
+                false => Some(write()),
+            };
+            if !shared.land(spans) {
+                return;
+            }
+            match written {
+                None => lost("nobody reads them any more"),
+                Some(Err(error)) => {
+                    broken = error.kind() == io::ErrorKind::BrokenPipe;
+                    lost(&error.to_string());
+                }
+                Some(Ok(())) => {
+                    metrics.export.exported.inc_by(spans as u64);
+                }
             }
         }
         if closed {
@@ -249,12 +289,25 @@ mod tests {
     #[test]
     fn does_not_wait_for_a_reader_that_does_not_read() {
         let (reader, writer) = pipe().unwrap();
-        let (printer, _) = start(writer.into());
+        let (printer, metrics) = start(writer.into());
         let spans: Vec<Span> = (1..5000).map(span).collect();
         printer.push(&spans);
+        // The thread begins to print them, and more come.
+        while printer.shared.lock().in_flight == 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        printer.push(&spans[..7]);
         let begun = Instant::now();
+        let shared = printer.shared.clone();
         printer.shutdown(Duration::from_millis(50));
         assert!(begun.elapsed() < Duration::from_secs(2));
+        // All are counted, also if the write goes on.
+        let counts = || (metrics.export.exported.get(), metrics.export.dropped.shutdown.get());
+        assert_eq!((counts(), metrics.export.lost()), ((0, 5006), 5006));
         drop(reader);
+        while Arc::strong_count(&shared) > 1 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!((counts(), metrics.export.lost()), ((0, 5006), 5006));
     }
 }
