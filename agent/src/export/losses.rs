@@ -148,13 +148,13 @@ impl Losses {
     /// Logs what is over. Nearly free while no episode is open.
     pub fn poll(&self) {
         if self.is_open.load(Ordering::Relaxed) {
-            self.close(|episode| episode.over(now()));
+            self.close(|episode| episode.over(now()), false);
         }
     }
 
     /// Logs the episodes that are open: it is the end.
     pub fn finish(&self) {
-        self.close(Episode::end);
+        self.close(Episode::end, true);
     }
 
     /// Logs each episode when it is over, for ever. Sleeps while none is open.
@@ -175,9 +175,12 @@ impl Losses {
         }
     }
 
-    fn close(&self, over: impl Fn(&mut Episode) -> Option<Past>) -> Vec<String> {
+    /// `ends`: nothing more comes, so what is open is not mended.
+    fn close(&self, over: impl Fn(&mut Episode) -> Option<Past>, ends: bool) -> Vec<String> {
+        let mut in_trouble = false;
         let past: Vec<(Loss, Past)> = {
             let mut state = self.lock();
+            in_trouble |= ends && state.trouble.is_some();
             let past = Loss::ALL.into_iter().zip(&mut state.episodes);
             let past = past
                 .filter_map(|(loss, episode)| Some((loss, over(episode)?)))
@@ -188,7 +191,13 @@ impl Losses {
         };
         past.into_iter()
             .map(|(loss, past)| {
-                let line = self.line_of(loss, past);
+                let line = if in_trouble && loss == Loss::Late {
+                    let Past { count, lasted } = past;
+                    let (destination, seconds) = (&self.destination, lasted.as_secs_f64());
+                    format!("requests to {destination} failed up to the end: {count} did within {seconds:.1} s")
+                } else {
+                    self.line_of(loss, past)
+                };
                 if loss == Loss::Late {
                     tracing::info!("{line}");
                 } else {
@@ -253,8 +262,11 @@ mod tests {
                 None
             );
         }
-        assert_eq!(losses.close(|episode| episode.over(begun + QUIET)), [""; 0]);
-        let over = losses.close(|episode| episode.over(begun + Duration::from_millis(1500) + QUIET));
+        assert_eq!(losses.close(|episode| episode.over(begun + QUIET), false), [""; 0]);
+        let over = losses.close(
+            |episode| episode.over(begun + Duration::from_millis(1500) + QUIET),
+            false,
+        );
         assert_eq!(over.len(), Loss::ALL.len());
         assert_eq!(
             over[..2],
@@ -263,7 +275,23 @@ mod tests {
                 "dropping is over: 5 spans were lost within 1.5 s, because the queue was full",
             ]
         );
-        assert_eq!(losses.close(Episode::end), [""; 0], "told once");
+        assert_eq!(losses.close(Episode::end, true), [""; 0], "told once");
+    }
+
+    #[test]
+    fn what_was_not_mended_by_the_end_is_told_as_such() {
+        for (taken, told) in [
+            (false, "requests to http://c/ failed up to the end: 2 did within 0.0 s"),
+            (true, "no request to http://c/ fails any more: 2 did within 0.0 s"),
+        ] {
+            let losses = Losses::new("http://c/".to_owned());
+            losses.lost_at(Loss::Late, 2, Instant::now(), || "begins".to_owned());
+            losses.failed("Connection refused");
+            if taken {
+                losses.taken(Duration::from_millis(1));
+            }
+            assert_eq!(losses.close(Episode::end, true), [told]);
+        }
     }
 
     #[test]

@@ -106,7 +106,8 @@ impl Console {
             .into_iter()
             .filter_map(|id| Some((id, self.traces.remove(&id)?)))
             .collect();
-        traces.sort_by_key(|(id, trace)| (trace.first_ns, *id));
+        // By when they began: those of one batch became known at one time.
+        traces.sort_by_key(|(id, trace)| (trace.rows.iter().map(|row| row.start_ns).min(), *id));
         let mut texts = Vec::with_capacity(traces.len() + 1);
         for (id, trace) in traces {
             let spans = trace.rows.len();
