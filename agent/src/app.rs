@@ -218,6 +218,7 @@ fn avoid_huge_pages() {
 fn ready(session: &Session, only_command: bool) {
     let what = match (only_command, session.targets()) {
         (true, _) => "the command".to_owned(),
+        (false, 0) => "0 processes: nothing that runs fits so far, and `spoor ps` says why".to_owned(),
         (false, 1) => "1 process".to_owned(),
         (false, count) => format!("{count} processes"),
     };
