@@ -55,8 +55,8 @@ enum Task {
         /// Leave out the end-to-end tests, which need root and the services
         #[arg(long)]
         no_e2e: bool,
-        /// How long each fuzz target runs; 0: they are left out
-        #[arg(long, default_value_t = 1.0, value_name = "N", conflicts_with = "no_e2e")]
+        /// How long each fuzz target runs, in minutes; 0: they are left out
+        #[arg(long, default_value_t = 0.5, value_name = "N", conflicts_with = "no_e2e")]
         fuzz_minutes: f64,
         /// Run only the end-to-end tests of this file (`matrix`) or whose name contains this, with the release binary, and show
         /// what they print: no lints, no unit tests, no fuzz targets, no other system

@@ -1,11 +1,22 @@
 //! The agent's own HTTP server: `/metrics` for Prometheus, `/healthz` for people and orchestrators.
+//!
+//! A connection has one place among [`MAX_CONNECTIONS`] and one request:
+//!
+//! ```text
+//! Waiting ── a whole head ──► Answering ── the answer is sent, or CONNECTION_TIMEOUT ──► closed
+//!    └── HEAD_TIMEOUT, or it is the oldest one when a new one needs its place ──► closed
+//! ```
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     fmt,
     io::{self, ErrorKind},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener as StdListener},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -22,10 +33,11 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use thiserror::Error;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     runtime,
-    sync::{Semaphore, oneshot},
-    time::timeout,
+    sync::oneshot,
+    task::{AbortHandle, JoinSet},
+    time::{Instant, timeout},
 };
 
 use crate::metrics::{self, Metrics};
@@ -34,12 +46,15 @@ use crate::metrics::{self, Metrics};
 /// services that we trace.
 pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9469);
 
-/// Connections at once; more wait in the kernel.
+/// Connections at once; more wait in the kernel for a place.
 const MAX_CONNECTIONS: usize = 32;
 /// So long may a connection be open, so that nobody keeps the others out.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// So long may a request's head take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// So long may it take also where others want the place. Who means it sends the head at once; and somebody who opens
+/// connections all the time gets no more than 32 of them in this time.
+const HEAD_GRACE: Duration = Duration::from_millis(20);
 /// After a connection could not be accepted (too many open files), a pause.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
@@ -137,30 +152,85 @@ impl Server {
 }
 
 async fn accept(listener: TcpListener, pages: Arc<Pages>) -> Infallible {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = Connections::default();
     loop {
-        let place = places.clone().acquire_owned().await;
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                connections.make_room().await;
+                connections.serve(stream, pages.clone());
+            }
             Err(error) => {
                 tracing::debug!("a connection for metrics or health could not be accepted: {error}");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
             }
-        };
-        let pages = pages.clone();
-        tokio::spawn(async move {
+        }
+    }
+}
+
+/// The open connections.
+#[derive(Debug, Default)]
+struct Connections {
+    tasks: JoinSet<()>,
+    /// The oldest first. At most [`MAX_CONNECTIONS`].
+    open: VecDeque<Connection>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    task: AbortHandle,
+    since: Instant,
+    /// The head of its request is whole.
+    has_head: Arc<AtomicBool>,
+}
+
+impl Connections {
+    /// Waits for a free place. At the limit, closes the oldest connection that has not sent a whole head.
+    async fn make_room(&mut self) {
+        loop {
+            while self.tasks.try_join_next().is_some() {}
+            self.open.retain(|connection| !connection.task.is_finished());
+            if self.open.len() < MAX_CONNECTIONS {
+                return;
+            }
+            let mut open = self.open.iter();
+            let Some(oldest) = open.find(|connection| !connection.has_head.load(Ordering::Relaxed)) else {
+                self.tasks.join_next().await;
+                continue;
+            };
+            let grace = HEAD_GRACE.saturating_sub(oldest.since.elapsed());
+            if grace.is_zero() {
+                oldest.task.abort();
+                // Its end is the abort, unless it ended by itself.
+                self.tasks.join_next().await;
+            } else {
+                // It may send its head meanwhile, or another one end.
+                drop(timeout(grace, self.tasks.join_next()).await);
+            }
+        }
+    }
+
+    fn serve(&mut self, stream: TcpStream, pages: Arc<Pages>) {
+        let has_head = Arc::new(AtomicBool::new(false));
+        let of_task = has_head.clone();
+        let task = self.tasks.spawn(async move {
             let service = service_fn(|request| {
+                of_task.store(true, Ordering::Relaxed);
                 let response = pages.answer(&request);
                 async { Ok::<_, Infallible>(response) }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)
+                // Between two requests it would wait for a head again; no scraper comes back within HEAD_TIMEOUT.
+                .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service);
             // How a scraper leaves is its own affair.
             drop(timeout(CONNECTION_TIMEOUT, connection).await);
-            drop(place);
+        });
+        self.open.push_back(Connection {
+            task,
+            since: Instant::now(),
+            has_head,
         });
     }
 }
@@ -220,7 +290,8 @@ mod tests {
     use std::{
         io::{Read, Write},
         net::TcpStream,
-        sync::atomic::{AtomicU8, Ordering},
+        sync::atomic::{AtomicU8, AtomicUsize},
+        time::Instant,
     };
 
     use super::*;
@@ -289,10 +360,119 @@ mod tests {
             Err(ServeError::Taken(taken)) if taken == address
         ));
         drop(server);
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         while StdListener::bind(address).is_err() {
             assert!(begun.elapsed() < Duration::from_secs(5), "the port is not given back");
             thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    fn open(address: SocketAddr, bytes: &[u8]) -> TcpStream {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(bytes).unwrap();
+        stream
+    }
+
+    #[test]
+    fn half_heads_that_are_opened_again_keep_nobody_out() {
+        const HALF: &[u8] = b"GET /healthz HTTP/1.1\r\nhost: x\r\n";
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let server = Server::start(any, Arc::default(), Health::default).unwrap();
+        let address = server.address();
+        let (ended, opened) = (AtomicBool::new(false), AtomicUsize::new(0));
+        thread::scope(|scope| {
+            for _ in 0..100 {
+                scope.spawn(|| {
+                    while !ended.load(Ordering::Relaxed) {
+                        let mut stream = open(address, HALF);
+                        opened.fetch_add(1, Ordering::Relaxed);
+                        stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+                        // Until it is closed, or it is the test's end.
+                        while !ended.load(Ordering::Relaxed)
+                            && stream
+                                .read(&mut [0; 64])
+                                .is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+                        {}
+                    }
+                });
+            }
+            while opened.load(Ordering::Relaxed) < 200 {
+                thread::sleep(Duration::from_millis(1));
+            }
+            let took: Vec<Duration> = (0..5)
+                .map(|_| {
+                    let begun = Instant::now();
+                    let (line, body) = ask(address, "GET /healthz");
+                    assert_eq!((line.as_str(), body.as_str()), ("HTTP/1.1 200 OK", "ok\n"));
+                    begun.elapsed()
+                })
+                .collect();
+            ended.store(true, Ordering::Relaxed);
+            assert!(took.iter().all(|took| *took < Duration::from_secs(1)), "{took:?}");
+        });
+    }
+
+    #[tokio::test]
+    async fn only_a_connection_without_a_whole_head_makes_room() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut connections = Connections::default();
+        let mut place = |has_head: bool, age: Duration| {
+            let task = connections.tasks.spawn(std::future::pending());
+            connections.open.push_back(Connection {
+                task,
+                since: tokio::time::Instant::now() - age,
+                has_head: Arc::new(AtomicBool::new(has_head)),
+            });
+        };
+        // From the oldest on: one that is answered, two that wait for their heads, the rest is answered.
+        place(true, Duration::from_secs(3));
+        place(false, Duration::from_secs(2));
+        place(false, Duration::ZERO);
+        (3..MAX_CONNECTIONS).for_each(|_| place(true, Duration::ZERO));
+        let waiting = |connections: &Connections| {
+            let open = connections.open.iter();
+            open.filter(|connection| !connection.has_head.load(Ordering::Relaxed))
+                .count()
+        };
+        connections.make_room().await;
+        assert_eq!(
+            (connections.open.len(), waiting(&connections)),
+            (MAX_CONNECTIONS - 1, 1)
+        );
+        let pages = Arc::new(Pages {
+            metrics: Arc::default(),
+            health: Box::new(Health::default),
+        });
+        let _client = TcpStream::connect(address).unwrap();
+        connections.serve(listener.accept().await.unwrap().0, pages);
+        // The older one of the two goes, when its grace is over.
+        connections.make_room().await;
+        assert_eq!(
+            (connections.open.len(), waiting(&connections)),
+            (MAX_CONNECTIONS - 1, 1)
+        );
+        assert_eq!(
+            connections
+                .open
+                .back()
+                .map(|newest| newest.has_head.load(Ordering::Relaxed)),
+            Some(false)
+        );
+        // Where all are answered, the new one waits.
+        connections
+            .open
+            .iter()
+            .for_each(|connection| connection.has_head.store(true, Ordering::Relaxed));
+        connections.open.push_back(Connection {
+            task: connections.tasks.spawn(std::future::pending()),
+            since: tokio::time::Instant::now(),
+            has_head: Arc::new(AtomicBool::new(true)),
+        });
+        let patience = Duration::from_millis(100);
+        assert!(timeout(patience, connections.make_room()).await.is_err());
+        connections.open[0].task.abort();
+        connections.make_room().await;
+        assert_eq!(connections.open.len(), MAX_CONNECTIONS - 1);
     }
 }
