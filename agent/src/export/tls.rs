@@ -4,7 +4,14 @@
 //! built in: nobody could take one off it. All files are read anew for each connection, so certificates that are
 //! replaced while the agent runs are used from the next connection on.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{
+    env,
+    fs::OpenOptions,
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use thiserror::Error;
 use tokio_rustls::rustls::{
@@ -12,6 +19,11 @@ use tokio_rustls::rustls::{
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
 };
+
+/// Most bytes of a file. The list of CAs of a distribution has a quarter of that.
+const MOST_BYTES: u64 = 1 << 20;
+/// The variable that names the system's certificates (OpenSSL, `SSL_CTX_load_verify_locations(3)`).
+const SYSTEM_VARIABLE: &str = "SSL_CERT_FILE";
 
 /// The files that say whom to trust and who we are, all PEM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +49,29 @@ pub enum TlsError {
         variable: &'static str,
         /// Why not.
         source: pem::Error,
+    },
+    /// A device, a pipe or a directory.
+    #[error("cannot read {what} in {}: it is no regular file; name a PEM file in {variable}", path.display())]
+    NotRegular {
+        /// What should be in it.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The variable that names it.
+        variable: &'static str,
+    },
+    /// A file that is larger than is read.
+    #[error(
+        "cannot read {what} in {}: it is larger than {} MiB; name a PEM file with only what is needed in {variable}",
+        path.display(), MOST_BYTES >> 20
+    )]
+    TooLarge {
+        /// What should be in it.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The variable that names it.
+        variable: &'static str,
     },
     /// A certificate that is no CA's.
     #[error("a certificate in {} cannot be trusted: {source}; put the CA's certificate there", path.display())]
@@ -77,17 +112,18 @@ impl TlsFiles {
         let mut config = match &self.client {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => {
-                let chain = certificates(
-                    certificate,
-                    "the client certificate",
-                    "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
-                )?;
-                let key = PrivateKeyDer::from_pem_file(key).map_err(|source| TlsError::File {
+                let file = PemFile {
+                    what: "the client certificate",
+                    path: certificate,
+                    variable: "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+                };
+                let chain = file.certificates()?;
+                let file = PemFile {
                     what: "the client key",
-                    path: key.clone(),
+                    path: key,
                     variable: "OTEL_EXPORTER_OTLP_CLIENT_KEY",
-                    source,
-                })?;
+                };
+                let key = PrivateKeyDer::from_pem_slice(&file.read()?).map_err(|source| file.unreadable(source))?;
                 builder.with_client_auth_cert(chain, key).map_err(TlsError::Client)?
             }
         };
@@ -99,7 +135,12 @@ impl TlsFiles {
         let mut store = RootCertStore::empty();
         match &self.trusted {
             Some(path) => {
-                for certificate in certificates(path, "trusted certificates", "OTEL_EXPORTER_OTLP_CERTIFICATE")? {
+                let file = PemFile {
+                    what: "trusted certificates",
+                    path,
+                    variable: "OTEL_EXPORTER_OTLP_CERTIFICATE",
+                };
+                for certificate in file.certificates()? {
                     store.add(certificate).map_err(|source| TlsError::Trust {
                         path: path.clone(),
                         source,
@@ -107,6 +148,9 @@ impl TlsFiles {
                 }
             }
             None => {
+                if let Some(path) = env::var_os(SYSTEM_VARIABLE) {
+                    bounded_system_file(Path::new(&path))?;
+                }
                 let found = rustls_native_certs::load_native_certs();
                 // Some that cannot be read among many are no reason to trust the others less.
                 store.add_parsable_certificates(found.certs);
@@ -123,24 +167,69 @@ impl TlsFiles {
     }
 }
 
-fn certificates(
-    path: &PathBuf,
+/// A PEM file that a variable names.
+#[derive(Clone, Copy)]
+struct PemFile<'a> {
     what: &'static str,
+    path: &'a Path,
     variable: &'static str,
-) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let wrong = |source| TlsError::File {
-        what,
-        path: path.clone(),
-        variable,
-        source,
-    };
-    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(wrong)?;
-    if certificates.is_empty() {
-        return Err(wrong(pem::Error::NoItemsFound));
+}
+
+impl PemFile<'_> {
+    /// At least one certificate.
+    fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+        let bytes = self.read()?;
+        let certificates = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
+        match certificates {
+            Ok(certificates) if certificates.is_empty() => Err(self.unreadable(pem::Error::NoItemsFound)),
+            certificates => certificates.map_err(|source| self.unreadable(source)),
+        }
     }
-    Ok(certificates)
+
+    /// All bytes, if it is a regular file of at most [`MOST_BYTES`]. Never waits for a pipe's writer.
+    fn read(&self) -> Result<Vec<u8>, TlsError> {
+        let Self { what, path, variable } = *self;
+        let failed = |source| self.unreadable(pem::Error::Io(source));
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(path)
+            .map_err(failed)?;
+        let path = path.to_owned();
+        if !file.metadata().map_err(failed)?.is_file() {
+            return Err(TlsError::NotRegular { what, path, variable });
+        }
+        let mut bytes = Vec::new();
+        file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+        if bytes.len() as u64 > MOST_BYTES {
+            return Err(TlsError::TooLarge { what, path, variable });
+        }
+        Ok(bytes)
+    }
+
+    fn unreadable(&self, source: pem::Error) -> TlsError {
+        let Self { what, path, variable } = *self;
+        TlsError::File {
+            what,
+            path: path.to_owned(),
+            variable,
+            source,
+        }
+    }
+}
+
+/// Refuses a file of the system's certificates that rustls-native-certs would read without a bound. One that is not there
+/// is no error: `SSL_CERT_DIR` may name others.
+fn bounded_system_file(path: &Path) -> Result<(), TlsError> {
+    let file = PemFile {
+        what: "trusted certificates",
+        path,
+        variable: SYSTEM_VARIABLE,
+    };
+    match file.read() {
+        Ok(_) | Err(TlsError::File { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// What the user can do about a handshake that failed.
@@ -161,5 +250,60 @@ pub fn hint(error: &io::Error) -> &'static str {
         )) => "does the collector want OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and _CLIENT_KEY?",
         Some(rustls::Error::InvalidMessage(_)) => "does the collector speak TLS on this port? If not, write http://",
         _ => "see the collector's log",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn only_regular_files_of_at_most_a_mebibyte_are_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let (fits, too_large) = (directory.path().join("fits.pem"), directory.path().join("large.pem"));
+        fs::write(&fits, vec![b'\n'; 1 << 20]).unwrap();
+        fs::write(&too_large, vec![b'\n'; (1 << 20) + 1]).unwrap();
+        let pipe = directory.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+
+        let text = |path: &Path, what: &str| format!("cannot read {what} in {}: ", path.display());
+        let not_regular = "it is no regular file; name a PEM file in ";
+        let large = "it is larger than 1 MiB; name a PEM file with only what is needed in ";
+        let cases = [
+            (Path::new("/dev/zero"), not_regular),
+            (directory.path(), not_regular),
+            (&pipe, not_regular),
+            (&too_large, large),
+            (&fits, "no items found"),
+        ];
+        for (path, wrong) in cases {
+            let trusted = TlsFiles {
+                trusted: Some(path.to_owned()),
+                client: None,
+            };
+            let error = trusted.load(b"h2").unwrap_err().to_string();
+            let begins = text(path, "trusted certificates") + wrong;
+            assert!(error.starts_with(&begins), "{error}");
+            assert!(error.ends_with(" in OTEL_EXPORTER_OTLP_CERTIFICATE"), "{error}");
+            let file = PemFile {
+                what: "the client key",
+                path,
+                variable: "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+            };
+            match file.read() {
+                Ok(bytes) => assert_eq!((path, bytes.len()), (fits.as_path(), 1 << 20)),
+                Err(error) => {
+                    let expected = text(path, "the client key") + wrong + "OTEL_EXPORTER_OTLP_CLIENT_KEY";
+                    assert_eq!(error.to_string(), expected);
+                }
+            }
+            let of_system = bounded_system_file(path).map_err(|error| error.to_string());
+            let expected = text(path, "trusted certificates") + wrong + "SSL_CERT_FILE";
+            assert_eq!(of_system, if path == fits { Ok(()) } else { Err(expected) });
+        }
+        assert!(bounded_system_file(Path::new("/nowhere/ca.pem")).is_ok());
     }
 }
