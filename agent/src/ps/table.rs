@@ -3,6 +3,7 @@
 use unicode_width::UnicodeWidthChar;
 
 use super::{Listing, Row};
+use crate::export::console::printable;
 
 /// Most columns of a service's name.
 const SERVICE_COLUMNS: usize = 24;
@@ -17,7 +18,7 @@ const INDENT: usize = 2;
 
 /// The lines of the listing, for so many columns. `asked`: an agent would have been heard.
 pub(super) fn table(listing: &Listing, asked: bool, columns: usize) -> Vec<String> {
-    let mut lines = vec![fitted(&heading(listing, asked), columns)];
+    let mut lines = vec![fitted(&printable(&heading(listing, asked)), columns)];
     if listing.workloads.is_empty() {
         lines.push("Nothing listens on TCP or was seen to communicate; --all lists every process.".to_owned());
         return lines;
@@ -101,6 +102,7 @@ fn heading(listing: &Listing, asked: bool) -> String {
     }
 }
 
+/// The cells of a row, without what steers a terminal.
 fn cells(row: &Row) -> [String; 9] {
     let workload = &row.workload;
     let ports: Vec<String> = row.listens.iter().map(|port| format!(":{port}")).collect();
@@ -114,7 +116,7 @@ fn cells(row: &Row) -> [String; 9] {
         Some(count) if count > 1 => format!("{} ×{count}", unseen.what),
         _ => unseen.what.clone(),
     });
-    [
+    let cells = [
         workload.pid.to_string(),
         [service, ports.join(" ")].join(" ").trim_end().to_owned(),
         workload.runtime.clone().unwrap_or_default(),
@@ -124,17 +126,14 @@ fn cells(row: &Row) -> [String; 9] {
         workload.missed.to_string(),
         format!("{decision}: {}", workload.why),
         unseen.collect::<Vec<_>>().join(", "),
-    ]
+    ];
+    cells.map(|cell| printable(&cell))
 }
 
-/// The text, without control characters, in at most so many columns.
+/// The text in at most so many columns.
 fn fitted(text: &str, columns: usize) -> String {
-    let text: String = text
-        .chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect();
-    if width_of(&text) <= columns {
-        return text;
+    if width_of(text) <= columns {
+        return text.to_owned();
     }
     let mut cut = String::new();
     for c in text.chars() {
@@ -205,7 +204,7 @@ mod tests {
                 Row {
                     workload: Workload {
                         pid: 7,
-                        service: Some("evil\u{1b}[31m".to_owned()),
+                        service: Some("evil\u{1b}[31m\u{202e}\u{2066}\u{61c}moc".to_owned()),
                         selected: Some(false),
                         why: "no rule fits".to_owned(),
                         ..Workload::default()
@@ -235,9 +234,31 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
-        assert!(!text.contains('\u{1b}'), "{text}");
+        assert!(text.contains("evil\u{fffd}[31m\u{fffd}\u{fffd}\u{fffd}moc  "), "{text}");
         assert_eq!(lines[0], "spoor 0.1.0 (process 4242) traces --exe nginx");
         assert!(lines[1].trim_start().starts_with("PID  SERVICE"), "{}", lines[1]);
+    }
+
+    #[test]
+    fn nothing_that_another_process_says_steers_the_terminal() {
+        let evil = "\u{1b}\u{200e}\u{200f}\u{202a}\u{202e}\u{2066}\u{2069}\u{61c}\n";
+        let mut listing = listing();
+        let agent = listing.agent.as_mut().unwrap();
+        agent.version = evil.to_owned();
+        agent.doing = evil.to_owned();
+        for row in &mut listing.workloads {
+            row.workload.service = Some(evil.to_owned());
+            row.workload.runtime = Some(evil.to_owned());
+            row.workload.why = evil.to_owned();
+            row.workload.unseen = vec![Unseen {
+                what: evil.to_owned(),
+                count: None,
+            }];
+        }
+        for columns in [40, 120] {
+            let text = table(&listing, true, columns).concat();
+            assert!(!text.contains(|c| evil.contains(c)), "{text:?}");
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub use printer::Printer;
 pub use render::Style;
 use render::render;
 use row::Row;
+pub use row::printable;
 
 use crate::trace::{Span, TraceId};
 
