@@ -1,8 +1,9 @@
 //! Asking a running agent.
 
 use std::{
+    fs,
     io::{self, ErrorKind, Read, Write},
-    os::unix::net::UnixStream,
+    os::unix::{fs::FileTypeExt, net::UnixStream},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -22,6 +23,9 @@ pub enum AskError {
     /// Nobody listens.
     #[error("no agent answers at {0}")]
     NoAgent(PathBuf),
+    /// There is something else.
+    #[error("{0} is no socket, no agent can be asked there; name the agent's own --control, or off to ask none")]
+    NoSocket(PathBuf),
     /// The socket is another user's.
     #[error("cannot connect to {path}: {source}; run it as root, or as the user of the agent")]
     Denied {
@@ -56,6 +60,12 @@ pub fn ask<T: DeserializeOwned>(path: &Path, question: &str) -> Result<T, AskErr
     let failed = |source: io::Error| {
         let path = path.to_owned();
         match source.kind() {
+            // The kernel says the same of a socket that nobody listens on (`unix_find_bsd`, net/unix/af_unix.c).
+            ErrorKind::ConnectionRefused
+                if fs::metadata(&path).is_ok_and(|metadata| !metadata.file_type().is_socket()) =>
+            {
+                AskError::NoSocket(path)
+            }
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => AskError::NoAgent(path),
             ErrorKind::PermissionDenied => AskError::Denied { path, source },
             _ => AskError::Failed { path, source },
@@ -71,4 +81,34 @@ pub fn ask<T: DeserializeOwned>(path: &Path, question: &str) -> Result<T, AskErr
         path: path.to_owned(),
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+    use crate::control::Status;
+
+    #[test]
+    fn what_is_no_socket_is_an_error_and_not_an_agent_that_is_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let asked = || ask::<Status>(&path, "status").unwrap_err();
+        assert!(matches!(asked(), AskError::NoAgent(_)), "not there");
+        fs::write(&path, "").unwrap();
+        let expected = format!(
+            "{} is no socket, no agent can be asked there; name the agent's own --control, or off to ask none",
+            path.display()
+        );
+        assert_eq!(asked().to_string(), expected);
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(matches!(asked(), AskError::NoSocket(_)), "a directory");
+        fs::remove_dir(&path).unwrap();
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(matches!(asked(), AskError::NoAgent(_)), "of an agent that was killed");
+        let device = ask::<Status>(Path::new("/dev/null"), "status").unwrap_err();
+        assert!(matches!(device, AskError::NoSocket(_)), "{device}");
+    }
 }
