@@ -388,11 +388,10 @@ mod tests {
                         opened.fetch_add(1, Ordering::Relaxed);
                         stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
                         // Until it is closed, or it is the test's end.
-                        while !ended.load(Ordering::Relaxed)
-                            && stream
-                                .read(&mut [0; 64])
-                                .is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
-                        {}
+                        let mut is_open = true;
+                        while is_open && !ended.load(Ordering::Relaxed) {
+                            is_open = matches!(stream.read(&mut [0; 64]), Err(error) if error.kind() == ErrorKind::WouldBlock);
+                        }
                     }
                 });
             }
