@@ -1,6 +1,6 @@
 //! The agent's own HTTP server: `/metrics` for Prometheus, `/healthz` for people and orchestrators.
 //!
-//! A connection has one place among [`MAX_CONNECTIONS`] and one request:
+//! A connection has one place among `MAX_CONNECTIONS` and one request:
 //!
 //! ```text
 //! Waiting ── a whole head ──► Answering ── the answer is sent, or CONNECTION_TIMEOUT ──► closed
@@ -171,7 +171,7 @@ async fn accept(listener: TcpListener, pages: Arc<Pages>) -> Infallible {
 #[derive(Debug, Default)]
 struct Connections {
     tasks: JoinSet<()>,
-    /// The oldest first. At most [`MAX_CONNECTIONS`].
+    /// The oldest first. At most `MAX_CONNECTIONS`.
     open: VecDeque<Connection>,
 }
 
