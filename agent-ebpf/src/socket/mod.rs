@@ -107,8 +107,10 @@ impl Connection {
     #[inline(always)]
     pub fn submitted(&self, way: usize, done: bool) {
         let lost = LOST[way & 1];
-        if self.has(lost) == done {
-            self.flags.set(self.flags.get() ^ lost);
+        let flags = self.flags.get();
+        let next = if done { flags & !lost } else { flags | lost };
+        if next != flags {
+            self.flags.set(next);
         }
     }
 

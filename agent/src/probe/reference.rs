@@ -13,7 +13,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::RingBuf,
-    programs::{RawTracePoint, TracePoint},
+    programs::{RawTracePoint, TracePoint, loaded_programs},
     sys::{Stats, enable_stats},
 };
 
@@ -31,6 +31,17 @@ const PERIOD: Duration = Duration::from_millis(2);
 /// however that dies, which a sysctl does not.
 pub fn enable_run_statistics() -> Result<OwnedFd, ProbeError> {
     enable_stats(Stats::RunTime).map_err(|error| failed(&error))
+}
+
+/// Whether the kernel holds a program of this name, whoever loaded it.
+pub fn is_loaded(name: &str) -> bool {
+    // The kernel keeps so many bytes of a name.
+    const NAME_BYTES: usize = 15;
+    let wanted = name.get(..NAME_BYTES.min(name.len()));
+    // One that has just ended is not there.
+    loaded_programs()
+        .flatten()
+        .any(|program| program.name_as_str() == wanted)
 }
 
 /// The reference program, on each recvfrom(2) of the host: it copies 256 bytes of the caller's buffer and submits them.

@@ -12,15 +12,20 @@ use super::{
     proc,
     report::{Bar, Bound, Table, median, progress},
     rig::{Nginx, Rig, Side},
+    waits::Waits,
     wrk::Wrk,
 };
+
+/// The agent's program that runs when epoll_wait(2) returns. Agents before it have none.
+const WAITS_PROGRAM: &str = "epoll_wait_exit";
 
 /// Measures rounds of: an untraced server, the reference program on an untraced server, a traced server, all under one agent
 /// and the same load. Another agent has rounds of its own, which alternate with these.
 ///
 /// The kernel's statistics are of all runs of a program, whoever caused them; only the server's are wanted. In the round
 /// with an untraced server all runs (wrk's, nginx's) find that this is no target and end: that gives what such a run
-/// costs. wrk reads and writes by read(2) and write(2) alone, which /proc/PID/io counts, and each is one run. So the
+/// costs. wrk reads and writes by read(2) and write(2) alone, which /proc/PID/io counts, and waits by epoll_wait(2), which a
+/// performance event counts; each is one run. So the
 /// server's share of the other round is its total, less wrk's calls times that cost.
 pub fn run(rig: &Rig, options: Options, proxy: bool, against: Option<PathBuf>) -> Result<Vec<Bar>> {
     let _statistics = reference::enable_run_statistics()?;
@@ -145,9 +150,13 @@ fn measure(rig: &Rig, agent: &Agent, servers: &Servers, time: Duration) -> Resul
         rig.path(),
     )?;
     sleep(SELECTION_TIME);
-    let before = sample(agent, servers, &wrk)?;
+    // Runs of wrk's, if the agent has a program there.
+    let mut waits = reference::is_loaded(WAITS_PROGRAM)
+        .then(|| Waits::count(wrk.id()))
+        .transpose()?;
+    let before = sample(agent, servers, &wrk, &mut waits)?;
     sleep(time);
-    let after = sample(agent, servers, &wrk)?;
+    let after = sample(agent, servers, &wrk, &mut waits)?;
     wrk.finish()?;
     let sample = Sample {
         runs: after.runs - before.runs,
@@ -174,9 +183,10 @@ fn reference_ns(rig: &Rig, servers: &Servers, time: Duration) -> Result<f64> {
     Ok(cost.as_nanos() as f64)
 }
 
-fn sample(agent: &Agent, servers: &Servers, wrk: &Wrk) -> Result<Sample> {
+fn sample(agent: &Agent, servers: &Servers, wrk: &Wrk, waits: &mut Option<Waits>) -> Result<Sample> {
     let requests = servers.front().requests()?;
-    let client_calls = proc::read_write_calls(wrk.id())?;
+    let waited = waits.as_mut().map_or(Ok(0), Waits::calls)?;
+    let client_calls = proc::read_write_calls(wrk.id())? + waited;
     let objects = agent.objects()?;
     Ok(Sample {
         runs: objects.runs as f64,

@@ -19,6 +19,7 @@ mod rig;
 mod role;
 mod sink;
 mod untraced;
+mod waits;
 mod wrk;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};

@@ -111,7 +111,8 @@ fn number(text: Option<&str>) -> Option<u64> {
     text?.parse().ok()
 }
 
-fn threads(process: u32) -> Result<Vec<std::path::PathBuf>> {
+/// The folders of a process's threads; each has its thread's id as its name.
+pub fn threads(process: u32) -> Result<Vec<std::path::PathBuf>> {
     let folder = format!("/proc/{process}/task");
     let entries = fs::read_dir(Path::new(&folder)).with_context(|| format!("cannot list {folder}: has it ended?"))?;
     entries.map(|entry| Ok(entry?.path())).collect()
