@@ -242,10 +242,7 @@ impl Call for Reporter {
             until: way.claim(),
             flags,
         };
-        let submitted = submit::segment(self.scratch, self.connection.id.get(), told);
-        self.connection
-            .submitted(self.scratch.call.way.get() as usize, submitted.is_some());
-        submitted
+        submit::segment(self.scratch, self.connection.id.get(), told)
     }
 
     #[inline(always)]
