@@ -16,7 +16,7 @@ pub const SERVICES: &str = "truth";
 /// The end-to-end test that needs the program that measures Core: its file, and its name.
 const CORE_COST_TEST: (&str, &str) = ("core_cost", "instructions_of_a_request");
 
-/// What needs neither root nor services.
+/// The tests that need neither root nor services.
 const UNIT_TESTS: &str = "unit, property and golden tests";
 
 const END_TO_END: &str = "end-to-end tests";
