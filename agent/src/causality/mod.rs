@@ -236,17 +236,17 @@ impl Causality {
         }
     }
 
-    /// The request that a thread's connect is made for, as far as it can be told now. `busy`: as of [`Node`].
+    /// The request that a thread's connect is made for, as far as it can be told now. `busy`: as of [`Node`]. Of a process
+    /// that is not known yet only what holds whatever it is: by the call's first byte it may turn out to be nginx.
     pub fn opener(&mut self, tgid: u32, thread: u32, busy: bool) -> Option<NodeId> {
         let process = self.processes.get(&tgid)?;
-        if process.is_nginx() {
-            let request = process.in_turn(thread, busy)?;
-            self.passes_on(request, thread, busy).then_some(request)
-        } else if process.may_use_threads() {
-            process.only_open(thread)
-        } else {
-            None
-        }
+        let by_thread = process.may_use_threads().then(|| process.only_open(thread));
+        let by_turn = process.may_be_nginx().then(|| process.in_turn(thread, busy));
+        let request = match (by_thread, by_turn) {
+            (Some(by_thread), Some(by_turn)) => by_thread.filter(|_| by_thread == by_turn),
+            (by_thread, by_turn) => by_thread.or(by_turn).flatten(),
+        }?;
+        (by_turn.is_none() || self.passes_on(request, thread, busy)).then_some(request)
     }
 
     /// Whether what nginx begins now is for the request that it read last: it makes one call in that turn. What follows
@@ -365,9 +365,8 @@ impl Causality {
         let Some(process) = self.processes.get_mut(&waiter.execution.tgid) else {
             return;
         };
-        if process.is_nginx() {
+        if process.may_be_nginx() {
             process.waits(waiter.execution.tid);
-            return;
         }
         if let Some(request) = process.only_open(waiter.execution.tid)
             && process.may_use_threads()

@@ -127,6 +127,11 @@ impl Process {
         self.runtime == Some(Runtime::Nginx)
     }
 
+    /// Whether it is nginx, or may turn out to be.
+    pub fn may_be_nginx(&self) -> bool {
+        self.is_nginx() || !self.is_known()
+    }
+
     /// Whether a worker thread is known to serve one request at a time, although another thread may have read it.
     pub fn has_workers(&self) -> bool {
         self.runtime == Some(Runtime::Puma)

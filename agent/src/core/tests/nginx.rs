@@ -126,6 +126,30 @@ fn nginx_that_connected_before_it_was_found_did_so_for_what_nobody_saw() {
 }
 
 #[test]
+fn nginx_that_is_known_between_connect_and_call_connected_for_what_nobody_saw() {
+    let mut world = World::new();
+    let mut back = world.server(10);
+    world.feed(back.reads(10, &get("/a")));
+    // One is made for this request, and the others for those of connections that are older than the agent.
+    let mut calls = [(); 3].map(|()| world.client(10, 10));
+    world.process(10, "front", Runtime::Nginx);
+    for call in &mut calls {
+        world.feed(call.writes(10, &get("/a")));
+        world.feed(call.reads(10, OK));
+    }
+    world.feed(back.writes(10, OK));
+    assert_eq!(
+        world.tree(),
+        [
+            "front client GET /a <- front server GET /a (opener)",
+            "front client GET /a <- root",
+            "front client GET /a <- root",
+            "front server GET /a <- root",
+        ]
+    );
+}
+
+#[test]
 fn nginx_tries_again_in_the_turn_of_another_request() {
     let mut world = two_services(Runtime::Nginx);
     let (mut one, mut two) = (world.server(10), world.server(10));
