@@ -242,7 +242,10 @@ impl Call for Reporter {
             until: way.claim(),
             flags,
         };
-        submit::segment(self.scratch, self.connection.id.get(), told)
+        let submitted = submit::segment(self.scratch, self.connection.id.get(), told);
+        self.connection
+            .submitted(self.scratch.call.way.get() as usize, submitted.is_some());
+        submitted
     }
 
     #[inline(always)]

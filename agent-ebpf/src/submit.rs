@@ -63,12 +63,15 @@ fn wakeup() -> u64 {
 /// Submits a record of fixed size. Works in interrupts, too. False: the ring is full (counted).
 #[inline(always)]
 pub fn submit<T: 'static>(record: T) -> bool {
+    // Before there is an entry: what is reserved must stay in a register, for Linux 5.10 does not know it again from the
+    // stack. If the ring is full, a reader that was about to sleep looks into it once more.
+    let flags = wakeup();
     let Some(mut entry) = EVENTS.reserve::<T>(0) else {
         count(Counter::RingFull, 1);
         return false;
     };
     entry.write(record);
-    entry.submit(wakeup());
+    entry.submit(flags);
     true
 }
 

@@ -1,6 +1,11 @@
 //! `cargo xtask test`: everything that must pass, one step after the other.
 
-use std::{fs, path::Path, time::Instant};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    thread,
+    time::Instant,
+};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -46,21 +51,17 @@ impl Tally {
 /// Runs all steps. Each fuzz target runs for `fuzz_minutes`.
 pub fn all(fuzz_minutes: f64) -> Result<()> {
     tallied(|tally| {
-        lints()?;
-        tests(
-            UNIT_TESTS,
-            Run::cargo(["test", "--workspace", "--no-fail-fast"]).env("SPOOR_PLAN_STREAMS", "1000000"),
-            tally,
-        )?;
-        if fuzz_minutes > 0.0 {
-            step("fuzz targets", || fuzz::test(fuzz_minutes))?;
-        }
-        let release = release_binary()?;
-        // In one go: the linker works on one processor.
-        let programs = step("programs that measure Core and try kernels", || {
-            let names = [&[release::CORE_COST], &kernels::PROGRAMS[..]].concat();
-            release::test_binaries(release::TARGET, &names)
+        let (release, programs) = thread::scope(|scope| {
+            // In folders of their own, so cargo does both at once; the linker works on one processor.
+            println!("\nThe release binary and programs of the tests are built beside the next steps.");
+            let building = scope.spawn(what_is_measured);
+            let steps = without_release(fuzz_minutes, tally);
+            let built = step("release binary and programs of the tests", || {
+                building.join().expect("a build does not panic")
+            });
+            steps.and(built)
         })?;
+        println!("{release}");
         let core_cost = programs.join(release::CORE_COST);
         tests(END_TO_END, end_to_end(&release, Some(&core_cost), None)?, tally)?;
         step("the oldest kernel", || {
@@ -70,6 +71,27 @@ pub fn all(fuzz_minutes: f64) -> Result<()> {
             bare::with_what_is_built(&release.path)
         })
     })
+}
+
+/// The steps that need no release binary.
+fn without_release(fuzz_minutes: f64, tally: &mut Tally) -> Result<()> {
+    lints()?;
+    tests(
+        UNIT_TESTS,
+        Run::cargo(["test", "--workspace", "--no-fail-fast"]).env("SPOOR_PLAN_STREAMS", "1000000"),
+        tally,
+    )?;
+    if fuzz_minutes > 0.0 {
+        step("fuzz targets", || fuzz::test(fuzz_minutes))?;
+    }
+    Ok(())
+}
+
+/// The release binary, and the folder of the programs that measure Core and try kernels.
+fn what_is_measured() -> Result<(Release, PathBuf)> {
+    let release = release::build()?;
+    let names = [&[release::CORE_COST], &kernels::PROGRAMS[..]].concat();
+    Ok((release, release::test_binaries(release::TARGET, &names)?))
 }
 
 /// Builds the release binary, and runs the end-to-end tests of the file `filter`, or those whose name contains it. Shows

@@ -263,7 +263,7 @@ pub struct State {
     /// `sk_shutdown`: 1 for the receiving side, 2 for the sending side. close(2) sets both, and so does shutdown(2) of the
     /// sending side behind the other end's FIN.
     pub shutdown: u8,
-    /// `STATE_*`; 0: it is not known whether the socket is still open.
+    /// `STATE_*`; neither [`STATE_OPEN`] nor [`STATE_RELEASED`]: it is not known whether the socket is still open.
     pub flags: u8,
 }
 
@@ -271,6 +271,8 @@ pub struct State {
 pub const STATE_OPEN: u8 = 1;
 /// No process has the socket any more: close(2), or the end of its last process, did this or came before.
 pub const STATE_RELEASED: u8 = 2;
+/// The last record of bytes of this connection, in either direction, found no room in the ring.
+pub const STATE_LOST: u8 = 4;
 
 /// A target forked a process (not a thread).
 #[repr(C)]

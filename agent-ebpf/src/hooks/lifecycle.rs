@@ -276,6 +276,7 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
     } else {
         None
     };
+    let lost = entry.lost();
     if new == CLOSE {
         socket::remove(sock);
     }
@@ -291,7 +292,7 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
             } else {
                 read(sock + offset!(sock_shutdown) as u64).unwrap_or(0) & 3
             },
-            flags: owner,
+            flags: owner | lost,
         });
     }
     if let Some(read_to) = read_to {
@@ -428,6 +429,7 @@ fn closed(fd: u32) -> Option<()> {
     let references: u64 = read(socket.file + offset!(file_count) as u64)?;
     // A forked or duplicated descriptor is left: not the last close.
     let last = references.wrapping_add(offset!(file_count_bias) as u64) <= 1;
+    let lost = entry.lost();
     if last {
         tell_ends(entry);
         socket::remove(socket.sock);
@@ -443,7 +445,7 @@ fn closed(fd: u32) -> Option<()> {
         } as u8,
         old: 0,
         shutdown: 3,
-        flags: if last { STATE_RELEASED } else { STATE_OPEN },
+        flags: if last { STATE_RELEASED } else { STATE_OPEN } | lost,
     });
     Some(())
 }
@@ -478,7 +480,7 @@ fn shut() -> Option<()> {
         state: StateChange::LocalFin as u8,
         old: 0,
         shutdown: 2,
-        flags: STATE_OPEN,
+        flags: STATE_OPEN | entry.lost(),
     });
     Some(())
 }

@@ -100,7 +100,30 @@ pub fn pwritev2_exit(ctx: TracePointContext) -> u32 {
 
 #[tracepoint]
 pub fn sendto_exit(ctx: TracePointContext) -> u32 {
-    plain(&ctx, Direction::Write, Source::Buffer)
+    let bytes = returned(&ctx);
+    if bytes <= 0 || !is_target() {
+        return 0;
+    }
+    let task = Task::current();
+    let Some(args) = Args::of(task) else { return 0 };
+    let Some(socket) = socket(task, args.first() as u32) else {
+        return 0;
+    };
+    let call = Bytes {
+        way: Direction::Write as u64,
+        source: sent(args.fourth(), Source::Buffer) as u64,
+        bytes: bytes as u64,
+        address: args.second(),
+        count: args.third(),
+    };
+    report(&ctx, &socket, &call)
+}
+
+/// Where sent bytes lie by the call's flags. The last one of urgent data reaches the receiver beside the stream, if at all
+/// (tcp(7)), so what the stream says there is not known.
+#[inline(always)]
+fn sent(flags: u64, source: Source) -> Source {
+    if flags & MSG_OOB != 0 { Source::Nowhere } else { source }
 }
 
 #[tracepoint]
@@ -163,15 +186,8 @@ pub fn sendmsg_exit(ctx: TracePointContext) -> u32 {
     }
     let task = Task::current();
     let Some(args) = Args::of(task) else { return 0 };
-    let _ = of_message(
-        &ctx,
-        task,
-        &args,
-        Direction::Write,
-        Source::Vector,
-        bytes as u64,
-        args.second(),
-    );
+    let source = sent(args.third(), Source::Vector);
+    let _ = of_message(&ctx, task, &args, Direction::Write, source, bytes as u64, args.second());
     0
 }
 
@@ -222,7 +238,8 @@ pub fn sendmmsg_exit(ctx: TracePointContext) -> u32 {
     }
     let task = Task::current();
     let Some(args) = Args::of(task) else { return 0 };
-    let _ = several(&ctx, task, &args, Direction::Write, Source::Vector, messages as u64);
+    let source = sent(args.fourth(), Source::Vector);
+    let _ = several(&ctx, task, &args, Direction::Write, source, messages as u64);
     0
 }
 

@@ -9,7 +9,7 @@ mod ends;
 mod place;
 
 use agent_ebpf::{
-    abi::{CONN_CPU_BITS, Counter, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, IGNORED, Role},
+    abi::{CONN_CPU_BITS, Counter, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, IGNORED, Role, STATE_LOST},
     plan::Way,
     slot::Slot,
 };
@@ -86,6 +86,8 @@ pub const CONNECT_RETURNED: u32 = 32;
 pub const FOLLOWED: u32 = 64;
 /// No process has the socket any more. Kept here because the memory of its file may be another file's by now.
 pub const RELEASED: u32 = 128;
+/// The last record of bytes found no room in the ring, by [`Direction`](agent_ebpf::abi::Direction).
+const LOST: [u32; 2] = [256, 512];
 
 impl Connection {
     /// Whether one of the flags is set.
@@ -99,6 +101,23 @@ impl Connection {
     #[inline(always)]
     pub fn add(&self, flags: u32) {
         self.flags.set(self.flags.get() | flags);
+    }
+
+    /// A record of bytes was submitted, or found no room in the ring.
+    #[inline(always)]
+    pub fn submitted(&self, way: usize, done: bool) {
+        let lost = LOST[way & 1];
+        let flags = self.flags.get();
+        let next = if done { flags & !lost } else { flags | lost };
+        if next != flags {
+            self.flags.set(next);
+        }
+    }
+
+    /// [`STATE_LOST`], or 0.
+    #[inline(always)]
+    pub fn lost(&self) -> u8 {
+        if self.has(LOST[0] | LOST[1]) { STATE_LOST } else { 0 }
     }
 
     /// Takes Core's hint for a direction, whose next byte is at `start`, if there is a new one.

@@ -1,8 +1,8 @@
 //! Connects, ends of connections, and ends of processes.
 
 use agent_ebpf::abi::{
-    Connect, Direction, Execution, Exit, FAMILY_UNIX, Role, STATE_OPEN, STATE_RELEASED, State, StateChange, Unseen,
-    UnseenCause, WAITED,
+    Connect, Direction, Execution, Exit, FAMILY_UNIX, Role, STATE_LOST, STATE_OPEN, STATE_RELEASED, State, StateChange,
+    Unseen, UnseenCause, WAITED,
 };
 
 use super::{Choice, Core, Process};
@@ -86,6 +86,9 @@ impl Core {
         if state.old == SYN_SENT && self.flow.get(state.conn).is_none() {
             return;
         }
+        if state.flags & STATE_LOST != 0 {
+            self.lost_before(state.conn);
+        }
         let Some(connection) = self.flow.known(state.conn) else {
             return;
         };
@@ -106,7 +109,7 @@ impl Core {
             connection.remote_fin = true;
         } else if state.state == StateChange::LocalFin as u8 {
             // Where the programs cannot tell whether it is still open, as after close(2).
-            let released = match state.flags {
+            let released = match state.flags & (STATE_OPEN | STATE_RELEASED) {
                 0 => state.shutdown == SHUT_BOTH,
                 flags => flags & STATE_RELEASED != 0,
             };
@@ -164,6 +167,15 @@ impl Core {
             if state.error == 0 && !may_be_read || !self.await_last_calls(state.conn, state.error, now_ns) {
                 self.closed(state.conn, state.error, now_ns);
             }
+        }
+    }
+
+    /// The last bytes of a connection found no room in the ring: what its open exchanges came to is not known.
+    fn lost_before(&mut self, id: u64) {
+        if let Some(connection) = self.flow.known(id) {
+            let open = std::mem::take(&mut connection.exchanges);
+            self.counters.missed_gap += !open.is_empty() as u64;
+            self.missed(open.into_iter().map(|(_, node)| node));
         }
     }
 

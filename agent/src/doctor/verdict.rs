@@ -339,7 +339,7 @@ fn tried(survey: &Survey, ring_bytes: u32) -> Vec<Line> {
                 State::Works,
                 "taken: the fast way to read fields".to_owned(),
             ),
-            Err(why) => kernel("typed loads", State::Lacks, last_line(why))
+            Err(why) => kernel("typed loads", State::Lacks, why.clone())
                 .costs("nothing is missing; each hooked system call takes longer")
                 .remedy("nothing, or a newer kernel"),
         },
@@ -349,7 +349,7 @@ fn tried(survey: &Survey, ring_bytes: u32) -> Vec<Line> {
                 State::Works,
                 format!("{} MiB, with the other maps", ring_bytes >> 20),
             ),
-            Err(why) => kernel("ring buffer", State::Stops, last_line(why))
+            Err(why) => kernel("ring buffer", State::Stops, why.clone())
                 .costs(NOTHING)
                 .remedy("free memory, or ask for less with --ring-bytes and --max-connections"),
         },
@@ -369,26 +369,12 @@ fn trial(trial: &Trial) -> Line {
     let line = |state, found| Line::new(Group::Programs, *program, state, found);
     match (outcome, feature) {
         (Ok(()), _) => line(State::Works, place.to_owned()),
-        (Err(why), None) => line(State::Stops, format!("{place}: {}", last_line(why)))
+        (Err(why), None) => line(State::Stops, format!("{place}: {why}"))
             .costs(NOTHING)
             .remedy("see the other lines; if they are well, report it with the kernel's version"),
-        (Err(why), Some(feature)) => line(State::Lacks, format!("{place}: {}", last_line(why)))
+        (Err(why), Some(feature)) => line(State::Lacks, format!("{place}: {why}"))
             .costs(*feature)
             .remedy("a kernel that has this tracepoint; if it should, report it with the kernel's version"),
-    }
-}
-
-/// The verifier writes thousands of lines; its verdict is the last that says something.
-fn last_line(text: &str) -> String {
-    let said = |line: &&str| {
-        let line = line.trim();
-        !line.is_empty() && !line.starts_with("processed ") && !line.starts_with("verification time")
-    };
-    let mut lines = text.lines().filter(said);
-    let first = lines.next().unwrap_or_default().trim();
-    match lines.next_back() {
-        Some(last) => format!("{first} … {}", last.trim()),
-        None => first.to_owned(),
     }
 }
 

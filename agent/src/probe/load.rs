@@ -281,7 +281,7 @@ fn program<'a>(programs: &'a mut Ebpf, attachment: &Attachment) -> Result<&'a mu
 /// `bpf_jit_supports_subprog_tailcalls`).
 const NO_TAIL_CALLS: &str = "tail_calls are not allowed";
 
-/// The error with all that led to it: the verifier's own words are the last.
+/// The error with all that led to it. The verifier writes thousands of lines: its verdict is the last that says something.
 pub(super) fn reason(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -294,7 +294,16 @@ pub(super) fn reason(error: &dyn std::error::Error) -> String {
                 6.0 or newer: upgrade the kernel"
             .to_owned();
     }
-    text
+    let says_something = |line: &&str| {
+        let line = line.trim();
+        !line.is_empty() && !line.starts_with("processed ") && !line.starts_with("verification time")
+    };
+    let mut lines = text.lines().filter(says_something);
+    let first = lines.next().unwrap_or_default().trim();
+    match lines.next_back() {
+        Some(last) => format!("{first} … {}", last.trim()),
+        None => first.to_owned(),
+    }
 }
 
 /// A loader that does not read the kernel's BTF: the programs have no relocations against it, and it takes 30 MiB.
@@ -468,5 +477,12 @@ mod tests {
         let old = told("tail_calls are not allowed in non-JITed programs with bpf-to-bpf calls\nprocessed 9 insns");
         assert!(old.contains("Linux 6.0"), "{old}");
         assert_eq!(told("invalid mem access 'scalar'"), "invalid mem access 'scalar'");
+    }
+
+    #[test]
+    fn the_verifiers_verdict_is_told() {
+        let error =
+            io::Error::other("refused: 0: (bf) r6 = r1\n1: (79) r0 = *(u64 *)(r6 +0)\nR6 invalid\nprocessed 9 insns\n");
+        assert_eq!(reason(&error), "refused: 0: (bf) r6 = r1 … R6 invalid");
     }
 }

@@ -1,5 +1,7 @@
 //! Bytes that no record told.
 
+use agent_ebpf::abi::{STATE_LOST, STATE_OPEN, STATE_RELEASED};
+
 use super::*;
 
 /// The same record, of a call that moved more bytes than were told.
@@ -59,5 +61,32 @@ fn a_lost_record_counts_as_far_as_it_is_no_body() {
         front.written += lost;
         world.feed(front.writes(10, OK));
         assert_eq!(world.counter("gap_bytes"), missed, "{lost}");
+    }
+}
+
+#[test]
+fn what_ends_behind_a_record_that_was_lost_has_not_failed() {
+    const ESTABLISHED: u8 = 1;
+    const CLOSE_WAIT: u8 = 8;
+    let ends = |server: &End, flags| {
+        [
+            server.state_of(STATE_OPEN | flags, ESTABLISHED, StateChange::RemoteFin, 1),
+            server.state_of(STATE_RELEASED | flags, CLOSE_WAIT, StateChange::LocalFin, 3),
+        ]
+    };
+    for (lost, spans, missed) in [(0, 1, 0), (STATE_LOST, 0, 1)] {
+        let mut world = World::new();
+        world.process(10, "front", Runtime::Unknown);
+        let mut front = world.server(10);
+        world.feed(front.reads(10, &get("/a")));
+        for end in ends(&front, lost) {
+            world.feed(end);
+        }
+        assert_eq!(world.spans().len(), spans, "{lost}");
+        assert_eq!(
+            (world.counter("missed"), world.counter("missed_gap")),
+            (missed, missed),
+            "{lost}"
+        );
     }
 }
