@@ -149,7 +149,10 @@ pub fn test(minutes: f64) -> Result<()> {
 
 /// The targets, built.
 struct Fuzzer {
+    /// What the runs leave: inputs, artifacts, profiles.
     folder: PathBuf,
+    /// Where the built targets are.
+    programs: PathBuf,
     /// Where the targets put files, which are gone with this. In memory where there is such a place: `process` writes so
     /// many that it is 20 times as fast there.
     temporary: TempDir,
@@ -157,29 +160,25 @@ struct Fuzzer {
 
 impl Fuzzer {
     fn build() -> Result<Self> {
-        let folder = tools::target_dir()?.join("fuzz");
-        let cargo = Run::cargo([
-            "build",
-            "--release",
-            "--quiet",
-            "--locked",
-            "--bins",
-            "--target",
-            TRIPLE,
-        ])
-        .args(["--manifest-path", MANIFEST])
-        .arg("--target-dir")
-        .arg(&folder);
+        let target = tools::target_dir()?;
+        let cargo = Run::cargo(["build", "--quiet", "--locked", "--bins", "--target", TRIPLE])
+            .args(["--manifest-path", MANIFEST])
+            .arg("--target-dir")
+            .arg(&target);
         compiler::instrument(cargo)?.status()?;
         let mut temporary = tempfile::Builder::new();
         let temporary = temporary.prefix("spoor-fuzz-");
         let temporary = temporary.tempdir_in("/dev/shm").or_else(|_| temporary.tempdir());
         let temporary = temporary.context("cannot make a temporary folder")?;
-        Ok(Self { folder, temporary })
+        Ok(Self {
+            folder: target.join("fuzz"),
+            programs: target.join(TRIPLE).join("debug"),
+            temporary,
+        })
     }
 
     fn binary(&self, target: &str) -> PathBuf {
-        self.folder.join(TRIPLE).join("release").join(target)
+        self.programs.join(target)
     }
 
     /// Inputs of the last runs, which are not in the repository.

@@ -23,6 +23,7 @@ pub fn play(world: &mut World) -> Result<()> {
     world.case("unseen-bodies", unseen_bodies)?;
     world.case("peek", peek)?;
     world.case("truncate", truncate)?;
+    world.case("urgent", urgent)?;
     world.case("zero-length", |world, name| zero_length(world, name, "127.0.0.1:0"))?;
     let path = world.unix_path();
     world.case("zero-length-unix", |world, name| zero_length(world, name, &path))
@@ -169,6 +170,22 @@ fn peek(world: &mut World, name: &str) -> Result<()> {
             world.receive(&connection, way, "read", bytes.len() - 20)?;
         }
         world.expect(&target, End::ok("POST", 200).bodies(Some(4), Some(6)));
+    }
+    world.close(&connection)
+}
+
+/// A byte of urgent data before a request is no part of it. The receiver's sequence number passes it over, and does not
+/// say where: what was read by that call is a gap.
+fn urgent(world: &mut World, name: &str) -> Result<()> {
+    let connection = world.connect()?;
+    for (turn, urgent) in [false, true, false, true].into_iter().enumerate() {
+        let target = format!("/{name}/{turn}");
+        if urgent {
+            world.send(&connection, Way::Request, "urgent", &[b"!"])?;
+        }
+        world.exchange(&connection, &get(&target), &response(200, "answer"))?;
+        let end = End::ok("GET", 200).bodies(None, Some(6));
+        world.expect_ends(&target, Some(end.clone()), (!urgent).then_some(end));
     }
     world.close(&connection)
 }

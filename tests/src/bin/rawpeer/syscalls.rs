@@ -226,8 +226,9 @@ pub fn send(fd: RawFd, how: Sending, buffers: &[&[u8]]) -> Result<usize, Errno> 
     match how {
         Sending::Write => call(libc::SYS_write, bytes),
         Sending::SendTo => call(libc::SYS_sendto, [bytes[0], bytes[1], bytes[2], 0, 0, 0]),
-        Sending::More => {
-            let flags = libc::MSG_MORE as usize;
+        Sending::More | Sending::Urgent => {
+            let urgent = matches!(how, Sending::Urgent);
+            let flags = if urgent { libc::MSG_OOB } else { libc::MSG_MORE } as usize;
             call(libc::SYS_sendto, [bytes[0], bytes[1], bytes[2], flags, 0, 0])
         }
         Sending::ZeroCopy => zero_copy(fd, &whole),

@@ -25,6 +25,8 @@ pub enum Sending {
     More,
     /// `MSG_ZEROCOPY`.
     ZeroCopy,
+    /// `MSG_OOB`: urgent data, which the receiver does not find in the stream.
+    Urgent,
 }
 
 /// A way to receive.
@@ -73,6 +75,7 @@ impl FromStr for Sending {
             "splice" => Self::Splice,
             "more" => Self::More,
             "zerocopy" => Self::ZeroCopy,
+            "urgent" => Self::Urgent,
             _ => return Err(()),
         })
     }
