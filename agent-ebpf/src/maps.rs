@@ -19,14 +19,19 @@ pub type Marks = [Slot<u8>; MARKS];
 #[map]
 pub static TARGETS: Array<Marks> = Array::with_max_entries(PID_LIMIT / MARKS as u32, BPF_F_MMAPABLE);
 
-/// Has this thread waited in epoll_wait(2) since its last record?
+/// What befell a thread since its last record: the high byte of the flags that its next one gets. Only the thread itself writes
+/// it.
 #[map]
-pub static WAITERS: Array<Marks> = Array::with_max_entries(PID_LIMIT / MARKS as u32, 0);
+pub static THREADS: Array<Marks> = Array::with_max_entries(PID_LIMIT / MARKS as u32, 0);
 
 /// Has this target a Unix connection? Only then the hook of close(2) has work. Process ids share bytes: a wrong yes
 /// costs a look-up.
 #[map]
 pub static UNIX_USERS: Array<Marks> = Array::with_max_entries(UNIX_USERS_PAGES, 0);
+
+/// Has a record of this process's Unix connections found no room in the ring? By [`unix_user`].
+#[map]
+pub static UNIX_LOSERS: Array<Marks> = Array::with_max_entries(UNIX_USERS_PAGES, 0);
 
 /// Ports by a byte each: a process that listens on one becomes a target.
 #[map]
@@ -56,17 +61,23 @@ pub const REPORTER: u32 = 0;
 
 const UNIX_USERS_PAGES: u32 = 16;
 
-/// The place of a process in [`UNIX_USERS`].
+/// The place of a process in [`UNIX_USERS`] and [`UNIX_LOSERS`].
 #[inline(always)]
 pub fn unix_user(tgid: u32) -> u32 {
     tgid % (UNIX_USERS_PAGES * MARKS as u32)
 }
 
+/// The byte of a process, thread or port; 0 where there is none.
+#[inline(always)]
+pub fn marked(map: &Array<Marks>, id: u32) -> u8 {
+    map.get(id / MARKS as u32)
+        .map_or(0, |marks| marks[id as usize % MARKS].get())
+}
+
 /// Whether the byte of a process, thread or port is set.
 #[inline(always)]
 pub fn is_marked(map: &Array<Marks>, id: u32) -> bool {
-    map.get(id / MARKS as u32)
-        .is_some_and(|marks| marks[id as usize % MARKS].get() != 0)
+    marked(map, id) != 0
 }
 
 /// Sets or clears the byte of a process, thread or port.
@@ -74,6 +85,15 @@ pub fn is_marked(map: &Array<Marks>, id: u32) -> bool {
 pub fn mark(map: &Array<Marks>, id: u32, on: bool) {
     if let Some(marks) = map.get(id / MARKS as u32) {
         marks[id as usize % MARKS].set(on as u8);
+    }
+}
+
+/// Notes one of the flags of a thread's next record.
+#[inline(always)]
+pub fn befell(tid: u32, flags: u16) {
+    if let Some(marks) = THREADS.get(tid / MARKS as u32) {
+        let byte = &marks[tid as usize % MARKS];
+        byte.set(byte.get() | (flags >> 8) as u8);
     }
 }
 

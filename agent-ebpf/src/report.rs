@@ -19,9 +19,9 @@ use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::tracepoint, programs::
 use crate::{
     copy,
     counters::count,
-    maps::{NEXT, REPORTER},
+    maps::{NEXT, REPORTER, UNIX_LOSERS, mark, unix_user},
     scratch::{Scratch, enter, leave, on_own_stack, scratch},
-    socket::{self, Connection, FOLLOWED, FROM_BIRTH, Moved, OPAQUE, Place, Socket, place, remove_at},
+    socket::{self, Connection, FOLLOWED, FROM_BIRTH, Moved, OPAQUE, Place, Socket, UNIX, place, remove_at},
     submit,
 };
 
@@ -245,6 +245,10 @@ impl Call for Reporter {
         let submitted = submit::segment(self.scratch, self.connection.id.get(), told);
         self.connection
             .submitted(self.scratch.call.way.get() as usize, submitted.is_some());
+        if submitted.is_none() && self.connection.has(UNIX) {
+            let tgid = (self.scratch.call.thread.get() >> 32) as u32;
+            mark(&UNIX_LOSERS, unix_user(tgid), true);
+        }
         submitted
     }
 

@@ -1,6 +1,6 @@
 //! Submitting records.
 
-use agent_ebpf::abi::{Counter, Execution, Header, Kind, PIECE_BYTES, Segment, WAITED};
+use agent_ebpf::abi::{Counter, Execution, Header, Kind, LOST, PIECE_BYTES, Segment};
 use aya_ebpf::{
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::{
@@ -12,7 +12,7 @@ use aya_ebpf::{
 
 use crate::{
     counters::count,
-    maps::{CONTROL, EVENTS, WAITERS, is_marked, mark},
+    maps::{CONTROL, EVENTS, THREADS, befell, mark, marked},
     scratch::Scratch,
 };
 
@@ -64,7 +64,7 @@ fn wakeup() -> u64 {
 #[inline(always)]
 pub fn submit<T: 'static>(record: T) -> bool {
     // Before there is an entry: what is reserved must stay in a register, for Linux 5.10 does not know it again from the
-    // stack. If the ring is full, a reader that was about to sleep looks into it once more.
+    // stack. If the ring is full, a reader that sleeps has been woken, or looks into the ring at its time limit.
     let flags = wakeup();
     let Some(mut entry) = EVENTS.reserve::<T>(0) else {
         count(Counter::RingFull, 1);
@@ -110,7 +110,7 @@ pub fn segment(scratch: &Scratch, conn: u64, told: Told) -> Option<()> {
     let (cpu, time_ns) = unsafe { (bpf_get_smp_processor_id(), bpf_ktime_get_ns()) };
     put!(header.kind, Kind::Segment as u8);
     put!(header.direction, call.way.get() as u8);
-    put!(header.flags, flags | waited(id as u32));
+    put!(header.flags, flags | since(id as u32));
     put!(header.cpu, cpu);
     put!(header.time_ns, time_ns);
     put!(header.execution.tgid, (id >> 32) as u32);
@@ -143,19 +143,30 @@ pub fn segment(scratch: &Scratch, conn: u64, told: Told) -> Option<()> {
     let result = unsafe { bpf_ringbuf_output((&raw const EVENTS).cast_mut().cast(), record.cast(), bytes, flags) };
     if result != 0 {
         count(Counter::RingFull, 1);
+        // SAFETY: a field of the record.
+        lost(id as u32, unsafe {
+            (&raw const (*record).header.flags).read_volatile()
+        });
         return None;
     }
     Some(())
 }
 
-/// Takes the mark that the thread has waited for events: [`WAITED`], or 0.
+/// Takes what befell a thread since its last record, as flags.
 #[inline(always)]
-pub fn waited(tid: u32) -> u16 {
-    if !is_marked(&WAITERS, tid) {
+pub fn since(tid: u32) -> u16 {
+    let befell = marked(&THREADS, tid);
+    if befell == 0 {
         return 0;
     }
-    mark(&WAITERS, tid, false);
-    WAITED
+    mark(&THREADS, tid, false);
+    (befell as u16) << 8
+}
+
+/// A record with these flags found no room in the ring: the thread's next one says that, and what this one would have said.
+#[inline(always)]
+pub fn lost(tid: u32, flags: u16) {
+    befell(tid, flags | LOST);
 }
 
 /// Submits a record that was reserved and filled in.

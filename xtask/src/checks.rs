@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
     bare, fuzz, kernels,
@@ -56,9 +56,15 @@ pub fn all(fuzz_minutes: f64) -> Result<()> {
             println!("\nThe release binary and programs of the tests are built beside the next steps.");
             let building = scope.spawn(what_is_measured);
             let steps = without_release(fuzz_minutes, tally);
+            if let Err(error) = &steps {
+                eprintln!("xtask: {error:#}");
+            }
             let built = step("release binary and programs of the tests", || {
-                building.join().expect("a build does not panic")
+                building.join().unwrap_or_else(|_| bail!("the build panicked"))
             });
+            if let Err(error) = &built {
+                eprintln!("xtask: {error:#}");
+            }
             steps.and(built)
         })?;
         println!("{release}");

@@ -85,7 +85,7 @@ pub struct Header {
     pub kind: u8,
     /// Meaning depends on the record: [`Direction`] in a segment.
     pub direction: u8,
-    /// Flags of the record: `SEGMENT_*` in a segment, [`WAITED`] there and in a connect.
+    /// Flags of the record: `SEGMENT_*` in a segment, [`WAITED`] and [`LOST`] there and in a connect, [`LOST`] in an exit.
     pub flags: u16,
     /// The processor that wrote the record.
     pub cpu: u32,
@@ -117,6 +117,9 @@ pub const SEGMENT_EOF: u16 = 4;
 pub const SEGMENT_NOT_HTTP: u16 = 8;
 /// A flag of segments and connects: the thread has waited in epoll_wait(2) since its last record.
 pub const WAITED: u16 = 1 << 15;
+/// A flag of segments and connects: a record of the thread found no room in the ring since its last one. Of an exit: a record of
+/// the process's Unix connections did.
+pub const LOST: u16 = 1 << 14;
 
 /// A part of the bytes of one read or write. `captured` bytes follow the struct.
 #[repr(C)]
@@ -271,8 +274,10 @@ pub struct State {
 pub const STATE_OPEN: u8 = 1;
 /// No process has the socket any more: close(2), or the end of its last process, did this or came before.
 pub const STATE_RELEASED: u8 = 2;
-/// The last record of bytes of this connection, in either direction, found no room in the ring.
-pub const STATE_LOST: u8 = 4;
+/// The last record of what was read found no room in the ring.
+pub const STATE_LOST_READ: u8 = 4;
+/// The last record of what was written found no room in the ring.
+pub const STATE_LOST_WRITTEN: u8 = 8;
 
 /// A target forked a process (not a thread).
 #[repr(C)]

@@ -134,17 +134,20 @@ fn connected(result: i64) -> Option<()> {
 pub extern "C" fn tell_connect(sock: u64, result: i32, address: u64, length: u64) -> u32 {
     let Some(entry) = connection(sock) else { return 0 };
     let mut connect = Connect {
-        header: submit::header(Kind::Connect, 0, submit::waited(bpf_get_current_pid_tgid() as u32)),
+        header: submit::header(Kind::Connect, 0, submit::since(bpf_get_current_pid_tgid() as u32)),
         conn: entry.id.get(),
         start_ns: entry.connect_ns.get(),
         result,
         ..Connect::default()
     };
     peer_address(address, &mut connect);
-    if connect.family == FAMILY_UNIX {
-        connect_unix(&connect, address, length);
+    let submitted = if connect.family == FAMILY_UNIX {
+        connect_unix(&connect, address, length)
     } else {
-        submit::submit(connect);
+        submit::submit(connect)
+    };
+    if !submitted {
+        submit::lost(connect.header.execution.tid, connect.header.flags);
     }
     if result != 0 && result as i64 != -EINPROGRESS && result as i64 != -EINTR {
         socket::remove(sock);
@@ -188,12 +191,12 @@ struct UnixConnect {
     path: [u8; 128],
 }
 
-/// Tells a connect to a Unix socket, with the address that it was given.
+/// Tells a connect to a Unix socket, with the address that it was given. False: the ring is full (counted).
 #[inline(always)]
-fn connect_unix(connect: &Connect, address: u64, length: u64) {
+fn connect_unix(connect: &Connect, address: u64, length: u64) -> bool {
     let Some(mut entry) = EVENTS.reserve::<UnixConnect>(0) else {
         count(Counter::RingFull, 1);
-        return;
+        return false;
     };
     let record = entry.as_mut_ptr();
     let bytes = length.wrapping_sub(2);
@@ -209,6 +212,7 @@ fn connect_unix(connect: &Connect, address: u64, length: u64) {
         (*record).connect.path_bytes = if failed { 0 } else { bytes as u8 };
     }
     submit::submit_entry(entry);
+    true
 }
 
 /// TCP's states. Fires in interrupts, with whoever is current: the socket alone says whose it is.
@@ -429,9 +433,11 @@ fn closed(fd: u32) -> Option<()> {
     let references: u64 = read(socket.file + offset!(file_count) as u64)?;
     // A forked or duplicated descriptor is left: not the last close.
     let last = references.wrapping_add(offset!(file_count_bias) as u64) <= 1;
-    let lost = entry.lost();
     if last {
         tell_ends(entry);
+    }
+    let lost = entry.lost();
+    if last {
         socket::remove(socket.sock);
     }
     submit::submit(State {

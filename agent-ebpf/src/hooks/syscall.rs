@@ -1,14 +1,14 @@
 //! The system calls by which stream sockets move bytes, and those that wait for them. One program a call, on its exit:
 //! there the bytes are known, the arguments are still in the saved registers, and the user's pages have just been touched.
 
-use agent_ebpf::abi::Direction;
+use agent_ebpf::abi::{Direction, WAITED};
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::tracepoint, programs::TracePointContext};
 
 use crate::{
     copy::{Source, gather_messages, message},
     hooks::{is_target, returned},
     kernel::{Args, Task},
-    maps::{TARGETS, UNIX_USERS, WAITERS, is_marked, mark, unix_user},
+    maps::{TARGETS, UNIX_USERS, befell, is_marked, unix_user},
     report::{Bytes, report, report_entered},
     scratch::{enter, leave, scratch},
     socket::{connection, end_of_file, socket, stream},
@@ -342,7 +342,7 @@ pub fn epoll_pwait2_exit(_ctx: TracePointContext) -> u32 {
 #[inline(always)]
 fn waited() -> u32 {
     if is_target() {
-        mark(&WAITERS, bpf_get_current_pid_tgid() as u32, true);
+        befell(bpf_get_current_pid_tgid() as u32, WAITED);
     }
     0
 }

@@ -1,6 +1,6 @@
 //! Processes: children of targets are targets before their first system call, new programs are captured provisionally.
 
-use agent_ebpf::abi::{Counter, Exec, Exit, Fork, Kind, STRINGS_BYTES, Unseen, UnseenCause};
+use agent_ebpf::abi::{Counter, Exec, Exit, Fork, Kind, LOST, STRINGS_BYTES, Unseen, UnseenCause};
 use aya_ebpf::{
     EbpfContext,
     helpers::{
@@ -15,7 +15,7 @@ use super::{is_target, returned};
 use crate::{
     counters::count,
     kernel::{Task, is_missing, offset, read},
-    maps::{CONTROL, EVENTS, TARGETS, UNIX_USERS, WAITERS, is_marked, mark, unix_user},
+    maps::{CONTROL, EVENTS, TARGETS, THREADS, UNIX_LOSERS, UNIX_USERS, is_marked, mark, unix_user},
     scratch::on_own_stack,
     submit,
 };
@@ -143,8 +143,8 @@ pub fn process_exit(_ctx: RawTracePointContext) -> u32 {
     if !is_marked(&TARGETS, tgid) {
         return 0;
     }
-    // The next thread with this id has waited for nothing yet.
-    mark(&WAITERS, bpf_get_current_pid_tgid() as u32, false);
+    // To the next thread with this id nothing has happened yet.
+    mark(&THREADS, bpf_get_current_pid_tgid() as u32, false);
     let _ = exited(tgid);
     0
 }
@@ -165,8 +165,12 @@ fn exited(tgid: u32) -> Option<()> {
         read(Task::current().field(offset!(task_exit_code)))?
     };
     mark(&TARGETS, tgid, false);
+    let lost = is_marked(&UNIX_LOSERS, unix_user(tgid));
+    if lost {
+        mark(&UNIX_LOSERS, unix_user(tgid), false);
+    }
     submit::submit(Exit {
-        header: submit::header(Kind::Exit, 0, 0),
+        header: submit::header(Kind::Exit, 0, if lost { LOST } else { 0 }),
         exit_code,
         pad: 0,
     });

@@ -15,7 +15,7 @@ pub fn end_of_file(connection: &Connection) {
     tell_ends(connection);
     let way = &connection.ways[Direction::Read as usize];
     let at = way.offset.get();
-    submit::submit(Segment {
+    let submitted = submit::submit(Segment {
         header: submit::header(Kind::Segment, Direction::Read as u8, SEGMENT_EOF),
         conn: connection.id.get(),
         offset: at,
@@ -24,6 +24,7 @@ pub fn end_of_file(connection: &Connection) {
         call_bytes: 0,
         until: way.claim(),
     });
+    connection.submitted(Direction::Read as usize, submitted);
 }
 
 /// Tells how far the streams have come, where only the connection's end ends a body: none of its bytes made a record.
@@ -100,7 +101,7 @@ fn tell_end(connection: &Connection, direction: Direction, unseen: u64) {
     if unseen == 0 && !is_awaited() {
         return;
     }
-    submit::submit(Segment {
+    let submitted = submit::submit(Segment {
         header: Header {
             execution: Execution::default(),
             ..submit::header(Kind::Segment, direction as u8, 0)
@@ -112,6 +113,7 @@ fn tell_end(connection: &Connection, direction: Direction, unseen: u64) {
         call_bytes: 0,
         until: way.claim(),
     });
+    connection.submitted(direction as usize, submitted);
 }
 
 /// How far a connection was read: the stream offset, and its sequence number. `None`: it has no sequence numbers.

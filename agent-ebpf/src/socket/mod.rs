@@ -9,7 +9,10 @@ mod ends;
 mod place;
 
 use agent_ebpf::{
-    abi::{CONN_CPU_BITS, Counter, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, IGNORED, Role, STATE_LOST},
+    abi::{
+        CONN_CPU_BITS, Counter, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, IGNORED, Role, STATE_LOST_READ,
+        STATE_LOST_WRITTEN,
+    },
     plan::Way,
     slot::Slot,
 };
@@ -66,7 +69,9 @@ pub struct Connection {
     pub role: Slot<u32>,
     /// Why the connect failed, positive errno, if it did before connect(2) returned.
     pub connect_error: Slot<i32>,
-    pad: Slot<u32>,
+    /// 1: the last record of this direction found no room in the ring.
+    lost: [Slot<u8>; 2],
+    pad: Slot<u16>,
 }
 
 /// Not looked at any more.
@@ -86,8 +91,6 @@ pub const CONNECT_RETURNED: u32 = 32;
 pub const FOLLOWED: u32 = 64;
 /// No process has the socket any more. Kept here because the memory of its file may be another file's by now.
 pub const RELEASED: u32 = 128;
-/// The last record of bytes found no room in the ring, by [`Direction`](agent_ebpf::abi::Direction).
-const LOST: [u32; 2] = [256, 512];
 
 impl Connection {
     /// Whether one of the flags is set.
@@ -106,18 +109,13 @@ impl Connection {
     /// A record of bytes was submitted, or found no room in the ring.
     #[inline(always)]
     pub fn submitted(&self, way: usize, done: bool) {
-        let lost = LOST[way & 1];
-        let flags = self.flags.get();
-        let next = if done { flags & !lost } else { flags | lost };
-        if next != flags {
-            self.flags.set(next);
-        }
+        self.lost[way & 1].set(!done as u8);
     }
 
-    /// [`STATE_LOST`], or 0.
+    /// [`STATE_LOST_READ`] and [`STATE_LOST_WRITTEN`], as far as they are so.
     #[inline(always)]
     pub fn lost(&self) -> u8 {
-        if self.has(LOST[0] | LOST[1]) { STATE_LOST } else { 0 }
+        self.lost[0].get() * STATE_LOST_READ | self.lost[1].get() * STATE_LOST_WRITTEN
     }
 
     /// Takes Core's hint for a direction, whose next byte is at `start`, if there is a new one.
@@ -256,6 +254,8 @@ pub fn insert(socket: Socket, stream: Stream, role: Role) -> Option<&'static Con
     new.flags.set(flags);
     new.role.set(role as u32);
     new.connect_error.set(0);
+    new.lost[0].set(0);
+    new.lost[1].set(0);
     if CONNECTIONS.insert(&socket.sock, new, 0).is_err() {
         count(Counter::ConnectionsFull, 1);
         return None;

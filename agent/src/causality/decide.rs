@@ -81,7 +81,7 @@ impl Causality {
         }
     }
 
-    /// Decides a call whose candidate is decided.
+    /// Decides a call whose candidate is decided. `passes`: its thread served that request alone.
     pub(super) fn settle_call(&mut self, call: NodeId, request: NodeId, passes: bool) {
         let Some(node) = self.nodes.get(call) else { return };
         let Parent::Candidate(candidate, method) = node.parent else {
@@ -90,6 +90,13 @@ impl Causality {
         if candidate != request {
             return;
         }
+        let nginx = self.processes.get(&node.tgid).is_some_and(Process::is_nginx);
+        let passes = if nginx {
+            // It was not known to be nginx when the call was made.
+            node.named.by_turn == Some(request)
+        } else {
+            passes && node.named.by_thread == Some(request)
+        };
         let parent = if passes {
             Parent::Local(request, method)
         } else {
@@ -216,9 +223,6 @@ impl Causality {
                                 .is_some_and(Process::always_kept_the_rule)
                     });
                     self.settle_call(id, request, passes);
-                    if !passes {
-                        return;
-                    }
                 }
                 _ => {
                     let parent = node.context.map_or(Parent::Root, Parent::Remote);

@@ -29,6 +29,7 @@ use crate::{
     trace::{Ids, ParentMethod, SpanKind},
 };
 use departed::Departed;
+pub use threads::Named;
 use threads::{Deferred, Open, Process};
 
 slotmap::new_key_type! {
@@ -115,18 +116,10 @@ impl Causality {
     pub fn set_runtime(&mut self, tgid: u32, runtime: Runtime) {
         let process = self.processes.entry(tgid).or_default();
         process.set_runtime(runtime);
-        let (threads, nginx) = (process.may_use_threads(), process.is_nginx());
+        let threads = process.may_use_threads();
         for Deferred { request, calls, passes } in process.take_deferred() {
             for call in calls {
-                // Each was made while its thread had this request alone: in nginx, in the turn that read it, unless the call
-                // was known only later, or there were requests that nobody saw.
-                let passed_on = nginx
-                    && self
-                        .nodes
-                        .get(request)
-                        .zip(self.nodes.get(call))
-                        .is_some_and(|(request, call)| !call.late && !call.busy && decide::is_passed_on(request, call));
-                self.settle_call(call, request, passes && threads || passed_on);
+                self.settle_call(call, request, passes && threads);
             }
         }
     }
@@ -236,17 +229,14 @@ impl Causality {
         }
     }
 
-    /// The request that a thread's connect is made for, as far as it can be told now. `busy`: as of [`Node`]. Of a process
-    /// that is not known yet only what holds whatever it is: by the call's first byte it may turn out to be nginx.
-    pub fn opener(&mut self, tgid: u32, thread: u32, busy: bool) -> Option<NodeId> {
-        let process = self.processes.get(&tgid)?;
-        let by_thread = process.may_use_threads().then(|| process.only_open(thread));
-        let by_turn = process.may_be_nginx().then(|| process.in_turn(thread, busy));
-        let request = match (by_thread, by_turn) {
-            (Some(by_thread), Some(by_turn)) => by_thread.filter(|_| by_thread == by_turn),
-            (by_thread, by_turn) => by_thread.or(by_turn).flatten(),
-        }?;
-        (by_turn.is_none() || self.passes_on(request, thread, busy)).then_some(request)
+    /// The request that a thread's connect is made for, as far as it can be told now. `busy`: as of [`Node`].
+    pub fn opener(&mut self, tgid: u32, thread: u32, busy: bool) -> Named {
+        let Some(process) = self.processes.get(&tgid) else {
+            return Named::default();
+        };
+        let Named { by_thread, by_turn } = process.names(thread, busy);
+        let by_turn = by_turn.filter(|&request| self.passes_on(request, thread, busy));
+        Named { by_thread, by_turn }
     }
 
     /// Whether what nginx begins now is for the request that it read last: it makes one call in that turn. What follows
@@ -265,35 +255,43 @@ impl Causality {
         passes
     }
 
-    /// A call was sent, or a connect failed. `opener`: the request that its connection was opened for, if this is the
-    /// first on it. `hidden`: it was opened for a request that is not known.
-    pub fn call(&mut self, mut node: Node, opener: Option<NodeId>, hidden: bool) -> NodeId {
-        let thread = node.thread;
-        let opener = opener.map(|request| (request, self.is_opener_of(request, &node)));
+    /// A call was sent, or a connect failed. `opener`: what its connection was opened for, if this is the first on it.
+    /// `hidden`: it was opened for a request that is not known.
+    pub fn call(&mut self, mut node: Node, opener: Named, hidden: bool) -> NodeId {
+        let (thread, busy) = (node.thread, node.busy);
+        let is_opener = opener
+            .request()
+            .is_some_and(|request| self.is_opener_of(request, &node));
         let process = self.process(node.tgid);
         let received = node
             .context
             .and_then(|context| process.received((context.trace_id, context.parent_id)));
         node.forwarded = received.is_some();
         let nginx = process.is_nginx();
-        let candidate = match opener {
-            Some((request, true)) => Some((request, ParentMethod::Opener)),
+        let (named, method) = if is_opener {
+            (opener.of(process), ParentMethod::Opener)
+        } else {
+            let mut named = process.names(thread, busy);
             // The turn that read the request is over: a connect took time, or the call is known only now.
-            Some(_) if nginx => None,
-            None if nginx && (hidden || node.late) => None,
-            None if nginx => process
-                .in_turn(thread, node.busy)
-                .map(|request| (request, ParentMethod::Thread)),
-            _ => process.only_open(thread).map(|request| (request, ParentMethod::Thread)),
+            if opener.request().is_some() || hidden || node.late {
+                named.by_turn = None;
+            }
+            (named, ParentMethod::Thread)
         };
-        let threads = process.may_use_threads();
-        let candidate = candidate.filter(|&(request, method)| {
-            let is_open = self.nodes.get(request).is_some_and(|request| {
-                !request.serving.closed && (threads || nginx && decide::is_passed_on(request, &node))
-            });
-            // What it was opened for, the connect has told.
-            is_open && (!nginx || method == ParentMethod::Opener || self.passes_on(request, thread, node.busy))
-        });
+        let is_open = |request: &NodeId| {
+            let request = self.nodes.get(*request);
+            request.is_some_and(|request| !request.serving.closed)
+        };
+        let is_passed_on = |request: &NodeId| {
+            let request = self.nodes.get(*request);
+            request.is_some_and(|request| decide::is_passed_on(request, &node))
+        };
+        let by_thread = named.by_thread.filter(is_open);
+        let by_turn = named.by_turn.filter(is_open).filter(is_passed_on);
+        // What it was opened for, the connect has told.
+        let by_turn = by_turn.filter(|&request| is_opener || self.passes_on(request, thread, busy));
+        node.named = Named { by_thread, by_turn };
+        let candidate = node.named.request().map(|request| (request, method));
         let (tgid, context) = (node.tgid, node.context);
         let id = self.nodes.insert(node);
         // The sender wrote the `traceparent` itself: the span that it names is a caller nearer than any request.
@@ -375,6 +373,24 @@ impl Causality {
             if let Some(request) = self.nodes.get_mut(request) {
                 request.serving.shared_thread = true;
             }
+        }
+    }
+
+    /// A record of a thread was lost: it may have read a request that is not known, and have answered the one that it has open.
+    /// Whose calls it makes now, and whose it made, is not known.
+    pub fn lost(&mut self, of: Stamp) {
+        let thread = of.execution.tid;
+        let Some(process) = self.processes.get_mut(&of.execution.tgid) else {
+            return;
+        };
+        process.reads_unknown(thread);
+        let open = process.only_open(thread);
+        let calls = process.take_calls(thread);
+        if let Some(request) = open.and_then(|request| self.nodes.get_mut(request)) {
+            request.serving.shared_thread = true;
+        }
+        for call in calls {
+            self.force(call);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::NodeId;
+use super::{Named, NodeId};
 use crate::{
     event::{Execution, Stamp},
     flow::Connection,
@@ -54,6 +54,8 @@ pub struct Node {
     pub late: bool,
     /// Its process may be busy with requests that came before it was found.
     pub busy: bool,
+    /// Client: the request that it is made for, as the rules have it that may hold in its process.
+    pub named: Named,
     /// The `traceparent` is one that the process itself received.
     pub forwarded: bool,
     /// A rule of the user's says that it gives no span: it takes part in all decisions, but is nobody's parent.
@@ -151,6 +153,7 @@ impl Node {
             trace_state: None,
             late: false,
             busy: false,
+            named: Named::default(),
             forwarded: false,
             ignored: false,
             span_id,

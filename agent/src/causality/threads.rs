@@ -53,6 +53,30 @@ pub struct Deferred {
     pub passes: bool,
 }
 
+/// The request that a call is made for. Of a process that is not known yet, each rule has its own answer until it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Named {
+    /// The only one that its thread has open.
+    pub by_thread: Option<NodeId>,
+    /// The one that nginx read in this turn.
+    pub by_turn: Option<NodeId>,
+}
+
+impl Named {
+    /// The request, if there is one.
+    pub fn request(self) -> Option<NodeId> {
+        self.by_thread.or(self.by_turn)
+    }
+
+    /// What holds in a process, of which more may be known than before.
+    pub fn of(self, process: &Process) -> Self {
+        Self {
+            by_thread: self.by_thread.filter(|_| process.may_use_threads()),
+            by_turn: self.by_turn.filter(|_| process.may_be_nginx()),
+        }
+    }
+}
+
 /// A thread that has open requests.
 #[derive(Debug, Default)]
 struct Thread {
@@ -130,6 +154,14 @@ impl Process {
     /// Whether it is nginx, or may turn out to be.
     pub fn may_be_nginx(&self) -> bool {
         self.is_nginx() || !self.is_known()
+    }
+
+    /// For which request a thread works now, by the rules that may hold in this process. `busy`: as of [`Process::in_turn`].
+    pub fn names(&self, thread: u32, busy: bool) -> Named {
+        Named {
+            by_thread: self.may_use_threads().then(|| self.only_open(thread)).flatten(),
+            by_turn: self.may_be_nginx().then(|| self.in_turn(thread, busy)).flatten(),
+        }
     }
 
     /// Whether a worker thread is known to serve one request at a time, although another thread may have read it.

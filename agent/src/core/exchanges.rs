@@ -1,10 +1,10 @@
 //! From what the protocol says to exchanges.
 
-use agent_ebpf::abi::{Role, SEGMENT_EOF, SEGMENT_NOT_HTTP, Segment, WAITED};
+use agent_ebpf::abi::{Header, LOST, Role, SEGMENT_EOF, SEGMENT_NOT_HTTP, Segment, WAITED};
 
 use super::{Core, telemetry, workloads};
 use crate::{
-    causality::{Node, NodeId},
+    causality::{Named, Node, NodeId},
     event::Stamp,
     proto::http1::{Cause, Event, RequestHead},
     trace::{SpanKind, traceparent},
@@ -23,9 +23,7 @@ impl Core {
             }
             return;
         }
-        if segment.header.flags & WAITED != 0 {
-            self.causality.waited(stamp);
-        }
+        self.befell(&segment.header);
         let mut events = std::mem::take(&mut self.events);
         self.record_ns = stamp.time_ns;
         let fed = self.flow.segment(segment, bytes, &self.parser, &mut events);
@@ -53,6 +51,16 @@ impl Core {
         {
             let asked = std::mem::take(&mut connection.exchanges);
             self.missed(asked.into_iter().map(|(_, node)| node));
+        }
+    }
+
+    /// Takes what befell a thread since its last record.
+    pub(super) fn befell(&mut self, header: &Header) {
+        if header.flags & LOST != 0 {
+            self.causality.lost(Stamp::from(header));
+        }
+        if header.flags & WAITED != 0 {
+            self.causality.waited(Stamp::from(header));
         }
     }
 
@@ -146,7 +154,7 @@ impl Core {
                 };
                 let tgid = connection.tgid;
                 // The number of the first request may be used again, by one that was not the first.
-                connection.opener = None;
+                connection.take_opener();
                 let first_lost = connection.exchanges.partition_point(|&(number, _)| number < exchange);
                 let lost = connection.exchanges.drain(first_lost..).collect::<Vec<_>>();
                 self.missed(lost.into_iter().map(|(_, node)| node));
@@ -224,7 +232,11 @@ impl Core {
             ..Node::new(kind, span_id, connection, who.execution, first.time_ns)
         };
         let queued = !connection.exchanges.is_empty();
-        let opener = if exchange == 0 { connection.opener.take() } else { None };
+        let opener = if exchange == 0 {
+            connection.take_opener()
+        } else {
+            Named::default()
+        };
         let hidden = exchange == 0 && connection.opener_hidden;
         let wire = connection.wire_offset(offset);
         let id = if server {

@@ -1,8 +1,8 @@
 //! Connects, ends of connections, and ends of processes.
 
 use agent_ebpf::abi::{
-    Connect, Direction, Execution, Exit, FAMILY_UNIX, Role, STATE_LOST, STATE_OPEN, STATE_RELEASED, State, StateChange,
-    Unseen, UnseenCause, WAITED,
+    Connect, Direction, Execution, Exit, FAMILY_UNIX, LOST, Role, STATE_LOST_READ, STATE_LOST_WRITTEN, STATE_OPEN,
+    STATE_RELEASED, State, StateChange, Unseen, UnseenCause,
 };
 
 use super::{Choice, Core, Process};
@@ -31,9 +31,7 @@ impl Core {
         if !self.want(tgid, connect.header.time_ns) {
             return self.turn_away(connect.conn);
         }
-        if connect.header.flags & WAITED != 0 {
-            self.causality.waited(Stamp::from(&connect.header));
-        }
+        self.befell(&connect.header);
         let busy = self.may_be_busy(tgid, connect.header.time_ns);
         let opener = self.causality.opener(tgid, tid, busy);
         let errno = connect.result.saturating_neg();
@@ -42,16 +40,14 @@ impl Core {
             let Some(connection) = self.flow.connect(connect, path) else {
                 return;
             };
-            connection.opener = opener;
-            connection.opener_hidden = opener.is_none();
+            connection.set_opener(opener);
             return;
         }
         if let Some(before) = self.flow.close(connect.conn) {
             self.missed(before.exchanges.into_iter().map(|(_, node)| node));
         }
         let mut connection = Connection::connecting(connect, path);
-        connection.opener = opener;
-        connection.opener_hidden = opener.is_none();
+        connection.set_opener(opener);
         if connect.family == FAMILY_UNIX && errno == libc::ENOENT {
             self.counters.unix_connects_ignored += 1;
             return;
@@ -76,7 +72,7 @@ impl Core {
             busy: self.may_be_busy(who.tgid, end_ns),
             ..Node::new(SpanKind::Client, span_id, connection, who, start_ns)
         };
-        let id = self.causality.call(node, connection.opener, connection.opener_hidden);
+        let id = self.causality.call(node, connection.opener(), connection.opener_hidden);
         self.causality.finish(id, end_ns);
     }
 
@@ -85,9 +81,6 @@ impl Core {
         // The end of a connect that failed at once is told by its own record.
         if state.old == SYN_SENT && self.flow.get(state.conn).is_none() {
             return;
-        }
-        if state.flags & STATE_LOST != 0 {
-            self.lost_before(state.conn);
         }
         let Some(connection) = self.flow.known(state.conn) else {
             return;
@@ -123,6 +116,7 @@ impl Core {
                 self.end_half(state.conn, Direction::Read, now_ns);
             }
             if released || answers_no_more {
+                self.lost_before(state);
                 self.fail_rest(state.conn, 0, now_ns);
             }
         } else {
@@ -158,6 +152,10 @@ impl Core {
                 }
                 return;
             }
+            self.lost_before(state);
+            let Some(connection) = self.flow.known(state.conn) else {
+                return;
+            };
             let still_open = state.flags & STATE_OPEN != 0 && !connection.released;
             if still_open && state.error == 0 {
                 // Both ends are done: the other one's FIN came last.
@@ -170,8 +168,24 @@ impl Core {
         }
     }
 
-    /// The last bytes of a connection found no room in the ring: what its open exchanges came to is not known.
-    fn lost_before(&mut self, id: u64) {
+    /// A connection ends. If the last record of its responses found no room in the ring, it is not known what its open
+    /// exchanges came to.
+    fn lost_before(&mut self, state: &State) {
+        let Some(connection) = self.flow.known(state.conn) else {
+            return;
+        };
+        let of_responses = match connection.role() {
+            Role::Client => STATE_LOST_READ,
+            Role::Server => STATE_LOST_WRITTEN,
+            Role::Unknown => STATE_LOST_READ | STATE_LOST_WRITTEN,
+        };
+        if state.flags & of_responses != 0 {
+            self.lose_open(state.conn);
+        }
+    }
+
+    /// Gives a connection's open exchanges up: a gap hides what they came to.
+    fn lose_open(&mut self, id: u64) {
         if let Some(connection) = self.flow.known(id) {
             let open = std::mem::take(&mut connection.exchanges);
             self.counters.missed_gap += !open.is_empty() as u64;
@@ -267,8 +281,12 @@ impl Core {
                 continue;
             }
             connection.process_ended = true;
+            let is_unix = connection.is_unix();
+            if is_unix && exit.header.flags & LOST != 0 {
+                self.lose_open(id);
+            }
             // Nothing tells the end of a Unix connection whose process is killed. Nor will what a closed one received be read.
-            if connection.is_unix() || self.closing.contains(id) {
+            if is_unix || self.closing.contains(id) {
                 self.closed(id, 0, time_ns);
             }
         }

@@ -17,7 +17,7 @@ use super::{
     hints::{IGNORE, Known, Told},
 };
 use crate::{
-    causality::NodeId,
+    causality::{Named, NodeId},
     event::{Stamp, direction},
     proto::{
         Data, Half,
@@ -56,8 +56,11 @@ pub struct Connection {
     pub ends: Arc<(Endpoint, Endpoint)>,
     /// When connect(2) was called, if this end called it and it is not known yet how it ended.
     pub connecting_since_ns: Option<u64>,
-    /// The request that it was connected for, and by which thread.
-    pub opener: Option<NodeId>,
+    /// The request that it was connected for.
+    opener: Option<NodeId>,
+    /// As [`Named`] has it. Apart from the request they take no room.
+    opened_by_thread: bool,
+    opened_by_turn: bool,
     /// The opener is not known: no request had been read before connect(2), or connect(2) was not seen and the connection had
     /// carried nothing when it was found. Its first request may be for a request that nobody saw.
     pub opener_hidden: bool,
@@ -144,6 +147,8 @@ impl Connection {
             ends: Arc::new((nowhere.clone(), nowhere)),
             connecting_since_ns: None,
             opener: None,
+            opened_by_thread: false,
+            opened_by_turn: false,
             opener_hidden: false,
             exchanges: Requests::new(),
             offsets: Requests::new(),
@@ -219,6 +224,29 @@ impl Connection {
     /// Whether it is known to be a Unix socket's: then no state of TCP tells its end.
     pub fn is_unix(&self) -> bool {
         self.described.is_some_and(|open| open.family == FAMILY_UNIX)
+    }
+
+    /// It is connected for this request.
+    pub fn set_opener(&mut self, named: Named) {
+        self.opener = named.request();
+        self.opened_by_thread = named.by_thread.is_some();
+        self.opened_by_turn = self.opener.is_some() && named.by_turn == self.opener;
+        self.opener_hidden = self.opener.is_none();
+    }
+
+    /// The request that it was connected for.
+    pub fn opener(&self) -> Named {
+        Named {
+            by_thread: self.opener.filter(|_| self.opened_by_thread),
+            by_turn: self.opener.filter(|_| self.opened_by_turn),
+        }
+    }
+
+    /// The same, once: for its first call.
+    pub fn take_opener(&mut self) -> Named {
+        let named = self.opener();
+        self.opener = None;
+        named
     }
 
     /// Notes where a request is, for the other end to find. Those that have left are forgotten.

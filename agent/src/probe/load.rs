@@ -35,7 +35,7 @@ const KERNEL_FUNCTION: u8 = 2;
 /// The program that all programs of system calls end in.
 pub const REPORTER: &str = "report_call";
 
-/// Entries of `TARGETS` and `WAITERS`: one for [`MARKS`] ids, for all that a kernel can give. `kernel.pid_max` is no bound:
+/// Entries of `TARGETS` and `THREADS`: one for [`MARKS`] ids, for all that a kernel can give. `kernel.pid_max` is no bound:
 /// it may be raised while the agent runs.
 const PROCESS_MARKS: u32 = PID_LIMIT.div_ceil(MARKS as u32);
 
@@ -286,7 +286,11 @@ pub(super) fn reason(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
-        text = format!("{text}: {error}");
+        // Some say their source's words themselves.
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
         source = error.source();
     }
     if text.contains(NO_TAIL_CALLS) {
@@ -296,8 +300,12 @@ pub(super) fn reason(error: &dyn std::error::Error) -> String {
     }
     let says_something = |line: &&str| {
         let line = line.trim();
-        !line.is_empty() && !line.starts_with("processed ") && !line.starts_with("verification time")
+        let is_statistics = ["processed ", "verification time", "stack depth"]
+            .iter()
+            .any(|start| line.starts_with(start));
+        !line.is_empty() && !is_statistics
     };
+    tracing::debug!(text, "refused by the kernel");
     let mut lines = text.lines().filter(says_something);
     let first = lines.next().unwrap_or_default().trim();
     match lines.next_back() {
@@ -394,7 +402,7 @@ pub(super) fn object(offsets: &Offsets, settings: &Settings) -> Result<Ebpf, Ebp
         .map_max_entries("EVENTS", settings.ring_bytes)
         .map_max_entries("CONNECTIONS", settings.connections)
         .map_max_entries("TARGETS", PROCESS_MARKS)
-        .map_max_entries("WAITERS", PROCESS_MARKS)
+        .map_max_entries("THREADS", PROCESS_MARKS)
         .load(&code(offsets))
 }
 
@@ -405,7 +413,7 @@ pub(super) fn small_object(offsets: &Offsets) -> Result<Ebpf, EbpfError> {
         .map_max_entries("EVENTS", 4096)
         .map_max_entries("CONNECTIONS", 1)
         .map_max_entries("TARGETS", 1)
-        .map_max_entries("WAITERS", 1)
+        .map_max_entries("THREADS", 1)
         .load(&code(offsets))
 }
 
@@ -479,10 +487,24 @@ mod tests {
         assert_eq!(told("invalid mem access 'scalar'"), "invalid mem access 'scalar'");
     }
 
+    /// As aya's: it says its source's words itself.
+    #[derive(Debug, thiserror::Error)]
+    #[error("the BPF_PROG_LOAD syscall returned {source}. Verifier output: {log}")]
+    struct Refused {
+        source: io::Error,
+        log: &'static str,
+    }
+
     #[test]
     fn the_verifiers_verdict_is_told() {
-        let error =
-            io::Error::other("refused: 0: (bf) r6 = r1\n1: (79) r0 = *(u64 *)(r6 +0)\nR6 invalid\nprocessed 9 insns\n");
-        assert_eq!(reason(&error), "refused: 0: (bf) r6 = r1 … R6 invalid");
+        let error = Refused {
+            source: io::Error::from_raw_os_error(libc::EACCES),
+            log: "0: (bf) r6 = r1\nR6 invalid\nverification time 9 usec\nstack depth 8\nprocessed 9 insns\n",
+        };
+        assert_eq!(
+            reason(&error),
+            "the BPF_PROG_LOAD syscall returned Permission denied (os error 13). Verifier output: 0: (bf) r6 = r1 … \
+             R6 invalid"
+        );
     }
 }

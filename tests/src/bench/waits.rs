@@ -1,4 +1,5 @@
-//! How often a process calls epoll_wait(2), counted by the kernel's performance events.
+//! How often a process calls epoll_wait(2), counted by the kernel's performance events: where calls begin, for where they
+//! return the agent's program keeps the events from perf.
 
 use std::{
     fs::{self, File},
@@ -22,7 +23,7 @@ impl Waits {
     /// Counts from now on, in the threads that there are.
     pub fn count(process: u32) -> Result<Self> {
         let folder = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
-        let paths = folder.map(|folder| format!("{folder}/events/syscalls/sys_exit_epoll_wait/id"));
+        let paths = folder.map(|folder| format!("{folder}/events/syscalls/sys_enter_epoll_wait/id"));
         let id = paths.iter().find_map(|path| fs::read_to_string(path).ok());
         let id: u64 = id
             .with_context(|| format!("cannot read {}", paths[0]))?

@@ -1,6 +1,6 @@
 //! Bytes that no record told.
 
-use agent_ebpf::abi::{STATE_LOST, STATE_OPEN, STATE_RELEASED};
+use agent_ebpf::abi::{LOST, STATE_LOST_READ, STATE_LOST_WRITTEN, STATE_OPEN, STATE_RELEASED};
 
 use super::*;
 
@@ -64,22 +64,20 @@ fn a_lost_record_counts_as_far_as_it_is_no_body() {
     }
 }
 
+const ESTABLISHED: u8 = 1;
+const CLOSE_WAIT: u8 = 8;
+
 #[test]
-fn what_ends_behind_a_record_that_was_lost_has_not_failed() {
-    const ESTABLISHED: u8 = 1;
-    const CLOSE_WAIT: u8 = 8;
-    let ends = |server: &End, flags| {
-        [
-            server.state_of(STATE_OPEN | flags, ESTABLISHED, StateChange::RemoteFin, 1),
-            server.state_of(STATE_RELEASED | flags, CLOSE_WAIT, StateChange::LocalFin, 3),
-        ]
-    };
-    for (lost, spans, missed) in [(0, 1, 0), (STATE_LOST, 0, 1)] {
+fn what_ends_behind_a_response_that_was_lost_has_not_failed() {
+    for (lost, spans, missed) in [(0, 1, 0), (STATE_LOST_READ, 1, 0), (STATE_LOST_WRITTEN, 0, 1)] {
         let mut world = World::new();
         world.process(10, "front", Runtime::Unknown);
         let mut front = world.server(10);
         world.feed(front.reads(10, &get("/a")));
-        for end in ends(&front, lost) {
+        for end in [
+            front.state_of(STATE_OPEN | lost, ESTABLISHED, StateChange::RemoteFin, 1),
+            front.state_of(STATE_RELEASED | lost, CLOSE_WAIT, StateChange::LocalFin, 3),
+        ] {
             world.feed(end);
         }
         assert_eq!(world.spans().len(), spans, "{lost}");
@@ -87,6 +85,63 @@ fn what_ends_behind_a_record_that_was_lost_has_not_failed() {
             (world.counter("missed"), world.counter("missed_gap")),
             (missed, missed),
             "{lost}"
+        );
+    }
+}
+
+#[test]
+fn what_is_answered_behind_a_record_that_was_lost_has_a_span() {
+    let mut world = World::new();
+    world.process(10, "front", Runtime::Unknown);
+    let mut call = world.client(10, 10);
+    world.feed(call.writes(10, &get("/a")));
+    // The server has answered and closed before the client reads.
+    let lost = STATE_OPEN | STATE_LOST_READ | STATE_LOST_WRITTEN;
+    world.feed(call.state_of(lost, ESTABLISHED, StateChange::RemoteFin, 1));
+    world.feed(call.reads(10, OK));
+    world.feed(call.state_of(STATE_RELEASED, CLOSE_WAIT, StateChange::LocalFin, 3));
+    assert_eq!(world.tree(), ["front client GET /a <- root"]);
+    assert_eq!(world.counter("missed"), 0);
+}
+
+/// A thread reads a request, and a record of it is lost: the call that it makes next may be for one that nobody knows.
+#[test]
+fn a_call_behind_a_record_that_was_lost_is_a_root() {
+    for runtime in [Runtime::Unknown, Runtime::Nginx] {
+        for (lost, roots) in [(false, 1), (true, 2)] {
+            let mut world = two_services(runtime);
+            world.pass(61 * SECOND);
+            let (mut front, mut call) = (world.server(10), world.kept(10, 10));
+            world.feed(front.reads(10, &get("/a")));
+            let sent = call.writes(10, &get("/a"));
+            world.feed(if lost { sent.flagged(LOST) } else { sent });
+            world.feed(call.reads(10, OK));
+            world.feed(front.writes(10, OK));
+            let tree = world.tree();
+            let found = tree.iter().filter(|line| line.ends_with("<- root")).count();
+            assert_eq!(found, roots, "{runtime:?} {lost}: {tree:?}");
+        }
+    }
+}
+
+#[test]
+fn calls_of_a_worker_before_a_record_that_was_lost_are_no_later_requests() {
+    for (lost, parent) in [(false, "front server GET /a (family)"), (true, "root")] {
+        let mut world = World::new();
+        world.process(10, "front", Runtime::Puma);
+        let (mut front, mut call) = (world.server(10), world.client(10, 11));
+        world.feed(front.reads(10, &get("/a")));
+        world.feed(call.writes(11, &get("/b")));
+        world.feed(call.reads(11, OK));
+        // What was lost may be the response that this call was made for.
+        let answer = front.writes(11, OK);
+        world.feed(if lost { answer.flagged(LOST) } else { answer });
+        assert_eq!(
+            world.tree(),
+            [
+                format!("front client GET /b <- {parent}"),
+                "front server GET /a <- root".to_owned()
+            ]
         );
     }
 }
