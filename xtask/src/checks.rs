@@ -51,31 +51,41 @@ impl Tally {
 /// Runs all steps. Each fuzz target runs for `fuzz_minutes`.
 pub fn all(fuzz_minutes: f64) -> Result<()> {
     tallied(|tally| {
-        let (release, programs) = thread::scope(|scope| {
-            // In folders of their own, so cargo does both at once; the linker works on one processor.
-            println!("\nThe release binary and programs of the tests are built beside the next steps.");
-            let building = scope.spawn(what_is_measured);
-            let steps = without_release(fuzz_minutes, tally);
-            if let Err(error) = &steps {
-                eprintln!("xtask: {error:#}");
-            }
-            let built = step("release binary and programs of the tests", || {
-                building.join().unwrap_or_else(|_| bail!("the build panicked"))
-            });
-            if let Err(error) = &built {
-                eprintln!("xtask: {error:#}");
-            }
-            steps.and(built)
-        })?;
+        // In folders of their own, so cargo does both at once; the linker works on one processor.
+        println!("\nThe release binary and programs of the tests are built beside the next steps.");
+        let ((), (release, programs)) = both(|| without_release(fuzz_minutes, tally), what_is_measured)?;
         println!("{release}");
         let core_cost = programs.join(release::CORE_COST);
         tests(END_TO_END, end_to_end(&release, Some(&core_cost), None)?, tally)?;
-        step("the oldest kernel", || {
-            kernels::run(&kernels::AMONG_ALL_TESTS.map(str::to_owned))
-        })?;
-        step("setup and demo on a bare system", || {
-            bare::with_what_is_built(&release.path)
-        })
+        // A virtual machine, and packages that are unpacked.
+        both(
+            || {
+                step("setup and demo on a bare system", || {
+                    bare::with_what_is_built(&release.path)
+                })
+            },
+            || {
+                step("the oldest kernel", || {
+                    kernels::run(&kernels::AMONG_ALL_TESTS.map(str::to_owned))
+                })
+            },
+        )?;
+        Ok(())
+    })
+}
+
+/// Does both at once. If both fail, the second one's error is printed.
+fn both<A, B: Send>(one: impl FnOnce() -> Result<A>, other: impl FnOnce() -> Result<B> + Send) -> Result<(A, B)> {
+    thread::scope(|scope| {
+        let beside = scope.spawn(other);
+        let (one, other) = (one(), beside.join().unwrap_or_else(|_| bail!("a step panicked")));
+        match (one, other) {
+            (Err(first), Err(second)) => {
+                eprintln!("\nxtask: {second:#}");
+                Err(first)
+            }
+            (one, other) => Ok((one?, other?)),
+        }
     })
 }
 
@@ -95,9 +105,11 @@ fn without_release(fuzz_minutes: f64, tally: &mut Tally) -> Result<()> {
 
 /// The release binary, and the folder of the programs that measure Core and try kernels.
 fn what_is_measured() -> Result<(Release, PathBuf)> {
-    let release = release::build()?;
-    let names = [&[release::CORE_COST], &kernels::PROGRAMS[..]].concat();
-    Ok((release, release::test_binaries(release::TARGET, &names)?))
+    step("release binary and programs of the tests", || {
+        let release = release::build()?;
+        let names = [&[release::CORE_COST], &kernels::PROGRAMS[..]].concat();
+        Ok((release, release::test_binaries(release::TARGET, &names)?))
+    })
 }
 
 /// Builds the release binary, and runs the end-to-end tests of the file `filter`, or those whose name contains it. Shows
