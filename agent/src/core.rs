@@ -116,8 +116,8 @@ struct Process {
     choice: Choice,
     /// Its facts were asked for.
     asked: bool,
-    /// Until when it may be busy with requests that came before it was found; 0: it was seen to begin. `None`: it did
-    /// nothing yet.
+    /// Until when it may be busy with requests that nobody saw: they came before it was found, or a record was lost. 0: it was
+    /// seen to begin. `None`: it did nothing yet.
     busy_until_ns: Option<u64>,
     /// When it did something last, by `CLOCK_MONOTONIC`.
     last_ns: u64,
@@ -385,10 +385,18 @@ impl Core {
         process.choice != Choice::Refused
     }
 
-    /// Whether a process may be busy with requests that came before it was found.
+    /// Whether a process may be busy with requests that nobody saw.
     fn may_be_busy(&self, tgid: u32, now_ns: u64) -> bool {
         let busy_until_ns = self.processes.get(&tgid).and_then(|process| process.busy_until_ns);
         busy_until_ns.is_some_and(|until_ns| now_ns < until_ns)
+    }
+
+    /// A process may be busy from now on with a request that was not seen.
+    fn be_busy(&mut self, tgid: u32, now_ns: u64) {
+        if let Some(process) = self.processes.get_mut(&tgid) {
+            let until_ns = now_ns.saturating_add(LONGEST_REQUEST_NS);
+            process.busy_until_ns = process.busy_until_ns.max(Some(until_ns));
+        }
     }
 
     /// Registers a process that was seen from birth. Its facts have been asked for already.

@@ -1,6 +1,7 @@
 //! Describing a connection: its name, its sequence numbers, its addresses.
 
 use agent_ebpf::abi::{Counter, FAMILY_INET, FAMILY_UNIX, Kind, Open, Role};
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 
 use super::{
     COUNTED, Connection, DESCRIBED, FROM_BIRTH, Moved, OPAQUE, TCP_CLOSE, TCP_LISTEN, TCP_SYN_SENT, connection,
@@ -81,6 +82,8 @@ fn describe_open(sock: u64, connection: &Connection, moved: Moved) -> Option<()>
     // Filled in where it is submitted from: on the stack it would be half of what there is.
     let Some(mut entry) = EVENTS.reserve::<Open>(0) else {
         count(Counter::RingFull, 1);
+        // Nor is the call told that this is described for.
+        submit::lost(bpf_get_current_pid_tgid() as u32, 0);
         return None;
     };
     // SAFETY: the record is reserved, and all of it is written.

@@ -24,7 +24,10 @@ pub fn end_of_file(connection: &Connection) {
         call_bytes: 0,
         until: way.claim(),
     });
-    connection.submitted(Direction::Read as usize, submitted);
+    // Core looks for no gap before it: what was lost before stays told.
+    if !submitted {
+        connection.submitted(Direction::Read as usize, false);
+    }
 }
 
 /// Tells how far the streams have come, where only the connection's end ends a body: none of its bytes made a record.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::{
-    Causality, Node, NodeId, Parent, Serving, Trace,
+    Causality, Named, Node, NodeId, Parent, Serving, Trace,
     threads::{Deferred, Process},
 };
 use crate::trace::{ParentMethod, traceparent::TraceContext};
@@ -56,10 +56,17 @@ impl Causality {
             Some(writer) if process.has_workers() && !several_writers => process.take_calls(writer.execution.tid),
             _ => VecDeque::new(),
         };
-        let passes = passes && !lost;
+        let known = process.is_known();
+        if lost {
+            for &call in &calls {
+                if let Some(call) = self.nodes.get_mut(call) {
+                    call.named = Named::default();
+                }
+            }
+        }
         // Its spans wait for what it is, and so do its calls.
-        if !process.is_known() && !calls.is_empty() {
-            return process.defer(Deferred {
+        if !known && !calls.is_empty() {
+            return self.process(tgid).defer(Deferred {
                 request: id,
                 calls,
                 passes,

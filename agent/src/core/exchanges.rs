@@ -58,6 +58,8 @@ impl Core {
     pub(super) fn befell(&mut self, header: &Header) {
         if header.flags & LOST != 0 {
             self.causality.lost(Stamp::from(header));
+            // There may be a request that nobody saw.
+            self.be_busy(header.execution.tgid, header.time_ns);
         }
         if header.flags & WAITED != 0 {
             self.causality.waited(Stamp::from(header));

@@ -111,12 +111,14 @@ impl Core {
             connection.gave_up |= state.shutdown == SHUT_BOTH && !connection.remote_fin;
             let answers_no_more = connection.role() == Role::Server;
             self.flow.tell_far_end(state.conn);
+            if released || answers_no_more {
+                self.lost_before(state);
+            }
             self.end_half(state.conn, Direction::Write, now_ns);
             if released {
                 self.end_half(state.conn, Direction::Read, now_ns);
             }
             if released || answers_no_more {
-                self.lost_before(state);
                 self.fail_rest(state.conn, 0, now_ns);
             }
         } else {

@@ -260,6 +260,11 @@ impl World {
     }
 
     fn connect(&mut self, conn: u64, tgid: u32, tid: u32, result: i32) {
+        let connected = self.connected(conn, tgid, tid, result);
+        self.feed(connected);
+    }
+
+    fn connected(&self, conn: u64, tgid: u32, tid: u32, result: i32) -> Record {
         let header = header(Kind::Connect, tgid, tid);
         let mut remote = [0; 16];
         remote[..4].copy_from_slice(&[127, 0, 0, 1]);
@@ -273,7 +278,7 @@ impl World {
             remote,
             path_bytes: 0,
         };
-        self.feed(Record(header, Body::Connect(connect)));
+        Record(header, Body::Connect(connect))
     }
 
     /// A client's end whose other end is not traced.
@@ -308,7 +313,14 @@ impl World {
     }
 
     fn exit(&mut self, tgid: u32) {
-        let header = header(Kind::Exit, tgid, tgid);
+        self.exit_flagged(tgid, 0);
+    }
+
+    fn exit_flagged(&mut self, tgid: u32, flags: u16) {
+        let header = Header {
+            flags,
+            ..header(Kind::Exit, tgid, tgid)
+        };
         self.feed(Record(
             header,
             Body::Exit(Exit {

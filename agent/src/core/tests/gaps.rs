@@ -1,6 +1,6 @@
 //! Bytes that no record told.
 
-use agent_ebpf::abi::{LOST, STATE_LOST_READ, STATE_LOST_WRITTEN, STATE_OPEN, STATE_RELEASED};
+use agent_ebpf::abi::{FAMILY_UNIX, LOST, STATE_LOST_READ, STATE_LOST_WRITTEN, STATE_OPEN, STATE_RELEASED};
 
 use super::*;
 
@@ -102,6 +102,24 @@ fn what_is_answered_behind_a_record_that_was_lost_has_a_span() {
     world.feed(call.state_of(STATE_RELEASED, CLOSE_WAIT, StateChange::LocalFin, 3));
     assert_eq!(world.tree(), ["front client GET /a <- root"]);
     assert_eq!(world.counter("missed"), 0);
+}
+
+/// Nothing else tells the end of a Unix connection whose process is killed.
+#[test]
+fn what_a_killed_process_lost_has_not_failed() {
+    for (lost, spans, missed) in [(0, 1, 0), (LOST, 0, 1)] {
+        let mut world = World::new();
+        world.process(10, "front", Runtime::Unknown);
+        let mut front = world.open(Open {
+            family: FAMILY_UNIX,
+            counted: 1,
+            ..open(900, 10, 10, Role::Server)
+        });
+        world.feed(front.reads(10, &get("/a")));
+        world.exit_flagged(10, lost);
+        assert_eq!(world.spans().len(), spans, "{lost}");
+        assert_eq!(world.counter("missed_gap"), missed, "{lost}");
+    }
 }
 
 /// A thread reads a request, and a record of it is lost: the call that it makes next may be for one that nobody knows.

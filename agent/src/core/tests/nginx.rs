@@ -1,5 +1,7 @@
 //! nginx, whose one loop makes a call in the turn that read the request.
 
+use agent_ebpf::abi::LOST;
+
 use super::*;
 
 /// A call of process 1 for this target, and the answer that is passed back to `front`.
@@ -150,38 +152,102 @@ fn nginx_that_is_known_between_connect_and_call_connected_for_what_nobody_saw() 
     );
 }
 
-/// What each rule says of a call is kept until it is known which of them holds: several requests are open, of which nginx
-/// read one in this turn.
+/// When it is told what a process is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Told {
+    First,
+    BetweenConnectAndCall,
+    BeforeTheAnswer,
+    Last,
+}
+
+/// Requests for these targets come on connections of their own, then two calls like the last one are made in the same turn.
+fn two_calls(runtime: Runtime, told: Told, targets: &[&str]) -> Vec<String> {
+    let mut world = World::new();
+    let tell = |world: &mut World, now| {
+        if now == told {
+            world.process(10, "front", runtime);
+        }
+    };
+    tell(&mut world, Told::First);
+    let mut backs: Vec<End> = targets.iter().map(|_| world.server(10)).collect();
+    for (back, target) in backs.iter_mut().zip(targets) {
+        world.feed(back.reads(10, &get(target)));
+    }
+    let mut calls = [(); 2].map(|()| world.client(10, 10));
+    tell(&mut world, Told::BetweenConnectAndCall);
+    for call in &mut calls {
+        world.feed(call.writes(10, &get(targets.last().unwrap())));
+    }
+    for call in &mut calls {
+        world.feed(call.reads(10, OK));
+    }
+    tell(&mut world, Told::BeforeTheAnswer);
+    for back in &mut backs {
+        world.feed(back.writes(10, OK));
+    }
+    tell(&mut world, Told::Last);
+    world.tree()
+}
+
+/// What each rule says of a call is kept until it is known which of them holds.
 #[test]
 fn calls_of_a_process_that_is_not_known_yet_are_decided_as_if_it_had_been() {
-    for runtime in [Runtime::Nginx, Runtime::Unknown, Runtime::Go] {
-        for known_before in [true, false] {
-            let mut world = World::new();
-            if known_before {
-                world.process(10, "front", runtime);
-            }
-            let (mut one, mut two) = (world.server(10), world.server(10));
-            world.feed(one.reads(10, &get("/a")));
-            world.feed(two.reads(10, &get("/b")));
-            let (mut opened, mut again) = (world.client(10, 10), world.client(10, 10));
-            world.feed(opened.writes(10, &get("/b")));
-            world.feed(again.writes(10, &get("/b")));
-            for call in [&mut opened, &mut again] {
-                world.feed(call.reads(10, OK));
-            }
-            if !known_before {
-                world.process(10, "front", runtime);
-            }
-            for back in [&mut one, &mut two] {
-                world.feed(back.writes(10, OK));
-            }
-            let children = world.tree().iter().filter(|line| line.contains("(opener)")).count();
-            assert_eq!(
-                children,
-                usize::from(runtime == Runtime::Nginx),
-                "{runtime:?} {known_before}"
-            );
+    for (runtime, targets, expected) in [
+        // Known by the turn, but only one of them: the process may be busy with others.
+        (Runtime::Nginx, &["/a", "/b"][..], ["server GET /b (opener)", "root"]),
+        (Runtime::Nginx, &["/b"], ["server GET /b (opener)", "root"]),
+        (Runtime::Unknown, &["/a", "/b"], ["root", "root"]),
+        (
+            Runtime::Unknown,
+            &["/b"],
+            ["server GET /b (opener)", "server GET /b (opener)"],
+        ),
+        (Runtime::Go, &["/b"], ["root", "root"]),
+    ] {
+        for told in [
+            Told::First,
+            Told::BetweenConnectAndCall,
+            Told::BeforeTheAnswer,
+            Told::Last,
+        ] {
+            let calls: Vec<String> = two_calls(runtime, told, targets)
+                .into_iter()
+                .filter_map(|line| Some(line.strip_prefix("front client GET /b <- ")?.to_owned()))
+                .collect();
+            let expected = expected.map(|parent| parent.replace("server", "front server"));
+            assert_eq!(calls, expected, "{runtime:?} {told:?} {targets:?}");
         }
+    }
+}
+
+/// A request whose read was lost is called for in a later turn, when only another one is known.
+#[test]
+fn nginx_that_lost_a_record_may_be_busy_with_what_nobody_saw() {
+    for (lost, parent) in [(false, "front server GET /a (opener)"), (true, "root")] {
+        let mut world = two_services(Runtime::Nginx);
+        world.pass(61 * SECOND);
+        let mut first = world.server(10);
+        world.feed(first.reads(10, &get("/a")));
+        world.feed(first.writes(10, OK));
+        world.pass(61 * SECOND);
+        let mut back = world.server(10);
+        let read = back.reads(10, &get("/a"));
+        world.feed(if lost { read.flagged(LOST) } else { read });
+        // Its connect tells that nginx has waited since.
+        world.connections += 2;
+        let conn = world.connections;
+        let mut call = world.open(open(conn, 10, 10, Role::Client));
+        let connected = world.connected(conn, 10, 10, 0).waited();
+        world.feed(connected);
+        world.feed(call.writes(10, &get("/a")));
+        world.feed(call.reads(10, OK));
+        world.feed(back.writes(10, OK));
+        let tree = world.tree();
+        assert!(
+            tree.contains(&format!("front client GET /a <- {parent}")),
+            "{lost}: {tree:?}"
+        );
     }
 }
 
