@@ -19,8 +19,7 @@ pub type Marks = [Slot<u8>; MARKS];
 #[map]
 pub static TARGETS: Array<Marks> = Array::with_max_entries(PID_LIMIT / MARKS as u32, BPF_F_MMAPABLE);
 
-/// What befell a thread since its last record: the high byte of the flags that its next one gets. Only the thread itself writes
-/// it.
+/// A byte for each thread: the upper half of the flags that its next record gets. Only the thread itself writes it.
 #[map]
 pub static THREADS: Array<Marks> = Array::with_max_entries(PID_LIMIT / MARKS as u32, 0);
 

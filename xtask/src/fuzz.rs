@@ -149,7 +149,7 @@ pub fn test(minutes: f64) -> Result<()> {
 
 /// The targets, built.
 struct Fuzzer {
-    /// What the runs leave: inputs, artifacts, profiles.
+    /// The folder of what the runs leave: inputs, artifacts, profiles.
     folder: PathBuf,
     /// Where the built targets are.
     programs: PathBuf,

@@ -52,7 +52,7 @@ pub struct Node {
     /// It was recognised only when more had come, on a connection that is older than the agent: what its thread did last
     /// is something else by now.
     pub late: bool,
-    /// Its process may be busy with requests that nobody saw.
+    /// The process may be busy with requests that nobody saw.
     pub busy: bool,
     /// Client: the request that it is made for, as the rules have it that may hold in its process.
     pub named: Named,

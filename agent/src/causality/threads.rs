@@ -68,7 +68,7 @@ impl Named {
         self.by_thread.or(self.by_turn)
     }
 
-    /// What holds in a process, of which more may be known than before.
+    /// Only the answers of rules that may hold in this process, of which more may be known than when they were given.
     pub fn of(self, process: &Process) -> Self {
         Self {
             by_thread: self.by_thread.filter(|_| process.may_use_threads()),

@@ -58,8 +58,9 @@ pub struct Connection {
     pub connecting_since_ns: Option<u64>,
     /// The request that it was connected for.
     opener: Option<NodeId>,
-    /// As [`Named`] has it. Apart from the request they take no room.
+    /// The thread rule named the opener. Two flags in place of [`Named`] save a word of each connection.
     opened_by_thread: bool,
+    /// The rule of nginx's turns named it.
     opened_by_turn: bool,
     /// The opener is not known: no request had been read before connect(2), or connect(2) was not seen and the connection had
     /// carried nothing when it was found. Its first request may be for a request that nobody saw.
@@ -226,7 +227,7 @@ impl Connection {
         self.described.is_some_and(|open| open.family == FAMILY_UNIX)
     }
 
-    /// It is connected for this request.
+    /// Keeps for which request this end connects.
     pub fn set_opener(&mut self, named: Named) {
         self.opener = named.request();
         self.opened_by_thread = named.by_thread.is_some();
@@ -242,7 +243,7 @@ impl Connection {
         }
     }
 
-    /// The same, once: for its first call.
+    /// The request that it was connected for, taken away: only the first call on it is made for that.
     pub fn take_opener(&mut self) -> Named {
         let named = self.opener();
         self.opener = None;

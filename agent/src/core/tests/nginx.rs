@@ -190,7 +190,7 @@ fn two_calls(runtime: Runtime, told: Told, targets: &[&str]) -> Vec<String> {
     world.tree()
 }
 
-/// What each rule says of a call is kept until it is known which of them holds.
+/// Each rule's answer is kept until it is known which of them holds.
 #[test]
 fn calls_of_a_process_that_is_not_known_yet_are_decided_as_if_it_had_been() {
     for (runtime, targets, expected) in [
