@@ -8,13 +8,13 @@ use std::{
 use anyhow::Context;
 
 use spoor::{
-    app,
     config::{self, Command, Invocation},
     doctor,
     launch::LaunchError,
     process::reader,
     ps, replay,
     screen::say,
+    session,
 };
 
 /// musl's allocator is slow, and Core makes many small boxes.
@@ -29,13 +29,13 @@ fn main() -> ExitCode {
         Ok(invocation) => invocation,
         Err(error) => error.exit(),
     };
-    let result = app::log_to_stderr(invocation.log_level).and_then(|()| {
+    let result = session::log_to_stderr(invocation.log_level).and_then(|()| {
         for warning in &invocation.warnings {
             tracing::warn!("{warning}");
         }
         match &invocation.command {
-            Command::Run(settings) => app::run(settings),
-            Command::Record(settings) => app::record(settings),
+            Command::Run(settings) => session::run(settings),
+            Command::Record(settings) => session::record(settings),
             Command::Replay(settings) => replay::replay(settings).map(|()| 0),
             Command::Redact(settings) => replay::redact(settings).map(|()| 0),
             Command::Doctor(settings) => doctor::doctor(settings.json),

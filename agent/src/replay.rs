@@ -12,14 +12,13 @@ use anyhow::Context;
 
 use crate::{
     config::{CoreSettings, Output, RedactSettings, ReplaySettings},
-    core::Core,
+    engine::{Core, trace::Span},
     export::{
         Exporter,
         config::{Choice, ExportConfig, Stream},
     },
     metrics::Metrics,
     tape::{self, Frame, TapeError, TapeReader, TapeWriter},
-    trace::Span,
 };
 
 /// So long is waited for whoever takes the spans.

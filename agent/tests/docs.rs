@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 use agent_ebpf::abi::Counter;
 use spoor::{
     config::{Command, Invocation},
-    core::Core,
+    engine::Core,
     metrics::Metrics,
     preflight::capability::{CAPABILITIES, Capability},
 };

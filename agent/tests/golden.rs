@@ -23,11 +23,11 @@ use std::{
 use agent_ebpf::abi::{Kind, Open};
 use serde_json::{Value as Json, json};
 use spoor::{
-    event::Event,
+    engine::trace::{Attribute, Resource, Span, Value},
     process::ProcessFacts,
+    record::Event,
     replay,
     tape::{Frame, TapeReader, TapeWriter},
-    trace::{Attribute, Resource, Span, Value},
 };
 
 /// Largest tape that is kept in the repository.

@@ -16,9 +16,9 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 #[cfg(feature = "whole")]
+use spoor::config::CoreSettings;
 use spoor::{
-    config::CoreSettings,
-    core::Core,
+    engine::Core,
     tape::{Frame, TapeReader},
 };
 use tempfile::TempDir;

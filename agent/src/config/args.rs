@@ -8,7 +8,7 @@ use super::{
     CoreSettings, LaunchSettings, LogLevel, Output, Selection, SpanNames, SpansOfEnvironment, TraceSettings,
     values::{self, CgroupGlob, ControlSocket, ExeGlob, Listen},
 };
-use crate::trace::redact::SecretName;
+use crate::engine::trace::redact::SecretName;
 
 /// Zero-code distributed tracing: shows which service called which, without touching the services
 ///

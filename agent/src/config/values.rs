@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     control,
+    engine::trace::{http::ignore::Ignore, route::Route},
     serve::DEFAULT_ADDRESS,
-    trace::{http::ignore::Ignore, route::Route},
 };
 
 /// Where spans go.

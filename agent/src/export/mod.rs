@@ -3,12 +3,11 @@
 //! The way of a span: [`Exporter::push`] encodes it ([`encode`]) and puts it into the [`queue`]; on a thread of its own
 //! the [`worker`] takes batches from there and hands them to a transport ([`otlp_grpc`], [`otlp_http`], [`json`]). Those to
 //! a collector compress them ([`gzip`]) and have their connections made ([`mod@connect`], [`tls`]).
-//! For people, [`console`] collects spans to traces instead and prints those that are complete.
+//! For people, [`crate::console`] collects spans to traces instead and prints those that are complete.
 
 mod answer;
 pub mod config;
 pub mod connect;
-pub mod console;
 pub mod encode;
 pub mod gzip;
 pub mod json;
@@ -36,7 +35,6 @@ use tokio::{runtime, time::Instant};
 use self::{
     config::{ExportConfig, Output, Target},
     connect::ConnectorError,
-    console::Printer,
     encode::Encoder,
     json::JsonTransport,
     losses::Losses,
@@ -45,7 +43,7 @@ use self::{
     queue::{Limits, Queue, Unsent},
     worker::{Outcome, Pace, Transport},
 };
-use crate::{metrics::Metrics, trace::Span};
+use crate::{console::Printer, engine::trace::Span, metrics::Metrics};
 
 /// How long connecting may take. A collector's host that is away is tried again rather than waited for.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -232,13 +230,13 @@ impl Requests {
 /// The thread that does the export, whose end is waited for only so long: it may hang in a write to a pipe that nobody
 /// reads, or to a terminal that is stopped.
 #[derive(Debug)]
-struct ExportThread {
+pub(crate) struct ExportThread {
     /// Disconnected when the thread ends.
     running: mpsc::Receiver<Infallible>,
 }
 
 impl ExportThread {
-    fn spawn(run: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+    pub(crate) fn spawn(run: impl FnOnce() + Send + 'static) -> io::Result<Self> {
         let (runs, running) = mpsc::sync_channel(0);
         thread::Builder::new().name("spoor-export".to_owned()).spawn(move || {
             let _runs = runs;
@@ -248,13 +246,13 @@ impl ExportThread {
     }
 
     /// Waits for its end. False if it has not ended in time.
-    fn join(self, within: Duration) -> bool {
+    pub(crate) fn join(self, within: Duration) -> bool {
         self.running.recv_timeout(within) != Err(mpsc::RecvTimeoutError::Timeout)
     }
 }
 
 /// The warning at the end, if the export thread hangs.
-fn blocked(destination: &str, within: Duration, unsent: Unsent) -> String {
+pub(crate) fn blocked(destination: &str, within: Duration, unsent: Unsent) -> String {
     format!(
         "the export to {destination} has not ended within {} ms, {} spans are lost ({} waiting, {} in a write): is what it \
          writes to blocked?",
@@ -306,4 +304,4 @@ impl Transport for AnyTransport {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use opentelemetry_semantic_conventions::attribute;
 use serde::{Deserialize, Serialize};
 
-use crate::trace::Resource;
+use crate::engine::trace::Resource;
 
 /// What kind of program a process runs, as far as it matters to causality.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

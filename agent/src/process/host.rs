@@ -8,7 +8,7 @@ use super::{
     container,
     proc_root::{ProcRoot, read_small},
 };
-use crate::trace::Attribute;
+use crate::engine::trace::Attribute;
 
 /// The host that the agent runs on.
 #[derive(Clone, Debug, Default)]

@@ -3,7 +3,7 @@
 use unicode_width::UnicodeWidthChar;
 
 use super::{Listing, Row};
-use crate::export::console::printable;
+use crate::console::printable;
 
 /// Most columns of a service's name.
 const SERVICE_COLUMNS: usize = 24;

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    engine::trace::{Attribute, Resource, Value},
     process::{ProcessFacts, Runtime},
-    trace::{Attribute, Resource, Value},
 };
 
 /// A frame that owns what it holds, to compare with.

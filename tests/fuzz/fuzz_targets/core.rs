@@ -4,7 +4,10 @@
 
 use arbitrary::Unstructured;
 use libfuzzer_sys::fuzz_target;
-use spoor::{config::CoreSettings, core::Core, trace::Span};
+use spoor::{
+    config::CoreSettings,
+    engine::{Core, trace::Span},
+};
 use spoor_fuzz::events::{Step, stream};
 
 /// Requests that may wait on one connection (`MAX_PENDING` of the parser).

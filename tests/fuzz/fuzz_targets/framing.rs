@@ -8,11 +8,11 @@ use agent_ebpf::frame::{
 };
 use libfuzzer_sys::fuzz_target;
 use spoor::{
-    event::Stamp,
-    proto::{
+    engine::proto::{
         Data, Half,
         http1::{Config, Event, Http1},
     },
+    record::Stamp,
 };
 
 fuzz_target!(|data: &[u8]| {

@@ -8,12 +8,12 @@ use std::borrow::Cow;
 use arbitrary::Unstructured;
 use libfuzzer_sys::fuzz_target;
 use spoor::{
-    event::Stamp,
-    proto::{
+    engine::proto::{
         Data, Half,
         http1::{Config, Event, Http1},
         opaque,
     },
+    record::Stamp,
 };
 use spoor_fuzz::{byte, number, short, text};
 

@@ -177,7 +177,7 @@ fn look(proc: &Path, name: usize, input: &mut Unstructured<'_>) {
     let facts = gatherer.gather(PID, hint, None);
     assert!(!facts.resource.service_name.is_empty());
     for attribute in &facts.resource.attributes {
-        let same = |other: &&spoor::trace::Attribute| other.key == attribute.key;
+        let same = |other: &&spoor::engine::trace::Attribute| other.key == attribute.key;
         assert_eq!(
             facts.resource.attributes.iter().filter(same).count(),
             1,

@@ -4,8 +4,8 @@
 use libfuzzer_sys::fuzz_target;
 use spoor::{
     config::CoreSettings,
-    core::Core,
-    event::Event,
+    engine::Core,
+    record::Event,
     tape::{Frame, TapeReader, TapeWriter},
 };
 

@@ -12,18 +12,20 @@ use arbitrary::Unstructured;
 use libfuzzer_sys::fuzz_target;
 use spoor::{
     config::{Command, Invocation, Selection},
-    export::config::{Choice, ExportConfig, Output, Stream, Target, names_endpoint},
-    proto::http1::{Header, RequestHead, ResponseHead},
-    trace::{
-        Attribute, SpanKind, Value,
-        http::{
-            Endpoint, Failure, HttpConfig, HttpExchange, IpOrUnix, SpanNameStyle, connect_span, http_span,
-            ignore::Ignore, known_methods,
+    engine::{
+        proto::http1::{Header, RequestHead, ResponseHead},
+        trace::{
+            Attribute, SpanKind, Value,
+            http::{
+                Endpoint, Failure, HttpConfig, HttpExchange, IpOrUnix, SpanNameStyle, connect_span, http_span,
+                ignore::Ignore, known_methods,
+            },
+            redact,
+            span_name::SpanNames,
+            traceparent,
         },
-        redact,
-        span_name::SpanNames,
-        traceparent,
     },
+    export::config::{Choice, ExportConfig, Output, Stream, Target, names_endpoint},
 };
 use spoor_fuzz::{byte, number, short, text};
 

@@ -14,8 +14,8 @@ use agent_ebpf::abi::{
 use arbitrary::Unstructured;
 use spoor::{
     config::{CoreSettings, SpanNames},
+    engine::trace::{Attribute, Resource},
     process::{ProcessFacts, Runtime},
-    trace::{Attribute, Resource},
 };
 
 use crate::{byte, number, text};

@@ -7,15 +7,23 @@
 //! ```
 //! ENDS is `server`, whose clients are not traced: a span for each request; or `both`: two spans for each request, joined.
 
-use std::{env, hint::black_box, process::ExitCode, sync::Arc, time::Duration, time::Instant};
+use std::{
+    env,
+    hint::black_box,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use agent_ebpf::abi::{Direction, Execution, FAMILY_INET, Header, Kind, Open, Plain, Role, Segment, bytes_of};
 use spoor::{
     config::{CoreSettings, SpanNames},
-    core::Core,
-    event::Event,
+    engine::{
+        Core,
+        trace::{Attribute, Resource},
+    },
     process::{ProcessFacts, Runtime},
-    trace::{Attribute, Resource},
+    record::Event,
 };
 
 /// The product's.
@@ -106,11 +114,11 @@ fn settings() -> CoreSettings {
         ignore: Vec::new(),
         request_headers: Vec::new(),
         response_headers: Vec::new(),
-        secrets: spoor::trace::redact::SecretNames::default(),
+        secrets: spoor::engine::trace::redact::SecretNames::default(),
         body_sizes: false,
         known_methods: None,
         include_telemetry: false,
-        sampler: spoor::trace::sampling::Sampler::default(),
+        sampler: spoor::engine::trace::sampling::Sampler::default(),
         max_connections: 1000,
         hold: Duration::from_secs(10),
         hold_bytes: 16 * 1024 * 1024,

@@ -10,7 +10,7 @@ use proptest::{collection::vec, option, prelude::*};
 use prost::Message;
 
 use super::*;
-use crate::trace::{ParentMethod, SpanId, SpanKind, TraceId};
+use crate::engine::trace::{ParentMethod, SpanId, SpanKind, TraceId};
 
 fn plain_attribute(attribute: &Attribute) -> KeyValue {
     let value = match &attribute.value {

@@ -6,8 +6,8 @@ use serde_json::{Value as Json, json};
 
 use super::*;
 use crate::{
+    engine::trace::{Attribute, ParentMethod, Resource, Span, SpanId, SpanKind, Status, TraceId, Value},
     export::encode::{Batch, Encoder},
-    trace::{Attribute, ParentMethod, Resource, Span, SpanId, SpanKind, Status, TraceId, Value},
 };
 
 fn request() -> Bytes {

@@ -10,12 +10,12 @@ use prost::Message;
 
 use super::*;
 use crate::{
+    engine::trace::{Attribute, Resource, Span, SpanId, SpanKind, Status, TraceId},
     export::{
         encode::Encoder,
         queue::{Limits, MAX_REQUEST_BYTES},
     },
     metrics::{Dropped, ExportMetrics},
-    trace::{Attribute, Resource, Span, SpanId, SpanKind, Status, TraceId},
 };
 
 const PACE: Pace = Pace {

@@ -15,9 +15,11 @@ use super::{
     standin::Key,
 };
 use crate::{
-    core::telemetry,
-    event::direction,
-    proto::http1::{Follow, Method, follow_request, follow_response},
+    engine::{
+        proto::http1::{Follow, Method, follow_request, follow_response},
+        telemetry,
+    },
+    record::direction,
 };
 
 /// What bodies are filled with.

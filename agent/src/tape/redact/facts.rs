@@ -4,8 +4,8 @@ use std::{borrow::Cow, sync::Arc};
 
 use super::standin::{Key, Shape};
 use crate::{
+    engine::trace::{Attribute, Resource, Value},
     process::ProcessFacts,
-    trace::{Attribute, Resource, Value},
 };
 
 /// Attributes that stay: names of programs and services, numbers, and what everybody has.

@@ -13,10 +13,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     config::{Command, Invocation},
+    engine::trace::{Attribute, Resource, Span, Value},
     process::{ProcessFacts, Runtime},
     replay,
     tape::{TapeReader, TapeWriter},
-    trace::{Attribute, Resource, Span, Value},
 };
 
 /// A tape in memory: its frames, encoded one by one.

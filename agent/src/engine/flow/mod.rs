@@ -1,0 +1,410 @@
+//! Connections: which end is which, where in its two streams each is, what is missing, and which other connection is the
+//! far end of the same one.
+
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
+
+mod connection;
+mod description;
+mod hints;
+mod left_behind;
+mod pairs;
+
+pub use connection::{Connection, Fed, Requests};
+pub use hints::IGNORE;
+pub use pairs::Pairs;
+
+use left_behind::LeftBehind;
+use pairs::Key;
+
+use agent_ebpf::abi::{Connect, Direction, FAMILY_UNIX, Open, Role, Segment};
+
+use crate::{
+    engine::{
+        causality::NodeId,
+        proto::http1::{Config, Event},
+    },
+    hash::{FastMap, FastSet},
+    record::{Stamp, direction},
+};
+
+/// Unix connections without HTTP whose ends need not be known: each service of systemd has one, to its journal.
+const MANY_UNIX: usize = 1024;
+
+/// Connections of processes that are not selected, of which is remembered that nothing more is to be known: twice as many
+/// at most.
+const LET_GO: usize = 4096;
+
+/// What went wrong with connections, as counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Connections that could not be followed for want of room.
+    pub connections_refused: u64,
+    /// Records of connections that are not known: their first record was lost, or they were forgotten.
+    pub unknown_connection: u64,
+    /// Bytes that no record told and that are not known to be body, of connections with HTTP/1.
+    pub gap_bytes: u64,
+    /// Records that told bytes twice.
+    pub repeated_records: u64,
+    /// Connections that were forgotten because nothing happened on them for long.
+    pub idle_forgotten: u64,
+    /// Connections that carry something else than HTTP/1.
+    pub opaque: u64,
+    /// Multipath TCP connections: their two ends cannot be matched.
+    pub mptcp: u64,
+    /// Connections that ended with requests which their far ends find no more because there were too many.
+    pub left_behind_too_many: u64,
+}
+
+/// All connections of targets that are open now.
+#[derive(Debug)]
+pub struct Flow {
+    /// Boxed: the table has up to twice as many places as connections, and has to be copied when it grows.
+    connections: FastMap<u64, Box<Connection>>,
+    /// Those that a process used last: looked for at each end of a process.
+    used_by: FastMap<u32, FastSet<u64>>,
+    /// The far ends.
+    pairs: Pairs,
+    left_behind: LeftBehind,
+    /// Those of processes that are not selected, the later and the earlier ones: records of them are under way still.
+    let_go: [FastSet<u64>; 2],
+    most: usize,
+    /// How many are of Unix sockets.
+    unix: usize,
+    /// HTTP was seen on one of these.
+    unix_http: bool,
+    /// What went wrong.
+    pub counters: Counters,
+}
+
+impl Flow {
+    /// At most `most` connections are followed at one time.
+    pub fn new(most: usize) -> Self {
+        Self {
+            connections: FastMap::default(),
+            used_by: FastMap::default(),
+            pairs: Pairs::default(),
+            left_behind: LeftBehind::default(),
+            let_go: Default::default(),
+            most,
+            unix: 0,
+            unix_http: false,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Number of connections.
+    pub fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.connections.is_empty()
+    }
+
+    /// Takes up a connection. It may be known already, from its connect.
+    pub fn open(&mut self, open: &Open) -> Option<&mut Connection> {
+        if self.is_let_go(open.conn) {
+            return None;
+        }
+        if !self.connections.contains_key(&open.conn) && self.connections.len() >= self.most {
+            self.counters.connections_refused += 1;
+            return None;
+        }
+        let tgid = open.header.execution.tgid;
+        let was_unix = self.get(open.conn).is_some_and(Connection::is_unix);
+        self.counters.mptcp += u64::from(open.counted == 1 && open.family != FAMILY_UNIX);
+        let connection = self
+            .connections
+            .entry(open.conn)
+            .and_modify(|connection| {
+                self.pairs.remove(connection);
+                connection.describe(open);
+            })
+            .or_insert_with(|| {
+                self.used_by.entry(tgid).or_default().insert(open.conn);
+                Box::new(Connection::new(open))
+            });
+        if connection.role() != Role::Unknown {
+            self.pairs.insert(connection);
+        }
+        if connection.is_unix() && !was_unix {
+            self.unix += 1;
+        }
+        Some(connection)
+    }
+
+    /// Takes what connect(2) tells of a connection that is under way.
+    pub fn connect(&mut self, connect: &Connect, path: &[u8]) -> Option<&mut Connection> {
+        if self.is_let_go(connect.conn) {
+            return None;
+        }
+        if !self.connections.contains_key(&connect.conn) && self.connections.len() >= self.most {
+            self.counters.connections_refused += 1;
+            return None;
+        }
+        let connection = self
+            .connections
+            .entry(connect.conn)
+            .or_insert_with(|| Box::new(Connection::connecting(connect, path)));
+        let before = connection.tgid;
+        connection.connected(connect, path);
+        let now = connection.tgid;
+        if before != now {
+            unuse(&mut self.used_by, before, connect.conn);
+        }
+        self.used_by.entry(now).or_default().insert(connect.conn);
+        Some(connection)
+    }
+
+    /// Nothing follows on the half of a connection that is read (or written): appends what the protocol says of it. The process
+    /// that used the connection, and what it carries, if it is given up.
+    pub fn end(
+        &mut self,
+        id: u64,
+        way: Direction,
+        stamp: Stamp,
+        config: &Config,
+        events: &mut Vec<Event>,
+    ) -> Option<(u32, &'static str)> {
+        self.known(id)?;
+        let connection = self.connections.get_mut(&id)?;
+        let carries = connection.end(config, way, stamp, &mut self.counters, events)?;
+        Some((connection.tgid, carries))
+    }
+
+    /// Takes a segment, and appends what the protocol says of it.
+    pub fn segment(&mut self, segment: &Segment, bytes: &[u8], config: &Config, events: &mut Vec<Event>) -> Fed {
+        let Some(connection) = self.connections.get_mut(&segment.conn) else {
+            self.unknown(segment.conn);
+            // The programs have not seen it: another connection's hints are in the same slot.
+            let again = self.is_let_go(segment.conn).then_some(IGNORE);
+            return Fed {
+                hints: again,
+                ..Fed::default()
+            };
+        };
+        let tgid = segment.header.execution.tgid;
+        if connection.tgid != tgid {
+            unuse(&mut self.used_by, connection.tgid, segment.conn);
+            self.used_by.entry(tgid).or_default().insert(segment.conn);
+            connection.pass_to(tgid);
+        }
+        let mut fed = connection.segment(segment, bytes, config, &mut self.counters, events);
+        fed.unknown_read = direction(segment) == Direction::Read && connection.hides_requests();
+        if fed.role_found {
+            self.pairs.insert(connection);
+        }
+        if !self.unix_http && connection.is_unix() && connection.is_followed() {
+            self.unix_http = true;
+        }
+        fed
+    }
+
+    /// Whether ends of Unix connections matter: one carries HTTP, or there are so many that they must be forgotten in time.
+    pub fn needs_unix_ends(&self) -> bool {
+        self.unix_http || self.unix > MANY_UNIX
+    }
+
+    /// The Unix connections, by name.
+    pub fn unix_connections(&self) -> Vec<&Connection> {
+        let mut unix: Vec<_> = self
+            .connections
+            .values()
+            .map(Box::as_ref)
+            .filter(|c| c.is_unix())
+            .collect();
+        unix.sort_unstable_by_key(|connection| connection.id);
+        unix
+    }
+
+    /// A process has closed its descriptor of a connection that others have, too.
+    pub fn release(&mut self, id: u64, tgid: u32) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            let sharing = connection.sharing.get_or_insert_default();
+            sharing.holders.retain(|&holder| holder != tgid);
+            sharing.released |= connection.tgid == tgid;
+        }
+    }
+
+    /// The process that used a Unix connection last has ended: whether another one has it still, that is taken for its
+    /// user from now on.
+    pub fn hand_back(&mut self, id: u64, lives: impl Fn(u32) -> bool) -> bool {
+        let Some(connection) = self.connections.get_mut(&id).filter(|c| c.is_unix()) else {
+            return false;
+        };
+        let Some(sharing) = &mut connection.sharing else {
+            return false;
+        };
+        sharing.holders.retain(|&holder| lives(holder));
+        let Some(holder) = sharing.holders.pop() else {
+            // Who has it was never seen to use it.
+            return sharing.released;
+        };
+        unuse(&mut self.used_by, connection.tgid, id);
+        self.used_by.entry(holder).or_default().insert(id);
+        connection.tgid = holder;
+        true
+    }
+
+    /// A connection.
+    pub fn get(&self, id: u64) -> Option<&Connection> {
+        self.connections.get(&id).map(Box::as_ref)
+    }
+
+    /// A connection, counted if it is not known.
+    pub fn known(&mut self, id: u64) -> Option<&mut Connection> {
+        if !self.connections.contains_key(&id) {
+            self.unknown(id);
+        }
+        self.connections.get_mut(&id).map(Box::as_mut)
+    }
+
+    fn unknown(&mut self, id: u64) {
+        self.counters.unknown_connection += u64::from(!self.is_let_go(id));
+    }
+
+    fn is_let_go(&self, id: u64) -> bool {
+        self.let_go.iter().any(|some| some.contains(&id))
+    }
+
+    /// The far end of a connection, if it is a target's, too.
+    pub fn peer(&self, id: u64) -> Option<&Connection> {
+        // A socket can be connected to itself.
+        let peer = self.pairs.peer(self.connections.get(&id)?).filter(|&peer| peer != id)?;
+        self.get(peer)
+    }
+
+    /// One end of a Unix connection will send no more: the other one, if it is known, has no state that tells so.
+    pub fn tell_far_end(&mut self, id: u64) {
+        if self.get(id).is_some_and(Connection::is_unix)
+            && let Some(peer) = self.peer(id).map(|peer| peer.id)
+            && let Some(peer) = self.connections.get_mut(&peer)
+        {
+            peer.remote_fin = true;
+        }
+    }
+
+    /// Whether requests that are read on a connection will be found at its far end, or were: it is traced, what it does
+    /// is followed, and both ends count from one byte.
+    pub fn expects_peer(&self, id: u64) -> bool {
+        self.peer(id).is_some_and(|peer| {
+            let here = self.connections.get(&id).and_then(|here| here.wire_offset(0));
+            here.is_some() && peer.wire_offset(0).is_some() && peer.will_be_followed()
+        })
+    }
+
+    /// Requests by the stream offsets that both ends can compare, as the far end of a connection has them.
+    pub fn far_offsets(&self, id: u64) -> Option<&Requests> {
+        let far = self.peer(id).map(|peer| &peer.offsets);
+        far.or_else(|| {
+            let left_behind = (!self.left_behind.is_empty()).then_some(&self.left_behind)?;
+            left_behind.get(&Key::own(self.connections.get(&id)?)?)
+        })
+    }
+
+    /// A connection ends: those of its requests that are `open` can still be found from its far end. The write of a call
+    /// may be told after all that its server did, and a server may read after its client gave up.
+    pub fn leave_behind(&mut self, id: u64, now_ns: u64, open: impl Fn(NodeId) -> bool) {
+        let Some(connection) = self.connections.get(&id) else {
+            return;
+        };
+        let left: Requests = connection
+            .offsets
+            .iter()
+            .copied()
+            .filter(|&(_, node)| open(node))
+            .collect();
+        if !left.is_empty()
+            && let Some(own) = Key::own(connection)
+        {
+            self.counters.left_behind_too_many += self.left_behind.leave(own.far(), left, now_ns);
+        }
+    }
+
+    /// Requests that were left behind before a time are not found any more.
+    pub fn forget_left_behind(&mut self, before_ns: u64) {
+        self.left_behind.forget_before(before_ns);
+    }
+
+    /// Forgets a connection.
+    pub fn close(&mut self, id: u64) -> Option<Connection> {
+        let connection = self.connections.remove(&id)?;
+        unuse(&mut self.used_by, connection.tgid, id);
+        self.pairs.remove(&connection);
+        if !self.left_behind.is_empty()
+            && let Some(own) = Key::own(&connection)
+        {
+            self.left_behind.remove(&own);
+        }
+        self.unix = self.unix.saturating_sub(usize::from(connection.is_unix()));
+        Some(*connection)
+    }
+
+    /// Forgets a connection of a process that is not selected: what is told of it from now on is no loss. Says whether that
+    /// was not so before.
+    pub fn let_go(&mut self, id: u64) -> (bool, Option<Connection>) {
+        if self.is_let_go(id) {
+            return (false, None);
+        }
+        let connection = self.close(id);
+        let [later, earlier] = &mut self.let_go;
+        if later.len() >= LET_GO {
+            *earlier = std::mem::take(later);
+        }
+        later.insert(id);
+        (true, connection)
+    }
+
+    /// Connections on which nothing happened since `before`, a time of `CLOCK_MONOTONIC`.
+    pub fn idle(&self, before_ns: u64) -> Vec<u64> {
+        let mut idle: Vec<u64> = self
+            .connections
+            .values()
+            .filter(|connection| connection.last_ns < before_ns)
+            .map(|c| c.id)
+            .collect();
+        idle.sort_unstable();
+        idle
+    }
+
+    /// Connections that a process used last.
+    pub fn of_process(&self, tgid: u32) -> Vec<u64> {
+        let mut ids: Vec<u64> = self.used_by.get(&tgid).into_iter().flatten().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// How many connections a process used last, and how many of these are searched for a first request.
+    pub fn count_of_process(&self, tgid: u32) -> (usize, usize) {
+        let ids = self.used_by.get(&tgid);
+        let searched = |id: &&u64| {
+            self.connections
+                .get(id)
+                .is_some_and(|connection| connection.is_searched())
+        };
+        (
+            ids.map_or(0, FastSet::len),
+            ids.map_or(0, |ids| ids.iter().filter(searched).count()),
+        )
+    }
+
+    /// How many processes have connections.
+    pub fn processes(&self) -> usize {
+        self.used_by.len()
+    }
+
+    /// Whether a process has connections that it used last.
+    pub fn has_process(&self, tgid: u32) -> bool {
+        self.used_by.contains_key(&tgid)
+    }
+}
+
+fn unuse(used_by: &mut FastMap<u32, FastSet<u64>>, tgid: u32, id: u64) {
+    if let Some(used) = used_by.get_mut(&tgid) {
+        used.remove(&id);
+        if used.is_empty() {
+            used_by.remove(&tgid);
+        }
+    }
+}

@@ -1,0 +1,554 @@
+//! Core: from events to spans. It has no clock, makes no system call and takes no lock; all that it decides follows from
+//! what it was told, in that order, so a tape of it is a test.
+
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
+
+pub mod causality;
+mod closing;
+mod exchanges;
+pub mod flow;
+mod lifecycle;
+pub mod proto;
+mod spans;
+pub(crate) mod telemetry;
+#[cfg(test)]
+mod tests;
+pub mod trace;
+mod workloads;
+
+pub use workloads::Workload;
+
+use agent_ebpf::abi::{Direction, Hint};
+
+use self::{
+    causality::Causality,
+    flow::Flow,
+    proto::http1::{self, Header},
+    trace::{
+        Span,
+        http::{HttpConfig, SpanNameStyle, ignore::Ignore, known_methods},
+        sampling::Sampler,
+        span_name::SpanNames,
+    },
+};
+use crate::{
+    config::{CoreSettings, SpanNames as SpanNamesSetting},
+    hash::FastMap,
+    process::ProcessFacts,
+    record::Event,
+};
+
+/// What a held exchange takes, roughly: heads, strings and the node itself. Turns `--hold-bytes` into a number.
+const BYTES_PER_EXCHANGE: u64 = 1536;
+
+/// How often idle connections are looked for.
+const SWEEP_NS: u64 = 10_000_000_000;
+
+/// Facts of a process that has ended are kept so long, and as long as spans are held, for these.
+const KEEP_ENDED_NS: u64 = 20_000_000_000;
+
+/// A process that was not seen to begin is done with what it served then: nginx gives an upstream up after 60 s
+/// (`proxy_read_timeout`, <https://nginx.org/en/docs/http/ngx_http_proxy_module.html>).
+const LONGEST_REQUEST_NS: u64 = 60_000_000_000;
+
+/// Two readings of the clocks that differ by less tell of no step: a reader may be interrupted between the two.
+const CLOCK_STEP_NS: u64 = 1_000_000;
+
+/// What Core gave up, as counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Records that are none of this version's.
+    pub malformed_records: u64,
+    /// Exchanges that were under way when bytes were lost, or when the agent came.
+    pub missed: u64,
+    /// Times that exchanges were given up because bytes that frame a message were not captured.
+    pub missed_gap: u64,
+    /// First lines of messages, or chunks, that cannot be read.
+    pub malformed: u64,
+    /// Messages whose end peers place differently.
+    pub doubtful: u64,
+    /// Heads of more than 64 KiB.
+    pub head_too_large: u64,
+    /// Responses that no request asked for.
+    pub unsolicited: u64,
+    /// Connections with too many requests that wait.
+    pub too_many_pending: u64,
+    /// `traceparent` or `tracestate` headers that are not valid.
+    pub invalid_trace_context: u64,
+    /// OTLP requests, told by path, content type and body, and the agent's own exports.
+    pub telemetry_ignored: u64,
+    /// Exchanges that a rule of `--ignore` names.
+    pub ignored: u64,
+    /// Exchanges of processes that turned out not to be selected.
+    pub not_selected: u64,
+    /// Exchanges of processes of which nothing could be learned in time.
+    pub unknown_process: u64,
+    /// Failed connects to Unix sockets that do not exist: libraries try them at every start.
+    pub unix_connects_ignored: u64,
+    /// Connects that were under way when their process ended: no calls that failed.
+    pub connects_abandoned: u64,
+    /// Connections that ended with received bytes which their process did not read while spans were held.
+    pub left_unread: u64,
+    /// Connections whose last calls were not waited for, because too many had ended at once.
+    pub closed_early: u64,
+    /// Targets that use io_uring: their traffic on it is not visible.
+    pub io_uring: u64,
+    /// Exchanges of traces that the caller did not sample.
+    pub not_sampled: u64,
+    /// Exchanges of traces that `OTEL_TRACES_SAMPLER` left out.
+    pub left_out: u64,
+    /// Exchanges that became spans.
+    pub spans: u64,
+    /// Spans that are named by their method alone: their service has too many different paths, or the path is too long.
+    pub names_overflowed: u64,
+}
+
+/// Whether a process is selected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Choice {
+    #[default]
+    Selected,
+    /// It is not decided: its spans wait.
+    Undecided,
+    /// It is not. Records of what it did may be on their way still.
+    Refused,
+}
+
+/// What is known of a process.
+#[derive(Debug, Default)]
+struct Process {
+    facts: Option<ProcessFacts>,
+    names: SpanNames,
+    choice: Choice,
+    /// Its facts were asked for.
+    asked: bool,
+    /// Until when it may be busy with requests that nobody saw: they came before it was found, or a record was lost. 0: it was
+    /// seen to begin. `None`: it did nothing yet.
+    busy_until_ns: Option<u64>,
+    /// When it did something last, by `CLOCK_MONOTONIC`.
+    last_ns: u64,
+    /// When its last thread ended.
+    ended_ns: Option<u64>,
+    seen: workloads::Seen,
+}
+
+/// A Unix connection, as /proc knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnixConnection {
+    /// Its name.
+    pub conn: u64,
+    /// The process that used it last.
+    pub tgid: u32,
+    /// Inode number of its socket.
+    pub inode: u64,
+}
+
+/// From events to spans.
+#[derive(Debug)]
+pub struct Core {
+    flow: Flow,
+    causality: Causality,
+    processes: FastMap<u32, Process>,
+    /// Processes whose facts are wanted.
+    wanted: Vec<u32>,
+    http: HttpConfig,
+    parser: http1::Config,
+    ignore: Vec<Ignore>,
+    include_telemetry: bool,
+    /// Where the parser keeps the headers that tell telemetry.
+    telemetry_headers: [Header; telemetry::HEADERS.len()],
+    sampler: Sampler,
+    idle_ns: u64,
+    /// From `CLOCK_MONOTONIC` to the Unix epoch.
+    unix_offset_ns: i64,
+    closing: closing::Closing,
+    /// The latest tick.
+    now_ns: u64,
+    /// The time of the record that is looked at.
+    record_ns: u64,
+    hold_ns: u64,
+    keep_ended_ns: u64,
+    next_sweep_ns: u64,
+    hints: Vec<(u64, [Hint; 2])>,
+    events: Vec<http1::Event>,
+    /// Spans of programs that were replaced by others since.
+    done: Vec<Span>,
+    counters: Counters,
+}
+
+impl Core {
+    /// A Core that gives its ids from `seed`.
+    pub fn new(settings: &CoreSettings, seed: u128) -> Self {
+        let hold_ns = u64::try_from(settings.hold.as_nanos()).unwrap_or(u64::MAX);
+        let hold_most = usize::try_from(settings.hold_bytes / BYTES_PER_EXCHANGE)
+            .unwrap_or(usize::MAX)
+            .max(1);
+        let methods = settings.known_methods.as_deref().and_then(known_methods);
+        Self {
+            flow: Flow::new(settings.max_connections as usize),
+            causality: Causality::new(seed, hold_ns, hold_most),
+            processes: FastMap::default(),
+            wanted: Vec::new(),
+            http: HttpConfig {
+                capture_request: settings.request_headers.clone(),
+                capture_response: settings.response_headers.clone(),
+                span_names: match settings.span_names {
+                    SpanNamesSetting::Template => SpanNameStyle::Template,
+                    SpanNamesSetting::Method => SpanNameStyle::Method,
+                },
+                routes: settings.routes.iter().filter_map(|route| route.parse().ok()).collect(),
+                secrets: settings.secrets.clone(),
+                known_methods: methods,
+                body_sizes: settings.body_sizes,
+            },
+            parser: http1::Config {
+                capture_request: settings
+                    .request_headers
+                    .iter()
+                    .cloned()
+                    .chain(telemetry::HEADERS.map(str::to_owned))
+                    .collect(),
+                capture_response: settings.response_headers.clone(),
+            },
+            ignore: settings.ignore.iter().filter_map(|rule| rule.parse().ok()).collect(),
+            include_telemetry: settings.include_telemetry,
+            telemetry_headers: [0, 1].map(|place| Header::Captured((settings.request_headers.len() + place) as u16)),
+            sampler: settings.sampler,
+            idle_ns: u64::try_from(settings.idle_timeout.as_nanos()).unwrap_or(u64::MAX),
+            unix_offset_ns: 0,
+            closing: closing::Closing::default(),
+            now_ns: 0,
+            record_ns: 0,
+            hold_ns,
+            keep_ended_ns: hold_ns.saturating_add(KEEP_ENDED_NS),
+            next_sweep_ns: 0,
+            hints: Vec::new(),
+            events: Vec::new(),
+            done: Vec::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Takes a record of the ring buffer.
+    pub fn record(&mut self, record: &[u8]) {
+        match Event::decode(record) {
+            Some(event) => self.event(&event),
+            None => self.counters.malformed_records += 1,
+        }
+    }
+
+    /// Takes an event.
+    pub fn event(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Segment(segment, bytes) => {
+                let renamed = self.closing.place(segment);
+                let segment = renamed.as_ref().unwrap_or(segment);
+                self.segment(segment, bytes);
+                if !self.closing.is_empty() {
+                    self.end_if_read(segment.conn, segment.header.time_ns);
+                }
+            }
+            Event::Open(open) => {
+                if !self.want(open.header.execution.tgid, open.header.time_ns) {
+                    self.turn_away(open.conn);
+                } else {
+                    let flow = &self.flow;
+                    let read_to = |id| Some(flow.get(id)?.reached(Direction::Read));
+                    if !self.closing.resume(open, read_to) {
+                        self.flow.open(open);
+                    }
+                }
+            }
+            Event::Connect(connect, path) => self.connect(connect, path),
+            Event::State(state) => self.state(state),
+            Event::Exit(exit) => self.exit(exit),
+            Event::Exec(exec, _) => {
+                let tgid = exec.header.execution.tgid;
+                let choice = match exec.provisional {
+                    1 => Choice::Undecided,
+                    _ => self.choice_after(tgid),
+                };
+                self.begin_life(tgid);
+                self.told_elsewhere(tgid, exec.header.time_ns).choice = choice;
+            }
+            Event::Fork(fork) => {
+                let choice = self.choice_after(fork.header.execution.tgid);
+                self.begin_life(fork.child);
+                self.told_elsewhere(fork.child, fork.header.time_ns).choice = choice;
+            }
+            Event::Unseen(unseen) => self.unseen(unseen),
+            // On a port that a rule names. What it forks now is selected with it.
+            Event::Listen(listen) => self.selected(listen.header.execution.tgid, true),
+        }
+    }
+
+    /// The clocks: this time of `CLOCK_MONOTONIC` is that time since the Unix epoch. To be told again now and then: the
+    /// wall clock may be set.
+    pub fn clock(&mut self, monotonic_ns: u64, unix_ns: u64) {
+        self.now_ns = self.now_ns.max(monotonic_ns);
+        let offset_ns = unix_ns.wrapping_sub(monotonic_ns).cast_signed();
+        if offset_ns.abs_diff(self.unix_offset_ns) >= CLOCK_STEP_NS {
+            self.unix_offset_ns = offset_ns;
+        }
+    }
+
+    /// A process is this. Spans of processes of which nothing was told wait.
+    pub fn process(&mut self, facts: ProcessFacts) {
+        self.causality.set_runtime(facts.tgid, facts.runtime);
+        let process = self.processes.entry(facts.tgid).or_default();
+        process.asked = true;
+        process.last_ns = process.last_ns.max(self.now_ns);
+        process.facts = Some(facts);
+    }
+
+    /// Whether a process is selected that was captured provisionally since its exec: its spans wait for this. What a
+    /// process did that is not selected is forgotten, and so is what is told of it from now on.
+    pub fn selected(&mut self, tgid: u32, selected: bool) {
+        if selected {
+            if let Some(process) = self.processes.get_mut(&tgid) {
+                process.choice = Choice::Selected;
+            }
+            return;
+        }
+        for id in self.flow.of_process(tgid) {
+            self.turn_away(id);
+        }
+        self.counters.not_selected += self.causality.lose_process(tgid) as u64;
+        let refused = Process {
+            choice: Choice::Refused,
+            asked: true,
+            last_ns: self.now_ns,
+            ..Process::default()
+        };
+        self.processes.insert(tgid, refused);
+    }
+
+    /// A connection is of a process that is not selected.
+    fn turn_away(&mut self, conn: u64) {
+        let (is_new, connection) = self.flow.let_go(conn);
+        if is_new {
+            // What moves on it from now on is not reported, and no loss.
+            self.hints.push((conn, flow::IGNORE));
+        }
+        for (_, node) in connection.into_iter().flat_map(|connection| connection.exchanges) {
+            self.counters.not_selected += 1;
+            self.causality.lose(node);
+        }
+    }
+
+    /// Of a program that this process begins, or of its child: of what is not selected, the next program may be.
+    fn choice_after(&self, tgid: u32) -> Choice {
+        match self.processes.get(&tgid).map(|process| process.choice) {
+            Some(Choice::Undecided | Choice::Refused) => Choice::Undecided,
+            Some(Choice::Selected) | None => Choice::Selected,
+        }
+    }
+
+    /// Processes of which something was seen and nothing is known: [`Core::process`] should tell.
+    pub fn take_wanted(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.wanted)
+    }
+
+    /// Hints for the programs: docs/dev/kernel-contract.md.
+    pub fn take_hints(&mut self) -> Vec<(u64, [Hint; 2])> {
+        std::mem::take(&mut self.hints)
+    }
+
+    /// Whether the ends of Unix connections should be told from now on.
+    pub fn needs_unix_ends(&self) -> bool {
+        self.flow.needs_unix_ends()
+    }
+
+    /// Unix connections that are not known to have ended.
+    pub fn unix_connections(&self) -> Vec<UnixConnection> {
+        let unix = self.flow.unix_connections().into_iter();
+        unix.filter_map(|connection| {
+            Some(UnixConnection {
+                conn: connection.id,
+                tgid: connection.tgid,
+                inode: connection.described()?.inode,
+            })
+        })
+        .collect()
+    }
+
+    /// A process does something. False if it is not selected.
+    fn want(&mut self, tgid: u32, now_ns: u64) -> bool {
+        let mut process = self.processes.entry(tgid).or_default();
+        if process.ended_ns.is_some_and(|ended_ns| ended_ns < now_ns) {
+            // Its id is used again, and the record that told of it was lost.
+            self.begin_life(tgid);
+            process = self.processes.entry(tgid).or_default();
+        }
+        process.last_ns = now_ns;
+        process
+            .busy_until_ns
+            .get_or_insert(now_ns.saturating_add(LONGEST_REQUEST_NS));
+        if !process.asked {
+            process.asked = true;
+            self.wanted.push(tgid);
+        }
+        process.choice != Choice::Refused
+    }
+
+    /// Whether a process may be busy with requests that nobody saw.
+    fn may_be_busy(&self, tgid: u32, now_ns: u64) -> bool {
+        let busy_until_ns = self.processes.get(&tgid).and_then(|process| process.busy_until_ns);
+        busy_until_ns.is_some_and(|until_ns| now_ns < until_ns)
+    }
+
+    /// A process may be busy from now on with a request that was not seen.
+    fn be_busy(&mut self, tgid: u32, now_ns: u64) {
+        if let Some(process) = self.processes.get_mut(&tgid) {
+            let until_ns = now_ns.saturating_add(LONGEST_REQUEST_NS);
+            process.busy_until_ns = process.busy_until_ns.max(Some(until_ns));
+        }
+    }
+
+    /// Registers a process that was seen from birth. Its facts have been asked for already.
+    fn told_elsewhere(&mut self, tgid: u32, now_ns: u64) -> &mut Process {
+        let process = self.processes.entry(tgid).or_default();
+        process.asked = true;
+        process.busy_until_ns = Some(0);
+        process.last_ns = now_ns;
+        process
+    }
+
+    /// Time passes. `now_ns`: `CLOCK_MONOTONIC`.
+    pub fn tick(&mut self, now_ns: u64) {
+        self.now_ns = now_ns;
+        self.settle_due(now_ns);
+        self.causality.tick(now_ns);
+        self.flow.forget_left_behind(now_ns.saturating_sub(self.hold_ns));
+        if now_ns < self.next_sweep_ns {
+            return;
+        }
+        self.next_sweep_ns = now_ns.saturating_add(SWEEP_NS);
+        for id in self.flow.idle(now_ns.saturating_sub(self.idle_ns)) {
+            self.flow.counters.idle_forgotten += 1;
+            if let Some(connection) = self.flow.close(id) {
+                self.missed(connection.exchanges.into_iter().map(|(_, node)| node));
+            }
+        }
+        self.forget_processes(now_ns);
+    }
+
+    /// When [`Core::tick`] should be called, if nothing else happens.
+    pub fn next_deadline_ns(&self) -> Option<u64> {
+        let sweeps = !self.flow.is_empty() || !self.processes.is_empty() || self.causality.has_ready();
+        let sweep = sweeps.then_some(self.next_sweep_ns);
+        let others = [self.closing.next_deadline_ns(), self.causality.next_deadline_ns()];
+        others.into_iter().chain([sweep]).flatten().min()
+    }
+
+    /// Spans that are finished.
+    pub fn drain(&mut self) -> Vec<Span> {
+        self.finished_spans()
+    }
+
+    /// Everything that is over leaves now, with what is known: the agent ends.
+    pub fn flush(&mut self) -> Vec<Span> {
+        self.settle_due(u64::MAX);
+        self.causality.tick(u64::MAX);
+        self.now_ns = u64::MAX;
+        let spans = self.finished_spans();
+        self.counters.missed += self.causality.len() as u64;
+        spans
+    }
+
+    /// Whether spans wait only for what their process is.
+    pub fn waits_for_facts(&self) -> bool {
+        self.causality.has_ready()
+    }
+
+    /// How many connections and exchanges are under way.
+    pub fn under_way(&self) -> (usize, usize) {
+        (self.flow.len(), self.causality.len())
+    }
+
+    /// All counters, by name.
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        let Counters {
+            malformed_records,
+            missed,
+            missed_gap,
+            malformed,
+            doubtful,
+            head_too_large,
+            unsolicited,
+            too_many_pending,
+            invalid_trace_context,
+            telemetry_ignored,
+            ignored,
+            not_selected,
+            unknown_process,
+            unix_connects_ignored,
+            connects_abandoned,
+            left_unread,
+            closed_early,
+            io_uring,
+            not_sampled,
+            left_out,
+            spans,
+            names_overflowed,
+        } = self.counters;
+        let flow::Counters {
+            connections_refused,
+            unknown_connection,
+            gap_bytes,
+            repeated_records,
+            idle_forgotten,
+            opaque,
+            mptcp,
+            left_behind_too_many,
+        } = self.flow.counters;
+        let causality::Counters {
+            calls_not_certain,
+            calls_forgotten,
+            held_too_long,
+            held_too_many,
+            unknown_too_many,
+            given_up_too_many,
+        } = self.causality.counters;
+        vec![
+            ("malformed_records", malformed_records),
+            ("missed", missed),
+            ("missed_gap", missed_gap),
+            ("malformed", malformed),
+            ("doubtful", doubtful),
+            ("head_too_large", head_too_large),
+            ("unsolicited", unsolicited),
+            ("too_many_pending", too_many_pending),
+            ("invalid_trace_context", invalid_trace_context),
+            ("telemetry_ignored", telemetry_ignored),
+            ("ignored", ignored),
+            ("not_selected", not_selected),
+            ("unknown_process", unknown_process),
+            ("unix_connects_ignored", unix_connects_ignored),
+            ("connects_abandoned", connects_abandoned),
+            ("left_unread", left_unread),
+            ("closed_early", closed_early),
+            ("io_uring", io_uring),
+            ("spans", spans),
+            ("names_overflowed", names_overflowed),
+            ("connections_refused", connections_refused),
+            ("unknown_connection", unknown_connection),
+            ("gap_bytes", gap_bytes),
+            ("repeated_records", repeated_records),
+            ("idle_forgotten", idle_forgotten),
+            ("opaque", opaque),
+            ("mptcp", mptcp),
+            ("calls_not_certain", calls_not_certain),
+            ("calls_forgotten", calls_forgotten),
+            ("held_too_long", held_too_long),
+            ("held_too_many", held_too_many),
+            ("unknown_too_many", unknown_too_many),
+            (
+                "given_up_too_many",
+                given_up_too_many.saturating_add(left_behind_too_many),
+            ),
+            ("not_sampled", not_sampled),
+            ("left_out", left_out),
+        ]
+    }
+}

@@ -1,0 +1,584 @@
+//! Both halves of one connection: which response answers which request.
+
+use std::net::IpAddr;
+
+use agent_ebpf::classify::Looks;
+use smallvec::SmallVec;
+
+use super::{
+    Cause, Config, Event, Header, RequestHead, ResponseHead,
+    doubt::{Doubt, Watch},
+    framing::{Method, request_body, response_body},
+    held::Held,
+    proxy::{ProxyHeader, Taken},
+    resync::Search,
+    stray::{Stray, looks_like_response},
+    stream::{Ended, Found, Piece, Stream},
+};
+use crate::{
+    engine::proto::{Data, Half, opaque},
+    record::Stamp,
+};
+
+/// Most requests that wait for their responses.
+pub(super) const MAX_PENDING: usize = 1024;
+
+/// As many as fit where a longer queue has its address and length: most connections have one, and 100,000 of them no memory
+/// for it beside.
+type Pending = SmallVec<[Method; 16]>;
+
+/// A passive parser of both halves of one HTTP/1 connection. It is fed with what was captured, says what it found, and
+/// does nothing else: no clock, no IO.
+///
+/// ```text
+///            from birth                       not from birth
+///                │                                  │
+///                ▼     gap in framing, malformed    ▼
+///           Following ─────────────────────────► Searching ◄─┐
+///            │     ▲                                │  │     │ not sure
+///            │     └── request head, response head ─┘  └─────┘
+///            ▼         at starts of segments
+///          Opaque  (not HTTP, Upgrade, CONNECT)
+/// ```
+#[derive(Debug)]
+pub struct Http1 {
+    pub(super) mode: Mode,
+    pub(super) search: Search,
+    /// This connection was seen to pipeline.
+    pub(super) pipelined: bool,
+    /// While searching: requests followed on a candidate. Only when the response half moves is it known whose turn it is.
+    pub(super) overtaken: bool,
+    pub(super) request: Stream,
+    pub(super) response: Stream,
+    /// Requests whose response is not complete, oldest first: the last one is exchange `next_exchange - 1`.
+    pending: Pending,
+    pub(super) next_exchange: u64,
+    /// Peers differ on where a message ends that is not over. Rare.
+    pub(super) doubt: Option<Box<Doubt>>,
+    /// The body that the last response announced and that HTTP does not let it have.
+    pub(super) stray: Option<Box<Stray>>,
+    /// The exchange behind which none is served, for one of its two ends said that it closes; `u64::MAX`: none said so.
+    last_served: u64,
+    /// Nothing but HTTP was seen yet: what the first bytes are decides what the connection is.
+    pub(super) undecided: bool,
+    /// What a proxy may say, or said, before the first request.
+    proxy: Option<Box<Proxy>>,
+    /// Request bytes behind a request that may switch protocols: what they are, its response tells.
+    pub(super) suspended: bool,
+    pub(super) held_request: Held,
+    pub(super) held_response: Held,
+    /// The request half has ended: a response without a request will never get one.
+    pub(super) request_ended: bool,
+    /// Whether the bytes were seen at the server's end: there, a request is read before its response is written.
+    pub(super) at_server: bool,
+    /// The response half has ended, while bytes of it were held.
+    pub(super) response_ended: Option<Box<Stamp>>,
+    pub(super) counters: Counters,
+}
+
+/// What was passed over without an event. It counts from the connection's birth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Bytes that passed, captured or not, while no message boundary was known.
+    pub unsynchronised_bytes: u64,
+}
+
+/// What a proxy says before the first request.
+#[derive(Debug)]
+enum Proxy {
+    /// Its header is looked for, from birth on.
+    Header(ProxyHeader),
+    /// It told the client's address. Few do.
+    Client(IpAddr),
+}
+
+/// What the parser does with bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Both halves are followed byte by byte.
+    Following,
+    /// No boundary is known.
+    Searching,
+    /// Nothing is looked at any more.
+    Opaque,
+}
+
+/// Whether a half could take bytes.
+enum Step {
+    Taken,
+    /// Not before the other half says more.
+    Blocked,
+}
+
+impl Http1 {
+    /// `from_birth`: the first byte that is fed is the first of the connection. Else no boundary is known yet.
+    pub fn new(from_birth: bool) -> Self {
+        Self {
+            mode: if from_birth { Mode::Following } else { Mode::Searching },
+            search: Search::default(),
+            pipelined: false,
+            overtaken: false,
+            request: Stream::new(),
+            response: Stream::new(),
+            pending: Pending::new(),
+            next_exchange: 0,
+            doubt: None,
+            stray: None,
+            last_served: u64::MAX,
+            undecided: from_birth,
+            proxy: from_birth.then(|| Box::new(Proxy::Header(ProxyHeader::new()))),
+            suspended: false,
+            held_request: Held::default(),
+            held_response: Held::default(),
+            request_ended: false,
+            at_server: false,
+            response_ended: None,
+            counters: Counters::default(),
+        }
+    }
+
+    /// The same, seen at the server's end: no response comes before its request.
+    pub fn at_server(self) -> Self {
+        Self {
+            at_server: true,
+            ..self
+        }
+    }
+
+    /// Takes what comes next in the stream of one half: `offset` is where the last call for this half ended.
+    /// `segment_start`: `data` begins with the first byte of a system call. `stamp`: that call. The halves may run ahead
+    /// of each other by 64 KiB.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a piece's fields and where to write: a struct would only be unpacked"
+    )]
+    pub fn feed(
+        &mut self,
+        config: &Config,
+        half: Half,
+        offset: u64,
+        segment_start: bool,
+        data: Data<'_>,
+        stamp: Stamp,
+        out: &mut Vec<Event>,
+    ) {
+        let piece = Piece {
+            offset,
+            segment_start,
+            data,
+            stamp,
+        };
+        if piece.is_empty() {
+            return;
+        }
+        if half == Half::Request {
+            self.request_ended = false;
+        }
+        match self.mode {
+            Mode::Opaque => {}
+            Mode::Searching => self.search(config, half, piece, out),
+            Mode::Following => {
+                if self.held(half).is_empty() {
+                    self.follow(config, half, piece, false, out);
+                } else {
+                    self.hold(config, half, piece, out);
+                }
+                self.release(config, out);
+            }
+        }
+    }
+
+    /// No more bytes come on this half: the reader saw its end or the socket is closed. That a FIN arrived is not enough
+    /// while bytes before it wait to be read. Ends a response that runs until close; of any other message that is not
+    /// complete there is no more to say. To be called for both halves when a connection is closed.
+    pub fn end(&mut self, config: &Config, half: Half, stamp: Stamp, out: &mut Vec<Event>) {
+        match (self.mode, half) {
+            (Mode::Opaque, _) => {}
+            (Mode::Searching, Half::Request) => {}
+            (Mode::Searching, Half::Response) => self.give_up(),
+            (Mode::Following, Half::Request) => {
+                self.request_ended = true;
+                if !self.held_response.is_empty() {
+                    self.answer_nothing(stamp, config, out);
+                    self.release(config, out);
+                }
+            }
+            (Mode::Following, Half::Response) if self.held_response.is_empty() => self.close_response(stamp, out),
+            (Mode::Following, Half::Response) => self.response_ended = Some(Box::new(stamp)),
+        }
+    }
+
+    /// All bytes of this half below this stream offset are body: whether they are captured makes no difference, a gap of
+    /// them is as good. 0: nothing is known. `u64::MAX`: nothing that comes on this half matters any more, but its end
+    /// (body until close) or not even that (opaque).
+    ///
+    /// For chunked bodies this is the end of the current chunk's data; the line end behind it frames.
+    pub fn body_until(&self, half: Half) -> u64 {
+        match (self.mode, half) {
+            (Mode::Opaque, _) => u64::MAX,
+            (_, Half::Request) => self.request.body_until(),
+            (_, Half::Response) if self.passes_stray() => 0,
+            (_, Half::Response) => self.response.body_until(),
+        }
+    }
+
+    /// Whether the answer tells if what came last, which cannot be read, was meant as a request.
+    pub(crate) fn awaits_refusal(&self) -> bool {
+        matches!(self.doubt.as_deref(), Some(Doubt::Refused(_)))
+    }
+
+    /// Whether no boundary of a half is believed: peers have two opinions on it.
+    pub(crate) fn is_doubted(&self, half: Half) -> bool {
+        match (half, self.doubt.as_deref()) {
+            (Half::Request, doubt) => matches!(doubt, Some(Doubt::Request(_) | Doubt::Refused(_))),
+            (Half::Response, doubt) => self.stray.is_some() || matches!(doubt, Some(Doubt::Response(_))),
+        }
+    }
+
+    /// The number of the request whose head comes next.
+    pub(super) fn next_exchange(&self) -> u64 {
+        self.next_exchange
+    }
+
+    /// Whether the next byte of the request half begins a head, whatever comes on the other half.
+    pub(super) fn awaits_request(&self) -> bool {
+        !self.request.in_head() && !self.suspended && !self.awaits_proxy()
+    }
+
+    /// Boundaries of both halves are known. Not so before the first sure one, after a loss, and when opaque.
+    pub fn is_synchronised(&self) -> bool {
+        self.mode == Mode::Following
+    }
+
+    /// Requests whose head was reported and whose response is not complete.
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Whether an exchange that gets no response was never served: an earlier one was the connection's last, as one of its
+    /// ends said (RFC 9112 section 9.6). The bytes were read all the same, with those before them.
+    pub fn is_unserved(&self, exchange: u64) -> bool {
+        exchange > self.last_served
+    }
+
+    /// What was passed over so far.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Takes one piece while synchronised. `again`: it was held, so what is left of it goes back to the front.
+    pub(super) fn follow(
+        &mut self,
+        config: &Config,
+        half: Half,
+        mut piece: Piece<'_>,
+        again: bool,
+        out: &mut Vec<Event>,
+    ) {
+        while !piece.is_empty() && self.mode == Mode::Following {
+            let step = match half {
+                Half::Request => self.follow_request(config, &mut piece, out),
+                Half::Response => self.follow_response(config, &mut piece, out),
+            };
+            match step {
+                Ok(Step::Taken) => {}
+                Ok(Step::Blocked) if again => return self.held(half).put_back(piece),
+                Ok(Step::Blocked) => return self.hold(config, half, piece, out),
+                Err(cause) => self.fail(half, cause, &mut piece, out),
+            }
+        }
+        if self.mode == Mode::Searching {
+            self.pass_over(&mut piece);
+        }
+    }
+
+    /// A half cannot be read any further.
+    fn fail(&mut self, half: Half, cause: Cause, piece: &mut Piece<'_>, out: &mut Vec<Event>) {
+        let unreadable = matches!(cause, Cause::Malformed | Cause::NotHttp);
+        match half {
+            Half::Request if unreadable && !self.request.in_body() && !self.awaits_proxy() => {
+                self.refuse(cause, piece, out);
+            }
+            Half::Response if self.pending.is_empty() && self.leave_refused(piece.stamp, out) => {}
+            _ if self.undecided && cause == Cause::NotHttp => {
+                let name = match half {
+                    Half::Request => opaque::OTHER,
+                    Half::Response => opaque::protocol(self.response.opening(piece)),
+                };
+                self.become_opaque(cause, name, out);
+            }
+            _ => {
+                let cause = if cause == Cause::NotHttp {
+                    Cause::Malformed
+                } else {
+                    cause
+                };
+                self.lose(cause, piece.stamp, out);
+            }
+        }
+    }
+
+    fn follow_request(&mut self, config: &Config, piece: &mut Piece<'_>, out: &mut Vec<Event>) -> Result<Step, Cause> {
+        if self.request.in_body() {
+            if let Some(Ended { body_bytes, bare_lf }) = self.request.body(piece)? {
+                let exchange = self.next_exchange.saturating_sub(1);
+                out.push(Event::RequestEnd {
+                    exchange,
+                    last: piece.stamp,
+                    body_bytes,
+                });
+                if bare_lf {
+                    self.doubt_request(Cause::Doubtful, Watch::default(), piece.stamp, out);
+                }
+            }
+            return Ok(Step::Taken);
+        }
+        if self.pass_doubted_request(config, piece, out) {
+            return Ok(Step::Taken);
+        }
+        if self.suspended {
+            return Ok(Step::Blocked);
+        }
+        if let Some(Proxy::Header(header)) = self.proxy.as_deref_mut() {
+            let (begin, stamp) = match header.take(piece)? {
+                Taken::More => return Ok(Step::Taken),
+                Taken::Header(client) => {
+                    self.proxy = client.map(Proxy::Client).map(Box::new);
+                    return Ok(Step::Taken);
+                }
+                Taken::Nothing(begin, stamp) => (begin, stamp),
+            };
+            self.proxy = None;
+            let mut begin = Piece {
+                offset: piece.offset.saturating_sub(begin.len() as u64),
+                segment_start: true,
+                data: Data::Bytes(begin),
+                stamp,
+            };
+            // Too short to be a head.
+            self.request.head::<RequestHead>(config, &mut begin)?;
+        }
+        if let Some(found) = self.request.head::<RequestHead>(config, piece)? {
+            if self.pending.len() >= MAX_PENDING {
+                return Err(Cause::TooManyPending);
+            }
+            let (complete, framing, watch) = (found.complete, found.framing, Watch::behind(&found));
+            let exchange = self.begin_exchange(found, out);
+            if let Some(cause) = framing.doubt {
+                self.doubt_request(cause, watch, complete, out);
+            } else if !self.request.begin_body(request_body(framing)) {
+                out.push(Event::RequestEnd {
+                    exchange,
+                    last: complete,
+                    body_bytes: 0,
+                });
+            }
+        }
+        Ok(Step::Taken)
+    }
+
+    /// A request was found: its number.
+    pub(super) fn begin_exchange(&mut self, found: Found<RequestHead>, out: &mut Vec<Event>) -> u64 {
+        let exchange = self.next_exchange;
+        let method = Method::of(&found.head.method);
+        self.next_exchange += 1;
+        self.pending.push(method);
+        self.undecided = false;
+        self.suspended = method == Method::Connect || found.framing.upgrade;
+        if found.framing.closes {
+            self.last_served = self.last_served.min(exchange);
+        }
+        let Found {
+            mut head,
+            first,
+            complete,
+            offset,
+            ..
+        } = found;
+        if let Some(Proxy::Client(client)) = self.proxy.as_deref() {
+            head.headers
+                .push((Header::ProxiedFor, client.to_string().into_bytes().into()));
+        }
+        out.push(Event::RequestHead {
+            exchange,
+            head,
+            first,
+            complete,
+            offset,
+        });
+        exchange
+    }
+
+    fn follow_response(&mut self, config: &Config, piece: &mut Piece<'_>, out: &mut Vec<Event>) -> Result<Step, Cause> {
+        if self.pass_doubted_response(piece) {
+            return Ok(Step::Taken);
+        }
+        if self.response.in_body() {
+            return self.follow_response_body(piece, out);
+        }
+        if !self.awaits_response() && !self.undecided {
+            piece.skip_empty_lines();
+            if let Data::Bytes(bytes) = piece.data
+                && looks_like_response(bytes) == Looks::No
+            {
+                return self.begin_stray(0).map(|()| Step::Taken);
+            }
+        }
+        if piece.is_empty() {
+            return Ok(Step::Taken);
+        }
+        if !self.awaits_response() {
+            return Ok(Step::Blocked);
+        }
+        match self.response.head::<ResponseHead>(config, piece) {
+            Ok(Some(found)) => self.respond(found, out),
+            Ok(None) => {}
+            Err(Cause::NotHttp) if self.stray.is_some() => {
+                self.begin_stray(self.response.head_bytes_before(*piece))?;
+            }
+            Err(cause) => return Err(cause),
+        }
+        Ok(Step::Taken)
+    }
+
+    fn follow_response_body(&mut self, piece: &mut Piece<'_>, out: &mut Vec<Event>) -> Result<Step, Cause> {
+        if self.passes_stray() {
+            return self.follow_stray(piece).map(|()| Step::Taken);
+        }
+        if let Some(Ended { body_bytes, bare_lf }) = self.response.body(piece)? {
+            self.end_response(piece.stamp, Some(body_bytes), out);
+            if bare_lf && self.mode == Mode::Following {
+                self.lose(Cause::Doubtful, piece.stamp, out);
+            }
+        }
+        Ok(Step::Taken)
+    }
+
+    /// Whether what comes first may be a proxy's.
+    fn awaits_proxy(&self) -> bool {
+        matches!(self.proxy.as_deref(), Some(Proxy::Header(_)))
+    }
+
+    /// A response's head was found: it answers the oldest request.
+    pub(super) fn respond(&mut self, found: Found<ResponseHead>, out: &mut Vec<Event>) {
+        let status = found.head.status;
+        let is_interim = matches!(status, 100 | 102..=199);
+        let method = self.pending.first().copied();
+        let bodiless = is_interim || method == Some(Method::Head) || matches!(status, 204 | 304);
+        self.stray = Stray::announced(found.framing.transfer)
+            .filter(|_| bodiless)
+            .map(Box::new);
+        if is_interim {
+            return;
+        }
+        let Some(method) = method else {
+            return self.answer_refused(found, out);
+        };
+        // The request behind the oldest one was sent before this response came.
+        self.pipelined |= self.pending.len() > 1;
+        let exchange = self.oldest_exchange();
+        if found.framing.closes {
+            self.last_served = exchange;
+        }
+        let Found {
+            head,
+            framing,
+            first,
+            complete,
+            offset,
+            ..
+        } = found;
+        out.push(Event::ResponseHead {
+            exchange,
+            head,
+            first,
+            complete,
+            offset,
+        });
+        if status == 101 || (method == Method::Connect && matches!(status, 200..=299)) {
+            self.end_response(complete, Some(0), out);
+            return self.become_opaque(Cause::Upgrade, opaque::UPGRADED, out);
+        }
+        if self.pending.len() == 1 {
+            self.suspended = false;
+        }
+        if let Some(cause) = framing.doubt.filter(|_| !bodiless) {
+            self.doubt_response(cause, complete, out);
+        } else if !self.response.begin_body(response_body(status, method, framing)) {
+            self.end_response(complete, Some(0), out);
+        }
+    }
+
+    /// The response to the oldest request is over.
+    pub(super) fn end_response(&mut self, last: Stamp, body_bytes: Option<u64>, out: &mut Vec<Event>) {
+        let exchange = self.oldest_exchange();
+        if !self.pending.is_empty() {
+            self.pending.remove(0);
+        }
+        out.push(Event::ResponseEnd {
+            exchange,
+            last,
+            body_bytes,
+        });
+        if self.pending.is_empty() && matches!(self.doubt.as_deref(), Some(Doubt::Request(_))) {
+            self.look_again(last);
+        }
+    }
+
+    pub(super) fn close_response(&mut self, stamp: Stamp, out: &mut Vec<Event>) {
+        if matches!(self.doubt.as_deref(), Some(Doubt::Response(_))) {
+            self.end_response(stamp, None, out);
+            self.look_again(stamp);
+        } else if let Some(body_bytes) = self.response.close() {
+            self.end_response(stamp, Some(body_bytes), out);
+        } else {
+            if self.passes_stray() {
+                self.stray = None;
+                self.response.begin_anew();
+            }
+            if self.pending.is_empty() {
+                self.leave_refused(stamp, out);
+            }
+        }
+    }
+
+    /// The oldest exchange whose response is not complete, or the next one.
+    pub(super) fn oldest_exchange(&self) -> u64 {
+        self.next_exchange.saturating_sub(self.pending.len() as u64)
+    }
+
+    pub(super) fn lose(&mut self, cause: Cause, stamp: Stamp, out: &mut Vec<Event>) {
+        out.push(Event::Lost {
+            exchange: self.oldest_exchange(),
+            cause,
+        });
+        self.forget();
+        self.mode = Mode::Searching;
+        self.overtaken = false;
+        self.search.begin(stamp);
+    }
+
+    pub(super) fn become_opaque(&mut self, cause: Cause, carries: &'static str, out: &mut Vec<Event>) {
+        out.push(Event::Opaque { cause, carries });
+        self.forget();
+        self.mode = Mode::Opaque;
+    }
+
+    /// Forgets all that is known of both halves, but for the number of the next exchange.
+    pub(super) fn forget(&mut self) {
+        self.request = Stream::new();
+        self.response = Stream::new();
+        self.pending = Pending::new();
+        self.doubt = None;
+        self.stray = None;
+        self.last_served = u64::MAX;
+        self.undecided = false;
+        if self.awaits_proxy() {
+            self.proxy = None;
+        }
+        self.suspended = false;
+        self.held_request = Held::default();
+        self.held_response = Held::default();
+        self.response_ended = None;
+    }
+}

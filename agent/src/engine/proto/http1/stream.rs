@@ -1,0 +1,347 @@
+//! One half of a connection: heads and bodies in turn, from pieces of any size.
+
+use super::{
+    Cause, Config,
+    chunked::Chunked,
+    head::{Framing, Head, MAX_HEAD_BYTES, Parse},
+};
+use crate::{engine::proto::Data, record::Stamp};
+
+/// A head that is not longer than this is looked at again with each piece that comes; a longer one when its first line ends,
+/// and at empty lines. So what is no HTTP is recognised at once, and a long head in small pieces costs no square.
+const EAGER_BYTES: usize = 64;
+
+/// A stretch of a half's stream that one call of feed brought, or what is left of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece<'a> {
+    pub offset: u64,
+    /// Its first byte is the first of a system call.
+    pub segment_start: bool,
+    pub data: Data<'a>,
+    pub stamp: Stamp,
+}
+
+impl Piece<'_> {
+    pub fn len(&self) -> u64 {
+        match self.data {
+            Data::Bytes(bytes) => bytes.len() as u64,
+            Data::Gap(n) => n,
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes the first `n` bytes off, at most all of them.
+    pub fn skip(&mut self, n: u64) {
+        let n = n.min(self.len());
+        if n == 0 {
+            return;
+        }
+        self.offset = self.offset.saturating_add(n);
+        self.segment_start = false;
+        self.data = match self.data {
+            Data::Bytes(bytes) => Data::Bytes(bytes.get(n as usize..).unwrap_or_default()),
+            Data::Gap(left) => Data::Gap(left - n),
+        };
+    }
+
+    /// Takes empty lines off: they may come before a request line (RFC 9112 section 2.2).
+    pub fn skip_empty_lines(&mut self) {
+        if let Data::Bytes(bytes) = self.data {
+            let empty = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+            self.skip(empty as u64);
+        }
+    }
+}
+
+/// A whole head, and where it was.
+#[derive(Debug)]
+pub(super) struct Found<H> {
+    pub head: Box<H>,
+    pub framing: Framing,
+    /// The call that moved its first byte.
+    pub first: Stamp,
+    /// The call that moved its last byte.
+    pub complete: Stamp,
+    /// Stream offset of its first byte.
+    pub offset: u64,
+}
+
+/// How the body ends whose bytes come next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Body {
+    /// No body: a head comes next, or its rest.
+    None,
+    /// After so many bytes, more than 0.
+    Length(u64),
+    Chunked(Chunked),
+    /// With the half.
+    UntilClose,
+}
+
+/// Where one half stands.
+#[derive(Debug)]
+pub(super) struct Stream {
+    body: Body,
+    /// Size of the body so far, without framing.
+    body_bytes: u64,
+    /// Stream offset behind the last byte that was taken.
+    position: u64,
+    /// The beginning of a head that lies in several pieces. Few do: it takes a word where there is none.
+    partial: Option<Box<Partial>>,
+}
+
+/// The beginning of a head, and where it was.
+#[derive(Debug)]
+struct Partial {
+    /// At least one.
+    bytes: Vec<u8>,
+    /// The call that moved the first one.
+    first: Stamp,
+    /// The call that moved the last one.
+    last: Stamp,
+    /// Stream offset of the first one.
+    offset: u64,
+}
+
+/// A body that is over.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ended {
+    /// Its size, without framing.
+    pub body_bytes: u64,
+    /// A line of its framing ended in a bare LF: see [`Chunked::has_bare_lf`].
+    pub bare_lf: bool,
+}
+
+impl Stream {
+    pub fn new() -> Self {
+        Self {
+            body: Body::None,
+            body_bytes: 0,
+            position: 0,
+            partial: None,
+        }
+    }
+
+    pub fn in_body(&self) -> bool {
+        !matches!(self.body, Body::None)
+    }
+
+    /// How the body ends that is under way.
+    pub fn body_kind(&self) -> Body {
+        self.body
+    }
+
+    pub fn in_head(&self) -> bool {
+        self.partial.is_some()
+    }
+
+    /// See [`super::Http1::body_until`].
+    pub fn body_until(&self) -> u64 {
+        let left = match self.body {
+            Body::None => 0,
+            Body::Length(left) => left,
+            Body::Chunked(chunked) => chunked.left_of_chunk(),
+            Body::UntilClose => return u64::MAX,
+        };
+        // u64::MAX has a meaning of its own.
+        if left == 0 {
+            0
+        } else {
+            self.position.saturating_add(left).min(u64::MAX - 1)
+        }
+    }
+
+    /// Takes bytes of a head. `None`: the piece is used up and the head is not complete.
+    pub fn head<H: Head>(&mut self, config: &Config, piece: &mut Piece<'_>) -> Result<Option<Found<H>>, Cause> {
+        if self.partial.is_none() {
+            piece.skip_empty_lines();
+        }
+        if piece.is_empty() {
+            return Ok(None);
+        }
+        let Data::Bytes(bytes) = piece.data else {
+            return Err(Cause::Gap);
+        };
+        let (whole, before, first, offset) = match &mut self.partial {
+            None => (bytes, 0, piece.stamp, piece.offset),
+            Some(partial) => {
+                let before = partial.bytes.len();
+                // No more than shows that the head is too large.
+                let room = (MAX_HEAD_BYTES + 1).saturating_sub(before);
+                partial.bytes.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+                partial.last = piece.stamp;
+                let length = partial.bytes.len();
+                if length > EAGER_BYTES && length <= MAX_HEAD_BYTES && !is_worth(&partial.bytes, before) {
+                    piece.skip(u64::MAX);
+                    return Ok(None);
+                }
+                (partial.bytes.as_slice(), before, partial.first, partial.offset)
+            }
+        };
+        let (head, framing, taken) = match H::parse(whole, config) {
+            Parse::Complete { head, framing, length } if length <= MAX_HEAD_BYTES => {
+                (head, framing, length.saturating_sub(before) as u64)
+            }
+            Parse::Complete { .. } | Parse::Partial if whole.len() > MAX_HEAD_BYTES => {
+                let most = whole.get(..MAX_HEAD_BYTES).unwrap_or_default();
+                let cut = H::parse_cut(most, config, Cause::HeadTooLarge);
+                let (head, framing) = cut.ok_or(Cause::NotHttp)?;
+                (head, framing, u64::MAX)
+            }
+            Parse::Complete { .. } | Parse::Partial => {
+                if before == 0 {
+                    self.partial = Some(Box::new(Partial {
+                        bytes: bytes.to_vec(),
+                        first,
+                        last: piece.stamp,
+                        offset,
+                    }));
+                }
+                piece.skip(u64::MAX);
+                return Ok(None);
+            }
+            Parse::Failed(cause) => return Err(cause),
+        };
+        let found = Found {
+            head,
+            framing,
+            first,
+            complete: piece.stamp,
+            offset,
+        };
+        // Gives the memory back: most connections never need it again.
+        self.partial = None;
+        piece.skip(taken);
+        self.position = piece.offset;
+        Ok(Some(found))
+    }
+
+    /// The head whose end never comes, as far as it goes, or where it was if even its first line cannot be read: the calls
+    /// that moved the first and the last byte, and the stream offset.
+    pub fn cut_head<H: Head>(&mut self, config: &Config, cause: Cause) -> Result<Found<H>, (Stamp, Stamp, u64)> {
+        let Some(partial) = self.partial.take() else {
+            return Err((Stamp::default(), Stamp::default(), self.position));
+        };
+        let (first, complete, offset) = (partial.first, partial.last, partial.offset);
+        let (head, framing) = H::parse_cut(&partial.bytes, config, cause).ok_or((first, complete, offset))?;
+        Ok(Found {
+            head,
+            framing,
+            first,
+            complete,
+            offset,
+        })
+    }
+
+    /// What follows the head that was found is a body. `false`: it is empty, its end is now.
+    pub fn begin_body(&mut self, body: Body) -> bool {
+        self.body = if body == Body::Length(0) { Body::None } else { body };
+        self.body_bytes = 0;
+        self.in_body()
+    }
+
+    /// Takes bytes of the body. What it was, if that was its end.
+    pub fn body(&mut self, piece: &mut Piece<'_>) -> Result<Option<Ended>, Cause> {
+        let mut done = false;
+        while !done && !piece.is_empty() {
+            let passed = match &mut self.body {
+                Body::None => return Ok(None),
+                Body::UntilClose => piece.len(),
+                Body::Length(left) => {
+                    let passed = piece.len().min(*left);
+                    *left -= passed;
+                    done = *left == 0;
+                    passed
+                }
+                Body::Chunked(chunked) => match (chunked.left_of_chunk(), piece.data) {
+                    (0, Data::Gap(_)) => return Err(Cause::Gap),
+                    (0, Data::Bytes(bytes)) => {
+                        let framing = chunked.frame(bytes)?;
+                        done = chunked.is_done();
+                        piece.skip(framing as u64);
+                        0
+                    }
+                    (left, _) => {
+                        let passed = piece.len().min(left);
+                        chunked.pass_data(passed);
+                        passed
+                    }
+                },
+            };
+            piece.skip(passed);
+            self.body_bytes = self.body_bytes.saturating_add(passed);
+        }
+        self.position = piece.offset;
+        Ok(done.then(|| self.end_body()))
+    }
+
+    /// No more bytes come. The size of the body, if this ends one.
+    pub fn close(&mut self) -> Option<u64> {
+        (self.body == Body::UntilClose).then(|| self.end_body().body_bytes)
+    }
+
+    fn end_body(&mut self) -> Ended {
+        let bare_lf = matches!(self.body, Body::Chunked(chunked) if chunked.has_bare_lf());
+        self.body = Body::None;
+        Ended {
+            body_bytes: self.body_bytes,
+            bare_lf,
+        }
+    }
+
+    /// Where the head began whose bytes are here, with these: the call and the stream offset.
+    pub fn head_start(&self, piece: Piece<'_>) -> (Stamp, u64) {
+        match &self.partial {
+            Some(partial) => (partial.first, partial.offset),
+            None => (piece.stamp, piece.offset),
+        }
+    }
+
+    /// The bytes that should have been a head, with these.
+    pub fn opening<'p>(&'p self, piece: &Piece<'p>) -> &'p [u8] {
+        match (&self.partial, piece.data) {
+            (Some(partial), _) => &partial.bytes,
+            (None, Data::Bytes(bytes)) => bytes,
+            (None, Data::Gap(_)) => &[],
+        }
+    }
+
+    /// Forgets what came, but for where the half stands.
+    pub fn begin_anew(&mut self) {
+        *self = Self {
+            position: self.position,
+            ..Self::new()
+        };
+    }
+
+    /// Bytes of a head that came before this piece, which was not taken as the rest of it.
+    pub fn head_bytes_before(&self, piece: Piece<'_>) -> u64 {
+        let partial = self.partial.as_ref();
+        partial.map_or(0, |partial| piece.offset.saturating_sub(partial.offset))
+    }
+}
+
+impl Body {
+    /// At the start of a chunked body.
+    pub fn chunked() -> Self {
+        Body::Chunked(Chunked::new())
+    }
+}
+
+/// Whether a head's first line, or with an empty line the head, may end in the bytes from `before` on.
+fn is_worth(bytes: &[u8], before: usize) -> bool {
+    let (known, new) = bytes.split_at_checked(before).unwrap_or_default();
+    if memchr::memchr(b'\n', new).is_none() {
+        return false;
+    }
+    if memchr::memchr(b'\n', known).is_none() {
+        return true;
+    }
+    // A part of the empty line may have come before.
+    let bytes = bytes.get(before.saturating_sub(2)..).unwrap_or_default();
+    let mut line_ends = memchr::memchr_iter(b'\n', bytes);
+    line_ends.any(|end| matches!(bytes.get(end + 1..), Some([b'\n', ..] | [b'\r', b'\n', ..])))
+}

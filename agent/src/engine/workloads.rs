@@ -1,0 +1,118 @@
+//! What is known of each process, for people: made only when somebody asks.
+
+use super::{Choice, Core, Process};
+use crate::{
+    engine::{causality::NodeId, proto::http1::Cause, trace::SpanKind},
+    process::Runtime,
+};
+
+/// Connections that are older than the agent, or of which bytes were lost, and on which no request was found since.
+const SEARCHED: &str = "waiting for a request boundary";
+
+/// A process that did something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Its id.
+    pub tgid: u32,
+    /// Its service's name, if something could be learned of it.
+    pub service: Option<String>,
+    /// What kind of program it is.
+    pub runtime: Option<Runtime>,
+    /// It is not decided whether it is selected.
+    pub provisional: bool,
+    /// Connections that it used last and that are open.
+    pub connections: usize,
+    /// Requests that it answered.
+    pub requests: u64,
+    /// Requests that it sent, and connects that failed.
+    pub calls: u64,
+    /// Exchanges that gave no span because they could not be followed.
+    pub missed: u64,
+    /// What is not visible, and how often that was met: protocols that are not followed, bytes that mean nothing.
+    pub unseen: Vec<(&'static str, u64)>,
+}
+
+/// What a process was seen to do.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    requests: u64,
+    calls: u64,
+    missed: u64,
+    /// Few: a process speaks few protocols.
+    unseen: Vec<(&'static str, u64)>,
+}
+
+impl Seen {
+    /// An exchange is over.
+    pub(super) fn count(&mut self, kind: SpanKind) {
+        match kind {
+            SpanKind::Server => self.requests += 1,
+            _ => self.calls += 1,
+        }
+    }
+}
+
+/// What to call bytes that could not be followed, where that is not for want of bytes.
+pub(super) fn unreadable(cause: Cause) -> Option<&'static str> {
+    match cause {
+        Cause::Malformed => Some("malformed HTTP/1"),
+        Cause::Doubtful => Some("HTTP/1 with a doubtful end"),
+        Cause::HeadTooLarge => Some("heads above 64 KiB"),
+        Cause::Unsolicited => Some("responses without a request"),
+        Cause::TooManyPending => Some("too many pipelined requests"),
+        // Gaps show as exchanges that are missed; the others are told with the protocol.
+        Cause::Gap | Cause::NotHttp | Cause::Upgrade => None,
+    }
+}
+
+impl Core {
+    /// The processes that did something and have not ended, by their ids. For people: takes a while where there are many
+    /// connections.
+    pub fn workloads(&self) -> Vec<Workload> {
+        let is_listed = |process: &Process| process.ended_ns.is_none() && process.choice != Choice::Refused;
+        let running = self.processes.iter().filter(|(_, process)| is_listed(process));
+        let mut workloads: Vec<Workload> = running
+            .map(|(&tgid, process)| {
+                let (connections, searched) = self.flow.count_of_process(tgid);
+                let mut unseen = process.seen.unseen.clone();
+                unseen.extend((searched > 0).then_some((SEARCHED, searched as u64)));
+                Workload {
+                    tgid,
+                    service: process.facts.as_ref().map(|facts| facts.resource.service_name.clone()),
+                    runtime: process.facts.as_ref().map(|facts| facts.runtime),
+                    provisional: process.choice == Choice::Undecided,
+                    connections,
+                    requests: process.seen.requests,
+                    calls: process.seen.calls,
+                    missed: process.seen.missed,
+                    unseen,
+                }
+            })
+            .collect();
+        workloads.sort_unstable_by_key(|workload| workload.tgid);
+        workloads
+    }
+
+    /// How many processes have connections.
+    pub fn talking(&self) -> usize {
+        self.flow.processes()
+    }
+
+    /// A process does something that is not visible.
+    pub(super) fn unseen_in(&mut self, tgid: u32, what: &'static str) {
+        let unseen = &mut self.processes.entry(tgid).or_default().seen.unseen;
+        match unseen.iter_mut().find(|(name, _)| *name == what) {
+            Some((_, count)) => *count += 1,
+            None => unseen.push((what, 1)),
+        }
+    }
+
+    /// An exchange gives no span.
+    pub(super) fn missed_in(&mut self, id: NodeId) {
+        if let Some(node) = self.causality.get(id)
+            && let Some(process) = self.processes.get_mut(&node.tgid)
+        {
+            process.seen.missed += 1;
+        }
+    }
+}
