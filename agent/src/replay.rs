@@ -18,6 +18,7 @@ use crate::{
         config::{Choice, ExportConfig, Stream},
     },
     metrics::Metrics,
+    record::Tgid,
     tape::{self, Frame, TapeError, TapeReader, TapeWriter},
 };
 
@@ -113,7 +114,7 @@ pub fn play(file: &Path, mut take: impl FnMut(Vec<Span>)) -> anyhow::Result<()> 
                 *core = Some(Core::new(settings, seed));
             }
             (Frame::Clock { monotonic_ns, unix_ns }, Some(core)) => core.clock(monotonic_ns, unix_ns),
-            (Frame::Record(record), Some(core)) => core.record(record),
+            (Frame::Record(record), Some(core)) => core.raw_record(record),
             (Frame::Tick { now_ns }, Some(core)) => {
                 core.tick(now_ns);
                 // Nobody is there to be advised, or asked.
@@ -122,7 +123,7 @@ pub fn play(file: &Path, mut take: impl FnMut(Vec<Span>)) -> anyhow::Result<()> 
                 take(core.drain());
             }
             (Frame::Process(facts), Some(core)) => core.process(facts.into_owned()),
-            (Frame::Selected { tgid, selected }, Some(core)) => core.selected(tgid, selected),
+            (Frame::Selected { tgid, selected }, Some(core)) => core.selected(Tgid(tgid), selected),
             (_, None) => anyhow::bail!(
                 "{}: the tape has records before its configuration and seed",
                 file.display()

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     control,
-    engine::trace::{http::ignore::Ignore, route::Route},
+    engine::trace::{conventions::http::ignore::Ignore, route::Route},
     serve::DEFAULT_ADDRESS,
 };
 

@@ -2,16 +2,14 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use super::{Choice, Core};
-use crate::engine::{
+use super::{
+    Choice, Core,
     causality::{Node, Parent},
     trace::{
-        Attribute, ParentMethod, Span, SpanKind,
-        http::{Endpoint, Failure, HttpExchange, connect_span, http_span},
-        sampling::Decision,
-        traceparent::FLAG_SAMPLED,
+        Attribute, ParentMethod, Span, SpanKind, conventions::Finished, sampling::Decision, traceparent::FLAG_SAMPLED,
     },
 };
+use crate::record::Endpoint;
 
 /// Where the first time of a span is the exit of a call that may have blocked.
 const START: &str = "spoor.start";
@@ -83,23 +81,17 @@ impl Core {
         let resource = Arc::clone(&facts.resource);
         let (local, remote): &(Endpoint, Endpoint) = &node.ends;
         let overflowed = names.overflowed();
-        let text = match &node.request {
-            Some(request) => http_span(
-                &HttpExchange {
-                    kind: node.kind,
-                    request,
-                    response: node.response.as_deref(),
-                    request_body_bytes: node.request_body_bytes,
-                    response_body_bytes: node.response_body_bytes,
-                    failure: node.failure,
-                    local,
-                    remote,
-                },
-                &self.http,
-                names,
-            ),
-            None => connect_span(remote, node.failure.unwrap_or(Failure::Other)),
+        let exchange = Finished {
+            kind: node.kind,
+            call: node.call.as_ref(),
+            reply: node.reply.as_ref(),
+            request_body_bytes: node.request_body_bytes,
+            response_body_bytes: node.response_body_bytes,
+            failure: node.failure,
+            local,
+            remote,
         };
+        let text = self.conventions.describe(&exchange, names);
         self.counters.names_overflowed += names.overflowed() - overflowed;
         let mut attributes = text.attributes;
         if node.start_is_write_exit && node.kind == SpanKind::Client {

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_ebpf::abi::{Counter, Header, Kind, State as StateRecord, StateChange, bytes_of};
+use agent_ebpf::abi::Counter;
 use anyhow::Context;
 
 use super::{
@@ -28,7 +28,7 @@ use crate::{
     export::Exporter,
     probe::{BUSY_PERIOD, Probe, Waker},
     process::{ExecHint, ProcRoot, Selection, UnixSockets},
-    record::Event,
+    record::{self, Record, Tgid, Unseen},
     tape::{Frame, TapeWriter},
 };
 
@@ -244,13 +244,13 @@ impl Session {
                 records.0 += 1;
                 records.1 += record.len() as u64;
                 write(sink, broken, &Frame::Record(record));
-                match Event::decode(record) {
-                    Some(event) => {
-                        whys.notice(&event, alive);
-                        notice(&event, facts, alive, parents, undecided);
-                        core.event(&event);
+                match Record::decode(record) {
+                    Some(record) => {
+                        whys.notice(&record, alive);
+                        notice(&record, facts, alive, parents, undecided);
+                        core.record(&record);
                     }
-                    None => core.record(record),
+                    None => core.raw_record(record),
                 }
             });
             if many == 0 {
@@ -286,7 +286,7 @@ impl Session {
     /// Tells the programs what Core wants to know of connections.
     fn advise(&mut self) {
         for (conn, hints) in self.core.take_hints() {
-            self.probe.shared.hint(conn, hints);
+            self.probe.shared.hint(conn.0, hints);
         }
     }
 
@@ -294,19 +294,9 @@ impl Session {
     fn end_unix(&mut self, now_ns: u64) {
         let gone = self.unix_ends.turn(&self.core, &mut self.probe);
         for conn in gone {
-            let record = StateRecord {
-                header: Header {
-                    kind: Kind::State as u8,
-                    time_ns: now_ns,
-                    ..Header::default()
-                },
-                conn,
-                state: StateChange::Gone as u8,
-                ..StateRecord::default()
-            };
-            let record = bytes_of(&record);
-            self.tape(&Frame::Record(record));
-            self.core.record(record);
+            let record = record::gone(conn, now_ns);
+            self.tape(&Frame::Record(&record));
+            self.core.raw_record(&record);
         }
     }
 
@@ -330,7 +320,7 @@ impl Session {
         }
         let decided = self.undecided.decide_left();
         self.decided(decided);
-        for tgid in self.core.take_wanted() {
+        for Tgid(tgid) in self.core.take_wanted() {
             let parent = self.parents.get(&tgid).copied();
             self.facts.ask(Question::Facts { tgid, parent });
         }
@@ -376,7 +366,7 @@ impl Session {
                 self.probe.shared.set_target(tgid, true);
             }
             self.tape(&Frame::Selected { tgid, selected });
-            self.core.selected(tgid, selected);
+            self.core.selected(Tgid(tgid), selected);
         }
     }
 
@@ -504,59 +494,58 @@ fn write(sink: &mut Sink, broken: &mut Option<crate::tape::TapeError>, frame: &F
 
 /// Asks about processes that begin, and notes those that end.
 fn notice(
-    event: &Event<'_>,
+    record: &Record<'_>,
     facts: &mut Facts,
     alive: &mut BTreeSet<u32>,
     parents: &mut HashMap<u32, u32>,
     undecided: &mut Undecided,
 ) {
-    match event {
-        Event::Fork(fork) => {
-            let parent = fork.header.execution.tgid;
-            undecided.fork(parent, fork.child, alive.contains(&parent));
-            alive.insert(fork.child);
-            parents.insert(fork.child, parent);
+    match record {
+        Record::Fork(fork) => {
+            let (parent, child) = (fork.stamp.execution.tgid.0, fork.child.0);
+            undecided.fork(parent, child, alive.contains(&parent));
+            alive.insert(child);
+            parents.insert(child, parent);
             facts.ask(Question::Facts {
-                tgid: fork.child,
+                tgid: child,
                 parent: Some(parent),
             });
         }
-        Event::Exec(exec, strings) => {
-            let (cmdline, environ) = strings.split_at(strings.len().min(exec.cmdline_len as usize));
-            let tgid = exec.header.execution.tgid;
+        Record::Exec(exec) => {
+            let tgid = exec.stamp.execution.tgid.0;
             // One that was let go a moment ago was a target still when this was told.
-            let provisional = alive.insert(tgid) || exec.provisional == 1;
+            let provisional = alive.insert(tgid) || exec.provisional;
             let comm = exec.comm.split(|&byte| byte == 0).next().unwrap_or_default();
             facts.ask(Question::Exec {
                 tgid,
                 hint: ExecHint {
                     comm: String::from_utf8_lossy(comm).into_owned(),
-                    cmdline: cmdline.to_vec(),
-                    environ: environ.to_vec(),
+                    cmdline: exec.command_line.to_vec(),
+                    environ: exec.environment.to_vec(),
                 },
                 provisional: undecided.exec(tgid, provisional),
             });
         }
-        Event::Exit(exit) => {
-            let tgid = exit.header.execution.tgid;
+        Record::Exit(exit) => {
+            let tgid = exit.stamp.execution.tgid.0;
             alive.remove(&tgid);
             parents.remove(&tgid);
             facts.ask(Question::Ended(tgid));
         }
-        Event::Listen(listen) => {
-            let tgid = listen.header.execution.tgid;
+        Record::Listen(listen) => {
+            let tgid = listen.stamp.execution.tgid.0;
             undecided.listens(tgid);
             if alive.insert(tgid) {
                 facts.ask(Question::Facts { tgid, parent: None });
             }
         }
-        Event::Unseen(unseen) => {
+        Record::Unseen(stamp, Unseen::IoUring) => {
             tracing::warn!(
-                pid = unseen.header.execution.tgid,
+                pid = stamp.execution.tgid.0,
                 "this workload uses io_uring: its traffic on it is not visible"
             );
         }
-        Event::Open(_) | Event::Connect(..) | Event::Segment(..) | Event::State(_) => {}
+        Record::Open(_) | Record::Connect(_) | Record::Segment(_) | Record::EndOfStream(_) | Record::State(_) => {}
     }
 }
 

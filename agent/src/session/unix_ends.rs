@@ -14,6 +14,7 @@ use crate::{
     engine::{Core, UnixConnection},
     probe::{Lost, Probe, When},
     process::{ProcRoot, UnixSockets},
+    record::ConnectionId,
 };
 
 /// How far it is.
@@ -29,7 +30,7 @@ enum State {
     /// The hooks are there; connections that were there before have ended, or will be told.
     Attached,
     /// Waits for the names of connections that ended before.
-    Looking(Receiver<Vec<u64>>),
+    Looking(Receiver<Vec<ConnectionId>>),
     Watched,
 }
 
@@ -45,7 +46,7 @@ impl UnixEnds {
 
     /// Goes on, where that is possible without waiting: what takes time is done on threads. To be called when all records
     /// that were there are taken. Returns the connections that have ended without being told.
-    pub fn turn(&mut self, core: &Core, probe: &mut Probe) -> Vec<u64> {
+    pub fn turn(&mut self, core: &Core, probe: &mut Probe) -> Vec<ConnectionId> {
         match &self.0 {
             State::Unwatched if core.needs_unix_ends() => {
                 let later = probe.later();
@@ -76,10 +77,10 @@ impl UnixEnds {
     }
 }
 
-fn ended(connections: &[UnixConnection]) -> Vec<u64> {
+fn ended(connections: &[UnixConnection]) -> Vec<ConnectionId> {
     let root = ProcRoot::default();
     let mut sockets = UnixSockets::new(&root);
-    let gone = connections.iter().filter(|c| sockets.is_gone(c.tgid, c.inode));
+    let gone = connections.iter().filter(|c| sockets.is_gone(c.tgid.0, c.inode));
     gone.map(|connection| connection.conn).collect()
 }
 

@@ -9,7 +9,7 @@ use crate::{
     control::{Unseen, Workload},
     engine,
     process::{Reason, Runtime},
-    record::Event,
+    record::Record,
 };
 
 /// Why a process is a target.
@@ -48,21 +48,20 @@ impl Whys {
     }
 
     /// Takes what an event says, before the process is put among those that are `alive`.
-    pub fn notice(&mut self, event: &Event<'_>, alive: &BTreeSet<u32>) {
-        match event {
-            Event::Fork(fork) => self.note(fork.child, Why::Child(fork.header.execution.tgid)),
-            Event::Exec(exec, _) => {
-                let tgid = exec.header.execution.tgid;
-                if exec.provisional == 1 || !alive.contains(&tgid) {
+    pub fn notice(&mut self, record: &Record<'_>, alive: &BTreeSet<u32>) {
+        match record {
+            Record::Fork(fork) => self.note(fork.child.0, Why::Child(fork.stamp.execution.tgid.0)),
+            Record::Exec(exec) => {
+                let tgid = exec.stamp.execution.tgid.0;
+                if exec.provisional || !alive.contains(&tgid) {
                     self.0.entry(tgid).or_insert(Why::Undecided);
                 }
             }
-            Event::Exit(exit) => self.forget(exit.header.execution.tgid),
-            Event::Listen(listen) => {
-                let tgid = listen.header.execution.tgid;
+            Record::Exit(exit) => self.forget(exit.stamp.execution.tgid.0),
+            Record::Listen(listen) => {
+                let tgid = listen.stamp.execution.tgid.0;
                 if !alive.contains(&tgid) || self.0.get(&tgid) == Some(&Why::Undecided) {
-                    let port = u16::try_from(listen.port).unwrap_or_default();
-                    self.note(tgid, Why::Rule(Reason::Port(port)));
+                    self.note(tgid, Why::Rule(Reason::Port(listen.port)));
                 }
             }
             _ => {}
@@ -71,7 +70,7 @@ impl Whys {
 
     /// The targets with what Core knows of them, by their ids.
     pub fn workloads(&self, alive: &BTreeSet<u32>, known: Vec<engine::Workload>) -> Vec<Workload> {
-        let mut known: HashMap<u32, engine::Workload> = known.into_iter().map(|known| (known.tgid, known)).collect();
+        let mut known: HashMap<u32, engine::Workload> = known.into_iter().map(|known| (known.tgid.0, known)).collect();
         let workloads = alive.iter().map(|tgid| {
             let why = self.0.get(tgid);
             let known = known.remove(tgid);
@@ -132,13 +131,12 @@ impl fmt::Display for Why {
 
 #[cfg(test)]
 mod tests {
-    use agent_ebpf::abi::{Execution, Header, Listen};
-
     use super::*;
+    use crate::record::{Execution, Listen, Stamp, Tgid};
 
     fn known(tgid: u32, provisional: bool) -> engine::Workload {
         engine::Workload {
-            tgid,
+            tgid: Tgid(tgid),
             service: Some("shop".to_owned()),
             runtime: Some(Runtime::Go),
             provisional,
@@ -154,20 +152,19 @@ mod tests {
     fn each_target_has_its_reason() {
         let mut whys = Whys::default();
         let listen = Listen {
-            header: Header {
+            stamp: Stamp {
                 execution: Execution {
-                    tgid: 4,
+                    tgid: Tgid(4),
                     ..Execution::default()
                 },
-                ..Header::default()
+                ..Stamp::default()
             },
             port: 8080,
-            pad: 0,
         };
         whys.note(1, Why::Command);
         whys.note(2, Why::Child(1));
         whys.note(3, Why::Undecided);
-        whys.notice(&Event::Listen(listen), &BTreeSet::from([1]));
+        whys.notice(&Record::Listen(listen), &BTreeSet::from([1]));
         let mut alive = BTreeSet::from([1, 2, 3, 4]);
         let told = whys.workloads(&alive, vec![known(1, false), known(3, true), known(9, false)]);
         let rows: Vec<_> = told

@@ -23,7 +23,7 @@ use spoor::{
         trace::{Attribute, Resource},
     },
     process::{ProcessFacts, Runtime},
-    record::Event,
+    record::Record,
 };
 
 /// The product's.
@@ -99,8 +99,8 @@ fn main() -> ExitCode {
 /// As the agent does with what it takes out of the ring.
 fn feed(core: &mut Core, records: &[Vec<u8>]) -> usize {
     for record in records {
-        if let Some(event) = Event::decode(record) {
-            core.event(&event);
+        if let Some(record) = Record::decode(record) {
+            core.record(&record);
         }
     }
     black_box(core.take_hints());

@@ -268,14 +268,9 @@ pub(super) fn without_candidate(context: Option<TraceContext>, forwarded: bool) 
     }
 }
 
-/// Whether a call's method and target are a request's, passed on by a proxy: the same, or without a prefix.
+/// Returns whether a call repeats a request, as a proxy passes it on.
 pub(super) fn is_passed_on(request: &Node, call: &Node) -> bool {
-    let Some(request) = &request.request else { return false };
+    let Some(request) = &request.call else { return false };
     // A connect that failed has no request yet.
-    let Some(call) = &call.request else { return true };
-    let shortest = 2;
-    request.method == call.method
-        && (request.target == call.target
-            || call.target.len() >= shortest
-                && (request.target.ends_with(&call.target) || call.target.ends_with(&request.target)))
+    call.call.as_ref().is_none_or(|call| call.passes_on(request))
 }

@@ -7,6 +7,7 @@ use super::{Causality, Node, NodeId, Parent, Trace};
 use crate::{
     engine::trace::{ParentMethod, SpanId, SpanKind},
     hash::{FastMap, FastSet},
+    record::Tgid,
 };
 
 /// Most calls that are remembered.
@@ -15,7 +16,7 @@ const MOST: usize = 4096;
 /// The parts of a call that its server's span needs.
 #[derive(Debug)]
 struct Call {
-    tgid: u32,
+    tgid: Tgid,
     span_id: SpanId,
     trace: Trace,
     unix_offset_ns: i64,

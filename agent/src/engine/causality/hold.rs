@@ -1,7 +1,10 @@
 //! What is over and must wait: until when, how much of it, and how it leaves.
 
 use super::{Causality, Node, NodeId, Parent};
-use crate::engine::trace::{ParentMethod, SpanKind};
+use crate::{
+    engine::trace::{ParentMethod, SpanKind},
+    record::Tgid,
+};
 
 impl Causality {
     /// An exchange is over and cannot leave yet.
@@ -105,7 +108,7 @@ impl Causality {
     /// Takes those that are ready to leave, as long as `may_leave` lets them. It is told, too, of which process the call is
     /// that is a request's parent, if that has not left. Those that may not leave count as held: if there are too many,
     /// the oldest are lost.
-    pub fn take_ready(&mut self, mut may_leave: impl FnMut(&Node, Option<u32>) -> bool) -> Vec<Node> {
+    pub fn take_ready(&mut self, mut may_leave: impl FnMut(&Node, Option<Tgid>) -> bool) -> Vec<Node> {
         let mut kept = Vec::new();
         let mut taken = Vec::new();
         for id in std::mem::take(&mut self.ready) {

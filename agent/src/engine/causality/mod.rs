@@ -8,8 +8,6 @@
 //! span that its `traceparent` names. Everything else is a root. Identities of runtimes, hand-overs between threads and
 //! inference have their place beside the rules of threads.
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
-
 mod decide;
 mod departed;
 mod hold;
@@ -26,7 +24,7 @@ use crate::{
     engine::trace::{Ids, ParentMethod, SpanKind},
     hash::FastMap,
     process::Runtime,
-    record::Stamp,
+    record::{Stamp, Tgid, Tid},
 };
 use departed::Departed;
 pub use threads::Named;
@@ -58,7 +56,7 @@ pub struct Counters {
 #[derive(Debug)]
 pub struct Causality {
     nodes: SlotMap<NodeId, Node>,
-    processes: FastMap<u32, Process>,
+    processes: FastMap<Tgid, Process>,
     /// Programs that were seen.
     lives: u32,
     ids: Ids,
@@ -113,7 +111,7 @@ impl Causality {
     }
 
     /// A process is of this kind.
-    pub fn set_runtime(&mut self, tgid: u32, runtime: Runtime) {
+    pub fn set_runtime(&mut self, tgid: Tgid, runtime: Runtime) {
         let process = self.processes.entry(tgid).or_default();
         process.set_runtime(runtime);
         let threads = process.may_use_threads();
@@ -125,7 +123,7 @@ impl Causality {
     }
 
     /// A process has ended.
-    pub fn forget_process(&mut self, tgid: u32) {
+    pub fn forget_process(&mut self, tgid: Tgid) {
         let Some(mut process) = self.processes.remove(&tgid) else {
             return;
         };
@@ -137,7 +135,7 @@ impl Causality {
     }
 
     /// A process is not selected: what it did gives no span. Returns how many exchanges that were.
-    pub fn lose_process(&mut self, tgid: u32) -> usize {
+    pub fn lose_process(&mut self, tgid: Tgid) -> usize {
         let before = self.nodes.len();
         // Most are not: compilers and shells, which never said a word.
         if self.processes.get(&tgid).is_some_and(|process| process.active) {
@@ -156,7 +154,7 @@ impl Causality {
         before - self.nodes.len()
     }
 
-    fn process(&mut self, tgid: u32) -> &mut Process {
+    fn process(&mut self, tgid: Tgid) -> &mut Process {
         let process = self.processes.entry(tgid).or_default();
         if !process.active {
             process.active = true;
@@ -230,7 +228,7 @@ impl Causality {
     }
 
     /// The request that a thread's connect is made for, as far as it can be told now. `busy`: as of [`Node`].
-    pub fn opener(&mut self, tgid: u32, thread: u32, busy: bool) -> Named {
+    pub fn opener(&mut self, tgid: Tgid, thread: Tid, busy: bool) -> Named {
         let Some(process) = self.processes.get(&tgid) else {
             return Named::default();
         };
@@ -242,7 +240,7 @@ impl Causality {
     /// Whether what nginx begins now is for the request that it read last: it makes one call in that turn. What follows
     /// (another try, when the first has failed) is made in a later turn, and then the request that was read last may be
     /// another one, unless there is only one: of a process that may be `busy` with others, nobody knows that.
-    fn passes_on(&mut self, request: NodeId, thread: u32, busy: bool) -> bool {
+    fn passes_on(&mut self, request: NodeId, thread: Tid, busy: bool) -> bool {
         let Some(node) = self.nodes.get_mut(request) else {
             return false;
         };
@@ -322,7 +320,7 @@ impl Causality {
         self.nodes.get(request).is_some_and(|request| {
             let sender_opened_it = request.thread == call.thread
                 // A connect that failed: nobody sent anything.
-                || call.request.is_none();
+                || call.call.is_none();
             !request.serving.closed && request.tgid == call.tgid && sender_opened_it
         })
     }
@@ -346,7 +344,7 @@ impl Causality {
     }
 
     /// A worker made a call: it is decided when the worker writes a response.
-    fn remember_call(&mut self, tgid: u32, thread: u32, call: NodeId) {
+    fn remember_call(&mut self, tgid: Tgid, thread: Tid, call: NodeId) {
         let Some(process) = self.processes.get_mut(&tgid) else {
             return;
         };
@@ -398,7 +396,7 @@ impl Causality {
     pub fn response(&mut self, id: NodeId, writer: Stamp) {
         let Some(node) = self.nodes.get_mut(id) else { return };
         // The end of a connection comes from an interrupt: nobody wrote it.
-        if node.kind != SpanKind::Server || writer.execution.tid == 0 {
+        if node.kind != SpanKind::Server || writer.execution.tid == Tid(0) {
             return;
         }
         match node.serving.writer {

@@ -5,15 +5,12 @@ use std::sync::Arc;
 use super::{Named, NodeId};
 use crate::{
     engine::{
+        failure::Failure,
         flow::Connection,
-        proto::http1::{RequestHead, ResponseHead},
-        trace::{
-            ParentMethod, SpanId, SpanKind, TraceId,
-            http::{Endpoint, Failure},
-            traceparent::TraceContext,
-        },
+        proto::{Call, Reply},
+        trace::{ParentMethod, SpanId, SpanKind, TraceId, traceparent::TraceContext},
     },
-    record::{Execution, Stamp},
+    record::{ConnectionId, Endpoint, Execution, Stamp, Tgid, Tid},
 };
 
 /// One end of an exchange: from its request's head until its span has left.
@@ -22,17 +19,17 @@ pub struct Node {
     /// Which end.
     pub kind: SpanKind,
     /// The process.
-    pub tgid: u32,
+    pub tgid: Tgid,
     /// The thread that read the head's last byte (server), or sent its first (client).
-    pub thread: u32,
+    pub thread: Tid,
     /// The connection.
-    pub connection: u64,
+    pub connection: ConnectionId,
     /// The connection's own end and the other.
     pub ends: Arc<(Endpoint, Endpoint)>,
     /// The request; `None`: a connect that failed, there was none.
-    pub request: Option<Box<RequestHead>>,
-    /// The response's head.
-    pub response: Option<Box<ResponseHead>>,
+    pub call: Option<Call>,
+    /// The response.
+    pub reply: Option<Reply>,
     /// Size of the request's body, once it was seen to its end.
     pub request_body_bytes: Option<u64>,
     /// Size of the response's body, once it was seen to its end.
@@ -142,8 +139,8 @@ impl Node {
             thread: who.tid,
             connection: connection.id,
             ends: Arc::clone(&connection.ends),
-            request: None,
-            response: None,
+            call: None,
+            reply: None,
             request_body_bytes: None,
             response_body_bytes: None,
             failure: None,

@@ -9,6 +9,7 @@ use crate::{
     engine::trace::{SpanId, TraceId},
     hash::FastMap,
     process::Runtime,
+    record::Tid,
 };
 
 /// For so long after a process broke the thread rule it is not believed in it again.
@@ -22,14 +23,14 @@ pub struct Process {
     /// It had an exchange.
     pub active: bool,
     runtime: Option<Runtime>,
-    threads: FastMap<u32, Thread>,
+    threads: FastMap<Tid, Thread>,
     distrusted_until_ns: u64,
     broke_the_rule: bool,
     kept_the_rule: bool,
     /// Decided but for the kind of program.
     deferred: Vec<Deferred>,
     /// Calls of each thread since it wrote a response last, where that decides.
-    worker_calls: FastMap<u32, VecDeque<NodeId>>,
+    worker_calls: FastMap<Tid, VecDeque<NodeId>>,
     /// Number of threads in `worker_calls` from which on those are dropped whose calls have left.
     sweep_workers_at: usize,
     /// Open requests by the `traceparent` that they came with. The keys come from outside: not for a fast hash.
@@ -157,7 +158,7 @@ impl Process {
     }
 
     /// For which request a thread works now, by the rules that may hold in this process. `busy`: as of [`Process::in_turn`].
-    pub fn names(&self, thread: u32, busy: bool) -> Named {
+    pub fn names(&self, thread: Tid, busy: bool) -> Named {
         Named {
             by_thread: self.may_use_threads().then(|| self.only_open(thread)).flatten(),
             by_turn: self.may_be_nginx().then(|| self.in_turn(thread, busy)).flatten(),
@@ -171,7 +172,7 @@ impl Process {
 
     /// Remembers a call of a worker; `waits` says whether one has not left. Returns one that is forgotten for it, if it
     /// waits. A thread that never answers is forgotten with the last of its calls: threads end unseen.
-    pub fn remember_call(&mut self, thread: u32, call: NodeId, waits: impl Fn(NodeId) -> bool) -> Option<NodeId> {
+    pub fn remember_call(&mut self, thread: Tid, call: NodeId, waits: impl Fn(NodeId) -> bool) -> Option<NodeId> {
         if self.worker_calls.len() >= self.sweep_workers_at.max(WORKERS_BEFORE_SWEEP) {
             self.worker_calls
                 .retain(|_, calls| calls.iter().any(|&call| waits(call)));
@@ -184,7 +185,7 @@ impl Process {
     }
 
     /// The calls that a worker made since it wrote a response last.
-    pub fn take_calls(&mut self, thread: u32) -> VecDeque<NodeId> {
+    pub fn take_calls(&mut self, thread: Tid) -> VecDeque<NodeId> {
         self.worker_calls.remove(&thread).unwrap_or_default()
     }
 
@@ -242,7 +243,7 @@ impl Process {
 
     /// A thread has a request from now on. [`Process::end`] is to be called for it once.
     /// Returns what the thread had open before.
-    pub fn begin(&mut self, thread: u32, request: NodeId) -> Option<Open> {
+    pub fn begin(&mut self, thread: Tid, request: NodeId) -> Option<Open> {
         let thread = self.threads.entry(thread).or_default();
         let others = thread.open.open();
         thread.open.add(request);
@@ -251,7 +252,7 @@ impl Process {
     }
 
     /// A request that began is answered, or lost. A thread without any is forgotten: threads come and go unseen.
-    pub fn end(&mut self, thread: u32, request: NodeId) {
+    pub fn end(&mut self, thread: Tid, request: NodeId) {
         if let Some(known) = self.threads.get_mut(&thread) {
             known.open.remove(request);
             if known.open.open().is_none() {
@@ -261,21 +262,21 @@ impl Process {
     }
 
     /// A thread read more of a request.
-    pub fn reads(&mut self, thread: u32, request: NodeId) {
+    pub fn reads(&mut self, thread: Tid, request: NodeId) {
         if let Some(thread) = self.threads.get_mut(&thread) {
             thread.read(Some(request));
         }
     }
 
     /// A thread read what may be a request, and which is not known: the one that it read last is none that is known.
-    pub fn reads_unknown(&mut self, thread: u32) {
+    pub fn reads_unknown(&mut self, thread: Tid) {
         if let Some(thread) = self.threads.get_mut(&thread) {
             thread.read(None);
         }
     }
 
     /// The one request that a thread has open.
-    pub fn only_open(&self, thread: u32) -> Option<NodeId> {
+    pub fn only_open(&self, thread: Tid) -> Option<NodeId> {
         match self.threads.get(&thread)?.open.open()? {
             Open::One(request) => Some(request),
             Open::Several => None,
@@ -283,7 +284,7 @@ impl Process {
     }
 
     /// A thread has waited for events: the turn of its loop in which it read last is over.
-    pub fn waits(&mut self, thread: u32) {
+    pub fn waits(&mut self, thread: Tid) {
         if let Some(thread) = self.threads.get_mut(&thread) {
             thread.turn_over = true;
         }
@@ -291,7 +292,7 @@ impl Process {
 
     /// The request that a loop serves now: the one of which it read last in this turn. In a later turn, the only one that it
     /// has open; of a process that may be `busy` with others, nobody knows that.
-    pub fn in_turn(&self, thread: u32, busy: bool) -> Option<NodeId> {
+    pub fn in_turn(&self, thread: Tid, busy: bool) -> Option<NodeId> {
         let known = self.threads.get(&thread)?;
         let last = known.last?;
         match known.turn_over {
@@ -378,10 +379,10 @@ mod tests {
         // The last ten calls wait.
         for number in 0..100_000u32 {
             let waits = |call: NodeId| call.data().as_ffi() as u32 + 10 >= number;
-            process.remember_call(number, id(number.into()), waits);
+            process.remember_call(Tid(number), id(number.into()), waits);
         }
         assert!(process.worker_calls.len() <= 2 * WORKERS_BEFORE_SWEEP);
-        assert_eq!(process.take_calls(99_999), [id(99_999)]);
+        assert_eq!(process.take_calls(Tid(99_999)), [id(99_999)]);
     }
 
     #[test]
@@ -389,11 +390,13 @@ mod tests {
         let mut process = Process::default();
         let forgotten = (0..5_000)
             .filter_map(|number| {
-                process.remember_call(1, id(number), |call| (call.data().as_ffi() as u32).is_multiple_of(2))
+                process.remember_call(Tid(1), id(number), |call| {
+                    (call.data().as_ffi() as u32).is_multiple_of(2)
+                })
             })
             .count();
         // Half of those beyond the bound had left.
         assert_eq!(forgotten, (5_000 - CALLS) / 2);
-        assert_eq!(process.take_calls(1).len(), CALLS);
+        assert_eq!(process.take_calls(Tid(1)).len(), CALLS);
     }
 }

@@ -240,7 +240,7 @@ impl World {
     /// Feeds a record, 1 µs after the last one.
     fn feed(&mut self, record: Record) {
         self.now_ns += 1000;
-        self.core.record(&record.at(self.now_ns));
+        self.core.raw_record(&record.at(self.now_ns));
     }
 
     fn pass(&mut self, ns: u64) {

@@ -63,7 +63,7 @@ fn spans(settings: &CoreSettings, records: &[Vec<u8>]) -> Vec<Span> {
         core.process(facts(tgid, name, Runtime::Unknown));
     }
     for record in records {
-        core.record(record);
+        core.raw_record(record);
     }
     core.flush()
 }

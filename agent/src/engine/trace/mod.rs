@@ -1,6 +1,7 @@
 //! Spans: ids, attributes, and how an exchange becomes one.
 
-pub mod http;
+mod attributes;
+pub mod conventions;
 mod ids;
 mod random;
 pub mod redact;

@@ -1,13 +1,10 @@
 //! W3C Trace Context: what `traceparent` and `tracestate` headers say (<https://www.w3.org/TR/trace-context-2/>).
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
-
 use std::{collections::HashSet, sync::Arc};
 
 use thiserror::Error;
 
 use super::{SpanId, TraceId};
-use crate::engine::proto::http1::Header;
 
 /// Trace flag: the caller may have recorded its span.
 pub const FLAG_SAMPLED: u8 = 0x01;
@@ -76,9 +73,11 @@ pub enum TracestateError {
     TooManyMembers,
 }
 
-/// What the `traceparent` among a request's headers says; `None` if there is none.
-pub fn trace_context(headers: &[(Header, Box<[u8]>)]) -> Result<Option<TraceContext>, TraceparentError> {
-    let mut values = values(headers, Header::Traceparent);
+/// Reads the `traceparent` headers of a request; `None` if there is none.
+///
+/// # Errors
+/// If there are several, or the one is not valid.
+pub fn trace_context<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Result<Option<TraceContext>, TraceparentError> {
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
         (Some(value), None) => parse(value).map(Some),
@@ -112,11 +111,14 @@ pub fn parse(value: &[u8]) -> Result<TraceContext, TraceparentError> {
     })
 }
 
-/// The `tracestate` headers of a request joined into one value, without empty members; `None` if nothing is left.
-pub fn tracestate(headers: &[(Header, Box<[u8]>)]) -> Result<Option<Arc<str>>, TracestateError> {
+/// Joins the `tracestate` headers of a request into one value, without empty members; `None` if nothing is left.
+///
+/// # Errors
+/// If the value is not valid, or too long to be passed on.
+pub fn tracestate<'a>(values: impl Iterator<Item = &'a [u8]>) -> Result<Option<Arc<str>>, TracestateError> {
     let mut joined = String::new();
     let mut keys = HashSet::new();
-    let members = values(headers, Header::Tracestate)
+    let members = values
         .flat_map(|value| value.split(|&byte| byte == b','))
         .map(<[u8]>::trim_ascii)
         .filter(|member| !member.is_empty());
@@ -138,13 +140,6 @@ pub fn tracestate(headers: &[(Header, Box<[u8]>)]) -> Result<Option<Arc<str>>, T
         }
     }
     Ok((!joined.is_empty()).then(|| joined.into()))
-}
-
-fn values(headers: &[(Header, Box<[u8]>)], wanted: Header) -> impl Iterator<Item = &[u8]> {
-    headers
-        .iter()
-        .filter(move |(header, _)| *header == wanted)
-        .map(|(_, value)| &**value)
 }
 
 /// Exactly `N` bytes, in lower-case hexadecimal digits.
@@ -200,10 +195,6 @@ mod tests {
         }
     }
 
-    fn headers(header: Header, values: &[&str]) -> Vec<(Header, Box<[u8]>)> {
-        values.iter().map(|value| (header, value.as_bytes().into())).collect()
-    }
-
     #[test]
     fn traceparents() {
         use TraceparentError::*;
@@ -240,15 +231,10 @@ mod tests {
     #[test]
     fn several_traceparents_are_none() {
         let value = format!("00-{IDS}-01");
-        assert_eq!(trace_context(&[]), Ok(None));
-        assert_eq!(
-            trace_context(&headers(Header::Traceparent, &[&value])),
-            Ok(Some(context(1)))
-        );
-        assert_eq!(
-            trace_context(&headers(Header::Traceparent, &[&value, &value])),
-            Err(TraceparentError::Several)
-        );
+        let of = |count: usize| trace_context(std::iter::repeat_n(value.as_bytes(), count));
+        assert_eq!(of(0), Ok(None));
+        assert_eq!(of(1), Ok(Some(context(1))));
+        assert_eq!(of(2), Err(TraceparentError::Several));
         assert!(context(1).is_sampled() && !context(2).is_sampled());
     }
 
@@ -276,9 +262,7 @@ mod tests {
             (vec![of_bytes(512)], Ok(Some(of_bytes(512)))),
             (vec![of_bytes(513)], Err(TooLong)),
         ] {
-            let lines: Vec<_> = input.iter().map(String::as_str).collect();
-            let got =
-                tracestate(&headers(Header::Tracestate, &lines)).map(|state| state.map(|state| state.to_string()));
+            let got = tracestate(input.iter().map(String::as_bytes)).map(|state| state.map(|state| state.to_string()));
             assert_eq!(got, expected, "{input:?}");
         }
     }

@@ -1,20 +1,10 @@
-//! What Core is told: the kernel's records, decoded.
+//! The binary records of a tape, whose fields a redacted tape keeps or replaces one by one.
 
-use agent_ebpf::abi::{self, Header, Kind, Segment};
-pub use agent_ebpf::abi::{Connect, Direction, Exec, Execution, Exit, Fork, Listen, Open, State, Unseen};
-
-/// Who did something, and when.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stamp {
-    /// `CLOCK_MONOTONIC`, at the exit of the system call.
-    pub time_ns: u64,
-    /// The execution that made the system call.
-    pub execution: Execution,
-}
+use agent_ebpf::abi::{self, Connect, Exec, Exit, Fork, Header, Kind, Listen, Open, Segment, State, Unseen};
 
 /// A record of the ring buffer.
 #[derive(Clone, Copy, Debug)]
-pub enum Event<'a> {
+pub(super) enum Raw<'a> {
     /// A connection was seen for the first time.
     Open(Open),
     /// connect(2) returned; the address of the Unix socket that it went to, if it is one.
@@ -35,9 +25,9 @@ pub enum Event<'a> {
     Unseen(Unseen),
 }
 
-impl<'a> Event<'a> {
+impl<'a> Raw<'a> {
     /// Decodes a record; `None` if it is none of this version's.
-    pub fn decode(record: &'a [u8]) -> Option<Self> {
+    pub(super) fn decode(record: &'a [u8]) -> Option<Self> {
         let (header, _) = abi::split::<Header>(record)?;
         let whole = |kind: Kind| header.kind == kind as u8;
         Some(match () {
@@ -61,23 +51,5 @@ impl<'a> Event<'a> {
             () if whole(Kind::Unseen) => Self::Unseen(abi::split(record)?.0),
             () => return None,
         })
-    }
-}
-
-impl From<&Header> for Stamp {
-    fn from(header: &Header) -> Self {
-        Self {
-            time_ns: header.time_ns,
-            execution: header.execution,
-        }
-    }
-}
-
-/// The direction of a segment.
-pub fn direction(segment: &Segment) -> Direction {
-    if segment.header.direction == Direction::Read as u8 {
-        Direction::Read
-    } else {
-        Direction::Write
     }
 }

@@ -1,72 +1,42 @@
 //! What an HTTP exchange's span says, by OpenTelemetry's semantic conventions for HTTP spans (1.44,
 //! <https://opentelemetry.io/docs/specs/semconv/http/http-spans/>). docs/spans.md has the tables.
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
-
-mod attributes;
-mod failure;
 mod forwarded;
 pub mod ignore;
 mod target;
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, net::IpAddr, sync::Arc};
+use std::borrow::Cow;
 
 use opentelemetry_semantic_conventions::attribute as semconv;
 
-pub use failure::Failure;
-
-use self::{
-    attributes::Attributes,
-    target::{Form, Target, default_port, host_and_port},
+use self::target::{Form, Target, default_port, host_and_port};
+use super::{Description, Finished};
+use crate::{
+    config::{CoreSettings, SpanNames as SpanNamesSetting},
+    engine::{
+        proto::http1::{Header, RequestHead, ResponseHead},
+        trace::{
+            SpanKind, Status,
+            attributes::{self, Attributes},
+            redact::{self, Holds, SecretNames},
+            route::Route,
+            span_name::{SpanNames, named},
+            text::{lossy_text, url_text},
+        },
+    },
 };
-use super::{
-    Attribute, SpanKind, Status,
-    redact::{self, Holds, SecretNames},
-    route::Route,
-    span_name::{SpanNames, named},
-    text::{lossy_text, url_text},
-};
-use crate::engine::proto::http1::{Header, RequestHead, ResponseHead};
 
-/// One end of a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Where.
-    pub address: IpOrUnix,
-    /// Port; 0 for a Unix socket.
-    pub port: u16,
-}
-
-/// The address of a socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum IpOrUnix {
-    /// IPv4 or IPv6; IPv4 in IPv6 is shown as IPv4.
-    Ip(IpAddr),
-    /// A Unix socket's path, or `@name` of an abstract one; `None` if it has no name, as clients' have.
-    Unix(Option<Arc<str>>),
-}
-
-/// An exchange that is over.
+/// An HTTP exchange that is over.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpExchange<'a> {
-    /// Which end saw it.
-    pub kind: SpanKind,
     /// The request's head.
     pub request: &'a RequestHead,
     /// The response's head, if one was sent.
     pub response: Option<&'a ResponseHead>,
-    /// Size of the request's body, if it was seen to its end.
-    pub request_body_bytes: Option<u64>,
-    /// Size of the response's body, if it was seen to its end.
-    pub response_body_bytes: Option<u64>,
-    /// What ended it, if not a whole response.
-    pub failure: Option<Failure>,
-    /// The socket of the process.
-    pub local: &'a Endpoint,
-    /// The socket it talked to.
-    pub remote: &'a Endpoint,
+    /// All that is not HTTP's own.
+    pub end: &'a Finished<'a>,
 }
 
 /// What the user can choose.
@@ -98,17 +68,6 @@ pub enum SpanNameStyle {
     Method,
 }
 
-/// The part of a span that its exchange decides.
-#[derive(Clone, Debug, PartialEq)]
-pub struct HttpSpan {
-    /// The name.
-    pub name: Cow<'static, str>,
-    /// Attributes by the conventions, then `spoor.*`.
-    pub attributes: Vec<Attribute>,
-    /// The status.
-    pub status: Status,
-}
-
 /// The methods of `OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS`, for [`HttpConfig::known_methods`]; `None` if it is empty.
 pub fn known_methods(list: &str) -> Option<Vec<String>> {
     let methods: Vec<_> = list
@@ -120,8 +79,8 @@ pub fn known_methods(list: &str) -> Option<Vec<String>> {
     (!methods.is_empty()).then_some(methods)
 }
 
-/// The span of an exchange. `names` are those of the process that the span belongs to.
-pub fn http_span(exchange: &HttpExchange<'_>, config: &HttpConfig, names: &mut SpanNames) -> HttpSpan {
+/// Describes an exchange. `names` are those of the process that the span belongs to.
+pub fn describe(exchange: &HttpExchange<'_>, config: &HttpConfig, names: &mut SpanNames) -> Description {
     let request = exchange.request;
     let target = Target::parse(&request.method, &request.target);
     // Without a path, `http://host` means the same as `http://host/` (RFC 9110, section 4.2.3).
@@ -141,7 +100,7 @@ pub fn http_span(exchange: &HttpExchange<'_>, config: &HttpConfig, names: &mut S
     if known.is_none() && request.is_readable() {
         attributes.push_text(semconv::HTTP_REQUEST_METHOD_ORIGINAL, lossy_text(&request.method));
     }
-    let route = match exchange.kind {
+    let route = match exchange.end.kind {
         SpanKind::Server => {
             let mut routes = config.routes.iter().filter(|_| request.is_readable());
             let route = routes.find(|route| route.matches(&sent_path));
@@ -153,7 +112,7 @@ pub fn http_span(exchange: &HttpExchange<'_>, config: &HttpConfig, names: &mut S
             None
         }
     };
-    push_peer(&mut attributes, exchange.remote);
+    attributes.push_peer(exchange.end.remote);
     if request.is_readable() {
         let version = if request.minor_version == 0 { "1.0" } else { "1.1" };
         attributes.push_str(semconv::NETWORK_PROTOCOL_VERSION, version);
@@ -174,27 +133,30 @@ pub fn http_span(exchange: &HttpExchange<'_>, config: &HttpConfig, names: &mut S
             names.name(method, &path, not_found)
         }
     };
-    HttpSpan {
+    Description {
         name,
         attributes: attributes.finish(),
         status,
     }
 }
 
-/// The CLIENT span of a connect that failed: there was no request yet, so it says nothing of HTTP.
-pub fn connect_span(remote: &Endpoint, failure: Failure) -> HttpSpan {
-    let mut attributes = Attributes::default();
-    push_server_socket(&mut attributes, remote);
-    push_peer(&mut attributes, remote);
-    attributes.push_str(semconv::ERROR_TYPE, failure.error_type());
-    HttpSpan {
-        name: Cow::Borrowed("connect"),
-        attributes: attributes.finish(),
-        status: Status::Error(Cow::Borrowed("")),
-    }
-}
-
 impl HttpConfig {
+    /// Takes the user's choices.
+    pub(super) fn new(settings: &CoreSettings) -> Self {
+        Self {
+            capture_request: settings.request_headers.clone(),
+            capture_response: settings.response_headers.clone(),
+            span_names: match settings.span_names {
+                SpanNamesSetting::Template => SpanNameStyle::Template,
+                SpanNamesSetting::Method => SpanNameStyle::Method,
+            },
+            routes: settings.routes.iter().filter_map(|route| route.parse().ok()).collect(),
+            secrets: settings.secrets.clone(),
+            known_methods: settings.known_methods.as_deref().and_then(known_methods),
+            body_sizes: settings.body_sizes,
+        }
+    }
+
     /// The method as an attribute, if it is a known one. Methods are case-sensitive.
     fn known_method(&self, method: &[u8]) -> Option<Cow<'static, str>> {
         if let Some(methods) = &self.known_methods {
@@ -246,11 +208,11 @@ fn push_server(
     }
     match forwarded::host(headers).or_else(|| named_host(exchange.request, target)) {
         Some((host, port)) => push_server_name(attributes, host, port.or(implied_port)),
-        None => push_server_socket(attributes, exchange.local),
+        None => attributes.push_server_socket(exchange.end.local),
     }
     match forwarded::client(headers) {
         Some(address) => attributes.push_ip(semconv::CLIENT_ADDRESS, address),
-        None => push_address(attributes, semconv::CLIENT_ADDRESS, &exchange.remote.address),
+        None => attributes.push_address(semconv::CLIENT_ADDRESS, exchange.end.remote),
     }
     if let Some(user_agent) = header(headers, Header::UserAgent) {
         attributes.push_text(semconv::USER_AGENT_ORIGINAL, lossy_text(user_agent));
@@ -273,7 +235,7 @@ fn push_client(
                 .and_then(|scheme| default_port(&scheme));
             push_server_name(attributes, host, port.or(implied_port));
         }
-        None => push_server_socket(attributes, exchange.remote),
+        None => attributes.push_server_socket(exchange.end.remote),
     }
 }
 
@@ -306,7 +268,7 @@ fn full_url(exchange: &HttpExchange<'_>, target: &Target<'_>, path: &str, secret
     url.push_str("://");
     match authority {
         Some(authority) => url.push_str(&redact::authority(&url_text(authority))),
-        None => attributes::push_authority(&mut url, exchange.remote),
+        None => attributes::push_authority(&mut url, exchange.end.remote),
     }
     if !path.is_empty() && !path.starts_with('/') {
         url.push('/');
@@ -326,39 +288,15 @@ fn push_server_name(attributes: &mut Attributes, host: &[u8], port: Option<u16>)
     }
 }
 
-fn push_server_socket(attributes: &mut Attributes, server: &Endpoint) {
-    push_address(attributes, semconv::SERVER_ADDRESS, &server.address);
-    if matches!(server.address, IpOrUnix::Ip(_)) {
-        attributes.push_int(semconv::SERVER_PORT, server.port.into());
-    }
-}
-
-fn push_peer(attributes: &mut Attributes, remote: &Endpoint) {
-    push_address(attributes, semconv::NETWORK_PEER_ADDRESS, &remote.address);
-    match remote.address {
-        IpOrUnix::Ip(_) => attributes.push_int(semconv::NETWORK_PEER_PORT, remote.port.into()),
-        // Opt-in, and TCP goes without saying: what follows of it here are addresses that are paths.
-        IpOrUnix::Unix(_) => attributes.push_str(semconv::NETWORK_TRANSPORT, "unix"),
-    }
-}
-
-/// An address, unless it is a Unix socket's that has none.
-fn push_address(attributes: &mut Attributes, key: &'static str, address: &IpOrUnix) {
-    match address {
-        IpOrUnix::Ip(address) => attributes.push_ip(key, *address),
-        IpOrUnix::Unix(Some(path)) => attributes.push_text(key, &**path),
-        IpOrUnix::Unix(None) => {}
-    }
-}
-
 fn push_body_sizes(attributes: &mut Attributes, exchange: &HttpExchange<'_>) {
     // A request without Content-Length and chunks has no body, which is not the same as an empty one.
     let request = exchange
+        .end
         .request_body_bytes
         .filter(|&bytes| bytes > 0 || exchange.request.content_length.is_some());
     for (key, bytes) in [
         (semconv::HTTP_REQUEST_BODY_SIZE, request),
-        (semconv::HTTP_RESPONSE_BODY_SIZE, exchange.response_body_bytes),
+        (semconv::HTTP_RESPONSE_BODY_SIZE, exchange.end.response_body_bytes),
     ] {
         if let Some(bytes) = bytes {
             attributes.push_int(key, bytes.try_into().unwrap_or(i64::MAX));
@@ -401,11 +339,11 @@ fn push_outcome(attributes: &mut Attributes, exchange: &HttpExchange<'_>) -> Sta
     if let Some(code) = code {
         attributes.push_int(semconv::HTTP_RESPONSE_STATUS_CODE, code.into());
     }
-    let first_error = match exchange.kind {
+    let first_error = match exchange.end.kind {
         SpanKind::Server => 500,
         SpanKind::Client => 400,
     };
-    let error_type = match (exchange.failure, code) {
+    let error_type = match (exchange.end.failure, code) {
         (Some(failure), _) => Cow::Borrowed(failure.error_type()),
         (None, Some(code)) if code >= first_error => Cow::Owned(code.to_string()),
         _ => return Status::Unset,

@@ -2,13 +2,15 @@
 
 use std::{borrow::Cow, fmt::Write, net::IpAddr};
 
-use super::{Endpoint, IpOrUnix};
-use crate::engine::trace::{Attribute, Value, text};
+use opentelemetry_semantic_conventions::attribute as semconv;
+
+use super::{Attribute, Value, text};
+use crate::record::Endpoint;
 
 /// The attribute that lists the keys of the values that were cut.
 const TRUNCATED: &str = "spoor.truncated";
 
-pub(super) struct Attributes {
+pub(in crate::engine::trace) struct Attributes {
     list: Vec<Attribute>,
     truncated: Vec<String>,
 }
@@ -26,16 +28,16 @@ impl Default for Attributes {
 
 impl Attributes {
     /// Text that is known to be short.
-    pub(super) fn push_str(&mut self, key: &'static str, value: impl Into<Cow<'static, str>>) {
+    pub(in crate::engine::trace) fn push_str(&mut self, key: &'static str, value: impl Into<Cow<'static, str>>) {
         self.list.push(Attribute::str(key, value));
     }
 
-    pub(super) fn push_int(&mut self, key: &'static str, value: i64) {
+    pub(in crate::engine::trace) fn push_int(&mut self, key: &'static str, value: i64) {
         self.list.push(Attribute::int(key, value));
     }
 
     /// Text from outside, of any length.
-    pub(super) fn push_text(&mut self, key: &'static str, value: impl Into<String>) {
+    pub(in crate::engine::trace) fn push_text(&mut self, key: &'static str, value: impl Into<String>) {
         let mut value = value.into();
         if text::cut(&mut value) {
             self.truncated.push(key.into());
@@ -43,12 +45,17 @@ impl Attributes {
         self.list.push(Attribute::str(key, value));
     }
 
-    pub(super) fn push_ip(&mut self, key: &'static str, address: IpAddr) {
+    pub(in crate::engine::trace) fn push_ip(&mut self, key: &'static str, address: IpAddr) {
         self.list.push(Attribute::str(key, ip_text(address)));
     }
 
     /// A captured header, if it has values.
-    pub(super) fn push_header<'a>(&mut self, prefix: &str, name: &str, values: impl Iterator<Item = Cow<'a, str>>) {
+    pub(in crate::engine::trace) fn push_header<'a>(
+        &mut self,
+        prefix: &str,
+        name: &str,
+        values: impl Iterator<Item = Cow<'a, str>>,
+    ) {
         let mut values: Vec<_> = values.map(Cow::into_owned).collect();
         if values.is_empty() {
             return;
@@ -69,7 +76,34 @@ impl Attributes {
         });
     }
 
-    pub(super) fn finish(mut self) -> Vec<Attribute> {
+    /// An address, unless it is a Unix socket's that has none.
+    pub(in crate::engine::trace) fn push_address(&mut self, key: &'static str, endpoint: &Endpoint) {
+        match endpoint {
+            Endpoint::Ip(address, _) => self.push_ip(key, *address),
+            Endpoint::Unix(Some(path)) => self.push_text(key, &**path),
+            Endpoint::Unix(None) => {}
+        }
+    }
+
+    /// The server, where nothing but its socket names it.
+    pub(in crate::engine::trace) fn push_server_socket(&mut self, server: &Endpoint) {
+        self.push_address(semconv::SERVER_ADDRESS, server);
+        if let Endpoint::Ip(_, port) = *server {
+            self.push_int(semconv::SERVER_PORT, port.into());
+        }
+    }
+
+    /// The socket at the other end.
+    pub(in crate::engine::trace) fn push_peer(&mut self, remote: &Endpoint) {
+        self.push_address(semconv::NETWORK_PEER_ADDRESS, remote);
+        match *remote {
+            Endpoint::Ip(_, port) => self.push_int(semconv::NETWORK_PEER_PORT, port.into()),
+            // Opt-in, and TCP goes without saying: what follows of it here are addresses that are paths.
+            Endpoint::Unix(_) => self.push_str(semconv::NETWORK_TRANSPORT, "unix"),
+        }
+    }
+
+    pub(in crate::engine::trace) fn finish(mut self) -> Vec<Attribute> {
         if !self.truncated.is_empty() {
             self.list.push(Attribute {
                 key: Cow::Borrowed(TRUNCATED),
@@ -101,20 +135,20 @@ fn ip_text(address: IpAddr) -> String {
 }
 
 /// A socket's address as the authority of a URL; the path of a Unix socket percent-encoded (RFC 3986, section 3.2.2).
-pub(super) fn push_authority(url: &mut String, endpoint: &Endpoint) {
+pub(in crate::engine::trace) fn push_authority(url: &mut String, endpoint: &Endpoint) {
     // Writing to a String cannot fail.
-    let _ = match &endpoint.address {
-        IpOrUnix::Ip(address) => {
+    let _ = match endpoint {
+        Endpoint::Ip(address, port) => {
             let written = match address.to_canonical() {
                 IpAddr::V4(address) => write!(url, "{address}"),
                 IpAddr::V6(address) => write!(url, "[{address}]"),
             };
-            match endpoint.port {
+            match port {
                 80 => written,
                 port => written.and_then(|()| write!(url, ":{port}")),
             }
         }
-        IpOrUnix::Unix(path) => path
+        Endpoint::Unix(path) => path
             .as_deref()
             .unwrap_or_default()
             .bytes()

@@ -5,10 +5,7 @@
 //! and the first bytes of its body together. Where the body's begin was not captured (a client that sends it by a call of
 //! its own), the path must be OTLP's own and the content type protobuf: a span too many is better than one that is missing.
 
-use agent_ebpf::abi::Segment;
-
-use super::Core;
-use crate::engine::proto::http1::{Header, RequestHead};
+use super::{Header, RequestHead};
 
 /// How the agent's own exporter calls itself.
 const OWN_USER_AGENT: &[u8] = b"spoor/";
@@ -33,19 +30,43 @@ const FIELD_1: u8 = 0x0a;
 /// How a gzip file begins (RFC 1952).
 const GZIP: &[u8] = &[0x1f, 0x8b];
 
-impl Core {
-    /// Whether a request carries telemetry that is not traced. `body`: what was captured of its body's begin.
-    pub(super) fn is_telemetry<'a>(&self, head: &RequestHead, body: impl FnOnce() -> &'a [u8]) -> bool {
+/// The rule by which requests are telemetry.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Telemetry {
+    /// Exports of others are traced, too.
+    include: bool,
+    /// Where the parser keeps the [`HEADERS`].
+    first_header: u16,
+}
+
+impl Telemetry {
+    /// `include`: exports of others are traced. `first_header`: index of the first of [`HEADERS`] among the captured ones.
+    pub(super) fn new(include: bool, first_header: u16) -> Self {
+        Self { include, first_header }
+    }
+
+    /// Returns whether a request carries telemetry that is not traced: see
+    /// [`Call::is_telemetry`](crate::engine::proto::Call::is_telemetry).
+    pub(in crate::engine::proto) fn names(
+        self,
+        head: &RequestHead,
+        offset: u64,
+        captured: Option<(u64, &[u8])>,
+    ) -> bool {
         if *head.method != *b"POST" {
             return false;
         }
-        let value = |wanted| {
-            let mut headers = head.headers.iter();
-            headers.find(|(header, _)| *header == wanted).map(|(_, value)| &**value)
-        };
-        let [content_type, encoding] = self.telemetry_headers.map(|header| value(header).unwrap_or_default());
+        let value = |wanted| head.values(wanted).next();
+        let kept = |place| value(Header::Captured(self.first_header + place)).unwrap_or_default();
         value(Header::UserAgent).is_some_and(|agent| agent.starts_with(OWN_USER_AGENT))
-            || !self.include_telemetry && is_path(head) && is_otlp(head, content_type, encoding, body())
+            || !self.include
+                && is_path(head)
+                && is_otlp(
+                    head,
+                    kept(0),
+                    kept(1),
+                    captured.map_or(&[], |captured| body_of(captured, offset, head)),
+                )
     }
 }
 
@@ -109,10 +130,10 @@ pub(crate) fn marker(body: &[u8]) -> usize {
     }
 }
 
-/// Returns the part of a request's body that a segment holds. The head begins at `head_offset`, and ends in the segment. A
-/// chunked body (one without a length) is looked for behind the line of its first chunk.
-pub(super) fn body_of<'a>(segment: &Segment, bytes: &'a [u8], head_offset: u64, head: &RequestHead) -> &'a [u8] {
-    let from = usize::try_from(head_offset.saturating_sub(segment.offset)).unwrap_or(usize::MAX);
+/// Returns the part of a request's body that a segment's bytes, which lie at `offset`, hold. The head begins at `head_offset`,
+/// and ends in the segment. A chunked body (one without a length) is looked for behind the line of its first chunk.
+fn body_of<'a>((offset, bytes): (u64, &'a [u8]), head_offset: u64, head: &RequestHead) -> &'a [u8] {
+    let from = usize::try_from(head_offset.saturating_sub(offset)).unwrap_or(usize::MAX);
     let bytes = bytes.get(from..).unwrap_or_default();
     let ends = [b"\n\r\n".as_slice(), b"\n\n"];
     let end = ends
@@ -191,17 +212,13 @@ mod tests {
     fn the_body_is_what_is_behind_the_head() {
         let chunked = b"....POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1f\r\n\x0a\x01";
         let plain = b"....POST / HTTP/1.1\nA: b\n\n\x0a\x01";
-        let segment = Segment {
-            offset: 96,
-            ..Segment::default()
-        };
-        let body = |bytes, length| body_of(&segment, bytes, 100, &post("/", length));
+        let body = |bytes, length| body_of((96, bytes), 100, &post("/", length));
         assert_eq!(body(chunked, None), b"\x0a\x01");
         assert_eq!(body(plain, Some(2)), b"\x0a\x01");
         assert_eq!(body(&plain[..20], Some(2)), b"");
-        assert_eq!(body_of(&segment, plain, u64::MAX, &post("/", None)), b"");
+        assert_eq!(body_of((96, plain), u64::MAX, &post("/", None)), b"");
         // The head began in an earlier segment.
-        assert_eq!(body_of(&segment, b": b\r\n\r\n\x0a", 50, &post("/", Some(1))), b"\x0a");
+        assert_eq!(body_of((96, b": b\r\n\r\n\x0a"), 50, &post("/", Some(1))), b"\x0a");
     }
 
     #[test]
@@ -230,7 +247,7 @@ mod tests {
             length in proptest::option::of(0..9u64),
         ) {
             let head = post("/v1/logs", length);
-            let body = body_of(&Segment::default(), &bytes, offset, &head);
+            let body = body_of((0, &bytes), offset, &head);
             is_otlp(&head, b"application/json", b"", body);
         }
     }

@@ -1,7 +1,13 @@
 //! Whole spans for whole exchanges: each rule of the conventions once.
 
 use super::*;
-use crate::engine::trace::Value;
+use crate::{
+    engine::{
+        failure::Failure,
+        trace::{Attribute, Value, conventions::connect},
+    },
+    record::Endpoint,
+};
 
 type HeaderList<'a> = &'a [(Header, &'a str)];
 
@@ -19,17 +25,11 @@ struct Case {
 }
 
 fn ip(address: &str, port: u16) -> Endpoint {
-    Endpoint {
-        address: IpOrUnix::Ip(address.parse().unwrap()),
-        port,
-    }
+    Endpoint::Ip(address.parse().unwrap(), port)
 }
 
 fn unix(path: Option<&str>) -> Endpoint {
-    Endpoint {
-        address: IpOrUnix::Unix(path.map(Into::into)),
-        port: 0,
-    }
+    Endpoint::Unix(path.map(Into::into))
 }
 
 fn headers(list: &[(Header, &str)]) -> Vec<(Header, Box<[u8]>)> {
@@ -81,18 +81,23 @@ impl Case {
         self
     }
 
-    fn span(&self) -> HttpSpan {
-        let exchange = HttpExchange {
+    fn span(&self) -> Description {
+        let end = Finished {
             kind: self.kind,
-            request: &self.request,
-            response: self.response.as_ref(),
+            call: None,
+            reply: None,
             request_body_bytes: self.request_body_bytes,
             response_body_bytes: self.response_body_bytes,
             failure: self.failure,
             local: &self.local,
             remote: &self.remote,
         };
-        http_span(&exchange, &self.config, &mut SpanNames::default())
+        let exchange = HttpExchange {
+            request: &self.request,
+            response: self.response.as_ref(),
+            end: &end,
+        };
+        describe(&exchange, &self.config, &mut SpanNames::default())
     }
 
     /// The values of some attributes, `-` for one that is not there.
@@ -118,7 +123,7 @@ fn shown(attribute: &Attribute) -> String {
 }
 
 /// Name, status, and all attributes in order.
-fn all(span: &HttpSpan) -> String {
+fn all(span: &Description) -> String {
     let mut text = format!("{} {:?}\n", span.name, span.status);
     for attribute in &span.attributes {
         text += &format!("{}={}\n", attribute.key, shown(attribute));
@@ -184,7 +189,7 @@ http.response.status_code=200
 #[test]
 fn a_failed_connect() {
     assert_eq!(
-        all(&connect_span(
+        all(&connect(
             &ip("::ffff:10.0.0.9", 81),
             Failure::from_errno(libc::ECONNREFUSED)
         )),
@@ -197,7 +202,7 @@ error.type=connection_refused
 "
     );
     assert_eq!(
-        all(&connect_span(&unix(Some("/run/a.sock")), Failure::SocketNotFound)),
+        all(&connect(&unix(Some("/run/a.sock")), Failure::SocketNotFound)),
         "connect Error(\"\")
 server.address=/run/a.sock
 network.peer.address=/run/a.sock
