@@ -19,6 +19,7 @@ pub mod process;
 pub mod ps;
 pub mod record;
 pub mod replay;
+pub mod runtimes;
 pub mod screen;
 pub mod serve;
 pub mod session;

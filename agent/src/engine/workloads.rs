@@ -3,7 +3,7 @@
 use super::{Choice, Core, Process};
 use crate::{
     engine::{causality::NodeId, proto::http1::Cause, trace::SpanKind},
-    process::Runtime,
+    runtimes::Runtime,
 };
 
 /// Connections that are older than the agent, or of which bytes were lost, and on which no request was found since.

@@ -20,7 +20,7 @@ mod select;
 mod unix_sockets;
 mod unseen;
 
-pub use facts::{ProcessFacts, Runtime};
+pub use facts::ProcessFacts;
 pub use gather::{ExecHint, Gatherer};
 pub use host::Host;
 pub use peculiar::{NamespaceError, Peculiarity, own_namespace_is_initial, peculiarities};

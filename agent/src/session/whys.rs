@@ -8,8 +8,9 @@ use std::{
 use crate::{
     control::{Unseen, Workload},
     engine,
-    process::{Reason, Runtime},
+    process::Reason,
     record::Event,
+    runtimes::Runtime,
 };
 
 /// Why a process is a target.

@@ -25,8 +25,8 @@ use slotmap::SlotMap;
 use crate::{
     engine::trace::{Ids, ParentMethod, SpanKind},
     hash::FastMap,
-    process::Runtime,
     record::Stamp,
+    runtimes::Runtime,
 };
 use departed::Departed;
 pub use threads::Named;

@@ -8,7 +8,7 @@ use super::NodeId;
 use crate::{
     engine::trace::{SpanId, TraceId},
     hash::FastMap,
-    process::Runtime,
+    runtimes::Runtime,
 };
 
 /// For so long after a process broke the thread rule it is not believed in it again.

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use crate::runtimes::without_version;
+
 /// A command line, or the title that the process put in its place.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct CommandLine {
@@ -112,11 +114,6 @@ pub(super) fn program(line: &CommandLine, around: &Surroundings) -> Program {
         };
     }
     interpreted(file_name(exe), rest, around).unwrap_or_default()
-}
-
-/// The name of an interpreter without its version: `python3.11` is `python`.
-pub(super) fn without_version(name: &str) -> &str {
-    name.trim_end_matches(|byte: char| byte.is_ascii_digit() || byte == '.' || byte == '-')
 }
 
 fn interpreted(name: &str, rest: &[&str], around: &Surroundings) -> Option<Program> {

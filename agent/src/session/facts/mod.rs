@@ -277,7 +277,7 @@ mod tests {
     use std::{fs, path::PathBuf, time::Instant};
 
     use super::*;
-    use crate::{config, engine::trace::Resource, process::Runtime};
+    use crate::{config, engine::trace::Resource, runtimes::Runtime};
 
     #[test]
     fn what_was_learned_of_the_program_before_is_not_said_of_the_new_one() {
