@@ -24,3 +24,4 @@ pub mod screen;
 pub mod serve;
 pub mod session;
 pub mod tape;
+pub mod targets;

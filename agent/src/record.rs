@@ -1,7 +1,19 @@
 //! What Core is told: the kernel's records, decoded.
 
+use std::fmt;
+
 use agent_ebpf::abi::{self, Header, Kind, Segment};
 pub use agent_ebpf::abi::{Connect, Direction, Exec, Execution, Exit, Fork, Listen, Open, State, Unseen};
+
+/// Process id in the initial PID namespace, as the kernel reports it: a thread group's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tgid(pub u32);
+
+impl fmt::Display for Tgid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// Who did something, and when.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,7 +1,8 @@
 //! The best name of what runs, from a command line: script, module, jar, package or binary.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::ProcRoot;
 use crate::runtimes::without_version;
 
 /// A command line, or the title that the process put in its place.
@@ -88,7 +89,22 @@ impl CommandLine {
     }
 }
 
-/// The program behind a command line.
+/// Returns the path of the script, jar or assembly that an interpreter runs. `exe` is the interpreter.
+pub(crate) fn script_of(root: &ProcRoot, tgid: u32, exe: &Path) -> Option<PathBuf> {
+    let line = CommandLine::parse(&root.cmdline(tgid)?, Some(exe));
+    let around = Surroundings {
+        exe: Some(exe),
+        directory: None,
+        package_name: &|_| None,
+        variable: &|_| None,
+    };
+    let script = program(&line, &around).script?;
+    let directory = root.cwd(tgid).unwrap_or_default();
+    // Without the `.` components that `./app.py` would leave.
+    Some(directory.join(script).components().collect())
+}
+
+/// Returns the program behind a command line.
 pub(super) fn program(line: &CommandLine, around: &Surroundings) -> Program {
     let exe = around.exe.map(|exe| exe.to_string_lossy().into_owned());
     if line.is_title {
