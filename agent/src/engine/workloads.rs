@@ -1,7 +1,7 @@
 //! What is known of each process, for people: made only when somebody asks.
 
 use super::{Choice, Core, Process, causality::NodeId, trace::SpanKind};
-use crate::{process::Runtime, record::Tgid};
+use crate::{record::Tgid, runtimes::Runtime};
 
 /// Connections that are older than the agent, or of which bytes were lost, and on which no request was found since.
 const SEARCHED: &str = "waiting for a request boundary";

@@ -18,13 +18,13 @@ const LISTEN: &str = "0A";
 type Ports = HashMap<u64, u16>;
 
 /// Listening sockets, each network namespace read once: for one look at all processes, not to be kept.
-pub(super) struct Listeners<'a> {
+pub(crate) struct Listeners<'a> {
     root: &'a ProcRoot,
     namespaces: HashMap<OsString, Rc<Ports>>,
 }
 
 impl<'a> Listeners<'a> {
-    pub(super) fn new(root: &'a ProcRoot) -> Self {
+    pub(crate) fn new(root: &'a ProcRoot) -> Self {
         Self {
             root,
             namespaces: HashMap::new(),
@@ -32,7 +32,7 @@ impl<'a> Listeners<'a> {
     }
 
     /// The first of `wanted` that the process holds a listening socket of, its own or an inherited one.
-    pub(super) fn port_of(&mut self, tgid: u32, wanted: &[u16]) -> Option<u16> {
+    pub(crate) fn port_of(&mut self, tgid: u32, wanted: &[u16]) -> Option<u16> {
         let ports = self.ports(tgid)?;
         if !ports.values().any(|port| wanted.contains(port)) {
             return None;
@@ -41,7 +41,7 @@ impl<'a> Listeners<'a> {
     }
 
     /// All ports that the process holds listening sockets of.
-    pub(super) fn ports_of(&mut self, tgid: u32) -> Vec<u16> {
+    pub(crate) fn ports_of(&mut self, tgid: u32) -> Vec<u16> {
         let Some(ports) = self.ports(tgid).filter(|ports| !ports.is_empty()) else {
             return Vec::new();
         };

@@ -53,12 +53,12 @@ impl Default for ProcRoot {
 
 /// What `/proc/PID/stat` says, as far as it is used here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stat {
-    pub(super) parent: u32,
-    pub(super) is_kernel_thread: bool,
-    pub(super) is_zombie: bool,
+pub(crate) struct Stat {
+    pub(crate) parent: u32,
+    pub(crate) is_kernel_thread: bool,
+    pub(crate) is_zombie: bool,
     /// Start of the process in clock ticks since boot: with the pid, it names a process for good.
-    pub(super) start_ticks: u64,
+    pub(crate) start_ticks: u64,
 }
 
 impl ProcRoot {
@@ -100,7 +100,7 @@ impl ProcRoot {
     }
 
     /// Whether a process is the agent, or one that reads for it.
-    pub(super) fn is_own(&self, tgid: u32, parent: u32) -> bool {
+    pub(crate) fn is_own(&self, tgid: u32, parent: u32) -> bool {
         let own = std::process::id();
         tgid == own
             || parent == own
@@ -192,7 +192,7 @@ impl ProcRoot {
         read_file(regular(File::from(file))?, max)
     }
 
-    pub(super) fn cmdline(&self, tgid: u32) -> Option<Vec<u8>> {
+    pub(crate) fn cmdline(&self, tgid: u32) -> Option<Vec<u8>> {
         self.ask(&Question::CommandLine(tgid), None)
     }
 
@@ -238,7 +238,7 @@ impl ProcRoot {
         open_regular(&self.process(tgid).join("exe"))
     }
 
-    pub(super) fn small(&self, tgid: u32, name: &str) -> Option<String> {
+    pub(crate) fn small(&self, tgid: u32, name: &str) -> Option<String> {
         read_small(&self.process(tgid).join(name))
     }
 
@@ -251,11 +251,11 @@ impl ProcRoot {
         }
     }
 
-    pub(super) fn cwd(&self, tgid: u32) -> Option<PathBuf> {
+    pub(crate) fn cwd(&self, tgid: u32) -> Option<PathBuf> {
         read_link(self.process(tgid).join("cwd")).ok()
     }
 
-    pub(super) fn stat(&self, tgid: u32) -> Option<Stat> {
+    pub(crate) fn stat(&self, tgid: u32) -> Option<Stat> {
         parse_stat(&self.small(tgid, "stat")?)
     }
 

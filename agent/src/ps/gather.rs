@@ -1,69 +1,69 @@
-//! What an agent says, completed by what the process file system says; or that alone.
+//! Listings: an agent's answer completed from /proc, or what an agent would trace.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Listing, Row};
 use crate::{
     control::{Neighbours, Unseen, Workload, Workloads},
-    process::{Candidate, Gatherer, Peculiarity, ProcRoot, Reason, Selection, peculiarities},
+    process::{Gatherer, Peculiarity, ProcRoot, peculiarities},
+    record::Tgid,
+    targets::{
+        Reason,
+        reconcile::selected,
+        rules::{Candidate, Rule, Rules},
+    },
 };
 
-/// Looks at processes. Keeps what it learned of executables.
+/// Gathers listings. Keeps what was learned of executables.
 pub(super) struct Gather {
     root: ProcRoot,
     gatherer: Gatherer,
-    selection: Selection,
-    rules: Vec<String>,
+    rules: Rules,
+    /// The rules as options of the command line.
+    options: Vec<String>,
 }
 
 impl Gather {
-    pub(super) fn new(root: ProcRoot, selection: Selection, rules: Vec<String>) -> Self {
+    pub(super) fn new(root: ProcRoot, rules: Rules, options: Vec<String>) -> Self {
         Self {
             gatherer: Gatherer::new(root.clone()),
             root,
-            selection,
             rules,
+            options,
         }
     }
 
-    /// The answer of an agent, with names of what it does not know, and what it does not trace.
+    /// Completes the answer of an agent: with the names of workloads that it does not know, and with the processes that it
+    /// does not trace.
     pub(super) fn complete(&mut self, answer: Workloads, all: bool) -> Listing {
         let Workloads {
             agent,
             workloads,
             left_off,
         } = answer;
-        let mut candidates: BTreeMap<u32, Candidate> = self
-            .selection
-            .look_at_all()
-            .into_iter()
-            .map(|candidate| (candidate.tgid, candidate))
-            .collect();
+        let candidates = self.rules.candidates().into_iter();
+        let mut candidates: BTreeMap<Tgid, Candidate> =
+            candidates.map(|candidate| (candidate.tgid, candidate)).collect();
         let mut rows: Vec<Row> = workloads
             .into_iter()
             .map(|workload| {
-                let listens = candidates.remove(&workload.pid).map(|candidate| candidate.listens);
+                let candidate = candidates.remove(&Tgid(workload.pid));
                 Row {
                     workload,
-                    listens: listens.unwrap_or_default(),
+                    listens: candidate.map(|candidate| candidate.listens).unwrap_or_default(),
                 }
             })
             .collect();
         let mut agents = self.agents();
-        agents.insert(agent.pid);
+        agents.insert(Tgid(agent.pid));
         let why = why_not(&agent.rules);
-        rows.extend(candidates.into_values().map(|candidate| Row {
-            workload: Workload {
-                pid: candidate.tgid,
-                selected: Some(false),
-                why: if agents.contains(&candidate.tgid) {
-                    "is spoor itself".to_owned()
-                } else {
-                    why.clone()
-                },
-                ..Workload::default()
-            },
-            listens: candidate.listens,
+        rows.extend(candidates.into_values().map(|candidate| {
+            let why = if agents.contains(&candidate.tgid) {
+                OWN.to_owned()
+            } else {
+                why.clone()
+            };
+            row(candidate, false, why)
         }));
         // Where rules are given, what they name is of interest, whatever it does.
         let keep_selected = !agent.rules.is_empty();
@@ -74,65 +74,43 @@ impl Gather {
         }
     }
 
-    /// What would be selected.
+    /// Lists what an agent with these rules would trace.
     pub(super) fn would_be(&mut self, all: bool) -> Listing {
-        let mut candidates = self.selection.look_at_all();
-        let agents = self.agents();
-        let selected = candidates.iter().filter(|candidate| candidate.reason.is_some());
-        let mut selected: BTreeSet<u32> = selected.map(|candidate| candidate.tgid).collect();
-        let mut parents = BTreeMap::new();
-        if !self.selection.is_every() {
-            // As the agent does: children of what is selected are.
-            loop {
-                let children = self.selection.children(&selected);
-                let before = selected.len();
-                for (child, parent) in children {
-                    if selected.insert(child) {
-                        parents.insert(child, parent);
-                    }
-                }
-                if selected.len() == before {
-                    break;
-                }
-            }
-        }
-        let why_not = why_not(&self.rules);
+        let mut candidates = self.rules.candidates();
         candidates.sort_unstable_by_key(|candidate| candidate.tgid);
-        let rows = candidates
-            .into_iter()
-            .map(|candidate| {
-                let is_agent = agents.contains(&candidate.tgid);
-                let why = match (&candidate.reason, parents.get(&candidate.tgid)) {
-                    _ if is_agent => "is spoor itself".to_owned(),
-                    (Some(Reason::Every), _) => "every process is, if it speaks HTTP".to_owned(),
-                    (Some(reason), _) => reason.to_string(),
-                    (None, Some(parent)) => format!("child of {parent}"),
-                    (None, None) => why_not.clone(),
-                };
-                Row {
-                    workload: Workload {
-                        pid: candidate.tgid,
-                        selected: Some(selected.contains(&candidate.tgid) && !is_agent),
-                        why,
-                        ..Workload::default()
-                    },
-                    listens: candidate.listens,
-                }
-            })
-            .collect();
+        let agents = self.agents();
+        let named = candidates.iter().filter(|candidate| candidate.rule.is_some());
+        let named: BTreeSet<Tgid> = named.map(|candidate| candidate.tgid).collect();
+        let descendants: BTreeMap<Tgid, Reason> = selected(&self.rules, named, false).into_iter().collect();
+        let why_not = why_not(&self.options);
+        let rows = candidates.into_iter().map(|candidate| {
+            let descent = descendants.get(&candidate.tgid);
+            let is_agent = agents.contains(&candidate.tgid);
+            let is_selected = !is_agent && (candidate.rule.is_some() || descent.is_some());
+            let why = match (&candidate.rule, descent) {
+                _ if is_agent => OWN.to_owned(),
+                (Some(Rule::Every), _) => "every process is, if it speaks HTTP".to_owned(),
+                (Some(rule), _) => rule.to_string(),
+                (None, Some(reason)) => reason.to_string(),
+                (None, None) => why_not.clone(),
+            };
+            row(candidate, is_selected, why)
+        });
+        let rows = rows.collect();
         Listing {
             agent: None,
-            workloads: self.described(rows, all, !self.rules.is_empty()),
+            workloads: self.described(rows, all, !self.options.is_empty()),
             left_off: 0,
         }
     }
 
-    fn agents(&self) -> BTreeSet<u32> {
+    /// Returns the agents that run on this host.
+    fn agents(&self) -> BTreeSet<Tgid> {
         let others = Neighbours::of_host(&self.root).others();
-        others.into_iter().map(|agent| agent.pid).collect()
+        others.into_iter().map(|agent| Tgid(agent.pid)).collect()
     }
 
-    /// Those that are of interest, with their names and what hides their traffic; those that are selected first.
+    /// Returns the rows that are of interest, with names and with what hides traffic; selected ones come first.
     fn described(&mut self, rows: Vec<Row>, all: bool, keep_selected: bool) -> Vec<Row> {
         let is_of_interest = |row: &Row| {
             if row.workload.pid == std::process::id() {
@@ -180,6 +158,22 @@ impl Gather {
     }
 }
 
+/// Reason why an agent is not traced.
+const OWN: &str = "is spoor itself";
+
+fn row(candidate: Candidate, is_selected: bool, why: String) -> Row {
+    Row {
+        workload: Workload {
+            pid: candidate.tgid.0,
+            selected: Some(is_selected),
+            why,
+            ..Workload::default()
+        },
+        listens: candidate.listens,
+    }
+}
+
+/// Returns the reason why a process is not selected by these rules.
 fn why_not(rules: &[String]) -> String {
     if rules.is_empty() {
         // Everything is selected, but for what began before the agent could look at it.

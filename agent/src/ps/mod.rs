@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::PsSettings,
     control::{AskError, Status, Workload, Workloads, ask},
-    process::{ProcRoot, Selection},
+    process::ProcRoot,
     screen::say,
+    targets::rules::Rules,
 };
 use gather::Gather;
 use table::table;
@@ -53,8 +54,8 @@ pub struct Row {
 /// If the selection cannot be, or an agent runs and cannot be asked.
 pub fn ps(settings: &PsSettings) -> anyhow::Result<()> {
     let root = ProcRoot::of_host();
-    let selection = Selection::of_rules(root.clone(), &settings.selection)?;
-    let mut gather = Gather::new(root, selection, settings.selection.rules());
+    let rules = Rules::new(root.clone(), &settings.selection)?;
+    let mut gather = Gather::new(root, rules, settings.selection.rules());
     let mut told = false;
     loop {
         let listing = match answer(settings)? {

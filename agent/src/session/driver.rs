@@ -2,7 +2,7 @@
 //! main thread; nothing here waits for anyone but the ring.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    borrow::Cow,
     fs::File,
     io::{self, BufWriter},
     sync::Arc,
@@ -13,23 +13,25 @@ use agent_ebpf::abi::Counter;
 use anyhow::Context;
 
 use super::{
-    facts::{Answer, Facts, Question},
     losses::BoundLosses,
-    second_look::{SecondLook, Seen, Verdict, selected},
     shown::{Shown, State},
     signals::{Command, Stop},
-    undecided::Undecided,
     unix_ends::UnixEnds,
-    whys::{Why, Whys},
 };
 use crate::{
     config::CoreSettings,
     engine::Core,
     export::Exporter,
     probe::{BUSY_PERIOD, Probe, Waker},
-    process::{ExecHint, ProcRoot, Selection, UnixSockets},
+    process::{Peculiarity, ProcRoot, UnixSockets},
     record::{self, Record, Tgid, Unseen},
     tape::{Frame, TapeWriter},
+    targets::{
+        Decision, Outcome, Reason, Refusal, Registry,
+        inspector::{Answer, Inspector, Question},
+        reconcile::{Differences, Reconciler, Seen, selected},
+        rules::Rules,
+    },
 };
 
 /// Records that are taken before anything else is looked at. Their exchanges and spans, some 2 KiB each, are there at one
@@ -60,23 +62,19 @@ pub enum Sink {
 pub struct Session {
     probe: Probe,
     core: Core,
-    facts: Facts,
+    registry: Registry,
+    inspector: Inspector,
+    reconciler: Reconciler,
     root: ProcRoot,
-    selection: Selection,
+    rules: Rules,
     sink: Sink,
     shown: Arc<Shown>,
+    /// Only the launched command and its children are targets.
     only_command: bool,
-    /// Processes that are targets now, and by whom they were forked.
-    alive: BTreeSet<u32>,
-    parents: HashMap<u32, u32>,
-    whys: Whys,
-    undecided: Undecided,
-    second_look: SecondLook,
     unix_ends: UnixEnds,
+    /// Records taken from the ring, and their bytes.
     records: (u64, u64),
     losses: BoundLosses,
-    /// Processes that were asked about at the start.
-    first_look: BTreeSet<u32>,
     next_housekeeping_ns: u64,
     /// Why the tape is not whole.
     broken: Option<crate::tape::TapeError>,
@@ -88,32 +86,28 @@ impl Session {
         probe: Probe,
         settings: &CoreSettings,
         root: ProcRoot,
-        selection: Selection,
+        rules: Rules,
         sink: Sink,
         shown: Arc<Shown>,
         only_command: bool,
     ) -> anyhow::Result<Self> {
-        let facts = Facts::start(root.clone(), selection.clone(), probe.ring.waker())?;
+        let inspector = Inspector::start(root.clone(), rules.clone(), probe.ring.waker())?;
         shown.pulse.begin(probe.ring.waker());
         let seed = seed().context("cannot draw a seed for trace ids (getrandom)")?;
         let mut session = Self {
             probe,
             core: Core::new(settings, seed),
-            facts,
+            registry: Registry::default(),
+            inspector,
+            reconciler: Reconciler::default(),
             root,
-            selection,
+            rules,
             sink,
             shown,
             only_command,
-            alive: BTreeSet::new(),
-            parents: HashMap::new(),
-            whys: Whys::default(),
-            undecided: Undecided::default(),
-            second_look: SecondLook::default(),
             unix_ends: UnixEnds::default(),
             records: (0, 0),
             losses: BoundLosses::default(),
-            first_look: BTreeSet::new(),
             next_housekeeping_ns: 0,
             broken: None,
         };
@@ -129,54 +123,60 @@ impl Session {
         self.probe.ring.waker()
     }
 
-    /// How many processes are traced.
+    /// Returns how many processes are traced.
     pub fn targets(&self) -> usize {
-        self.alive.len()
+        self.registry.alive().count()
     }
 
-    /// Selects what runs, and lets what starts be found. `command`: a process that is selected in any case.
-    pub fn begin(&mut self, command: Option<u32>) {
-        if let Some(pid) = command {
-            self.select(pid, Why::Command);
+    /// Selects what runs, and lets the kernel side capture what starts. `command` is a process that is a target whatever
+    /// the rules say.
+    pub fn begin(&mut self, command: Option<Tgid>) {
+        if let Some(tgid) = command {
+            self.select(tgid, Reason::Command);
         }
         if self.only_command {
             return;
         }
-        for port in self.selection.ports() {
+        for port in self.rules.ports() {
             self.probe.shared.watch_port(port);
         }
-        self.probe.shared.capture_new(self.selection.may_match_others());
-        // What a process forks before it is a target is found by the next look.
+        self.probe.shared.capture_new(self.rules.may_match_others());
+        // A process that was forked before its parent was a target is found by the next look.
         loop {
-            let before = self.alive.len();
-            for (tgid, why) in selected(&self.selection, self.alive.clone(), true) {
-                self.select(tgid, why);
+            let before = self.registry.alive().count();
+            for (tgid, reason) in selected(&self.rules, self.registry.alive().collect(), true) {
+                self.select(tgid, reason);
             }
-            if self.alive.len() == before {
+            if self.registry.alive().count() == before {
                 break;
             }
         }
         let mut sockets = UnixSockets::new(&self.root);
-        if self.alive.iter().any(|&tgid| sockets.listens(tgid)) {
+        if self.registry.alive().any(|tgid| sockets.listens(tgid.0)) {
             self.unix_ends.watch(&mut self.probe);
         }
-        self.first_look = self.alive.clone();
+        self.wait_for_first_facts();
+    }
+
+    /// Works until the facts of those that are targets now have come, or [`FIRST_LOOK`] is over.
+    fn wait_for_first_facts(&mut self) {
+        let mut awaited: Vec<Tgid> = self.registry.alive().collect();
         let until = monotonic_ns() + FIRST_LOOK.as_nanos() as u64;
-        while !self.first_look.is_empty() && monotonic_ns() < until {
+        while !awaited.is_empty() && monotonic_ns() < until {
             self.turn();
+            awaited.retain(|&tgid| self.registry.awaits_facts(tgid));
             self.probe.ring.pause(Duration::from_millis(1));
         }
     }
 
-    fn select(&mut self, tgid: u32, why: Why) {
-        if self.alive.insert(tgid) {
-            if let Why::Child(parent) = why {
-                self.parents.insert(tgid, parent);
-            }
-            self.whys.note(tgid, why);
-            self.decided(vec![(tgid, true)]);
-            let parent = self.parents.get(&tgid).copied();
-            self.facts.ask(Question::Facts { tgid, parent });
+    /// Makes a process a target that was found by looking at what runs.
+    fn select(&mut self, tgid: Tgid, reason: Reason) {
+        if let Some(question) = self.registry.select(tgid, reason) {
+            self.carry_out(vec![Decision {
+                tgid,
+                outcome: Outcome::Target,
+            }]);
+            self.inspector.ask(question);
         }
     }
 
@@ -206,7 +206,7 @@ impl Session {
         let lost = self.show();
         let now_ns = monotonic_ns();
         self.look_again(lost, now_ns);
-        let deadlines = [self.core.next_deadline_ns(), self.second_look.next_deadline_ns()];
+        let deadlines = [self.core.next_deadline_ns(), self.reconciler.next_deadline_ns()];
         let losses_over = self.losses.over_at();
         let longest = deadlines
             .into_iter()
@@ -230,12 +230,9 @@ impl Session {
             let Self {
                 probe,
                 core,
-                facts,
+                registry,
+                inspector,
                 sink,
-                alive,
-                parents,
-                whys,
-                undecided,
                 records,
                 broken,
                 ..
@@ -246,8 +243,12 @@ impl Session {
                 write(sink, broken, &Frame::Record(record));
                 match Record::decode(record) {
                     Some(record) => {
-                        whys.notice(&record, alive);
-                        notice(&record, facts, alive, parents, undecided);
+                        if let Some(question) = registry.notice(&record) {
+                            inspector.ask(question);
+                        }
+                        if let Record::Unseen(stamp, Unseen::IoUring) = record {
+                            warn_of_io_uring(stamp.execution.tgid);
+                        }
                         core.record(&record);
                     }
                     None => core.raw_record(record),
@@ -262,9 +263,7 @@ impl Session {
         self.learn();
         self.advise();
         self.shown.pulse.beat();
-        self.shown
-            .desk
-            .serve(|| self.whys.workloads(&self.alive, self.core.workloads()));
+        self.shown.desk.serve(|| self.registry.workloads(self.core.workloads()));
         let now_ns = monotonic_ns();
         if taken < BATCH {
             self.end_unix(now_ns);
@@ -300,71 +299,76 @@ impl Session {
         }
     }
 
-    /// Takes what was learned about processes, and asks what is wanted.
+    /// Takes what the inspector has learned, carries out what follows, and asks what Core wants to know.
     fn learn(&mut self) {
-        while let Some(answer) = self.facts.answer() {
+        while let Some(answer) = self.inspector.answer() {
             match answer {
                 Answer::Facts(facts) => {
-                    self.first_look.remove(&facts.tgid);
-                    self.tape(&Frame::Process(std::borrow::Cow::Borrowed(&facts)));
+                    self.registry.described(Tgid(facts.tgid));
+                    self.tape(&Frame::Process(Cow::Borrowed(&facts)));
                     self.core.process(facts);
                 }
-                Answer::Selected(tgid, reason) => {
-                    let decided = self.undecided.answered(tgid, reason.is_some());
-                    self.whys.decide(tgid, reason);
-                    self.decided(decided);
+                Answer::Matched(tgid, rule) => {
+                    let decisions = self.registry.answered(tgid, rule);
+                    self.carry_out(decisions);
                 }
-                Answer::Late(tgid, reason) => self.select(tgid, Why::Rule(reason)),
-                Answer::Seen(seen) => self.looked(seen),
+                Answer::Late(tgid, rule) => self.select(tgid, Reason::Rule(rule)),
+                Answer::Seen(seen) => self.reconcile(seen),
             }
         }
-        let decided = self.undecided.decide_left();
-        self.decided(decided);
-        for Tgid(tgid) in self.core.take_wanted() {
-            let parent = self.parents.get(&tgid).copied();
-            self.facts.ask(Question::Facts { tgid, parent });
+        let decisions = self.registry.take_decisions();
+        self.carry_out(decisions);
+        for tgid in self.core.take_wanted() {
+            let parent = self.registry.parent(tgid);
+            self.inspector.ask(Question::Facts { tgid, parent });
         }
     }
 
-    /// Mends what lost records of starts and ends have left.
-    fn looked(&mut self, seen: Seen) {
-        let is_captured = |tgid| self.probe.shared.is_target(tgid);
-        let Verdict {
-            begun,
-            strangers,
-            ended,
-        } = self.second_look.judge(seen, &self.alive, is_captured);
+    /// Mends the registry after records of starts and ends were lost.
+    fn reconcile(&mut self, seen: Seen) {
+        let is_captured = |tgid: Tgid| self.probe.shared.is_target(tgid.0);
+        let Differences { begun, strays, ended } = self.reconciler.compare(seen, &self.registry, is_captured);
         if !begun.is_empty() {
             tracing::info!(
                 "{} processes that began while the ring was full are traced from now on",
                 begun.len()
             );
         }
-        for (tgid, why) in begun {
-            self.select(tgid, why);
+        for (tgid, reason) in begun {
+            self.select(tgid, reason);
         }
-        self.decided(strangers.into_iter().map(|tgid| (tgid, false)).collect());
+        let strays = strays.into_iter().map(|tgid| Decision {
+            tgid,
+            outcome: Outcome::Refused(Refusal::Stray),
+        });
+        self.carry_out(strays.collect());
         for tgid in ended {
+            self.registry.exit(tgid);
             self.let_go(tgid);
         }
     }
 
-    /// A process is no target any more, and nothing will tell its end.
-    fn let_go(&mut self, tgid: u32) {
-        self.probe.shared.set_target(tgid, false);
-        self.alive.remove(&tgid);
-        self.whys.forget(tgid);
-        self.parents.remove(&tgid);
-        self.facts.ask(Question::Ended(tgid));
+    /// Ends the capture of a process whose end the kernel side will not report.
+    fn let_go(&mut self, tgid: Tgid) {
+        self.probe.shared.set_target(tgid.0, false);
+        self.inspector.ask(Question::Ended(tgid));
     }
 
-    fn decided(&mut self, decided: Vec<(u32, bool)>) {
-        for (tgid, selected) in decided {
-            if !selected {
-                self.let_go(tgid);
-            } else if self.alive.contains(&tgid) && !self.probe.shared.is_target(tgid) {
-                self.probe.shared.set_target(tgid, true);
+    /// Tells the kernel side, the tape and Core what was decided.
+    fn carry_out(&mut self, decisions: Vec<Decision>) {
+        for Decision { tgid, outcome } in decisions {
+            match outcome {
+                Outcome::Refused(refusal) => {
+                    tracing::trace!(pid = tgid.0, ?refusal, "not a target");
+                    self.let_go(tgid);
+                }
+                Outcome::Target => {
+                    if self.registry.is_alive(tgid) && !self.probe.shared.is_target(tgid.0) {
+                        self.probe.shared.set_target(tgid.0, true);
+                    }
+                }
             }
+            let (tgid, selected) = (tgid.0, outcome == Outcome::Target);
             self.tape(&Frame::Selected { tgid, selected });
             self.core.selected(Tgid(tgid), selected);
         }
@@ -381,13 +385,13 @@ impl Session {
         self.look_again(lost, now_ns);
     }
 
-    /// Looks at what runs, if the ring or the questions had no room lately. `lost`: how many records found none so far.
+    /// Looks at everything that runs, if the ring or the inspector had no room lately. `lost` counts the records that
+    /// found no room in the ring so far.
     fn look_again(&mut self, lost: u64, now_ns: u64) {
-        let lost = lost + self.facts.refused();
-        if self.second_look.is_due(lost, now_ns) {
-            let decided = |tgid: &&u32| !self.undecided.contains(**tgid);
-            self.facts.ask(Question::Look {
-                targets: self.alive.iter().filter(decided).copied().collect(),
+        let lost = lost + self.inspector.refused();
+        if self.reconciler.is_due(lost, now_ns) {
+            self.inspector.ask(Question::Look {
+                targets: self.registry.targets().collect(),
                 rules: !self.only_command,
             });
         }
@@ -411,7 +415,7 @@ impl Session {
             records: self.records,
             under_way: self.core.under_way(),
             talking: self.core.talking(),
-            facts: self.facts.counters().to_vec(),
+            facts: self.inspector.counters().to_vec(),
             lost: self.probe.lost.iter().map(|lost| lost.feature.to_owned()).collect(),
         });
         lost
@@ -421,9 +425,9 @@ impl Session {
         write(&mut self.sink, &mut self.broken, frame);
     }
 
-    /// Processes that were traced and have not ended.
-    pub fn descendants(&self) -> Vec<u32> {
-        self.alive.iter().copied().collect()
+    /// Returns the processes that were traced and have not ended.
+    pub fn descendants(&self) -> Vec<Tgid> {
+        self.registry.alive().collect()
     }
 
     /// Ends: what is over leaves, within this time.
@@ -492,61 +496,8 @@ fn write(sink: &mut Sink, broken: &mut Option<crate::tape::TapeError>, frame: &F
     }
 }
 
-/// Asks about processes that begin, and notes those that end.
-fn notice(
-    record: &Record<'_>,
-    facts: &mut Facts,
-    alive: &mut BTreeSet<u32>,
-    parents: &mut HashMap<u32, u32>,
-    undecided: &mut Undecided,
-) {
-    match record {
-        Record::Fork(fork) => {
-            let (parent, child) = (fork.stamp.execution.tgid.0, fork.child.0);
-            undecided.fork(parent, child, alive.contains(&parent));
-            alive.insert(child);
-            parents.insert(child, parent);
-            facts.ask(Question::Facts {
-                tgid: child,
-                parent: Some(parent),
-            });
-        }
-        Record::Exec(exec) => {
-            let tgid = exec.stamp.execution.tgid.0;
-            // One that was let go a moment ago was a target still when this was told.
-            let provisional = alive.insert(tgid) || exec.provisional;
-            let comm = exec.comm.split(|&byte| byte == 0).next().unwrap_or_default();
-            facts.ask(Question::Exec {
-                tgid,
-                hint: ExecHint {
-                    comm: String::from_utf8_lossy(comm).into_owned(),
-                    cmdline: exec.command_line.to_vec(),
-                    environ: exec.environment.to_vec(),
-                },
-                provisional: undecided.exec(tgid, provisional),
-            });
-        }
-        Record::Exit(exit) => {
-            let tgid = exit.stamp.execution.tgid.0;
-            alive.remove(&tgid);
-            parents.remove(&tgid);
-            facts.ask(Question::Ended(tgid));
-        }
-        Record::Listen(listen) => {
-            let tgid = listen.stamp.execution.tgid.0;
-            undecided.listens(tgid);
-            if alive.insert(tgid) {
-                facts.ask(Question::Facts { tgid, parent: None });
-            }
-        }
-        Record::Unseen(stamp, Unseen::IoUring) => {
-            tracing::warn!(
-                pid = stamp.execution.tgid.0,
-                "this workload uses io_uring: its traffic on it is not visible"
-            );
-        }
-        Record::Open(_) | Record::Connect(_) | Record::Segment(_) | Record::EndOfStream(_) | Record::State(_) => {}
-    }
+fn warn_of_io_uring(tgid: Tgid) {
+    tracing::warn!(pid = tgid.0, "{}", Peculiarity::IoUring.message());
 }
 
 fn clock_ns(clock: libc::clockid_t) -> u64 {

@@ -2,16 +2,12 @@
 
 mod announce;
 mod driver;
-mod facts;
 mod losses;
 mod pulse;
-mod second_look;
 mod shown;
 mod signals;
 mod status;
-mod undecided;
 mod unix_ends;
-mod whys;
 
 use std::{
     fs::File,
@@ -32,10 +28,12 @@ use crate::{
     metrics::Metrics,
     preflight,
     probe::{Probe, Settings, Withheld},
-    process::{ProcRoot, Selection},
+    process::ProcRoot,
+    record::Tgid,
     screen::{Log, SCREEN, say},
     serve::{ServeError, Server},
     tape::{self, TapeWriter},
+    targets::rules::Rules,
 };
 use driver::{Session, Sink};
 use status::StatusLine;
@@ -149,18 +147,17 @@ fn trace(
     if let Some(readers) = root.readers() {
         shown.watch(Arc::clone(readers));
     }
-    let rules = &settings.selection;
-    let selection = Selection::of_rules(root.clone(), rules)?;
+    let rules = Rules::new(root.clone(), &settings.selection)?;
     let probe = Probe::load(Settings {
         ring_bytes: settings.ring_bytes,
         connections: settings.core.max_connections,
         withheld,
     })?;
     give_back();
-    let only_command = rules.is_empty() && settings.launch.is_some();
+    let only_command = rules.is_every() && settings.launch.is_some();
     let desk = Arc::clone(&shown.desk);
     let of_session = Arc::clone(&shown);
-    let mut session = Session::new(probe, &settings.core, root, selection, sink, of_session, only_command)?;
+    let mut session = Session::new(probe, &settings.core, root, rules, sink, of_session, only_command)?;
     let announced = announce::announce(settings, verb, desk, session.waker());
     let stop = signals::install(session.waker())?;
     let launch = match &settings.launch {
@@ -170,7 +167,7 @@ fn trace(
     // Not before: the command would inherit it.
     avoid_huge_pages();
     let pid = launch.as_ref().map(Launch::pid);
-    session.begin(pid);
+    session.begin(pid.map(Tgid));
     let command = match launch {
         Some(launch) => Some(signals::watch(launch.release()?, session.waker())?),
         None => None,
@@ -187,7 +184,9 @@ fn trace(
         None => 0,
     };
     let descendants = session.descendants();
-    let left = pid.map(|_| survivors(descendants)).unwrap_or_default();
+    let left = pid
+        .map(|_| survivors(descendants.into_iter().map(|tgid| tgid.0)))
+        .unwrap_or_default();
     // A second signal ends at once.
     stop.end_at_once_from_now_on();
     drop(line);

@@ -185,7 +185,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::session::facts;
+    use crate::targets::inspector;
 
     #[test]
     fn docs_explain_each_metric_of_the_session() {
@@ -211,7 +211,7 @@ mod tests {
             .lines()
             .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
             .collect();
-        let counted: BTreeSet<&str> = CAUSES.into_iter().chain(facts::CAUSES).collect();
+        let counted: BTreeSet<&str> = CAUSES.into_iter().chain(inspector::CAUSES).collect();
         assert_eq!(explained, counted);
     }
 }

@@ -15,7 +15,8 @@ use arbitrary::Unstructured;
 use spoor::{
     config::{CoreSettings, SpanNames},
     engine::trace::{Attribute, Resource},
-    process::{ProcessFacts, Runtime},
+    process::ProcessFacts,
+    runtimes::Runtime,
 };
 
 use crate::{byte, number, text};

@@ -22,8 +22,9 @@ use spoor::{
         Core,
         trace::{Attribute, Resource},
     },
-    process::{ProcessFacts, Runtime},
+    process::ProcessFacts,
     record::Record,
+    runtimes::Runtime,
 };
 
 /// The product's.

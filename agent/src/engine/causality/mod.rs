@@ -23,8 +23,8 @@ use slotmap::SlotMap;
 use crate::{
     engine::trace::{Ids, ParentMethod, SpanKind},
     hash::FastMap,
-    process::Runtime,
     record::{Stamp, Tgid, Tid},
+    runtimes::Runtime,
 };
 use departed::Departed;
 pub use threads::Named;

@@ -8,8 +8,8 @@ use super::NodeId;
 use crate::{
     engine::trace::{SpanId, TraceId},
     hash::FastMap,
-    process::Runtime,
     record::Tid,
+    runtimes::Runtime,
 };
 
 /// For so long after a process broke the thread rule it is not believed in it again.

@@ -27,7 +27,8 @@ use super::Core;
 use crate::{
     config::{CoreSettings, SpanNames},
     engine::trace::{Attribute, Resource, Span, SpanKind, Value, sampling::Sampler},
-    process::{ProcessFacts, Runtime},
+    process::ProcessFacts,
+    runtimes::Runtime,
 };
 
 const SECOND: u64 = 1_000_000_000;

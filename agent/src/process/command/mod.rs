@@ -1,6 +1,9 @@
 //! The best name of what runs, from a command line: script, module, jar, package or binary.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use super::ProcRoot;
+use crate::runtimes::without_version;
 
 /// A command line, or the title that the process put in its place.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -86,7 +89,22 @@ impl CommandLine {
     }
 }
 
-/// The program behind a command line.
+/// Returns the path of the script, jar or assembly that an interpreter runs. `exe` is the interpreter.
+pub(crate) fn script_of(root: &ProcRoot, tgid: u32, exe: &Path) -> Option<PathBuf> {
+    let line = CommandLine::parse(&root.cmdline(tgid)?, Some(exe));
+    let around = Surroundings {
+        exe: Some(exe),
+        directory: None,
+        package_name: &|_| None,
+        variable: &|_| None,
+    };
+    let script = program(&line, &around).script?;
+    let directory = root.cwd(tgid).unwrap_or_default();
+    // Without the `.` components that `./app.py` would leave.
+    Some(directory.join(script).components().collect())
+}
+
+/// Returns the program behind a command line.
 pub(super) fn program(line: &CommandLine, around: &Surroundings) -> Program {
     let exe = around.exe.map(|exe| exe.to_string_lossy().into_owned());
     if line.is_title {
@@ -112,11 +130,6 @@ pub(super) fn program(line: &CommandLine, around: &Surroundings) -> Program {
         };
     }
     interpreted(file_name(exe), rest, around).unwrap_or_default()
-}
-
-/// The name of an interpreter without its version: `python3.11` is `python`.
-pub(super) fn without_version(name: &str) -> &str {
-    name.trim_end_matches(|byte: char| byte.is_ascii_digit() || byte == '.' || byte == '-')
 }
 
 fn interpreted(name: &str, rest: &[&str], around: &Surroundings) -> Option<Program> {

@@ -4,7 +4,7 @@ mod state;
 
 use super::ProcRoot;
 use state::docker_process;
-pub(super) use state::{Container, Containers};
+pub(crate) use state::{Container, Containers};
 
 /// The container's id, from the text of `/proc/PID/cgroup`: docker, containerd, CRI-O and Podman, with cgroup v1 and
 /// v2, with and without systemd. The innermost counts.
@@ -84,7 +84,7 @@ pub(super) fn pod_uid(cgroup: &str) -> Option<String> {
 }
 
 /// The id of the container that a process is in. `cgroup`: the text of its `/proc/PID/cgroup`.
-pub(super) fn id_of(root: &ProcRoot, tgid: u32, cgroup: &str) -> Option<String> {
+pub(crate) fn id_of(root: &ProcRoot, tgid: u32, cgroup: &str) -> Option<String> {
     container_id(cgroup).map(str::to_owned).or_else(|| {
         // A cgroup namespace hides the path of the agent's own container, or it is no container at all.
         let mounts_of = root.namespace(tgid, "mnt")?;
@@ -98,7 +98,7 @@ pub(super) fn id_of(root: &ProcRoot, tgid: u32, cgroup: &str) -> Option<String> 
 }
 
 /// Lines are `hierarchy:controllers:path`; the path may hold colons.
-pub(super) fn paths(cgroup: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn paths(cgroup: &str) -> impl Iterator<Item = &str> {
     cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2))
 }
 

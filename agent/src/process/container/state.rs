@@ -21,27 +21,27 @@ const CONTAINERD: &str = "/run/containerd/io.containerd.runtime.v2.task";
 
 /// What the state files of a container runtime say of a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::process) struct Container {
+pub(crate) struct Container {
     /// The name that the runtime shows.
-    pub(in crate::process) name: Option<String>,
+    pub(crate) name: Option<String>,
     /// What the container is called as a service: of Compose the service's name, in Kubernetes the container's in
     /// its pod; the replicas of a service have names of their own.
-    pub(in crate::process) service: Option<String>,
-    pub(in crate::process) image: Option<String>,
-    pub(in crate::process) pod: Option<Pod>,
+    pub(crate) service: Option<String>,
+    pub(crate) image: Option<String>,
+    pub(crate) pod: Option<Pod>,
 }
 
 /// A Kubernetes pod, as the runtime was told of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::process) struct Pod {
-    pub(in crate::process) namespace: String,
-    pub(in crate::process) name: String,
-    pub(in crate::process) uid: Option<String>,
+pub(crate) struct Pod {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) uid: Option<String>,
 }
 
 /// Names of containers: what was found once is kept, what was not is looked for again.
 #[derive(Debug, Default)]
-pub(in crate::process) struct Containers {
+pub(crate) struct Containers {
     found: HashMap<String, Container>,
     unknown: HashMap<String, Unknown>,
 }
@@ -55,7 +55,7 @@ struct Unknown {
 
 impl Containers {
     /// What the runtime says of a container; nothing, if it says nothing yet.
-    pub(in crate::process) fn describe(&mut self, root: &ProcRoot, id: &str, now: Instant) -> Container {
+    pub(crate) fn describe(&mut self, root: &ProcRoot, id: &str, now: Instant) -> Container {
         if let Some(known) = self.found.get(id) {
             return known.clone();
         }

@@ -11,15 +11,18 @@ use opentelemetry_semantic_conventions::attribute;
 use uuid::Uuid;
 
 use super::{
-    Host, ProcRoot, ProcessFacts, Runtime,
-    command::{self, CommandLine, Program, Surroundings, file_name, without_version},
+    Host, ProcRoot, ProcessFacts,
+    command::{self, CommandLine, Program, Surroundings, file_name},
     container::{self, Container, Containers},
     environ::Environ,
     executable::{Executable, Executables},
     host,
     peculiar::{self, Peculiarity},
 };
-use crate::engine::trace::{Attribute, Resource, Value};
+use crate::{
+    engine::trace::{Attribute, Resource, Value},
+    runtimes::without_version,
+};
 
 /// The namespace of `service.instance.id` by UUID version 5 (semantic conventions, resource/service).
 const INSTANCE_NAMESPACE: Uuid = Uuid::from_u128(0x4d63009a_8d0f_11ee_aad7_4c796ed8e320);
@@ -43,16 +46,6 @@ const OWN_KEYS: [&str; 5] = [
     attribute::PROCESS_OWNER,
     attribute::SERVICE_INSTANCE_ID,
 ];
-
-/// Whether a Ruby process is Puma: by its script, or by the title that it gives itself (`puma 5.6.5 (tcp://…) [dir]`,
-/// `puma: cluster worker 0: 42 [dir]`).
-fn is_puma(line: &CommandLine) -> bool {
-    // An interpreter's options come before the script.
-    const FIRST_ARGUMENTS: usize = 4;
-    line.arguments.iter().take(FIRST_ARGUMENTS).any(|argument| {
-        argument.starts_with("puma ") || argument.starts_with("puma: ") || file_name(argument) == "puma"
-    })
-}
 
 /// What the kernel said at an exec. It names a process that is gone before it could be looked at, or has written a
 /// title over its command line since.
@@ -177,10 +170,11 @@ impl Gatherer {
         }
         attributes.extend(
             executable
-                .runtime_name
+                .kind
+                .name
                 .map(|name| Attribute::str(attribute::PROCESS_RUNTIME_NAME, name)),
         );
-        let version = executable.runtime_version.clone();
+        let version = executable.kind.version.clone();
         attributes.extend(version.map(|version| Attribute::str(attribute::PROCESS_RUNTIME_VERSION, version)));
         attributes.extend(place.attributes());
         attributes.extend_from_slice(self.host.attributes());
@@ -197,12 +191,9 @@ impl Gatherer {
         attributes.extend([
             Attribute::str(attribute::TELEMETRY_SDK_NAME, "spoor"),
             Attribute::str(attribute::TELEMETRY_SDK_VERSION, env!("CARGO_PKG_VERSION")),
-            Attribute::str(attribute::TELEMETRY_SDK_LANGUAGE, executable.language),
+            Attribute::str(attribute::TELEMETRY_SDK_LANGUAGE, executable.kind.language),
         ]);
-        let runtime = match executable.runtime {
-            Runtime::Ruby if is_puma(&line) => Runtime::Puma,
-            runtime => runtime,
-        };
+        let runtime = executable.kind.runtime.with_arguments(&line.arguments);
         ProcessFacts {
             tgid,
             runtime,
@@ -378,7 +369,7 @@ fn known_line(now: &[u8], exe: Option<&Path>, hint: Option<&ExecHint>) -> Comman
 fn name_of_executable(path: &Path, executable: &Executable, line: &CommandLine) -> Option<String> {
     let path = path.to_string_lossy();
     let name = match (file_name(&path), line.arguments.first()) {
-        (name, _) if executable.is_interpreter => without_version(name),
+        (name, _) if executable.kind.is_interpreter => without_version(name),
         ("busybox" | "coreutils" | "toybox", Some(called)) => file_name(called),
         (name, _) => name,
     };

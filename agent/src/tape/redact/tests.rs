@@ -14,8 +14,9 @@ use super::*;
 use crate::{
     config::{Command, Invocation},
     engine::trace::{Attribute, Resource, Span, Value},
-    process::{ProcessFacts, Runtime},
+    process::ProcessFacts,
     replay,
+    runtimes::Runtime,
     tape::{TapeReader, TapeWriter},
 };
 

@@ -1,22 +1,25 @@
-//! Selection by where a process runs: its container, its control group.
+//! Rules about where a process runs: `--container` and `--cgroup`.
 
 use std::time::Instant;
 
-use super::{
-    ProcRoot, Reason,
-    container::{self, Containers},
+use super::Rule;
+use crate::{
+    config::{CONTAINER_ID_DIGITS, CgroupGlob},
+    process::{
+        ProcRoot,
+        container::{self, Containers},
+    },
 };
-use crate::config::{CONTAINER_ID_DIGITS, CgroupGlob};
 
-/// What the user selects of them.
+/// Containers and control groups that the user selects.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Places {
     containers: Vec<String>,
     cgroups: Vec<CgroupGlob>,
 }
 
-/// A look at the places of processes. Keeps what it read of containers: not to be kept itself.
-pub(super) struct PlacesOf<'a> {
+/// Cache for one look at many processes. Holds what was read of containers, so it must not outlive the look.
+pub(super) struct PlacesLook<'a> {
     root: &'a ProcRoot,
     wanted: &'a Places,
     known: Containers,
@@ -36,8 +39,8 @@ impl Places {
         self.containers.is_empty() && self.cgroups.is_empty()
     }
 
-    pub(super) fn look<'a>(&'a self, root: &'a ProcRoot) -> PlacesOf<'a> {
-        PlacesOf {
+    pub(super) fn look<'a>(&'a self, root: &'a ProcRoot) -> PlacesLook<'a> {
+        PlacesLook {
             root,
             wanted: self,
             known: Containers::default(),
@@ -46,9 +49,9 @@ impl Places {
     }
 }
 
-impl PlacesOf<'_> {
-    /// Why the process is selected, if it is.
-    pub(super) fn reason(&mut self, tgid: u32) -> Option<Reason> {
+impl PlacesLook<'_> {
+    /// Returns the rule that names the process, if any does.
+    pub(super) fn rule(&mut self, tgid: u32) -> Option<Rule> {
         if self.wanted.is_empty() {
             return None;
         }
@@ -56,12 +59,12 @@ impl PlacesOf<'_> {
         self.container(tgid, &cgroup).or_else(|| self.cgroup(&cgroup))
     }
 
-    /// Whether a process that was not selected was in a container whose name is not known.
+    /// Returns true if a process that no rule names was in a container whose name is not known.
     pub(super) fn met_unnamed(&self) -> bool {
         self.unnamed
     }
 
-    fn container(&mut self, tgid: u32, cgroup: &str) -> Option<Reason> {
+    fn container(&mut self, tgid: u32, cgroup: &str) -> Option<Rule> {
         if self.wanted.containers.is_empty() {
             return None;
         }
@@ -73,13 +76,13 @@ impl PlacesOf<'_> {
                 || wanted.len() >= CONTAINER_ID_DIGITS && id.starts_with(wanted.to_ascii_lowercase().as_str())
         };
         let wanted = self.wanted.containers.iter().find(is_meant)?;
-        Some(Reason::Container(wanted.clone()))
+        Some(Rule::Container(wanted.clone()))
     }
 
-    fn cgroup(&self, cgroup: &str) -> Option<Reason> {
+    fn cgroup(&self, cgroup: &str) -> Option<Rule> {
         let mut paths = container::paths(cgroup);
         let path = paths.find(|path| self.wanted.cgroups.iter().any(|glob| glob.matches(path)))?;
-        Some(Reason::Cgroup(path.to_owned()))
+        Some(Rule::Cgroup(path.to_owned()))
     }
 }
 
@@ -92,7 +95,7 @@ mod tests {
     const ID: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
     /// Processes 10 (a container), 11 (a service), 12 (the root), of which a runtime's file says this.
-    fn reasons(containers: &[&str], cgroups: &[&str], file: &str, content: &str) -> Vec<Option<Reason>> {
+    fn reasons(containers: &[&str], cgroups: &[&str], file: &str, content: &str) -> Vec<Option<Rule>> {
         let directory = tempfile::tempdir().unwrap();
         for (tgid, cgroup) in [
             (10, format!("0::/system.slice/docker-{ID}.scope")),
@@ -113,7 +116,7 @@ mod tests {
         let cgroups: Vec<CgroupGlob> = cgroups.iter().map(|text| text.parse().unwrap()).collect();
         let places = Places::new(&containers, &cgroups);
         let mut look = places.look(&root);
-        (10..13).map(|tgid| look.reason(tgid)).collect()
+        (10..13).map(|tgid| look.rule(tgid)).collect()
     }
 
     const DOCKER: (&str, &str) = (
@@ -125,7 +128,7 @@ mod tests {
     fn containers_by_id_and_by_name() {
         let found = |wanted: &str| reasons(&["other", wanted], &[], DOCKER.0, DOCKER.1);
         for wanted in ["0123", "0123456789AB", ID, "shop-web-1"] {
-            assert_eq!(found(wanted), [Some(Reason::Container(wanted.to_owned())), None, None]);
+            assert_eq!(found(wanted), [Some(Rule::Container(wanted.to_owned())), None, None]);
         }
         for wanted in ["012", "123456", "shop", "/shop-web-1"] {
             assert_eq!(found(wanted), [None, None, None], "{wanted}");
@@ -153,7 +156,7 @@ mod tests {
                 r#"[{"id":"ID","names":["shop-web-1"]}]"#,
             ),
         ] {
-            let expected = [Some(Reason::Container("shop-web-1".to_owned())), None, None];
+            let expected = [Some(Rule::Container("shop-web-1".to_owned())), None, None];
             assert_eq!(reasons(&["shop-web-1"], &[], file, content), expected, "{file}");
         }
     }
@@ -177,7 +180,7 @@ mod tests {
         let reason = reasons(&[], &["/system.slice/nginx.service/**"], DOCKER.0, DOCKER.1).remove(1);
         assert_eq!(
             reason,
-            Some(Reason::Cgroup("/system.slice/nginx.service/worker".to_owned()))
+            Some(Rule::Cgroup("/system.slice/nginx.service/worker".to_owned()))
         );
     }
 }
