@@ -1,10 +1,13 @@
-//! From what the protocol says to exchanges.
+//! From the events of protocols to exchanges.
+
+use std::sync::Arc;
 
 use super::{
     Core,
-    causality::{Named, Node, NodeId},
-    proto::{Call, Cause, Event},
-    trace::{SpanKind, traceparent},
+    causality::Circumstances,
+    context::traceparent,
+    exchange::{Carried, Exchange, ExchangeId, Opening, ReadAt, Recognised, Serving, Shown, Side},
+    proto::{Call, Cause, Discipline, Event},
 };
 use crate::record::{ConnectionId, EndOfStream, Role, Segment, Since, Stamp, Tgid};
 
@@ -98,11 +101,11 @@ impl Core {
                 last,
                 body_bytes,
             } => {
-                let Some(id) = self.node(connection, exchange) else {
+                let Some(id) = self.exchange_at(connection, exchange) else {
                     return;
                 };
-                if let Some(node) = self.causality.get_mut(id) {
-                    node.request_body_bytes = Some(body_bytes);
+                if let Some(exchange) = self.causality.get_mut(id) {
+                    exchange.messages.request_body_bytes = Some(body_bytes);
                 }
                 if body_bytes > 0 {
                     self.causality.read_on(id, last);
@@ -115,11 +118,11 @@ impl Core {
                 complete,
                 ..
             } => {
-                let Some(id) = self.node(connection, exchange) else {
+                let Some(id) = self.exchange_at(connection, exchange) else {
                     return;
                 };
-                if let Some(node) = self.causality.get_mut(id) {
-                    node.reply = Some(reply);
+                if let Some(exchange) = self.causality.get_mut(id) {
+                    exchange.messages.reply = Some(reply);
                 }
                 self.causality.response(id, first);
                 self.causality.response(id, complete);
@@ -129,11 +132,11 @@ impl Core {
                 last,
                 body_bytes,
             } => {
-                let Some(id) = self.node(connection, exchange) else {
+                let Some(id) = self.exchange_at(connection, exchange) else {
                     return;
                 };
-                if let Some(node) = self.causality.get_mut(id) {
-                    node.response_body_bytes = body_bytes;
+                if let Some(ended) = self.causality.get_mut(id) {
+                    ended.messages.response_body_bytes = body_bytes;
                 }
                 self.causality.response(id, last);
                 self.finish(connection, exchange, last.time_ns);
@@ -154,9 +157,21 @@ impl Core {
                 let tgid = connection.tgid;
                 let what = connection.protocol().and_then(|protocol| protocol.unreadable(cause));
                 // The number of the first request may be used again, by one that was not the first.
-                connection.take_opener();
+                connection.take_opening();
                 let first_lost = connection.exchanges.partition_point(|&(number, _)| number < exchange);
-                let lost = connection.exchanges.drain(first_lost..).collect::<Vec<_>>();
+                let lost: Vec<_> = match connection.discipline() {
+                    Discipline::Fifo => connection.exchanges.drain(first_lost..).collect(),
+                    Discipline::Multiplexed => {
+                        let is_known = connection
+                            .exchanges
+                            .get(first_lost)
+                            .is_some_and(|&(number, _)| number == exchange);
+                        connection
+                            .exchanges
+                            .drain(first_lost..first_lost + usize::from(is_known))
+                            .collect()
+                    }
+                };
                 self.missed(lost.into_iter().map(|(_, node)| node));
                 if let Some(what) = what {
                     self.unseen_in(tgid, what);
@@ -167,7 +182,7 @@ impl Core {
     }
 
     /// Exchanges that give no span.
-    pub(super) fn missed(&mut self, nodes: impl Iterator<Item = NodeId>) {
+    pub(super) fn missed(&mut self, nodes: impl Iterator<Item = ExchangeId>) {
         for node in nodes {
             self.counters.missed += 1;
             self.missed_in(node);
@@ -175,7 +190,7 @@ impl Core {
         }
     }
 
-    fn node(&self, connection: ConnectionId, exchange: u64) -> Option<NodeId> {
+    fn exchange_at(&self, connection: ConnectionId, exchange: u64) -> Option<ExchangeId> {
         let exchanges = &self.flow.get(connection)?.exchanges;
         let index = exchanges.binary_search_by_key(&exchange, |&(number, _)| number).ok()?;
         exchanges.get(index).map(|&(_, node)| node)
@@ -200,49 +215,59 @@ impl Core {
         {
             return;
         }
-        let context = traceparent::trace_context(call.traceparents()).unwrap_or_else(|_| {
-            self.counters.invalid_trace_context += 1;
-            None
-        });
-        let trace_state = context.and_then(|_| {
-            traceparent::tracestate(call.tracestates()).unwrap_or_else(|_| {
-                self.counters.invalid_trace_context += 1;
-                None
-            })
-        });
-        let ignored = self.conventions.is_ignored(&call);
+        let (carried, trace_state) = self.carried(&call);
+        let shown = if self.conventions.is_ignored(&call) {
+            Shown::Ignored
+        } else {
+            Shown::Span
+        };
         let span_id = self.causality.ids().span();
-        let busy = self.may_be_busy(first.execution.tgid, first.time_ns);
+        let sight = self.sight(first.execution.tgid, first.time_ns);
         let Some(connection) = self.flow.known(connection_id) else {
             return;
         };
         let server = connection.role() == Role::Server;
-        let (blocked_from, blocked_to) = connection.long_write;
-        let who = if server { complete } else { first };
-        let kind = if server { SpanKind::Server } else { SpanKind::Client };
-        let node = Node {
-            call: Some(call),
-            unix_offset_ns: self.unix_offset_ns,
-            start_is_write_exit: !server && (blocked_from..blocked_to).contains(&offset),
-            context,
-            trace_state,
-            ignored,
-            late: complete.time_ns < self.record_ns,
-            busy,
-            ..Node::new(kind, span_id, connection, who.execution, first.time_ns)
-        };
-        let queued = !connection.exchanges.is_empty();
-        let opener = if exchange == 0 {
-            connection.take_opener()
+        let recognised = if complete.time_ns < self.record_ns {
+            Recognised::Late
         } else {
-            Named::default()
+            Recognised::AtOnce
         };
-        let hidden = exchange == 0 && connection.opener_hidden;
+        let side = if server {
+            Side::Server(Serving {
+                recognised,
+                ..Serving::default()
+            })
+        } else {
+            Side::Client(Default::default())
+        };
+        let who = if server { complete } else { first };
+        let name = (connection.id, &connection.ends);
+        let mut begun = Exchange::new(side, span_id, name, who.execution, first.time_ns);
+        let (blocked_from, blocked_to) = connection.long_write;
+        if !server && (blocked_from..blocked_to).contains(&offset) {
+            begun.start.read_at = ReadAt::WriteExit;
+        }
+        begun.messages.call = Some(call);
+        begun.unix_offset_ns = self.unix_offset_ns;
+        begun.lineage.carried = carried;
+        begun.lineage.trace_state = trace_state;
+        begun.shown = shown;
+        let queued = connection.discipline() == Discipline::Fifo && !connection.exchanges.is_empty();
+        let opening = if exchange == 0 {
+            connection.take_opening()
+        } else {
+            Opening::Used
+        };
         let wire = connection.wire_offset(offset);
         let id = if server {
-            self.causality.request(node, queued, complete.time_ns)
+            self.causality.request(begun, queued, complete.time_ns)
         } else {
-            self.causality.call(node, opener, hidden)
+            let circumstances = Circumstances {
+                opening,
+                recognised,
+                sight,
+            };
+            self.causality.call(begun, circumstances)
         };
         if let Some(connection) = self.flow.known(connection_id) {
             connection.exchanges.push((exchange, id));
@@ -258,8 +283,24 @@ impl Core {
         }
     }
 
+    /// Reads the trace context that a call carries.
+    fn carried(&mut self, call: &Call) -> (Carried, Option<Arc<str>>) {
+        let context = traceparent::trace_context(call.traceparents()).unwrap_or_else(|_| {
+            self.counters.invalid_trace_context += 1;
+            None
+        });
+        let Some(context) = context else {
+            return (Carried::Nothing, None);
+        };
+        let state = traceparent::tracestate(call.tracestates()).unwrap_or_else(|_| {
+            self.counters.invalid_trace_context += 1;
+            None
+        });
+        (Carried::Written(context), state)
+    }
+
     /// The same request at the other end of the connection, if that was seen already.
-    fn partner(&self, connection: ConnectionId, wire: u64) -> Option<NodeId> {
+    fn partner(&self, connection: ConnectionId, wire: u64) -> Option<ExchangeId> {
         let offsets = self.flow.far_offsets(connection)?;
         let index = offsets.binary_search_by_key(&wire, |&(offset, _)| offset).ok()?;
         let &(_, node) = offsets.get(index)?;
@@ -282,10 +323,11 @@ impl Core {
         let server = connection.role() == Role::Server;
         if server {
             // If the other end is traced, its call is the parent, and may be seen later: of what is no request, there is none.
-            let node = self.causality.get(id);
-            let is_refused = node.is_some_and(|node| node.call.as_ref().is_some_and(|call| !call.is_readable()));
+            let over = self.causality.get(id);
+            let call = over.and_then(|over| over.messages.call.as_ref());
+            let is_refused = call.is_some_and(|call| !call.is_readable());
             let expected =
-                node.is_some_and(|node| node.partner.is_some()) || !is_refused && self.flow.expects_peer(connection_id);
+                over.is_some_and(|over| over.partner.is_some()) || !is_refused && self.flow.expects_peer(connection_id);
             if !expected {
                 self.causality.no_partner(id);
             }

@@ -2,10 +2,9 @@
 
 use super::{
     Choice, Core, Process,
-    causality::Node,
-    failure::Failure,
+    causality::Circumstances,
+    exchange::{Exchange, Failure, Opening, Recognised, Side},
     flow::{Connection, Requests},
-    trace::SpanKind,
 };
 use crate::record::{
     Address, Change, Connect, ConnectionId, Direction, Execution, Exit, Held, Role, Stamp, State, TcpState, Tgid,
@@ -22,19 +21,20 @@ impl Core {
             return self.turn_away(connect.conn);
         }
         self.befell(connect.stamp, connect.since);
-        let busy = self.may_be_busy(execution.tgid, time_ns);
-        let opener = self.causality.opener(execution.tgid, execution.tid, busy);
+        let sight = self.sight(execution.tgid, time_ns);
+        let candidates = self.causality.opener(execution.tgid, execution.tid, sight);
+        let opening = Opening::by(candidates);
         let under_way = matches!(connect.errno, 0 | libc::EINPROGRESS | libc::EINTR);
         if under_way {
             let Some(connection) = self.flow.connect(connect) else {
                 return;
             };
-            connection.set_opener(opener);
+            connection.opening = opening;
             return;
         }
         self.drop_connection(connect.conn);
         let mut connection = Connection::connecting(connect);
-        connection.set_opener(opener);
+        connection.opening = opening;
         if connect.remote == Address::Unix && connect.errno == libc::ENOENT {
             self.counters.unix_connects_ignored += 1;
             return;
@@ -48,13 +48,16 @@ impl Core {
             return;
         };
         let span_id = self.causality.ids().span();
-        let node = Node {
-            failure: Some(failure),
-            unix_offset_ns: self.unix_offset_ns,
-            busy: self.may_be_busy(who.tgid, end_ns),
-            ..Node::new(SpanKind::Client, span_id, connection, who, start_ns)
+        let side = Side::Client(Default::default());
+        let mut call = Exchange::new(side, span_id, (connection.id, &connection.ends), who, start_ns);
+        call.messages.failure = Some(failure);
+        call.unix_offset_ns = self.unix_offset_ns;
+        let circumstances = Circumstances {
+            opening: connection.opening,
+            recognised: Recognised::AtOnce,
+            sight: self.sight(who.tgid, end_ns),
         };
-        let id = self.causality.call(node, connection.opener(), connection.opener_hidden);
+        let id = self.causality.call(call, circumstances);
         self.causality.finish(id, end_ns);
     }
 
@@ -208,7 +211,7 @@ impl Core {
         self.fail_rest(id, error, now_ns);
         let causality = &self.causality;
         self.flow.leave_behind(id, now_ns, |node| {
-            causality.is_given_up(node) || causality.get(node).is_some_and(Node::waits_for_partner)
+            causality.is_given_up(node) || causality.get(node).is_some_and(Exchange::waits_for_partner)
         });
         self.flow.close(id);
     }
@@ -247,8 +250,8 @@ impl Core {
         connection.exchanges.clone_from(&rest);
         self.missed(unserved.into_iter().map(|(_, node)| node));
         for (exchange, node) in rest {
-            if let Some(exchange) = self.causality.get_mut(node) {
-                exchange.failure = Some(failure);
+            if let Some(open) = self.causality.get_mut(node) {
+                open.messages.failure = Some(failure);
             }
             self.causality.give_up(node);
             self.finish(id, exchange, now_ns);

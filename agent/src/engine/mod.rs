@@ -3,8 +3,9 @@
 
 pub mod causality;
 mod closing;
+pub mod context;
+pub mod exchange;
 mod exchanges;
-pub mod failure;
 pub mod flow;
 mod lifecycle;
 pub mod proto;
@@ -19,7 +20,7 @@ pub use workloads::Workload;
 use agent_ebpf::abi::Hint;
 
 use self::{
-    causality::Causality,
+    causality::{Causality, Sight},
     flow::Flow,
     trace::{Span, conventions::Conventions, sampling::Sampler, span_name::SpanNames},
 };
@@ -365,10 +366,13 @@ impl Core {
         process.choice != Choice::Refused
     }
 
-    /// Whether a process may be busy with requests that nobody saw.
-    fn may_be_busy(&self, tgid: Tgid, now_ns: u64) -> bool {
+    /// Returns whether all requests that a process is busy with were seen.
+    fn sight(&self, tgid: Tgid, now_ns: u64) -> Sight {
         let busy_until_ns = self.processes.get(&tgid).and_then(|process| process.busy_until_ns);
-        busy_until_ns.is_some_and(|until_ns| now_ns < until_ns)
+        match busy_until_ns {
+            Some(until_ns) if now_ns < until_ns => Sight::Partial,
+            _ => Sight::Whole,
+        }
     }
 
     /// A process may be busy from now on with a request that was not seen.

@@ -1,6 +1,6 @@
 //! What is known of each process, for people: made only when somebody asks.
 
-use super::{Choice, Core, Process, causality::NodeId, trace::SpanKind};
+use super::{Choice, Core, Process, exchange::ExchangeId, trace::SpanKind};
 use crate::{record::Tgid, runtimes::Runtime};
 
 /// Connections that are older than the agent, or of which bytes were lost, and on which no request was found since.
@@ -92,9 +92,9 @@ impl Core {
     }
 
     /// An exchange gives no span.
-    pub(super) fn missed_in(&mut self, id: NodeId) {
+    pub(super) fn missed_in(&mut self, id: ExchangeId) {
         if let Some(node) = self.causality.get(id)
-            && let Some(process) = self.processes.get_mut(&node.tgid)
+            && let Some(process) = self.processes.get_mut(&node.execution.tgid)
         {
             process.seen.missed += 1;
         }

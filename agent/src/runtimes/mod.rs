@@ -4,10 +4,12 @@
 //! from the marks that its binary holds; [`table`] has one row for each kind of executable. This room reads no file and
 //! knows no process: [`crate::process`] reads, and passes on what it read.
 
+mod rules;
 mod table;
 
 use serde::{Deserialize, Serialize};
 
+pub use rules::{Rule, Rules};
 pub(crate) use table::{Evidence, Recognised, recognise, without_version};
 
 /// Kind of program that a process runs, as far as it matters to causality. Tapes hold these names.

@@ -13,7 +13,8 @@ use libfuzzer_sys::fuzz_target;
 use spoor::{
     config::{Command, Invocation, Selection},
     engine::{
-        failure::Failure,
+        context::traceparent,
+        exchange::Failure,
         proto::http1::{Header, RequestHead, ResponseHead},
         trace::{
             Attribute, SpanKind, Value,
@@ -23,7 +24,6 @@ use spoor::{
             },
             redact,
             span_name::SpanNames,
-            traceparent,
         },
     },
     export::config::{Choice, ExportConfig, Output, Stream, Target, names_endpoint},

@@ -95,7 +95,7 @@ const PARSERS: &[&str] = &[
     "agent/src/engine/trace/route.rs",
     "agent/src/engine/trace/span_name.rs",
     "agent/src/engine/trace/text.rs",
-    "agent/src/engine/trace/traceparent.rs",
+    "agent/src/engine/context/traceparent.rs",
 ];
 
 /// What decides on what the parsers say: shown, and no bar.

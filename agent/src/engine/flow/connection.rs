@@ -12,10 +12,10 @@ use super::{
 };
 use crate::{
     engine::{
-        causality::{Named, NodeId},
+        exchange::{ExchangeId, Opening},
         proto::{
-            Config, Data, Event, Half, Parser, Piece, Protocol,
-            detect::{Detected, Opening, detect},
+            Config, Data, Discipline, Event, Half, Parser, Piece, Protocol,
+            detect::{Detected, FirstBytes, detect},
             opaque,
         },
     },
@@ -36,7 +36,7 @@ const HOLDERS: usize = 16;
 
 /// Requests by their number or offset, ascending. Most of 100,000 connections have one at a time: it needs no memory of its
 /// own.
-pub type Requests = SmallVec<[(u64, NodeId); 1]>;
+pub type Requests = SmallVec<[(u64, ExchangeId); 1]>;
 
 /// A connection of a target.
 #[derive(Debug)]
@@ -51,15 +51,8 @@ pub struct Connection {
     pub ends: Arc<(Endpoint, Endpoint)>,
     /// When connect(2) was called, if this end called it and it is not known yet how it ended.
     pub connecting_since_ns: Option<u64>,
-    /// The request that it was connected for.
-    opener: Option<NodeId>,
-    /// The thread rule named the opener. Two flags in place of [`Named`] save a word of each connection.
-    opened_by_thread: bool,
-    /// The rule of nginx's turns named it.
-    opened_by_turn: bool,
-    /// The opener is not known: no request had been read before connect(2), or connect(2) was not seen and the connection had
-    /// carried nothing when it was found. Its first request may be for a request that nobody saw.
-    pub opener_hidden: bool,
+    /// The request that it was opened for.
+    pub opening: Opening,
     /// Requests that were not answered yet, or not wholly, by their number.
     pub exchanges: Requests,
     /// Stream offsets of the requests, where both ends can compare them.
@@ -119,7 +112,9 @@ impl Connection {
         let mut connection = Self::named(open.conn, open.stamp);
         connection.describe(open);
         // What connect(2) tells, if it does, comes behind this.
-        connection.opener_hidden = open.from_birth;
+        if open.from_birth {
+            connection.opening = Opening::Hidden;
+        }
         connection
     }
 
@@ -139,10 +134,7 @@ impl Connection {
             last_ns: stamp.time_ns,
             ends: Arc::new((nowhere.clone(), nowhere)),
             connecting_since_ns: None,
-            opener: None,
-            opened_by_thread: false,
-            opened_by_turn: false,
-            opener_hidden: false,
+            opening: Opening::Used,
             exchanges: Requests::new(),
             offsets: Requests::new(),
             remote_fin: false,
@@ -211,31 +203,16 @@ impl Connection {
         self.described.is_some_and(|open| matches!(open.base, Base::Unix(_)))
     }
 
-    /// Keeps for which request this end connects.
-    pub fn set_opener(&mut self, named: Named) {
-        self.opener = named.request();
-        self.opened_by_thread = named.by_thread.is_some();
-        self.opened_by_turn = self.opener.is_some() && named.by_turn == self.opener;
-        self.opener_hidden = self.opener.is_none();
-    }
-
-    /// The request that it was connected for.
-    pub fn opener(&self) -> Named {
-        Named {
-            by_thread: self.opener.filter(|_| self.opened_by_thread),
-            by_turn: self.opener.filter(|_| self.opened_by_turn),
+    /// Takes the request that a call on it is made for, as its connect tells: only the first call is.
+    pub fn take_opening(&mut self) -> Opening {
+        match self.opening {
+            Opening::For(..) => std::mem::take(&mut self.opening),
+            opening => opening,
         }
     }
 
-    /// The request that it was connected for, taken away: only the first call on it is made for that.
-    pub fn take_opener(&mut self) -> Named {
-        let named = self.opener();
-        self.opener = None;
-        named
-    }
-
     /// Notes where a request is, for the other end to find. Those that have left are forgotten.
-    pub fn note_offset(&mut self, wire: u64, node: NodeId, is_known: impl Fn(NodeId) -> bool) {
+    pub fn note_offset(&mut self, wire: u64, node: ExchangeId, is_known: impl Fn(ExchangeId) -> bool) {
         let left = self.offsets.iter().take_while(|&&(_, node)| !is_known(node)).count();
         let too_many = (self.offsets.len() + 1).saturating_sub(OFFSETS);
         self.offsets.drain(..left.max(too_many));
@@ -253,6 +230,11 @@ impl Connection {
             State::Read(parser) => Some(parser.protocol()),
             State::New | State::Opaque => None,
         }
+    }
+
+    /// The way in which replies find their calls on it.
+    pub fn discipline(&self) -> Discipline {
+        self.protocol().map_or(Discipline::Fifo, Protocol::discipline)
     }
 
     /// Whether requests on it are read by a parser that knows where it is.
@@ -424,7 +406,7 @@ impl Connection {
     /// Takes a first look at a connection: which protocol does it speak, and which end is this? False: not known yet.
     fn begin(&mut self, segment: &Segment<'_>) -> bool {
         let from_birth = self.described.is_some_and(|open| open.from_birth) && self.next == [0; 2];
-        let opening = Opening {
+        let seen = FirstBytes {
             bytes: segment.bytes,
             begins_call: segment.begins_call(),
             from_birth: from_birth && segment.offset == 0,
@@ -435,7 +417,7 @@ impl Connection {
             },
             sent: segment.direction == Direction::Write,
         };
-        let Some(Detected { parser, at_server }) = detect(&opening) else {
+        let Some(Detected { parser, at_server }) = detect(&seen) else {
             return false;
         };
         self.role = if at_server { Role::Server } else { Role::Client };

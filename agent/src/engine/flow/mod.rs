@@ -16,7 +16,7 @@ use pairs::Key;
 
 use crate::{
     engine::{
-        causality::NodeId,
+        exchange::ExchangeId,
         proto::{Config, Event},
     },
     hash::{FastMap, FastSet},
@@ -301,7 +301,7 @@ impl Flow {
 
     /// A connection ends: those of its requests that are `open` can still be found from its far end. The write of a call
     /// may be told after all that its server did, and a server may read after its client gave up.
-    pub fn leave_behind(&mut self, id: ConnectionId, now_ns: u64, open: impl Fn(NodeId) -> bool) {
+    pub fn leave_behind(&mut self, id: ConnectionId, now_ns: u64, open: impl Fn(ExchangeId) -> bool) {
         let Some(connection) = self.connections.get(&id) else {
             return;
         };

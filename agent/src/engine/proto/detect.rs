@@ -10,7 +10,7 @@ use super::{Parser, http1::Http1};
 
 /// The first bytes of a connection that are seen.
 #[derive(Clone, Copy, Debug)]
-pub struct Opening<'a> {
+pub struct FirstBytes<'a> {
     /// The bytes.
     pub bytes: &'a [u8],
     /// They begin with the first byte of a system call.
@@ -33,23 +33,23 @@ pub struct Detected {
 }
 
 /// Chooses a parser; `None`: these bytes do not tell.
-pub fn detect(opening: &Opening<'_>) -> Option<Detected> {
-    let at_server = match opening.at_server {
+pub fn detect(seen: &FirstBytes<'_>) -> Option<Detected> {
+    let at_server = match seen.at_server {
         Some(at_server) => at_server,
-        None if opening.begins_call => {
+        None if seen.begins_call => {
             // Who sends a request is the client, who sends a response the server.
-            let (first, n) = first_bytes(opening.bytes);
+            let (first, n) = first_bytes(seen.bytes);
             if looks_like_request(first, n) == Looks::Yes {
-                !opening.sent
+                !seen.sent
             } else if looks_like_response(first, n) == Looks::Yes {
-                opening.sent
+                seen.sent
             } else {
                 return None;
             }
         }
         None => return None,
     };
-    let http = Http1::new(opening.from_birth);
+    let http = Http1::new(seen.from_birth);
     let http = if at_server { http.at_server() } else { http };
     Some(Detected {
         parser: Parser::Http1(Box::new(http)),

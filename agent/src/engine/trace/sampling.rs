@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{TraceId, traceparent::FLAG_SAMPLED};
+use crate::engine::context::{TraceId, traceparent::FLAG_SAMPLED};
 
 /// How many values R has.
 const RANDOM_VALUES: u64 = 1 << 56;
@@ -110,7 +110,7 @@ fn threshold(ratio: &str) -> Result<u64, SamplerError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::trace::Ids;
+    use crate::engine::context::Ids;
 
     fn sampler(name: &str, ratio: &str) -> Sampler {
         Sampler::new(name, Some(ratio)).unwrap().0

@@ -12,7 +12,7 @@ use super::{Attribute, SpanKind, Status, span_name::SpanNames};
 use crate::{
     config::CoreSettings,
     engine::{
-        failure::Failure,
+        exchange::Failure,
         proto::{Call, Reply},
         trace::attributes::Attributes,
     },

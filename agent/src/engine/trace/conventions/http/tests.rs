@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     engine::{
-        failure::Failure,
+        exchange::Failure,
         trace::{Attribute, Value, conventions::connect},
     },
     record::Endpoint,

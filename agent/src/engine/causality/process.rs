@@ -1,15 +1,18 @@
-//! Which requests a thread has open, and whether the thread rule holds in its process.
+//! The state of a process: the requests that its threads have open, and whether it keeps the thread rule.
 
 use std::collections::{HashMap, VecDeque};
 
 use slotmap::{Key, KeyData};
 
-use super::NodeId;
+use super::rules::Sight;
 use crate::{
-    engine::trace::{SpanId, TraceId},
+    engine::{
+        context::{SpanId, TraceId},
+        exchange::{Candidates, ExchangeId},
+    },
     hash::FastMap,
     record::Tid,
-    runtimes::Runtime,
+    runtimes::{Rule, Rules},
 };
 
 /// For so long after a process broke the thread rule it is not believed in it again.
@@ -22,7 +25,8 @@ pub struct Process {
     pub life: u32,
     /// It had an exchange.
     pub active: bool,
-    runtime: Option<Runtime>,
+    /// The rules that hold in it; `None`: its runtime is not known yet.
+    rules: Option<Rules>,
     threads: FastMap<Tid, Thread>,
     distrusted_until_ns: u64,
     broke_the_rule: bool,
@@ -30,7 +34,7 @@ pub struct Process {
     /// Decided but for the kind of program.
     deferred: Vec<Deferred>,
     /// Calls of each thread since it wrote a response last, where that decides.
-    worker_calls: FastMap<Tid, VecDeque<NodeId>>,
+    worker_calls: FastMap<Tid, VecDeque<ExchangeId>>,
     /// Number of threads in `worker_calls` from which on those are dropped whose calls have left.
     sweep_workers_at: usize,
     /// Open requests by the `traceparent` that they came with. The keys come from outside: not for a fast hash.
@@ -47,35 +51,11 @@ const WORKERS_BEFORE_SWEEP: usize = 64;
 #[derive(Debug)]
 pub struct Deferred {
     /// The request.
-    pub request: NodeId,
+    pub request: ExchangeId,
     /// Its thread's calls.
-    pub calls: Vec<NodeId>,
+    pub calls: Vec<ExchangeId>,
     /// Whether it passed the gate.
     pub passes: bool,
-}
-
-/// The request that a call is made for. Of a process that is not known yet, each rule has its own answer until it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Named {
-    /// The only one that its thread has open.
-    pub by_thread: Option<NodeId>,
-    /// The one that nginx read in this turn.
-    pub by_turn: Option<NodeId>,
-}
-
-impl Named {
-    /// The request, if there is one.
-    pub fn request(self) -> Option<NodeId> {
-        self.by_thread.or(self.by_turn)
-    }
-
-    /// Only the answers of rules that may hold in this process, of which more may be known than when they were given.
-    pub fn of(self, process: &Process) -> Self {
-        Self {
-            by_thread: self.by_thread.filter(|_| process.may_use_threads()),
-            by_turn: self.by_turn.filter(|_| process.may_be_nginx()),
-        }
-    }
 }
 
 /// A thread that has open requests.
@@ -84,13 +64,13 @@ struct Thread {
     /// Those that it read and that are not answered: thousands in an event loop.
     open: Requests,
     /// The request of which it read last; `None`: one that is not known.
-    last: Option<NodeId>,
+    last: Option<ExchangeId>,
     /// Whether the thread has waited for events since then.
     turn_over: bool,
 }
 
 impl Thread {
-    fn read(&mut self, request: Option<NodeId>) {
+    fn read(&mut self, request: Option<ExchangeId>) {
         self.last = request;
         self.turn_over = false;
     }
@@ -106,12 +86,12 @@ struct Requests {
 }
 
 impl Requests {
-    fn add(&mut self, request: NodeId) {
+    fn add(&mut self, request: ExchangeId) {
         self.count += 1;
         self.together ^= request.data().as_ffi();
     }
 
-    fn remove(&mut self, request: NodeId) {
+    fn remove(&mut self, request: ExchangeId) {
         self.count = self.count.saturating_sub(1);
         self.together ^= request.data().as_ffi();
     }
@@ -129,50 +109,56 @@ impl Requests {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Open {
     /// Only this one.
-    One(NodeId),
+    One(ExchangeId),
     /// Several.
     Several,
 }
 
 impl Open {
     /// Whether this request is the one that is open, or may be among several.
-    pub fn may_be(self, request: NodeId) -> bool {
+    pub fn may_be(self, request: ExchangeId) -> bool {
         self == Self::One(request) || self == Self::Several
     }
 }
 
 impl Process {
-    /// Takes what kind of program it is.
-    pub fn set_runtime(&mut self, runtime: Runtime) {
-        self.runtime = Some(runtime);
+    /// Takes the rules that hold in its runtime.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.rules = Some(rules);
     }
 
-    /// Whether it is nginx, whose one loop is proved to make the call in the turn that read the request.
-    pub fn is_nginx(&self) -> bool {
-        self.runtime == Some(Runtime::Nginx)
+    /// Returns the rules that hold in it, for certain.
+    pub fn certain(&self) -> Rules {
+        self.rules.unwrap_or(Rules::NONE)
     }
 
-    /// Whether it is nginx, or may turn out to be.
-    pub fn may_be_nginx(&self) -> bool {
-        self.is_nginx() || !self.is_known()
+    /// Returns the rules that hold in it, or may turn out to.
+    pub fn possible(&self) -> Rules {
+        self.rules.unwrap_or(Rules::POSSIBLE)
     }
 
-    /// For which request a thread works now, by the rules that may hold in this process. `busy`: as of [`Process::in_turn`].
-    pub fn names(&self, thread: Tid, busy: bool) -> Named {
-        Named {
-            by_thread: self.may_use_threads().then(|| self.only_open(thread)).flatten(),
-            by_turn: self.may_be_nginx().then(|| self.in_turn(thread, busy)).flatten(),
+    /// Returns whether its runtime is known.
+    pub fn is_known(&self) -> bool {
+        self.rules.is_some()
+    }
+
+    /// Returns the requests that a thread may work for now, by the rules that may hold.
+    pub fn names(&self, thread: Tid, sight: Sight) -> Candidates {
+        let rules = self.possible();
+        Candidates {
+            by_thread: rules.has(Rule::Thread).then(|| self.only_open(thread)).flatten(),
+            by_turn: rules.has(Rule::Turn).then(|| self.in_turn(thread, sight)).flatten(),
         }
-    }
-
-    /// Whether a worker thread is known to serve one request at a time, although another thread may have read it.
-    pub fn has_workers(&self) -> bool {
-        self.runtime == Some(Runtime::Puma)
     }
 
     /// Remembers a call of a worker; `waits` says whether one has not left. Returns one that is forgotten for it, if it
     /// waits. A thread that never answers is forgotten with the last of its calls: threads end unseen.
-    pub fn remember_call(&mut self, thread: Tid, call: NodeId, waits: impl Fn(NodeId) -> bool) -> Option<NodeId> {
+    pub fn remember_call(
+        &mut self,
+        thread: Tid,
+        call: ExchangeId,
+        waits: impl Fn(ExchangeId) -> bool,
+    ) -> Option<ExchangeId> {
         if self.worker_calls.len() >= self.sweep_workers_at.max(WORKERS_BEFORE_SWEEP) {
             self.worker_calls
                 .retain(|_, calls| calls.iter().any(|&call| waits(call)));
@@ -185,13 +171,8 @@ impl Process {
     }
 
     /// The calls that a worker made since it wrote a response last.
-    pub fn take_calls(&mut self, thread: Tid) -> VecDeque<NodeId> {
+    pub fn take_calls(&mut self, thread: Tid) -> VecDeque<ExchangeId> {
         self.worker_calls.remove(&thread).unwrap_or_default()
-    }
-
-    /// Whether it is known what kind of program it is.
-    pub fn is_known(&self) -> bool {
-        self.runtime.is_some()
     }
 
     /// Calls that wait for what kind of program it is.
@@ -204,30 +185,14 @@ impl Process {
         std::mem::take(&mut self.deferred)
     }
 
-    /// Whether a thread may stand for a request, as far as is known. Not where the runtime is known to run many requests on one thread.
-    pub fn may_use_threads(&self) -> bool {
-        !matches!(
-            self.runtime,
-            Some(
-                Runtime::Go
-                    | Runtime::Node
-                    | Runtime::Beam
-                    | Runtime::Dotnet
-                    | Runtime::Loop
-                    | Runtime::Nginx
-                    | Runtime::Puma
-            )
-        )
-    }
-
     /// Whether the gate is open: the rule was not broken lately.
     pub fn is_trusted(&self, now_ns: u64) -> bool {
-        self.may_use_threads() && now_ns >= self.distrusted_until_ns
+        self.possible().has(Rule::Thread) && now_ns >= self.distrusted_until_ns
     }
 
     /// Whether it has kept the rule ever since it was seen, and at least once.
     pub fn always_kept_the_rule(&self) -> bool {
-        self.may_use_threads() && self.kept_the_rule && !self.broke_the_rule
+        self.possible().has(Rule::Thread) && self.kept_the_rule && !self.broke_the_rule
     }
 
     /// A request was answered by the thread that read it, which held no other.
@@ -243,7 +208,7 @@ impl Process {
 
     /// A thread has a request from now on. [`Process::end`] is to be called for it once.
     /// Returns what the thread had open before.
-    pub fn begin(&mut self, thread: Tid, request: NodeId) -> Option<Open> {
+    pub fn begin(&mut self, thread: Tid, request: ExchangeId) -> Option<Open> {
         let thread = self.threads.entry(thread).or_default();
         let others = thread.open.open();
         thread.open.add(request);
@@ -252,7 +217,7 @@ impl Process {
     }
 
     /// A request that began is answered, or lost. A thread without any is forgotten: threads come and go unseen.
-    pub fn end(&mut self, thread: Tid, request: NodeId) {
+    pub fn end(&mut self, thread: Tid, request: ExchangeId) {
         if let Some(known) = self.threads.get_mut(&thread) {
             known.open.remove(request);
             if known.open.open().is_none() {
@@ -262,7 +227,7 @@ impl Process {
     }
 
     /// A thread read more of a request.
-    pub fn reads(&mut self, thread: Tid, request: NodeId) {
+    pub fn reads(&mut self, thread: Tid, request: ExchangeId) {
         if let Some(thread) = self.threads.get_mut(&thread) {
             thread.read(Some(request));
         }
@@ -276,7 +241,7 @@ impl Process {
     }
 
     /// The one request that a thread has open.
-    pub fn only_open(&self, thread: Tid) -> Option<NodeId> {
+    pub fn only_open(&self, thread: Tid) -> Option<ExchangeId> {
         match self.threads.get(&thread)?.open.open()? {
             Open::One(request) => Some(request),
             Open::Several => None,
@@ -291,13 +256,13 @@ impl Process {
     }
 
     /// The request that a loop serves now: the one of which it read last in this turn. In a later turn, the only one that it
-    /// has open; of a process that may be `busy` with others, nobody knows that.
-    pub fn in_turn(&self, thread: Tid, busy: bool) -> Option<NodeId> {
+    /// has open; of a process that may be busy with others, nobody knows that.
+    fn in_turn(&self, thread: Tid, sight: Sight) -> Option<ExchangeId> {
         let known = self.threads.get(&thread)?;
         let last = known.last?;
         match known.turn_over {
             false => Some(last),
-            true if busy => None,
+            true if sight == Sight::Partial => None,
             true => self.only_open(thread),
         }
     }
@@ -309,12 +274,12 @@ impl Process {
     }
 
     /// A request came with this `traceparent`.
-    pub fn receive(&mut self, context: (TraceId, SpanId), request: NodeId) {
+    pub fn receive(&mut self, context: (TraceId, SpanId), request: ExchangeId) {
         self.received.entry(context).or_default().add(request);
     }
 
     /// It is answered, or lost.
-    pub fn forget_received(&mut self, context: (TraceId, SpanId), request: NodeId) {
+    pub fn forget_received(&mut self, context: (TraceId, SpanId), request: ExchangeId) {
         if let Some(requests) = self.received.get_mut(&context) {
             requests.remove(request);
             if requests.open().is_none() {
@@ -335,7 +300,7 @@ mod tests {
 
     use super::*;
 
-    fn id(number: u64) -> NodeId {
+    fn id(number: u64) -> ExchangeId {
         // The version of a slot that is taken is odd.
         KeyData::from_ffi(1 << 32 | number).into()
     }
@@ -378,7 +343,7 @@ mod tests {
         let mut process = Process::default();
         // The last ten calls wait.
         for number in 0..100_000u32 {
-            let waits = |call: NodeId| call.data().as_ffi() as u32 + 10 >= number;
+            let waits = |call: ExchangeId| call.data().as_ffi() as u32 + 10 >= number;
             process.remember_call(Tid(number), id(number.into()), waits);
         }
         assert!(process.worker_calls.len() <= 2 * WORKERS_BEFORE_SWEEP);
