@@ -104,7 +104,8 @@ pub fn play(file: &Path, mut take: impl FnMut(Vec<Span>)) -> anyhow::Result<()> 
     while let Some(frame) = tape.next_frame().with_context(name)? {
         match (frame, &mut core) {
             (Frame::Config(json), _) => {
-                settings = Some(serde_json::from_str(&json).context("the tape's configuration is malformed")?);
+                let read = serde_json::from_str(&json).context("the tape's settings cannot be read");
+                settings = Some(read.with_context(name)?);
             }
             (Frame::Seed(seed), core) => {
                 let settings = settings

@@ -6,9 +6,10 @@ use clap::{Args, Parser};
 
 use super::{
     CoreSettings, LaunchSettings, LogLevel, Output, Selection, SpanNames, SpansOfEnvironment, TraceSettings,
-    values::{self, CgroupGlob, ControlSocket, ExeGlob, Listen},
+    values::{
+        CgroupGlob, ControlSocket, ExeGlob, HeaderName, IgnoreRule, Listen, Route, SecretName, limits, selection,
+    },
 };
-use crate::engine::trace::redact::SecretName;
 
 /// Zero-code distributed tracing: shows which service called which, without touching the services
 ///
@@ -178,7 +179,7 @@ pub(super) struct OutputArgs {
     pub(super) output: Option<Output>,
 
     /// Most bytes of spans that wait for export; beyond, the oldest is dropped
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::queue_bytes, help_heading = "Limits")]
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = limits::queue_bytes, help_heading = "Limits")]
     pub(super) queue_bytes: usize,
 }
 
@@ -186,7 +187,7 @@ pub(super) struct OutputArgs {
 pub(super) struct SelectionArgs {
     /// Trace the process with this id, and its children; repeatable
     #[arg(
-        long = "pid", value_name = "N", value_parser = values::pid, allow_negative_numbers = true,
+        long = "pid", value_name = "N", value_parser = selection::pid, allow_negative_numbers = true,
         help_heading = "Selection"
     )]
     pids: Vec<u32>,
@@ -200,7 +201,7 @@ pub(super) struct SelectionArgs {
 
     /// Trace who serves this local port, and its children; repeatable
     #[arg(
-        long = "port", value_name = "N", value_parser = values::port, allow_negative_numbers = true,
+        long = "port", value_name = "N", value_parser = selection::port, allow_negative_numbers = true,
         help_heading = "Selection"
     )]
     ports: Vec<u16>,
@@ -208,7 +209,7 @@ pub(super) struct SelectionArgs {
     /// Trace what runs in the container with this name, or whose id begins like this; repeatable
     ///
     /// Names are those of Docker, containerd, CRI-O and Podman.
-    #[arg(long = "container", value_name = "NAME|ID", value_parser = values::container, help_heading = "Selection")]
+    #[arg(long = "container", value_name = "NAME|ID", value_parser = selection::container, help_heading = "Selection")]
     containers: Vec<String>,
 
     /// Trace what runs in or below this control group, as /system.slice/nginx.service; repeatable
@@ -283,27 +284,23 @@ pub(super) struct TraceArgs {
     span_names: SpanNames,
 
     /// Give http.route to requests that fit this template, as '/users/{id}'; repeatable, the first that fits counts
-    #[arg(long = "route", value_name = "PATTERN", value_parser = values::route, help_heading = "Spans")]
-    routes: Vec<String>,
+    #[arg(long = "route", value_name = "PATTERN", help_heading = "Spans")]
+    routes: Vec<Route>,
 
     /// Give no span to requests with this path, method and path, or user agent, as 'GET /healthz'; repeatable
     ///
     /// '/static/**', 'GET /healthz' or 'user-agent: kube-probe/*'; * does not go over a slash of a path, ** does. What is
     /// called for an ignored request has no parent. They are counted.
-    #[arg(long = "ignore", value_name = "RULE", value_parser = values::ignore, help_heading = "Spans")]
-    ignore: Vec<String>,
+    #[arg(long = "ignore", value_name = "RULE", help_heading = "Spans")]
+    ignore: Vec<IgnoreRule>,
 
     /// Export this request header as http.request.header.<name>; repeatable
-    #[arg(
-        long = "capture-request-header", value_name = "NAME", value_parser = values::header, help_heading = "Spans"
-    )]
-    request_headers: Vec<String>,
+    #[arg(long = "capture-request-header", value_name = "NAME", help_heading = "Spans")]
+    request_headers: Vec<HeaderName>,
 
     /// Export this response header as http.response.header.<name>; repeatable
-    #[arg(
-        long = "capture-response-header", value_name = "NAME", value_parser = values::header, help_heading = "Spans"
-    )]
-    response_headers: Vec<String>,
+    #[arg(long = "capture-response-header", value_name = "NAME", help_heading = "Spans")]
+    response_headers: Vec<HeaderName>,
 
     /// Do not export the values of query parameters with this name, as session_key; repeatable
     ///
@@ -321,31 +318,31 @@ pub(super) struct TraceArgs {
 
     /// Size of the ring buffer between kernel and spoor, a power of two
     #[arg(
-        long, value_name = "SIZE", default_value = "8MiB", value_parser = values::ring_bytes, help_heading = "Limits"
+        long, value_name = "SIZE", default_value = "8MiB", value_parser = limits::ring_bytes, help_heading = "Limits"
     )]
     ring_bytes: u32,
 
     /// Most connections that are followed at one time
     #[arg(
-        long, value_name = "N", default_value_t = 65_536, value_parser = values::max_connections,
+        long, value_name = "N", default_value_t = 65_536, value_parser = limits::max_connections,
         allow_negative_numbers = true, help_heading = "Limits"
     )]
     max_connections: u32,
 
     /// Longest time that a span waits for its parent to be known
     #[arg(
-        long, value_name = "N", default_value_t = 10, value_parser = values::hold_seconds, allow_negative_numbers = true,
+        long, value_name = "N", default_value_t = 10, value_parser = limits::hold_seconds, allow_negative_numbers = true,
         help_heading = "Limits"
     )]
     hold_seconds: u64,
 
     /// Most bytes of spans that wait
-    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = values::bytes, help_heading = "Limits")]
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = limits::bytes, help_heading = "Limits")]
     hold_bytes: u64,
 
     /// Forget connections without traffic for so long; they are picked up again at their next request
     #[arg(
-        long, value_name = "TIME", default_value = "15m", value_parser = values::idle_timeout,
+        long, value_name = "TIME", default_value = "15m", value_parser = limits::idle_timeout,
         help_heading = "Limits"
     )]
     idle_timeout: Duration,
@@ -353,7 +350,11 @@ pub(super) struct TraceArgs {
 
 impl TraceArgs {
     pub(super) fn into_settings(self, environment: SpansOfEnvironment) -> TraceSettings {
-        let SpansOfEnvironment { sampler, mut secrets } = environment;
+        let SpansOfEnvironment {
+            sampler,
+            mut secrets,
+            known_methods,
+        } = environment;
         let Self {
             selection,
             control,
@@ -386,7 +387,7 @@ impl TraceArgs {
                 response_headers: without_repetition(response_headers),
                 secrets,
                 body_sizes,
-                known_methods: std::env::var("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS").ok(),
+                known_methods,
                 include_telemetry,
                 sampler,
                 max_connections,
@@ -400,7 +401,7 @@ impl TraceArgs {
 }
 
 /// Attribute keys must be unique within a span.
-fn without_repetition(mut names: Vec<String>) -> Vec<String> {
+fn without_repetition(mut names: Vec<HeaderName>) -> Vec<HeaderName> {
     names.sort();
     names.dedup();
     names

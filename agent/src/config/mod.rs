@@ -13,10 +13,12 @@ use std::{
 use clap::{CommandFactory, Parser, error::ErrorKind};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::trace::{redact::SecretNames, sampling::Sampler};
-
 pub use args::Cli;
-pub use values::{CONTAINER_ID_DIGITS, CgroupGlob, ExeGlob, LogLevel, Output, SpanNames};
+pub use values::{
+    CONTAINER_ID_DIGITS, CgroupGlob, ExeGlob, HeaderName, IgnoreRule, KnownMethods, LogLevel, Output, Route,
+    RouteError, Sampler, SamplerError, SecretName, SecretNames, SpanNames,
+};
+pub(crate) use values::{IgnoredRequests, RouteSegment};
 
 /// What the user asked for.
 #[derive(Clone, Debug)]
@@ -190,22 +192,22 @@ pub struct CoreSettings {
     /// How spans are named.
     pub span_names: SpanNames,
     /// Rules that give `http.route`: path templates, the first that fits counts.
-    pub routes: Vec<String>,
-    /// Requests that give no span, see [`crate::engine::trace::http::ignore`]. Tapes of earlier versions have none.
+    pub routes: Vec<Route>,
+    /// Requests that give no span. Tapes of earlier versions have none.
     #[serde(default)]
-    pub ignore: Vec<String>,
-    /// Request headers that become attributes, in lower case.
-    pub request_headers: Vec<String>,
-    /// Response headers that become attributes, in lower case.
-    pub response_headers: Vec<String>,
+    pub ignore: Vec<IgnoreRule>,
+    /// Request headers that become attributes, in order and each once.
+    pub request_headers: Vec<HeaderName>,
+    /// Response headers that become attributes, in order and each once.
+    pub response_headers: Vec<HeaderName>,
     /// Query parameters whose values are not exported. Older tapes do not say: the default ones.
     #[serde(default)]
     pub secrets: SecretNames,
     /// Sizes of bodies become attributes. Older tapes do not say: they do.
     #[serde(default = "yes")]
     pub body_sizes: bool,
-    /// Request methods that are known, as OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS lists them; `None`: the conventions'.
-    pub known_methods: Option<String>,
+    /// Request methods that are known; `None`: the conventions' own.
+    pub known_methods: Option<KnownMethods>,
     /// Trace telemetry of others (OTLP exports) too.
     pub include_telemetry: bool,
     /// Which traces leave. Older tapes do not say: all but those that their callers did not sample.
@@ -299,20 +301,29 @@ impl Invocation {
 struct SpansOfEnvironment {
     sampler: Sampler,
     secrets: SecretNames,
+    known_methods: Option<KnownMethods>,
 }
 
 impl SpansOfEnvironment {
     fn new(variable: impl Fn(&str) -> Option<OsString>, warnings: &mut Vec<String>) -> Result<Self, clap::Error> {
         let secrets = variable(SENSITIVE_PARAMETERS).map(|list| SecretNames::only(&list.to_string_lossy()));
+        let known_methods = variable(KNOWN_METHODS).map(|list| {
+            let Ok(methods) = list.to_string_lossy().parse();
+            methods
+        });
         Ok(Self {
             sampler: sampler_of_environment(&variable, warnings)?,
             secrets: secrets.unwrap_or_default(),
+            known_methods,
         })
     }
 }
 
 /// The list that replaces the default one, as other instrumentations of OpenTelemetry read it.
 const SENSITIVE_PARAMETERS: &str = "OTEL_INSTRUMENTATION_SANITIZATION_URL_EXPERIMENTAL_SENSITIVE_QUERY_PARAMETERS";
+
+/// The list of request methods that are known, as other instrumentations of OpenTelemetry read it.
+const KNOWN_METHODS: &str = "OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS";
 
 /// `OTEL_TRACES_SAMPLER` with `OTEL_TRACES_SAMPLER_ARG`. A value that cannot be followed is an error: to ignore it, as
 /// OpenTelemetry asks SDKs to, would send everything where a hundredth is wanted.

@@ -26,13 +26,12 @@ use self::{
     proto::http1::{self, Header},
     trace::{
         Span,
-        http::{HttpConfig, SpanNameStyle, ignore::Ignore, known_methods},
-        sampling::Sampler,
+        http::{HttpConfig, SpanNameStyle},
         span_name::SpanNames,
     },
 };
 use crate::{
-    config::{CoreSettings, SpanNames as SpanNamesSetting},
+    config::{CoreSettings, HeaderName, IgnoreRule, KnownMethods, Sampler, SpanNames as SpanNamesSetting},
     hash::FastMap,
     process::ProcessFacts,
     record::Event,
@@ -153,7 +152,7 @@ pub struct Core {
     wanted: Vec<u32>,
     http: HttpConfig,
     parser: http1::Config,
-    ignore: Vec<Ignore>,
+    ignore: Vec<IgnoreRule>,
     include_telemetry: bool,
     /// Where the parser keeps the headers that tell telemetry.
     telemetry_headers: [Header; telemetry::HEADERS.len()],
@@ -183,34 +182,33 @@ impl Core {
         let hold_most = usize::try_from(settings.hold_bytes / BYTES_PER_EXCHANGE)
             .unwrap_or(usize::MAX)
             .max(1);
-        let methods = settings.known_methods.as_deref().and_then(known_methods);
+        let names = |headers: &[HeaderName]| headers.iter().map(HeaderName::to_string).collect::<Vec<_>>();
+        let methods = settings.known_methods.as_ref().and_then(KnownMethods::methods);
         Self {
             flow: Flow::new(settings.max_connections as usize),
             causality: Causality::new(seed, hold_ns, hold_most),
             processes: FastMap::default(),
             wanted: Vec::new(),
             http: HttpConfig {
-                capture_request: settings.request_headers.clone(),
-                capture_response: settings.response_headers.clone(),
+                capture_request: names(&settings.request_headers),
+                capture_response: names(&settings.response_headers),
                 span_names: match settings.span_names {
                     SpanNamesSetting::Template => SpanNameStyle::Template,
                     SpanNamesSetting::Method => SpanNameStyle::Method,
                 },
-                routes: settings.routes.iter().filter_map(|route| route.parse().ok()).collect(),
+                routes: settings.routes.clone(),
                 secrets: settings.secrets.clone(),
-                known_methods: methods,
+                known_methods: methods.map(<[String]>::to_vec),
                 body_sizes: settings.body_sizes,
             },
             parser: http1::Config {
-                capture_request: settings
-                    .request_headers
-                    .iter()
-                    .cloned()
+                capture_request: names(&settings.request_headers)
+                    .into_iter()
                     .chain(telemetry::HEADERS.map(str::to_owned))
                     .collect(),
-                capture_response: settings.response_headers.clone(),
+                capture_response: names(&settings.response_headers),
             },
-            ignore: settings.ignore.iter().filter_map(|rule| rule.parse().ok()).collect(),
+            ignore: settings.ignore.clone(),
             include_telemetry: settings.include_telemetry,
             telemetry_headers: [0, 1].map(|place| Header::Captured((settings.request_headers.len() + place) as u16)),
             sampler: settings.sampler,

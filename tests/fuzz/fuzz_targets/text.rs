@@ -11,14 +11,13 @@ use std::{
 use arbitrary::Unstructured;
 use libfuzzer_sys::fuzz_target;
 use spoor::{
-    config::{Command, Invocation, Selection},
+    config::{Command, IgnoreRule, Invocation, KnownMethods, Selection},
     engine::{
         proto::http1::{Header, RequestHead, ResponseHead},
         trace::{
             Attribute, SpanKind, Value,
             http::{
                 Endpoint, Failure, HttpConfig, HttpExchange, IpOrUnix, SpanNameStyle, connect_span, http_span,
-                ignore::Ignore, known_methods,
             },
             redact,
             span_name::SpanNames,
@@ -110,9 +109,10 @@ fn span(input: &mut Unstructured<'_>) {
         content_length: None,
         headers,
     };
-    if let Ok(rule) = route.parse::<Ignore>() {
+    if let Ok(rule) = route.parse::<IgnoreRule>() {
         assert_eq!(rule.matches(&request), rule.matches(&request.clone()));
     }
+    let Ok(known_methods) = route.parse::<KnownMethods>();
     let config = HttpConfig {
         capture_request: vec!["x-a".to_owned()],
         capture_response: vec!["x-b".to_owned()],
@@ -124,7 +124,7 @@ fn span(input: &mut Unstructured<'_>) {
         routes: route.parse().into_iter().collect(),
         body_sizes: flags & 4 == 0,
         secrets: Default::default(),
-        known_methods: (flags & 4 != 0).then(|| known_methods(&route)).flatten(),
+        known_methods: known_methods.methods().filter(|_| flags & 4 != 0).map(<[String]>::to_vec),
     };
     let address = |which: bool| match which {
         true => IpOrUnix::Ip(u128::from(sizes[0]).rotate_left(u32::from(flags)).to_be_bytes().into()),

@@ -109,17 +109,6 @@ pub struct HttpSpan {
     pub status: Status,
 }
 
-/// The methods of `OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS`, for [`HttpConfig::known_methods`]; `None` if it is empty.
-pub fn known_methods(list: &str) -> Option<Vec<String>> {
-    let methods: Vec<_> = list
-        .split(',')
-        .map(str::trim)
-        .filter(|method| !method.is_empty())
-        .map(Into::into)
-        .collect();
-    (!methods.is_empty()).then_some(methods)
-}
-
 /// The span of an exchange. `names` are those of the process that the span belongs to.
 pub fn http_span(exchange: &HttpExchange<'_>, config: &HttpConfig, names: &mut SpanNames) -> HttpSpan {
     let request = exchange.request;

@@ -16,8 +16,8 @@ use std::borrow::Cow;
 
 use memchr::{memchr, memchr3};
 
+pub use crate::config::SecretNames;
 pub use header::Holds;
-pub use names::{SecretName, SecretNames};
 use scan::{Begin, scan};
 
 /// Replacement of a secret.
