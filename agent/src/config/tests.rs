@@ -1,4 +1,4 @@
-use clap::CommandFactory;
+use std::{path::PathBuf, time::Duration};
 
 use super::*;
 

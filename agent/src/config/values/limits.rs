@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-/// A number of bytes.
+/// Parses a number of bytes.
 pub fn bytes(text: &str) -> Result<u64, String> {
     let size: ByteSize = text
         .parse()
@@ -12,12 +12,12 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     Ok(size.as_u64())
 }
 
-/// Smallest ring buffer: seven of the largest records, and a multiple of every architecture's page size.
+/// Lower bound on the ring buffer: seven of the largest records, and a multiple of every architecture's page size.
 const RING_LEAST: u64 = 64 * 1024;
-/// Largest ring buffer.
+/// Upper bound on the ring buffer.
 const RING_MOST: u64 = 1024 * 1024 * 1024;
 
-/// The ring buffer's size.
+/// Parses the ring buffer's size in bytes.
 pub fn ring_bytes(text: &str) -> Result<u32, String> {
     let bytes = bytes(text)?;
     if !bytes.is_power_of_two() || !(RING_LEAST..=RING_MOST).contains(&bytes) {
@@ -26,12 +26,12 @@ pub fn ring_bytes(text: &str) -> Result<u32, String> {
     Ok(bytes as u32)
 }
 
-/// Most connections that the kernel's table can be made for.
+/// Upper bound on the size of the kernel's table of connections.
 const MOST_CONNECTIONS: u32 = 4_194_304;
-/// Longest time that a span may wait, in seconds.
+/// Upper bound on the time that a span may wait, in seconds.
 const HOLD_SECONDS_MOST: u64 = 3600;
 
-/// How long a span may wait for its parent.
+/// Parses the time in seconds that a span may wait for its parent.
 pub fn hold_seconds(text: &str) -> Result<u64, String> {
     match text.parse() {
         Ok(seconds) if seconds <= HOLD_SECONDS_MOST => Ok(seconds),
@@ -41,7 +41,7 @@ pub fn hold_seconds(text: &str) -> Result<u64, String> {
     }
 }
 
-/// How many connections may be followed.
+/// Parses the number of connections that may be followed.
 pub fn max_connections(text: &str) -> Result<u32, String> {
     match text.parse() {
         Ok(most) if (1..=MOST_CONNECTIONS).contains(&most) => Ok(most),
@@ -49,19 +49,18 @@ pub fn max_connections(text: &str) -> Result<u32, String> {
     }
 }
 
-/// Smallest queue for export: some hundred spans.
-const QUEUE_LEAST: u64 = 64 * 1024;
+/// Lower bound on the queue for export: some hundred spans.
+const QUEUE_LEAST: usize = 64 * 1024;
 
-/// The size of the queue for export.
+/// Parses the size in bytes of the queue for export.
 pub fn queue_bytes(text: &str) -> Result<usize, String> {
-    let bytes = bytes(text)?;
-    usize::try_from(bytes)
-        .ok()
-        .filter(|_| bytes >= QUEUE_LEAST)
-        .ok_or_else(|| "give at least 64KiB, as 64MiB".to_owned())
+    match usize::try_from(bytes(text)?) {
+        Ok(bytes) if bytes >= QUEUE_LEAST => Ok(bytes),
+        _ => Err("give at least 64KiB, as 64MiB".to_owned()),
+    }
 }
 
-/// How long a connection may be idle.
+/// Parses the time that a connection may be idle.
 pub fn idle_timeout(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(time) if time >= Duration::from_secs(1) => Ok(time),

@@ -11,9 +11,9 @@ use crate::{control, serve::DEFAULT_ADDRESS};
 pub enum Output {
     /// Trees for people: on stdout, or on stderr beside a launched command.
     Console,
-    /// To a collector.
+    /// OTLP to a collector.
     Otlp,
-    /// OTLP as JSON, a request a line: to a file, or to stdout.
+    /// OTLP as JSON, one request a line: to this file, or to stdout.
     OtlpJson(Option<PathBuf>),
 }
 
@@ -42,29 +42,29 @@ pub enum SpanNames {
     Method,
 }
 
-/// What to log, by OpenTelemetry's names.
+/// The least severe level that is logged, by OpenTelemetry's names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
     /// Nothing.
     Off,
-    /// What failed.
+    /// Failures.
     Error,
-    /// And what may go wrong.
+    /// Failures, and what may lead to one.
     Warn,
-    /// And what happens.
+    /// Also what Spoor does.
     #[default]
     Info,
-    /// And how.
+    /// Also how Spoor does it.
     Debug,
-    /// And all else.
+    /// Everything.
     Trace,
 }
 
 impl LogLevel {
-    /// The levels, for people.
+    /// The names of all levels, for error texts.
     pub const NAMES: &str = "off, error, warn, info, debug, trace";
 
-    /// The name, also as a filter of `tracing-subscriber`.
+    /// Returns the name, which is also a filter of `tracing-subscriber`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Off => "off",
@@ -93,7 +93,7 @@ impl FromStr for LogLevel {
     }
 }
 
-/// `--control`
+/// The value of `--control`: the path of the control socket; `None`: there is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControlSocket(pub Option<PathBuf>);
 
@@ -124,7 +124,7 @@ impl FromStr for ControlSocket {
     }
 }
 
-/// `--metrics-listen`
+/// The value of `--metrics-listen`: the address of the metrics server; `None`: there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listen(pub Option<SocketAddr>);
 

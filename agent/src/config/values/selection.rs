@@ -5,7 +5,7 @@ use std::{path::Path, str::FromStr};
 use agent_ebpf::abi::PID_LIMIT;
 use globset::{GlobBuilder, GlobMatcher};
 
-/// A pattern that names programs by their executable's path, or by its last part if the pattern has no slash.
+/// A pattern of executables: of their whole paths, or of their file names if the pattern has no slash.
 #[derive(Clone, Debug)]
 pub struct ExeGlob {
     text: String,
@@ -13,12 +13,12 @@ pub struct ExeGlob {
 }
 
 impl ExeGlob {
-    /// The pattern as it was given.
+    /// Returns the pattern as the user gave it.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Whether the pattern names the program with this executable, an absolute path.
+    /// Returns whether the pattern matches this executable, an absolute path.
     pub fn matches(&self, exe: &Path) -> bool {
         if self.text.contains('/') {
             return self.matcher.is_match(exe);
@@ -54,7 +54,7 @@ impl FromStr for ExeGlob {
     }
 }
 
-/// A pattern that names control groups by their path below the root of the hierarchy; those below them count, too.
+/// A pattern of control groups, by their paths below the root of the hierarchy. It also matches the groups below them.
 #[derive(Clone, Debug)]
 pub struct CgroupGlob {
     text: String,
@@ -62,12 +62,12 @@ pub struct CgroupGlob {
 }
 
 impl CgroupGlob {
-    /// The pattern as it was given.
+    /// Returns the pattern as the user gave it.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// Whether the pattern names the group with this path, or one above it.
+    /// Returns whether the pattern matches the group with this path, or one above it.
     pub fn matches(&self, path: &str) -> bool {
         let groups = Path::new(path).ancestors();
         groups
@@ -104,12 +104,12 @@ impl FromStr for CgroupGlob {
     }
 }
 
-/// Fewest digits of a container's id.
+/// Lower bound on the digits that name a container by its id: fewer would fit many.
 pub const CONTAINER_ID_DIGITS: usize = 4;
 
-/// A container's name, or the beginning of its id.
+/// Checks a container's name, or the beginning of its id.
 pub fn container(text: &str) -> Result<String, String> {
-    // What the runtimes allow in names (and `/` of none).
+    // The characters that all runtimes allow in names.
     let fits = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
     if text.is_empty() || !text.chars().all(fits) {
         return Err(format!(
@@ -119,7 +119,7 @@ pub fn container(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// A process id.
+/// Parses a process id.
 pub fn pid(text: &str) -> Result<u32, String> {
     match text.parse() {
         Ok(pid) if (1..=PID_LIMIT).contains(&pid) => Ok(pid),
@@ -129,7 +129,7 @@ pub fn pid(text: &str) -> Result<u32, String> {
     }
 }
 
-/// A TCP port.
+/// Parses a TCP port.
 pub fn port(text: &str) -> Result<u16, String> {
     match text.parse() {
         Ok(port) if port > 0 => Ok(port),
