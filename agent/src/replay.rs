@@ -36,7 +36,7 @@ pub fn replay(settings: &ReplaySettings) -> anyhow::Result<()> {
     };
     let config = ExportConfig {
         max_queue_bytes: settings.queue_bytes,
-        ..ExportConfig::from_env(choice, |name| std::env::var(name).ok())?
+        ..ExportConfig::from_env(choice, |name| std::env::var_os(name))?
     };
     let metrics = Arc::new(Metrics::default());
     let exporter = Exporter::start(config, Arc::clone(&metrics))?;
