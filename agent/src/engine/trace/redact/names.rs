@@ -1,4 +1,4 @@
-//! Which query parameters have a name whose values are secrets.
+//! Names of query parameters, as they stand in a URL, compared with those of secrets.
 
 use std::borrow::Cow;
 
