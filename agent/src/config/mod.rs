@@ -1,5 +1,7 @@
 //! The command line and the environment, parsed once: settings that exist are valid, and no other room parses their text.
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
+
 mod args;
 mod environment;
 mod settings;
