@@ -37,7 +37,7 @@ pub fn replay(settings: &ReplaySettings) -> anyhow::Result<()> {
     };
     let config = ExportConfig {
         max_queue_bytes: settings.queue_bytes,
-        ..ExportConfig::from_env(choice, |name| std::env::var(name).ok())?
+        ..ExportConfig::from_env(choice, |name| std::env::var_os(name))?
     };
     let metrics = Arc::new(Metrics::default());
     let exporter = Exporter::start(config, Arc::clone(&metrics))?;
@@ -105,7 +105,8 @@ pub fn play(file: &Path, mut take: impl FnMut(Vec<Span>)) -> anyhow::Result<()> 
     while let Some(frame) = tape.next_frame().with_context(name)? {
         match (frame, &mut core) {
             (Frame::Config(json), _) => {
-                settings = Some(serde_json::from_str(&json).context("the tape's configuration is malformed")?);
+                let read = serde_json::from_str(&json).context("the tape's settings cannot be read");
+                settings = Some(read.with_context(name)?);
             }
             (Frame::Seed(seed), core) => {
                 let settings = settings

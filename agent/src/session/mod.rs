@@ -63,7 +63,7 @@ pub fn run_without(settings: &RunSettings, withheld: Withheld) -> anyhow::Result
     };
     let config = ExportConfig {
         max_queue_bytes: settings.queue_bytes,
-        ..ExportConfig::from_env(choice, |name| std::env::var(name).ok())?
+        ..ExportConfig::from_env(choice, |name| std::env::var_os(name))?
     };
     let metrics = Arc::new(Metrics::default());
     let shown = Arc::new(shown::Shown::default());

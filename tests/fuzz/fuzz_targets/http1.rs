@@ -102,7 +102,8 @@ fn place(bytes: &[u8], sixteenths: u8, from_birth: bool) -> usize {
 
 /// What the parser says, without the stamps.
 fn play(from_birth: bool, at_server: bool, steps: &[Step<'_>], in_pieces: bool) -> Vec<Event> {
-    let config = Config::new(&["x-a".to_owned()], &["x-b".to_owned()], false);
+    let name = |name: &str| name.parse().expect("a header name");
+    let config = Config::new(&[name("x-a")], &[name("x-b")], false);
     let mut http = Http1::new(from_birth);
     if at_server {
         http = http.at_server();

@@ -11,7 +11,7 @@ use std::{
 use arbitrary::Unstructured;
 use libfuzzer_sys::fuzz_target;
 use spoor::{
-    config::{Command, Invocation, Selection},
+    config::{Command, IgnoreRule, Invocation, KnownMethods, Selection},
     engine::{
         context::traceparent,
         exchange::Failure,
@@ -20,7 +20,7 @@ use spoor::{
             Attribute, SpanKind, Value,
             conventions::{
                 Finished, connect,
-                http::{HttpConfig, HttpExchange, SpanNameStyle, describe, ignore::Ignore, known_methods},
+                http::{HttpConfig, HttpExchange, SpanNameStyle, describe},
             },
             redact,
             span_name::SpanNames,
@@ -112,9 +112,10 @@ fn span(input: &mut Unstructured<'_>) {
         content_length: None,
         headers,
     };
-    if let Ok(rule) = route.parse::<Ignore>() {
+    if let Ok(rule) = route.parse::<IgnoreRule>() {
         assert_eq!(rule.matches(&request), rule.matches(&request.clone()));
     }
+    let Ok(known_methods) = route.parse::<KnownMethods>();
     let config = HttpConfig {
         capture_request: vec!["x-a".to_owned()],
         capture_response: vec!["x-b".to_owned()],
@@ -126,7 +127,10 @@ fn span(input: &mut Unstructured<'_>) {
         routes: route.parse().into_iter().collect(),
         body_sizes: flags & 4 == 0,
         secrets: Default::default(),
-        known_methods: (flags & 4 != 0).then(|| known_methods(&route)).flatten(),
+        known_methods: known_methods
+            .methods()
+            .filter(|_| flags & 4 != 0)
+            .map(<[String]>::to_vec),
     };
     let end = |which: bool| match which {
         true => Endpoint::Ip(

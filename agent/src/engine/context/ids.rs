@@ -9,12 +9,12 @@ macro_rules! id {
         pub struct $name([u8; $bytes]);
 
         impl $name {
-            /// The id with these bytes, or `None` if all are zero (the invalid id).
+            /// Returns the id with these bytes; `None` if all are zero, which is the invalid id.
             pub fn new(bytes: [u8; $bytes]) -> Option<Self> {
                 bytes.iter().any(|&byte| byte != 0).then_some(Self(bytes))
             }
 
-            /// The bytes, most significant first.
+            /// Returns the bytes, most significant first.
             pub fn to_bytes(self) -> [u8; $bytes] {
                 self.0
             }
@@ -35,12 +35,12 @@ macro_rules! id {
 }
 
 id!(
-    /// Names a trace: 16 bytes, never all zero.
+    /// Trace id: 16 bytes, never all zero.
     TraceId,
     16
 );
 id!(
-    /// Names a span within its trace: 8 bytes, never all zero.
+    /// Span id, unique within its trace: 8 bytes, never all zero.
     SpanId,
     8
 );

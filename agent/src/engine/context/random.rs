@@ -5,23 +5,24 @@ use super::{SpanId, TraceId};
 /// SplitMix64 with a step of its own (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014): ids need
 /// to be unique, not secret.
 ///
-/// The state and the step are 64 bits each, from the seed's two halves. A trace id is two words in a row, which tell the
-/// step: two agents give one trace id only if all 127 bits of their seeds led to the same place.
+/// The state and the step are 64 bits each, from the seed's two halves. A trace id is two words in a row, which determine
+/// the step: two agents make the same trace id only if they have the same step and came to the same state.
 #[derive(Clone, Debug)]
 pub struct Ids {
     state: u64,
-    /// Odd, so that the state takes all 2⁶⁴ values before one comes again.
+    /// Increment of the state. Odd, so that the state takes all 2⁶⁴ values before one repeats.
     step: u64,
 }
 
-/// Fewest places of a step where neighbouring bits differ: the words of a step such as 1 are alike (the paper's `mixGamma`).
+/// Lower bound on the places of a step where neighbouring bits differ. The words of a regular step such as 1 resemble each
+/// other (the paper's `mixGamma`).
 const CHANGES: u32 = 24;
 
 /// The step of SplitMix64: 2⁶⁴ divided by the golden ratio, made odd.
 const USUAL_STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Ids {
-    /// A generator for this seed: the step in its high half, the state in its low one.
+    /// Returns a generator for this seed, which has the step in its high half and the state in its low one.
     pub fn new(seed: u128) -> Self {
         let step = (seed >> 64) as u64 | 1;
         let is_regular = (step ^ step >> 1).count_ones() < CHANGES;
@@ -31,7 +32,7 @@ impl Ids {
         }
     }
 
-    /// The seed with this state and the usual step.
+    /// Returns the seed with this state and the usual step.
     pub fn seed_of_state(state: u64) -> u128 {
         (USUAL_STEP as u128) << 64 | state as u128
     }
@@ -44,7 +45,7 @@ impl Ids {
         mixed ^ mixed >> 31
     }
 
-    /// A new span id.
+    /// Returns a new span id.
     pub fn span(&mut self) -> SpanId {
         loop {
             if let Some(id) = SpanId::new(self.next().to_be_bytes()) {
@@ -53,7 +54,7 @@ impl Ids {
         }
     }
 
-    /// A new trace id.
+    /// Returns a new trace id.
     pub fn trace(&mut self) -> TraceId {
         loop {
             let (high, low) = (self.next() as u128, self.next() as u128);

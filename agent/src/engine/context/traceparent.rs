@@ -1,4 +1,4 @@
-//! W3C Trace Context: what `traceparent` and `tracestate` headers say (<https://www.w3.org/TR/trace-context-2/>).
+//! W3C Trace Context: parsers of the headers `traceparent` and `tracestate` (<https://www.w3.org/TR/trace-context-2/>).
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -15,13 +15,13 @@ const KNOWN_FLAGS: u8 = 0x03;
 /// Length of a version 00 `traceparent`, and the least length of any other version's, in bytes.
 const TRACEPARENT_BYTES: usize = 55;
 
-/// How long a `tracestate` is passed on (section 3.3.1.5: at least 512 characters), in bytes.
+/// Upper bound on a `tracestate` in bytes; longer ones are dropped (section 3.3.1.5: at least 512 characters are passed on).
 const MAX_TRACESTATE_BYTES: usize = 512;
 
-/// How many members a `tracestate` may have (section 3.3.1.1).
+/// Upper bound on the members of a `tracestate` (section 3.3.1.1).
 const MAX_TRACESTATE_MEMBERS: usize = 32;
 
-/// Who called, as `traceparent` says.
+/// Caller of a request, as `traceparent` names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceContext {
     /// The trace.
@@ -33,19 +33,19 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// True if the caller may have recorded its span.
+    /// Returns whether the caller may have recorded its span.
     pub fn is_sampled(self) -> bool {
         self.flags & FLAG_SAMPLED != 0
     }
 }
 
-/// Why a `traceparent` is ignored; its `tracestate` is then to be ignored too.
+/// Reason to ignore a `traceparent`, and its `tracestate` with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 pub enum TraceparentError {
-    /// Several headers: none of them can be believed.
+    /// The request has several: none of them can be believed.
     #[error("more than one traceparent header")]
     Several,
-    /// Not `version-traceid-parentid-flags` in lower-case hexadecimal digits.
+    /// The value is not `version-traceid-parentid-flags` in lower-case hexadecimal digits.
     #[error("traceparent is malformed")]
     Malformed,
     /// Version ff, which is forbidden.
@@ -59,7 +59,7 @@ pub enum TraceparentError {
     ZeroParentId,
 }
 
-/// Why a `tracestate` is dropped; the `traceparent` still holds.
+/// Reason to drop a `tracestate`; the `traceparent` still holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 pub enum TracestateError {
     /// A member that is not `key=value`, or a key twice.
@@ -85,7 +85,7 @@ pub fn trace_context<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Result<O
     }
 }
 
-/// A `traceparent` header's value.
+/// Parses the value of a `traceparent` header.
 pub fn parse(value: &[u8]) -> Result<TraceContext, TraceparentError> {
     use TraceparentError::{ForbiddenVersion, Malformed, ZeroParentId, ZeroTraceId};
 
@@ -142,7 +142,7 @@ pub fn tracestate<'a>(values: impl Iterator<Item = &'a [u8]>) -> Result<Option<A
     Ok((!joined.is_empty()).then(|| joined.into()))
 }
 
-/// Exactly `N` bytes, in lower-case hexadecimal digits.
+/// Decodes exactly `N` bytes from lower-case hexadecimal digits.
 fn hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
     let mut bytes = [0; N];
     let (pairs, rest) = digits.as_chunks::<2>();

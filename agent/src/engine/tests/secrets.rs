@@ -16,8 +16,8 @@ const SECRET: &str = "S3CRET";
 
 fn with_headers() -> CoreSettings {
     CoreSettings {
-        request_headers: vec!["referer".to_owned()],
-        response_headers: vec!["location".to_owned()],
+        request_headers: vec!["referer".parse().unwrap()],
+        response_headers: vec!["location".parse().unwrap()],
         ..settings()
     }
 }

@@ -21,7 +21,7 @@ use agent_ebpf::abi::{
 };
 
 use super::Frame;
-use crate::config::CoreSettings;
+use crate::config::{CoreSettings, HeaderName, KnownMethods};
 use connection::Connection;
 use head::Named;
 use raw::Raw;
@@ -86,8 +86,9 @@ impl Redactor {
             return String::new();
         };
         let headers = settings.request_headers.iter().chain(&settings.response_headers);
-        let methods = settings.known_methods.iter().flat_map(|list| list.split(','));
-        self.named = Named::new(headers.map(String::as_str), methods);
+        let methods = settings.known_methods.as_ref().and_then(KnownMethods::methods);
+        let methods = methods.unwrap_or_default().iter().map(String::as_str);
+        self.named = Named::new(headers.map(HeaderName::as_str), methods);
         for route in &mut settings.routes {
             *route = facts::route(route, &self.key);
         }

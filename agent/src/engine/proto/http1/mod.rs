@@ -30,6 +30,8 @@ pub(crate) use framing::{Follow, Method, follow_request, follow_response};
 
 pub use telemetry::Telemetry;
 
+use crate::config::HeaderName;
+
 use super::{Call, Cause, Event, Piece, Reply};
 
 /// A request's head, with the headers that spans need.
@@ -131,11 +133,11 @@ pub struct Config {
 
 impl Config {
     /// Keeps these headers, by their lower-case names. `include_telemetry`: exports of others by OTLP give spans.
-    pub fn new(capture_request: &[String], capture_response: &[String], include_telemetry: bool) -> Self {
-        let wanted = capture_request.iter().cloned();
+    pub fn new(capture_request: &[HeaderName], capture_response: &[HeaderName], include_telemetry: bool) -> Self {
+        let wanted = capture_request.iter().map(HeaderName::to_string);
         Self {
             capture_request: wanted.chain(telemetry::HEADERS.map(str::to_owned)).collect(),
-            capture_response: capture_response.to_vec(),
+            capture_response: capture_response.iter().map(HeaderName::to_string).collect(),
             telemetry: Telemetry::new(include_telemetry, capture_request.len() as u16),
         }
     }

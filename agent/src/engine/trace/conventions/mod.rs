@@ -10,7 +10,7 @@ use opentelemetry_semantic_conventions::attribute as semconv;
 
 use super::{Attribute, SpanKind, Status, span_name::SpanNames};
 use crate::{
-    config::CoreSettings,
+    config::{CoreSettings, IgnoreRule},
     engine::{
         exchange::Failure,
         proto::{Call, Reply},
@@ -18,7 +18,7 @@ use crate::{
     },
     record::Endpoint,
 };
-use http::{HttpConfig, HttpExchange, ignore::Ignore};
+use http::{HttpConfig, HttpExchange};
 
 /// An exchange that is over, as its conventions need it.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +56,7 @@ pub struct Description {
 #[derive(Debug)]
 pub struct Conventions {
     http: HttpConfig,
-    ignore: Vec<Ignore>,
+    ignore: Vec<IgnoreRule>,
 }
 
 impl Conventions {
@@ -64,7 +64,7 @@ impl Conventions {
     pub fn new(settings: &CoreSettings) -> Self {
         Self {
             http: HttpConfig::new(settings),
-            ignore: settings.ignore.iter().filter_map(|rule| rule.parse().ok()).collect(),
+            ignore: settings.ignore.clone(),
         }
     }
 

@@ -14,7 +14,7 @@ use opentelemetry_semantic_conventions::attribute as semconv;
 use self::target::{Form, Target, default_port, host_and_port};
 use super::{Description, Finished};
 use crate::{
-    config::{CoreSettings, SpanNames as SpanNamesSetting},
+    config::{CoreSettings, HeaderName, KnownMethods, SpanNames as SpanNamesSetting},
     engine::{
         proto::http1::{Header, RequestHead, ResponseHead},
         trace::{
@@ -66,17 +66,6 @@ pub enum SpanNameStyle {
     Template,
     /// `{method}`, the letter of the conventions.
     Method,
-}
-
-/// The methods of `OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS`, for [`HttpConfig::known_methods`]; `None` if it is empty.
-pub fn known_methods(list: &str) -> Option<Vec<String>> {
-    let methods: Vec<_> = list
-        .split(',')
-        .map(str::trim)
-        .filter(|method| !method.is_empty())
-        .map(Into::into)
-        .collect();
-    (!methods.is_empty()).then_some(methods)
 }
 
 /// Describes an exchange. `names` are those of the process that the span belongs to.
@@ -144,15 +133,19 @@ impl HttpConfig {
     /// Takes the user's choices.
     pub(super) fn new(settings: &CoreSettings) -> Self {
         Self {
-            capture_request: settings.request_headers.clone(),
-            capture_response: settings.response_headers.clone(),
+            capture_request: settings.request_headers.iter().map(HeaderName::to_string).collect(),
+            capture_response: settings.response_headers.iter().map(HeaderName::to_string).collect(),
             span_names: match settings.span_names {
                 SpanNamesSetting::Template => SpanNameStyle::Template,
                 SpanNamesSetting::Method => SpanNameStyle::Method,
             },
-            routes: settings.routes.iter().filter_map(|route| route.parse().ok()).collect(),
+            routes: settings.routes.clone(),
             secrets: settings.secrets.clone(),
-            known_methods: settings.known_methods.as_deref().and_then(known_methods),
+            known_methods: settings
+                .known_methods
+                .as_ref()
+                .and_then(KnownMethods::methods)
+                .map(<[String]>::to_vec),
             body_sizes: settings.body_sizes,
         }
     }
