@@ -100,6 +100,12 @@ pub enum ProbeError {
     },
 }
 
+/// Gives memory back to the system that loading the programs took and does not need again.
+pub fn give_back_memory() {
+    // SAFETY: the allocator's own function takes no pointer and may be called at any time, by any thread.
+    unsafe { libmimalloc_sys::mi_collect(true) };
+}
+
 impl Probe {
     /// Loads and attaches all programs. No process is a target yet.
     pub fn load(settings: Settings) -> Result<Self, ProbeError> {

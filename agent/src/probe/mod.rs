@@ -14,7 +14,7 @@ mod survey;
 
 #[cfg(feature = "fuzzing")]
 pub use btf::Btf;
-pub use load::{Later, ProbeError, REPORTER, Settings};
+pub use load::{Later, ProbeError, REPORTER, Settings, give_back_memory};
 pub use lost::{Lost, Withheld};
 pub use offsets::{Feature, fields};
 pub use plan::{Attachment, Hook, PLAN, When};

@@ -1,7 +1,7 @@
 //! `spoor ps`: which workloads are traced and why, and what of them is not visible. The running agent says it; without
 //! one, it is said what a selection would select.
 
-mod gather;
+mod listing;
 mod table;
 
 use std::{
@@ -19,7 +19,7 @@ use crate::{
     screen::say,
     targets::rules::Rules,
 };
-use gather::Gather;
+use listing::Gather;
 use table::table;
 
 /// How often `--watch` draws.
