@@ -1,8 +1,8 @@
 //! Spoor, a zero-code distributed tracing agent: from system calls to OpenTelemetry spans.
 //!
-//! [`probe`] reads the ring buffer, [`engine`] turns its records into spans, [`export`] sends them. [`targets`] decides which
-//! processes are traced, [`process`] describes them, [`runtimes`] tells their runtimes apart. [`session`] is the loop that
-//! drives all of it, [`cmd`] holds the commands.
+//! [`probe`] reads the ring buffer, [`engine`] turns its records into spans, [`export`] sends them. [`targets`] decides
+//! which processes are traced, [`process`] describes them, [`runtimes`] tells their runtimes apart. [`session`] is the
+//! loop that drives all of it, [`cmd`] holds the commands.
 
 #![deny(unsafe_code)]
 

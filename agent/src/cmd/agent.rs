@@ -2,6 +2,8 @@
 
 use std::{io::IsTerminal, sync::Arc, time::Duration};
 
+use anyhow::Context;
+
 use super::{announce::announce, status_line::StatusLine};
 use crate::{
     config::TraceSettings,
@@ -22,9 +24,9 @@ const FLUSH: Duration = Duration::from_secs(5);
 
 /// An agent to run.
 pub(super) struct Agent<'a> {
-    /// What is traced, and how.
+    /// Settings of tracing.
     pub(super) settings: &'a TraceSettings,
-    /// What the agent does with its targets, for people: `traces`.
+    /// Activity of the agent, for people: `traces`, `records`.
     pub(super) verb: &'a str,
     /// Destination of the spans, or of everything that Core is fed.
     pub(super) sink: Sink,
@@ -64,7 +66,7 @@ pub(super) fn run(agent: Agent<'_>) -> anyhow::Result<i32> {
     } = agent;
     let mut session = start(settings, sink, &published, withheld)?;
     let announced = announce(settings, verb, Arc::clone(&published.desk), session.waker());
-    let stop = Stop::on_signals(&session.waker())?;
+    let stop = Stop::on_signals(&session.waker()).context("cannot handle signals")?;
     let launch = match &settings.launch {
         Some(launch) => Some(Launch::spawn(&launch.command, launch.as_root)?),
         None => None,
@@ -148,7 +150,7 @@ fn avoid_huge_pages() {
 fn ready(session: &Session, only_command: bool) -> String {
     let what = match (only_command, session.targets()) {
         (true, _) => "the command".to_owned(),
-        (false, 0) => "0 processes: nothing that runs fits so far, and `spoor ps` says why".to_owned(),
+        (false, 0) => "0 processes: no running process matches the rules so far, `spoor ps` shows why".to_owned(),
         (false, 1) => "1 process".to_owned(),
         (false, count) => format!("{count} processes"),
     };

@@ -1,4 +1,4 @@
-//! The status line: how much is traced, and what is lost, once a second at the foot of a terminal.
+//! Status line at the foot of a terminal: how much is traced, and what is lost, once a second.
 
 use std::{
     io::{self, IsTerminal},
@@ -18,16 +18,16 @@ use crate::{
     session::{Published, Snapshot},
 };
 
-/// How often it is drawn.
+/// Period of drawing.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Room for the `^C` that a terminal shows behind the line: in the next row it would push the line up for good.
 const ECHO_COLUMNS: usize = 2;
 
-/// Where a status line can be: on stderr, or else on stdout, if that is a terminal that can erase.
+/// Returns the stream for a status line: stderr, or else stdout, if that is a terminal that can erase.
 ///
-/// Not beside a launched command, whose output would mix with it, nor where spans go to the terminal as JSON, nor before
-/// a pipe: its reader may be a pager, which has the terminal.
+/// Not beside a launched command, whose output would mix with it, nor where spans go to the terminal as JSON, nor
+/// before a pipe: its reader may be a pager, which has the terminal.
 pub fn place(launched: bool, output: &Output) -> Option<Stream> {
     let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
     let stdout = io::stdout().is_terminal();
@@ -41,7 +41,7 @@ pub fn place(launched: bool, output: &Output) -> Option<Stream> {
     stdout.then_some(Stream::Stdout)
 }
 
-/// A status line, on a thread of its own until it is dropped.
+/// Status line, drawn by a thread of its own until it is dropped.
 pub struct StatusLine {
     /// Dropping it ends the thread.
     ended: Option<mpsc::Sender<()>>,
@@ -52,7 +52,7 @@ impl StatusLine {
     /// Draws the line until it is dropped.
     ///
     /// # Errors
-    /// If there can be no thread.
+    /// If no thread can be started.
     pub fn start(stream: Stream, published: Arc<Published>, metrics: Arc<Metrics>) -> io::Result<Self> {
         // https://no-color.org
         let faint = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -88,13 +88,13 @@ impl Drop for StatusLine {
     fn drop(&mut self) {
         self.ended = None;
         if let Some(thread) = self.thread.take() {
-            // It draws, and no more: nothing in it panics.
+            // The thread only draws: nothing in it panics.
             let _ = thread.join();
         }
     }
 }
 
-/// The terminal's width; `None` while another job of the shell has the terminal.
+/// Returns the terminal's width; `None` while another job of the shell has the terminal.
 fn columns(stream: Stream) -> Option<usize> {
     fn of(stream: impl AsFd) -> Option<usize> {
         let own = rustix::process::getpgrp();
@@ -110,7 +110,7 @@ fn columns(stream: Stream) -> Option<usize> {
     }
 }
 
-/// From a count to how fast it grows.
+/// Growth of a count.
 #[derive(Debug, Default)]
 struct Rate(Option<(u64, Instant)>);
 

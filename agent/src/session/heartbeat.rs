@@ -1,5 +1,5 @@
-//! Heartbeat of the reader of the ring. Each question for the agent's health asks for the next beat, so that nothing wakes
-//! up while nobody asks.
+//! Heartbeat of the reader of the ring. Each question for the agent's health asks for the next beat, so that nothing
+//! wakes up while nobody asks.
 
 use std::{
     sync::{
@@ -11,7 +11,8 @@ use std::{
 
 use crate::probe::Waker;
 
-/// Longest time without a beat. A working reader beats within milliseconds, and after the worst of batches within a second.
+/// Longest time without a beat. A working reader beats within milliseconds, and after the worst of batches within a
+/// second.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Shortest time over which lost records are compared with taken ones.
 const WINDOW: Duration = Duration::from_secs(1);
@@ -51,8 +52,8 @@ impl Heartbeat {
         }
     }
 
-    /// Notes how many records were lost for want of room in the ring, and how many taken, since the start; called by the
-    /// reader.
+    /// Notes how many records were lost for want of room in the ring, and how many taken, since the start; called by
+    /// the reader.
     pub fn ring(&self, now: Instant, lost: u64, taken: u64) {
         let mut state = self.lock();
         let (since, lost_before, taken_before) = *state.window.get_or_insert((now, lost, taken));

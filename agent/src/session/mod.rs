@@ -52,8 +52,8 @@ use crate::{
     targets::{Registry, inspector::Inspector, reconcile::Reconciler, rules::Rules},
 };
 
-/// Records that are taken before anything else is looked at. Their exchanges and spans, some 2 KiB each, exist at the same
-/// time: so few that a burst leaves little memory behind, and that the processor's cache holds them.
+/// Records that are taken before anything else is looked at. Their exchanges and spans, some 2 KiB each, exist at the
+/// same time: so few that a burst leaves little memory behind, and that the processor's cache holds them.
 const BATCH: usize = 1024;
 
 /// Looks at an empty ring before the reader sleeps until it is woken.
@@ -296,7 +296,8 @@ impl Session {
         self.look_again(lost, now_ns);
     }
 
-    /// Publishes the counters, and logs the losses that begin and end. Returns how many records found no room in the ring.
+    /// Publishes the counters, and logs the losses that begin and end. Returns how many records found no room in the
+    /// ring.
     fn publish(&mut self) -> u64 {
         let kernel = self.probe.counters();
         let ring_full = kernel.iter().find(|(cause, _)| *cause == Counter::RingFull);

@@ -18,9 +18,9 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Published {
     snapshot: Mutex<Snapshot>,
-    /// Where requests for the list of workloads wait.
+    /// Requests for the list of workloads.
     pub desk: Arc<Desk>,
-    /// Whether the reader works.
+    /// Heartbeat of the reader.
     pub heartbeat: Heartbeat,
     /// The processes that read files of other processes.
     readers: OnceLock<Arc<Readers>>,

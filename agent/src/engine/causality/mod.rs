@@ -316,8 +316,8 @@ impl Causality {
         id
     }
 
-    /// Whether what a connection was opened for is what its first call is made for. The thread that sends must be the one
-    /// that opened it: pools give a connection to whoever waited longest, and children inherit them.
+    /// Whether what a connection was opened for is what its first call is made for. The thread that sends must be the
+    /// one that opened it: pools give a connection to whoever waited longest, and children inherit them.
     fn is_opener_of(&self, request: NodeId, call: &Node) -> bool {
         self.nodes.get(request).is_some_and(|request| {
             let sender_opened_it = request.thread == call.thread
@@ -327,8 +327,8 @@ impl Causality {
         })
     }
 
-    /// Adds a call to those that wait for a request's response. Calls that have left are passed over whenever the list is
-    /// full, so that a request that lasts for hours keeps only those that wait.
+    /// Adds a call to those that wait for a request's response. Calls that have left are passed over whenever the list
+    /// is full, so that a request that lasts for hours keeps only those that wait.
     fn add_candidate(&mut self, request: NodeId, call: NodeId) {
         let Some(node) = self.nodes.get_mut(request) else {
             return;
@@ -376,8 +376,8 @@ impl Causality {
         }
     }
 
-    /// A record of a thread was lost: it may have read a request that is not known, and have answered the one that it has open.
-    /// Whose calls it makes now, and whose it made, is not known.
+    /// A record of a thread was lost: it may have read a request that is not known, and have answered the one that it
+    /// has open. Whose calls it makes now, and whose it made, is not known.
     pub fn lost(&mut self, of: Stamp) {
         let thread = of.execution.tid;
         let Some(process) = self.processes.get_mut(&of.execution.tgid) else {

@@ -95,8 +95,8 @@ impl Thread {
     }
 }
 
-/// A set of open requests that can name its member while it has only one. Adding and removing cost the same however many
-/// there are.
+/// A set of open requests that can name its member while it has only one. Adding and removing cost the same however
+/// many there are.
 #[derive(Debug, Default)]
 struct Requests {
     count: u32,
@@ -156,7 +156,8 @@ impl Process {
         self.is_nginx() || !self.is_known()
     }
 
-    /// For which request a thread works now, by the rules that may hold in this process. `busy`: as of [`Process::in_turn`].
+    /// For which request a thread works now, by the rules that may hold in this process. `busy`: as of
+    /// [`Process::in_turn`].
     pub fn names(&self, thread: u32, busy: bool) -> Named {
         Named {
             by_thread: self.may_use_threads().then(|| self.only_open(thread)).flatten(),
@@ -203,7 +204,8 @@ impl Process {
         std::mem::take(&mut self.deferred)
     }
 
-    /// Whether a thread may stand for a request, as far as is known. Not where the runtime is known to run many requests on one thread.
+    /// Whether a thread may stand for a request, as far as is known. Not where the runtime is known to run many
+    /// requests on one thread.
     pub fn may_use_threads(&self) -> bool {
         !matches!(
             self.runtime,
@@ -289,8 +291,8 @@ impl Process {
         }
     }
 
-    /// The request that a loop serves now: the one of which it read last in this turn. In a later turn, the only one that it
-    /// has open; of a process that may be `busy` with others, nobody knows that.
+    /// The request that a loop serves now: the one of which it read last in this turn. In a later turn, the only one
+    /// that it has open; of a process that may be `busy` with others, nobody knows that.
     pub fn in_turn(&self, thread: u32, busy: bool) -> Option<NodeId> {
         let known = self.threads.get(&thread)?;
         let last = known.last?;
