@@ -23,10 +23,10 @@ use std::{
 use agent_ebpf::abi::Open;
 use serde_json::{Value as Json, json};
 use spoor::{
+    cmd,
     engine::trace::{Attribute, Resource, Span, Value},
     process::ProcessFacts,
     record::{Base, Record},
-    replay,
     tape::{Frame, TapeReader, TapeWriter},
 };
 
@@ -74,7 +74,7 @@ fn tapes() -> Vec<PathBuf> {
 
 fn spans(tape: &Path) -> Vec<Json> {
     let mut spans = Vec::new();
-    replay::play(tape, |some| spans.extend(some.iter().map(to_json))).unwrap();
+    cmd::replay::play(tape, |some| spans.extend(some.iter().map(to_json))).unwrap();
     spans
 }
 

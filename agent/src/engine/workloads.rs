@@ -50,8 +50,8 @@ impl Seen {
 }
 
 impl Core {
-    /// The processes that did something and have not ended, by their ids. For people: takes a while where there are many
-    /// connections.
+    /// The processes that did something and have not ended, by their ids. For people: takes a while where there are
+    /// many connections.
     pub fn workloads(&self) -> Vec<Workload> {
         let is_listed = |process: &Process| process.ended_ns.is_none() && process.choice != Choice::Refused;
         let running = self.processes.iter().filter(|(_, process)| is_listed(process));

@@ -20,7 +20,7 @@ const SEARCH_BYTES: u64 = 64 << 20;
 const STEP_BYTES: usize = 1 << 20;
 /// The name of tokio's worker threads, in every program that has its runtime (tokio, `runtime/builder.rs`).
 const TOKIO: &[u8] = b"tokio-runtime-worker";
-/// Where the standard library's sources were when it was built: in every panic message's location.
+/// Directory of the standard library's sources when it was built: part of every panic message's location.
 const RUSTC: &[u8] = b"/rustc/";
 
 /// Word size and marks of an executable.
@@ -44,8 +44,8 @@ pub(super) fn headers(file: &File) -> Binary {
     }
 }
 
-/// Searches the read-only data for Rust's and tokio's marks, unless the headers told the language. Reads up to 64 MiB, so
-/// it is done once for each executable. Calls `alive` before each step.
+/// Searches the read-only data for Rust's and tokio's marks, unless the headers told the language. Reads up to 64 MiB,
+/// so it is done once for each executable. Calls `alive` before each step.
 pub(super) fn search(file: &File, binary: &mut Binary, alive: &mut dyn FnMut()) {
     let Some(elf) = Elf::read(file).filter(|_| binary.marks == Marks::None) else {
         return;
@@ -182,8 +182,8 @@ fn table<T: pod::Pod + Clone>(file: &File, offset: u64, count: u16) -> Vec<T> {
     pod::slice_from_bytes::<T>(&bytes, count).map_or_else(|()| Vec::new(), |(headers, _)| headers.to_vec())
 }
 
-/// Reads the version from the header of `.go.buildinfo` (Go, `debug/buildinfo`): 14 bytes of magic, pointer size, flags;
-/// since Go 1.18 flag 2 says that the version follows at offset 32, with its length as a varint.
+/// Reads the version from the header of `.go.buildinfo` (Go, `debug/buildinfo`): 14 bytes of magic, pointer size,
+/// flags; since Go 1.18 flag 2 says that the version follows at offset 32, with its length as a varint.
 fn go_version(file: &File, (offset, length): (u64, u64)) -> Option<String> {
     let bytes = bytes_at(file, offset, length.min(128) as usize)?;
     if !bytes.starts_with(b"\xff Go buildinf:") || bytes.get(15)? & 2 == 0 {

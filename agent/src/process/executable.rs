@@ -33,8 +33,8 @@ struct Key {
 pub(super) struct Executables(HashMap<Key, Executable>);
 
 impl Executables {
-    /// Describes the executable of a process. `identity` names the file, if its file system answers; `path` is the file's
-    /// name in the process's mount namespace.
+    /// Describes the executable of a process. `identity` names the file, if its file system answers; `path` is the
+    /// file's name in the process's mount namespace.
     pub(super) fn describe(
         &mut self,
         root: &ProcRoot,

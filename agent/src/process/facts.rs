@@ -1,4 +1,4 @@
-//! What is known of a process, as Core and the exporters need it.
+//! Facts of a process, as Core and the exporters need them.
 
 use std::sync::Arc;
 
@@ -7,19 +7,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::{engine::trace::Resource, runtimes::Runtime};
 
-/// What was read of a process when it was first seen.
+/// Facts of a process, read when it was first seen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProcessFacts {
     /// Process id in the initial namespace.
     pub tgid: u32,
-    /// The program's kind.
+    /// Runtime of the program.
     pub runtime: Runtime,
-    /// What its spans say about it.
+    /// Resource of its spans.
     pub resource: Arc<Resource>,
 }
 
 impl ProcessFacts {
-    /// Whether it is in a container of which only the id is known.
+    /// Returns true if the process is in a container of which only the id is known.
     pub fn is_in_unnamed_container(&self) -> bool {
         let has = |key| self.resource.attributes.iter().any(|attribute| attribute.key == key);
         has(attribute::CONTAINER_ID) && !has(attribute::CONTAINER_NAME)

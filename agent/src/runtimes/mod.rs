@@ -1,8 +1,8 @@
 //! Language runtimes that Spoor tells apart.
 //!
-//! A [`Runtime`] decides which causality rules apply to a process. [`recognise`] finds it from the executable's name and
-//! from the marks that its binary holds; [`table`] has one row for each kind of executable. This room reads no file and
-//! knows no process: [`crate::process`] reads, and passes on what it read.
+//! A [`Runtime`] decides which causality rules apply to a process. [`recognise`] finds it from the executable's name
+//! and from the marks that its binary holds; [`table`] has one row for each kind of executable. This room reads no file
+//! and knows no process: its callers read, and pass on what they read.
 
 mod rules;
 mod table;
@@ -38,8 +38,8 @@ pub enum Runtime {
     Beam,
     /// .NET.
     Dotnet,
-    /// A program with an event loop that multiplexes requests (HAProxy, Envoy, a tokio program), or one whose binary may
-    /// not be read and could be such a program.
+    /// A program with an event loop that multiplexes requests (HAProxy, Envoy, a tokio program), or one whose binary
+    /// may not be read and could be such a program.
     Loop,
 }
 

@@ -27,24 +27,22 @@ use crate::{
 /// State of a process.
 ///
 /// ```text
-///                  a program begins, or a provisional process forks
-///        Unknown ────────────────────────────────────────────────────► Provisional ─────┐
-///           │                                                          │    ▲    │      │
-///           │ a rule names it, it is the launched        a rule names  │    │    │      │ no rule names it,
-///           │ command, or a target forks it              it, it listens│    │    │      │ nor its parent
-///           │                                            on a port, or │    │    │      ▼
-///           │                                            its parent is │    │    │   Refused(refusal)
-///           │                                            a target      ▼    │    │
-///           └────────────────────────────────────────────────► Target(reason)    │ exit
-///                                                              │                 ▼
-///                                                              │ exit       Exited, undecided
-///                                                              ▼                 │
-///                                                            Exited ◄────────────┘ decided
+///              a program begins, or a provisional process forks
+///   Unknown ────────────────────────────────────────────────────► Provisional
+///      │                                                           │   │   │
+///      │ a rule names it, it is the launched command,              │   │   └─ no rule names it ──► Refused(refusal)
+///      │ or a target forks it                                      │   └─ exit ──► Exited, undecided ── decided ──► Exited
+///      │                                                           │
+///      │           a rule names it, it listens on a rule's port,   │
+///      │           or its parent is a target                       │
+///      └─────────► Target(reason) ◄────────────────────────────────┘
+///                     └─ exit ──► Exited
 /// ```
 ///
-/// A target becomes provisional again if the kernel says of its new program that it was no target when the program began.
-/// `Unknown`, `Refused` and `Exited` have no entry: the kernel side reports nothing more of such a process, not even the
-/// end of a refused one, so an entry could never be taken away. A refusal is handed out once, as a [`Decision`].
+/// A target becomes provisional again if the kernel says of its new program that it was no target when the program
+/// began. `Unknown`, `Refused` and `Exited` have no entry: the kernel side reports nothing more of such a process, not
+/// even the end of a refused one, so an entry could never be taken away. A refusal is handed out once, as a
+/// [`Decision`].
 #[derive(Debug, PartialEq, Eq)]
 enum State {
     /// Captured from the first byte of its program, so that nothing is missed if it turns out to be a target.
@@ -93,7 +91,7 @@ pub enum Outcome {
 pub struct Decision {
     /// The process.
     pub tgid: Tgid,
-    /// What it is from now on.
+    /// Outcome for it.
     pub outcome: Outcome,
 }
 
@@ -103,7 +101,7 @@ struct Entry {
     state: State,
     /// The process that forked it, if that was seen.
     parent: Option<Tgid>,
-    /// Its facts have come from the inspector.
+    /// The inspector has answered with its facts.
     is_described: bool,
 }
 
@@ -173,8 +171,8 @@ impl Registry {
         }
     }
 
-    /// A process runs a new program. `was_no_target`: the kernel did not take it for one when the program began. Returns
-    /// whether it must be decided if the new program is selected.
+    /// A process runs a new program. `was_no_target`: the kernel did not take it for one when the program began.
+    /// Returns whether it must be decided if the new program is selected.
     fn exec(&mut self, tgid: Tgid, was_no_target: bool) -> bool {
         let Some(entry) = self.entries.get_mut(&tgid) else {
             // A process that was let go a moment ago was a target still when the kernel reported this.
@@ -237,8 +235,8 @@ impl Registry {
         Some(Question::Facts { tgid, parent: None })
     }
 
-    /// Makes a process a target that was found by looking at what runs. Returns the question that it raises; `None`: it is
-    /// in the registry already.
+    /// Makes a process a target that was found by looking at what runs. Returns the question that it raises; `None`: it
+    /// is in the registry already.
     pub fn select(&mut self, tgid: Tgid, reason: Reason) -> Option<Question> {
         if self.is_alive(tgid) {
             return None;

@@ -1,14 +1,14 @@
 //! Provisional processes: captured before it is known whether they are targets, and what they fork meanwhile.
 //!
 //! A process that begins a program is captured from its first byte, so that nothing is missed if a rule names it. Its
-//! children are captured too. A shell may fork several of them before the inspector has answered, so they share its fate:
-//! all are targets, or none is that has not begun a program of its own.
+//! children are captured too. A shell may fork several of them before the inspector has answered, so they share its
+//! fate: all are targets, or none is that has not begun a program of its own.
 
 use std::collections::VecDeque;
 
 use super::{Decision, Outcome, Reason, Refusal, Registry, State, Tgid, rules::Rule};
 
-/// What has to be decided about a process.
+/// Open decision about a process.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Provisional {
     /// The provisional process that forked this one, and whose fate it shares.
@@ -71,8 +71,8 @@ impl Registry {
         }
     }
 
-    /// Takes the decisions that listening ports have made, and decides about orphans: they are refused, unless a program
-    /// of their own is still looked at.
+    /// Takes the decisions that listening ports have made, and decides about orphans: they are refused, unless a
+    /// program of their own is still looked at.
     pub fn take_decisions(&mut self) -> Vec<Decision> {
         let mut decisions = std::mem::take(&mut self.decisions);
         for orphan in std::mem::take(&mut self.orphans) {
@@ -84,8 +84,8 @@ impl Registry {
         decisions
     }
 
-    /// Decides about a provisional process, and with it about those that share its fate, parents before children. Returns
-    /// nothing if the process is not provisional.
+    /// Decides about a provisional process, and with it about those that share its fate, parents before children.
+    /// Returns nothing if the process is not provisional.
     pub(super) fn decide(&mut self, tgid: Tgid, verdict: Result<Reason, Refusal>) -> Vec<Decision> {
         let mut decided = Vec::new();
         let mut undecided = VecDeque::from([(tgid, verdict)]);
@@ -109,7 +109,8 @@ impl Registry {
         decided
     }
 
-    /// Ends the provisional state of one process. Returns the processes that it forked; `None` if it is not provisional.
+    /// Ends the provisional state of one process. Returns the processes that it forked; `None` if it is not
+    /// provisional.
     fn settle(&mut self, tgid: Tgid, verdict: Result<Reason, Refusal>) -> Option<Vec<Tgid>> {
         let entry = self.entries.get_mut(&tgid)?;
         let is_alive = entry.is_alive();
@@ -126,8 +127,8 @@ impl Registry {
         Some(forked)
     }
 
-    /// Returns those of the forked processes about which is decided with their parent. Children of a target are targets,
-    /// whatever they run; a child of a refused process that began a program of its own is decided by that.
+    /// Returns those of the forked processes about which is decided with their parent. Children of a target are
+    /// targets, whatever they run; a child of a refused process that began a program of its own is decided by that.
     fn sharing(&mut self, parent: Tgid, mut forked: Vec<Tgid>, is_target: bool) -> Vec<Tgid> {
         forked.sort_unstable();
         forked.dedup();

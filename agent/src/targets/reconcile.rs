@@ -1,8 +1,8 @@
 //! Reconciliation of the registry with what runs, after records of starts or ends were lost.
 //!
-//! A lost record leaves the kernel side's marks and the registry apart: a process that should be traced is not, or one is
-//! captured that nobody decided about. So when the ring was full, everything that runs is looked at again. A record that
-//! is still on its way looks like a lost one: a start is believed at once, everything else at the second look.
+//! A lost record leaves the kernel side's marks and the registry apart: a process that should be traced is not, or one
+//! is captured that nobody decided about. So when the ring was full, everything that runs is looked at again. A record
+//! that is still on its way looks like a lost one: a start is believed at once, everything else at the second look.
 
 use std::collections::BTreeSet;
 
@@ -17,14 +17,14 @@ const LOOKS: u8 = 2;
 /// Processes that run, and those of them that are selected.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// All processes.
+    /// All processes that run.
     pub running: BTreeSet<Tgid>,
-    /// Those that are selected, and their descendants.
+    /// Selected processes, and their descendants.
     pub selected: Vec<(Tgid, Reason)>,
 }
 
-/// Lists the running processes that are selected: those that a rule names, if `by_rules`, and all descendants of these and
-/// of `targets`. The targets themselves are listed only if a rule names them.
+/// Lists the running processes that are selected: those that a rule names, if `by_rules`, and all descendants of these
+/// and of `targets`. The targets themselves are listed only if a rule names them.
 pub fn selected(rules: &Rules, mut targets: BTreeSet<Tgid>, by_rules: bool) -> Vec<(Tgid, Reason)> {
     let mut selected = Vec::new();
     if by_rules {

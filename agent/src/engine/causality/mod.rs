@@ -323,8 +323,8 @@ impl Causality {
         }
     }
 
-    /// A record of a thread was lost: it may have read a request that is not known, and have answered the one that it has open.
-    /// Whose calls it makes now, and whose it made, is not known.
+    /// A record of a thread was lost: it may have read a request that is not known, and have answered the one that it
+    /// has open. Whose calls it makes now, and whose it made, is not known.
     pub fn lost(&mut self, of: Stamp) {
         let thread = of.execution.tid;
         let Some(process) = self.processes.get_mut(&of.execution.tgid) else {

@@ -76,8 +76,8 @@ impl Thread {
     }
 }
 
-/// A set of open requests that can name its member while it has only one. Adding and removing cost the same however many
-/// there are.
+/// A set of open requests that can name its member while it has only one. Adding and removing cost the same however
+/// many there are.
 #[derive(Debug, Default)]
 struct Requests {
     count: u32,

@@ -378,8 +378,8 @@ fn attribute(span: &Span, key: &str) -> Option<String> {
     })
 }
 
-/// All spans, each with its parent and how that was found, sorted. Checks what holds for all: one trace above and below,
-/// no time before another, no id twice.
+/// All spans, each with its parent and how that was found, sorted. Checks what holds for all: one trace above and
+/// below, no time before another, no id twice.
 fn tree(spans: &[Span]) -> Vec<String> {
     let by_id: HashMap<_, _> = spans.iter().map(|span| (span.span_id, span)).collect();
     assert_eq!(by_id.len(), spans.len(), "an id was given twice");

@@ -13,8 +13,8 @@ pub(super) fn container_id(cgroup: &str) -> Option<&str> {
 }
 
 /// The container's id, from the text of `/proc/PID/mountinfo`, where the cgroup namespace hides the path; `None` where
-/// only another container's id can be found there. Runtimes bind files of their own into a container, from directories that
-/// are named after it, or after its pod's sandbox:
+/// only another container's id can be found there. Runtimes bind files of their own into a container, from directories
+/// that are named after it, or after its pod's sandbox:
 ///
 /// | runtime | `/etc/hostname`, `/etc/resolv.conf` | `/etc/hosts` | `/run/.containerenv` | `/run/secrets` |
 /// |---|---|---|---|---|
@@ -25,8 +25,8 @@ pub(super) fn container_id(cgroup: &str) -> Option<&str> {
 /// | containerd's CRI | the sandbox's, below `sandboxes/` | kubelet's | | |
 ///
 /// (cri-o `server/container_create_linux.go`, podman `libpod/container_internal_common.go`, moby
-/// `daemon/container_operations.go`.) With `--network=container:`, Docker binds all three from the other container: whoever
-/// calls must hold the id against the runtime's state.
+/// `daemon/container_operations.go`.) With `--network=container:`, Docker binds all three from the other container:
+/// whoever calls must hold the id against the runtime's state.
 pub(super) fn container_id_of_mounts(mountinfo: &str) -> Option<&str> {
     let (mut hostname, mut hosts, mut resolver, mut environment) = (None, None, None, None);
     for line in mountinfo.lines() {

@@ -1,4 +1,4 @@
-//! What container runtimes write about their containers: names, images, pods.
+//! State files of container runtimes: names, images, pods.
 
 use std::{
     collections::HashMap,
@@ -13,18 +13,18 @@ use crate::process::ProcRoot;
 const STATE_BYTES: u64 = 4 << 20;
 /// Most containers whose names are remembered. When full, all are read anew.
 const CACHED: usize = 4096;
-/// How long, the first time and at most, a container without a state file is not looked for again.
+/// First rest, and longest rest, before a container without a state file is looked for again.
 const FIRST_REST: Duration = Duration::from_millis(500);
 const LONGEST_REST: Duration = Duration::from_secs(300);
-/// Where CRI and nerdctl containers of containerd are described, one directory for each of its namespaces.
+/// Directory of containerd's descriptions of CRI and nerdctl containers, one below it for each of its namespaces.
 const CONTAINERD: &str = "/run/containerd/io.containerd.runtime.v2.task";
 
-/// What the state files of a container runtime say of a container.
+/// Description of a container by its runtime.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Container {
     /// The name that the runtime shows.
     pub(crate) name: Option<String>,
-    /// What the container is called as a service: of Compose the service's name, in Kubernetes the container's in
+    /// Name of the container as a service: with Compose the service's name, in Kubernetes the container's in
     /// its pod; the replicas of a service have names of their own.
     pub(crate) service: Option<String>,
     pub(crate) image: Option<String>,
@@ -54,7 +54,7 @@ struct Unknown {
 }
 
 impl Containers {
-    /// What the runtime says of a container; nothing, if it says nothing yet.
+    /// Describes a container; the description is empty if the runtime has written none yet.
     pub(crate) fn describe(&mut self, root: &ProcRoot, id: &str, now: Instant) -> Container {
         if let Some(known) = self.found.get(id) {
             return known.clone();

@@ -147,7 +147,8 @@ impl Learner {
         answers
     }
 
-    /// Gathers the facts of a process. `again` is the cause of the next look, if the process's container has no name yet.
+    /// Gathers the facts of a process. `again` is the cause of the next look, if the process's container has no name
+    /// yet.
     fn facts(&mut self, tgid: Tgid, hint: Option<ExecHint>, parent: Option<Tgid>, again: Cause) -> Vec<Answer> {
         self.retries.forget(tgid);
         let of_parent = parent.and_then(|parent| self.known.get(&parent));

@@ -1,7 +1,7 @@
 //! Inspector: learns about processes on a thread of its own.
 //!
-//! Reading /proc for one process takes 200 µs, a new executable up to 10 ms, and the reader of the ring must not wait. The
-//! session asks a [`Question`] and takes an [`Answer`] later. Reads that may never end are made by other processes
+//! Reading /proc for one process takes 200 µs, a new executable up to 10 ms, and the reader of the ring must not wait.
+//! The session asks a [`Question`] and takes an [`Answer`] later. Reads that may never end are made by other processes
 //! ([`crate::process::reader`]), so this thread goes on, too.
 
 mod learner;
@@ -34,11 +34,11 @@ use crate::{
     record::Tgid,
 };
 
-/// Most questions without a reply that keep the kernel's report of the program. Where programs start faster than they can
-/// be looked at, the report is left out of further questions: it may be 4 KiB each.
+/// Most questions without a reply that keep the kernel's report of the program. Where programs start faster than they
+/// can be looked at, the report is left out of further questions: it may be 4 KiB each.
 const MOST_WITH_HINTS: usize = 4096;
-/// Most questions without a reply: 13 s of work at 200 µs each, longer than spans wait for their process. Those beyond are
-/// refused; a look at everything that runs finds their processes later.
+/// Most questions without a reply: 13 s of work at 200 µs each, longer than spans wait for their process. Those beyond
+/// are refused; a look at everything that runs finds their processes later.
 const MOST_OPEN: usize = 65_536;
 /// Longest sleep of the thread if no other look is due.
 const LONGEST_REST: Duration = Duration::from_secs(3600);
@@ -49,14 +49,14 @@ pub const CAUSES: [&str; 3] = ["question_refused", "hint_left_out", "retry_refus
 /// Question to the inspector.
 #[derive(Debug)]
 pub enum Question {
-    /// What is this process?
+    /// Asks for the facts of a process.
     Facts {
         /// The process.
         tgid: Tgid,
         /// The process that forked it, if a fork was seen.
         parent: Option<Tgid>,
     },
-    /// A process runs a new program: what is it now, and does a rule name it?
+    /// Asks for the facts of a process that runs a new program, and whether a rule names it.
     Exec {
         /// The process.
         tgid: Tgid,
@@ -65,13 +65,13 @@ pub enum Question {
         /// The process is a target only if a rule names it.
         provisional: bool,
     },
-    /// A process has ended: what is kept of it can go.
+    /// Tells that a process has ended: its facts can go.
     Ended(Tgid),
-    /// What runs, and what of it is selected?
+    /// Asks which processes run, and which of them are selected.
     Look {
         /// Targets: their descendants are selected.
         targets: BTreeSet<Tgid>,
-        /// Whether rules select processes, too.
+        /// Rules select processes, too.
         rules: bool,
     },
 }
@@ -101,7 +101,7 @@ pub enum Answer {
 
 /// Answers to one question, or of another look at a process.
 struct Reply {
-    /// Whether there was a question.
+    /// There was a question.
     is_asked: bool,
     /// The process, if the question was about its new program.
     exec: Option<Tgid>,

@@ -48,7 +48,8 @@ impl Cause {
 /// Purpose of the next look.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Task {
-    /// Gather the facts again. The kernel's report of the exec, and the parent, may be all that is known of the process.
+    /// Gather the facts again. The kernel's report of the exec, and the parent, may be all that is known of the
+    /// process.
     Facts {
         hint: Option<ExecHint>,
         parent: Option<Tgid>,

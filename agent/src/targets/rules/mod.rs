@@ -94,9 +94,9 @@ pub enum RuleError {
 }
 
 impl Rules {
-    /// Checks the user's rules. A glob matches the full path of an executable, or its file name if the glob has no slash;
-    /// for an interpreter it also matches the script, jar or assembly that runs: `--exe nginx`, `--exe '/opt/**'`,
-    /// `--exe app.py`.
+    /// Checks the user's rules. A glob matches the full path of an executable, or its file name if the glob has no
+    /// slash; for an interpreter it also matches the script, jar or assembly that runs: `--exe nginx`, `--exe
+    /// '/opt/**'`, `--exe app.py`.
     ///
     /// # Errors
     /// If a process does not exist or can never be a target.
@@ -163,8 +163,8 @@ impl Rules {
             .collect()
     }
 
-    /// Matches a program that had ended before it could be looked at, by what the kernel reported of its exec: the first
-    /// argument, and the command's name where that is not cut off.
+    /// Matches a program that had ended before it could be looked at, by what the kernel reported of its exec: the
+    /// first argument, and the command's name where that is not cut off.
     pub fn matched(&self, hint: &ExecHint) -> Option<Rule> {
         // The kernel keeps 15 bytes of a command's name (TASK_COMM_LEN, include/linux/sched.h).
         const WHOLE_BYTES: usize = 14;
@@ -181,7 +181,8 @@ impl Rules {
             .map(Rule::Exe)
     }
 
-    /// Lists the processes that could be targets, each with the rule that names it and the TCP ports that it listens on.
+    /// Lists the processes that could be targets, each with the rule that names it and the TCP ports that it listens
+    /// on.
     pub fn candidates(&self) -> Vec<Candidate> {
         let mut look = self.look();
         let processes = self.root.processes().into_iter();
@@ -199,8 +200,8 @@ impl Rules {
             .collect()
     }
 
-    /// Lists the running processes that a rule names. Others may start meanwhile, so the caller repeats this until nothing
-    /// new appears.
+    /// Lists the running processes that a rule names. Others may start meanwhile, so the caller repeats this until
+    /// nothing new appears.
     pub fn scan(&self) -> Vec<(Tgid, Rule)> {
         let mut look = self.look();
         let processes = self.root.processes().into_iter().map(Tgid);

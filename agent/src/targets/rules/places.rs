@@ -23,7 +23,7 @@ pub(super) struct PlacesLook<'a> {
     root: &'a ProcRoot,
     wanted: &'a Places,
     known: Containers,
-    /// A process was in a container whose name is not known.
+    /// A process was in a container whose name is not known yet.
     unnamed: bool,
 }
 

@@ -33,8 +33,8 @@ impl Gather {
         }
     }
 
-    /// Completes the answer of an agent: with the names of workloads that it does not know, and with the processes that it
-    /// does not trace.
+    /// Completes the answer of an agent: with the names of workloads that it does not know, and with the processes that
+    /// it does not trace.
     pub(super) fn complete(&mut self, answer: Workloads, all: bool) -> Listing {
         let Workloads {
             agent,
@@ -89,7 +89,7 @@ impl Gather {
             let is_selected = !is_agent && (candidate.rule.is_some() || descent.is_some());
             let why = match (&candidate.rule, descent) {
                 _ if is_agent => OWN.to_owned(),
-                (Some(Rule::Every), _) => "every process is, if it speaks HTTP".to_owned(),
+                (Some(Rule::Every), _) => "every process that speaks HTTP is traced".to_owned(),
                 (Some(rule), _) => rule.to_string(),
                 (None, Some(reason)) => reason.to_string(),
                 (None, None) => why_not.clone(),
@@ -159,7 +159,7 @@ impl Gather {
 }
 
 /// Reason why an agent is not traced.
-const OWN: &str = "is spoor itself";
+const OWN: &str = "spoor itself";
 
 fn row(candidate: Candidate, is_selected: bool, why: String) -> Row {
     Row {
@@ -179,5 +179,5 @@ fn why_not(rules: &[String]) -> String {
         // Everything is selected, but for what began before the agent could look at it.
         return "not seen by the agent".to_owned();
     }
-    format!("no rule fits: {}", rules.join(" "))
+    format!("no rule matches: {}", rules.join(" "))
 }

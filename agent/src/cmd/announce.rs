@@ -1,4 +1,5 @@
-//! Tells other Spoors, and those who ask, that this one runs. None of it is needed to trace: what fails is a warning.
+//! Announcement of a running agent to other agents and to commands such as `ps`. Tracing does not need it: a failure is
+//! a warning.
 
 use std::{
     sync::Arc,
@@ -12,13 +13,14 @@ use crate::{
     process::ProcRoot,
 };
 
-/// What is taken back when the agent ends.
+/// Announcement, taken back when it is dropped.
 pub struct Announced {
     _control: Option<Control>,
     _registration: Option<Registration>,
 }
 
-/// Warns of others, registers this agent, and opens its control socket. `verb`: what it does with what it selects.
+/// Warns of other agents, registers this one, and opens its control socket. `verb` says what the agent does with its
+/// targets: `traces`.
 pub fn announce(settings: &TraceSettings, verb: &str, desk: Arc<Desk>, waker: Waker) -> Announced {
     let neighbours = Neighbours::of_host(&ProcRoot::default());
     let others = neighbours.others();
@@ -36,13 +38,13 @@ pub fn announce(settings: &TraceSettings, verb: &str, desk: Arc<Desk>, waker: Wa
             .as_deref()
             .and_then(|path| match Control::start(path, status.clone(), desk, waker) {
                 Ok(control) => Some(control),
-                // Named above, with what it does.
+                // The warning above names the other agent.
                 Err(error @ ControlError::Taken(_)) if !others.is_empty() => {
                     tracing::info!("{error}");
                     None
                 }
                 Err(error) => {
-                    tracing::warn!("{error}; tracing goes on without it");
+                    tracing::warn!("{error}; tracing goes on without a control socket");
                     None
                 }
             });
@@ -53,7 +55,7 @@ pub fn announce(settings: &TraceSettings, verb: &str, desk: Arc<Desk>, waker: Wa
     Announced {
         _control: control,
         _registration: registration
-            .inspect_err(|error| tracing::debug!("other spoors are not told of this one: {error}"))
+            .inspect_err(|error| tracing::debug!("cannot register this agent for others to see: {error}"))
             .ok(),
     }
 }

@@ -1,5 +1,5 @@
-//! Whether the reader of the ring works: asked whenever somebody asks for the agent's health, so that nothing wakes up for
-//! it otherwise.
+//! Heartbeat of the reader of the ring. Each question for the agent's health asks for the next beat, so that nothing
+//! wakes up while nobody asks.
 
 use std::{
     sync::{
@@ -11,17 +11,18 @@ use std::{
 
 use crate::probe::Waker;
 
-/// A reader that works answers within milliseconds, and after the worst of batches within a second.
+/// Longest time without a beat. A working reader beats within milliseconds, and after the worst of batches within a
+/// second.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Records that were lost and taken are compared over at least so long.
+/// Shortest time over which lost records are compared with taken ones.
 const WINDOW: Duration = Duration::from_secs(1);
-/// So long is told that the ring lost more than it gave.
+/// How long a problem is reported after the ring lost more than it gave.
 const REMEMBERED: Duration = Duration::from_secs(30);
 
-/// What is known of the reader.
+/// Heartbeat of the reader.
 #[derive(Debug, Default)]
-pub struct Pulse {
-    /// The reader should answer.
+pub struct Heartbeat {
+    /// The reader should beat.
     asked: AtomicBool,
     state: Mutex<State>,
 }
@@ -30,19 +31,19 @@ pub struct Pulse {
 struct State {
     waker: Option<Waker>,
     asked_at: Option<Instant>,
-    /// Begin of the present window, with the records that were lost and taken until then.
+    /// Start of the present window, with the records that were lost and taken until then.
     window: Option<(Instant, u64, u64)>,
-    /// When a window ended in which more was lost than taken, and how much.
+    /// End of the latest window in which more was lost than taken, with both numbers.
     flood: Option<(Instant, u64, u64)>,
 }
 
-impl Pulse {
-    /// The reader can be asked from now on.
+impl Heartbeat {
+    /// Lets the reader be asked from now on.
     pub fn begin(&self, waker: Waker) {
         self.lock().waker = Some(waker);
     }
 
-    /// For the reader: it works. Nearly free while nobody asks.
+    /// Beats; called by the reader. Nearly free while nobody asks.
     pub fn beat(&self) {
         if self.asked.load(Ordering::Relaxed) {
             let mut state = self.lock();
@@ -51,7 +52,8 @@ impl Pulse {
         }
     }
 
-    /// For the reader: so many records were lost for want of room in the ring, and so many taken, since the start.
+    /// Notes how many records were lost for want of room in the ring, and how many taken, since the start; called by
+    /// the reader.
     pub fn ring(&self, now: Instant, lost: u64, taken: u64) {
         let mut state = self.lock();
         let (since, lost_before, taken_before) = *state.window.get_or_insert((now, lost, taken));
@@ -67,7 +69,7 @@ impl Pulse {
         }
     }
 
-    /// Why the agent is not healthy. Asks the reader, whose answer the next call sees.
+    /// Returns the reasons why the reader is not healthy, and asks for a beat, which the next call sees.
     pub fn problems(&self, now: Instant) -> Vec<String> {
         let mut state = self.lock();
         let mut problems = Vec::new();
@@ -115,46 +117,46 @@ mod tests {
 
     #[test]
     fn a_reader_that_does_not_answer_is_told() {
-        let pulse = Pulse::default();
+        let heartbeat = Heartbeat::default();
         let begun = Instant::now();
         let at = |seconds| begun + Duration::from_secs(seconds);
-        assert_eq!(pulse.problems(at(0)), [""; 0], "there is no reader yet");
-        assert_eq!(pulse.problems(at(60)), [""; 0]);
-        pulse.begin(Waker::new().unwrap());
-        assert_eq!(pulse.problems(at(100)), [""; 0]);
-        pulse.beat();
+        assert_eq!(heartbeat.problems(at(0)), [""; 0], "there is no reader yet");
+        assert_eq!(heartbeat.problems(at(60)), [""; 0]);
+        heartbeat.begin(Waker::new().unwrap());
+        assert_eq!(heartbeat.problems(at(100)), [""; 0]);
+        heartbeat.beat();
         // Long unasked is not long unanswered.
-        assert_eq!(pulse.problems(at(200)), [""; 0]);
-        assert_eq!(pulse.problems(at(204)), [""; 0]);
-        let problems = pulse.problems(at(206));
+        assert_eq!(heartbeat.problems(at(200)), [""; 0]);
+        assert_eq!(heartbeat.problems(at(204)), [""; 0]);
+        let problems = heartbeat.problems(at(206));
         assert!(
             problems.len() == 1 && problems[0].contains("not answered for 6 s"),
             "{problems:?}"
         );
-        pulse.beat();
-        assert_eq!(pulse.problems(at(207)), [""; 0], "it works again");
+        heartbeat.beat();
+        assert_eq!(heartbeat.problems(at(207)), [""; 0], "it works again");
     }
 
     #[test]
     fn a_ring_that_loses_more_than_it_gives_is_told_until_it_does_not() {
-        let pulse = Pulse::default();
+        let heartbeat = Heartbeat::default();
         let begun = Instant::now();
         let at = |seconds| begun + Duration::from_secs(seconds);
-        pulse.ring(at(0), 5, 100);
-        pulse.ring(at(1), 50, 200);
-        assert_eq!(pulse.problems(at(1)), [""; 0], "some are lost in a peak");
-        pulse.ring(at(2), 950, 300);
-        let problems = pulse.problems(at(2));
+        heartbeat.ring(at(0), 5, 100);
+        heartbeat.ring(at(1), 50, 200);
+        assert_eq!(heartbeat.problems(at(1)), [""; 0], "some are lost in a peak");
+        heartbeat.ring(at(2), 950, 300);
+        let problems = heartbeat.problems(at(2));
         assert!(
             problems.len() == 1 && problems[0].contains("900 records were lost while 100 were read"),
             "{problems:?}"
         );
-        pulse.ring(at(3), 950, 300);
-        assert_eq!(pulse.problems(at(3)).len(), 1, "nothing came since");
-        assert_eq!(pulse.problems(at(32)), [""; 0], "long ago");
-        pulse.ring(at(33), 1950, 300);
-        assert_eq!(pulse.problems(at(33)).len(), 1);
-        pulse.ring(at(34), 1950, 400);
-        assert_eq!(pulse.problems(at(34)), [""; 0]);
+        heartbeat.ring(at(3), 950, 300);
+        assert_eq!(heartbeat.problems(at(3)).len(), 1, "nothing came since");
+        assert_eq!(heartbeat.problems(at(32)), [""; 0], "long ago");
+        heartbeat.ring(at(33), 1950, 300);
+        assert_eq!(heartbeat.problems(at(33)).len(), 1);
+        heartbeat.ring(at(34), 1950, 400);
+        assert_eq!(heartbeat.problems(at(34)), [""; 0]);
     }
 }

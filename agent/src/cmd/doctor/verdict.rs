@@ -1,4 +1,4 @@
-//! From facts to a verdict: what works, what does not, what that costs and what to do.
+//! Verdict on the facts: what works, what does not, the consequence, and what to do.
 
 use agent_ebpf::abi::CPU_LIMIT;
 
@@ -13,64 +13,64 @@ use crate::{
     process::Unseen,
 };
 
-/// All that was found.
+/// Findings about the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// A line for each thing that was looked at.
+    /// One line for each check.
     pub lines: Vec<Line>,
 }
 
-/// One thing that was looked at.
+/// Outcome of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// Where it belongs.
+    /// Group that the check belongs to.
     pub group: Group,
-    /// What was looked at.
+    /// Name of the check.
     pub name: String,
-    /// How it is.
+    /// Outcome.
     pub state: State,
-    /// What was found.
+    /// Finding, for people.
     pub found: String,
-    /// What does not work, or works less well.
+    /// Consequence: something does not work, or works less well.
     pub cost: Option<String>,
-    /// What the user can do about it.
+    /// Advice: what the user can do.
     pub remedy: Option<String>,
 }
 
-/// What a line is about.
+/// Subject of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
     /// The kernel and what it allows.
     Kernel,
-    /// What this process may do.
+    /// Capabilities of this process.
     Rights,
     /// The eBPF programs.
     Programs,
-    /// What of the host's traffic can be seen.
+    /// Traffic of the host that is not visible.
     Traffic,
     /// The machine and what else runs on it.
     Machine,
-    /// Where spans and metrics go.
+    /// Destinations of spans and metrics.
     Export,
 }
 
-/// How a thing is.
+/// Outcome of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// As it should be.
+    /// Everything is as it should be.
     Works,
-    /// Something does not work; the rest does.
+    /// Part of tracing does not work.
     Lacks,
     /// Nothing can be traced.
     Stops,
-    /// It could not be looked at.
+    /// The check could not be made.
     Unknown,
-    /// Neither good nor bad, and worth knowing.
+    /// Information that is neither good nor bad.
     Note,
 }
 
 impl Group {
-    /// All, in the order in which they are shown.
+    /// All groups, in the order in which they are shown.
     pub const ALL: [Self; 6] = [
         Self::Kernel,
         Self::Rights,
@@ -80,7 +80,7 @@ impl Group {
         Self::Export,
     ];
 
-    /// Its title.
+    /// Returns the title.
     pub fn name(self) -> &'static str {
         match self {
             Self::Kernel => "kernel",
@@ -92,14 +92,14 @@ impl Group {
         }
     }
 
-    /// True if its lines are many of a kind.
+    /// Returns true if the lines are many of a kind.
     pub fn is_list(self) -> bool {
         matches!(self, Self::Rights | Self::Programs)
     }
 }
 
 impl State {
-    /// Before its line.
+    /// Returns the mark before a line.
     pub fn mark(self) -> char {
         match self {
             Self::Works => '✓',
@@ -109,7 +109,7 @@ impl State {
         }
     }
 
-    /// Its name in JSON.
+    /// Returns the name in JSON.
     pub fn name(self) -> &'static str {
         match self {
             Self::Works => "works",
@@ -122,12 +122,12 @@ impl State {
 }
 
 impl Report {
-    /// Whether anything can be traced.
+    /// Returns true if anything can be traced.
     pub fn works(&self) -> bool {
         self.count(State::Stops) == 0
     }
 
-    /// How it is, in a sentence.
+    /// Returns the verdict in one sentence.
     pub fn summary(&self) -> String {
         let things = |count| match count {
             1 => "1 thing does".to_owned(),
@@ -138,10 +138,10 @@ impl Report {
             count => format!(" ({count} could not be looked at, marked ?)"),
         };
         match (self.count(State::Stops), self.count(State::Lacks)) {
-            (0, 0) if unknown.is_empty() => "All is well: tracing works here, with everything it can do.".to_owned(),
+            (0, 0) if unknown.is_empty() => "Tracing works here, with all features.".to_owned(),
             (0, 0) => format!("Tracing works here{unknown}."),
             (0, lacks) => format!("Tracing works here; {} not, marked ✗{unknown}.", things(lacks)),
-            (_, _) => format!("Tracing does NOT work here: see what is marked ✗ and says so{unknown}."),
+            (_, _) => format!("Tracing does NOT work here: see the lines marked ✗{unknown}."),
         }
     }
 
@@ -177,10 +177,10 @@ impl Line {
     }
 }
 
-/// What it costs if a thing is not as it must be.
+/// Consequence of a failed check that tracing needs.
 const NOTHING: &str = "nothing can be traced";
 
-/// Judges all facts.
+/// Judges the facts.
 pub fn verdict(facts: &Facts) -> Report {
     let mut lines = Vec::new();
     lines.extend(kernel(facts));
@@ -195,14 +195,14 @@ pub fn verdict(facts: &Facts) -> Report {
     Report { lines }
 }
 
-/// What [`problems`] says, a line each.
+/// Judges the requirements of tracing, as [`problems`] does, one line each.
 fn kernel(facts: &Facts) -> Vec<Line> {
     let system = &facts.system;
     let problems = problems(system);
     let line =
         |name: &str, well: String, is_it: fn(&Problem) -> bool| match problems.iter().find(|problem| is_it(problem)) {
             None => Line::new(Group::Kernel, name, State::Works, well),
-            Some(problem) => Line::new(Group::Kernel, name, State::Stops, "not as it must be")
+            Some(problem) => Line::new(Group::Kernel, name, State::Stops, "does not allow tracing")
                 .costs(NOTHING)
                 .remedy(problem.to_string()),
         };
@@ -211,7 +211,10 @@ fn kernel(facts: &Facts) -> Vec<Line> {
             "{} ({}.{} or newer is needed)",
             system.kernel, OLDEST_KERNEL.0, OLDEST_KERNEL.1
         ),
-        None => format!("{}, which is no version that spoor understands", system.kernel),
+        None => format!(
+            "{}, which is not a version number that spoor understands",
+            system.kernel
+        ),
     };
     let lockdown = match system.lockdown.as_deref() {
         Some(modes) => mode_in_force(modes),
@@ -255,7 +258,7 @@ fn tracefs(facts: &Facts) -> Line {
     }
 }
 
-/// The mode in brackets of `none [integrity] confidentiality`.
+/// Returns the mode in brackets of `none [integrity] confidentiality`.
 fn mode_in_force(modes: &str) -> &str {
     modes
         .split_once('[')
@@ -263,7 +266,7 @@ fn mode_in_force(modes: &str) -> &str {
         .map_or("none", |(mode, _)| mode)
 }
 
-/// Those that matter on this machine.
+/// Judges the capabilities that matter on this machine.
 fn rights(facts: &Facts) -> Vec<Line> {
     let system = &facts.system;
     let line = |capability: &'static Capability| {
@@ -292,14 +295,14 @@ fn not_tried() -> Line {
     .remedy("run `sudo spoor doctor`")
 }
 
-/// One text of each, without repeats.
+/// Joins one text of each, without repeats.
 fn list<'a>(missing: &'a [Lost], text: impl Fn(&'a Lost) -> &'a str) -> String {
     let mut texts: Vec<&str> = missing.iter().map(text).collect();
     texts.dedup();
     texts.join(", ")
 }
 
-/// What came of loading.
+/// Judges the outcome of loading the programs.
 fn tried(survey: &Survey, ring_bytes: u32) -> Vec<Line> {
     let Survey {
         missing_fields,
@@ -311,9 +314,7 @@ fn tried(survey: &Survey, ring_bytes: u32) -> Vec<Line> {
     let kernel = |name, state, found: String| Line::new(Group::Kernel, name, state, found);
     let mut lines = vec![
         match missing_fields {
-            Ok(missing) if missing.is_empty() => {
-                kernel("fields", State::Works, "all are where they were looked for".to_owned())
-            }
+            Ok(missing) if missing.is_empty() => kernel("fields", State::Works, "all were found".to_owned()),
             Ok(missing) => kernel(
                 "fields",
                 State::Lacks,
@@ -331,13 +332,13 @@ fn tried(survey: &Survey, ring_bytes: u32) -> Vec<Line> {
             ),
             Err(why) => kernel("registers", State::Stops, why.clone())
                 .costs(NOTHING)
-                .remedy("see the other lines; if they are well, report it with the kernel's version"),
+                .remedy("see the other lines; if they are fine, report it with the kernel's version"),
         },
         match typed_loads {
             Ok(()) => kernel(
                 "typed loads",
                 State::Works,
-                "taken: the fast way to read fields".to_owned(),
+                "accepted: fields are read the fast way".to_owned(),
             ),
             Err(why) => kernel("typed loads", State::Lacks, why.clone())
                 .costs("nothing is missing; each hooked system call takes longer")
@@ -371,7 +372,7 @@ fn trial(trial: &Trial) -> Line {
         (Ok(()), _) => line(State::Works, place.to_owned()),
         (Err(why), None) => line(State::Stops, format!("{place}: {why}"))
             .costs(NOTHING)
-            .remedy("see the other lines; if they are well, report it with the kernel's version"),
+            .remedy("see the other lines; if they are fine, report it with the kernel's version"),
         (Err(why), Some(feature)) => line(State::Lacks, format!("{place}: {why}"))
             .costs(*feature)
             .remedy("a kernel that has this tracepoint; if it should, report it with the kernel's version"),
@@ -438,7 +439,7 @@ fn processes(count: usize) -> String {
     format!("{count} {word}")
 }
 
-/// Names that are enough to know what is meant.
+/// Lists the first names, enough to know what is meant.
 fn some(processes: &[(u32, String)]) -> String {
     const SHOWN: usize = 5;
     let mut names: Vec<String> = processes
@@ -510,7 +511,7 @@ fn export(facts: &Facts) -> Vec<Line> {
         Err(_) if running => line(
             "metrics",
             State::Note,
-            format!("{address} is taken, as the running spoor does"),
+            format!("{address} is in use, by the running spoor"),
         ),
         Err(why) => line("metrics", State::Lacks, format!("{address}: {why}"))
             .costs("no metrics and no health endpoint; tracing goes on")
@@ -520,16 +521,16 @@ fn export(facts: &Facts) -> Vec<Line> {
         Collector::None => line(
             "collector",
             State::Note,
-            "none is named: spans go to the terminal".to_owned(),
+            "none is set: spans go to the terminal".to_owned(),
         )
         .remedy("set OTEL_EXPORTER_OTLP_ENDPOINT to send them to one (sudo -E keeps it)"),
-        Collector::Wrong(why) => line("collector", State::Lacks, "the variables cannot be followed".to_owned())
+        Collector::Wrong(why) => line("collector", State::Lacks, "the variables are not valid".to_owned())
             .costs("`spoor run` does not start with them")
             .remedy(why.clone()),
         Collector::At {
             address,
             reached: Ok(()),
-        } => line("collector", State::Works, format!("{address} takes connections")),
+        } => line("collector", State::Works, format!("{address} accepts connections")),
         Collector::At {
             address,
             reached: Err(why),

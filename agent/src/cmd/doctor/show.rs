@@ -1,4 +1,4 @@
-//! The report for people, and for programs.
+//! The report as text for people, and as JSON for programs.
 
 use std::fmt::Write;
 
@@ -6,8 +6,8 @@ use serde_json::{Value, json as value};
 
 use super::verdict::{Group, Line, Report, State};
 
-/// For people: what works is one line a group where there is much of it, what does not says what that costs and what to
-/// do.
+/// Formats the report for people. A group of many checks has one line for all that work; a check that fails shows its
+/// consequence and advice.
 pub fn text(report: &Report) -> String {
     let mut text = format!("{}\n", report.summary());
     for group in Group::ALL {
@@ -51,10 +51,10 @@ pub fn text(report: &Report) -> String {
     text
 }
 
-/// Names of a list that are shown; a longer one is only counted.
+/// Most names of a list that are shown; the names of a longer one are only counted.
 const LISTED: usize = 8;
 
-/// For programs: one object, with all lines.
+/// Formats the report for programs: one JSON object with all lines.
 pub fn json(report: &Report) -> String {
     let checks: Vec<Value> = report
         .lines

@@ -1,17 +1,11 @@
-//! `spoor replay`: a tape gives the same spans on any machine, without privileges.
+//! `spoor replay`: feeds a tape to Core. A tape gives the same spans on any machine, without privileges.
 
-use std::{
-    fs::File,
-    io::{BufReader, BufWriter, Read, Write},
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs::File, io::BufReader, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 
 use crate::{
-    config::{CoreSettings, Output, RedactSettings, ReplaySettings},
+    config::{CoreSettings, Output, ReplaySettings},
     engine::{Core, trace::Span},
     export::{
         Exporter,
@@ -19,17 +13,17 @@ use crate::{
     },
     metrics::Metrics,
     record::Tgid,
-    tape::{self, Frame, TapeError, TapeReader, TapeWriter},
+    tape::{Frame, TapeReader},
 };
 
-/// So long is waited for whoever takes the spans.
+/// Longest wait for room in the export's queue, and for its end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Replays a tape to where the settings say.
 ///
 /// # Errors
 /// If the tape cannot be read to its end (what it gave until then has left), or not all of its spans could leave.
-pub fn replay(settings: &ReplaySettings) -> anyhow::Result<()> {
+pub(super) fn replay(settings: &ReplaySettings) -> anyhow::Result<()> {
     let choice = match &settings.output {
         Output::Console => Choice::Console(Stream::Stdout),
         Output::Otlp => Choice::Otlp,
@@ -47,52 +41,14 @@ pub fn replay(settings: &ReplaySettings) -> anyhow::Result<()> {
     });
     exporter.shutdown(PATIENCE);
     result?;
-    // Nobody replays the tape for what is lost of it.
+    // A replay that loses spans is of no use.
     match metrics.export.lost() {
         0 => Ok(()),
         lost => anyhow::bail!("{lost} spans of {} are lost: the log says why", settings.file.display()),
     }
 }
 
-/// Copies a tape, with stand-ins for what the services said.
-///
-/// # Errors
-/// If the tape cannot be read to its end, or the other one not be written.
-pub fn redact(settings: &RedactSettings) -> anyhow::Result<()> {
-    let name = || format!("cannot redact {}", settings.file.display());
-    let input = BufReader::new(File::open(&settings.file).with_context(name)?);
-    let mut tape = TapeReader::new(input).with_context(name)?;
-    if settings
-        .output
-        .canonicalize()
-        .is_ok_and(|output| settings.file.canonicalize().is_ok_and(|file| file == output))
-    {
-        anyhow::bail!(
-            "{} is the tape itself, which stays as it is: name another file",
-            settings.output.display()
-        );
-    }
-    let output = BufWriter::new(tape::create(&settings.output)?);
-    // Of a tape that a killed agent left, what there is may be what is looked for.
-    copy(&mut tape, output).with_context(|| {
-        format!(
-            "{}; {} is cut, it has what came before",
-            name(),
-            settings.output.display()
-        )
-    })
-}
-
-fn copy(tape: &mut TapeReader<impl Read>, output: impl Write) -> Result<(), TapeError> {
-    let mut redacted = TapeWriter::redacted(output)?;
-    while let Some(frame) = tape.next_frame()? {
-        redacted.write(&frame)?;
-    }
-    redacted.finish()?;
-    Ok(())
-}
-
-/// Feeds a tape to Core. `take` gets the spans as they come.
+/// Feeds a tape to a Core, and gives the spans to `take` as they come.
 ///
 /// # Errors
 /// If the tape cannot be read to its end.
@@ -118,7 +74,7 @@ pub fn play(file: &Path, mut take: impl FnMut(Vec<Span>)) -> anyhow::Result<()> 
             (Frame::Record(record), Some(core)) => core.raw_record(record),
             (Frame::Tick { now_ns }, Some(core)) => {
                 core.tick(now_ns);
-                // Nobody is there to be advised, or asked.
+                // There is no kernel side that takes hints, and no inspector that answers.
                 core.take_hints();
                 core.take_wanted();
                 take(core.drain());
@@ -140,23 +96,6 @@ pub fn play(file: &Path, mut take: impl FnMut(Vec<Span>)) -> anyhow::Result<()> 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_tape_that_is_cut_is_redacted_as_far_as_it_goes_and_that_is_said() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("a.tape");
-        let output = folder.path().join("b.tape");
-        let mut bytes = Vec::new();
-        TapeWriter::new(&mut bytes).unwrap().write(&Frame::Seed(7)).unwrap();
-        std::fs::write(&file, &bytes).unwrap();
-        let settings = RedactSettings {
-            file,
-            output: output.clone(),
-        };
-        let error = format!("{:#}", redact(&settings).unwrap_err());
-        assert!(error.contains("b.tape is cut, it has what came before"), "{error}");
-        assert_eq!(std::fs::read(&output).unwrap(), bytes);
-    }
 
     #[test]
     fn a_directory_is_no_tape() {

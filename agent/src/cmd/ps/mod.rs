@@ -1,7 +1,7 @@
-//! `spoor ps`: which workloads are traced and why, and what of them is not visible. The running agent says it; without
-//! one, it is said what a selection would select.
+//! `spoor ps`: lists which workloads are traced and why, and what of them is not visible. The running agent is asked;
+//! without one, the list shows what an agent with the same rules would trace.
 
-mod gather;
+mod listing;
 mod table;
 
 use std::{
@@ -19,39 +19,39 @@ use crate::{
     screen::say,
     targets::rules::Rules,
 };
-use gather::Gather;
+use listing::Gather;
 use table::table;
 
-/// How often `--watch` draws.
+/// Period of `--watch`.
 const PERIOD: Duration = Duration::from_secs(1);
-/// Columns and rows of what is not a terminal.
+/// Columns and rows of an output that is not a terminal.
 const PLAIN_SIZE: (usize, usize) = (120, usize::MAX);
 
-/// What is listed.
+/// List of workloads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Listing {
-    /// The agent that was asked; `None`: none runs, and this is what would be selected.
+    /// The agent that answered; `None`: none runs, and the list shows what would be selected.
     pub agent: Option<Status>,
     /// The workloads, those that are selected first.
     pub workloads: Vec<Row>,
-    /// How many more there are.
+    /// Workloads that are left off.
     pub left_off: usize,
 }
 
-/// A workload, with what the process file system says of it.
+/// Workload, completed from the process file system.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
-    /// What the agent knows.
+    /// The workload, as the agent knows it.
     #[serde(flatten)]
     pub workload: Workload,
-    /// TCP ports that it listens on.
+    /// TCP ports that the process listens on.
     pub listens: Vec<u16>,
 }
 
-/// Lists workloads, once or until nobody reads any more.
+/// Lists workloads, once or until the output is closed.
 ///
 /// # Errors
-/// If the selection cannot be, or an agent runs and cannot be asked.
+/// If a rule can name no process, or an agent runs and cannot be asked.
 pub fn ps(settings: &PsSettings) -> anyhow::Result<()> {
     let root = ProcRoot::of_host();
     let rules = Rules::new(root.clone(), &settings.selection)?;
@@ -63,8 +63,8 @@ pub fn ps(settings: &PsSettings) -> anyhow::Result<()> {
                 if !settings.selection.is_empty() && !told {
                     told = true;
                     say(format_args!(
-                        "an agent runs (process {}) with a selection of its own; `--control off` says what yours \
-                         would select",
+                        "an agent runs (process {}) with rules of its own; add `--control off` to see what your \
+                         rules would select",
                         answer.agent.pid
                     ));
                 }
@@ -73,13 +73,13 @@ pub fn ps(settings: &PsSettings) -> anyhow::Result<()> {
             None => {
                 if !rustix::process::geteuid().is_root() && !told {
                     told = true;
-                    say("without root, ports and names of other users' processes are not seen");
+                    say("without root, ports and names of other users' processes are not visible");
                 }
                 gather.would_be(settings.all)
             }
         };
         match print(&listing, settings) {
-            // Whoever read it has seen enough.
+            // The reader, a pager for example, has seen enough.
             Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
             result => result?,
         }
@@ -90,7 +90,7 @@ pub fn ps(settings: &PsSettings) -> anyhow::Result<()> {
     }
 }
 
-/// What the agent says; `None`: there is none.
+/// Asks the running agent; `None`: there is none.
 fn answer(settings: &PsSettings) -> Result<Option<Workloads>, AskError> {
     let Some(path) = &settings.control else {
         return Ok(None);
@@ -118,7 +118,7 @@ fn print(listing: &Listing, settings: &PsSettings) -> io::Result<()> {
     let (columns, rows) = size.map_or(PLAIN_SIZE, |(columns, rows)| (columns.0.into(), rows.0.into()));
     let mut lines = table(listing, settings.control.is_some(), columns);
     if is_screen {
-        // Over what was drawn before, so that it does not flicker: each line to its end, then all that is below.
+        // Draws over the list before, so that it does not flicker: erases each line to its end, then everything below.
         let shown = rows.saturating_sub(2).max(1);
         if lines.len() > shown {
             let more = lines.len() - shown;

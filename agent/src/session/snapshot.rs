@@ -1,4 +1,4 @@
-//! What `/metrics` and the health endpoint show of the session.
+//! Snapshot of the session's counters, for `/metrics`, the health endpoint and the status line.
 
 use std::{
     borrow::Cow,
@@ -6,8 +6,7 @@ use std::{
     time::Instant,
 };
 
-use super::pulse::Pulse;
-
+use super::heartbeat::Heartbeat;
 use crate::{
     control::Desk,
     metrics::{Collected, Kind, Metrics, Sample},
@@ -15,21 +14,21 @@ use crate::{
     serve::Health,
 };
 
-/// The session's state, as it was last told.
+/// Part of the session that other threads see.
 #[derive(Debug, Default)]
-pub struct Shown {
-    state: Mutex<State>,
-    /// Where those wait who ask for the workloads.
+pub struct Published {
+    snapshot: Mutex<Snapshot>,
+    /// Requests for the list of workloads.
     pub desk: Arc<Desk>,
-    /// Whether the reader works.
-    pub pulse: Pulse,
-    /// Those that read files of other processes.
+    /// Heartbeat of the reader.
+    pub heartbeat: Heartbeat,
+    /// The processes that read files of other processes.
     readers: OnceLock<Arc<Readers>>,
 }
 
-/// What is shown.
+/// Counters of the session at one time.
 #[derive(Clone, Debug, Default)]
-pub struct State {
+pub struct Snapshot {
     /// Losses of the kernel side, by cause.
     pub kernel: Vec<(&'static str, u64)>,
     /// Core's counters.
@@ -38,120 +37,85 @@ pub struct State {
     pub records: (u64, u64),
     /// Connections and exchanges under way.
     pub under_way: (usize, usize),
-    /// What could not be learned of processes, by cause.
+    /// Facts of processes that could not be learned, by cause.
     pub facts: Vec<(&'static str, u64)>,
-    /// Programs that are not attached: what does not work.
+    /// Features whose programs are not attached.
     pub lost: Vec<String>,
     /// Processes that have connections.
     pub talking: usize,
 }
 
-impl Shown {
-    /// Tells the state.
-    pub fn set(&self, state: State) {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+impl Published {
+    /// Publishes a snapshot.
+    pub fn set(&self, snapshot: Snapshot) {
+        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
     }
 
-    /// The state as it was last told.
-    pub fn state(&self) -> State {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Returns the latest snapshot.
+    pub fn snapshot(&self) -> Snapshot {
+        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Tells of these readers, too.
+    /// Adds the readers to what is published.
     pub fn watch(&self, readers: Arc<Readers>) {
-        // There is one session, which tells of its readers once.
+        // There is one session, and it has one set of readers.
         let _ = self.readers.set(readers);
     }
 
-    /// Why the agent is not healthy.
+    /// Returns the reasons why the agent is not healthy.
     pub fn health(&self) -> Health {
         let readers = self.readers.get();
         Health {
-            problems: self.pulse.problems(Instant::now()),
+            problems: self.heartbeat.problems(Instant::now()),
             limits: readers.map(|readers| readers.problems()).unwrap_or_default(),
         }
     }
-}
 
-/// Shows the session among the metrics.
-pub fn register(shown: &Arc<Shown>, metrics: &Metrics) {
-    let shown = Arc::clone(shown);
-    metrics.collect(move || {
-        let State {
+    /// Returns the metrics of the session.
+    fn collect(&self) -> Vec<Collected> {
+        let Snapshot {
             kernel,
             core,
-            records,
-            under_way,
+            records: (records, bytes),
+            under_way: (connections, exchanges),
             facts,
             lost,
             talking: _,
-        } = shown.state();
-        let readers = shown.readers.get();
+        } = self.snapshot();
+        let readers = self.readers.get();
         let unread = readers.map_or(CAUSES.map(|cause| (cause, 0)), |readers| readers.counters());
         let (unreadable, abandoned) = readers.map(|readers| readers.levels()).unwrap_or_default();
         vec![
-            family(
+            counters(
                 "facts_lost",
                 "What could not be learned of processes",
-                Kind::Counter,
-                labelled("cause", facts.into_iter().chain(unread).collect()),
+                facts.into_iter().chain(unread),
             ),
-            family(
+            gauge(
                 "processes_unreadable",
                 "Processes of which not all could be read",
-                Kind::Gauge,
-                one(unreadable as u64),
+                unreadable,
             ),
-            family(
+            gauge(
                 "readers_abandoned",
                 "Processes of the agent that are in a read that does not end",
-                Kind::Gauge,
-                one(abandoned as u64),
+                abandoned,
             ),
-            family(
-                "kernel_lost",
-                "What the kernel side lost or gave up",
-                Kind::Counter,
-                labelled("cause", kernel),
-            ),
-            family(
-                "core",
-                "What Core did, lost or gave up",
-                Kind::Counter,
-                labelled("cause", core),
-            ),
-            family(
-                "ring_records",
-                "Records taken from the ring buffer",
-                Kind::Counter,
-                one(records.0),
-            ),
-            family(
-                "ring_bytes",
-                "Bytes of the records taken from the ring buffer",
-                Kind::Counter,
-                one(records.1),
-            ),
-            family(
-                "connections",
-                "Connections that are followed",
-                Kind::Gauge,
-                one(under_way.0 as u64),
-            ),
-            family(
-                "exchanges",
-                "Exchanges that have not left",
-                Kind::Gauge,
-                one(under_way.1 as u64),
-            ),
-            family(
-                "programs_missing",
-                "Programs that are not attached",
-                Kind::Gauge,
-                one(lost.len() as u64),
-            ),
+            counters("kernel_lost", "What the kernel side lost or gave up", kernel),
+            counters("core", "What Core did, lost or gave up", core),
+            counter("ring_records", "Records taken from the ring buffer", records),
+            counter("ring_bytes", "Bytes of the records taken from the ring buffer", bytes),
+            gauge("connections", "Connections that are followed", connections),
+            gauge("exchanges", "Exchanges that have not left", exchanges),
+            gauge("programs_missing", "Programs that are not attached", lost.len()),
         ]
-    });
+    }
+}
+
+/// Adds the session's metrics to the agent's.
+pub fn register(published: &Arc<Published>, metrics: &Metrics) {
+    let published = Arc::clone(published);
+    metrics.collect(move || published.collect());
 }
 
 fn family(name: &'static str, help: &'static str, kind: Kind, samples: Vec<Sample>) -> Collected {
@@ -163,21 +127,28 @@ fn family(name: &'static str, help: &'static str, kind: Kind, samples: Vec<Sampl
     }
 }
 
-fn one(value: u64) -> Vec<Sample> {
-    vec![Sample {
-        labels: Vec::new(),
-        value,
-    }]
+fn counter(name: &'static str, help: &'static str, value: u64) -> Collected {
+    let labels = Vec::new();
+    family(name, help, Kind::Counter, vec![Sample { labels, value }])
 }
 
-fn labelled(label: &'static str, values: Vec<(&'static str, u64)>) -> Vec<Sample> {
-    values
-        .into_iter()
-        .map(|(name, value)| Sample {
-            labels: vec![(Cow::Borrowed(label), Cow::Borrowed(name))],
-            value,
-        })
-        .collect()
+fn gauge(name: &'static str, help: &'static str, value: usize) -> Collected {
+    let labels = Vec::new();
+    let value = value as u64;
+    family(name, help, Kind::Gauge, vec![Sample { labels, value }])
+}
+
+/// A counter for each cause.
+fn counters(
+    name: &'static str,
+    help: &'static str,
+    values: impl IntoIterator<Item = (&'static str, u64)>,
+) -> Collected {
+    let samples = values.into_iter().map(|(cause, value)| Sample {
+        labels: vec![(Cow::Borrowed("cause"), Cow::Borrowed(cause))],
+        value,
+    });
+    family(name, help, Kind::Counter, samples.collect())
 }
 
 #[cfg(test)]

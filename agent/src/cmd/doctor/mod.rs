@@ -1,6 +1,6 @@
-//! `spoor doctor`: what works on this kernel and machine, what does not, what that costs, and what to do about it.
+//! `spoor doctor`: checks what works on this kernel and machine, and advises what to do about the rest.
 //!
-//! Reading ([`facts`]) and judging ([`mod@verdict`]) are apart: a verdict is a pure function of the facts.
+//! [`facts`] reads the machine, [`mod@verdict`] judges it: a verdict is a pure function of the facts.
 
 pub mod facts;
 mod show;
@@ -14,10 +14,10 @@ pub use facts::Facts;
 pub use show::{json, text};
 pub use verdict::{Report, verdict};
 
-/// Looks at the machine and prints what it found, as text or as JSON. Returns the exit code: 1 if nothing can be traced.
+/// Checks the machine and prints a report, as text or as JSON. Returns the exit code: 1 if nothing can be traced.
 ///
 /// # Errors
-/// If the process file system cannot be read, or the report not be written.
+/// If the process file system cannot be read, or the report cannot be written.
 pub fn doctor(as_json: bool) -> anyhow::Result<i32> {
     let report = verdict(&Facts::read()?);
     let printed = if as_json { json(&report) } else { text(&report) };

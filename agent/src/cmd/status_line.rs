@@ -1,4 +1,4 @@
-//! The status line: how much is traced, and what is lost, once a second at the foot of a terminal.
+//! Status line at the foot of a terminal: how much is traced, and what is lost, once a second.
 
 use std::{
     io::{self, IsTerminal},
@@ -10,24 +10,24 @@ use std::{
 
 use rustix::fs::FileType;
 
-use super::shown::{Shown, State};
 use crate::{
     config::Output,
     export::config::Stream,
     metrics::{ExportMetrics, Metrics},
     screen::{Line, SCREEN, fitted},
+    session::{Published, Snapshot},
 };
 
-/// How often it is drawn.
+/// Period of drawing.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Room for the `^C` that a terminal shows behind the line: in the next row it would push the line up for good.
 const ECHO_COLUMNS: usize = 2;
 
-/// Where a status line can be: on stderr, or else on stdout, if that is a terminal that can erase.
+/// Returns the stream for a status line: stderr, or else stdout, if that is a terminal that can erase.
 ///
-/// Not beside a launched command, whose output would mix with it, nor where spans go to the terminal as JSON, nor before
-/// a pipe: its reader may be a pager, which has the terminal.
+/// Not beside a launched command, whose output would mix with it, nor where spans go to the terminal as JSON, nor
+/// before a pipe: its reader may be a pager, which has the terminal.
 pub fn place(launched: bool, output: &Output) -> Option<Stream> {
     let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
     let stdout = io::stdout().is_terminal();
@@ -41,7 +41,7 @@ pub fn place(launched: bool, output: &Output) -> Option<Stream> {
     stdout.then_some(Stream::Stdout)
 }
 
-/// A status line, on a thread of its own until it is dropped.
+/// Status line, drawn by a thread of its own until it is dropped.
 pub struct StatusLine {
     /// Dropping it ends the thread.
     ended: Option<mpsc::Sender<()>>,
@@ -52,16 +52,20 @@ impl StatusLine {
     /// Draws the line until it is dropped.
     ///
     /// # Errors
-    /// If there can be no thread.
-    pub fn start(stream: Stream, shown: Arc<Shown>, metrics: Arc<Metrics>) -> io::Result<Self> {
+    /// If no thread can be started.
+    pub fn start(stream: Stream, published: Arc<Published>, metrics: Arc<Metrics>) -> io::Result<Self> {
         // https://no-color.org
         let faint = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let (ended, end) = mpsc::channel();
         let thread = thread::Builder::new().name("spoor-status".to_owned()).spawn(move || {
             let mut rate = Rate::default();
             loop {
-                let state = shown.state();
-                let text = text(&state, &metrics.export, rate.per_second(spans(&state), Instant::now()));
+                let snapshot = published.snapshot();
+                let text = text(
+                    &snapshot,
+                    &metrics.export,
+                    rate.per_second(spans(&snapshot), Instant::now()),
+                );
                 SCREEN.draw(columns(stream).map(|columns| Line {
                     stream,
                     text: fitted(&text, columns.saturating_sub(ECHO_COLUMNS)).to_owned(),
@@ -84,13 +88,13 @@ impl Drop for StatusLine {
     fn drop(&mut self) {
         self.ended = None;
         if let Some(thread) = self.thread.take() {
-            // It draws, and no more: nothing in it panics.
+            // The thread only draws: nothing in it panics.
             let _ = thread.join();
         }
     }
 }
 
-/// The terminal's width; `None` while another job of the shell has the terminal.
+/// Returns the terminal's width; `None` while another job of the shell has the terminal.
 fn columns(stream: Stream) -> Option<usize> {
     fn of(stream: impl AsFd) -> Option<usize> {
         let own = rustix::process::getpgrp();
@@ -106,7 +110,7 @@ fn columns(stream: Stream) -> Option<usize> {
     }
 }
 
-/// From a count to how fast it grows.
+/// Growth of a count.
 #[derive(Debug, Default)]
 struct Rate(Option<(u64, Instant)>);
 
@@ -124,8 +128,8 @@ impl Rate {
     }
 }
 
-fn spans(state: &State) -> u64 {
-    counted(&state.core, &["spans"])
+fn spans(snapshot: &Snapshot) -> u64 {
+    counted(&snapshot.core, &["spans"])
 }
 
 fn counted(counters: &[(&'static str, u64)], names: &[&str]) -> u64 {
@@ -133,10 +137,10 @@ fn counted(counters: &[(&'static str, u64)], names: &[&str]) -> u64 {
     of_names.map(|(_, count)| count).sum()
 }
 
-fn text(state: &State, export: &ExportMetrics, spans_per_second: u64) -> String {
+fn text(snapshot: &Snapshot, export: &ExportMetrics, spans_per_second: u64) -> String {
     let lost = [
-        (counted(&state.kernel, &["ring_full"]), "records"),
-        (counted(&state.core, &["missed"]), "exchanges"),
+        (counted(&snapshot.kernel, &["ring_full"]), "records"),
+        (counted(&snapshot.core, &["missed"]), "exchanges"),
         (export.lost(), "spans"),
     ];
     let lost: Vec<String> = lost
@@ -149,7 +153,7 @@ fn text(state: &State, export: &ExportMetrics, spans_per_second: u64) -> String 
     } else {
         format!("lost {}", lost.join(", "))
     };
-    let workloads = match state.talking {
+    let workloads = match snapshot.talking {
         1 => "1 workload".to_owned(),
         count => format!("{count} workloads"),
     };
@@ -163,24 +167,24 @@ mod tests {
     #[test]
     fn it_says_how_much_and_what_is_lost() {
         let metrics = Metrics::default();
-        let mut state = State {
+        let mut snapshot = Snapshot {
             talking: 3,
-            ..State::default()
+            ..Snapshot::default()
         };
         assert_eq!(
-            text(&state, &metrics.export, 12),
+            text(&snapshot, &metrics.export, 12),
             "3 workloads · 12 spans/s · nothing lost"
         );
-        state.talking = 1;
-        state.kernel = vec![("ring_full", 5), ("reader_wakeups", 9)];
-        state.core = vec![("missed", 2), ("spans", 7)];
+        snapshot.talking = 1;
+        snapshot.kernel = vec![("ring_full", 5), ("reader_wakeups", 9)];
+        snapshot.core = vec![("missed", 2), ("spans", 7)];
         metrics.export.dropped.queue_spans.inc_by(3);
         metrics.export.failed.write.inc();
         assert_eq!(
-            text(&state, &metrics.export, 0),
+            text(&snapshot, &metrics.export, 0),
             "1 workload · 0 spans/s · lost 5 records, 2 exchanges, 4 spans"
         );
-        assert_eq!(spans(&state), 7);
+        assert_eq!(spans(&snapshot), 7);
     }
 
     #[test]

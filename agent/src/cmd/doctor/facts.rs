@@ -1,6 +1,7 @@
-//! What was read of the machine. Nothing is judged here, and nothing stays changed.
+//! Facts about the machine. Nothing is judged here, and nothing stays changed.
 
 use std::{
+    ffi::OsString,
     fs,
     net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
     os::unix::net::UnixStream,
@@ -19,17 +20,17 @@ use crate::{
     serve::DEFAULT_ADDRESS,
 };
 
-/// So long may a collector take to answer a connect, its name's look-up included.
+/// Longest wait for a connection to the collector, the look-up of its name included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What was read.
+/// Facts about the machine.
 #[derive(Clone, Debug)]
 pub struct Facts {
-    /// What tracing cannot go without.
+    /// Requirements of tracing.
     pub system: preflight::Facts,
-    /// Why tracefs could not be mounted, or the limit on locked memory not be lifted, where that was needed.
+    /// Errors of mounting tracefs, or of lifting the limit on locked memory, where that was needed.
     pub repairs: Vec<String>,
-    /// What the kernel took; `None`: this process may not try.
+    /// Outcome of loading the programs; `None`: this process may not try.
     pub survey: Option<Survey>,
     /// Size of the ring buffer that was tried, bytes.
     pub ring_bytes: u32,
@@ -45,24 +46,24 @@ pub struct Facts {
     pub kernel_tls: Option<u64>,
     /// An agent answers at its control socket.
     pub agent_answers: bool,
-    /// Where metrics would be served, and why they cannot be.
+    /// Address that metrics would be served at, and the error of listening there.
     pub metrics: (SocketAddr, Result<(), String>),
-    /// Where spans go.
+    /// Destination of spans.
     pub collector: Collector,
 }
 
-/// Where spans go.
+/// Destination of spans.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Collector {
-    /// None is named: to the terminal.
+    /// No collector is named: spans go to the terminal.
     None,
-    /// The variables mean nothing.
+    /// The environment's variables are not valid.
     Wrong(String),
-    /// A collector, with what came of connecting to it.
+    /// A collector, and the outcome of connecting to it.
     At {
         /// Host and port.
         address: String,
-        /// Why it cannot be reached.
+        /// The error of connecting.
         reached: Result<(), String>,
     },
 }
@@ -105,7 +106,7 @@ impl Facts {
                     .map(drop)
                     .map_err(|error| error.to_string()),
             ),
-            collector: collector(|name| std::env::var(name).ok()),
+            collector: collector(|name| std::env::var_os(name)),
             system,
         })
     }
@@ -116,7 +117,7 @@ fn first_line(path: impl AsRef<Path>) -> Option<String> {
     Some(text.lines().next()?.trim().to_owned())
 }
 
-/// How many processors a list such as `0-3,8` has room for.
+/// Returns how many processors a list such as `0-3,8` has room for.
 fn processors(list: &str) -> Option<u32> {
     let last = list.rsplit([',', '-']).next()?;
     last.trim().parse::<u32>().ok()?.checked_add(1)
@@ -137,7 +138,7 @@ fn tls_now(text: &str) -> u64 {
     text.lines().filter_map(value).sum()
 }
 
-fn collector(env: impl Fn(&str) -> Option<String>) -> Collector {
+fn collector<V: Into<OsString>>(env: impl Fn(&str) -> Option<V>) -> Collector {
     if !names_endpoint(&env) {
         return Collector::None;
     }
@@ -160,7 +161,7 @@ fn collector(env: impl Fn(&str) -> Option<String>) -> Collector {
     }
 }
 
-/// Connects and goes away. Names are looked up by a call that takes no limit, so it has a thread of its own.
+/// Tries to connect. The call that looks a name up takes no time limit, so it has a thread of its own.
 fn connect(address: &str) -> Result<(), String> {
     let (tell, told) = mpsc::channel();
     let name = address.to_owned();
@@ -175,7 +176,7 @@ fn connect(address: &str) -> Result<(), String> {
             }
             Err(last)
         };
-        // Nobody waits any more if this fails.
+        // The caller may have given up.
         drop(tell.send(attempt()));
     };
     let started = thread::Builder::new().name("spoor-doctor".to_owned()).spawn(connecting);

@@ -1,4 +1,4 @@
-//! The listing for people.
+//! The listing as a table, for people.
 
 use unicode_width::UnicodeWidthChar;
 
@@ -11,80 +11,61 @@ const SERVICE_COLUMNS: usize = 24;
 const WHY_COLUMNS: usize = 32;
 /// Fewest columns of both, in whatever terminal.
 const LEAST_COLUMNS: usize = 12;
-/// As many columns of what is not visible are kept free, if it needs them.
+/// Columns that are kept free for what is not visible, if it needs them.
 const UNSEEN_COLUMNS: usize = 20;
-/// Columns that what is not visible is indented by, where it has lines of its own for want of room.
+/// Indent of what is not visible, where it has lines of its own for want of room.
 const INDENT: usize = 2;
+/// Blanks between two cells.
+const GAP: usize = 2;
 
-/// The lines of the listing, for so many columns. `asked`: an agent would have been heard.
+/// Kinds of cells, but for what is not visible.
+const FIELDS: usize = 8;
+/// Titles of the cells.
+const TITLES: [&str; FIELDS] = [
+    "PID", "SERVICE", "RUNTIME", "CONNS", "REQUESTS", "CALLS", "MISSED", "SELECTED",
+];
+/// Most columns of the cells.
+const MOST_COLUMNS: [usize; FIELDS] = [7, SERVICE_COLUMNS, 10, 6, 10, 10, 7, WHY_COLUMNS];
+/// Whether the cells are numbers, which are aligned to the right.
+const IS_NUMBER: [bool; FIELDS] = [true, false, false, true, true, true, true, false];
+/// Title of what is not visible.
+const UNSEEN_TITLE: &str = "NOT VISIBLE";
+const SERVICE: usize = 1;
+const SELECTED: usize = 7;
+
+/// Row of the table, without characters that steer a terminal.
+struct Cells {
+    fields: [String; FIELDS],
+    /// Things that are not visible, separated by commas.
+    unseen: String,
+}
+
+/// Widths of the cells.
+struct Layout {
+    widths: [usize; FIELDS],
+    /// Columns of the terminal.
+    columns: usize,
+    /// Column that what is not visible begins at.
+    unseen_at: usize,
+    /// In a narrow terminal, what is not visible is below the rest of its row, which is cut.
+    is_below: bool,
+}
+
+/// Formats the listing in lines of so many columns. `asked` tells whether an agent would have answered.
 pub(super) fn table(listing: &Listing, asked: bool, columns: usize) -> Vec<String> {
     let mut lines = vec![fitted(&printable(&heading(listing, asked)), columns)];
     if listing.workloads.is_empty() {
         lines.push("Nothing listens on TCP or was seen to communicate; --all lists every process.".to_owned());
         return lines;
     }
-    let cells: Vec<[String; 9]> = listing.workloads.iter().map(cells).collect();
-    let titles = [
-        "PID",
-        "SERVICE",
-        "RUNTIME",
-        "CONNS",
-        "REQUESTS",
-        "CALLS",
-        "MISSED",
-        "SELECTED",
-        "NOT VISIBLE",
-    ];
-    let most = [7, SERVICE_COLUMNS, 10, 6, 10, 10, 7, WHY_COLUMNS];
-    let mut widths = [0; 8];
-    for (index, (width, most)) in widths.iter_mut().zip(most).enumerate() {
-        let longest = cells.iter().map(|row| width_of(&row[index])).max().unwrap_or(0);
-        *width = longest.max(titles[index].len()).min(most);
-    }
-    let parts = cells.iter().flat_map(|row| row[8].split(", "));
-    let longest = parts.map(width_of).max().unwrap_or(0);
-    // A comma may follow.
-    let unseen = (longest + 1).clamp(titles[8].len(), UNSEEN_COLUMNS);
-    // What is too wide is cut where that hurts least: --json has all.
-    for (index, least) in [(1, 16), (7, 20), (1, LEAST_COLUMNS), (7, LEAST_COLUMNS)] {
-        let all: usize = widths.iter().map(|width| width + 2).sum::<usize>() + unseen;
-        widths[index] -= all.saturating_sub(columns).min(widths[index].saturating_sub(least));
-    }
-    let mut before: usize = widths.iter().map(|width| width + 2).sum();
-    // In a narrow terminal, what is not visible is below the rest of its row, which is cut.
-    let below = before + unseen > columns;
-    if below {
-        before = INDENT;
-    }
-    let rest = columns.saturating_sub(before).max(1);
-    let line = |row: &[String; 9], last: &str| {
-        let mut line = String::new();
-        for (index, (cell, width)) in row.iter().zip(widths).enumerate() {
-            let cell = fitted(cell, width);
-            let blank = " ".repeat(width - width_of(&cell));
-            // Numbers to the right.
-            let is_number = index == 0 || (3..=6).contains(&index);
-            line.push_str(&if is_number { blank + &cell } else { cell + &blank });
-            line.push_str("  ");
-        }
-        line.push_str(last);
-        line.trim_end().to_owned()
+    let rows: Vec<Cells> = listing.workloads.iter().map(Cells::of).collect();
+    let layout = Layout::new(&rows, columns);
+    let titles = Cells {
+        fields: TITLES.map(str::to_owned),
+        unseen: UNSEEN_TITLE.to_owned(),
     };
-    let heads = titles.map(str::to_owned);
-    if below {
-        lines.push(fitted(&line(&heads, ""), columns));
-        lines.push(fitted(&(" ".repeat(before) + titles[8]), columns));
-    } else {
-        lines.push(line(&heads, titles[8]));
-    }
-    for row in &cells {
-        let mut wrapped = wrap(&row[8], rest).into_iter().filter(|line| !line.is_empty());
-        if below {
-            lines.push(fitted(&line(row, ""), columns));
-        } else {
-            lines.push(line(row, &wrapped.next().unwrap_or_default()));
-        }
-        lines.extend(wrapped.map(|more| " ".repeat(before) + &more));
+    for row in [&titles].into_iter().chain(&rows) {
+        layout.write(row, &mut lines);
     }
     if listing.left_off > 0 {
         lines.push(format!("… {} more", listing.left_off));
@@ -92,45 +73,117 @@ pub(super) fn table(listing: &Listing, asked: bool, columns: usize) -> Vec<Strin
     lines
 }
 
+impl Layout {
+    fn new(rows: &[Cells], columns: usize) -> Self {
+        let mut widths = TITLES.map(str::len);
+        for row in rows {
+            for (width, cell) in widths.iter_mut().zip(&row.fields) {
+                *width = (*width).max(width_of(cell));
+            }
+        }
+        for (width, most) in widths.iter_mut().zip(MOST_COLUMNS) {
+            *width = (*width).min(most);
+        }
+        let parts = rows.iter().flat_map(|row| row.unseen.split(", "));
+        let longest = parts.map(width_of).max().unwrap_or(0);
+        // A comma may follow.
+        let unseen = (longest + 1).clamp(UNSEEN_TITLE.len(), UNSEEN_COLUMNS);
+        let before = |widths: &[usize; FIELDS]| widths.iter().map(|width| width + GAP).sum::<usize>();
+        // Cells that are too wide are cut where that hurts least: --json has everything.
+        for (field, least) in [
+            (SERVICE, 16),
+            (SELECTED, 20),
+            (SERVICE, LEAST_COLUMNS),
+            (SELECTED, LEAST_COLUMNS),
+        ] {
+            let excess = (before(&widths) + unseen).saturating_sub(columns);
+            if let Some(width) = widths.get_mut(field) {
+                *width -= excess.min(width.saturating_sub(least));
+            }
+        }
+        let is_below = before(&widths) + unseen > columns;
+        Self {
+            widths,
+            columns,
+            unseen_at: if is_below { INDENT } else { before(&widths) },
+            is_below,
+        }
+    }
+
+    /// Writes the lines of a row.
+    fn write(&self, row: &Cells, lines: &mut Vec<String>) {
+        let rest = self.columns.saturating_sub(self.unseen_at).max(1);
+        let mut wrapped = wrap(&row.unseen, rest).into_iter().filter(|line| !line.is_empty());
+        let fields = self.fields(row);
+        lines.push(if self.is_below {
+            fitted(fields.trim_end(), self.columns)
+        } else {
+            let first = wrapped.next().unwrap_or_default();
+            (fields + &first).trim_end().to_owned()
+        });
+        lines.extend(wrapped.map(|more| " ".repeat(self.unseen_at) + &more));
+    }
+
+    /// Formats a row's cells but for the last, with blanks behind them.
+    fn fields(&self, row: &Cells) -> String {
+        let cells = row.fields.iter().zip(self.widths).zip(IS_NUMBER);
+        cells
+            .map(|((cell, width), is_number)| {
+                let cell = fitted(cell, width);
+                let blank = " ".repeat(width.saturating_sub(width_of(&cell)));
+                let gap = " ".repeat(GAP);
+                if is_number {
+                    blank + &cell + &gap
+                } else {
+                    cell + &blank + &gap
+                }
+            })
+            .collect()
+    }
+}
+
 fn heading(listing: &Listing, asked: bool) -> String {
     let selected = |row: &&Row| row.workload.selected != Some(false);
     let count = listing.workloads.iter().filter(selected).count();
     match &listing.agent {
         Some(agent) => format!("spoor {} (process {}) {}", agent.version, agent.pid, agent.doing),
-        None if asked => format!("No agent runs. It would trace {count} of these:"),
-        None => format!("No agent was asked. One with this selection would trace {count} of these:"),
+        None if asked => format!("No agent runs. `spoor run` would trace {count} of these:"),
+        None => format!("No agent was asked. With these rules, `spoor run` would trace {count} of these:"),
     }
 }
 
-/// The cells of a row, without what steers a terminal.
-fn cells(row: &Row) -> [String; 9] {
-    let workload = &row.workload;
-    let ports: Vec<String> = row.listens.iter().map(|port| format!(":{port}")).collect();
-    let service = workload.service.clone().unwrap_or_default();
-    let decision = match workload.selected {
-        Some(true) => "yes",
-        Some(false) => "no",
-        None => "?",
-    };
-    let unseen = workload.unseen.iter().map(|unseen| match unseen.count {
-        Some(count) if count > 1 => format!("{} ×{count}", unseen.what),
-        _ => unseen.what.clone(),
-    });
-    let cells = [
-        workload.pid.to_string(),
-        [service, ports.join(" ")].join(" ").trim_end().to_owned(),
-        workload.runtime.clone().unwrap_or_default(),
-        workload.connections.to_string(),
-        workload.requests.to_string(),
-        workload.calls.to_string(),
-        workload.missed.to_string(),
-        format!("{decision}: {}", workload.why),
-        unseen.collect::<Vec<_>>().join(", "),
-    ];
-    cells.map(|cell| printable(&cell))
+impl Cells {
+    fn of(row: &Row) -> Self {
+        let workload = &row.workload;
+        let ports: Vec<String> = row.listens.iter().map(|port| format!(":{port}")).collect();
+        let service = workload.service.clone().unwrap_or_default();
+        let decision = match workload.selected {
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => "?",
+        };
+        let unseen = workload.unseen.iter().map(|unseen| match unseen.count {
+            Some(count) if count > 1 => format!("{} ×{count}", unseen.what),
+            _ => unseen.what.clone(),
+        });
+        let fields = [
+            workload.pid.to_string(),
+            [service, ports.join(" ")].join(" ").trim_end().to_owned(),
+            workload.runtime.clone().unwrap_or_default(),
+            workload.connections.to_string(),
+            workload.requests.to_string(),
+            workload.calls.to_string(),
+            workload.missed.to_string(),
+            format!("{decision}: {}", workload.why),
+        ];
+        Self {
+            fields: fields.map(|field| printable(&field)),
+            unseen: printable(&unseen.collect::<Vec<_>>().join(", ")),
+        }
+    }
 }
 
-/// The text in at most so many columns.
+/// Cuts a text to so many columns.
 fn fitted(text: &str, columns: usize) -> String {
     if width_of(text) <= columns {
         return text.to_owned();
@@ -149,7 +202,7 @@ fn width_of(text: &str) -> usize {
     text.chars().map(|c| c.width().unwrap_or(0)).sum()
 }
 
-/// Breaks a list at its commas.
+/// Breaks a list at its commas into lines of so many columns.
 fn wrap(text: &str, columns: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for part in text.split_inclusive(", ") {
@@ -206,7 +259,7 @@ mod tests {
                         pid: 7,
                         service: Some("evil\u{1b}[31m\u{202e}\u{2066}\u{61c}moc".to_owned()),
                         selected: Some(false),
-                        why: "no rule fits".to_owned(),
+                        why: "no rule matches".to_owned(),
                         ..Workload::default()
                     },
                     listens: vec![],
