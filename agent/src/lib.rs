@@ -1,7 +1,7 @@
 //! Spoor, a zero-code distributed tracing agent: from system calls to OpenTelemetry spans.
 //!
-//! [`probe`] reads the ring buffer, [`engine`] turns its records into spans, [`export`] sends them. [`process`] tells which
-//! processes are traced and describes them; [`session`] drives all of it.
+//! [`probe`] reads the ring buffer, [`engine`] turns its records into spans, [`sink`] takes them to the [`console`] or to the
+//! [`export`]. [`process`] tells which processes are traced and describes them; [`session`] drives all of it.
 
 pub mod config;
 pub mod console;
@@ -22,4 +22,6 @@ pub mod replay;
 pub mod screen;
 pub mod serve;
 pub mod session;
+pub mod sink;
 pub mod tape;
+pub mod traces;

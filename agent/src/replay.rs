@@ -11,13 +11,11 @@ use std::{
 use anyhow::Context;
 
 use crate::{
-    config::{CoreSettings, Output, RedactSettings, ReplaySettings},
+    config::{CoreSettings, RedactSettings, ReplaySettings},
     engine::{Core, trace::Span},
-    export::{
-        Exporter,
-        config::{Choice, ExportConfig, Stream},
-    },
     metrics::Metrics,
+    screen::Stream,
+    sink::{Destination, SpanSink},
     tape::{self, Frame, TapeError, TapeReader, TapeWriter},
 };
 
@@ -29,22 +27,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// # Errors
 /// If the tape cannot be read to its end (what it gave until then has left), or not all of its spans could leave.
 pub fn replay(settings: &ReplaySettings) -> anyhow::Result<()> {
-    let choice = match &settings.output {
-        Output::Console => Choice::Console(Stream::Stdout),
-        Output::Otlp => Choice::Otlp,
-        Output::OtlpJson(path) => Choice::OtlpJson(path.clone()),
-    };
-    let config = ExportConfig {
-        max_queue_bytes: settings.queue_bytes,
-        ..ExportConfig::from_env(choice, |name| std::env::var(name).ok())?
-    };
+    let destination = Destination::new(&settings.output, Stream::Stdout, settings.queue_bytes)?;
     let metrics = Arc::new(Metrics::default());
-    let exporter = Exporter::start(config, Arc::clone(&metrics))?;
+    let sink = SpanSink::start(destination, Arc::clone(&metrics))?;
     let result = play(&settings.file, |spans| {
-        exporter.wait_for_room(PATIENCE);
-        exporter.push(spans);
+        sink.wait_for_room(PATIENCE);
+        sink.push(spans);
     });
-    exporter.shutdown(PATIENCE);
+    sink.shutdown(PATIENCE);
     result?;
     // Nobody replays the tape for what is lost of it.
     match metrics.export.lost() {

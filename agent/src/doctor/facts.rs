@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     control,
-    export::config::{Choice, ExportConfig, Output, Target, names_endpoint},
+    export::config::{Choice, ExportConfig, Target, names_endpoint},
     preflight::{self, Tracefs},
     probe::{self, Survey},
     process::{ProcRoot, Unseen, unseen},
@@ -143,7 +143,7 @@ fn collector(env: impl Fn(&str) -> Option<String>) -> Collector {
     }
     let url = match ExportConfig::from_env(Choice::Otlp, env) {
         Ok(ExportConfig {
-            output: Output::Requests(Target::Grpc(endpoint) | Target::Http(endpoint, _)),
+            target: Target::Grpc(endpoint) | Target::Http(endpoint, _),
             ..
         }) => endpoint.url,
         Ok(_) => return Collector::None,

@@ -14,6 +14,7 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     encode::{Batch, EncodedSpan},
     losses::{Loss, Losses},
+    thread::Unsent,
 };
 use crate::metrics::Metrics;
 
@@ -67,28 +68,12 @@ enum Waiting {
     Batch,
 }
 
-/// Spans that were not sent in the time that a shutdown may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unsent {
-    /// Those that waited.
-    pub waiting: usize,
-    /// Those that the transport had.
-    pub in_flight: usize,
-}
-
 /// Spans that had no room.
 struct Overflow {
     dropped: usize,
     /// What the queue held with them.
     spans: usize,
     bytes: usize,
-}
-
-impl Unsent {
-    /// All of them.
-    pub fn spans(self) -> usize {
-        self.waiting + self.in_flight
-    }
 }
 
 impl Queue {

@@ -25,10 +25,10 @@ use super::{
 use crate::{
     config::CoreSettings,
     engine::Core,
-    export::Exporter,
     probe::{BUSY_PERIOD, Probe, Waker},
     process::{ExecHint, ProcRoot, Selection, UnixSockets},
     record::Event,
+    sink::SpanSink,
     tape::{Frame, TapeWriter},
 };
 
@@ -51,7 +51,7 @@ const HOUSEKEEPING_NS: u64 = 1_000_000_000;
 /// Where the session's outcome goes.
 pub enum Sink {
     /// Spans, to whoever wants them.
-    Export(Exporter),
+    Export(SpanSink),
     /// All that Core is fed, to a tape.
     Tape(Box<TapeWriter<BufWriter<File>>>),
 }

@@ -23,18 +23,15 @@ use std::{
 use anyhow::Context;
 
 use crate::{
-    config::{Output, RecordSettings, RunSettings, TraceSettings},
-    export::{
-        Exporter,
-        config::{Choice, ExportConfig, Stream},
-    },
+    config::{RecordSettings, RunSettings, TraceSettings},
     launch::{Launch, survivors},
     metrics::Metrics,
     preflight,
     probe::{Probe, Settings, Withheld},
     process::{ProcRoot, Selection},
-    screen::{Log, SCREEN, say},
+    screen::{Log, SCREEN, Stream, say},
     serve::{ServeError, Server},
+    sink::{Destination, SpanSink},
     tape::{self, TapeWriter},
 };
 use driver::{Session, Sink};
@@ -57,21 +54,14 @@ pub fn run(settings: &RunSettings) -> anyhow::Result<i32> {
 /// As [`run`].
 pub fn run_without(settings: &RunSettings, withheld: Withheld) -> anyhow::Result<i32> {
     let launched = settings.trace.launch.is_some();
-    let choice = match &settings.output {
-        // The command's own output goes to stdout.
-        Output::Console => Choice::Console(if launched { Stream::Stderr } else { Stream::Stdout }),
-        Output::Otlp => Choice::Otlp,
-        Output::OtlpJson(path) => Choice::OtlpJson(path.clone()),
-    };
-    let config = ExportConfig {
-        max_queue_bytes: settings.queue_bytes,
-        ..ExportConfig::from_env(choice, |name| std::env::var(name).ok())?
-    };
+    // The command's own output goes to stdout.
+    let console = if launched { Stream::Stderr } else { Stream::Stdout };
+    let destination = Destination::new(&settings.output, console, settings.queue_bytes)?;
     let metrics = Arc::new(Metrics::default());
     let shown = Arc::new(shown::Shown::default());
     shown::register(&shown, &metrics);
     preflight()?;
-    let exporter = Exporter::start(config, Arc::clone(&metrics))?;
+    let spans = SpanSink::start(destination, Arc::clone(&metrics))?;
     let status = status::place(launched, &settings.output);
     if status.is_some() {
         SCREEN.reserve();
@@ -95,7 +85,7 @@ pub fn run_without(settings: &RunSettings, withheld: Withheld) -> anyhow::Result
         Some(Err(error)) => return Err(error.into()),
     };
     let line = status.map(|stream| (stream, status_metrics));
-    let sink = Sink::Export(exporter);
+    let sink = Sink::Export(spans);
     let code = trace(&settings.trace, sink, shown, line, withheld)?;
     drop(server);
     Ok(code)

@@ -13,9 +13,8 @@ use rustix::fs::FileType;
 use super::shown::{Shown, State};
 use crate::{
     config::Output,
-    export::config::Stream,
     metrics::{ExportMetrics, Metrics},
-    screen::{Line, SCREEN, fitted},
+    screen::{Line, SCREEN, Stream, fitted},
 };
 
 /// How often it is drawn.

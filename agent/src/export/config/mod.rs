@@ -16,36 +16,16 @@ use thiserror::Error;
 
 use super::tls::TlsFiles;
 
-/// Where the spans go, as the command line says it.
+/// Kind of destination, as the command line names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// As trees to this writer of the process.
-    Console(Stream),
-    /// To a collector.
+    /// A collector, which the environment names.
     Otlp,
     /// One `ExportTraceServiceRequest` a line, to the file or, without one, to stdout.
     OtlpJson(Option<PathBuf>),
 }
 
-/// One of the process's own streams.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stream {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
-}
-
-/// Where the spans go, with all that is needed to send them there.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Output {
-    /// As trees for people.
-    Console(Stream),
-    /// As OTLP requests.
-    Requests(Target),
-}
-
-/// What takes requests.
+/// Destination of the requests, with all that is needed to send them there.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Target {
     /// OTLP over gRPC.
@@ -98,11 +78,11 @@ pub enum Compression {
     Gzip,
 }
 
-/// Where the spans go, and how.
+/// Settings of the export: where the spans go, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExportConfig {
-    /// Where to.
-    pub output: Output,
+    /// Destination of the requests.
+    pub target: Target,
     /// Spans that wait at most; beyond, the oldest is dropped. `OTEL_BSP_MAX_QUEUE_SIZE`.
     pub max_queue_spans: usize,
     /// Bytes of the spans that wait at most; beyond, the oldest is dropped.
@@ -117,10 +97,10 @@ pub struct ExportConfig {
 }
 
 impl ExportConfig {
-    /// The defaults, for this output.
-    pub fn new(output: Output) -> Self {
+    /// Returns the defaults, for this target.
+    pub fn new(target: Target) -> Self {
         Self {
-            output,
+            target,
             max_queue_spans: 65_536,
             max_queue_bytes: 64 << 20,
             max_batch_spans: 2048,
@@ -136,12 +116,11 @@ impl ExportConfig {
     /// If a variable has a value that cannot be followed.
     pub fn from_env(choice: Choice, env: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let env = Env(&env);
-        let output = match choice {
-            Choice::Console(stream) => Output::Console(stream),
-            Choice::OtlpJson(path) => Output::Requests(Target::JsonLines(path)),
-            Choice::Otlp => Output::Requests(env.collector()?),
+        let target = match choice {
+            Choice::OtlpJson(path) => Target::JsonLines(path),
+            Choice::Otlp => env.collector()?,
         };
-        let defaults = Self::new(output);
+        let defaults = Self::new(target);
         let max_queue_spans = env.positive("OTEL_BSP_MAX_QUEUE_SIZE", defaults.max_queue_spans)?;
         let max_batch_spans = env.positive("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", defaults.max_batch_spans)?;
         let request_timeout = env.otlp_timeout(defaults.timeout)?;

@@ -9,10 +9,8 @@ fn parse(choice: Choice, env: &[(&str, &str)]) -> Result<ExportConfig, ConfigErr
 }
 
 fn otlp(env: &[(&str, &str)]) -> Result<Target, String> {
-    match parse(Choice::Otlp, env).map_err(|error| error.to_string())?.output {
-        Output::Requests(target) => Ok(target),
-        Output::Console(_) => panic!("the console was not chosen"),
-    }
+    let config = parse(Choice::Otlp, env).map_err(|error| error.to_string())?;
+    Ok(config.target)
 }
 
 fn endpoint(url: &str) -> Box<Endpoint> {
@@ -217,10 +215,7 @@ fn headers_are_decoded() {
 #[test]
 fn sizes_and_times() {
     let json = || Choice::OtlpJson(None);
-    assert_eq!(
-        parse(json(), &[]),
-        Ok(ExportConfig::new(Output::Requests(Target::JsonLines(None))))
-    );
+    assert_eq!(parse(json(), &[]), Ok(ExportConfig::new(Target::JsonLines(None))));
     let env = [
         ("OTEL_BSP_MAX_QUEUE_SIZE", "100"),
         ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "200"),
@@ -234,7 +229,7 @@ fn sizes_and_times() {
         max_batch_spans: 100,
         schedule_delay: Duration::ZERO,
         timeout: Duration::from_secs(5),
-        ..ExportConfig::new(Output::Requests(Target::JsonLines(None)))
+        ..ExportConfig::new(Target::JsonLines(None))
     };
     assert_eq!(parse(json(), &env), Ok(expected));
 }

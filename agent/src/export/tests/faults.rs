@@ -77,7 +77,7 @@ impl Agent {
         let config = ExportConfig {
             schedule_delay: Duration::from_millis(1),
             timeout: Duration::from_millis(timeout_ms),
-            ..ExportConfig::new(Output::Requests(target))
+            ..ExportConfig::new(target)
         };
         let metrics = Arc::new(Metrics::default());
         let exporter = Exporter::start(config, metrics.clone()).unwrap();
@@ -92,7 +92,7 @@ impl Agent {
     fn push(&mut self, count: u64) {
         let ids = self.pushed + 1..=self.pushed + count;
         self.pushed += count;
-        self.exporter.push(ids.map(span).collect());
+        self.exporter.push(&ids.map(span).collect::<Vec<_>>());
     }
 
     /// Waits until what was handed over is exported or counted as refused.
@@ -595,7 +595,7 @@ fn files_that_cannot_be_used_are_said_at_the_start() {
             }),
             compression: Compression::None,
         };
-        let config = ExportConfig::new(Output::Requests(Target::Grpc(Box::new(endpoint))));
+        let config = ExportConfig::new(Target::Grpc(Box::new(endpoint)));
         Exporter::start(config, Arc::default()).unwrap_err().to_string()
     };
     let good = ca.file();
