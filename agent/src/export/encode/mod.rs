@@ -181,9 +181,10 @@ impl Batch {
             self.groups.len() - 1
         });
         self.last_group = group;
-        let group = &mut self.groups[group];
-        group.spans.push(self.spans.len());
-        group.span_bytes += span.bytes.len();
+        if let Some(group) = self.groups.get_mut(group) {
+            group.spans.push(self.spans.len());
+            group.span_bytes += span.bytes.len();
+        }
         self.spans.push(span);
     }
 
@@ -200,8 +201,8 @@ impl Batch {
             put_message(1, scope_body_len(), buf);
             put_str(1, SCOPE_NAME, buf);
             put_str(2, SCOPE_VERSION, buf);
-            for &span in &group.spans {
-                buf.put_slice(&self.spans[span].bytes);
+            for span in group.spans.iter().filter_map(|&index| self.spans.get(index)) {
+                buf.put_slice(&span.bytes);
             }
             put_str(3, SCHEMA_URL, buf);
             put_str(3, SCHEMA_URL, buf);
