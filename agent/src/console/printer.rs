@@ -56,7 +56,7 @@ struct State {
     sleep: Sleep,
 }
 
-/// Whether the thread sleeps.
+/// Sleep of the thread.
 #[derive(Debug, Default)]
 enum Sleep {
     #[default]

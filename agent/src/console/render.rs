@@ -23,7 +23,7 @@ use crate::{engine::trace::SpanKind, traces::Trace};
 /// Look of the printed traces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Style {
-    /// With colours (ANSI, the eight basic ones, so that they follow the terminal's theme).
+    /// Paint with colours (ANSI, the eight basic ones, so that they follow the terminal's theme).
     pub colour: bool,
     /// Columns of the terminal; taken as at least 80.
     pub columns: usize,
@@ -39,7 +39,7 @@ const RED: &str = "31";
 const YELLOW: &str = "33";
 const GREEN: &str = "32";
 const NO_COLOUR: &str = "";
-/// Of services. Red, yellow and green are taken by results.
+/// Colours of services. Red, yellow and green are taken by results.
 const SERVICE_COLOURS: [&str; 6] = ["36", "35", "34", "96", "95", "94"];
 
 /// Returns the trace's text, with an empty line at its end.

@@ -24,7 +24,7 @@ pub struct Row<'a> {
     pub name: String,
     /// The status code, or what went wrong, or both.
     pub result: String,
-    /// How the parent was found; empty for a root.
+    /// The way by which the parent was found; empty for a root.
     pub method: String,
 }
 

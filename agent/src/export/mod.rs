@@ -44,11 +44,11 @@ use self::{
 };
 use crate::{engine::trace::Span, metrics::Metrics};
 
-/// How long connecting may take. A collector's host that is away is tried again rather than waited for.
+/// Longest time that connecting may take. A host that does not answer is tried again rather than waited for.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// What the export thread may take to end beyond the time that it has for sending.
+/// Time that the export thread has to end, beyond the time that it has for sending.
 const END_GRACE: Duration = Duration::from_millis(100);
-/// Who we say we are.
+/// Value of `user-agent`.
 const USER_AGENT_NAME: &str = concat!("spoor/", env!("CARGO_PKG_VERSION"));
 
 /// Takes finished spans and sends them away as OTLP requests, on a thread of its own.
@@ -60,7 +60,7 @@ pub struct Exporter {
     thread: ExportThread,
 }
 
-/// Why the export cannot begin.
+/// Reason why the export cannot begin.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum StartError {
@@ -69,29 +69,29 @@ pub enum StartError {
     File {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// No thread, or no runtime on it.
+    /// There is no thread, or no runtime on it.
     #[error("cannot start the export thread: {0}; raise the limits on threads and open files (ulimit -u, ulimit -n)")]
     Thread(#[source] io::Error),
-    /// TLS was asked for and cannot be done.
+    /// TLS is asked for, and its files or the host's name cannot be used.
     #[error(transparent)]
     Connector(#[from] ConnectorError),
-    /// The endpoint is no server.
+    /// The endpoint names no server.
     #[error("cannot use {url} for HTTP: {source}; write it as http://HOST:PORT")]
     Http {
         /// The endpoint.
         url: String,
-        /// Why not.
+        /// The cause.
         source: hyper::http::Error,
     },
-    /// The endpoint is no server.
+    /// The endpoint names no server.
     #[error("cannot use {url} for gRPC: {source}; write it as http://HOST:PORT")]
     Grpc {
         /// The endpoint.
         url: String,
-        /// Why not.
+        /// The cause.
         source: hyper::http::Error,
     },
 }
@@ -184,7 +184,7 @@ enum AnyTransport {
 }
 
 impl AnyTransport {
-    /// The transport, and what to call its other end. To be called within a tokio runtime.
+    /// Returns the transport, and the name of its destination for log lines. To be called within a tokio runtime.
     fn new(target: Target) -> Result<(Self, String), StartError> {
         Ok(match target {
             Target::Grpc(endpoint) => {

@@ -1,4 +1,4 @@
-//! What the user says about the export, by OpenTelemetry's environment variables.
+//! Settings of the export, from OpenTelemetry's environment variables.
 //!
 //! The names and defaults are those of the OTLP exporter and SDK specifications, with these deviations: the queue holds
 //! 65,536 spans (not 2,048) and at most 64 MiB, a batch has 2,048 spans (not 512) and leaves after 1 s (not 5 s). One
@@ -39,17 +39,17 @@ pub enum Target {
 /// A collector.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Endpoint {
-    /// For HTTP with the path to post to; for gRPC the server.
+    /// The server, for HTTP with the path to post to.
     pub url: Uri,
-    /// Sent with each request.
+    /// Headers that are sent with each request.
     pub headers: HeaderMap,
-    /// What is needed for https; `None`: http.
+    /// Files for https; `None`: http.
     pub tls: Option<TlsFiles>,
-    /// Of requests.
+    /// Compression of requests.
     pub compression: Compression,
 }
 
-/// How requests over HTTP are written.
+/// Encoding of requests over HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
     /// `http/protobuf`.
@@ -59,7 +59,7 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// The `content-type` of requests.
+    /// Returns the `content-type` of requests.
     pub fn content_type(self) -> &'static str {
         match self {
             Self::Protobuf => "application/x-protobuf",
@@ -89,9 +89,9 @@ pub struct ExportConfig {
     pub max_queue_bytes: usize,
     /// Spans in a request at most. `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`.
     pub max_batch_spans: usize,
-    /// How long a span waits for others to travel with. `OTEL_BSP_SCHEDULE_DELAY`.
+    /// Longest time that a span waits for others to share its request. `OTEL_BSP_SCHEDULE_DELAY`.
     pub schedule_delay: Duration,
-    /// How long a request may take: the smaller of `OTEL_EXPORTER_OTLP_TIMEOUT` and `OTEL_BSP_EXPORT_TIMEOUT`. A
+    /// Longest time that a request may take: the smaller of `OTEL_EXPORTER_OTLP_TIMEOUT` and `OTEL_BSP_EXPORT_TIMEOUT`. A
     /// request that takes longer is sent again; no batch is given up because of it.
     pub timeout: Duration,
 }
@@ -109,8 +109,7 @@ impl ExportConfig {
         }
     }
 
-    /// What the environment `env` says, for what was chosen on the command line. A variable that is empty counts as
-    /// absent.
+    /// Reads the environment `env`, for what was chosen on the command line. A variable that is empty counts as absent.
     ///
     /// # Errors
     /// If a variable has a value that cannot be followed.
@@ -134,7 +133,7 @@ impl ExportConfig {
     }
 }
 
-/// True if the environment names a collector.
+/// Returns whether the environment names a collector.
 pub fn names_endpoint(env: impl Fn(&str) -> Option<String>) -> bool {
     Env(&env).otlp("ENDPOINT").is_some()
 }
@@ -143,24 +142,24 @@ pub fn names_endpoint(env: impl Fn(&str) -> Option<String>) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// Not a URL, or not one of a collector.
+    /// The value is no URL, or not one of a collector.
     #[error("{variable}={value}: {problem}; write it as http://HOST:PORT or https://HOST:PORT")]
     Url {
         /// The variable.
         variable: String,
-        /// Its value.
+        /// The value.
         value: String,
-        /// What is wrong.
+        /// The fault.
         problem: &'static str,
     },
-    /// Not one of the words that it may have.
+    /// The value is none of the words that the variable takes.
     #[error("{variable}={value}: there is no such {what}; use {words}")]
     Word {
         /// The variable.
         variable: String,
-        /// Its value.
+        /// The value.
         value: String,
-        /// What it names.
+        /// The kind of thing that the variable names.
         what: &'static str,
         /// The words.
         words: &'static str,
@@ -180,17 +179,17 @@ pub enum ConfigError {
         variable: String,
         /// Which of the headers, from 1.
         entry: usize,
-        /// What is wrong.
+        /// The fault.
         problem: &'static str,
     },
-    /// Not a number, or out of range.
+    /// The value is no number, or out of range.
     #[error("{variable}={value}: give {expected}")]
     Number {
         /// The variable.
         variable: String,
-        /// Its value.
+        /// The value.
         value: String,
-        /// What would be right.
+        /// The values that the variable takes.
         expected: &'static str,
     },
 }
@@ -205,7 +204,7 @@ impl Env<'_> {
             .filter(|value| !value.is_empty())
     }
 
-    /// The variable for traces, else the one for all signals: its name and value.
+    /// Returns name and value of the variable for traces, or else of the one for all signals.
     fn otlp(&self, name: &str) -> Option<(String, String)> {
         [
             format!("OTEL_EXPORTER_OTLP_TRACES_{name}"),
@@ -245,7 +244,7 @@ impl Env<'_> {
         }))
     }
 
-    /// A variable that has one of these words.
+    /// Reads a variable that has one of these words.
     fn word<T: Copy>(
         &self,
         name: &str,
@@ -284,7 +283,7 @@ impl Env<'_> {
         Ok(TlsFiles { trusted, client })
     }
 
-    /// Only asked where an endpoint of gRPC has no scheme. A boolean is true if it says so, and else false
+    /// Returns `OTEL_EXPORTER_OTLP_INSECURE`, for a gRPC endpoint without scheme. All but `true` counts as false
     /// (OpenTelemetry's environment variables, "Boolean").
     fn insecure(&self) -> bool {
         let Some((variable, value)) = self.otlp("INSECURE") else {
@@ -297,7 +296,7 @@ impl Env<'_> {
         insecure
     }
 
-    /// The collector's URL. For HTTP, `v1/traces` is appended to the one for all signals, and the one for traces is
+    /// Returns the collector's URL. For HTTP, `v1/traces` is appended to the one for all signals, and the one for traces is
     /// taken as it is (OTLP exporter specification, "Endpoint URLs for OTLP/HTTP").
     fn url(&self, default: &str, http: bool) -> Result<Uri, ConfigError> {
         let (variable, mut value) = self
@@ -378,7 +377,7 @@ impl Env<'_> {
     }
 
     fn number(&self, variable: &str, min: u64, expected: &'static str) -> Result<Option<u64>, ConfigError> {
-        /// As milliseconds 24 days, as spans more than fit into any memory.
+        /// 24 days in milliseconds; more spans than fit into any memory.
         const MAX: u64 = i32::MAX as u64;
         let Some(value) = self.var(variable) else {
             return Ok(None);
@@ -411,7 +410,7 @@ impl Env<'_> {
     }
 }
 
-/// The URL with what stands before an `@` left out.
+/// Returns the URL with the credentials before an `@` replaced.
 fn without_credentials(url: &str) -> String {
     match (url.find("://"), url.rfind('@')) {
         (Some(scheme), Some(at)) if scheme < at => format!("{}***{}", &url[..scheme + 3], &url[at..]),

@@ -39,29 +39,29 @@ pub enum Outcome {
     },
     /// The request was not taken, and may be sent again.
     Again {
-        /// How long the collector asks to wait.
+        /// The pause that the collector asks for.
         after: Option<Duration>,
-        /// What happened.
+        /// The cause, for log lines.
         reason: String,
     },
     /// The request is too large: parts of it may be taken.
     TooLarge {
-        /// What happened.
+        /// The cause, for log lines.
         reason: String,
     },
     /// The answer cannot be read: whether the request was taken is not known, and it must not be sent again.
     Malformed {
-        /// What happened.
+        /// The cause, for log lines.
         reason: String,
     },
     /// The collector will never take the request.
     Refused {
-        /// What happened.
+        /// The cause, for log lines.
         reason: String,
     },
     /// The request could not be written to the file or stream.
     NotWritten {
-        /// What happened.
+        /// The cause, for log lines.
         reason: String,
     },
 }
