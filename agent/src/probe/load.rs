@@ -376,7 +376,7 @@ mod tests {
         assert_eq!(told("invalid mem access 'scalar'"), "invalid mem access 'scalar'");
     }
 
-    /// As aya's: it says its source's words itself.
+    /// An error like aya's: its text contains its source's.
     #[derive(Debug, thiserror::Error)]
     #[error("the BPF_PROG_LOAD syscall returned {source}. Verifier output: {log}")]
     struct Refused {

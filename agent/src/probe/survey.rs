@@ -18,11 +18,11 @@ use super::{
 pub struct Survey {
     /// Fields that the kernel's BTF does not have, and what does not work without them.
     pub missing_fields: Result<Vec<Lost>, String>,
-    /// Whether programs can be loaded at all, and the place of system calls' arguments be measured.
+    /// Loading programs at all, and measuring where system calls keep their arguments.
     pub registers: Result<(), String>,
-    /// Whether fields can be read by their types, which costs less than by helpers.
+    /// Reading fields by their types, which costs less than by helpers.
     pub typed_loads: Result<(), String>,
-    /// Whether the maps can be created in their full size, the ring buffer among them.
+    /// Creating the maps in their full size, the ring buffer among them.
     pub maps: Result<(), String>,
     /// Every program, in the order of attaching. Empty if no maps could be created.
     pub programs: Vec<Trial>,
@@ -35,7 +35,7 @@ pub struct Trial {
     pub program: &'static str,
     /// The tracepoint that it was attached to; `None`: other programs call it.
     pub tracepoint: Option<&'static str>,
-    /// What does not work without it; `None`: nothing works without it.
+    /// The feature that does not work without it; `None`: nothing works without it.
     pub feature: Option<&'static str>,
     /// The kernel's verdict.
     pub outcome: Result<(), String>,
