@@ -159,7 +159,7 @@ impl Shared {
         if unseen > 0 {
             self.metrics.export.dropped.console_full.inc_by(unseen);
             self.losses.lost(Loss::Console, unseen, || {
-                "spans are dropped: more come at once than the console keeps; select fewer processes, or use a collector"
+                "spans are dropped: more come at once than the console can keep; select fewer processes, or use a collector"
                     .to_owned()
             });
         }

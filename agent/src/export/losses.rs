@@ -220,8 +220,8 @@ impl Losses {
             Loss::Console => "because more came at once than the console keeps".to_owned(),
             Loss::Refused => format!("because {destination} refused them"),
             Loss::RequestTooLarge => format!("because requests were too large for {destination}"),
-            Loss::MalformedAnswer => format!("because the answers of {destination} were too long"),
-            Loss::PartialSuccess => format!("because {destination} took their requests, but not them"),
+            Loss::MalformedAnswer => format!("because the answers of {destination} were too long to read"),
+            Loss::PartialSuccess => format!("because {destination} rejected them from requests that it took"),
             Loss::NotWritten => format!("because {destination} could not be written"),
         };
         format!("dropping is over: {count} spans were lost within {seconds:.1} s, {why}")

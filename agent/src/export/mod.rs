@@ -65,7 +65,7 @@ pub struct Exporter {
 #[non_exhaustive]
 pub enum StartError {
     /// The file of `otlp-json` cannot be opened.
-    #[error("cannot open {} for appending spans: {source}; name a file in a directory that can be written", path.display())]
+    #[error("cannot open {} for appending spans: {source}; name a file in a writable directory", path.display())]
     File {
         /// The file.
         path: PathBuf,

@@ -54,8 +54,8 @@ impl Unsent {
     /// Returns the warning for a thread that has not ended within this time.
     pub fn warning(self, destination: &str, within: Duration) -> String {
         format!(
-            "the export to {destination} has not ended within {} ms, {} spans are lost ({} waiting, {} in a write): is what it \
-             writes to blocked?",
+            "the export to {destination} has not ended within {} ms, {} spans are lost ({} waiting, {} in a write); is its \
+             output blocked?",
             within.as_millis(),
             self.spans(),
             self.waiting,

@@ -39,7 +39,7 @@ pub struct TlsFiles {
 #[non_exhaustive]
 pub enum TlsError {
     /// The file cannot be read.
-    #[error("cannot read {what} in {}: {source}; name a PEM file that is there in {variable}", path.display())]
+    #[error("cannot read {what} in {}: {source}; name an existing PEM file in {variable}", path.display())]
     File {
         /// The expected content.
         what: &'static str,
@@ -92,8 +92,8 @@ pub enum TlsError {
     },
     /// Certificate and key do not belong together, or are of a kind that is not supported.
     #[error(
-        "cannot use the client certificate with its key: {0}; are OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and \
-         OTEL_EXPORTER_OTLP_CLIENT_KEY of each other?"
+        "cannot use the client certificate with its key: {0}; do OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and \
+         OTEL_EXPORTER_OTLP_CLIENT_KEY belong together?"
     )]
     Client(#[source] rustls::Error),
 }
@@ -243,7 +243,7 @@ pub fn hint(error: &io::Error) -> &'static str {
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         )) => "is the endpoint's host one that the collector's certificate names?",
         Some(rustls::Error::InvalidCertificate(CertificateError::Other(_))) => {
-            "is the collector's certificate its own, signed by its CA's, and not the CA's itself?"
+            "does the collector use its CA's certificate as its own? It needs one that the CA has signed"
         }
         Some(rustls::Error::AlertReceived(
             AlertDescription::CertificateRequired | AlertDescription::HandshakeFailure,

@@ -165,7 +165,7 @@ pub enum ConfigError {
         words: &'static str,
     },
     /// A client certificate without its key, or the other way round.
-    #[error("{given} is set and {missing} is not; a client certificate and its key are of use together only")]
+    #[error("{given} is set and {missing} is not; set both: a client certificate needs its key")]
     HalfClient {
         /// The variable that is there.
         given: String,

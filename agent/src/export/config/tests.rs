@@ -104,7 +104,7 @@ fn what_is_wrong_is_said() {
     assert_eq!(
         words("OTEL_EXPORTER_OTLP_CLIENT_KEY", "k"),
         "OTEL_EXPORTER_OTLP_CLIENT_KEY is set and OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE is not; \
-         a client certificate and its key are of use together only"
+         set both: a client certificate needs its key"
     );
     assert_eq!(
         otlp(&[("OTEL_EXPORTER_OTLP_HEADERS", "a=b,secret")]),

@@ -91,8 +91,8 @@ fn spans_that_a_blocked_pipe_keeps_are_counted_once() {
     };
     assert_eq!(
         unsent.warning("stdout", Duration::from_millis(5100)),
-        "the export to stdout has not ended within 5100 ms, 1007 spans are lost (7 waiting, 1000 in a write): is what it \
-         writes to blocked?"
+        "the export to stdout has not ended within 5100 ms, 1007 spans are lost (7 waiting, 1000 in a write); is its \
+         output blocked?"
     );
 }
 
@@ -103,7 +103,7 @@ fn a_file_that_cannot_be_written_is_an_error() {
     assert_eq!(
         error.to_string(),
         "cannot open /nowhere/spans for appending spans: No such file or directory (os error 2); \
-         name a file in a directory that can be written"
+         name a file in a writable directory"
     );
 }
 

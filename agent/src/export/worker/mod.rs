@@ -188,7 +188,7 @@ impl Worker<'_> {
             Outcome::Taken { rejected, message } => self.taken(spans, rejected.min(spans), &message, &sent),
             Outcome::TooLarge { reason } => self.too_large(part, &reason, &sent),
             Outcome::Malformed { reason } => self.lose(Loss::MalformedAnswer, &failed.malformed_answer, spans, &reason, || {
-                format!("whether {destination} took {spans} spans is not known, they are not sent again: {reason}; is it a collector?")
+                format!("{destination} may have taken {spans} spans or not, they are not sent again: {reason}; is it a collector?")
             }),
             Outcome::Refused { reason } => self.lose(Loss::Refused, &failed.refused, spans, &reason, || {
                 format!(
@@ -214,7 +214,7 @@ impl Worker<'_> {
         if rejected > 0 || !message.is_empty() {
             self.losses.lost(Loss::PartialSuccess, rejected, || {
                 let destination = self.losses.destination();
-                format!("{destination} takes a request, but {rejected} of its {spans} spans not, and says: {message:?}")
+                format!("{destination} rejects {rejected} of the {spans} spans of a request, and says: {message:?}")
             });
         }
     }
@@ -234,7 +234,7 @@ impl Worker<'_> {
         self.losses.lost(Loss::Late, 1, || {
             let waiting = export.queue_spans.get();
             format!(
-                "spans cannot be sent to {destination}: {reason}; {waiting} are kept and sent later, is a collector running there?"
+                "spans cannot be sent to {destination}: {reason}; {waiting} are kept and sent later; is a collector running there?"
             )
         });
         tracing::debug!("a request to {destination} failed: {reason}");
@@ -262,8 +262,8 @@ impl Worker<'_> {
                 let counter = &self.metrics.export.failed.request_too_large;
                 self.lose(Loss::RequestTooLarge, counter, spans, reason, || {
                     format!(
-                        "{destination} refuses a request of {} KiB for its size, halved too, {spans} spans are lost: {reason}; \
-                         requests become smaller now, raise the limit there if this goes on",
+                        "{destination} refuses a request of {} KiB as too large, and each half of it, {spans} spans are lost: \
+                         {reason}; requests become smaller now, raise the collector's limit if this goes on",
                         sent.bytes / 1024
                     )
                 });

@@ -160,7 +160,7 @@ fn files_that_cannot_be_used_are_said_at_the_start() {
         ),
         (
             start(&empty, None),
-            "name a PEM file that is there in OTEL_EXPORTER_OTLP_CERTIFICATE",
+            "name an existing PEM file in OTEL_EXPORTER_OTLP_CERTIFICATE",
         ),
         (start(&key, None), "cannot read trusted certificates in"),
         (
@@ -173,7 +173,7 @@ fn files_that_cannot_be_used_are_said_at_the_start() {
         ),
         (
             start(&good, Some((&certificate, &other_key))),
-            "are OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and",
+            "do OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and",
         ),
     ] {
         assert!(error.contains(says), "{error}");
