@@ -197,44 +197,8 @@ impl ExportMetrics {
             "Spans that a collector took or that were written",
             exported.clone(),
         );
-        let Dropped {
-            queue_spans: full_of_spans,
-            queue_bytes: full_of_bytes,
-            too_large,
-            shutdown,
-            console_full,
-        } = dropped;
-        by_cause(
-            registry,
-            "spans_dropped",
-            "Spans lost before anybody was asked to take them",
-            &[
-                ("queue_spans", full_of_spans),
-                ("queue_bytes", full_of_bytes),
-                ("too_large", too_large),
-                ("shutdown", shutdown),
-                ("console_full", console_full),
-            ],
-        );
-        let Failed {
-            refused,
-            request_too_large,
-            malformed_answer,
-            partial_success,
-            write,
-        } = failed;
-        by_cause(
-            registry,
-            "spans_failed",
-            "Spans that the collector, the file or the terminal refused",
-            &[
-                ("refused", refused),
-                ("request_too_large", request_too_large),
-                ("malformed_answer", malformed_answer),
-                ("partial_success", partial_success),
-                ("write", write),
-            ],
-        );
+        dropped.register(registry);
+        failed.register(registry);
         registry.register("export_queue_spans", "Spans that wait for export", queue_spans.clone());
         registry.register(
             "export_queue_bytes",
@@ -246,6 +210,54 @@ impl ExportMetrics {
             "export_retries",
             "Requests that were not taken and are sent again",
             retries.clone(),
+        );
+    }
+}
+
+impl Dropped {
+    fn register(&self, registry: &mut Registry) {
+        let Self {
+            queue_spans,
+            queue_bytes,
+            too_large,
+            shutdown,
+            console_full,
+        } = self;
+        by_cause(
+            registry,
+            "spans_dropped",
+            "Spans lost before anybody was asked to take them",
+            &[
+                ("queue_spans", queue_spans),
+                ("queue_bytes", queue_bytes),
+                ("too_large", too_large),
+                ("shutdown", shutdown),
+                ("console_full", console_full),
+            ],
+        );
+    }
+}
+
+impl Failed {
+    fn register(&self, registry: &mut Registry) {
+        let Self {
+            refused,
+            request_too_large,
+            malformed_answer,
+            partial_success,
+            write,
+        } = self;
+        by_cause(
+            registry,
+            "spans_failed",
+            "Spans that the collector, the file or the terminal refused",
+            &[
+                ("refused", refused),
+                ("request_too_large", request_too_large),
+                ("malformed_answer", malformed_answer),
+                ("partial_success", partial_success),
+                ("write", write),
+            ],
         );
     }
 }

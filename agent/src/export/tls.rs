@@ -60,7 +60,7 @@ pub enum TlsError {
         /// The variable that names it.
         variable: &'static str,
     },
-    /// The file is larger than [`MOST_BYTES`].
+    /// The file is larger than 1 MiB.
     #[error(
         "cannot read {what} in {}: it is larger than {} MiB; name a PEM file with only what is needed in {variable}",
         path.display(), MOST_BYTES >> 20

@@ -18,29 +18,28 @@ fn ask(address: SocketAddr, line: &str) -> (String, String) {
     (head.lines().next().unwrap().to_owned(), body.to_owned())
 }
 
+fn health(sick: u8) -> Health {
+    let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+    match sick {
+        0 => Health::default(),
+        1 => Health {
+            problems: vec![],
+            limits: words(&["three"]),
+        },
+        _ => Health {
+            problems: words(&["one", "two"]),
+            limits: words(&["three"]),
+        },
+    }
+}
+
 #[test]
 fn pages() {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let metrics = Arc::new(Metrics::default());
     let sick = Arc::new(AtomicU8::new(0));
-    let health = {
-        let sick = sick.clone();
-        move || {
-            let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
-            match sick.load(Ordering::Relaxed) {
-                0 => Health::default(),
-                1 => Health {
-                    problems: vec![],
-                    limits: words(&["three"]),
-                },
-                _ => Health {
-                    problems: words(&["one", "two"]),
-                    limits: words(&["three"]),
-                },
-            }
-        }
-    };
-    let server = Server::start(any, metrics.clone(), health).unwrap();
+    let of_server = sick.clone();
+    let server = Server::start(any, metrics.clone(), move || health(of_server.load(Ordering::Relaxed))).unwrap();
     let address = server.address();
     metrics.export.exported.inc_by(42);
     let answer = |line: &str, body: &str| (line.to_owned(), body.to_owned());

@@ -12,7 +12,7 @@ fn a_slow_collector_is_waited_for() {
     }
 }
 
-/// Who took a request and could not say so gets it once more: at least once is what OTLP promises.
+/// OTLP promises delivery at least once: a collector that took a request and could not answer gets it once more.
 #[test]
 fn what_was_taken_without_a_word_is_delivered_once_more() {
     for protocol in PROTOCOLS {

@@ -26,7 +26,7 @@ struct Agent {
     pushed: u64,
 }
 
-/// What became of the spans.
+/// Counts of spans by outcome.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Counts {
     exported: u64,

@@ -48,19 +48,19 @@ fn too_large() -> Outcome {
     Outcome::TooLarge { reason }
 }
 
-/// What came: when, and the span ids in order.
+/// Requests that came: the time of each, and its span ids in order.
 type Log = Arc<Mutex<Vec<(Duration, Vec<u64>)>>>;
 
-/// Answers by a script, then as it is told to.
+/// A transport that answers by a script, then takes all requests.
 struct Scripted {
     begun: Instant,
-    /// How long an answer takes.
+    /// Delay of each answer.
     takes: Duration,
     script: VecDeque<Outcome>,
-    /// Away until then.
+    /// Every request before this time fails.
     back: Option<Instant>,
     hangs: bool,
-    /// The largest request that it takes.
+    /// The largest request that is taken.
     most_bytes: usize,
     log: Log,
 }
