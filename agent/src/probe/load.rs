@@ -1,13 +1,12 @@
-//! Loading and attaching. Programs are loaded one by one: one that the verifier refuses costs its feature, not the agent.
+//! Loading and attaching of single programs: one that the verifier refuses costs its feature, not the agent.
 
 use std::{
     borrow::Cow,
     io,
-    mem::offset_of,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use agent_ebpf::abi::{CPU_LIMIT, Control, HINT_SLOTS, MARKS, Offsets, PID_LIMIT, READ_ONLY_CAST};
+use agent_ebpf::abi::{MARKS, Offsets, PID_LIMIT, READ_ONLY_CAST};
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{MapData, ProgramArray},
@@ -15,14 +14,9 @@ use aya::{
 };
 
 use super::{
-    Attachment, Hook, PLAN, Probe, ProbeError, Shared, When,
-    btf::Btf,
-    calibrate::{calibrate, typed_loads},
+    Attachment, Hook, PLAN, ProbeError, When,
     lost::{Lost, WITHHELD, Withheld},
     mapped::{Mapped, Shareable},
-    offsets::{Found, offsets},
-    ring::Ring,
-    skipped::Skipped,
 };
 
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/spoor-ebpf"));
@@ -37,7 +31,7 @@ pub const REPORTER: &str = "report_call";
 
 /// Entries of `TARGETS` and `THREADS`: one for [`MARKS`] ids, for all that a kernel can give. `kernel.pid_max` is no bound:
 /// it may be raised while the agent runs.
-const PROCESS_MARKS: u32 = PID_LIMIT.div_ceil(MARKS as u32);
+pub(super) const PROCESS_MARKS: u32 = PID_LIMIT.div_ceil(MARKS as u32);
 
 /// Sizes of the kernel's maps.
 #[derive(Clone, Debug)]
@@ -61,63 +55,6 @@ impl Default for Settings {
     }
 }
 
-impl Probe {
-    /// Loads and attaches all programs. No process is a target yet.
-    ///
-    /// # Errors
-    /// If the kernel lacks or refuses something that all tracing depends on. The rest is in [`Probe::lost`].
-    pub fn load(settings: Settings) -> Result<Self, ProbeError> {
-        let btf = Btf::of_kernel()?;
-        let Found {
-            mut offsets,
-            mut lost,
-            essential,
-        } = offsets(&btf, &settings.withheld.fields);
-        drop(btf);
-        if !essential.is_empty() {
-            return Err(ProbeError::Fields { missing: essential });
-        }
-        if let Err(reason) = typed_loads(&mut offsets) {
-            tracing::debug!("typed loads are refused, helpers read instead: {reason}");
-        }
-        calibrate(&mut offsets)?;
-
-        let mut programs = object(&offsets, &settings)?;
-        let shared = Shared {
-            targets: mapped(&mut programs, "TARGETS", PROCESS_MARKS)?,
-            ports: mapped(&mut programs, "PORTS", 65536 / MARKS as u32)?,
-            control: mapped(&mut programs, "CONTROL", 1)?,
-            hints: mapped(&mut programs, "HINTS", HINT_SLOTS)?,
-            counters: mapped(&mut programs, "COUNTERS", CPU_LIMIT)?,
-        };
-        shared
-            .control
-            .set(0, offset_of!(Control, agent_tgid), std::process::id());
-        let ring = Ring::new(take(&mut programs, "EVENTS")?)?;
-        let next = install_reporter(&mut programs, &settings.withheld)?;
-        for attachment in PLAN {
-            let result = if settings.withheld.has_program(attachment.program) {
-                Err(WITHHELD.to_owned())
-            } else {
-                let started = start(&mut programs, attachment).or_else(|error| attachment.unless_unknown(error));
-                started.map_err(|error| reason(&error))
-            };
-            if let Err(reason) = result {
-                lost.push(attachment.without(reason)?);
-            }
-        }
-        lost.iter().for_each(Lost::tell);
-        Ok(Self {
-            ring,
-            shared,
-            lost,
-            skipped: Skipped::of(&programs),
-            programs: Arc::new(Mutex::new(programs)),
-            _next: next,
-        })
-    }
-}
-
 impl Attachment {
     /// Takes the error for success if this kernel lacks the system call, and may.
     pub(super) fn unless_unknown(&self, error: ProgramError) -> Result<(), ProgramError> {
@@ -132,7 +69,7 @@ impl Attachment {
     }
 
     /// Returns what is lost without the program; an error, if nothing works without it.
-    fn without(&self, reason: String) -> Result<Lost, ProbeError> {
+    pub(super) fn without(&self, reason: String) -> Result<Lost, ProbeError> {
         let Attachment { program, feature, .. } = *self;
         let Some(feature) = feature else {
             return Err(ProbeError::Program { program, reason });
@@ -196,15 +133,6 @@ pub(super) fn install_reporter(programs: &mut Ebpf, withheld: &Withheld) -> Resu
     let fd = program.fd().map_err(|error| refused(reason(&error)))?;
     next.set(0, fd, 0).map_err(|error| refused(reason(&error)))?;
     Ok(next)
-}
-
-/// Loads a program, and attaches it unless that is for later.
-fn start(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramError> {
-    load(programs, attachment)?;
-    match attachment.when {
-        When::Always => attach(programs, attachment),
-        When::UnixHttp => Ok(()),
-    }
 }
 
 pub(super) fn load(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramError> {

@@ -13,6 +13,7 @@ mod plan;
 pub mod reference;
 mod ring;
 mod skipped;
+mod start;
 mod survey;
 
 #[cfg(feature = "fuzzing")]
