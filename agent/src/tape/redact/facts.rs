@@ -108,7 +108,7 @@ pub fn strings(strings: &[u8], cmdline_bytes: usize) -> Vec<u8> {
         .iter()
         .rposition(|&byte| byte == b'/')
         .map_or(0, |slash| slash + 1);
-    // A word with a space is a title (`nginx: worker process`), or hard to tell from one.
+    // A word with a space may be a title (`nginx: worker process`), which is no file name.
     if !program.contains(&b' ') {
         copy(&mut out, strings, base..program.len());
     }

@@ -224,6 +224,33 @@ mod tests {
     }
 
     #[test]
+    fn bytes_without_a_mark_are_filled_and_words_go_on_over_pieces() {
+        let key = Key::default();
+        let replaced = |pieces: [&[u8]; 2]| {
+            let mut word = key.word();
+            let mut first = true;
+            let pieces = pieces.map(|piece| {
+                let mut marks = Marks::default();
+                if std::mem::take(&mut first) {
+                    marks.keep(1);
+                    marks.new_word();
+                }
+                marks.word(6, Shape::Path, Words::NONE);
+                let mut bytes = piece.to_vec();
+                word.replace(&mut bytes, &marks, &key);
+                bytes
+            });
+            pieces.concat()
+        };
+        let word = key.whole(b"secret", Shape::Path);
+        assert_eq!(
+            replaced([b"/secretSECRET", b""]),
+            [b"/", word.as_slice(), b"xxxxxx"].concat()
+        );
+        assert_eq!(replaced([b"/sec", b"ret"]), [b"/", word.as_slice()].concat());
+    }
+
+    #[test]
     fn times_stay_times() {
         let standin = words(b"2026-11-21T10:00:00Z", Shape::Path, &[]);
         let text = String::from_utf8(standin).unwrap();
