@@ -1,4 +1,4 @@
-//! The file that a tape is recorded into.
+//! Creates the file that a tape is recorded into.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -9,10 +9,10 @@ use std::{
 
 use super::MAGIC;
 
-/// Why there is no file to record into.
+/// Reason for which there is no file to record into.
 #[derive(Debug, thiserror::Error)]
 pub enum CreateError {
-    /// The file exists and is something else.
+    /// The file exists and is not a tape.
     #[error("{path} exists and is not a tape, so it is not overwritten: name another file, or remove it first")]
     NotATape {
         /// The file.
@@ -23,7 +23,7 @@ pub enum CreateError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -39,7 +39,7 @@ pub fn create(path: &Path) -> Result<File, CreateError> {
         if !is_tape(path).map_err(failed)? {
             return Err(CreateError::NotATape { path: path.to_owned() });
         }
-        // Removed and made anew, not truncated: whoever has the old file open, or owns it, must not see the new one.
+        // Removed and made anew, not truncated: a process that has the old file open, or its owner, must not see the new one.
         fs::remove_file(path).map_err(failed)?;
     }
     OpenOptions::new()
@@ -50,9 +50,9 @@ pub fn create(path: &Path) -> Result<File, CreateError> {
         .map_err(failed)
 }
 
-/// Whether a file may be replaced by a tape: it is a regular one, and a tape or empty.
+/// Returns whether a tape may replace a file: it is a regular file, and a tape or empty.
 fn is_tape(path: &Path) -> io::Result<bool> {
-    // A symbolic link is not followed (it may have been planted); a FIFO must not block the open.
+    // A symbolic link may have been planted, so it is not followed. A FIFO must not block the open.
     if !fs::symlink_metadata(path)?.is_file() {
         return Ok(false);
     }

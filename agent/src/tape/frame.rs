@@ -1,11 +1,11 @@
-//! What a tape is made of.
+//! The frames of a tape, and their payloads.
 
 use std::borrow::Cow;
 
 use super::TapeError;
 use crate::{engine::context::Ids, process::ProcessFacts};
 
-/// One thing that Core was told.
+/// One input of Core.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Frame<'a> {
     /// Core's configuration, as JSON.
@@ -19,25 +19,25 @@ pub enum Frame<'a> {
         /// `CLOCK_REALTIME`: since the Unix epoch.
         unix_ns: u64,
     },
-    /// A record of the ring buffer, as it was found there.
+    /// A record of the ring buffer, byte for byte.
     Record(&'a [u8]),
     /// Core's timers ran.
     Tick {
         /// `CLOCK_MONOTONIC`.
         now_ns: u64,
     },
-    /// What a process is.
+    /// The description of a process.
     Process(Cow<'a, ProcessFacts>),
-    /// It was decided whether a process, captured provisionally since its exec, is selected.
+    /// The decision whether a process, captured provisionally since its exec, is selected.
     Selected {
         /// Process id in the initial namespace.
         tgid: u32,
-        /// Whether it is.
+        /// The process is selected.
         selected: bool,
     },
 }
 
-/// A frame's kind, as numbered on tapes.
+/// Kind of a frame, as numbered on tapes.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -48,7 +48,7 @@ pub(super) enum Kind {
     Tick = 5,
     Process = 6,
     Selected = 7,
-    /// The last frame: how many precede it.
+    /// The last frame: the number of frames before it.
     End = 255,
 }
 
@@ -82,7 +82,7 @@ impl Kind {
 }
 
 impl Frame<'_> {
-    /// Appends the payload, and gives the kind that it is of.
+    /// Appends the payload, and returns its kind.
     pub(super) fn encode(&self, payload: &mut Vec<u8>) -> Result<Kind, TapeError> {
         Ok(match self {
             Self::Config(json) => {
@@ -120,14 +120,18 @@ impl Frame<'_> {
 }
 
 impl<'a> Frame<'a> {
-    /// The frame with this payload, or what is wrong with it.
+    /// Decodes a payload.
+    ///
+    /// # Errors
+    ///
+    /// The payload does not fit the kind; the text says why.
     pub(super) fn decode(kind: Kind, payload: &'a [u8]) -> Result<Self, String> {
         Ok(match kind {
             Kind::Config => {
                 let json = std::str::from_utf8(payload).map_err(|error| error.to_string())?;
                 Self::Config(Cow::Borrowed(json))
             }
-            // Earlier tapes have the state alone.
+            // Earlier tapes hold the generator's state alone, in 64 bits.
             Kind::Seed => Self::Seed(match exactly(payload) {
                 Ok(state) => Ids::seed_of_state(u64::from_le_bytes(state)),
                 Err(_) => u128::from_le_bytes(exactly(payload)?),

@@ -1,12 +1,12 @@
-//! Tapes: all that Core was fed, in order, so that feeding it again gives the same spans byte for byte.
+//! Tapes: recordings of everything that Core was fed, in order. Feeding it again gives the same spans, byte for byte.
 //!
 //! ```text
 //! header:  "SPOORTAPE\n" | format u32 | abi u32 | byte order u32 | version of spoor, 24 bytes, NUL padded
 //! frame:   kind u8 | length u32 | payload
 //! ```
-//! Numbers are little-endian, but for the byte order mark, which is in the recording machine's own order, as are the
-//! ring buffer's records that the tape carries. The last frame says how many frames precede it: a tape without it was
-//! cut off. The header's layout never changes, so that every version can say which version made a tape.
+//! Numbers are little-endian. The byte order mark and the ring buffer's records are in the byte order of the recording
+//! machine. The last frame says how many frames precede it: a tape without it was cut off. The layout of the header never
+//! changes, so that every version can say which version made a tape.
 
 mod file;
 mod frame;
@@ -27,7 +27,7 @@ pub const FORMAT_VERSION: u32 = 1;
 /// Longest payload of a frame, in bytes. The longest record of the ring buffer is well below.
 pub const FRAME_BYTES: usize = 1024 * 1024;
 
-/// To be shown to whoever records a tape.
+/// Warning for the user who records a tape.
 pub const WARNING: &str = "a tape holds what the traced services said to each other, cookies, tokens and personal data \
                            included: keep it as safe as the services' own data, or record it with --redact";
 
@@ -37,7 +37,7 @@ const VERSION_BYTES: usize = 24;
 const HEADER_BYTES: usize = MAGIC.len() + 3 * size_of::<u32>() + VERSION_BYTES;
 const FRAME_HEAD_BYTES: usize = 1 + size_of::<u32>();
 
-/// Why a tape could not be read or written.
+/// Reason for which a tape cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum TapeError {
     /// The file is something else.
@@ -91,20 +91,20 @@ pub enum TapeError {
         /// Frames before it.
         whole_frames: u64,
     },
-    /// A frame says that it is longer than frames are.
+    /// A frame claims a length above [`FRAME_BYTES`].
     #[error(
         "the tape is damaged: a frame of {length} bytes at byte {at_byte}, after {whole_frames} whole frames; the \
-         longest that there are have {FRAME_BYTES}"
+         longest have {FRAME_BYTES}"
     )]
     TooLong {
-        /// What the frame says.
+        /// The length that the frame claims, in bytes.
         length: u32,
         /// Where the frame begins.
         at_byte: u64,
         /// Frames before it.
         whole_frames: u64,
     },
-    /// A frame's payload is not what its kind asks for.
+    /// The payload of a frame does not fit its kind.
     #[error("the tape is damaged: the {frame} frame at byte {at_byte}, after {whole_frames} whole frames: {reason}")]
     Malformed {
         /// The frame's kind.
@@ -113,13 +113,13 @@ pub enum TapeError {
         at_byte: u64,
         /// Frames before it.
         whole_frames: u64,
-        /// What is wrong with it.
+        /// The fault.
         reason: String,
     },
-    /// Something follows the end.
+    /// Bytes follow the end.
     #[error("the tape is damaged: bytes follow its end at byte {at_byte}; two tapes cannot be joined into one")]
     BehindEnd {
-        /// Where the end is.
+        /// Offset of the first byte behind the end.
         at_byte: u64,
     },
     /// A frame that cannot be written.
@@ -142,7 +142,7 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// Writes a tape. Give it a buffered writer: it makes two small writes a frame.
+/// Writer of a tape. It makes two small writes a frame, so give it a buffered writer.
 pub struct TapeWriter<W: Write> {
     output: W,
     frames: u64,
@@ -151,12 +151,13 @@ pub struct TapeWriter<W: Write> {
 }
 
 impl<W: Write> TapeWriter<W> {
-    /// Begins a tape: writes its header.
+    /// Begins a tape, and writes its header.
     pub fn new(mut output: W) -> Result<Self, TapeError> {
         let mut version = [0; VERSION_BYTES];
         let name = env!("CARGO_PKG_VERSION").as_bytes();
-        let length = name.len().min(VERSION_BYTES);
-        version[..length].copy_from_slice(&name[..length]);
+        for (to, from) in version.iter_mut().zip(name) {
+            *to = *from;
+        }
 
         output.write_all(MAGIC)?;
         output.write_all(&FORMAT_VERSION.to_le_bytes())?;
@@ -171,7 +172,7 @@ impl<W: Write> TapeWriter<W> {
         })
     }
 
-    /// Begins a tape on which stand-ins are in the place of what the services said: see [`redact`].
+    /// Begins a tape that holds stand-ins in place of the services' own bytes: see [`redact`].
     pub fn redacted(output: W) -> Result<Self, TapeError> {
         Ok(Self {
             redactor: Some(Box::default()),
@@ -190,7 +191,7 @@ impl<W: Write> TapeWriter<W> {
     }
 
     fn append(&mut self, frame: &Frame<'_>) -> Result<(), TapeError> {
-        // The record is what there are many of: it goes out without a copy.
+        // Nearly all frames are records: they go out without a copy.
         if let Frame::Record(record) = frame {
             return self.put(Kind::Record, record);
         }
@@ -202,12 +203,12 @@ impl<W: Write> TapeWriter<W> {
         result
     }
 
-    /// Passes on what is buffered, so that a recording that is killed later holds all until now.
+    /// Passes buffered bytes on, so that a recording that is killed later holds all frames until now.
     pub fn flush(&mut self) -> Result<(), TapeError> {
         Ok(self.output.flush()?)
     }
 
-    /// Ends the tape, flushes it, and gives the writer back. A tape that is not finished reads as cut off.
+    /// Ends the tape, flushes it, and returns the output. A tape that is not finished reads as cut off.
     pub fn finish(mut self) -> Result<W, TapeError> {
         let frames = self.frames;
         self.put(Kind::End, &frames.to_le_bytes())?;
@@ -230,7 +231,7 @@ impl<W: Write> TapeWriter<W> {
     }
 }
 
-/// Reads a tape. Give it a buffered reader.
+/// Reader of a tape. It makes small reads, so give it a buffered reader.
 pub struct TapeReader<R: Read> {
     input: R,
     at_byte: u64,
@@ -240,7 +241,11 @@ pub struct TapeReader<R: Read> {
 }
 
 impl<R: Read> TapeReader<R> {
-    /// Reads the header: an error if this is no tape, or one that this version cannot replay.
+    /// Reads the header.
+    ///
+    /// # Errors
+    ///
+    /// The input is not a tape, or one that this version or this machine cannot replay.
     pub fn new(mut input: R) -> Result<Self, TapeError> {
         let mut header = Vec::with_capacity(HEADER_BYTES);
         input.by_ref().take(HEADER_BYTES as u64).read_to_end(&mut header)?;
@@ -284,12 +289,12 @@ impl<R: Read> TapeReader<R> {
         })
     }
 
-    /// The next frame, or `None` at the tape's true end. After an error, nothing more can be read.
+    /// Returns the next frame, or `None` at the end. After an error, nothing more can be read.
     pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, TapeError> {
         if self.ended {
             return Ok(None);
         }
-        // Whatever stops us below, the next call must not take what follows for a frame.
+        // After any error below, the next call must not take the bytes that follow for a frame.
         self.ended = true;
         let (at_byte, whole_frames) = (self.at_byte, self.frames);
 

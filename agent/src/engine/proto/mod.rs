@@ -9,6 +9,7 @@ pub mod detect;
 mod event;
 pub mod http1;
 pub mod opaque;
+pub mod structure;
 
 use agent_ebpf::abi::Mode;
 

@@ -1,275 +1,160 @@
-//! One connection's bytes: which of them are heads, which bodies.
+//! Replaces the bytes of one connection, as the structure of its protocol says.
 //!
-//! Whatever is not known to be a head, or the framing of chunks, is filled with one letter, so that nothing that is
-//! misunderstood here stays readable.
+//! The structure sees each byte once, in the order of the stream, and the gaps between them. Bytes that came already, and bytes of
+//! a connection whose protocol is not known, are filled.
 
-use std::collections::VecDeque;
-
-use agent_ebpf::{
-    abi::{Direction, Open, Role, SEGMENT_MORE, Segment},
-    classify::{Looks, first_bytes, looks_like_request, looks_like_response},
+use super::standin::{FILL, Key, Word};
+use crate::{
+    engine::proto::{
+        Half,
+        detect::FirstBytes,
+        structure::{Marks, Named, Structure},
+    },
+    record::{Direction, Rest, Role},
 };
 
-use super::{
-    head::{Head, MAX_HEAD_BYTES, Named},
-    standin::Key,
-};
-use crate::engine::proto::http1::{Follow, Method, follow_request, follow_response, telemetry};
-
-/// What bodies are filled with.
-const FILL: u8 = b'x';
-/// Requests that wait for their responses: more are not followed.
-const MAX_PENDING: usize = 1024;
-
-/// A connection, as it must be followed to know heads from bodies.
+/// A connection whose bytes are replaced.
 #[derive(Debug)]
 pub struct Connection {
     role: Role,
+    /// No byte of it is older than the recording.
     from_birth: bool,
-    /// No request and its response were found since its beginning, or the last loss.
-    searching: bool,
-    /// By [`Direction`]: where the next byte is expected.
-    next: [u64; 2],
-    /// By [`Direction`].
-    halves: [Half; 2],
-    /// Of requests whose responses have not come, oldest first.
-    pending: VecDeque<Method>,
+    read: Way,
+    written: Way,
+    /// `None`: the protocol is not known yet.
+    structure: Option<Structure>,
 }
 
-/// Where one half stands.
+/// One direction of a connection.
 #[derive(Debug)]
-enum Half {
-    /// In a head, or before it.
-    Head(Box<Head>),
-    /// Behind a head.
-    Behind(Follow),
-    /// Nothing is known before a system call begins with what may be a head.
-    Lost,
+struct Way {
+    /// Stream offset of the next byte.
+    next: u64,
+    /// The word that the next byte may belong to.
+    word: Word,
+}
+
+/// The place of a segment in its stream.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// The direction.
+    pub direction: Direction,
+    /// Stream offset of its first byte.
+    pub offset: u64,
+    /// Stream offset behind the last byte that was moved, captured or not.
+    pub end: u64,
+    /// It begins with the first byte of a system call.
+    pub begins_call: bool,
+    /// The moved bytes behind the captured ones.
+    pub rest: Rest,
 }
 
 impl Connection {
-    /// A connection of which nothing is known but this.
-    pub fn new(role: Role) -> Self {
+    /// A connection of which only the role is known, or not even that.
+    pub fn new(role: Role, key: &Key) -> Self {
+        let way = || Way {
+            next: 0,
+            word: key.word(),
+        };
         Self {
             role,
             from_birth: false,
-            searching: true,
-            next: [0; 2],
-            halves: [Half::Lost, Half::Lost],
-            pending: VecDeque::new(),
+            read: way(),
+            written: way(),
+            structure: None,
         }
     }
 
-    /// Takes what is known of it.
-    pub fn describe(&mut self, open: &Open, key: &Key) {
-        self.role = match open.role {
-            role if role == Role::Client as u8 => Role::Client,
-            role if role == Role::Server as u8 => Role::Server,
-            _ => self.role,
-        };
-        self.next = [open.read, open.written];
-        self.from_birth = open.from_birth == 1 && self.next == [0; 2];
-        self.begin(key);
+    /// Takes the description: the role, the bytes read and written before, and whether the connection's birth was seen.
+    pub fn describe(&mut self, role: Role, read: u64, written: u64, from_birth: bool) {
+        if role != Role::Unknown {
+            self.role = role;
+        }
+        self.read.next = read;
+        self.written.next = written;
+        self.from_birth = from_birth && self.is_unused();
+        if self.from_birth {
+            self.structure = None;
+        }
     }
 
-    /// Which end it is.
+    /// Returns which end it is.
     pub fn role(&self) -> Role {
         self.role
     }
 
-    /// Its first bytes are heads, if all of it was seen.
-    fn begin(&mut self, key: &Key) {
-        if self.from_birth && self.role != Role::Unknown {
-            self.halves = [Direction::Read, Direction::Write]
-                .map(|way| Half::Head(Box::new(Head::first(key, self.is_request(way)))));
-            self.searching = false;
-        }
-    }
-
-    /// Replaces a segment's bytes.
-    pub fn segment(&mut self, segment: &Segment, bytes: &mut [u8], key: &Key, named: &Named) {
-        let way = if segment.header.direction == Direction::Read as u8 {
-            Direction::Read
-        } else {
-            Direction::Write
-        };
-        let begins_call = segment.end.saturating_sub(segment.offset) == u64::from(segment.call_bytes);
-        let next = self.next[way as usize];
+    /// Replaces the captured bytes of a segment.
+    pub fn segment(&mut self, place: &Place, bytes: &mut [u8], key: &Key, named: &Named) {
+        let direction = place.direction;
+        let next = self.way(direction).next;
         // Bytes that came already: Core passes over them.
-        let repeated = next.saturating_sub(segment.offset).min(bytes.len() as u64) as usize;
+        let repeated = next.saturating_sub(place.offset).min(bytes.len() as u64) as usize;
         let (known, bytes) = bytes.split_at_mut(repeated);
         known.fill(FILL);
-        let begins_call = begins_call && known.is_empty();
-        if self.role == Role::Unknown {
-            self.find_role(way, begins_call, bytes, key);
+        let begins_call = place.begins_call && known.is_empty();
+        if self.structure.is_none() {
+            self.detect(place, begins_call, bytes);
         }
-        if segment.offset > next {
-            self.gap(way, segment.offset - next);
+        self.gap(direction, place.offset.saturating_sub(next));
+        let mut marks = Marks::default();
+        let half = self.half(direction);
+        if let Some(structure) = &mut self.structure {
+            structure.bytes(named, half, begins_call, bytes, &mut marks);
         }
-        if begins_call {
-            let looks = self.looks_like_head(way, bytes);
-            let begins = match self.halves[way as usize] {
-                Half::Lost => looks != Looks::No,
-                // What seemed to be a head was the rest of something else.
-                Half::Head(_) => self.searching && looks == Looks::Yes,
-                Half::Behind(_) => false,
-            };
-            if begins {
-                self.halves[way as usize] = self.head(way, key);
-            }
-        }
-        let reached = segment.offset.max(next).saturating_add(bytes.len() as u64);
-        self.bytes(way, bytes, key, named);
-        self.next[way as usize] = reached;
-        if segment.header.flags & SEGMENT_MORE == 0 && segment.end > reached {
-            self.gap(way, segment.end - reached);
-            self.next[way as usize] = segment.end;
+        let reached = place.offset.max(next).saturating_add(bytes.len() as u64);
+        let way = self.way(direction);
+        way.word.replace(bytes, &marks, key);
+        way.next = reached;
+        if place.rest == Rest::Gap && place.end > reached {
+            way.next = place.end;
+            self.gap(direction, place.end - reached);
         }
     }
 
-    fn find_role(&mut self, way: Direction, begins_call: bool, bytes: &[u8], key: &Key) {
-        if !begins_call {
-            return;
-        }
-        let (first, n) = first_bytes(bytes);
-        let sends = way == Direction::Write;
-        if looks_like_request(first, n) == Looks::Yes {
-            self.role = if sends { Role::Client } else { Role::Server };
-        } else if looks_like_response(first, n) == Looks::Yes {
-            self.role = if sends { Role::Server } else { Role::Client };
-        } else {
-            return;
-        }
-        self.begin(key);
-    }
-
-    fn is_request(&self, way: Direction) -> bool {
-        (way == Direction::Write) == (self.role == Role::Client)
-    }
-
-    fn head(&self, way: Direction, key: &Key) -> Half {
-        Half::Head(Box::new(Head::new(key, self.is_request(way))))
-    }
-
-    fn looks_like_head(&self, way: Direction, bytes: &[u8]) -> Looks {
-        let (first, n) = first_bytes(bytes);
-        if self.role == Role::Unknown {
-            Looks::No
-        } else if self.is_request(way) {
-            looks_like_request(first, n)
-        } else {
-            looks_like_response(first, n)
-        }
-    }
-
-    /// So many bytes are missing.
-    fn gap(&mut self, way: Direction, bytes: u64) {
-        match &mut self.halves[way as usize] {
-            Half::Behind(Follow::Length(left)) if bytes < *left => *left -= bytes,
-            Half::Behind(Follow::Length(left)) if bytes == *left => {
-                self.halves[way as usize] = Half::Behind(Follow::Head);
-            }
-            Half::Behind(Follow::Chunked(chunked)) if bytes <= chunked.left_of_chunk() => chunked.pass_data(bytes),
-            Half::Behind(Follow::UntilClose | Follow::Opaque) => {}
-            _ => self.lose(),
-        }
-    }
-
-    /// As Core does: it looks for a new beginning on both halves.
-    fn lose(&mut self) {
-        self.halves = [Half::Lost, Half::Lost];
-        self.pending.clear();
-        self.searching = true;
-    }
-
-    fn bytes(&mut self, way: Direction, bytes: &mut [u8], key: &Key, named: &Named) {
-        let mut rest = bytes;
-        // A body begins with the next byte of it.
-        let mut begins = false;
-        while !rest.is_empty() {
-            let taken = match &mut self.halves[way as usize] {
-                Half::Lost | Half::Behind(Follow::UntilClose | Follow::Opaque) => {
-                    rest.fill(FILL);
-                    return;
-                }
-                Half::Behind(Follow::Head) => {
-                    self.halves[way as usize] = self.head(way, key);
-                    continue;
-                }
-                Half::Behind(Follow::Length(left)) => {
-                    let taken = (*left).min(rest.len() as u64) as usize;
-                    fill(&mut rest[..taken], std::mem::take(&mut begins));
-                    *left -= taken as u64;
-                    if *left == 0 {
-                        self.halves[way as usize] = Half::Behind(Follow::Head);
-                    }
-                    taken
-                }
-                Half::Behind(Follow::Chunked(chunked)) => {
-                    let data = chunked.left_of_chunk().min(rest.len() as u64) as usize;
-                    if data > 0 {
-                        fill(&mut rest[..data], std::mem::take(&mut begins));
-                        chunked.pass_data(data as u64);
-                        data
-                    } else {
-                        let byte = rest[0];
-                        if !chunked.is_framing(byte) {
-                            rest[0] = FILL;
-                        }
-                        match chunked.frame(&[byte]) {
-                            Ok(_) if chunked.is_done() && chunked.has_bare_lf() => self.lose(),
-                            Ok(_) if chunked.is_done() => self.halves[way as usize] = Half::Behind(Follow::Head),
-                            Ok(_) => {}
-                            Err(_) => self.lose(),
-                        }
-                        1
-                    }
-                }
-                Half::Head(head) => {
-                    let (standin, ends) = head.next(rest[0], key, named);
-                    rest[0] = standin;
-                    if ends {
-                        let raw = head.raw().to_vec();
-                        self.head_ends(way, &raw);
-                        begins = self.is_request(way);
-                    } else if head.raw().len() > MAX_HEAD_BYTES {
-                        self.lose();
-                    }
-                    1
-                }
-            };
-            rest = &mut rest[taken..];
-        }
-    }
-
-    fn head_ends(&mut self, way: Direction, raw: &[u8]) {
-        let follow = if self.is_request(way) {
-            let Some((follow, method)) = follow_request(raw).filter(|_| self.pending.len() < MAX_PENDING) else {
-                return self.lose();
-            };
-            self.pending.push_back(method);
-            follow
-        } else {
-            let asked_by = self.pending.front().copied().unwrap_or(Method::Other);
-            let Some((follow, is_final)) = follow_response(raw, asked_by) else {
-                return self.lose();
-            };
-            if is_final {
-                self.pending.pop_front();
-                self.searching = false;
-            }
-            follow
+    /// Looks for the protocol, and for the role if it is not known, as Core does.
+    fn detect(&mut self, place: &Place, begins_call: bool, bytes: &[u8]) {
+        let opening = FirstBytes {
+            bytes,
+            begins_call,
+            from_birth: self.from_birth && self.is_unused() && place.offset == 0,
+            at_server: match self.role {
+                Role::Unknown => None,
+                Role::Client => Some(false),
+                Role::Server => Some(true),
+            },
+            sent: place.direction == Direction::Write,
         };
-        if follow == Follow::Opaque {
-            self.halves = [Half::Behind(Follow::Opaque), Half::Behind(Follow::Opaque)];
-        } else {
-            self.halves[way as usize] = Half::Behind(follow);
+        if let Some((structure, at_server)) = Structure::detect(&opening) {
+            self.structure = Some(structure);
+            self.role = if at_server { Role::Server } else { Role::Client };
         }
     }
-}
 
-/// Replaces bytes of a body. Where one of a request begins, what shows it to be OTLP's stays: such requests give no spans.
-fn fill(bytes: &mut [u8], begins: bool) {
-    let kept = if begins { telemetry::marker(bytes) } else { 0 };
-    bytes[kept..].fill(FILL);
+    /// Passes over `n` bytes that were not captured.
+    fn gap(&mut self, direction: Direction, n: u64) {
+        let half = self.half(direction);
+        if let Some(structure) = self.structure.as_mut().filter(|_| n > 0) {
+            structure.gap(half, n);
+        }
+    }
+
+    fn half(&self, direction: Direction) -> Half {
+        if (direction == Direction::Write) == (self.role == Role::Client) {
+            Half::Request
+        } else {
+            Half::Response
+        }
+    }
+
+    fn way(&mut self, direction: Direction) -> &mut Way {
+        match direction {
+            Direction::Read => &mut self.read,
+            Direction::Write => &mut self.written,
+        }
+    }
+
+    /// Returns whether no byte has passed.
+    fn is_unused(&self) -> bool {
+        self.read.next == 0 && self.written.next == 0
+    }
 }

@@ -1,11 +1,14 @@
-//! What a tape says of processes and of the settings.
+//! Stand-ins for the texts that describe processes, settings and Unix sockets.
 
 use std::{borrow::Cow, sync::Arc};
 
-use super::standin::{Key, Shape};
+use super::standin::{FILL, Key};
 use crate::{
     config::Route,
-    engine::trace::{Attribute, Resource, Value},
+    engine::{
+        proto::structure::{self, Shape},
+        trace::{Attribute, Resource, Value},
+    },
     process::ProcessFacts,
 };
 
@@ -41,12 +44,10 @@ const AGENTS: [&str; 14] = [
     "k8s.pod.name",
     "k8s.namespace.name",
 ];
-/// What is kept of an environment.
+/// The variable of an environment that stays.
 const SERVICE_NAME: &[u8] = b"OTEL_SERVICE_NAME=";
-/// What arguments and environments are filled with.
-const FILL: u8 = b'x';
 
-/// A process, of which name and runtime stay.
+/// Returns the description of a process as it may be shown: name and runtime stay.
 pub fn process(facts: &ProcessFacts, key: &Key) -> ProcessFacts {
     let text = |text: &str| standin(text, key);
     let attribute = |attribute: &Attribute| {
@@ -76,17 +77,21 @@ pub fn process(facts: &ProcessFacts, key: &Key) -> ProcessFacts {
     }
 }
 
-/// Letters and digits become others; UTF-8 stays UTF-8.
+/// Returns the stand-in of a text. Letters and digits become others; UTF-8 stays UTF-8.
 fn standin(text: &str, key: &Key) -> String {
     String::from_utf8_lossy(&key.whole(text.as_bytes(), Shape::Path)).into_owned()
 }
 
-/// Returns a route that matches the stand-ins of the paths that `route` matches.
+/// Returns the stand-in of a route, which matches the stand-ins of the paths that the route matches.
 pub fn route(route: &Route, key: &Key) -> Route {
-    route.map_literals(|literal| super::head::path_segment(literal, key))
+    route.map_literals(|literal| {
+        let mut bytes = literal.as_bytes().to_vec();
+        key.word().replace(&mut bytes, &structure::path_segment(literal), key);
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
 }
 
-/// The address of a Unix socket: a path, or NUL and a name.
+/// Returns the stand-in of a Unix socket's address: a path, or NUL and a name.
 pub fn unix_address(path: &[u8], key: &Key) -> Vec<u8> {
     let is_separator = |byte: &u8| matches!(byte, 0 | b'/');
     path.chunk_by(|one, other| is_separator(one) == is_separator(other))
@@ -97,7 +102,7 @@ pub fn unix_address(path: &[u8], key: &Key) -> Vec<u8> {
         .collect()
 }
 
-/// Command line and environment of an exec: the program's base name and the service's name stay.
+/// Returns command line and environment of an exec as they may be shown: the program's base name and the service's name stay.
 pub fn strings(strings: &[u8], cmdline_bytes: usize) -> Vec<u8> {
     let (cmdline, environ) = strings.split_at(cmdline_bytes.min(strings.len()));
     let mut out: Vec<u8> = strings.iter().map(|&byte| if byte == 0 { 0 } else { FILL }).collect();
@@ -106,7 +111,7 @@ pub fn strings(strings: &[u8], cmdline_bytes: usize) -> Vec<u8> {
         .iter()
         .rposition(|&byte| byte == b'/')
         .map_or(0, |slash| slash + 1);
-    // A title (`nginx: worker process`) or a command with a space in its name is no base name.
+    // A word with a space may be a title (`nginx: worker process`), which is no file name.
     if !program.contains(&b' ') {
         copy(&mut out, strings, base..program.len());
     }
@@ -129,6 +134,11 @@ fn copy(to: &mut [u8], from: &[u8], range: std::ops::Range<usize>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        engine::proto::structure::Named,
+        record::{Direction, Rest, Role},
+        tape::redact::connection::{Connection, Place},
+    };
 
     #[test]
     fn of_an_exec_the_programs_name_and_the_services_stay() {
@@ -142,13 +152,27 @@ mod tests {
         assert_eq!(strings(b"nginx: worker /x\0", 17), b"xxxxxxxxxxxxxxxx\0");
     }
 
+    /// A path as it becomes in a request.
+    fn path(path: &str, key: &Key) -> String {
+        let mut bytes = format!("GET {path}").into_bytes();
+        let place = Place {
+            direction: Direction::Read,
+            offset: 0,
+            end: bytes.len() as u64,
+            begins_call: true,
+            rest: Rest::Gap,
+        };
+        Connection::new(Role::Server, key).segment(&place, &mut bytes, key, &Named::default());
+        String::from_utf8(bytes).unwrap().split_off("GET ".len())
+    }
+
     #[test]
     fn a_route_still_fits() {
         let key = Key::default();
         let routed = route(&"/users/{id}/orders/*".parse().unwrap(), &key).to_string();
-        let path = super::super::head::path_segment("users", &key);
+        let path = path("/users/", &key);
         assert!(
-            routed.starts_with(&format!("/{path}/{{id}}/")) && routed.ends_with("/*"),
+            routed.starts_with(&format!("{path}{{id}}/")) && routed.ends_with("/*"),
             "{routed}"
         );
         assert!(!routed.contains("users"));

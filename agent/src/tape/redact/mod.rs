@@ -1,11 +1,12 @@
-//! Tapes that are safe to show: what the services said becomes stand-ins of the same length, so that replaying gives the
-//! same spans but for the values.
+//! Makes tapes that are safe to show: the services' own bytes become stand-ins of the same length. Replaying gives the same
+//! spans, with other values.
 //!
-//! It fails closed: what is not known to be structure is replaced. docs/tapes.md says what stays.
+//! [`proto::structure`](crate::engine::proto::structure) says which bytes of a connection are structure, `connection` feeds it,
+//! and `standin` makes the stand-ins. `raw` and this file rewrite records field by field, `facts` rewrites all other texts.
+//! Redaction fails closed: bytes that are not known to be structure are replaced. docs/tapes.md lists what stays.
 
 mod connection;
 mod facts;
-mod head;
 mod raw;
 mod standin;
 
@@ -16,29 +17,33 @@ use std::{
 };
 
 use agent_ebpf::abi::{
-    self, Connect, Direction, Exit, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Fork, Listen, Open, Plain, Role, Segment,
-    State, Unseen,
+    self, Connect, Direction, Exit, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Fork, Listen, Open, Plain, Role,
+    SEGMENT_MORE, Segment, State, Unseen,
 };
 
 use super::Frame;
-use crate::config::{CoreSettings, HeaderName, KnownMethods};
-use connection::Connection;
-use head::Named;
+use crate::{
+    config::{CoreSettings, HeaderName, KnownMethods},
+    engine::proto::structure::Named,
+    record::Rest,
+};
+use connection::{Connection, Place};
 use raw::Raw;
 use standin::Key;
 
-/// Connections that are followed at one time. Of those beyond, nothing stays.
+/// Most connections that are followed at one time. Beyond that, all are forgotten, and their bytes are filled until a head
+/// begins.
 const MAX_CONNECTIONS: usize = 1 << 18;
 
-/// Replaces what a tape must not show, frame by frame, in order.
-#[derive(Debug)]
+/// Replaces the bytes that a tape must not show, frame by frame, in order.
+#[derive(Debug, Default)]
 pub struct Redactor {
     key: Key,
     named: Named,
     connections: HashMap<u64, Connection>,
-    /// Name and role of the last connection of a socket, by its address and inode.
+    /// Id and role of the last connection of a socket, by the socket's address and inode.
     sockets: HashMap<(u64, u64), (u64, Role)>,
-    /// Connections that were reset go on under a new name: the old one, and by how much sent offsets are ahead.
+    /// Connections that were reset go on under a new id: the old id, and by how much the offsets of sent bytes are ahead.
     aliases: HashMap<u64, (u64, u64)>,
     /// Addresses in the kernel, numbered.
     pointers: HashMap<u64, u64>,
@@ -47,24 +52,8 @@ pub struct Redactor {
     record: Vec<u8>,
 }
 
-impl Default for Redactor {
-    fn default() -> Self {
-        let none = std::iter::empty;
-        Self {
-            key: Key::default(),
-            named: Named::new(none(), none()),
-            connections: HashMap::new(),
-            sockets: HashMap::new(),
-            aliases: HashMap::new(),
-            pointers: HashMap::new(),
-            hosts: HashMap::new(),
-            record: Vec::new(),
-        }
-    }
-}
-
 impl Redactor {
-    /// The frame as it may be shown.
+    /// Returns the frame as it may be shown.
     pub fn redact<'a>(&'a mut self, frame: &'a Frame<'_>) -> Frame<'a> {
         match frame {
             Frame::Config(json) => Frame::Config(Cow::Owned(self.config(json))),
@@ -80,7 +69,7 @@ impl Redactor {
         }
     }
 
-    /// Settings that are not understood leave nothing: replaying says so.
+    /// Returns the settings as they may be shown. Of settings that are not understood nothing is left: replaying says so.
     fn config(&mut self, json: &str) -> String {
         let Ok(mut settings) = serde_json::from_str::<CoreSettings>(json) else {
             return String::new();
@@ -95,12 +84,12 @@ impl Redactor {
         serde_json::to_string(&settings).unwrap_or_default()
     }
 
-    /// Leaves the record in `self.record`, as long as it was.
+    /// Rewrites a record into `self.record`, which has the same length then.
     fn take_record(&mut self, record: &[u8]) {
         let mut out = std::mem::take(&mut self.record);
         out.clear();
         match Raw::decode(record) {
-            // Core counts it as malformed, and still does.
+            // Core counts zeros as malformed, as it counts the record.
             None => {}
             Some(Raw::Segment(segment, bytes)) => {
                 begin(&mut out, &segment);
@@ -122,7 +111,7 @@ impl Redactor {
                 begin(&mut out, &open);
             }
             Some(Raw::Connect(connect, path)) => {
-                let new = || Connection::new(Role::Client);
+                let new = || Connection::new(Role::Client, &self.key);
                 self.connections.entry(connect.conn).or_insert_with(new);
                 let connect = Connect {
                     remote: self.address(connect.family, connect.remote),
@@ -141,7 +130,7 @@ impl Redactor {
             Some(Raw::Listen(listen)) => begin::<Listen>(&mut out, &listen),
             Some(Raw::Unseen(unseen)) => begin::<Unseen>(&mut out, &unseen),
         }
-        // Behind what a record says there may be what lay in the ring before.
+        // Behind its last field, a record may carry bytes that lay in the ring before.
         out.resize(record.len(), 0);
         self.record = out;
     }
@@ -166,28 +155,38 @@ impl Redactor {
         let connection = self
             .connections
             .entry(open.conn)
-            .or_insert_with(|| Connection::new(Role::Unknown));
-        connection.describe(open, &self.key);
+            .or_insert_with(|| Connection::new(Role::Unknown, &self.key));
+        connection.describe(role(open.role), open.read, open.written, open.from_birth == 1);
         self.sockets.insert(socket, (open.conn, connection.role()));
     }
 
     fn segment(&mut self, segment: &Segment, bytes: &mut [u8]) {
-        let mut segment = *segment;
-        if let Some(&(id, ahead)) = self.aliases.get(&segment.conn) {
-            segment.conn = id;
-            if segment.header.direction == Direction::Write as u8 {
-                segment.offset = segment.offset.saturating_sub(ahead);
-                segment.end = segment.end.saturating_sub(ahead);
-            }
-        }
-        let new = || Connection::new(Role::Unknown);
+        let direction = direction(segment.header.direction);
+        let (id, ahead) = match self.aliases.get(&segment.conn) {
+            Some(&(id, ahead)) if direction == Direction::Write => (id, ahead),
+            Some(&(id, _)) => (id, 0),
+            None => (segment.conn, 0),
+        };
+        let (offset, end) = (segment.offset.saturating_sub(ahead), segment.end.saturating_sub(ahead));
+        let place = Place {
+            direction,
+            offset,
+            end,
+            begins_call: end.saturating_sub(offset) == u64::from(segment.call_bytes),
+            rest: if segment.header.flags & SEGMENT_MORE == 0 {
+                Rest::Gap
+            } else {
+                Rest::Follows
+            },
+        };
+        let new = || Connection::new(Role::Unknown, &self.key);
         self.connections
-            .entry(segment.conn)
+            .entry(id)
             .or_insert_with(new)
-            .segment(&segment, bytes, &self.key, &self.named);
+            .segment(&place, bytes, &self.key, &self.named);
     }
 
-    /// Addresses in the kernel help those who attack it.
+    /// Returns the number of an address in the kernel: the address itself helps attackers.
     fn pointer(&mut self, pointer: u64) -> u64 {
         if pointer == 0 {
             return 0;
@@ -196,7 +195,7 @@ impl Redactor {
         *self.pointers.entry(pointer).or_insert(next)
     }
 
-    /// Loopback addresses and those that name nobody stay, others are numbered.
+    /// Returns the stand-in of an IP address: loopback and unspecified addresses stay, others are numbered.
     fn address(&mut self, family: u8, address: [u8; 16]) -> [u8; 16] {
         let ip = match family {
             FAMILY_INET => {
@@ -228,7 +227,11 @@ impl Redactor {
         };
         let mut bytes = [0; 16];
         match (standin, family) {
-            (IpAddr::V4(address), FAMILY_INET) => bytes[..4].copy_from_slice(&address.octets()),
+            (IpAddr::V4(address), FAMILY_INET) => {
+                if let Some(first) = bytes.first_chunk_mut() {
+                    *first = address.octets();
+                }
+            }
             (IpAddr::V4(address), _) => bytes = address.to_ipv6_mapped().octets(),
             (IpAddr::V6(address), _) => bytes = address.octets(),
         }
@@ -236,6 +239,23 @@ impl Redactor {
     }
 }
 
+fn role(number: u8) -> Role {
+    match number {
+        number if number == Role::Client as u8 => Role::Client,
+        number if number == Role::Server as u8 => Role::Server,
+        _ => Role::Unknown,
+    }
+}
+
+fn direction(number: u8) -> Direction {
+    if number == Direction::Read as u8 {
+        Direction::Read
+    } else {
+        Direction::Write
+    }
+}
+
+/// Begins a record with its fields.
 fn begin<T: Plain>(out: &mut Vec<u8>, head: &T) {
     out.extend_from_slice(abi::bytes_of(head));
 }

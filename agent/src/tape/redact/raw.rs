@@ -9,7 +9,7 @@ pub(super) enum Raw<'a> {
     Open(Open),
     /// connect(2) returned; the address of the Unix socket that it went to, if it is one.
     Connect(Connect, &'a [u8]),
-    /// Bytes were moved; what was captured of them.
+    /// Bytes were moved; the captured ones.
     Segment(Segment, &'a [u8]),
     /// A connection changed its state.
     State(State),
@@ -21,12 +21,12 @@ pub(super) enum Raw<'a> {
     Exit(Exit),
     /// A process listens on a port that a rule names.
     Listen(Listen),
-    /// A target does something that is invisible.
+    /// A target does something that Spoor cannot see.
     Unseen(Unseen),
 }
 
 impl<'a> Raw<'a> {
-    /// Decodes a record; `None` if it is none of this version's.
+    /// Decodes a record; `None`: this version has no such record.
     pub(super) fn decode(record: &'a [u8]) -> Option<Self> {
         let (header, _) = abi::split::<Header>(record)?;
         let whole = |kind: Kind| header.kind == kind as u8;

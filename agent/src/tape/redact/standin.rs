@@ -1,45 +1,36 @@
-//! Stand-ins, byte by byte: what a byte becomes depends on the tape's random key and on the bytes before it in its word.
+//! Makes stand-ins, byte by byte. The stand-in of a byte depends on the tape's random key and on the bytes before it in its
+//! word.
 //!
-//! So the same word becomes the same stand-in everywhere on a tape, though it may lie in several records, and words that
-//! begin alike have stand-ins that begin alike. No byte becomes itself. What decides how Core reads a word is kept: its
-//! length, and (by [`Shape`]) what kinds of characters it has.
+//! So a word has the same stand-in everywhere on a tape, even where it lies in several records, and words that begin alike have
+//! stand-ins that begin alike. No byte becomes itself. A stand-in keeps the properties by which Core reads a word: the length,
+//! and the kinds of characters that the [`Shape`] names.
 
 use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
 
-/// Longer words than this are no known words.
+use crate::engine::proto::structure::{Mark, Marks, Shape, Words};
+
+/// Bytes that nothing vouches for become this letter.
+pub const FILL: u8 = b'x';
+
+/// Length of the longest word that can be a known one, in bytes.
 const KNOWN_BYTES: usize = 48;
 
-/// What a stand-in has in common with what it stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
-    /// Nothing but its spaces.
-    Text,
-    /// Letters, digits and hexadecimal digits stay such, punctuation stays: span names are made by that.
-    Path,
-    /// A host, with or without a port, or a list of addresses: it stays valid, punctuation stays.
-    Address,
-    /// Hexadecimal digits stay such, and dashes stay.
-    Hex,
-    /// A token (RFC 9110 section 5.6.2), or none: letters and digits stay such.
-    Token,
-}
-
-/// Makes stand-ins. Each tape has its own, with a key that nobody learns.
+/// Random key of one tape's stand-ins. Nobody keeps it.
 #[derive(Debug, Default)]
 pub struct Key(RandomState);
 
-/// A word of which stand-ins are being made.
+/// A word whose bytes become stand-ins one after the other.
 #[derive(Clone, Debug)]
 pub struct Word {
-    /// Of the bytes so far.
+    /// Hash of the bytes so far.
     hasher: DefaultHasher,
-    /// The bytes since known words may begin.
+    /// The bytes since a known word may have begun, up to [`KNOWN_BYTES`].
     prefix: Vec<u8>,
-    /// All of them so far are those of a known word.
+    /// The prefix may become a known word.
     known: bool,
 }
 
-/// What a byte may become.
+/// The bytes that a byte may become.
 enum Class {
     Itself,
     One(u8),
@@ -47,7 +38,7 @@ enum Class {
 }
 
 impl Key {
-    /// Before the first byte of a word.
+    /// Begins a word.
     pub fn word(&self) -> Word {
         Word {
             hasher: self.0.build_hasher(),
@@ -56,33 +47,42 @@ impl Key {
         }
     }
 
-    /// Stand-in of a whole word.
+    /// Returns the stand-in of a whole word.
     pub fn whole(&self, word: &[u8], shape: Shape) -> Vec<u8> {
         let mut state = self.word();
-        word.iter()
-            .map(|&byte| state.next(byte, shape, &[[0u8; 0]; 0]))
-            .collect()
+        word.iter().map(|&byte| state.next(byte, shape, Words::NONE)).collect()
     }
 }
 
 impl Word {
-    /// A known word may begin here, in the middle of this one.
-    pub fn begin_known(&mut self) {
-        self.prefix.clear();
-        self.known = true;
+    /// Replaces bytes as they are marked, and fills those that have no mark. The word goes on from the bytes before.
+    pub fn replace(&mut self, bytes: &mut [u8], marks: &Marks<'_>, key: &Key) {
+        let mut rest = bytes.iter_mut();
+        for mark in marks.iter() {
+            match mark {
+                Mark::Keep(n) => rest.by_ref().take(n).for_each(drop),
+                Mark::Fill(n) => rest.by_ref().take(n).for_each(|byte| *byte = FILL),
+                Mark::Word(n, shape, words) => {
+                    for byte in rest.by_ref().take(n) {
+                        *byte = self.next(*byte, shape, words);
+                    }
+                }
+                Mark::NewWord => *self = key.word(),
+                Mark::KnownAgain => {
+                    self.prefix.clear();
+                    self.known = true;
+                }
+            }
+        }
+        rest.for_each(|byte| *byte = FILL);
     }
 
-    /// The bytes since the word, or [`Self::begin_known`].
-    pub fn prefix(&self) -> &[u8] {
-        &self.prefix
-    }
-
-    /// The next byte's stand-in: itself as long as the word may become one of `words`, in any case of letters. What
-    /// departs from them never becomes one.
-    pub fn next(&mut self, byte: u8, shape: Shape, words: &[impl AsRef<[u8]>]) -> u8 {
+    /// Returns the stand-in of the next byte: the byte itself as long as the word may become one of `words`, in any case of
+    /// letters. The stand-in of any other word never becomes one of them.
+    fn next(&mut self, byte: u8, shape: Shape, words: Words<'_>) -> u8 {
         let known = std::mem::take(&mut self.known);
         let expected = |byte: u8| {
-            known && words.iter().any(|word| continues(word.as_ref(), &self.prefix, byte))
+            known && words.iter().any(|word| continues(word, &self.prefix, byte))
                 || shape == Shape::Path && matches!(byte, b'T' | b'Z') && begins_as_date(&self.prefix)
         };
         let standin = if expected(byte) {
@@ -105,13 +105,14 @@ impl Word {
     }
 }
 
+/// Returns whether a byte behind the prefix goes on like a word.
 fn continues(word: &[u8], prefix: &[u8], byte: u8) -> bool {
     word.split_at_checked(prefix.len()).is_some_and(|(begin, rest)| {
         begin.eq_ignore_ascii_case(prefix) && rest.first().is_some_and(|next| next.eq_ignore_ascii_case(&byte))
     })
 }
 
-/// `YYYY-MM-DD`, and what may be of the time behind it.
+/// Returns whether a word begins like `YYYY-MM-DD`.
 fn begins_as_date(prefix: &[u8]) -> bool {
     let digit_or_dash = |(index, byte): (usize, &u8)| match index {
         4 | 7 => *byte == b'-',
@@ -120,7 +121,8 @@ fn begins_as_date(prefix: &[u8]) -> bool {
     prefix.len() >= 10 && prefix.iter().take(10).enumerate().all(digit_or_dash)
 }
 
-/// One of the alphabet that is neither the byte itself nor excluded: for a member of the alphabet, another one for each.
+/// Returns a member of the alphabet that is neither the byte itself nor excluded. With one random number, two members never
+/// become the same one.
 fn another(byte: u8, random: u64, alphabet: &[u8], excluded: impl Fn(u8) -> bool) -> u8 {
     let usable = || alphabet.iter().copied().filter(|&other| !excluded(other));
     let count = usable().count() as u64;
@@ -142,22 +144,26 @@ const LOWER_REST: &[u8] = b"ghijklmnopqrstuvwxyz";
 const UPPER_HEX: &[u8] = b"ABCDEF";
 const UPPER_REST: &[u8] = b"GHIJKLMNOPQRSTUVWXYZ";
 const HEX: &[u8] = b"0123456789abcdef";
-/// Of these alone, no part of an IPv4 address and no port is too large.
+/// Digits of which no part of an IPv4 address and no port gets too large.
 const SMALL_DIGITS: &[u8] = b"12";
 
+/// Returns the bytes that a byte of a word of this shape may become.
 fn class(byte: u8, shape: Shape) -> Class {
     use Class::{Itself, One, OneOf};
     match (shape, byte) {
+        (Shape::Same, _) => Itself,
+        (Shape::Octets, 1) => One(2),
+        (Shape::Octets, _) => One(1),
         (_, b'\r' | b'\n') => Itself,
         (Shape::Token, b'-' | b'_' | b'.') => Itself,
         (Shape::Token, b'0'..=b'9') => OneOf(DIGITS),
         (Shape::Token, b'a'..=b'z') => OneOf(LOWER),
         (Shape::Token, b'A'..=b'Z') => OneOf(UPPER),
         (Shape::Token, _) if agent_ebpf::classify::is_token(byte) => One(b'~'),
-        // Not a token before, not one now.
+        // A word that is not a token stays none.
         (Shape::Token, _) => One(b'('),
         (_, b' ' | b'\t') => Itself,
-        // Not allowed before, not allowed now.
+        // A control character stays one.
         (_, 0..=0x1f | 0x7f) => One(0x7f),
         (Shape::Text, _) => OneOf(LOWER),
         (Shape::Hex, b'0'..=b'9' | b'a'..=b'f') => OneOf(HEX),
@@ -175,14 +181,14 @@ fn class(byte: u8, shape: Shape) -> Class {
     }
 }
 
-/// Bytes of UTF-8 that are allowed wherever this one is: text stays text.
+/// Returns bytes that UTF-8 allows wherever it allows this one: text stays text.
 fn beyond_ascii(byte: u8) -> &'static [u8] {
     match byte {
         0x80..=0x8f => &[0x80, 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87],
         0x90..=0x9f => &[0x90, 0x91, 0x92, 0x93, 0x94, 0x95, 0x96, 0x97],
         0xa0..=0xbf => &[0xa0, 0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7],
         0xc2..=0xdf => &[0xc3, 0xc4, 0xc5, 0xc6, 0xc7, 0xc8, 0xc9, 0xca],
-        // What E0 and ED allow behind them, these allow too.
+        // The bytes that may follow E0 or ED may follow these, too.
         0xe0..=0xef => &[0xe1, 0xe2, 0xe3, 0xe4, 0xe5, 0xe6, 0xe7, 0xe8],
         0xf0..=0xf4 => &[0xf1, 0xf2, 0xf3],
         // Never allowed.
@@ -198,6 +204,7 @@ mod tests {
 
     fn words(text: &[u8], shape: Shape, known: &[&[u8]]) -> Vec<u8> {
         let mut word = Key::default().word();
+        let known = Words::usual(known);
         text.iter().map(|&byte| word.next(byte, shape, known)).collect()
     }
 
@@ -214,6 +221,33 @@ mod tests {
                 assert!(!is_known && standin != word.as_bytes(), "{word}: {standin:?}");
             }
         }
+    }
+
+    #[test]
+    fn bytes_without_a_mark_are_filled_and_words_go_on_over_pieces() {
+        let key = Key::default();
+        let replaced = |pieces: [&[u8]; 2]| {
+            let mut word = key.word();
+            let mut first = true;
+            let pieces = pieces.map(|piece| {
+                let mut marks = Marks::default();
+                if std::mem::take(&mut first) {
+                    marks.keep(1);
+                    marks.new_word();
+                }
+                marks.word(6, Shape::Path, Words::NONE);
+                let mut bytes = piece.to_vec();
+                word.replace(&mut bytes, &marks, &key);
+                bytes
+            });
+            pieces.concat()
+        };
+        let word = key.whole(b"secret", Shape::Path);
+        assert_eq!(
+            replaced([b"/secretSECRET", b""]),
+            [b"/", word.as_slice(), b"xxxxxx"].concat()
+        );
+        assert_eq!(replaced([b"/sec", b"ret"]), [b"/", word.as_slice()].concat());
     }
 
     #[test]

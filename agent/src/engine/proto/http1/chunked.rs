@@ -16,7 +16,7 @@ const MAX_SIZE: u64 = i64::MAX as u64;
 
 /// Finds the end of a chunked body. Feed it with all that follows the head until it says that the body is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Chunked {
+pub(super) struct Chunked {
     state: State,
     /// Framing bytes since the last data: bounds extensions and trailers.
     framing_bytes: u32,

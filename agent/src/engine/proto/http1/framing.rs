@@ -1,4 +1,4 @@
-//! Framing: the bytes that follow a head.
+//! Says which bytes follow a head.
 
 use super::{
     Config, RequestHead, ResponseHead,
@@ -9,7 +9,7 @@ use super::{
 
 /// The part of a request's method that frames its response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Method {
+pub(super) enum Method {
     Head,
     Connect,
     Other,
@@ -25,7 +25,7 @@ impl Method {
     }
 }
 
-/// RFC 9112 section 6.3, for requests.
+/// Returns the body of a request (RFC 9112 section 6.3).
 pub(super) fn request_body(framing: Framing) -> Body {
     match framing.transfer {
         Transfer::Length(length) => Body::Length(length),
@@ -34,7 +34,7 @@ pub(super) fn request_body(framing: Framing) -> Body {
     }
 }
 
-/// RFC 9112 section 6.3, for final responses.
+/// Returns the body of a final response (RFC 9112 section 6.3).
 pub(super) fn response_body(status: u16, method: Method, framing: Framing) -> Body {
     if method == Method::Head || matches!(status, 204 | 304) {
         return Body::None;
@@ -46,9 +46,9 @@ pub(super) fn response_body(status: u16, method: Method, framing: Framing) -> Bo
     }
 }
 
-/// The bytes that follow a head, for callers that follow boundaries only.
+/// The bytes that follow a head, for redaction, which follows boundaries only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Follow {
+pub(super) enum Follow {
     /// The next head.
     Head,
     /// So many bytes of a body, more than 0.
@@ -72,8 +72,9 @@ impl From<Body> for Follow {
     }
 }
 
-/// What follows a whole request head, and the method that its response is read by; `None` if it is malformed or in doubt.
-pub(crate) fn follow_request(head: &[u8]) -> Option<(Follow, Method)> {
+/// Returns what follows a whole request head, and the method by which its response is read; `None`: the head is malformed or in
+/// doubt.
+pub(super) fn follow_request(head: &[u8]) -> Option<(Follow, Method)> {
     match RequestHead::parse(head, &Config::default()) {
         Parse::Complete { head, framing, .. } if framing.doubt.is_none() => {
             Some((request_body(framing).into(), Method::of(&head.method)))
@@ -82,8 +83,8 @@ pub(crate) fn follow_request(head: &[u8]) -> Option<(Follow, Method)> {
     }
 }
 
-/// What follows a whole response head, and whether it was the final one; `None` if it is malformed or in doubt.
-pub(crate) fn follow_response(head: &[u8], asked_by: Method) -> Option<(Follow, bool)> {
+/// Returns what follows a whole response head, and whether it is the final one; `None`: the head is malformed or in doubt.
+pub(super) fn follow_response(head: &[u8], asked_by: Method) -> Option<(Follow, bool)> {
     match ResponseHead::parse(head, &Config::default()) {
         Parse::Complete { head, framing, .. } => Some(match head.status {
             100 | 102..=199 => (Follow::Head, false),

@@ -4,7 +4,7 @@
 //! exchanges there were. `line`, `start_line` and `fields` read the lines of heads and `head` whole ones, `chunked` finds the
 //! end of chunked bodies, `stream` puts them together for one half, `connection` for both, `proxy` takes off what a proxy
 //! sent first, `stray` passes over bodies that should not be there, `resync` finds the way back after a loss, and `doubt` knows when
-//! nothing but that helps.
+//! nothing but that helps. `structure` tells redacted tapes which bytes of messages may be shown.
 
 mod ahead;
 mod chunked;
@@ -20,14 +20,14 @@ mod resync;
 mod start_line;
 mod stray;
 mod stream;
+pub(super) mod structure;
 pub mod telemetry;
 
 #[cfg(test)]
 mod tests;
 
 pub use connection::{Counters, Http1};
-pub(crate) use framing::{Follow, Method, follow_request, follow_response};
-
+pub use structure::Structure;
 pub use telemetry::Telemetry;
 
 use crate::config::HeaderName;

@@ -19,7 +19,7 @@ use crate::{engine::proto::Data, record::Stamp};
 const LINE: &[u8] = b"PROXY ";
 /// Longest line behind `PROXY `, with its end.
 const LINE_BYTES: usize = 107 - LINE.len();
-const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+pub(super) const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// The source's address is among the first so many bytes behind these.
 const KEPT_BYTES: usize = 16;
 /// Version 2, for a connection of somebody else (not the proxy's own, as health checks are).

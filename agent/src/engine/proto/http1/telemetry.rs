@@ -114,7 +114,7 @@ fn is_json_message(body: &[u8]) -> bool {
 }
 
 /// How many bytes of a body's begin show that it is a message of OTLP, or may be one. They are the same in all of its messages.
-pub(crate) fn marker(body: &[u8]) -> usize {
+pub(super) fn marker(body: &[u8]) -> usize {
     match body {
         [FIELD_1, ..] => 1,
         body if body.starts_with(GZIP) || GZIP.starts_with(body) => body.len().min(GZIP.len()),
