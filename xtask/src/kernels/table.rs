@@ -1,33 +1,33 @@
-//! What works in which kernel: the table for the terminal, and docs/kernels.md.
+//! The table of features by kernel: for the terminal, and docs/kernels.md.
 
 use std::fmt::Write as _;
 
-/// The document that is written.
+/// The document that holds the table.
 pub const DOCUMENT: &str = "docs/kernels.md";
 
-/// What came of a feature in a kernel.
+/// Result of a feature in a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Result {
-    /// As it must be.
+    /// The feature works.
     Works,
-    /// This kernel cannot do it, which is known and said: no failure.
+    /// This kernel cannot do it, which is known and documented: no failure.
     Cannot(String),
-    /// Wrong.
+    /// The feature failed.
     Failed(String),
 }
 
-/// What came of one boot.
+/// Results of one boot.
 pub struct Column {
     /// Series and parameters.
     pub title: String,
     release: String,
-    /// Spans that were missing beside the process that calls bpf(2) all the time, and how many there should have been.
+    /// Spans that were missing beside the process that calls bpf(2) all the time, and how many were expected.
     missing: Option<(u64, u64)>,
     results: Vec<(String, Result)>,
 }
 
 impl Column {
-    /// From the guest's lines: `feature NAME|works`, `feature NAME|cannot|REASON`, `feature NAME|failed|REASON`,
+    /// Reads the guest's lines: `feature NAME|works`, `feature NAME|cannot|REASON`, `feature NAME|failed|REASON`,
     /// `missing SPANS|ALL`.
     pub fn new(title: String, release: String, lines: &[String]) -> Self {
         let results = lines.iter().filter_map(|line| {
@@ -53,12 +53,12 @@ impl Column {
         }
     }
 
-    /// The machine or the suite did not end well.
+    /// Notes that the machine or the suite did not end well.
     pub fn ended(&mut self, reason: String) {
         self.results.push(("the suite".to_owned(), Result::Failed(reason)));
     }
 
-    /// One line.
+    /// Returns one line for the terminal.
     pub fn summary(&self) -> String {
         let failed: Vec<&str> = self
             .results
@@ -79,18 +79,18 @@ impl Column {
     }
 }
 
-/// All boots.
+/// Results of all boots.
 pub struct Table {
     columns: Vec<Column>,
 }
 
 impl Table {
-    /// From boots in the order in which they are shown.
+    /// Takes the boots in the order in which they are shown.
     pub fn new(columns: Vec<Column>) -> Self {
         Self { columns }
     }
 
-    /// All features, in the order in which the first kernel told them.
+    /// Lists all features, in the order of the first kernel's output.
     fn features(&self) -> Vec<&str> {
         let mut features: Vec<&str> = Vec::new();
         for (name, _) in self.columns.iter().flat_map(|column| &column.results) {
@@ -106,7 +106,7 @@ impl Table {
         found.map(|(_, result)| result.clone())
     }
 
-    /// For the terminal: a row a feature, a column a boot; reasons below.
+    /// Returns the table for the terminal: a row for each feature, a column for each boot, reasons below.
     pub fn text(&self) -> String {
         let features = self.features();
         let width = features.iter().map(|name| name.len()).max().unwrap_or(0);
@@ -131,7 +131,7 @@ impl Table {
         text
     }
 
-    /// Each failure with its reason.
+    /// Lists each failure with its reason.
     pub fn failures(&self) -> Vec<String> {
         let mut failures = Vec::new();
         for column in &self.columns {
@@ -144,7 +144,7 @@ impl Table {
         failures
     }
 
-    /// docs/kernels.md.
+    /// Returns the text of docs/kernels.md.
     pub fn document(&self) -> String {
         let mut text = "# Kernels
 
