@@ -1,4 +1,4 @@
-//! Birth and death of connections: accept, connect, TCP's states, and the last close of a Unix socket.
+//! Birth and end of connections: accept, connect, TCP's states, and the last close of a Unix socket.
 
 use agent_ebpf::abi::{
     Connect, Control, Counter, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Kind, Listen, Role, STATE_OPEN, STATE_RELEASED,
@@ -49,7 +49,7 @@ fn accepted(ctx: &TracePointContext) -> u32 {
     let Some(socket) = socket(Task::current(), fd as u32) else {
         return 0;
     };
-    // An entry from another life of this address would be older than this call.
+    // An accepted socket is new, so an entry at this address is a former socket's.
     if connection(socket.sock).is_some() {
         socket::remove(socket.sock);
     }
@@ -60,7 +60,7 @@ fn accepted(ctx: &TracePointContext) -> u32 {
     0
 }
 
-/// Notes when a connect began: one that fails after two minutes began two minutes ago.
+/// Notes the start of a connect: one that fails after two minutes began two minutes ago.
 #[tracepoint]
 pub fn connect_enter(ctx: TracePointContext) -> u32 {
     on_own_stack(&ctx);
@@ -71,7 +71,7 @@ pub fn connect_enter(ctx: TracePointContext) -> u32 {
         return 0;
     };
     if let Some(connection) = connection(socket.sock) {
-        // A second connect(2) asks how the first went.
+        // A second connect(2) on the same socket asks for the result of the first.
         if Some(connection.inode.get()) == inode(socket.file) {
             return 0;
         }
@@ -117,8 +117,9 @@ fn connected(result: i64) -> Option<()> {
     if entry.connect_ns.get() == 0 {
         return None;
     }
-    // Between two processes of a host it is established by now, though a call that does not wait says EINPROGRESS. The
-    // server may have answered before the first write returns: its end must find this one.
+    // On one host the connection is established by now, even if a call that does not wait returns EINPROGRESS. It is
+    // described here, because the server may answer before the client's first write returns, and its end must find this
+    // one.
     if (result == 0 || result == -EINPROGRESS) && !entry.has(DESCRIBED) && enter() {
         socket::describe(socket.sock, Moved::NONE);
         leave();
@@ -127,8 +128,8 @@ fn connected(result: i64) -> Option<()> {
     Some(())
 }
 
-/// Tells how a connect to this address went. A global function: its record is not on the stack while the connection is
-/// described, which takes most of it.
+/// Reports the result of a connect to this address. A global function: its record is not on the stack while the
+/// connection is described, which takes most of the 512 bytes.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tell_connect(sock: u64, result: i32, address: u64, length: u64) -> u32 {
@@ -157,7 +158,7 @@ pub extern "C" fn tell_connect(sock: u64, result: i32, address: u64, length: u64
     1
 }
 
-/// The address that connect(2) was given: a socket forgets it when the connect fails.
+/// Reads the address that connect(2) was given. Not from the socket, which forgets it when the connect fails.
 #[inline(always)]
 fn peer_address(address: u64, connect: &mut Connect) {
     // struct sockaddr_in6: family, port, flow, address; struct sockaddr_in: family, port, address.
@@ -184,14 +185,14 @@ fn peer_address(address: u64, connect: &mut Connect) {
     }
 }
 
-/// A record of a connect with the longest address.
+/// Record of a connect with the longest address.
 #[repr(C)]
 struct UnixConnect {
     connect: Connect,
     path: [u8; 128],
 }
 
-/// Tells a connect to a Unix socket, with the address that it was given. False: the ring is full (counted).
+/// Reports a connect to a Unix socket, with the address that it was given. Returns false if the ring is full (counted).
 #[inline(always)]
 fn connect_unix(connect: &Connect, address: u64, length: u64) -> bool {
     let Some(mut entry) = EVENTS.reserve::<UnixConnect>(0) else {
@@ -215,7 +216,9 @@ fn connect_unix(connect: &Connect, address: u64, length: u64) -> bool {
     true
 }
 
-/// TCP's states. Fires in interrupts, with whoever is current: the socket alone says whose it is.
+/// Reports changes of TCP's states. A raw tracepoint, because it fires in interrupts (measured: the birth of an
+/// accepted connection fires with the connecting client as `current`). So only the socket tells the owner, never the
+/// thread.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
     // TRACE_EVENT(inet_sock_set_state, TP_PROTO(const struct sock *sk, const int oldstate, const int newstate)).
@@ -239,7 +242,7 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
     let Some(entry) = connection(sock) else { return 0 };
     let id = entry.id.get();
     let owner = owner(entry);
-    // close(2) behind shutdown(2) sets the state that is there already.
+    // close(2) after shutdown(2) sets the same state again.
     let again = new == old;
     if again && (owner != STATE_RELEASED || entry.has(RELEASED)) {
         return 0;
@@ -260,7 +263,8 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
             error = read(sock + offset!(sock_err) as u64).unwrap_or(0);
         }
         if old == SYN_SENT && !entry.has(CONNECT_RETURNED) {
-            // It failed within connect(2), whose exit tells it: a call that does not wait says EINPROGRESS all the same.
+            // The connect failed within connect(2), whose exit reports it: a call that does not wait returns
+            // EINPROGRESS nevertheless.
             entry.connect_error.set(error);
             return 0;
         }
@@ -268,7 +272,7 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
     let opaque = entry.has(OPAQUE) || is_given_up(id);
     if !opaque {
         match change {
-            // By then the FIN has its sequence number.
+            // The FIN has its sequence number by now, so `write_seq` is one too high for the bytes.
             StateChange::LocalFin if again => {}
             StateChange::LocalFin => tell_last(sock, entry),
             StateChange::Closed => tell_ends(entry),
@@ -302,7 +306,7 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
     if let Some(read_to) = read_to {
         let fin_received = match old {
             CLOSE_WAIT | LAST_ACK | CLOSING => true,
-            // A FIN leads from here to CLOSE (tcp_time_wait), and so does a reset.
+            // The socket goes from here to CLOSE with a FIN (tcp_time_wait), and with a reset.
             FIN_WAIT2 => error == 0,
             _ => false,
         };
@@ -311,8 +315,8 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
     0
 }
 
-/// Whether a process still has the socket of a connection, as `STATE_*`. Its file, of which there is one, has no reference
-/// left when the last close reaches the socket, and is freed only behind that.
+/// Returns whether a process still has the socket of a connection, as `STATE_*`. A socket has one file. Its reference
+/// count is 0 when the last close reaches the socket, and the file is freed only after that.
 #[inline(always)]
 fn owner(connection: &Connection) -> u8 {
     if connection.has(RELEASED) {
@@ -325,14 +329,14 @@ fn owner(connection: &Connection) -> u8 {
     let Some(references) = read::<u64>(file + offset!(file_count) as u64) else {
         return 0;
     };
-    // `FILE_REF_DEAD` has the highest bit set.
+    // `FILE_REF_DEAD` sets the highest bit.
     match references.wrapping_add(offset!(file_count_bias) as u64) {
         0 | 0x8000_0000_0000_0000.. => STATE_RELEASED,
         _ => STATE_OPEN,
     }
 }
 
-/// Somebody listens: a target from now on if a rule names the port. listen(2) fires this in the caller.
+/// Makes the process a target if a rule names the port that it listens on. listen(2) fires this in the caller.
 #[inline(always)]
 fn listening(sock: u64) {
     if is_missing!(sock_num) {
@@ -351,7 +355,7 @@ fn listening(sock: u64) {
     {
         return;
     }
-    // Told of a target too: it may be one only until it is looked at, and listened after that.
+    // Reported for a target too: it may be a provisional one, which this port selects.
     mark(&TARGETS, tgid, true);
     submit::submit(Listen {
         header: submit::header(Kind::Listen, 0, 0),
@@ -360,7 +364,7 @@ fn listening(sock: u64) {
     });
 }
 
-/// The last close of a Unix socket: TCP tells its end by its states, Unix sockets have no such event.
+/// Reports the last close of a Unix socket. TCP's states report a connection's end; Unix sockets have no such event.
 #[tracepoint]
 pub fn close_enter(ctx: TracePointContext) -> u32 {
     on_own_stack(&ctx);
@@ -379,13 +383,13 @@ pub fn dup3_enter(ctx: TracePointContext) -> u32 {
     closing(argument(&ctx, 1) as u32)
 }
 
-/// close_range(2): the first descriptors of the range.
+/// Reports the closing of the first eight descriptors of a close_range(2).
 #[tracepoint]
 pub fn close_range_enter(ctx: TracePointContext) -> u32 {
     on_own_stack(&ctx);
     let first = argument(&ctx, 0) as u32;
     let last = argument(&ctx, 1) as u32;
-    // Spelt out: of a loop the compiler makes one that counts down from an unknown number, which no verifier walks.
+    // Not a loop: the compiler would count down from an unknown number, which no verifier walks.
     closing_one(first, last, 0);
     closing_one(first, last, 1);
     closing_one(first, last, 2);
@@ -408,7 +412,7 @@ fn closing_one(first: u32, last: u32, index: u32) {
     }
 }
 
-/// A global function: the verifier walks it once.
+/// Reports the closing of a descriptor. A global function: the verifier walks it once.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn closing(fd: u32) -> u32 {
@@ -431,7 +435,7 @@ fn closed(fd: u32) -> Option<()> {
     }
     let id = entry.id.get();
     let references: u64 = read(socket.file + offset!(file_count) as u64)?;
-    // A forked or duplicated descriptor is left: not the last close.
+    // A forked or duplicated descriptor remains: not the last close.
     let last = references.wrapping_add(offset!(file_count_bias) as u64) <= 1;
     if last {
         tell_ends(entry);
@@ -456,7 +460,7 @@ fn closed(fd: u32) -> Option<()> {
     Some(())
 }
 
-/// shutdown(2) of a Unix socket's sending side (TCP tells it by its state).
+/// Reports shutdown(2) of a Unix socket's sending side. TCP's states report it for TCP.
 #[tracepoint]
 pub fn shutdown_exit(ctx: TracePointContext) -> u32 {
     on_own_stack(&ctx);

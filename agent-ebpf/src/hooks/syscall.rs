@@ -1,5 +1,7 @@
-//! The system calls by which stream sockets move bytes, and those that wait for them. One program a call, on its exit:
-//! there the bytes are known, the arguments are still in the saved registers, and the user's pages have just been touched.
+//! System calls by which stream sockets move bytes, and those that wait for them. One program for each call, on its
+//! exit: there the number of bytes is known, the arguments are still in the saved registers, and the user's pages have
+//! just been touched, so reading them does not fault. An entry program would cost a second hook and a map between the
+//! two.
 
 use agent_ebpf::abi::{Direction, WAITED};
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::tracepoint, programs::TracePointContext};
@@ -19,7 +21,7 @@ const MSG_PEEK: u64 = 0x2;
 const MSG_TRUNC: u64 = 0x20;
 const MSG_ERRQUEUE: u64 = 0x2000;
 
-/// A call with a buffer or an array of buffers.
+/// Reports a call with a buffer or an array of buffers.
 #[inline(always)]
 fn plain(ctx: &TracePointContext, direction: Direction, source: Source) -> u32 {
     let bytes = returned(ctx);
@@ -45,8 +47,8 @@ fn plain(ctx: &TracePointContext, direction: Direction, source: Source) -> u32 {
     report(ctx, &socket, &call)
 }
 
-/// A read that returned 0 on a Unix socket: its other end has closed. `sized`: the third argument says how much was asked
-/// for, and a read of nothing is no end.
+/// Reports a read that returned 0 on a Unix socket: its other end has closed. `sized`: the third argument is the
+/// requested size, and a read of nothing is no end.
 #[inline(always)]
 fn read_to_end(sized: bool) -> u32 {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
@@ -87,7 +89,7 @@ pub fn writev_exit(ctx: TracePointContext) -> u32 {
     plain(&ctx, Direction::Write, Source::Vector)
 }
 
-/// On a socket only offset −1 succeeds.
+/// Reports a vectored read; on a socket only offset −1 succeeds.
 #[tracepoint]
 pub fn preadv2_exit(ctx: TracePointContext) -> u32 {
     plain(&ctx, Direction::Read, Source::Vector)
@@ -119,8 +121,8 @@ pub fn sendto_exit(ctx: TracePointContext) -> u32 {
     report(&ctx, &socket, &call)
 }
 
-/// Where sent bytes lie by the call's flags. The last one of urgent data reaches the receiver beside the stream, if at all
-/// (tcp(7)), so what the stream says there is not known.
+/// Returns the source of sent bytes by the call's flags. The last byte of urgent data reaches the receiver beside the
+/// stream, if at all (tcp(7)), so the content of the stream is unknown.
 #[inline(always)]
 fn sent(flags: u64, source: Source) -> Source {
     if flags & MSG_OOB != 0 { Source::Nowhere } else { source }
@@ -150,7 +152,7 @@ pub fn recvfrom_exit(ctx: TracePointContext) -> u32 {
     report(&ctx, &socket, &call)
 }
 
-/// Where received bytes lie by the call's flags; `None`: they were not taken from the stream.
+/// Returns the source of received bytes by the call's flags; `None`: they were not taken from the stream.
 #[inline(always)]
 fn received(flags: u64, source: Source) -> Option<Source> {
     if flags & (MSG_PEEK | MSG_ERRQUEUE | MSG_OOB) != 0 {
@@ -243,7 +245,7 @@ pub fn sendmmsg_exit(ctx: TracePointContext) -> u32 {
     0
 }
 
-/// Several messages of one call: to a stream, one run of bytes.
+/// Reports several messages of one call: on a stream, one run of bytes.
 #[inline(always)]
 fn several(
     ctx: &TracePointContext,
@@ -254,7 +256,7 @@ fn several(
     messages: u64,
 ) -> Option<()> {
     let socket = socket(task, args.first() as u32)?;
-    // Datagrams, mostly: their messages are not looked at.
+    // Most such calls move datagrams, whose messages need no walk.
     stream(socket.sock)?;
     let scratch = scratch()?;
     if !enter() {
@@ -308,7 +310,7 @@ pub fn splice_exit(ctx: TracePointContext) -> u32 {
     0
 }
 
-/// Bytes that the kernel moved by itself. False: not a socket.
+/// Reports bytes that the kernel moved itself. Returns false if the descriptor is no socket.
 #[inline(always)]
 fn moved(ctx: &TracePointContext, task: Task, fd: u32, direction: Direction, bytes: u64) -> bool {
     let Some(socket) = socket(task, fd) else { return false };
@@ -323,7 +325,7 @@ fn moved(ctx: &TracePointContext, task: Task, fd: u32, direction: Direction, byt
     true
 }
 
-/// epoll_wait(2) returned: a thread that waits so between a request and its response serves others meanwhile.
+/// Marks the thread: one that waits in epoll_wait(2) between a request and its response serves others meanwhile.
 #[tracepoint]
 pub fn epoll_wait_exit(_ctx: TracePointContext) -> u32 {
     waited()
