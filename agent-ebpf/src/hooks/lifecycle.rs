@@ -29,6 +29,16 @@ const EALREADY: i64 = 114;
 const EISCONN: i64 = 106;
 const EINPROGRESS: i64 = 115;
 
+// TCP's states: include/net/tcp_states.h.
+const SYN_SENT: u32 = 2;
+const FIN_WAIT1: u32 = 4;
+const FIN_WAIT2: u32 = 5;
+const CLOSE: u32 = 7;
+const CLOSE_WAIT: u32 = 8;
+const LAST_ACK: u32 = 9;
+const LISTEN: u32 = 10;
+const CLOSING: u32 = 11;
+
 #[tracepoint]
 pub fn accept_exit(ctx: TracePointContext) -> u32 {
     accepted(&ctx)
@@ -227,14 +237,6 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
         let words = ctx.as_ptr().cast::<u64>();
         (*words, *words.add(1) as u32, *words.add(2) as u32)
     };
-    const SYN_SENT: u32 = 2;
-    const FIN_WAIT1: u32 = 4;
-    const FIN_WAIT2: u32 = 5;
-    const CLOSE: u32 = 7;
-    const CLOSE_WAIT: u32 = 8;
-    const LAST_ACK: u32 = 9;
-    const LISTEN: u32 = 10;
-    const CLOSING: u32 = 11;
     if new == LISTEN {
         listening(sock);
         return 0;
@@ -250,13 +252,7 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
     if owner == STATE_RELEASED {
         entry.add(RELEASED);
     }
-    let change = match new {
-        FIN_WAIT2 | CLOSING if again => StateChange::LocalFin,
-        FIN_WAIT1 | LAST_ACK => StateChange::LocalFin,
-        CLOSE_WAIT | CLOSING => StateChange::RemoteFin,
-        CLOSE if !again => StateChange::Closed,
-        _ => return 0,
-    };
+    let Some(change) = change(new, again) else { return 0 };
     let mut error = 0i32;
     if new == CLOSE {
         if !is_missing!(sock_err) {
@@ -271,13 +267,7 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
     }
     let opaque = entry.has(OPAQUE) || is_given_up(id);
     if !opaque {
-        match change {
-            // The FIN has its sequence number by now, so `write_seq` is one too high for the bytes.
-            StateChange::LocalFin if again => {}
-            StateChange::LocalFin => tell_last(sock, entry),
-            StateChange::Closed => tell_ends(entry),
-            _ => {}
-        }
+        tell_streams(sock, entry, change, again);
     }
     let read_to = if new == CLOSE && owner == STATE_OPEN && !opaque {
         read_to(entry)
@@ -295,24 +285,59 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
             error,
             state: change as u8,
             old: old as u8,
-            shutdown: if is_missing!(sock_shutdown) {
-                0
-            } else {
-                read(sock + offset!(sock_shutdown) as u64).unwrap_or(0) & 3
-            },
+            shutdown: shutdown(sock),
             flags: owner | lost,
         });
     }
     if let Some(read_to) = read_to {
-        let fin_received = match old {
-            CLOSE_WAIT | LAST_ACK | CLOSING => true,
-            // The socket goes from here to CLOSE with a FIN (tcp_time_wait), and with a reset.
-            FIN_WAIT2 => error == 0,
-            _ => false,
-        };
-        tell_unread(sock, id, read_to, fin_received);
+        tell_unread(sock, id, read_to, fin_received(old, error));
     }
     0
+}
+
+/// Returns the change that a new TCP state means; `None` for states that end nothing. `again`: the state was the same before.
+#[inline(always)]
+fn change(new: u32, again: bool) -> Option<StateChange> {
+    Some(match new {
+        FIN_WAIT2 | CLOSING if again => StateChange::LocalFin,
+        FIN_WAIT1 | LAST_ACK => StateChange::LocalFin,
+        CLOSE_WAIT | CLOSING => StateChange::RemoteFin,
+        CLOSE if !again => StateChange::Closed,
+        _ => return None,
+    })
+}
+
+/// Returns `sk_shutdown` of a socket; 0 if this kernel lacks the field.
+#[inline(always)]
+fn shutdown(sock: u64) -> u8 {
+    if is_missing!(sock_shutdown) {
+        0
+    } else {
+        read(sock + offset!(sock_shutdown) as u64).unwrap_or(0) & 3
+    }
+}
+
+/// Reports how far the streams have come at a change.
+#[inline(always)]
+fn tell_streams(sock: u64, entry: &Connection, change: StateChange, again: bool) {
+    match change {
+        // The FIN has its sequence number by now, so `write_seq` is one too high for the bytes.
+        StateChange::LocalFin if again => {}
+        StateChange::LocalFin => tell_last(sock, entry),
+        StateChange::Closed => tell_ends(entry),
+        _ => {}
+    }
+}
+
+/// Returns whether a socket that closes with `error` from the state `old` has received the other end's FIN.
+#[inline(always)]
+fn fin_received(old: u32, error: i32) -> bool {
+    match old {
+        CLOSE_WAIT | LAST_ACK | CLOSING => true,
+        // The socket goes from here to CLOSE with a FIN (tcp_time_wait), and with a reset.
+        FIN_WAIT2 => error == 0,
+        _ => false,
+    }
 }
 
 /// Returns whether a process still has the socket of a connection, as `STATE_*`. A socket has one file. Its reference
