@@ -1,4 +1,4 @@
-//! The services and clients without an agent: what they log must be whole, or it is no truth to hold spans against.
+//! Services and clients without an agent: their log must be complete to be the ground truth.
 
 use std::time::{Duration, Instant};
 

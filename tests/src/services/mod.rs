@@ -1,4 +1,4 @@
-//! The services: real servers that nobody instrumented, each in its own directory on a loopback port of its own.
+//! Services: real servers without instrumentation, each in its own directory on a loopback port of its own.
 
 pub mod built;
 mod proxies;
@@ -20,33 +20,33 @@ use crate::{
     truth::{self, Event},
 };
 
-/// A server, and how it works.
+/// A server with its way of working.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
     /// nginx, two workers, one file for every path.
     NginxStatic,
-    /// nginx as a proxy of `upstream`, with a connection a call or with kept ones.
+    /// nginx as a proxy of `upstream`, with a new connection for each call or with kept ones.
     NginxProxy {
-        /// Where it sends everything.
+        /// Address that gets all requests.
         upstream: SocketAddr,
         /// Whether connections are kept.
         keepalive: bool,
     },
     /// HAProxy in front of an upstream.
     HaProxy {
-        /// Where it sends everything.
+        /// Address that gets all requests.
         upstream: SocketAddr,
     },
     /// gunicorn, four processes with a request at a time each; calls with `requests`.
     GunicornSync,
     /// gunicorn, two processes with 16 threads each; calls with kept `http.client` connections.
     GunicornGthread,
-    /// gunicorn, one process; hands `traceparent` on unchanged.
+    /// gunicorn, one process; passes `traceparent` on unchanged.
     GunicornForwarding,
     /// Puma, one process with 16 threads.
     Puma {
-        /// Whether a thread of its own reads what is not there at once, as is Puma's default: of each hundred requests that is one
-        /// or two, and another thread than their reader answers them.
+        /// Whether a separate thread reads requests that are not there at once, as in Puma's default: one or two of a
+        /// hundred, which another thread than their reader answers.
         reactor: bool,
     },
     /// The server of the JDK with 32 threads.
@@ -67,27 +67,27 @@ pub enum Server {
     ApacheWorker,
     /// Apache with threads behind a loop, in front of an upstream.
     ApacheEvent {
-        /// Where it sends everything.
+        /// Address that gets all requests.
         upstream: SocketAddr,
     },
     /// Caddy in front of an upstream.
     Caddy {
-        /// Where it sends everything.
+        /// Address that gets all requests.
         upstream: SocketAddr,
     },
     /// lighttpd in front of an upstream.
     Lighttpd {
-        /// Where it sends everything.
+        /// Address that gets all requests.
         upstream: SocketAddr,
     },
     /// Varnish in front of an upstream; nothing is cached.
     Varnish {
-        /// Where it sends everything.
+        /// Address that gets all requests.
         upstream: SocketAddr,
     },
     /// Envoy in front of an upstream.
     Envoy {
-        /// Where it sends everything.
+        /// Address that gets all requests.
         upstream: SocketAddr,
     },
     /// uvicorn, one process; calls with aiohttp.
@@ -105,7 +105,7 @@ pub enum Server {
 }
 
 impl Server {
-    /// Whether it passes each request on to an upstream.
+    /// Returns whether it passes each request on to an upstream.
     pub fn is_proxy(self) -> bool {
         matches!(
             self,
@@ -120,16 +120,16 @@ impl Server {
     }
 }
 
-/// A route of a service (`services/README.md`).
+/// Returns a route of a service (`services/README.md`).
 pub fn route(segment: &str, status: u16, delay_ms: u32, urls: &[String]) -> String {
     format!("{segment} {status} {delay_ms} {}", urls.join(" "))
 }
 
-/// A running service, which ends when this is dropped.
+/// A running service, which ends on drop.
 pub struct Service {
-    /// What it logs itself as, and its `OTEL_SERVICE_NAME`.
+    /// Name in its log, and its `OTEL_SERVICE_NAME`.
     pub name: String,
-    /// Where it listens.
+    /// Address at which it listens.
     pub address: SocketAddr,
     /// Whether it writes a title over its environment.
     pub titled: bool,
@@ -153,7 +153,7 @@ impl Service {
             .env("ROUTES", routes.join(";"));
         let output = directory.path().join("output.log");
         let mut process = match server {
-            // It can log to its standard output, but to no file.
+            // HAProxy can log to its standard output, but to no file.
             Server::HaProxy { .. } => {
                 let stdout = std::fs::File::options()
                     .append(true)
@@ -186,27 +186,27 @@ impl Service {
         })
     }
 
-    /// The URL of a path.
+    /// Returns the URL of a path.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    /// Arguments that make the agent trace its processes.
+    /// Returns the arguments that select its processes for tracing.
     pub fn selection(&self) -> Result<Vec<String>> {
         Ok(self.process.heads()?.iter().map(|id| format!("--pid={id}")).collect())
     }
 
-    /// All its processes that run now.
+    /// Returns all its processes that run now.
     pub fn processes(&self) -> Result<Vec<u32>> {
         self.process.group()
     }
 
-    /// What it printed, to look for the cause of a failure.
+    /// Returns its output, for the messages of failures.
     pub fn printed(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("output.log")).unwrap_or_default()
     }
 
-    /// What it has logged so far.
+    /// Returns its log so far.
     pub fn truth(&self) -> Result<Vec<Event>> {
         let directory = self.directory.path();
         match self.server {
@@ -292,7 +292,7 @@ fn command(server: Server, name: &str, address: SocketAddr, directory: &Path) ->
         }
         Server::Jdk => {
             command = java(Java::Plain, "Service")?;
-            // Without it, head and body in two writes wait for each other's acknowledgement.
+            // Else head and body in two writes wait for each other's acknowledgement.
             command.env("JAVA_TOOL_OPTIONS", "-Dsun.net.httpserver.nodelay=true");
         }
         Server::Tomcat => command = java(Java::Servlets, "TomcatService")?,
@@ -305,7 +305,7 @@ fn command(server: Server, name: &str, address: SocketAddr, directory: &Path) ->
         Server::Hyper => command = Command::new(built::hyper()?),
         Server::Inets => {
             command = Command::new("erl");
-            // Its schedulers would spin for work.
+            // Else Erlang's schedulers spin while they wait for work.
             command.args([
                 "-noinput",
                 "+sbwt",
@@ -319,7 +319,7 @@ fn command(server: Server, name: &str, address: SocketAddr, directory: &Path) ->
             command.arg(built::erlang()?).args(["-s", "service", "main"]);
         }
         Server::Uvicorn => {
-            // Debian's, for there uvicorn is a package.
+            // Debian's Python, because uvicorn is a package there.
             command = Command::new("/usr/bin/python3");
             command.args(["-m", "uvicorn", "asgi:app", "--no-access-log", "--log-level", "warning"]);
             command.arg("--app-dir").arg(sources());
@@ -382,13 +382,13 @@ fn nginx(
     let file = directory.join("nginx.conf");
     std::fs::write(&file, config)?;
     let mut command = Command::new("nginx");
-    // The first log is opened before the configuration is read.
+    // nginx opens its first log before it reads the configuration.
     command.args(["-e", "stderr", "-c"]).arg(file);
     Ok(command)
 }
 
-/// The configuration of an HAProxy that logs as the services do. `server`: where it sends everything, with options;
-/// `more`: lines of the section `defaults`.
+/// Returns the configuration of an HAProxy that logs as the services do. `server`: the address that gets all requests,
+/// with options; `more`: lines of the section `defaults`.
 pub fn haproxy_config(directory: &Path, name: &str, address: SocketAddr, server: &str, more: &str) -> String {
     let here = directory.display();
     format!(
@@ -423,15 +423,15 @@ fn java(what: Java, class: &str) -> Result<Command> {
     Ok(command)
 }
 
-/// Where the sources of services and clients are.
+/// Returns the folder of the sources of services and clients.
 pub fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("services")
 }
 
-/// A directory of its own, which goes away with it, unless `SPOOR_KEEP_LOGS` is set.
+/// Creates a directory that is deleted on drop, unless `SPOOR_KEEP_LOGS` is set.
 pub fn directory(name: &str) -> Result<TempDir> {
     let mut directory = tempfile::Builder::new().prefix(&format!("spoor-{name}-")).tempdir()?;
-    // To look at the logs after a failure.
+    // Logs can be kept to look into a failure.
     directory.disable_cleanup(std::env::var_os("SPOOR_KEEP_LOGS").is_some());
     Ok(directory)
 }

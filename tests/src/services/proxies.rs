@@ -1,4 +1,4 @@
-//! How proxies are told to pass a request on with the id of the call, and to log both.
+//! Proxies, configured to pass a request on with the id of the call, and to log both.
 
 use std::{
     net::SocketAddr,
@@ -15,19 +15,19 @@ use crate::truth::{self, Event};
 
 const APACHE_MODULES: &str = "/usr/lib/apache2/modules";
 
-/// What an Apache does, and with which of its three ways to work.
+/// Role of an Apache, with one of its three ways to work.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Apache {
-    /// Processes, PHP in them.
+    /// Processes with PHP in them.
     Prefork,
-    /// Threads, Python in them.
+    /// Threads with Python in them.
     Worker,
-    /// Threads behind a loop; a proxy.
+    /// Threads behind a loop, as a proxy.
     Event(SocketAddr),
 }
 
 pub(super) fn apache(what: Apache, name: &str, address: SocketAddr, directory: &Path) -> Result<Command> {
-    // It will not serve as root: its processes are those of nobody, who may not come where our sources are.
+    // Apache does not serve as root. Its processes run as nobody, who cannot read our sources.
     std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o777))?;
     for file in ["router.php", "app.py"] {
         std::fs::copy(sources().join(file), directory.join(file)).with_context(|| format!("cannot copy {file}"))?;
@@ -36,7 +36,7 @@ pub(super) fn apache(what: Apache, name: &str, address: SocketAddr, directory: &
     let (modules, work): (&[&str], String) = match what {
         Apache::Prefork => (
             &["mpm_prefork", "php", "alias", "authz_core"],
-            // A process keeps its connection: as many as there are connections.
+            // A process keeps its connection, so there are as many processes as connections.
             format!(
                 "StartServers 40\nMinSpareServers 1\nMaxSpareServers 64\nServerLimit 64\nMaxRequestWorkers 64
                 AliasMatch \"^/\" \"{here}/router.php\"
@@ -94,7 +94,7 @@ pub(super) fn apache(what: Apache, name: &str, address: SocketAddr, directory: &
     Ok(command)
 }
 
-/// `libphp8.2.so`, whichever version it is.
+/// Returns the path of `libphp8.2.so`, of any version.
 fn php_module() -> Result<PathBuf> {
     let entries = std::fs::read_dir(APACHE_MODULES).with_context(|| format!("cannot list {APACHE_MODULES}"))?;
     let is_php = |path: &PathBuf| {
@@ -139,15 +139,15 @@ http://:{port} {{
     Ok(command)
 }
 
-/// Caddy has no other form of a log than its own JSON.
+/// Returns the path of Caddy's log, which is always JSON of its own form.
 fn caddy_log(directory: &Path) -> PathBuf {
     directory.join("access.json")
 }
 
-/// What Caddy logged.
+/// Reads Caddy's log.
 pub(super) fn caddy_truth(name: &str, directory: &Path) -> Result<Vec<Event>> {
     let text = std::fs::read_to_string(caddy_log(directory)).unwrap_or_default();
-    // The last line may be under way.
+    // The last line may be incomplete.
     let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
     let line = |line: &str| {
         let entry: Value = serde_json::from_str(line).ok()?;
@@ -213,7 +213,7 @@ sub vcl_backend_fetch {{ set bereq.http.x-request-id = bereq.http.x-request-id +
     )?;
     let mut command = Command::new("varnishd");
     command.arg("-F").arg("-n").arg(varnish_home(directory));
-    // All that is to be logged has its place in shared memory until it is asked for.
+    // The shared memory must hold all log entries until they are read.
     command.args(["-j", "none", "-s", "malloc,16m", "-l", "200m"]);
     command.args(["-a", &address.to_string(), "-f"]).arg(config);
     Ok(command)
@@ -223,7 +223,7 @@ fn varnish_home(directory: &Path) -> PathBuf {
     directory.join("varnish")
 }
 
-/// What Varnish has in its shared memory.
+/// Reads the log in Varnish's shared memory.
 pub(super) fn varnish_truth(name: &str, directory: &Path) -> Result<Vec<Event>> {
     let mut command = Command::new("varnishncsa");
     command.arg("-n").arg(varnish_home(directory));
@@ -319,7 +319,7 @@ pub(super) fn php_fpm(name: &str, address: SocketAddr, directory: &Path) -> Resu
         fastcgi_param REQUEST_METHOD $request_method; fastcgi_param HTTP_X_REQUEST_ID $http_x_request_id;",
         router = sources().join("router.php").display(),
     );
-    // PHP logs what was served: once is enough.
+    // PHP logs the requests; nginx must not log them again.
     let nginx = super::nginx(name, address, directory, ("S", ""), "", &location)?;
     let script = "fpm=$(ls /usr/sbin/php-fpm* | tail -n 1)
         setpriv --pdeathsig TERM \"$fpm\" --nodaemonize --allow-to-run-as-root --fpm-config \"$1\" &

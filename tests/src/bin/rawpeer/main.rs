@@ -1,5 +1,5 @@
-//! One end of connections for the raw-socket test: it makes exactly the system calls that it is told, one line of standard
-//! input each, and answers each with a line: `ok …`, or `err` and the error number.
+//! One end of connections for the raw-socket test. It makes exactly the system calls that it reads, one line of
+//! standard input each, and answers each with a line: `ok …`, or `err` and the error number.
 //!
 //! Sockets have names. Bytes are in hex, several buffers with `,` between them.
 
@@ -17,12 +17,12 @@ use std::{
 
 use syscalls::{Address, Errno, PROCESSOR_WORDS, Receiving, Sending};
 
-/// Why a command gave no answer.
+/// Reason why a command gave no answer.
 #[derive(Debug)]
 enum Fault {
     /// A system call failed.
     System(Errno),
-    /// The command is not one, or names what is not there.
+    /// The command is unknown, or names an object that does not exist.
     Script(String),
 }
 
@@ -146,7 +146,7 @@ impl Peer {
                 }
                 Ok(count.to_string())
             }
-            // Those that there are not, or that are not allowed, do not matter.
+            // Missing or forbidden processors do not matter.
             ["processors", "all"] => Ok(syscalls::run_on(&[u64::MAX; PROCESSOR_WORDS])?.to_string()),
             ["processors", "first"] => {
                 let mut first = false;
@@ -205,8 +205,8 @@ impl Peer {
         Ok(result?.to_string())
     }
 
-    /// Another thread does what follows, with the sockets that there are, and `join` tells its last answer. It is in its
-    /// first system call, or has ended, when this returns.
+    /// Runs a script in another thread, with the present sockets; `join` returns its last answer. When this returns,
+    /// the thread is in its first system call, or has ended.
     fn thread(&mut self, name: &str, script: &str) -> Result<String, Fault> {
         let mut peer = Self {
             sockets: self.sockets.clone(),
@@ -215,7 +215,7 @@ impl Peer {
         let lines: Vec<String> = script.split(';').map(str::to_owned).collect();
         let (sender, begun) = mpsc::channel();
         let thread = std::thread::spawn(move || {
-            // Nobody listens if the starter has failed.
+            // The receiver is gone if starting failed.
             let _ = sender.send(syscalls::thread_id());
             let mut answer = String::new();
             for line in &lines {
@@ -231,7 +231,7 @@ impl Peer {
         Ok(id.to_string())
     }
 
-    /// A child does what follows, commands with `;` between them, and ends.
+    /// Runs a script in a child, commands with `;` between them; then the child ends.
     fn fork(&mut self, script: &str) -> Result<String, Fault> {
         let child = syscalls::fork()?;
         if child != 0 {
@@ -254,7 +254,7 @@ impl Peer {
     }
 }
 
-/// Sends many bytes in pieces of one size, of which it holds no more than one.
+/// Sender of many bytes in pieces of one size, of which it holds no more than one.
 struct Sender {
     fd: RawFd,
     how: Sending,
@@ -298,7 +298,7 @@ impl Sender {
     }
 }
 
-/// A connection with one exchange, both ends here: the request's body comes in a call of its own.
+/// A connection with one exchange and both ends here. The request's body comes in a call of its own.
 struct Conversation {
     listener: RawFd,
     address: Address,
@@ -333,7 +333,7 @@ impl Conversation {
     }
 }
 
-/// The bytes with a number's digits in the places of `#`.
+/// Returns the bytes with a number's digits in the places of `#`.
 fn numbered(bytes: &[u8], number: usize) -> Vec<u8> {
     let is_place = |byte: &u8| *byte == b'#';
     let places = bytes.iter().filter(|byte| is_place(byte)).count();
