@@ -79,35 +79,39 @@ impl Client {
     pub fn prepare(self, name: &str, load: Load<'_>) -> Result<Prepared> {
         let directory = directory(name)?;
         let path = directory.path();
-        let Load {
-            url,
+        let mut command = self.command(name, &load, path)?;
+        let output = path.join("output.log");
+        // curl writes its log on its standard output.
+        let stdout = if self == Self::Curl {
+            truth_log(path)
+        } else {
+            output.clone()
+        };
+        command
+            .env("SERVICE", name)
+            .env("OTEL_SERVICE_NAME", name)
+            .env("TRUTH_LOG", truth_log(path))
+            .env("STOP", stop_file(path));
+        let gated = Gated::prepare(name, command, &stdout, &output)?;
+        let (name, count) = (name.to_owned(), load.count);
+        Ok(Prepared {
+            name,
+            gated,
+            directory,
             count,
-            in_flight,
-            prefix,
-        } = load;
-        let arguments = [url, &count.to_string(), &in_flight.to_string(), prefix];
-        let mut stdout = path.join("output.log");
+        })
+    }
+
+    fn command(self, name: &str, load: &Load<'_>, directory: &Path) -> Result<Command> {
+        let arguments = [
+            load.url,
+            &load.count.to_string(),
+            &load.in_flight.to_string(),
+            load.prefix,
+        ];
         let mut command;
         match self {
-            Self::Curl => {
-                let requests = (0..count).map(|number| {
-                    format!(
-                        "url = \"{url}\"\nheader = \"x-request-id: {prefix}-{number}\"\noutput = \"/dev/null\"\n\
-                        write-out = \"C {name} {prefix}-{number} %{{http_code}}\\n\"\n"
-                    )
-                });
-                let config = path.join("curl.conf");
-                std::fs::write(&config, requests.collect::<Vec<_>>().join("next\n"))?;
-                command = Command::new("curl");
-                command.args([
-                    "--no-progress-meter",
-                    "--parallel",
-                    "--parallel-immediate",
-                    "--parallel-max",
-                ]);
-                command.arg(in_flight.to_string()).arg("--config").arg(config);
-                stdout = truth_log(path);
-            }
+            Self::Curl => return curl(name, load, directory),
             Self::PythonRequests | Self::PythonConnections => {
                 // Debian's Python, because `requests` is a package there.
                 command = Command::new("/usr/bin/python3");
@@ -153,33 +157,50 @@ impl Client {
                 command = Command::new(built::go()?);
                 command.args(arguments);
             }
-            Self::Wrk => {
-                command = Command::new("wrk");
-                // The program ends by itself after the last response.
-                command.args([
-                    "--threads=1",
-                    "--duration=300s",
-                    "--timeout=60s",
-                    &format!("--connections={in_flight}"),
-                ]);
-                command.arg("--script").arg(sources().join("wrk.lua")).arg(url);
-                command.env("COUNT", count.to_string()).env("PREFIX", prefix);
-            }
+            Self::Wrk => return Ok(wrk(load)),
         }
-        command
-            .env("SERVICE", name)
-            .env("OTEL_SERVICE_NAME", name)
-            .env("TRUTH_LOG", truth_log(path))
-            .env("STOP", stop_file(path));
-        let gated = Gated::prepare(name, command, &stdout, &path.join("output.log"))?;
-        let name = name.to_owned();
-        Ok(Prepared {
-            name,
-            gated,
-            directory,
-            count,
-        })
+        Ok(command)
     }
+}
+
+fn curl(name: &str, load: &Load<'_>, directory: &Path) -> Result<Command> {
+    let Load {
+        url,
+        count,
+        in_flight,
+        prefix,
+    } = load;
+    let requests = (0..*count).map(|number| {
+        format!(
+            "url = \"{url}\"\nheader = \"x-request-id: {prefix}-{number}\"\noutput = \"/dev/null\"\n\
+            write-out = \"C {name} {prefix}-{number} %{{http_code}}\\n\"\n"
+        )
+    });
+    let config = directory.join("curl.conf");
+    std::fs::write(&config, requests.collect::<Vec<_>>().join("next\n"))?;
+    let mut command = Command::new("curl");
+    command.args([
+        "--no-progress-meter",
+        "--parallel",
+        "--parallel-immediate",
+        "--parallel-max",
+    ]);
+    command.arg(in_flight.to_string()).arg("--config").arg(config);
+    Ok(command)
+}
+
+fn wrk(load: &Load<'_>) -> Command {
+    let mut command = Command::new("wrk");
+    // The script ends the program after the last response.
+    command.args([
+        "--threads=1",
+        "--duration=300s",
+        "--timeout=60s",
+        &format!("--connections={}", load.in_flight),
+    ]);
+    command.arg("--script").arg(sources().join("wrk.lua")).arg(load.url);
+    command.env("COUNT", load.count.to_string()).env("PREFIX", load.prefix);
+    command
 }
 
 impl Prepared {

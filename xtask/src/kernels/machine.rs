@@ -4,8 +4,8 @@ use std::{
     fs::File,
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::mpsc::{self, RecvTimeoutError},
+    process::{Child, ChildStdout, Command, Stdio},
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
     time::{Duration, Instant},
 };
 
@@ -58,57 +58,12 @@ impl Drop for Running {
 
 /// Boots a kernel and waits for its end. The kernel gets `parameters`, and passes them to init's environment.
 pub fn boot(kernel: &Kernel, archive: &Path, parameters: &str, console: &Path) -> Result<Outcome> {
-    let mut command = Command::new(kernel.arch.emulator());
-    let tty = match kernel.arch {
-        Arch::Amd64 => {
-            command.args(["-machine", "q35,accel=tcg", "-cpu", "qemu64"]);
-            // Without these, 5.10 and 6.1 read their clock from a device.
-            "ttyS0 tsc=reliable random.trust_cpu=on"
-        }
-        Arch::Arm64 => {
-            command.args(["-machine", "virt,accel=tcg,gic-version=3", "-cpu", "cortex-a72"]);
-            "ttyAMA0"
-        }
-    };
-    command
-        .args(["-smp", PROCESSORS, "-m", MEMORY_MIB])
-        .args([
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-nic",
-            "none",
-            "-no-reboot",
-        ])
-        .args(["-serial", "stdio", "-monitor", "none"])
-        .arg("-kernel")
-        .arg(kernel.folder.join("vmlinuz"))
-        .arg("-initrd")
-        .arg(archive)
-        .arg("-append")
-        .arg(format!(
-            "console={tty} panic=-1 oops=panic quiet loglevel=4 {parameters}"
-        ))
-        .env("PATH", crate::tools::search_path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(File::create(console.with_extension("emulator"))?);
-    let child = command
+    let child = emulator(kernel, archive, parameters)
+        .stderr(File::create(console.with_extension("emulator"))?)
         .spawn()
         .with_context(|| format!("cannot start {}", kernel.arch.emulator()))?;
     let mut running = Running(child);
-    let stdout = running.0.stdout.take().context("the emulator has no output")?;
-    let (sender, lines) = mpsc::channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
-            let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
-            // The receiver is gone when the time is over.
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
+    let lines = lines(running.0.stdout.take().context("the emulator has no output")?);
     let deadline = Instant::now() + LIMIT;
     // Written line by line: it can be read while the machine runs.
     let mut told = File::create(console)?;
@@ -138,4 +93,53 @@ pub fn boot(kernel: &Kernel, archive: &Path, parameters: &str, console: &Path) -
         end,
         console: console.to_owned(),
     })
+}
+
+/// Returns the command of QEMU's emulator, with the console on its standard output.
+fn emulator(kernel: &Kernel, archive: &Path, parameters: &str) -> Command {
+    let mut command = Command::new(kernel.arch.emulator());
+    let tty = match kernel.arch {
+        Arch::Amd64 => {
+            command.args(["-machine", "q35,accel=tcg", "-cpu", "qemu64"]);
+            // Without these, 5.10 and 6.1 read their clock from a device.
+            "ttyS0 tsc=reliable random.trust_cpu=on"
+        }
+        Arch::Arm64 => {
+            command.args(["-machine", "virt,accel=tcg,gic-version=3", "-cpu", "cortex-a72"]);
+            "ttyAMA0"
+        }
+    };
+    command
+        .args(["-smp", PROCESSORS, "-m", MEMORY_MIB])
+        .args(["-nodefaults", "-no-user-config", "-no-reboot"])
+        .args([
+            "-display", "none", "-nic", "none", "-serial", "stdio", "-monitor", "none",
+        ])
+        .arg("-kernel")
+        .arg(kernel.folder.join("vmlinuz"))
+        .arg("-initrd")
+        .arg(archive)
+        .arg("-append")
+        .arg(format!(
+            "console={tty} panic=-1 oops=panic quiet loglevel=4 {parameters}"
+        ))
+        .env("PATH", crate::tools::search_path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    command
+}
+
+/// Reads the console's lines in a thread, so that their receiver can stop at a deadline.
+fn lines(stdout: ChildStdout) -> Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
+            // The receiver is gone when the time is over.
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
 }

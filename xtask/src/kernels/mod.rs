@@ -11,9 +11,9 @@ mod machine;
 mod table;
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     fmt, fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -85,7 +85,7 @@ impl fmt::Display for Arch {
 /// One boot of a kernel.
 struct Job<'a> {
     kernel: &'a Kernel,
-    archive: PathBuf,
+    archive: &'a Path,
     preempt_full: bool,
 }
 
@@ -107,9 +107,37 @@ pub fn run(wanted: &[String]) -> Result<()> {
     };
     let start = Instant::now();
     let cache = tools::target_dir()?.join("kernels");
-    let store = Store::new(cache.clone());
-    let mut kernels = Vec::new();
-    let mut archives = BTreeMap::new();
+    let bootable = bootable(&names, &cache)?;
+    let jobs = jobs(&bootable)?;
+    let columns = boot_all(&jobs, &cache)?;
+    let table = Table::new(columns);
+    print!("\n{}", table.text());
+    println!("{} boots, {:.0} s", jobs.len(), start.elapsed().as_secs_f64());
+    // `newest` may be a kernel that is also named by its series.
+    let archives: BTreeSet<&PathBuf> = bootable.iter().map(|(_, archive)| archive).collect();
+    for archive in archives {
+        fs::remove_file(archive)?;
+    }
+    if whole {
+        let document = tools::root().join(DOCUMENT);
+        fs::write(&document, table.document()).with_context(|| format!("cannot write {}", document.display()))?;
+        println!("{DOCUMENT} is written");
+    }
+    let failures = table.failures();
+    if !failures.is_empty() {
+        bail!(
+            "{} of the table's fields are failures:\n{}",
+            failures.len(),
+            failures.join("\n")
+        );
+    }
+    Ok(())
+}
+
+/// Fetches the named kernels, and builds the guest's archive for each.
+fn bootable(names: &[String], cache: &Path) -> Result<Vec<(Kernel, PathBuf)>> {
+    let store = Store::new(cache.to_owned());
+    let mut bootable = Vec::new();
     for arch in [Arch::Amd64, Arch::Arm64] {
         let series: Vec<String> = names
             .iter()
@@ -129,44 +157,28 @@ pub fn run(wanted: &[String]) -> Result<()> {
             binaries: &binaries,
         };
         for kernel in store.kernels(arch, &series)? {
-            archives.insert(kernel.release.clone(), image::build(&kernel, &contents, &cache)?);
-            kernels.push(kernel);
+            let archive = image::build(&kernel, &contents, cache)?;
+            bootable.push((kernel, archive));
         }
     }
+    Ok(bootable)
+}
+
+/// Returns the boots of these kernels: one each, and one more where a boot parameter chooses how the kernel preempts.
+fn jobs(bootable: &[(Kernel, PathBuf)]) -> Result<Vec<Job<'_>>> {
     let mut jobs = Vec::new();
-    for kernel in &kernels {
-        let archive = archives.get(&kernel.release).context("each kernel has an archive")?;
+    for (kernel, archive) in bootable {
         for preempt_full in [false, true] {
             if !preempt_full || kernel.can_preempt_fully()? {
                 jobs.push(Job {
                     kernel,
-                    archive: archive.clone(),
+                    archive,
                     preempt_full,
                 });
             }
         }
     }
-    let columns = boot_all(&jobs, &cache)?;
-    let table = Table::new(columns);
-    print!("\n{}", table.text());
-    println!("{} boots, {:.0} s", jobs.len(), start.elapsed().as_secs_f64());
-    for archive in archives.values() {
-        fs::remove_file(archive)?;
-    }
-    if whole {
-        let document = tools::root().join(DOCUMENT);
-        fs::write(&document, table.document()).with_context(|| format!("cannot write {}", document.display()))?;
-        println!("{DOCUMENT} is written");
-    }
-    let failures = table.failures();
-    if !failures.is_empty() {
-        bail!(
-            "{} of the table's fields are failures:\n{}",
-            failures.len(),
-            failures.join("\n")
-        );
-    }
-    Ok(())
+    Ok(jobs)
 }
 
 /// Runs the suite on this machine's own kernel.
@@ -196,7 +208,7 @@ fn binaries(arch: Arch) -> Result<Vec<(PathBuf, &'static str)>> {
 }
 
 /// Boots all machines, a few at a time.
-fn boot_all(jobs: &[Job<'_>], cache: &std::path::Path) -> Result<Vec<Column>> {
+fn boot_all(jobs: &[Job<'_>], cache: &Path) -> Result<Vec<Column>> {
     let next = AtomicUsize::new(0);
     let done: Mutex<Vec<(usize, Result<Column>)>> = Mutex::new(Vec::new());
     let at_once = std::thread::available_parallelism()?.get().div_ceil(PROCESSORS);
@@ -218,7 +230,7 @@ fn boot_all(jobs: &[Job<'_>], cache: &std::path::Path) -> Result<Vec<Column>> {
     done.into_iter().map(|(_, column)| column).collect()
 }
 
-fn boot(job: &Job<'_>, cache: &std::path::Path) -> Result<Column> {
+fn boot(job: &Job<'_>, cache: &Path) -> Result<Column> {
     let start = Instant::now();
     let Kernel {
         arch, series, release, ..
@@ -236,7 +248,7 @@ fn boot(job: &Job<'_>, cache: &std::path::Path) -> Result<Column> {
         (title, "SUITE=whole".to_owned())
     };
     let console = cache.join(format!("{}.console", title.replace([' ', '='], "-")));
-    let outcome = machine::boot(job.kernel, &job.archive, &parameters, &console)?;
+    let outcome = machine::boot(job.kernel, job.archive, &parameters, &console)?;
     let mut column = Column::new(title, release.clone(), &outcome.lines);
     match outcome.end {
         End::Suite(0) => {}

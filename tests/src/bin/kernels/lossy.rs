@@ -1,7 +1,7 @@
 //! Spans beside a process that calls bpf(2) all the time. A kernel that preempts everywhere then skips programs: spans
 //! are missing and counted, but none is wrong.
 
-use std::{collections::BTreeMap, process::Stdio};
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use spoor_tests::{
@@ -16,12 +16,9 @@ use crate::{
 };
 
 pub fn hammered() -> Result<()> {
-    let mut service = Service::start()?;
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("spans.json");
-    let output = format!("otlp-json={}", file.display());
-    let agent = Agent::start(&service.selection(), &output, &[], Stdio::null())?;
-    service.warm_up(&file)?;
+    let (mut service, agent) = Service::traced(&file)?;
     let (hammer, _) = part(own_path()?, "hammer", &[])?;
     service.requests("hammered", 4, 50)?;
     drop(hammer);

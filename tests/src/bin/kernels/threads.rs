@@ -58,6 +58,15 @@ impl Service {
         })
     }
 
+    /// Starts a service with an agent that writes its spans to a file, and warms it up.
+    pub fn traced(spans: &Path) -> Result<(Self, Agent)> {
+        let mut service = Self::start()?;
+        let output = format!("otlp-json={}", spans.display());
+        let agent = Agent::start(&service.selection(), &output, &[], Stdio::null())?;
+        service.warm_up(spans)?;
+        Ok((service, agent))
+    }
+
     /// Returns the agent's selection: all three.
     pub fn selection(&self) -> Vec<String> {
         let parts = [&self.client, &self.front, &self.back];
@@ -143,12 +152,9 @@ pub fn without_warm_up(spans: Vec<Span>) -> Vec<Span> {
 /// Checks the whole set of spans and all parents, with several threads at work. Where the kernel lets programs preempt
 /// one another, those that did nothing are counted, and no span is wrong.
 pub fn exact() -> Result<()> {
-    let mut service = Service::start()?;
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("spans.json");
-    let output = format!("otlp-json={}", file.display());
-    let agent = Agent::start(&service.selection(), &output, &[], Stdio::null())?;
-    service.warm_up(&file)?;
+    let (mut service, agent) = Service::traced(&file)?;
     service.requests("threads", 4, 25)?;
     service.requests("last", 1, 1)?;
     service.wait_until_told(&file)?;

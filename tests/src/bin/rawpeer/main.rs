@@ -68,7 +68,12 @@ impl Peer {
             return self.thread(name, script);
         }
         let words: Vec<&str> = line.split(' ').collect();
-        match words.as_slice() {
+        self.open(&words)
+    }
+
+    /// Runs a command that makes a socket, or gives one a name; passes on others.
+    fn open(&mut self, words: &[&str]) -> Result<String, Fault> {
+        match words {
             ["listen", name, address, backlog] => {
                 let (fd, bound) = syscalls::listen(&parse_address(address)?, number(backlog)?)?;
                 self.name(name, fd);
@@ -87,13 +92,27 @@ impl Peer {
                 self.name(name, fd);
                 Ok(result?.to_string())
             }
-            ["tag-addresses"] => Ok(syscalls::tag_addresses()?.to_string()),
-            ["untag-addresses"] => Ok(syscalls::untag_addresses().to_string()),
             ["fast-open", listener] => Ok(syscalls::fast_open(self.fd(listener)?)?.to_string()),
             ["accept", name, listener, with_flags] => {
                 let fd = syscalls::accept(self.fd(listener)?, *with_flags == "accept4")?;
                 Ok(self.name(name, fd))
             }
+            ["duplicate", how, name, new] => {
+                let fd = syscalls::duplicate(self.fd(name)?, parse(how)?)?;
+                Ok(self.name(new, fd))
+            }
+            ["send-fd", name, via] => Ok(syscalls::send_fd(self.fd(via)?, self.fd(name)?)?.to_string()),
+            ["receive-fd", name, via] => {
+                let fd = syscalls::receive_fd(self.fd(via)?)?;
+                Ok(self.name(name, fd))
+            }
+            _ => self.transfer(words),
+        }
+    }
+
+    /// Runs a command that moves bytes; passes on others.
+    fn transfer(&mut self, words: &[&str]) -> Result<String, Fault> {
+        match words {
             ["send", name, how, buffers] => {
                 let buffers = buffers.split(',').map(unhex).collect::<Result<Vec<_>, _>>()?;
                 let pieces: Vec<&[u8]> = buffers.iter().map(Vec::as_slice).collect();
@@ -146,6 +165,15 @@ impl Peer {
                 }
                 Ok(count.to_string())
             }
+            _ => self.control(words),
+        }
+    }
+
+    /// Runs any other command.
+    fn control(&mut self, words: &[&str]) -> Result<String, Fault> {
+        match words {
+            ["tag-addresses"] => Ok(syscalls::tag_addresses()?.to_string()),
+            ["untag-addresses"] => Ok(syscalls::untag_addresses().to_string()),
             // Missing or forbidden processors do not matter.
             ["processors", "all"] => Ok(syscalls::run_on(&[u64::MAX; PROCESSOR_WORDS])?.to_string()),
             ["processors", "first"] => {
@@ -179,15 +207,6 @@ impl Peer {
                 let fd = self.fd(name)?;
                 self.sockets.remove(*name);
                 Ok(syscalls::close_range(fd)?.to_string())
-            }
-            ["duplicate", how, name, new] => {
-                let fd = syscalls::duplicate(self.fd(name)?, parse(how)?)?;
-                Ok(self.name(new, fd))
-            }
-            ["send-fd", name, via] => Ok(syscalls::send_fd(self.fd(via)?, self.fd(name)?)?.to_string()),
-            ["receive-fd", name, via] => {
-                let fd = syscalls::receive_fd(self.fd(via)?)?;
-                Ok(self.name(name, fd))
             }
             ["reap", child] => Ok(syscalls::reap(number(child)?)?.to_string()),
             ["sleep", milliseconds] => {
