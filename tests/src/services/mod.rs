@@ -218,142 +218,143 @@ impl Service {
 }
 
 fn command(server: Server, name: &str, address: SocketAddr, directory: &Path) -> Result<Command> {
-    let source = |file: &str| sources().join(file);
-    let mut command;
-    match server {
-        Server::NginxStatic => {
-            std::fs::write(directory.join("leaf"), "leaf\n".repeat(205))?;
-            let location = format!("root {}; try_files /leaf =404;", directory.display());
-            command = nginx(name, address, directory, ("S", ""), "", &location)?;
-        }
-        Server::NginxProxy { upstream, keepalive } => {
-            let keep = if keepalive { "keepalive 32;" } else { "" };
-            let upstream = format!("upstream backend {{ server {upstream}; {keep} }}");
-            let mut location = "proxy_pass http://backend; proxy_set_header Host $http_host; \
-                proxy_set_header X-Request-Id ${http_x_request_id}.1;"
-                .to_owned();
-            if keepalive {
-                location += " proxy_http_version 1.1; proxy_set_header Connection \"\";";
-            }
-            command = nginx(
-                name,
-                address,
-                directory,
-                ("P", " $upstream_status"),
-                &upstream,
-                &location,
-            )?;
-        }
+    Ok(match server {
+        Server::NginxStatic => nginx_static(name, address, directory)?,
+        Server::NginxProxy { upstream, keepalive } => nginx_proxy(name, address, upstream, keepalive, directory)?,
         Server::HaProxy { upstream } => {
             let config = directory.join("haproxy.cfg");
             std::fs::write(
                 &config,
                 haproxy_config(directory, name, address, &upstream.to_string(), ""),
             )?;
-            command = Command::new("haproxy");
-            command.arg("-db").arg("-f").arg(config);
+            with_arguments("haproxy", ["-db".into(), "-f".into(), config])
         }
-        Server::GunicornSync | Server::GunicornGthread | Server::GunicornForwarding => {
-            command = Command::new("gunicorn");
-            command
-                .args(["--bind", &address.to_string(), "--pythonpath"])
-                .arg(sources());
-            command.env("PYTHONDONTWRITEBYTECODE", "1");
-            match server {
-                Server::GunicornSync => command.args(["--workers", "4"]),
-                Server::GunicornGthread => {
-                    command.env("HTTP_CLIENT", "http.client");
-                    command.args(["--worker-class", "gthread", "--workers", "2", "--threads", "16"])
-                }
-                _ => command.env("FORWARD_TRACEPARENT", "1"),
-            };
-            command.arg("app:app");
-        }
-        Server::Puma { reactor } => {
-            let config = directory.join("puma.rb");
-            std::fs::write(&config, format!("queue_requests {reactor}\n"))?;
-            command = Command::new("puma");
-            command.arg("--config").arg(config);
-            command.args([
-                "--bind",
-                &format!("tcp://{address}"),
-                "--threads",
-                "16:16",
-                "--environment",
-                "production",
-            ]);
-            command.arg(source("config.ru"));
-        }
+        Server::GunicornSync => gunicorn(address, &["--workers", "4"], &[]),
+        Server::GunicornGthread => gunicorn(
+            address,
+            &["--worker-class", "gthread", "--workers", "2", "--threads", "16"],
+            &[("HTTP_CLIENT", "http.client")],
+        ),
+        Server::GunicornForwarding => gunicorn(address, &[], &[("FORWARD_TRACEPARENT", "1")]),
+        Server::Puma { reactor } => puma(address, reactor, directory)?,
         Server::PythonHttp => {
             std::fs::write(directory.join("a"), "leaf\n")?;
-            command = Command::new("/usr/bin/python3");
+            let mut command = Command::new("/usr/bin/python3");
             command.args(["-m", "http.server", "--protocol", "HTTP/1.1", "--bind"]);
             command.args([&address.ip().to_string(), &address.port().to_string()]);
+            command
         }
         Server::Jdk => {
-            command = java(Java::Plain, "Service")?;
+            let mut command = java(Java::Plain, "Service")?;
             // Else head and body in two writes wait for each other's acknowledgement.
             command.env("JAVA_TOOL_OPTIONS", "-Dsun.net.httpserver.nodelay=true");
-        }
-        Server::Tomcat => command = java(Java::Servlets, "TomcatService")?,
-        Server::Jetty => command = java(Java::Servlets, "JettyService")?,
-        Server::Node => {
-            command = Command::new("node");
-            command.arg(source("service.js"));
-        }
-        Server::Go => command = Command::new(built::go()?),
-        Server::Hyper => command = Command::new(built::hyper()?),
-        Server::Inets => {
-            command = Command::new("erl");
-            // Else Erlang's schedulers spin while they wait for work.
-            command.args([
-                "-noinput",
-                "+sbwt",
-                "none",
-                "+sbwtdcpu",
-                "none",
-                "+sbwtdio",
-                "none",
-                "-pa",
-            ]);
-            command.arg(built::erlang()?).args(["-s", "service", "main"]);
-        }
-        Server::Uvicorn => {
-            // Debian's Python, because uvicorn is a package there.
-            command = Command::new("/usr/bin/python3");
-            command.args(["-m", "uvicorn", "asgi:app", "--no-access-log", "--log-level", "warning"]);
-            command.arg("--app-dir").arg(sources());
-            command.args([
-                "--host",
-                &address.ip().to_string(),
-                "--port",
-                &address.port().to_string(),
-            ]);
-            command.env("PYTHONDONTWRITEBYTECODE", "1");
-        }
-        Server::ApachePrefork => command = proxies::apache(Apache::Prefork, name, address, directory)?,
-        Server::ApacheWorker => command = proxies::apache(Apache::Worker, name, address, directory)?,
-        Server::ApacheEvent { upstream } => {
-            command = proxies::apache(Apache::Event(upstream), name, address, directory)?;
-        }
-        Server::Caddy { upstream } => command = proxies::caddy(address, upstream, directory)?,
-        Server::Lighttpd { upstream } => command = proxies::lighttpd(name, address, upstream, directory)?,
-        Server::Varnish { upstream } => command = proxies::varnish(address, upstream, directory)?,
-        Server::Envoy { upstream } => command = proxies::envoy(name, address, upstream, directory)?,
-        Server::PhpFpm => command = proxies::php_fpm(name, address, directory)?,
-        Server::Php => {
-            command = Command::new("php");
             command
-                .args(["-S", &address.to_string()])
-                .arg(source("router.php"))
-                .env("PHP_CLI_SERVER_WORKERS", "4");
         }
-        Server::Perl => {
-            command = Command::new("perl");
-            command.arg(source("service.pl"));
+        Server::Tomcat => java(Java::Servlets, "TomcatService")?,
+        Server::Jetty => java(Java::Servlets, "JettyService")?,
+        Server::Node => with_arguments("node", [sources().join("service.js")]),
+        Server::Go => Command::new(built::go()?),
+        Server::Hyper => Command::new(built::hyper()?),
+        Server::Inets => inets()?,
+        Server::Uvicorn => uvicorn(address),
+        Server::ApachePrefork => proxies::apache(Apache::Prefork, name, address, directory)?,
+        Server::ApacheWorker => proxies::apache(Apache::Worker, name, address, directory)?,
+        Server::ApacheEvent { upstream } => proxies::apache(Apache::Event(upstream), name, address, directory)?,
+        Server::Caddy { upstream } => proxies::caddy(address, upstream, directory)?,
+        Server::Lighttpd { upstream } => proxies::lighttpd(name, address, upstream, directory)?,
+        Server::Varnish { upstream } => proxies::varnish(address, upstream, directory)?,
+        Server::Envoy { upstream } => proxies::envoy(name, address, upstream, directory)?,
+        Server::PhpFpm => proxies::php_fpm(name, address, directory)?,
+        Server::Php => {
+            let mut command = with_arguments(
+                "php",
+                ["-S".into(), address.to_string().into(), sources().join("router.php")],
+            );
+            command.env("PHP_CLI_SERVER_WORKERS", "4");
+            command
         }
+        Server::Perl => with_arguments("perl", [sources().join("service.pl")]),
+    })
+}
+
+fn with_arguments<const N: usize>(program: &str, arguments: [PathBuf; N]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    command
+}
+
+fn nginx_static(name: &str, address: SocketAddr, directory: &Path) -> Result<Command> {
+    std::fs::write(directory.join("leaf"), "leaf\n".repeat(205))?;
+    let location = format!("root {}; try_files /leaf =404;", directory.display());
+    nginx(name, address, directory, ("S", ""), "", &location)
+}
+
+fn nginx_proxy(
+    name: &str,
+    address: SocketAddr,
+    upstream: SocketAddr,
+    keepalive: bool,
+    directory: &Path,
+) -> Result<Command> {
+    let keep = if keepalive { "keepalive 32;" } else { "" };
+    let upstream = format!("upstream backend {{ server {upstream}; {keep} }}");
+    let mut location = "proxy_pass http://backend; proxy_set_header Host $http_host; \
+        proxy_set_header X-Request-Id ${http_x_request_id}.1;"
+        .to_owned();
+    if keepalive {
+        location += " proxy_http_version 1.1; proxy_set_header Connection \"\";";
     }
+    nginx(
+        name,
+        address,
+        directory,
+        ("P", " $upstream_status"),
+        &upstream,
+        &location,
+    )
+}
+
+fn gunicorn(address: SocketAddr, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new("gunicorn");
+    command
+        .args(["--bind", &address.to_string(), "--pythonpath"])
+        .arg(sources())
+        .args(arguments)
+        .arg("app:app");
+    command
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .envs(environment.iter().copied());
+    command
+}
+
+fn puma(address: SocketAddr, reactor: bool, directory: &Path) -> Result<Command> {
+    let config = directory.join("puma.rb");
+    std::fs::write(&config, format!("queue_requests {reactor}\n"))?;
+    let mut command = Command::new("puma");
+    command.arg("--config").arg(config);
+    command.args(["--bind", &format!("tcp://{address}"), "--threads", "16:16"]);
+    command.args(["--environment", "production"]);
+    command.arg(sources().join("config.ru"));
     Ok(command)
+}
+
+fn inets() -> Result<Command> {
+    let mut command = Command::new("erl");
+    // Else Erlang's schedulers spin while they wait for work.
+    command.args(["-noinput", "+sbwt", "none", "+sbwtdcpu", "none", "+sbwtdio", "none"]);
+    command.arg("-pa").arg(built::erlang()?).args(["-s", "service", "main"]);
+    Ok(command)
+}
+
+fn uvicorn(address: SocketAddr) -> Command {
+    // Debian's Python, because uvicorn is a package there.
+    let mut command = Command::new("/usr/bin/python3");
+    command.args(["-m", "uvicorn", "asgi:app", "--no-access-log", "--log-level", "warning"]);
+    command.arg("--app-dir").arg(sources());
+    command.args(["--host", &address.ip().to_string()]);
+    command.args(["--port", &address.port().to_string()]);
+    command.env("PYTHONDONTWRITEBYTECODE", "1");
+    command
 }
 
 fn nginx(

@@ -33,7 +33,33 @@ pub(super) fn apache(what: Apache, name: &str, address: SocketAddr, directory: &
         std::fs::copy(sources().join(file), directory.join(file)).with_context(|| format!("cannot copy {file}"))?;
     }
     let here = directory.display();
-    let (modules, work): (&[&str], String) = match what {
+    let (modules, work) = apache_work(what, name, directory);
+    let load = |module: &&str| {
+        let file = if *module == "php" {
+            php_module()?
+        } else {
+            PathBuf::from(format!("{APACHE_MODULES}/mod_{module}.so"))
+        };
+        Ok(format!("LoadModule {module}_module {}", file.display()))
+    };
+    let modules = modules.iter().map(load).collect::<Result<Vec<_>>>()?.join("\n");
+    let config = format!(
+        "ServerName localhost\nServerRoot \"{here}\"\nDefaultRuntimeDir \"{here}\"\nPidFile \"{here}/pid\"
+        Listen {address}\nUser nobody\nGroup nogroup\nErrorLog \"{here}/output.log\"
+        {modules}\nDocumentRoot \"{here}\"\n{work}\n"
+    );
+    let file = directory.join("apache.conf");
+    std::fs::write(&file, config)?;
+    let mut command = Command::new("apache2");
+    command.arg("-DFOREGROUND").arg("-f").arg(file);
+    command.env("PYTHONDONTWRITEBYTECODE", "1").env("HTTP_CLIENT", "curl");
+    Ok(command)
+}
+
+/// Returns the modules of an Apache, and its directives.
+fn apache_work(what: Apache, name: &str, directory: &Path) -> (&'static [&'static str], String) {
+    let here = directory.display();
+    match what {
         Apache::Prefork => (
             &["mpm_prefork", "php", "alias", "authz_core"],
             // A process keeps its connection, so there are as many processes as connections.
@@ -71,27 +97,7 @@ pub(super) fn apache(what: Apache, name: &str, address: SocketAddr, directory: &
                 truth_log(directory).display()
             ),
         ),
-    };
-    let load = |module: &&str| {
-        let file = if *module == "php" {
-            php_module()?
-        } else {
-            PathBuf::from(format!("{APACHE_MODULES}/mod_{module}.so"))
-        };
-        Ok(format!("LoadModule {module}_module {}", file.display()))
-    };
-    let modules = modules.iter().map(load).collect::<Result<Vec<_>>>()?.join("\n");
-    let config = format!(
-        "ServerName localhost\nServerRoot \"{here}\"\nDefaultRuntimeDir \"{here}\"\nPidFile \"{here}/pid\"
-        Listen {address}\nUser nobody\nGroup nogroup\nErrorLog \"{here}/output.log\"
-        {modules}\nDocumentRoot \"{here}\"\n{work}\n"
-    );
-    let file = directory.join("apache.conf");
-    std::fs::write(&file, config)?;
-    let mut command = Command::new("apache2");
-    command.arg("-DFOREGROUND").arg("-f").arg(file);
-    command.env("PYTHONDONTWRITEBYTECODE", "1").env("HTTP_CLIENT", "curl");
-    Ok(command)
+    }
 }
 
 /// Returns the path of `libphp8.2.so`, of any version.
@@ -236,7 +242,29 @@ pub(super) fn varnish_truth(name: &str, directory: &Path) -> Result<Vec<Event>> 
 }
 
 pub(super) fn envoy(name: &str, address: SocketAddr, upstream: SocketAddr, directory: &Path) -> Result<Command> {
-    let config = format!(
+    let file = directory.join("envoy.yaml");
+    std::fs::write(&file, envoy_config(name, address, upstream, directory))?;
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/tools/bin/envoy");
+    let mut command = if own.exists() {
+        Command::new(own)
+    } else {
+        Command::new("envoy")
+    };
+    command.arg("-c").arg(file);
+    command.args([
+        "--concurrency",
+        "2",
+        "--disable-hot-restart",
+        "--log-level",
+        "warn",
+        "--file-flush-interval-msec",
+        "50",
+    ]);
+    Ok(command)
+}
+
+fn envoy_config(name: &str, address: SocketAddr, upstream: SocketAddr, directory: &Path) -> String {
+    format!(
         r#"static_resources:
   listeners:
   - address: {{socket_address: {{address: {ip}, port_value: {port}}}}}
@@ -282,26 +310,7 @@ pub(super) fn envoy(name: &str, address: SocketAddr, upstream: SocketAddr, direc
         log = truth_log(directory).display(),
         up_ip = upstream.ip(),
         up_port = upstream.port(),
-    );
-    let file = directory.join("envoy.yaml");
-    std::fs::write(&file, config)?;
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/tools/bin/envoy");
-    let mut command = if own.exists() {
-        Command::new(own)
-    } else {
-        Command::new("envoy")
-    };
-    command.arg("-c").arg(file);
-    command.args([
-        "--concurrency",
-        "2",
-        "--disable-hot-restart",
-        "--log-level",
-        "warn",
-        "--file-flush-interval-msec",
-        "50",
-    ]);
-    Ok(command)
+    )
 }
 
 pub(super) fn php_fpm(name: &str, address: SocketAddr, directory: &Path) -> Result<Command> {
