@@ -93,6 +93,57 @@ fn speaker(port: u16, log: &Path) -> Result<Process> {
     Process::start("a program that speaks", command, log)
 }
 
+/// Returns the protocols that a listing names for these processes, with their counts.
+fn unseen(listing: &Value, pids: &[u64]) -> Vec<(String, u64)> {
+    let row = rows(listing, pids);
+    let unseen = row
+        .first()
+        .and_then(|row| row["unseen"].as_array())
+        .into_iter()
+        .flatten();
+    unseen
+        .filter_map(|unseen| Some((unseen["what"].as_str()?.to_owned(), unseen["count"].as_u64()?)))
+        .collect()
+}
+
+/// Checks the rows of a traced nginx.
+fn check_traced(rows: &[&Value], processes: usize, rule: &str, port: u16) -> Result<()> {
+    // nginx writes its title over the name in its environment.
+    let is_nginx = |row: &&Value| row["runtime"] == "nginx" && row["service"] == "nginx";
+    ensure!(
+        rows.len() == processes
+            && is_selected(rows, rule)
+            && rows.iter().all(is_nginx)
+            && sum(rows, "missed") == 0
+            && rows.iter().any(|row| row["listens"] == serde_json::json!([port])),
+        "{rows:#?}"
+    );
+    Ok(())
+}
+
+/// Checks that `spoor ps --watch` draws until its reader closes.
+fn watches(control: [&str; 2], agent: u32) -> Result<()> {
+    let mut watch = Command::new(binary()?);
+    watch.args(["ps", "--watch", "--json"]).args(control);
+    let (reader, writer) = std::io::pipe()?;
+    let mut watch = Process::start_with(
+        "spoor ps --watch",
+        watch,
+        Stdio::null(),
+        writer.into(),
+        Stdio::inherit(),
+    )?;
+    let mut lines = BufReader::new(reader).lines();
+    for _ in 0..2 {
+        let line = lines.next().context("it has ended")??;
+        ensure!(serde_json::from_str::<Value>(&line)?["agent"]["pid"] == agent);
+    }
+    drop(lines);
+    let status = watch.wait(LIMIT)?;
+    ensure!(status.success(), "its reader went away, and it ended with {status}");
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs root, the agent, nginx and bash"]
 fn it_says_what_is_traced_and_why_and_what_is_not_visible() -> Result<()> {
@@ -126,17 +177,7 @@ fn it_says_what_is_traced_and_why_and_what_is_not_visible() -> Result<()> {
     let control = ["--control", socket.as_str()];
     let of_traced = pids(&traced)?;
     let speaking = [u64::from(speaker.id())];
-    let names = |listing: &Value| -> Vec<(String, u64)> {
-        let row = rows(listing, &speaking);
-        let unseen = row
-            .first()
-            .and_then(|row| row["unseen"].as_array())
-            .into_iter()
-            .flatten();
-        unseen
-            .filter_map(|unseen| Some((unseen["what"].as_str()?.to_owned(), unseen["count"].as_u64()?)))
-            .collect()
-    };
+    let names = |listing: &Value| unseen(listing, &speaking);
     let listing = until("all is counted", &control, |listing| {
         sum(&rows(listing, &of_traced), "requests") == REQUESTS && names(listing).len() == 3
     })?;
@@ -145,23 +186,12 @@ fn it_says_what_is_traced_and_why_and_what_is_not_visible() -> Result<()> {
     ensure!(listing["agent"]["rules"] == serde_json::json!(told), "{listing:#}");
     let expected = ["TLS", "HTTP/2", "FastCGI"].map(|name| (name.to_owned(), 1));
     ensure!(names(&listing) == expected, "{:?}", names(&listing));
-    // nginx writes its title over the name in its environment.
-    let traced_rows = rows(&listing, &of_traced);
-    ensure!(
-        traced_rows.len() == of_traced.len()
-            && is_selected(&traced_rows, &of_head)
-            && traced_rows
-                .iter()
-                .all(|row| row["runtime"] == "nginx" && row["service"] == "nginx")
-            && sum(&traced_rows, "missed") == 0,
-        "{traced_rows:#?}"
-    );
-    ensure!(
-        traced_rows
-            .iter()
-            .any(|row| row["listens"] == serde_json::json!([traced.address.port()])),
-        "{traced_rows:#?}"
-    );
+    check_traced(
+        &rows(&listing, &of_traced),
+        of_traced.len(),
+        &of_head,
+        traced.address.port(),
+    )?;
     let of_other = pids(&other)?;
     let other_rows = rows(&listing, &of_other);
     ensure!(
@@ -180,25 +210,7 @@ fn it_says_what_is_traced_and_why_and_what_is_not_visible() -> Result<()> {
     );
     ensure!(table.contains("FastCGI") && table.contains("yes: --pid"), "{table}");
 
-    // Draws until its reader closes.
-    let mut watch = Command::new(binary()?);
-    watch.args(["ps", "--watch", "--json"]).args(control);
-    let (reader, writer) = std::io::pipe()?;
-    let mut watch = Process::start_with(
-        "spoor ps --watch",
-        watch,
-        Stdio::null(),
-        writer.into(),
-        Stdio::inherit(),
-    )?;
-    let mut lines = BufReader::new(reader).lines();
-    for _ in 0..2 {
-        let line = lines.next().context("it has ended")??;
-        ensure!(serde_json::from_str::<Value>(&line)?["agent"]["pid"] == agent.id());
-    }
-    drop(lines);
-    let status = watch.wait(LIMIT)?;
-    ensure!(status.success(), "its reader went away, and it ended with {status}");
+    watches(control, agent.id())?;
 
     agent.finish()?;
     ensure!(!Path::new(&socket).exists(), "the socket is left");

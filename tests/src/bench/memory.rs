@@ -2,6 +2,7 @@
 //! connections and processes come and go.
 
 use std::{
+    net::SocketAddr,
     thread::{scope, sleep},
     time::{Duration, Instant},
 };
@@ -11,7 +12,7 @@ use spoor_tests::{http, net::free_address};
 
 use super::{
     Options,
-    agent::SELECTION_TIME,
+    agent::{Agent, SELECTION_TIME},
     proc,
     report::{Bar, Bound, Table, figure, median},
     rig::{Rig, Side},
@@ -92,63 +93,14 @@ pub fn run(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
 /// Measures the maximum of resident memory while 100,000 connections are opened, each with a request, and kept.
 pub fn connections(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     let each = OPEN / OPEN_PROCESSES / if options.quick { 10 } else { 1 };
-    let mut servers = Vec::new();
-    for _ in 0..OPEN_PROCESSES {
-        let address = free_address();
-        let mut server = rig.role(Side::Traced, &["keep-server", &address.to_string()])?;
-        server.line()?;
-        servers.push((server, address));
-    }
+    let servers = keep_servers(rig)?;
     let mut select = rig.traced();
     select.extend(["--max-connections".into(), MOST_CONNECTIONS.to_string().into()]);
     let agent = rig.agent_with(&select)?;
     let at_rest = proc::resident_bytes(agent.id())?;
     let before = rig.sink.spans();
-    let clients: Vec<Role> = servers
-        .iter()
-        .enumerate()
-        .map(|(index, (_, address))| {
-            let source = format!("127.0.0.{}", index + 2);
-            rig.role(
-                Side::Plain,
-                &["keep-client", &address.to_string(), &source, &each.to_string()],
-            )
-        })
-        .collect::<Result<_>>()?;
-    let (most, settled) = scope(|scope| -> Result<(u64, u64)> {
-        let opening = scope.spawn(|| -> Result<Vec<Role>> {
-            let mut clients = clients;
-            for client in &mut clients {
-                client.line()?;
-            }
-            // They stay open until this value is dropped.
-            Ok(clients)
-        });
-        let mut most = 0;
-        while !opening.is_finished() {
-            most = most.max(proc::resident_bytes(agent.id())?);
-            sleep(LOOK);
-        }
-        let _clients = opening.join().expect("waiting does not panic")?;
-        let until = Instant::now() + options.time(6);
-        let mut settled = 0;
-        while Instant::now() < until {
-            settled = proc::resident_bytes(agent.id())?;
-            most = most.max(settled);
-            sleep(LOOK);
-        }
-        let known = agent
-            .metrics()?
-            .sum("spoor_connections")
-            .context("no spoor_connections")?;
-        let opened = each * OPEN_PROCESSES;
-        ensure!(
-            known >= opened as f64 * 0.99,
-            "the agent knows {known} connections of {opened}"
-        );
-        Ok((most, settled))
-    })?;
     let opened = each * OPEN_PROCESSES;
+    let (most, settled) = while_opened(rig, options, &agent, &servers, each)?;
     let objects = agent.objects()?;
     agent.finish()?;
     rig.sink.settle(before + opened as u64, Duration::from_secs(3));
@@ -182,6 +134,73 @@ pub fn connections(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
             spans as f64 / opened as f64,
         ),
     ])
+}
+
+/// Starts servers whose connections stay open.
+fn keep_servers(rig: &Rig) -> Result<Vec<(Role, SocketAddr)>> {
+    let mut servers = Vec::new();
+    for _ in 0..OPEN_PROCESSES {
+        let address = free_address();
+        let mut server = rig.role(Side::Traced, &["keep-server", &address.to_string()])?;
+        server.line()?;
+        servers.push((server, address));
+    }
+    Ok(servers)
+}
+
+/// Opens `each` connections to every server. Returns the greatest resident size of the agent meanwhile, and the size once
+/// they are open.
+fn while_opened(
+    rig: &Rig,
+    options: Options,
+    agent: &Agent,
+    servers: &[(Role, SocketAddr)],
+    each: usize,
+) -> Result<(u64, u64)> {
+    let clients: Vec<Role> = servers
+        .iter()
+        .enumerate()
+        .map(|(index, (_, address))| {
+            let source = format!("127.0.0.{}", index + 2);
+            rig.role(
+                Side::Plain,
+                &["keep-client", &address.to_string(), &source, &each.to_string()],
+            )
+        })
+        .collect::<Result<_>>()?;
+    scope(|scope| {
+        let opening = scope.spawn(|| -> Result<Vec<Role>> {
+            let mut clients = clients;
+            for client in &mut clients {
+                client.line()?;
+            }
+            // They stay open until this value is dropped.
+            Ok(clients)
+        });
+        let mut most = 0;
+        while !opening.is_finished() {
+            most = most.max(proc::resident_bytes(agent.id())?);
+            sleep(LOOK);
+        }
+        let _clients = opening.join().expect("waiting does not panic")?;
+        let until = Instant::now() + options.time(6);
+        let mut settled = 0;
+        while Instant::now() < until {
+            settled = proc::resident_bytes(agent.id())?;
+            most = most.max(settled);
+            sleep(LOOK);
+        }
+        let known = agent
+            .metrics()?
+            .sum("spoor_connections")
+            .context("no spoor_connections")?;
+        let opened = each * OPEN_PROCESSES;
+        ensure!(
+            known >= opened as f64 * 0.99,
+            "the agent knows {known} connections of {opened}"
+        );
+        Ok((most, settled))
+    })
 }
 
 /// Measures by how much resident memory grows over a time of churn.
