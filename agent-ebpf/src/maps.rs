@@ -92,7 +92,7 @@ pub fn mark(map: &Array<Marks>, id: u32, on: bool) {
 
 /// Adds flags to the thread's next record.
 #[inline(always)]
-pub fn befell(tid: u32, flags: u16) {
+pub fn note_flags(tid: u32, flags: u16) {
     if let Some(marks) = THREADS.get(tid / MARKS as u32) {
         let byte = &marks[tid as usize % MARKS];
         byte.set(byte.get() | (flags >> 8) as u8);

@@ -235,13 +235,13 @@ impl Call for Reporter {
     #[inline(always)]
     fn submit(&self, offset: u64, captured: u64, flags: u16) -> Option<()> {
         let (way, _) = self.ways();
-        let told = submit::Told {
+        let fields = submit::Fields {
             offset,
             captured,
             until: way.claim(),
             flags,
         };
-        let submitted = submit::segment(self.scratch, self.connection.id.get(), told);
+        let submitted = submit::segment(self.scratch, self.connection.id.get(), fields);
         self.connection
             .submitted(self.scratch.call.way.get() as usize, submitted.is_some());
         if submitted.is_none() && self.connection.has(UNIX) {

@@ -12,7 +12,7 @@ use aya_ebpf::{
 
 use crate::{
     counters::count,
-    maps::{CONTROL, EVENTS, THREADS, befell, mark, marked},
+    maps::{CONTROL, EVENTS, THREADS, mark, marked, note_flags},
     scratch::Scratch,
 };
 
@@ -77,7 +77,7 @@ pub fn submit<T: 'static>(record: T) -> bool {
 }
 
 /// Fields of a segment that neither the connection nor the call in this processor's memory has.
-pub struct Told {
+pub struct Fields {
     /// [`Segment::offset`]
     pub offset: u64,
     /// Bytes of the payload that the record carries.
@@ -90,13 +90,13 @@ pub struct Told {
 
 /// Submits a segment of the connection `conn` with the first bytes of the payload.
 #[inline(always)]
-pub fn segment(scratch: &Scratch, conn: u64, told: Told) -> Option<()> {
-    let Told {
+pub fn segment(scratch: &Scratch, conn: u64, fields: Fields) -> Option<()> {
+    let Fields {
         offset,
         captured,
         until,
         flags,
-    } = told;
+    } = fields;
     let record = scratch.record.segment.as_ptr();
     let call = &scratch.call;
     // Field by field: the struct would take a third of the 512 bytes of stack that nested calls share.
@@ -111,7 +111,7 @@ pub fn segment(scratch: &Scratch, conn: u64, told: Told) -> Option<()> {
     let (cpu, time_ns) = unsafe { (bpf_get_smp_processor_id(), bpf_ktime_get_ns()) };
     put!(header.kind, Kind::Segment as u8);
     put!(header.direction, call.way.get() as u8);
-    put!(header.flags, flags | since(id as u32));
+    put!(header.flags, flags | take_flags(id as u32));
     put!(header.cpu, cpu);
     put!(header.time_ns, time_ns);
     put!(header.execution.tgid, (id >> 32) as u32);
@@ -146,7 +146,7 @@ pub fn segment(scratch: &Scratch, conn: u64, told: Told) -> Option<()> {
     if result != 0 {
         count(Counter::RingFull, 1);
         // SAFETY: a field of the record.
-        lost(id as u32, unsafe {
+        note_loss(id as u32, unsafe {
             (&raw const (*record).header.flags).read_volatile()
         });
         return None;
@@ -156,19 +156,19 @@ pub fn segment(scratch: &Scratch, conn: u64, told: Told) -> Option<()> {
 
 /// Takes the flags of a thread's events since its last record.
 #[inline(always)]
-pub fn since(tid: u32) -> u16 {
-    let befell = marked(&THREADS, tid);
-    if befell == 0 {
+pub fn take_flags(tid: u32) -> u16 {
+    let flags = marked(&THREADS, tid);
+    if flags == 0 {
         return 0;
     }
     mark(&THREADS, tid, false);
-    (befell as u16) << 8
+    (flags as u16) << 8
 }
 
 /// Notes that a record found no room in the ring. The thread's next record has [`LOST`], and the flags of this one.
 #[inline(always)]
-pub fn lost(tid: u32, flags: u16) {
-    befell(tid, flags | LOST);
+pub fn note_loss(tid: u32, flags: u16) {
+    note_flags(tid, flags | LOST);
 }
 
 /// Submits a reserved record that has been filled in.

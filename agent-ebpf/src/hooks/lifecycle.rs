@@ -19,7 +19,7 @@ use crate::{
     scratch::{enter, leave, on_own_stack},
     socket::{
         self, CONNECT_RETURNED, Connection, DESCRIBED, Moved, OPAQUE, RELEASED, UNIX, connection, inode, is_given_up,
-        read_to, socket, tell_ends, tell_last, tell_unread,
+        read_to, report_ends, report_last, report_unread, socket,
     },
     submit,
 };
@@ -41,16 +41,16 @@ const CLOSING: u32 = 11;
 
 #[tracepoint]
 pub fn accept_exit(ctx: TracePointContext) -> u32 {
-    accepted(&ctx)
+    open_accepted(&ctx)
 }
 
 #[tracepoint]
 pub fn accept4_exit(ctx: TracePointContext) -> u32 {
-    accepted(&ctx)
+    open_accepted(&ctx)
 }
 
 #[inline(always)]
-fn accepted(ctx: &TracePointContext) -> u32 {
+fn open_accepted(ctx: &TracePointContext) -> u32 {
     on_own_stack(ctx);
     let fd = returned(ctx);
     if fd < 0 || !is_target() {
@@ -108,12 +108,12 @@ pub fn connect_exit(ctx: TracePointContext) -> u32 {
     if result == -EALREADY || result == -EISCONN || !is_target() {
         return 0;
     }
-    let _ = connected(result);
+    let _ = report_connected(result);
     0
 }
 
 #[inline(always)]
-fn connected(result: i64) -> Option<()> {
+fn report_connected(result: i64) -> Option<()> {
     let task = Task::current();
     let args = Args::of(task)?;
     let socket = socket(task, args.first() as u32)?;
@@ -134,7 +134,7 @@ fn connected(result: i64) -> Option<()> {
         socket::describe(socket.sock, Moved::NONE);
         leave();
     }
-    tell_connect(socket.sock, result as i32, args.second(), args.third());
+    report_connect(socket.sock, result as i32, args.second(), args.third());
     Some(())
 }
 
@@ -142,10 +142,10 @@ fn connected(result: i64) -> Option<()> {
 /// connection is described, which takes most of the 512 bytes.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn tell_connect(sock: u64, result: i32, address: u64, length: u64) -> u32 {
+pub extern "C" fn report_connect(sock: u64, result: i32, address: u64, length: u64) -> u32 {
     let Some(entry) = connection(sock) else { return 0 };
     let mut connect = Connect {
-        header: submit::header(Kind::Connect, 0, submit::since(bpf_get_current_pid_tgid() as u32)),
+        header: submit::header(Kind::Connect, 0, submit::take_flags(bpf_get_current_pid_tgid() as u32)),
         conn: entry.id.get(),
         start_ns: entry.connect_ns.get(),
         result,
@@ -158,7 +158,7 @@ pub extern "C" fn tell_connect(sock: u64, result: i32, address: u64, length: u64
         submit::submit(connect)
     };
     if !submitted {
-        submit::lost(connect.header.execution.tid, connect.header.flags);
+        submit::note_loss(connect.header.execution.tid, connect.header.flags);
     }
     if result != 0 && result as i64 != -EINPROGRESS && result as i64 != -EINTR {
         socket::remove(sock);
@@ -238,7 +238,7 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
         (*words, *words.add(1) as u32, *words.add(2) as u32)
     };
     if new == LISTEN {
-        listening(sock);
+        report_listening(sock);
         return 0;
     }
     let Some(entry) = connection(sock) else { return 0 };
@@ -267,7 +267,7 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
     }
     let opaque = entry.has(OPAQUE) || is_given_up(id);
     if !opaque {
-        tell_streams(sock, entry, change, again);
+        report_streams(sock, entry, change, again);
     }
     let read_to = if new == CLOSE && owner == STATE_OPEN && !opaque {
         read_to(entry)
@@ -290,7 +290,7 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
         });
     }
     if let Some(read_to) = read_to {
-        tell_unread(sock, id, read_to, fin_received(old, error));
+        report_unread(sock, id, read_to, fin_received(old, error));
     }
     0
 }
@@ -319,12 +319,12 @@ fn shutdown(sock: u64) -> u8 {
 
 /// Reports how far the streams have come at a change.
 #[inline(always)]
-fn tell_streams(sock: u64, entry: &Connection, change: StateChange, again: bool) {
+fn report_streams(sock: u64, entry: &Connection, change: StateChange, again: bool) {
     match change {
         // The FIN has its sequence number by now, so `write_seq` is one too high for the bytes.
         StateChange::LocalFin if again => {}
-        StateChange::LocalFin => tell_last(sock, entry),
-        StateChange::Closed => tell_ends(entry),
+        StateChange::LocalFin => report_last(sock, entry),
+        StateChange::Closed => report_ends(entry),
         _ => {}
     }
 }
@@ -363,7 +363,7 @@ fn owner(connection: &Connection) -> u8 {
 
 /// Makes the process a target if a rule names the port that it listens on. listen(2) fires this in the caller.
 #[inline(always)]
-fn listening(sock: u64) {
+fn report_listening(sock: u64) {
     if is_missing!(sock_num) {
         return;
     }
@@ -393,19 +393,19 @@ fn listening(sock: u64) {
 #[tracepoint]
 pub fn close_enter(ctx: TracePointContext) -> u32 {
     on_own_stack(&ctx);
-    closing(argument(&ctx, 0) as u32)
+    report_closing(argument(&ctx, 0) as u32)
 }
 
 #[tracepoint]
 pub fn dup2_enter(ctx: TracePointContext) -> u32 {
     on_own_stack(&ctx);
-    closing(argument(&ctx, 1) as u32)
+    report_closing(argument(&ctx, 1) as u32)
 }
 
 #[tracepoint]
 pub fn dup3_enter(ctx: TracePointContext) -> u32 {
     on_own_stack(&ctx);
-    closing(argument(&ctx, 1) as u32)
+    report_closing(argument(&ctx, 1) as u32)
 }
 
 /// Reports the closing of the first eight descriptors of a close_range(2).
@@ -415,14 +415,14 @@ pub fn close_range_enter(ctx: TracePointContext) -> u32 {
     let first = argument(&ctx, 0) as u32;
     let last = argument(&ctx, 1) as u32;
     // Not a loop: the compiler would count down from an unknown number, which no verifier walks.
-    closing_one(first, last, 0);
-    closing_one(first, last, 1);
-    closing_one(first, last, 2);
-    closing_one(first, last, 3);
-    closing_one(first, last, 4);
-    closing_one(first, last, 5);
-    closing_one(first, last, 6);
-    closing_one(first, last, 7);
+    report_closing_at(first, last, 0);
+    report_closing_at(first, last, 1);
+    report_closing_at(first, last, 2);
+    report_closing_at(first, last, 3);
+    report_closing_at(first, last, 4);
+    report_closing_at(first, last, 5);
+    report_closing_at(first, last, 6);
+    report_closing_at(first, last, 7);
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     if last.wrapping_sub(first) > 7 && last > first && is_marked(&UNIX_USERS, unix_user(tgid)) && is_target() {
         count(Counter::CloseRange, 1);
@@ -431,25 +431,25 @@ pub fn close_range_enter(ctx: TracePointContext) -> u32 {
 }
 
 #[inline(always)]
-fn closing_one(first: u32, last: u32, index: u32) {
+fn report_closing_at(first: u32, last: u32, index: u32) {
     if first as u64 + index as u64 <= last as u64 {
-        closing(first.wrapping_add(index));
+        report_closing(first.wrapping_add(index));
     }
 }
 
 /// Reports the closing of a descriptor. A global function: the verifier walks it once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn closing(fd: u32) -> u32 {
+pub extern "C" fn report_closing(fd: u32) -> u32 {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     if is_marked(&UNIX_USERS, unix_user(tgid)) && is_target() {
-        let _ = closed(fd);
+        let _ = report_closed(fd);
     }
     0
 }
 
 #[inline(always)]
-fn closed(fd: u32) -> Option<()> {
+fn report_closed(fd: u32) -> Option<()> {
     if is_missing!(file_count) {
         return None;
     }
@@ -463,7 +463,7 @@ fn closed(fd: u32) -> Option<()> {
     // A forked or duplicated descriptor remains: not the last close.
     let last = references.wrapping_add(offset!(file_count_bias) as u64) <= 1;
     if last {
-        tell_ends(entry);
+        report_ends(entry);
     }
     let lost = entry.lost();
     if last {
@@ -492,12 +492,12 @@ pub fn shutdown_exit(ctx: TracePointContext) -> u32 {
     if returned(&ctx) != 0 || !is_target() {
         return 0;
     }
-    let _ = shut();
+    let _ = report_shut();
     0
 }
 
 #[inline(always)]
-fn shut() -> Option<()> {
+fn report_shut() -> Option<()> {
     const SHUT_RD: u64 = 0;
     let task = Task::current();
     let args = Args::of(task)?;
@@ -507,7 +507,7 @@ fn shut() -> Option<()> {
         return None;
     }
     let id = entry.id.get();
-    tell_ends(entry);
+    report_ends(entry);
     submit::submit(State {
         header: submit::header(Kind::State, 0, 0),
         conn: id,

@@ -10,10 +10,10 @@ use crate::{
     copy::{Source, gather_messages, message},
     hooks::{is_target, returned},
     kernel::{Args, Task},
-    maps::{TARGETS, UNIX_USERS, befell, is_marked, unix_user},
+    maps::{TARGETS, UNIX_USERS, is_marked, note_flags, unix_user},
     report::{Bytes, report, report_entered},
     scratch::{enter, leave, scratch},
-    socket::{connection, end_of_file, socket, stream},
+    socket::{connection, report_end_of_file, socket, stream},
 };
 
 const MSG_OOB: u64 = 0x1;
@@ -23,11 +23,11 @@ const MSG_ERRQUEUE: u64 = 0x2000;
 
 /// Reports a call with a buffer or an array of buffers.
 #[inline(always)]
-fn plain(ctx: &TracePointContext, direction: Direction, source: Source) -> u32 {
+fn report_buffers(ctx: &TracePointContext, direction: Direction, source: Source) -> u32 {
     let bytes = returned(ctx);
     if bytes <= 0 || !is_target() {
         return if bytes == 0 && direction == Direction::Read {
-            read_to_end(true)
+            report_empty_read(true)
         } else {
             0
         };
@@ -50,7 +50,7 @@ fn plain(ctx: &TracePointContext, direction: Direction, source: Source) -> u32 {
 /// Reports a read that returned 0 on a Unix socket: its other end has closed. `sized`: the third argument is the
 /// requested size, and a read of nothing is no end.
 #[inline(always)]
-fn read_to_end(sized: bool) -> u32 {
+fn report_empty_read(sized: bool) -> u32 {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     if !is_marked(&UNIX_USERS, unix_user(tgid)) || !is_marked(&TARGETS, tgid) {
         return 0;
@@ -64,40 +64,40 @@ fn read_to_end(sized: bool) -> u32 {
         return 0;
     };
     if let Some(connection) = connection(socket.sock) {
-        end_of_file(connection);
+        report_end_of_file(connection);
     }
     0
 }
 
 #[tracepoint]
 pub fn read_exit(ctx: TracePointContext) -> u32 {
-    plain(&ctx, Direction::Read, Source::Buffer)
+    report_buffers(&ctx, Direction::Read, Source::Buffer)
 }
 
 #[tracepoint]
 pub fn write_exit(ctx: TracePointContext) -> u32 {
-    plain(&ctx, Direction::Write, Source::Buffer)
+    report_buffers(&ctx, Direction::Write, Source::Buffer)
 }
 
 #[tracepoint]
 pub fn readv_exit(ctx: TracePointContext) -> u32 {
-    plain(&ctx, Direction::Read, Source::Vector)
+    report_buffers(&ctx, Direction::Read, Source::Vector)
 }
 
 #[tracepoint]
 pub fn writev_exit(ctx: TracePointContext) -> u32 {
-    plain(&ctx, Direction::Write, Source::Vector)
+    report_buffers(&ctx, Direction::Write, Source::Vector)
 }
 
 /// Reports a vectored read; on a socket only offset −1 succeeds.
 #[tracepoint]
 pub fn preadv2_exit(ctx: TracePointContext) -> u32 {
-    plain(&ctx, Direction::Read, Source::Vector)
+    report_buffers(&ctx, Direction::Read, Source::Vector)
 }
 
 #[tracepoint]
 pub fn pwritev2_exit(ctx: TracePointContext) -> u32 {
-    plain(&ctx, Direction::Write, Source::Vector)
+    report_buffers(&ctx, Direction::Write, Source::Vector)
 }
 
 #[tracepoint]
@@ -132,7 +132,7 @@ fn sent(flags: u64, source: Source) -> Source {
 pub fn recvfrom_exit(ctx: TracePointContext) -> u32 {
     let bytes = returned(&ctx);
     if bytes <= 0 || !is_target() {
-        return if bytes == 0 { read_to_end(true) } else { 0 };
+        return if bytes == 0 { report_empty_read(true) } else { 0 };
     }
     let task = Task::current();
     let Some(args) = Args::of(task) else { return 0 };
@@ -169,14 +169,14 @@ fn received(flags: u64, source: Source) -> Option<Source> {
 pub fn recvmsg_exit(ctx: TracePointContext) -> u32 {
     let bytes = returned(&ctx);
     if bytes <= 0 || !is_target() {
-        return if bytes == 0 { read_to_end(false) } else { 0 };
+        return if bytes == 0 { report_empty_read(false) } else { 0 };
     }
     let task = Task::current();
     let Some(args) = Args::of(task) else { return 0 };
     let Some(source) = received(args.third(), Source::Vector) else {
         return 0;
     };
-    let _ = of_message(&ctx, task, &args, Direction::Read, source, bytes as u64, args.second());
+    let _ = report_message(&ctx, task, &args, Direction::Read, source, bytes as u64, args.second());
     0
 }
 
@@ -189,13 +189,13 @@ pub fn sendmsg_exit(ctx: TracePointContext) -> u32 {
     let task = Task::current();
     let Some(args) = Args::of(task) else { return 0 };
     let source = sent(args.third(), Source::Vector);
-    let _ = of_message(&ctx, task, &args, Direction::Write, source, bytes as u64, args.second());
+    let _ = report_message(&ctx, task, &args, Direction::Write, source, bytes as u64, args.second());
     0
 }
 
 /// Reports the bytes of the `struct msghdr` at `header`.
 #[inline(always)]
-fn of_message(
+fn report_message(
     ctx: &TracePointContext,
     task: Task,
     args: &Args,
@@ -228,7 +228,7 @@ pub fn recvmmsg_exit(ctx: TracePointContext) -> u32 {
     let Some(source) = received(args.fourth(), Source::Vector) else {
         return 0;
     };
-    let _ = several(&ctx, task, &args, Direction::Read, source, messages as u64);
+    let _ = report_messages(&ctx, task, &args, Direction::Read, source, messages as u64);
     0
 }
 
@@ -241,13 +241,13 @@ pub fn sendmmsg_exit(ctx: TracePointContext) -> u32 {
     let task = Task::current();
     let Some(args) = Args::of(task) else { return 0 };
     let source = sent(args.fourth(), Source::Vector);
-    let _ = several(&ctx, task, &args, Direction::Write, source, messages as u64);
+    let _ = report_messages(&ctx, task, &args, Direction::Write, source, messages as u64);
     0
 }
 
 /// Reports several messages of one call: on a stream, one run of bytes.
 #[inline(always)]
-fn several(
+fn report_messages(
     ctx: &TracePointContext,
     task: Task,
     args: &Args,
@@ -292,7 +292,7 @@ pub fn sendfile64_exit(ctx: TracePointContext) -> u32 {
     }
     let task = Task::current();
     let Some(args) = Args::of(task) else { return 0 };
-    moved(&ctx, task, args.first() as u32, Direction::Write, bytes as u64);
+    report_moved(&ctx, task, args.first() as u32, Direction::Write, bytes as u64);
     0
 }
 
@@ -304,15 +304,15 @@ pub fn splice_exit(ctx: TracePointContext) -> u32 {
     }
     let task = Task::current();
     let Some(args) = Args::of(task) else { return 0 };
-    if !moved(&ctx, task, args.third() as u32, Direction::Write, bytes as u64) {
-        moved(&ctx, task, args.first() as u32, Direction::Read, bytes as u64);
+    if !report_moved(&ctx, task, args.third() as u32, Direction::Write, bytes as u64) {
+        report_moved(&ctx, task, args.first() as u32, Direction::Read, bytes as u64);
     }
     0
 }
 
 /// Reports bytes that the kernel moved itself. Returns false if the descriptor is no socket.
 #[inline(always)]
-fn moved(ctx: &TracePointContext, task: Task, fd: u32, direction: Direction, bytes: u64) -> bool {
+fn report_moved(ctx: &TracePointContext, task: Task, fd: u32, direction: Direction, bytes: u64) -> bool {
     let Some(socket) = socket(task, fd) else { return false };
     let call = Bytes {
         way: direction as u64,
@@ -328,23 +328,23 @@ fn moved(ctx: &TracePointContext, task: Task, fd: u32, direction: Direction, byt
 /// Marks the thread: one that waits in epoll_wait(2) between a request and its response serves others meanwhile.
 #[tracepoint]
 pub fn epoll_wait_exit(_ctx: TracePointContext) -> u32 {
-    waited()
+    note_wait()
 }
 
 #[tracepoint]
 pub fn epoll_pwait_exit(_ctx: TracePointContext) -> u32 {
-    waited()
+    note_wait()
 }
 
 #[tracepoint]
 pub fn epoll_pwait2_exit(_ctx: TracePointContext) -> u32 {
-    waited()
+    note_wait()
 }
 
 #[inline(always)]
-fn waited() -> u32 {
+fn note_wait() -> u32 {
     if is_target() {
-        befell(bpf_get_current_pid_tgid() as u32, WAITED);
+        note_flags(bpf_get_current_pid_tgid() as u32, WAITED);
     }
     0
 }

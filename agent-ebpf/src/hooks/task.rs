@@ -44,13 +44,13 @@ pub fn process_fork(ctx: RawTracePointContext) -> u32 {
     if is_marked(&UNIX_USERS, unix_user(tgid)) {
         mark(&UNIX_USERS, unix_user(child), true);
     }
-    let told = submit::submit(Fork {
+    let submitted = submit::submit(Fork {
         header: submit::header(Kind::Fork, 0, 0),
         child,
         pad: 0,
     });
     // Without the record Core never learns of the child. The agent looks for it in /proc once the ring has room again.
-    if !told {
+    if !submitted {
         mark(&TARGETS, child, false);
     }
     0
@@ -148,12 +148,12 @@ pub fn process_exit(_ctx: RawTracePointContext) -> u32 {
     }
     // The next thread with this id starts without flags.
     mark(&THREADS, bpf_get_current_pid_tgid() as u32, false);
-    let _ = exited(tgid);
+    let _ = end_process(tgid);
     0
 }
 
 #[inline(always)]
-fn exited(tgid: u32) -> Option<()> {
+fn end_process(tgid: u32) -> Option<()> {
     if is_missing!(signal_live) {
         return None;
     }

@@ -83,7 +83,7 @@ fn describe_open(sock: u64, connection: &Connection, moved: Moved) -> Option<()>
     let Some(mut entry) = EVENTS.reserve::<Open>(0) else {
         count(Counter::RingFull, 1);
         // The call that needs this description is not reported either.
-        submit::lost(bpf_get_current_pid_tgid() as u32, 0);
+        submit::note_loss(bpf_get_current_pid_tgid() as u32, 0);
         return None;
     };
     // SAFETY: the record is reserved, and all of it is written.

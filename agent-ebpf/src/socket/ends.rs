@@ -11,8 +11,8 @@ use crate::{
 
 /// Reports that a Unix socket's other end has closed.
 #[inline(always)]
-pub fn end_of_file(connection: &Connection) {
-    tell_ends(connection);
+pub fn report_end_of_file(connection: &Connection) {
+    report_ends(connection);
     let way = &connection.ways[Direction::Read as usize];
     let at = way.offset.get();
     let submitted = submit::submit(Segment {
@@ -33,22 +33,22 @@ pub fn end_of_file(connection: &Connection) {
 /// Reports how far the streams have come, where a body ends with the connection: none of its bytes made a record. Works
 /// in interrupts, so the record names no execution.
 #[inline(always)]
-pub fn tell_ends(connection: &Connection) {
-    tell_end(connection, Direction::Read, 0);
-    tell_end(connection, Direction::Write, 0);
+pub fn report_ends(connection: &Connection) {
+    report_end(connection, Direction::Read, 0);
+    report_end(connection, Direction::Write, 0);
 }
 
 /// Reports the same where the process itself ends its side. Includes the bytes of calls that the kernel ran no program
 /// for: this is the last occasion to notice them, and without them the connection would seem to end early.
 #[inline(always)]
-pub fn tell_last(sock: u64, connection: &Connection) {
+pub fn report_last(sock: u64, connection: &Connection) {
     let [read, written] = if connection.has(DESCRIBED) && !connection.has(COUNTED) {
         [unseen(sock, connection, 0), unseen(sock, connection, 1)]
     } else {
         [0, 0]
     };
-    tell_end(connection, Direction::Read, read);
-    tell_end(connection, Direction::Write, written);
+    report_end(connection, Direction::Read, read);
+    report_end(connection, Direction::Write, written);
 }
 
 /// Returns whether the sequence number of the bytes read includes the other end's FIN, which comes last.
@@ -92,7 +92,7 @@ fn unseen(sock: u64, connection: &Connection, way: usize) -> u64 {
 }
 
 #[inline(always)]
-fn tell_end(connection: &Connection, direction: Direction, unseen: u64) {
+fn report_end(connection: &Connection, direction: Direction, unseen: u64) {
     let way = &connection.ways[direction as usize];
     let at = way.offset.get();
     // Core may have sent the hint that the body ends with the connection after the last call.
@@ -130,7 +130,7 @@ pub fn read_to(connection: &Connection) -> Option<(u64, u32)> {
 /// Reports the end of the received bytes, if some were not read when the connection ended: later reads of them come
 /// under another name.
 #[inline(always)]
-pub fn tell_unread(sock: u64, id: u64, read_to: (u64, u32), fin_received: bool) {
+pub fn report_unread(sock: u64, id: u64, read_to: (u64, u32), fin_received: bool) {
     let (offset, sequence) = read_to;
     let Some(received) = read::<u32>(sock + offset!(tcp_rcv_nxt) as u64) else {
         return;
