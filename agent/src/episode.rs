@@ -1,18 +1,18 @@
-//! Losses that go on for a while are logged twice: when they begin, and when they are over.
+//! Episodes: losses that go on for a while are logged twice, when they begin and when they are over.
 //!
-//! Something that overflows does so thousands of times a second, or now and then for hours. An [`Episode`] makes two events
-//! of it. It reads no clock.
+//! A queue overflows thousands of times a second, or now and then for hours. An [`Episode`] makes two events of that.
+//! It reads no clock.
 
 use std::time::{Duration, Instant};
 
-/// An episode is over when nothing was lost for so long.
+/// Time without a loss after which an episode is over.
 pub const QUIET: Duration = Duration::from_secs(30);
 
-/// One that follows another within this time has twice as much patience, up to as much. So what comes and goes for days makes
-/// two lines an hour.
+/// Longest time without a loss after which an episode is over. An episode that follows another within this time needs
+/// twice as much quiet, up to this bound: losses that come and go for days make two lines an hour.
 const LONGEST_QUIET: Duration = Duration::from_secs(3600);
 
-/// Losses of one cause that follow each other closely.
+/// Series of losses of one cause that follow each other closely.
 #[derive(Debug)]
 pub struct Episode {
     open: Option<Open>,
@@ -38,17 +38,17 @@ struct Open {
     count: u64,
 }
 
-/// An episode that is over.
+/// Episode that is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Past {
-    /// How many were lost.
+    /// Things that were lost.
     pub count: u64,
     /// From the first loss to the last.
     pub lasted: Duration,
 }
 
 impl Episode {
-    /// Adds a loss. True if the episode begins with it.
+    /// Adds a loss. Returns true if an episode begins with it.
     pub fn lost(&mut self, count: u64, now: Instant) -> bool {
         let begins = self.open.is_none();
         if begins {
@@ -67,7 +67,7 @@ impl Episode {
         begins
     }
 
-    /// When the episode will be over, if nothing more is lost.
+    /// Returns when the episode will be over, if nothing more is lost.
     pub fn over_at(&self) -> Option<Instant> {
         self.open.as_ref().map(|open| open.last + self.quiet)
     }

@@ -1,25 +1,33 @@
 //! Spoor, a zero-code distributed tracing agent: from system calls to OpenTelemetry spans.
 //!
-//! [`probe`] reads the ring buffer, [`engine`] turns its records into spans, [`export`] sends them. [`process`] tells which
-//! processes are traced and describes them; [`session`] drives all of it.
+//! [`probe`] reads the ring buffer, [`engine`] turns its records into spans, [`export`] sends them. [`targets`] decides
+//! which processes are traced, [`process`] describes them, [`runtimes`] tells their runtimes apart. [`session`] is the
+//! loop that drives all of it, [`cmd`] holds the commands.
 
+#![deny(unsafe_code)]
+
+pub mod cmd;
 pub mod config;
 pub mod console;
 pub mod control;
-pub mod doctor;
 pub mod engine;
 mod episode;
 pub mod export;
 mod hash;
+#[expect(unsafe_code, reason = "fork, signal handlers and their system calls")]
 pub mod launch;
 pub mod metrics;
 pub mod preflight;
+#[expect(
+    unsafe_code,
+    reason = "memory that the kernel shares, and system calls without a safe wrapper"
+)]
 pub mod probe;
 pub mod process;
-pub mod ps;
 pub mod record;
-pub mod replay;
+pub mod runtimes;
 pub mod screen;
 pub mod serve;
 pub mod session;
 pub mod tape;
+pub mod targets;

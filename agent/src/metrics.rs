@@ -1,7 +1,7 @@
 //! The agent's own metrics, in OpenMetrics text (which Prometheus reads), all named `spoor_*`.
 //!
-//! What happens often is a counter here, added to with one relaxed atomic addition. What others count by themselves
-//! (the kernel's maps, Core) is asked for at each scrape: see [`Metrics::collect`].
+//! Frequent events are counters here, each one relaxed atomic addition. Counters that other rooms keep (the kernel's
+//! maps, Core) are asked for at each scrape: see [`Metrics::collect`].
 
 use std::{
     borrow::Cow,
@@ -24,26 +24,25 @@ use prometheus_client::{
 /// The content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// A gauge that is never negative.
+/// Gauge that is never negative.
 pub type Level = Gauge<u64, AtomicU64>;
 
-/// All metrics of the agent. Shared by `Arc`.
+/// Metrics of the agent. Shared by `Arc`.
 #[derive(Debug)]
 pub struct Metrics {
-    /// What became of the spans that Core handed over.
+    /// Counts of the spans that Core handed over.
     pub export: ExportMetrics,
     registry: Mutex<Registry>,
 }
 
-/// What became of the spans that Core handed over. Each span ends in exactly one of `exported`, `dropped.*` and
-/// `failed.*`.
+/// Counts of the spans that Core handed over. Each span ends in exactly one of `exported`, `dropped.*` and `failed.*`.
 #[derive(Debug, Default)]
 pub struct ExportMetrics {
     /// Spans that a collector took, or that were written to the file or the terminal.
     pub exported: Counter,
-    /// Spans that were lost before anybody was asked to take them.
+    /// Spans that were lost before they were offered to anybody.
     pub dropped: Dropped,
-    /// Spans that somebody refused.
+    /// Spans that were refused.
     pub failed: Failed,
     /// Spans in the queue.
     pub queue_spans: Level,
@@ -51,12 +50,12 @@ pub struct ExportMetrics {
     pub queue_bytes: Level,
     /// Requests that a collector took.
     pub batches: Counter,
-    /// Requests that were not taken and are sent again.
+    /// Requests that failed and are sent again.
     pub retries: Counter,
 }
 
 impl ExportMetrics {
-    /// Spans that nobody took, whatever the cause.
+    /// Returns how many spans were lost, whatever the cause.
     pub fn lost(&self) -> u64 {
         let Dropped {
             queue_spans,
@@ -91,15 +90,15 @@ impl ExportMetrics {
 /// `spoor_spans_dropped_total`, by cause.
 #[derive(Debug, Default)]
 pub struct Dropped {
-    /// The queue held as many spans as it may: the oldest went.
+    /// The queue was full by number of spans: the oldest were dropped.
     pub queue_spans: Counter,
-    /// The queue held as many bytes as it may: the oldest went.
+    /// The queue was full by bytes: the oldest spans were dropped.
     pub queue_bytes: Counter,
-    /// A span that alone is larger than a request may be.
+    /// The span alone is larger than a request may be.
     pub too_large: Counter,
-    /// Not sent within the time that a shutdown may take.
+    /// The span was not sent within the time that a shutdown may take.
     pub shutdown: Counter,
-    /// More spans at once than the console keeps.
+    /// The console was full: it keeps a bounded number of spans.
     pub console_full: Counter,
 }
 
@@ -110,7 +109,7 @@ pub struct Failed {
     pub refused: Counter,
     /// The collector refused the request for its size, and each half of it too.
     pub request_too_large: Counter,
-    /// The collector's answer was longer than is read: whether it took the request is not known.
+    /// The collector's answer was too long to be read: whether it took the request is not known.
     pub malformed_answer: Counter,
     /// The collector took the request, but not these spans (OTLP's partial success).
     pub partial_success: Counter,
@@ -118,7 +117,7 @@ pub struct Failed {
     pub write: Counter,
 }
 
-/// What a metric of [`Metrics::collect`] is.
+/// Type of a metric of [`Metrics::collect`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Only grows; `_total` is appended to its name.
@@ -127,20 +126,20 @@ pub enum Kind {
     Gauge,
 }
 
-/// A metric with the values that it has for each set of labels.
+/// Metric with its value for each set of labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Collected {
     /// The name, without `spoor_` and `_total`.
     pub name: Cow<'static, str>,
-    /// What it counts, without a full stop.
+    /// Help text, without a full stop.
     pub help: Cow<'static, str>,
     /// Counter or gauge.
     pub kind: Kind,
-    /// Its values.
+    /// Values.
     pub samples: Vec<Sample>,
 }
 
-/// The value of a metric for a set of labels.
+/// Value of a metric for one set of labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
     /// Names and values of the labels.
@@ -164,13 +163,13 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Adds metrics that `collect` says at each scrape. A name must not be given twice.
+    /// Adds metrics that `collect` returns at each scrape. No two metrics may have the same name.
     pub fn collect(&self, collect: impl Fn() -> Vec<Collected> + Send + Sync + 'static) {
         let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         registry.register_collector(Box::new(Asked(Box::new(collect))));
     }
 
-    /// All metrics with their values now, as [`CONTENT_TYPE`].
+    /// Renders all metrics with their present values, as [`CONTENT_TYPE`].
     pub fn render(&self) -> String {
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         let mut text = String::new();
@@ -197,44 +196,8 @@ impl ExportMetrics {
             "Spans that a collector took or that were written",
             exported.clone(),
         );
-        let Dropped {
-            queue_spans: full_of_spans,
-            queue_bytes: full_of_bytes,
-            too_large,
-            shutdown,
-            console_full,
-        } = dropped;
-        by_cause(
-            registry,
-            "spans_dropped",
-            "Spans lost before anybody was asked to take them",
-            &[
-                ("queue_spans", full_of_spans),
-                ("queue_bytes", full_of_bytes),
-                ("too_large", too_large),
-                ("shutdown", shutdown),
-                ("console_full", console_full),
-            ],
-        );
-        let Failed {
-            refused,
-            request_too_large,
-            malformed_answer,
-            partial_success,
-            write,
-        } = failed;
-        by_cause(
-            registry,
-            "spans_failed",
-            "Spans that the collector, the file or the terminal refused",
-            &[
-                ("refused", refused),
-                ("request_too_large", request_too_large),
-                ("malformed_answer", malformed_answer),
-                ("partial_success", partial_success),
-                ("write", write),
-            ],
-        );
+        dropped.register(registry);
+        failed.register(registry);
         registry.register("export_queue_spans", "Spans that wait for export", queue_spans.clone());
         registry.register(
             "export_queue_bytes",
@@ -246,6 +209,54 @@ impl ExportMetrics {
             "export_retries",
             "Requests that were not taken and are sent again",
             retries.clone(),
+        );
+    }
+}
+
+impl Dropped {
+    fn register(&self, registry: &mut Registry) {
+        let Self {
+            queue_spans,
+            queue_bytes,
+            too_large,
+            shutdown,
+            console_full,
+        } = self;
+        by_cause(
+            registry,
+            "spans_dropped",
+            "Spans lost before anybody was asked to take them",
+            &[
+                ("queue_spans", queue_spans),
+                ("queue_bytes", queue_bytes),
+                ("too_large", too_large),
+                ("shutdown", shutdown),
+                ("console_full", console_full),
+            ],
+        );
+    }
+}
+
+impl Failed {
+    fn register(&self, registry: &mut Registry) {
+        let Self {
+            refused,
+            request_too_large,
+            malformed_answer,
+            partial_success,
+            write,
+        } = self;
+        by_cause(
+            registry,
+            "spans_failed",
+            "Spans that the collector, the file or the terminal refused",
+            &[
+                ("refused", refused),
+                ("request_too_large", request_too_large),
+                ("malformed_answer", malformed_answer),
+                ("partial_success", partial_success),
+                ("write", write),
+            ],
         );
     }
 }
@@ -272,7 +283,7 @@ fn by_cause(registry: &mut Registry, name: &'static str, help: &'static str, cou
     registry.register_collector(Box::new(Asked(Box::new(collect))));
 }
 
-/// Asks for its metrics at each scrape.
+/// Collector that asks for its metrics at each scrape.
 struct Asked(Box<dyn Fn() -> Vec<Collected> + Send + Sync>);
 
 impl fmt::Debug for Asked {
@@ -318,7 +329,7 @@ fn encode_value(kind: Kind, value: u64, sample: MetricEncoder<'_>) -> fmt::Resul
     }
 }
 
-/// A label's value as it stands between quotes; the library leaves that to us.
+/// Escapes a label's value for its place between quotes; the library leaves that to its users.
 fn escaped(value: Cow<'static, str>) -> Cow<'static, str> {
     if !value.contains(['\\', '"', '\n']) {
         return value;

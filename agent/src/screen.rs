@@ -1,5 +1,5 @@
-//! The terminal that traces and logs share with one line that is drawn again and again at its foot. Whatever is written
-//! there takes the line away before, and puts it back behind.
+//! Terminal that traces and logs share with a line at its foot. Each write erases the line before, and draws it again
+//! after.
 
 use std::{
     fmt,
@@ -15,41 +15,41 @@ use unicode_width::UnicodeWidthChar;
 
 use crate::export::config::Stream;
 
-/// To the first column; then the row is erased (ECMA-48: EL 2).
+/// Moves to the first column and erases the row (ECMA-48: EL 2).
 const ERASE: &str = "\r\x1b[2K";
 
-/// The process's own terminal. A static, as its streams are.
+/// Terminal of the process. A static, as the process's streams are.
 pub static SCREEN: Screen = Screen {
     has_line: AtomicBool::new(false),
     line: Mutex::new(None),
 };
 
-/// A terminal, whose last line may be taken.
+/// Terminal with a line at its foot.
 #[derive(Debug)]
 pub struct Screen {
-    /// Somebody may draw a line. While nobody does, a write costs nothing, and waits for nobody.
+    /// A line may be drawn. Otherwise a write takes no lock.
     has_line: AtomicBool,
     line: Mutex<Option<Line>>,
 }
 
-/// What is at the foot of the screen.
+/// Line at the foot of the screen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
     /// The stream that leads to the terminal.
     pub stream: Stream,
-    /// What it says, without control characters.
+    /// Text, without control characters.
     pub text: String,
-    /// Faint, where colours are wanted.
+    /// Draw the line faint: colours are wanted.
     pub faint: bool,
 }
 
 impl Screen {
-    /// Says that lines may be drawn from now on. To be called before others write.
+    /// Allows lines to be drawn. To be called before other threads write.
     pub fn reserve(&self) {
         self.has_line.store(true, Ordering::Relaxed);
     }
 
-    /// Writes to the terminal, with the line taken away meanwhile. Only for what is written to a terminal: others wait.
+    /// Writes to the terminal, without the line meanwhile. Only for writes to the terminal: other writers wait.
     pub fn around<T>(&self, write: impl FnOnce() -> T) -> T {
         if !self.has_line.load(Ordering::Relaxed) {
             return write();
@@ -65,7 +65,7 @@ impl Screen {
         written
     }
 
-    /// Draws this line in the place of the one before, or none.
+    /// Replaces the line; `None` erases it.
     pub fn draw(&self, next: Option<Line>) {
         let mut line = self.lock();
         if *line == next {
@@ -107,7 +107,7 @@ fn emit(mut stream: impl Write, text: &str) -> io::Result<()> {
     stream.flush()
 }
 
-/// As much of a text as fits without a wrap: in the last column, some terminals go to the next row.
+/// Cuts a text to what fits without a wrap: after the last column, some terminals go to the next row.
 pub fn fitted(text: &str, columns: usize) -> &str {
     let mut width = 0;
     for (at, c) in text.char_indices() {
@@ -119,19 +119,19 @@ pub fn fitted(text: &str, columns: usize) -> &str {
     text
 }
 
-/// Says something on standard error, whatever is logged. That nobody can read it is no reason to stop.
+/// Writes a line to standard error, whatever the log level is. An error of that is no reason to stop.
 pub fn say(what: impl fmt::Display) {
     let _ = writeln!(Log::to_stderr(), "spoor: {what}");
 }
 
-/// Where logs go: standard error, around the line if that is a terminal.
+/// Writer of logs: to standard error, around the line at the foot if that is a terminal.
 #[derive(Clone, Copy, Debug)]
 pub struct Log {
     is_terminal: bool,
 }
 
 impl Log {
-    /// For standard error as it is now.
+    /// Uses standard error as it is now.
     pub fn to_stderr() -> Self {
         Self {
             is_terminal: io::stderr().is_terminal(),
@@ -140,7 +140,7 @@ impl Log {
 }
 
 impl Write for Log {
-    /// A log line comes as a whole.
+    /// Writes a log line, which comes as a whole.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.is_terminal {
             SCREEN.around(|| io::stderr().write(bytes))

@@ -20,13 +20,13 @@ use std::{
     sync::Arc,
 };
 
-use agent_ebpf::abi::{Kind, Open};
+use agent_ebpf::abi::Open;
 use serde_json::{Value as Json, json};
 use spoor::{
+    cmd,
     engine::trace::{Attribute, Resource, Span, Value},
     process::ProcessFacts,
-    record::Event,
-    replay,
+    record::{Base, Record},
     tape::{Frame, TapeReader, TapeWriter},
 };
 
@@ -74,7 +74,7 @@ fn tapes() -> Vec<PathBuf> {
 
 fn spans(tape: &Path) -> Vec<Json> {
     let mut spans = Vec::new();
-    replay::play(tape, |some| spans.extend(some.iter().map(to_json))).unwrap();
+    cmd::replay::play(tape, |some| spans.extend(some.iter().map(to_json))).unwrap();
     spans
 }
 
@@ -166,15 +166,12 @@ fn named_only(facts: &ProcessFacts) -> ProcessFacts {
 
 fn without_addresses(record: &[u8]) -> Vec<u8> {
     let mut record = record.to_vec();
-    match Event::decode(&record) {
+    match Record::decode(&record) {
         // A command line tells paths.
-        None | Some(Event::Exec(..)) => panic!("only tapes of processes that ran before the agent are taken in"),
-        Some(Event::Open(open)) => {
-            assert_eq!(open.header.kind, Kind::Open as u8);
-            assert_eq!(
-                open.peer, 0,
-                "the ends of Unix sockets find each other by their addresses"
-            );
+        None | Some(Record::Exec(_)) => panic!("only tapes of processes that ran before the agent are taken in"),
+        Some(Record::Open(open)) => {
+            let is_unix = matches!(open.base, Base::Unix(_));
+            assert!(!is_unix, "the ends of Unix sockets find each other by their addresses");
             record[offset_of!(Open, sock)..][..size_of::<u64>()].fill(0);
         }
         Some(_) => {}

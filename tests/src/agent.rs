@@ -19,6 +19,7 @@ use nix::sys::signal::Signal;
 use spoor::config::CoreSettings;
 use spoor::{
     engine::Core,
+    record::Tgid,
     tape::{Frame, TapeReader},
 };
 use tempfile::TempDir;
@@ -260,13 +261,13 @@ impl Recorded {
                     *core = Some(Core::new(settings.as_ref().context("a seed without settings")?, seed));
                 }
                 (Frame::Clock { monotonic_ns, unix_ns }, Some(core)) => core.clock(monotonic_ns, unix_ns),
-                (Frame::Record(record), Some(core)) => core.record(record),
+                (Frame::Record(record), Some(core)) => core.raw_record(record),
                 (Frame::Tick { now_ns }, Some(core)) => {
                     core.tick(now_ns);
                     core.drain();
                 }
                 (Frame::Process(facts), Some(core)) => core.process(facts.into_owned()),
-                (Frame::Selected { tgid, selected }, Some(core)) => core.selected(tgid, selected),
+                (Frame::Selected { tgid, selected }, Some(core)) => core.selected(Tgid(tgid), selected),
                 (_, None) => bail!("the tape begins with neither settings nor a seed"),
             }
         }

@@ -198,7 +198,7 @@ fn it_says_what_is_traced_and_why_and_what_is_not_visible() -> Result<()> {
         other_rows.len() == of_other.len()
             && other_rows.iter().all(|row| {
                 let why = row["why"].as_str().unwrap_or_default();
-                row["selected"] == false && why.starts_with("no rule fits: --pid")
+                row["selected"] == false && why.starts_with("no rule matches: --pid")
             }),
         "{other_rows:#?}"
     );

@@ -1,14 +1,16 @@
-//! The command line as clap sees it. The doc comments are the help texts.
+//! The command line, for clap. The doc comments of commands and options are the help texts.
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser};
 
 use super::{
-    CoreSettings, LaunchSettings, LogLevel, Output, Selection, SpanNames, SpansOfEnvironment, TraceSettings,
-    values::{self, CgroupGlob, ControlSocket, ExeGlob, Listen},
+    CoreSettings, LaunchSettings, LogLevel, Output, Selection, SpanNames, TraceSettings,
+    environment::SpanSettings,
+    values::{
+        CgroupGlob, ControlSocket, ExeGlob, HeaderName, IgnoreRule, Listen, Route, SecretName, limits, selection,
+    },
 };
-use crate::engine::trace::redact::SecretName;
 
 /// Zero-code distributed tracing: shows which service called which, without touching the services
 ///
@@ -35,7 +37,7 @@ Examples:
 const RUN_EXAMPLES: &str = "\
 Examples:
   sudo spoor run                                  every process that speaks HTTP
-  sudo spoor run --port 8080 --exe nginx          who serves port 8080, and every nginx
+  sudo spoor run --port 8080 --exe nginx          the service on port 8080, and every nginx
   sudo spoor run --exe '/opt/shop/**'             every program below /opt/shop
   sudo spoor run -- ./start-all.sh                a command and its children; its exit code is spoor's
   sudo spoor run --output otlp-json=spans.jsonl   OTLP as JSON lines into a file
@@ -48,7 +50,7 @@ Environment:
   OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG   which traces leave, as parentbased_traceidratio and 0.1
   docs/configuration.md has the others";
 
-/// Beside an "unexpected argument", where clap shows nothing but the usage.
+/// Usage of `spoor run`. Beside an "unexpected argument", clap shows nothing but the usage: so it says where a command goes.
 const RUN_USAGE: &str = "\
 spoor run [OPTIONS] [-- <CMD>...]
 A command goes behind `--`: sudo spoor run -- python3 app.py";
@@ -87,22 +89,22 @@ pub(super) enum Subcommand {
     /// traced too. Ctrl-C ends it.
     #[command(override_usage = RUN_USAGE, after_help = RUN_EXAMPLES)]
     Run(RunArgs),
-    /// List workloads: which are traced and why, and what of them is not visible
+    /// List workloads: which are traced and why, and which of their traffic is not visible
     ///
-    /// Asks the running agent. Without one, says what the given selection would select.
+    /// Asks the running agent. Without one, shows which processes the given options would select.
     #[command(after_help = PS_EXAMPLES)]
     Ps(PsArgs),
-    /// Record onto a tape what spans are made of, to replay it later
+    /// Record a tape, from which the spans can be made again later
     #[command(override_usage = RECORD_USAGE, after_help = RECORD_EXAMPLES)]
     Record(RecordArgs),
-    /// Make the spans of a tape, the same ones each time
+    /// Print or export the spans of a tape, the same ones each time
     #[command(after_help = REPLAY_EXAMPLES)]
     Replay(ReplayArgs),
     /// Make a tape safe to show, as `record --redact` does
     Redact(RedactArgs),
-    /// Say what works on this kernel and machine, what does not, what that costs and what to do
+    /// Report what works on this kernel and machine, what does not, what that costs and what to do
     ///
-    /// Exits with 1 if nothing can be traced. Without root it says what it could not look at.
+    /// Exits with 1 if nothing can be traced. Without root, the report names what it could not look at.
     Doctor(DoctorArgs),
     /// Print a shell's completions of spoor's command line
     Completions(CompletionsArgs),
@@ -127,7 +129,7 @@ pub(super) struct RecordArgs {
     #[arg(short = 'o', long = "output", value_name = "FILE")]
     pub(super) file: PathBuf,
 
-    /// Write stand-ins of the same length for what the services said: the tape is safe to show, its spans are the same
+    /// Replace what the services said by stand-ins of the same length: the tape is safe to show, and gives the same spans
     /// but for their values
     #[arg(long)]
     pub(super) redact: bool,
@@ -178,7 +180,7 @@ pub(super) struct OutputArgs {
     pub(super) output: Option<Output>,
 
     /// Most bytes of spans that wait for export; beyond, the oldest is dropped
-    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = values::queue_bytes, help_heading = "Limits")]
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = limits::queue_bytes, help_heading = "Limits")]
     pub(super) queue_bytes: usize,
 }
 
@@ -186,7 +188,7 @@ pub(super) struct OutputArgs {
 pub(super) struct SelectionArgs {
     /// Trace the process with this id, and its children; repeatable
     #[arg(
-        long = "pid", value_name = "N", value_parser = values::pid, allow_negative_numbers = true,
+        long = "pid", value_name = "N", value_parser = selection::pid, allow_negative_numbers = true,
         help_heading = "Selection"
     )]
     pids: Vec<u32>,
@@ -198,20 +200,20 @@ pub(super) struct SelectionArgs {
     #[arg(long = "exe", value_name = "GLOB", help_heading = "Selection")]
     exes: Vec<ExeGlob>,
 
-    /// Trace who serves this local port, and its children; repeatable
+    /// Trace the process that serves this local port, and its children; repeatable
     #[arg(
-        long = "port", value_name = "N", value_parser = values::port, allow_negative_numbers = true,
+        long = "port", value_name = "N", value_parser = selection::port, allow_negative_numbers = true,
         help_heading = "Selection"
     )]
     ports: Vec<u16>,
 
-    /// Trace what runs in the container with this name, or whose id begins like this; repeatable
+    /// Trace processes in the container with this name, or with an id that begins so; repeatable
     ///
     /// Names are those of Docker, containerd, CRI-O and Podman.
-    #[arg(long = "container", value_name = "NAME|ID", value_parser = values::container, help_heading = "Selection")]
+    #[arg(long = "container", value_name = "NAME|ID", value_parser = selection::container, help_heading = "Selection")]
     containers: Vec<String>,
 
-    /// Trace what runs in or below this control group, as /system.slice/nginx.service; repeatable
+    /// Trace processes in or below this control group, as /system.slice/nginx.service; repeatable
     ///
     /// A path or pattern below /sys/fs/cgroup; * does not go over a slash, ** does.
     #[arg(long = "cgroup", value_name = "GLOB", help_heading = "Selection")]
@@ -242,7 +244,7 @@ pub(super) struct PsArgs {
     #[command(flatten)]
     pub(super) selection: SelectionArgs,
 
-    /// The control socket of the agent to ask; off: ask none, say what would be selected
+    /// The control socket of the agent to ask; off: ask none, show what would be selected
     #[arg(long, value_name = "PATH", default_value_t)]
     pub(super) control: ControlSocket,
 
@@ -250,11 +252,11 @@ pub(super) struct PsArgs {
     #[arg(long)]
     pub(super) json: bool,
 
-    /// Print anew every second, until Ctrl-C
+    /// Print again every second, until Ctrl-C
     #[arg(long)]
     pub(super) watch: bool,
 
-    /// Also processes that neither listen on TCP nor were seen to communicate
+    /// Show also processes that neither listen on TCP nor were seen to communicate
     #[arg(long)]
     pub(super) all: bool,
 }
@@ -274,7 +276,7 @@ pub(super) struct TraceArgs {
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
 
-    /// Start CMD as root, though it was another user who called sudo
+    /// Start CMD as root, not as the user who called sudo
     #[arg(long, requires = "command")]
     as_root: bool,
 
@@ -283,27 +285,23 @@ pub(super) struct TraceArgs {
     span_names: SpanNames,
 
     /// Give http.route to requests that fit this template, as '/users/{id}'; repeatable, the first that fits counts
-    #[arg(long = "route", value_name = "PATTERN", value_parser = values::route, help_heading = "Spans")]
-    routes: Vec<String>,
+    #[arg(long = "route", value_name = "PATTERN", help_heading = "Spans")]
+    routes: Vec<Route>,
 
     /// Give no span to requests with this path, method and path, or user agent, as 'GET /healthz'; repeatable
     ///
-    /// '/static/**', 'GET /healthz' or 'user-agent: kube-probe/*'; * does not go over a slash of a path, ** does. What is
-    /// called for an ignored request has no parent. They are counted.
-    #[arg(long = "ignore", value_name = "RULE", value_parser = values::ignore, help_heading = "Spans")]
-    ignore: Vec<String>,
+    /// '/static/**', 'GET /healthz' or 'user-agent: kube-probe/*'; * does not go over a slash of a path, ** does.
+    /// Calls that are made for an ignored request have no parent. Ignored requests are counted.
+    #[arg(long = "ignore", value_name = "RULE", help_heading = "Spans")]
+    ignore: Vec<IgnoreRule>,
 
     /// Export this request header as http.request.header.<name>; repeatable
-    #[arg(
-        long = "capture-request-header", value_name = "NAME", value_parser = values::header, help_heading = "Spans"
-    )]
-    request_headers: Vec<String>,
+    #[arg(long = "capture-request-header", value_name = "NAME", help_heading = "Spans")]
+    request_headers: Vec<HeaderName>,
 
     /// Export this response header as http.response.header.<name>; repeatable
-    #[arg(
-        long = "capture-response-header", value_name = "NAME", value_parser = values::header, help_heading = "Spans"
-    )]
-    response_headers: Vec<String>,
+    #[arg(long = "capture-response-header", value_name = "NAME", help_heading = "Spans")]
+    response_headers: Vec<HeaderName>,
 
     /// Do not export the values of query parameters with this name, as session_key; repeatable
     ///
@@ -311,6 +309,7 @@ pub(super) struct TraceArgs {
     /// do anyway: docs/spans.md lists them.
     #[arg(long = "redact-query", value_name = "NAME", help_heading = "Spans")]
     redact_query: Vec<SecretName>,
+
     /// Export the sizes of bodies as http.request.body.size and http.response.body.size
     #[arg(long = "capture-body-sizes", help_heading = "Spans")]
     body_sizes: bool,
@@ -321,39 +320,43 @@ pub(super) struct TraceArgs {
 
     /// Size of the ring buffer between kernel and spoor, a power of two
     #[arg(
-        long, value_name = "SIZE", default_value = "8MiB", value_parser = values::ring_bytes, help_heading = "Limits"
+        long, value_name = "SIZE", default_value = "8MiB", value_parser = limits::ring_bytes, help_heading = "Limits"
     )]
     ring_bytes: u32,
 
     /// Most connections that are followed at one time
     #[arg(
-        long, value_name = "N", default_value_t = 65_536, value_parser = values::max_connections,
+        long, value_name = "N", default_value_t = 65_536, value_parser = limits::max_connections,
         allow_negative_numbers = true, help_heading = "Limits"
     )]
     max_connections: u32,
 
     /// Longest time that a span waits for its parent to be known
     #[arg(
-        long, value_name = "N", default_value_t = 10, value_parser = values::hold_seconds, allow_negative_numbers = true,
+        long, value_name = "N", default_value_t = 10, value_parser = limits::hold_seconds, allow_negative_numbers = true,
         help_heading = "Limits"
     )]
     hold_seconds: u64,
 
-    /// Most bytes of spans that wait
-    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = values::bytes, help_heading = "Limits")]
+    /// Most bytes of spans that wait for their parents
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = limits::bytes, help_heading = "Limits")]
     hold_bytes: u64,
 
     /// Forget connections without traffic for so long; they are picked up again at their next request
     #[arg(
-        long, value_name = "TIME", default_value = "15m", value_parser = values::idle_timeout,
+        long, value_name = "TIME", default_value = "15m", value_parser = limits::idle_timeout,
         help_heading = "Limits"
     )]
     idle_timeout: Duration,
 }
 
 impl TraceArgs {
-    pub(super) fn into_settings(self, environment: SpansOfEnvironment) -> TraceSettings {
-        let SpansOfEnvironment { sampler, mut secrets } = environment;
+    pub(super) fn into_settings(self, environment: SpanSettings) -> TraceSettings {
+        let SpanSettings {
+            sampler,
+            mut secrets,
+            known_methods,
+        } = environment;
         let Self {
             selection,
             control,
@@ -386,7 +389,7 @@ impl TraceArgs {
                 response_headers: without_repetition(response_headers),
                 secrets,
                 body_sizes,
-                known_methods: std::env::var("OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS").ok(),
+                known_methods,
                 include_telemetry,
                 sampler,
                 max_connections,
@@ -399,8 +402,8 @@ impl TraceArgs {
     }
 }
 
-/// Attribute keys must be unique within a span.
-fn without_repetition(mut names: Vec<String>) -> Vec<String> {
+/// Sorts names and removes repetitions: attribute keys must be unique within a span.
+fn without_repetition(mut names: Vec<HeaderName>) -> Vec<HeaderName> {
     names.sort();
     names.dedup();
     names

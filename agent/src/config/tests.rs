@@ -1,4 +1,4 @@
-use clap::CommandFactory;
+use std::{path::PathBuf, time::Duration};
 
 use super::*;
 
@@ -85,10 +85,12 @@ fn options_and_the_command_are_read() {
             }),
             core: CoreSettings {
                 span_names: SpanNames::Method,
-                routes: vec!["/users/{id}".to_owned()],
-                ignore: vec!["/healthz".to_owned(), "user-agent:x/*".to_owned()],
-                request_headers: vec!["x-request-id".to_owned()],
-                response_headers: vec!["server".to_owned()],
+                routes: vec!["/users/{id}".parse().unwrap()],
+                ignore: ["/healthz", "user-agent:x/*"]
+                    .map(|rule| rule.parse().unwrap())
+                    .to_vec(),
+                request_headers: vec!["x-request-id".parse().unwrap()],
+                response_headers: vec!["server".parse().unwrap()],
                 secrets: SecretNames::default(),
                 body_sizes: true,
                 known_methods: None,
@@ -328,6 +330,50 @@ fn cores_settings_survive_a_tape() {
     older.as_object_mut().unwrap().remove("sampler").unwrap();
     older.as_object_mut().unwrap().remove("secrets").unwrap();
     assert_eq!(serde_json::from_value::<CoreSettings>(older).unwrap(), core);
+}
+
+/// Tapes of all versions have this text: values are written as they were given, and headers in lower case.
+#[test]
+fn cores_settings_are_written_as_they_were_given() {
+    let arguments = [
+        "spoor",
+        "run",
+        "--route",
+        "/a/{id}",
+        "--ignore",
+        " GET  /static/** ",
+        "--capture-request-header",
+        "X-B",
+        "--capture-request-header",
+        "x-a",
+        "--redact-query",
+        "Session-Key",
+    ];
+    let environment = |name: &str| match name {
+        "OTEL_INSTRUMENTATION_HTTP_KNOWN_METHODS" => Some("GET, PROPFIND,".into()),
+        "OTEL_INSTRUMENTATION_SANITIZATION_URL_EXPERIMENTAL_SENSITIVE_QUERY_PARAMETERS" => Some("Sig".into()),
+        _ => None,
+    };
+    let invocation = Invocation::new(arguments.map(OsString::from), environment).unwrap();
+    let Command::Run(settings) = invocation.command else {
+        panic!("this is spoor run");
+    };
+    let core = settings.trace.core;
+    let json = r#"{"span_names":"Template","routes":["/a/{id}"],"ignore":[" GET  /static/** "],"request_headers":["x-a","x-b"],"response_headers":[],"secrets":{"exact":["Sig"],"words":["sessionkey"],"endings":[]},"body_sizes":false,"known_methods":"GET, PROPFIND,","include_telemetry":false,"sampler":{"parent_based":true,"threshold":0},"max_connections":65536,"hold":{"secs":10,"nanos":0},"hold_bytes":16777216,"idle_timeout":{"secs":900,"nanos":0}}"#;
+    assert_eq!(serde_json::to_string(&core).unwrap(), json);
+    assert_eq!(serde_json::from_str::<CoreSettings>(json).unwrap(), core);
+    for (good, bad, error) in [
+        (
+            "/a/{id}",
+            "/a{id}",
+            r#""/a{id}": `a{id}`: a placeholder has a name and is a whole segment"#,
+        ),
+        ("GET  /static", "get /static", "`get` is not a method"),
+        ("x-a", "x a", r#""x a": a header name has letters"#),
+    ] {
+        let told = serde_json::from_str::<CoreSettings>(&json.replace(good, bad)).unwrap_err();
+        assert!(told.to_string().contains(error), "{told}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Asking a running agent.
+//! Client of the control socket: asks a running agent.
 
 use std::{
     fs,
@@ -13,17 +13,17 @@ use thiserror::Error;
 
 use super::MAX_ANSWER_BYTES;
 
-/// An agent that works answers within milliseconds.
+/// Longest wait at each step: a working agent answers within milliseconds.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Why there is no answer.
+/// Reason why there is no answer.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum AskError {
-    /// Nobody listens.
+    /// No agent listens.
     #[error("no agent answers at {0}")]
     NoAgent(PathBuf),
-    /// There is something else.
+    /// The path names something else than a socket.
     #[error("{0} is no socket, no agent can be asked there; name the agent's own --control, or off to ask none")]
     NoSocket(PathBuf),
     /// The socket is another user's.
@@ -31,23 +31,23 @@ pub enum AskError {
     Denied {
         /// The socket.
         path: PathBuf,
-        /// Why not.
+        /// Error of the kernel.
         source: io::Error,
     },
-    /// It failed on the way.
+    /// The connection failed.
     #[error("cannot ask the agent at {path}: {source}; does it still run?")]
     Failed {
         /// The socket.
         path: PathBuf,
-        /// Why not.
+        /// Error of the kernel.
         source: io::Error,
     },
-    /// Somebody else, or another version, answered.
+    /// Another program, or another version, answered.
     #[error("what answers at {path} does not speak as this spoor does ({source}); use the agent's own binary")]
     Foreign {
         /// The socket.
         path: PathBuf,
-        /// What is wrong.
+        /// Error of the parser.
         source: serde_json::Error,
     },
 }
@@ -55,7 +55,7 @@ pub enum AskError {
 /// Asks one question. Waits for at most five seconds at each step.
 ///
 /// # Errors
-/// If nobody listens there, or what came back is no answer.
+/// If no agent listens there, or the answer cannot be understood.
 pub fn ask<T: DeserializeOwned>(path: &Path, question: &str) -> Result<T, AskError> {
     let failed = |source: io::Error| {
         let path = path.to_owned();

@@ -1,5 +1,5 @@
-//! Other Spoors on this host. Each holds a lock on a file of its own below one directory of the host, whatever its mount
-//! namespace, its control socket and its binary's name are; the kernel takes the lock back however an agent ends.
+//! Other agents on this host. Each holds a lock on a file of its own below one directory of the host, whatever its
+//! mount namespace, its control socket and its binary's name are. The kernel releases the lock however an agent ends.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -16,11 +16,11 @@ const DIRECTORY: &str = "/run/spoor/agents";
 /// Most bytes of a file that are read.
 const MAX_BYTES: u64 = 64 << 10;
 
-/// The agents that are registered.
+/// Registered agents.
 #[derive(Debug)]
 pub struct Neighbours(PathBuf);
 
-/// This agent's own entry, until it is dropped.
+/// Entry of this agent, until it is dropped.
 #[derive(Debug)]
 pub struct Registration {
     path: PathBuf,
@@ -29,7 +29,7 @@ pub struct Registration {
 }
 
 impl Neighbours {
-    /// Those of the host whose process file system this is.
+    /// Uses the host of this process file system.
     pub fn of_host(root: &ProcRoot) -> Self {
         Self(root.host_path(DIRECTORY))
     }
@@ -39,7 +39,7 @@ impl Neighbours {
         Self(directory.to_owned())
     }
 
-    /// The others that run now. Entries of those that ended without a word are removed.
+    /// Lists the other agents that run. Removes the entries of agents that were killed.
     pub fn others(&self) -> Vec<Status> {
         let Ok(entries) = fs::read_dir(&self.0) else {
             return Vec::new();
@@ -57,7 +57,7 @@ impl Neighbours {
     /// Registers this agent.
     ///
     /// # Errors
-    /// If the entry cannot be written: others will not know.
+    /// If the entry cannot be written: other agents will not see this one.
     pub fn register(&self, status: &Status) -> io::Result<Registration> {
         fs::create_dir_all(&self.0)?;
         let path = self.0.join(status.pid.to_string());
@@ -71,12 +71,12 @@ impl Neighbours {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        // What is left without a lock is removed by the next one.
+        // An entry without a lock is removed by the next agent.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// The file, locked. One that starts at the same time may remove it before it is.
+/// Opens and locks the file. An agent that starts at the same time may remove it before it is locked.
 fn locked(path: &Path) -> io::Result<File> {
     const TRIES: usize = 8;
     for _ in 0..TRIES {
@@ -102,7 +102,7 @@ fn running(path: &Path) -> Option<Status> {
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(path)
         .ok()?;
-    // Shared, so that two that look at the same time do not take each other for it.
+    // Shared, so that two agents that look at the same time do not take each other's lock for the owner's.
     match file.try_lock_shared() {
         Ok(()) => {
             let _ = fs::remove_file(path);

@@ -1,4 +1,4 @@
-//! The agent's end of the control socket.
+//! Server of the control socket.
 
 use std::{
     fs, io,
@@ -22,14 +22,14 @@ use thiserror::Error;
 use super::{MAX_QUESTION_BYTES, MAX_WORKLOADS, Status, Workload, Workloads};
 use crate::probe::Waker;
 
-/// So long may one who asks take to say what, and to take the answer: the next one waits.
+/// Longest time for a client to send its question, and to take the answer: the next client waits.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// So long may Core's thread take: it may work through a full ring first.
+/// Longest wait for Core's thread, which may work through a full ring first.
 const CORE_PATIENCE: Duration = Duration::from_secs(4);
-/// After a connection could not be accepted (too many open files), a pause.
+/// Pause after a connection could not be accepted (too many open files).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
-/// Where Core's thread finds who asks.
+/// Desk where clients wait for Core's thread.
 #[derive(Debug, Default)]
 pub struct Desk {
     asked: AtomicBool,
@@ -37,7 +37,7 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// For Core's thread: gives `workloads` to those who wait. Nearly free while nobody does.
+    /// Gives `workloads` to those who wait; called by Core's thread. Nearly free while nobody waits.
     pub fn serve(&self, workloads: impl FnOnce() -> Vec<Workload>) {
         if !self.asked.load(Ordering::Relaxed) {
             return;
@@ -49,12 +49,12 @@ impl Desk {
         };
         let workloads = workloads();
         for asker in waiting {
-            // Who waits no more has gone.
+            // The client may have given up.
             let _ = asker.try_send(workloads.clone());
         }
     }
 
-    /// Asks Core's thread. `None`: it does not answer.
+    /// Asks Core's thread; `None`: it does not answer.
     fn ask(&self, waker: &Waker) -> Option<Vec<Workload>> {
         let (asker, answer) = mpsc::sync_channel(1);
         {
@@ -67,7 +67,7 @@ impl Desk {
     }
 }
 
-/// Why nobody can ask.
+/// Reason why there is no control socket.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ControlError {
@@ -76,31 +76,31 @@ pub enum ControlError {
         "another spoor has the control socket {0}; `spoor ps` speaks to that one, unless --control names another path for this one"
     )]
     Taken(PathBuf),
-    /// There is something else.
+    /// The path names something else.
     #[error("cannot make the control socket {0}: there is a file of another kind; choose another path with --control")]
     Foreign(PathBuf),
-    /// It cannot be made.
+    /// The socket cannot be made.
     #[error("cannot make the control socket {path}: {source}; choose another path with --control, or --control off")]
     Failed {
-        /// Where.
+        /// Path of the socket.
         path: PathBuf,
-        /// Why not.
+        /// Error of the kernel.
         source: io::Error,
     },
 }
 
-/// A control socket, served on a thread of its own until it is dropped.
+/// Control socket, served on a thread of its own until it is dropped.
 #[derive(Debug)]
 pub struct Control {
     path: PathBuf,
-    /// Device and inode of the socket's file: it may be replaced by another agent's.
+    /// Device and inode of the socket's file: another agent may replace it.
     file: (u64, u64),
-    /// Removed behind the socket.
+    /// Directory that was made for the socket.
     _directory: Option<Made>,
     ended: Arc<AtomicBool>,
 }
 
-/// A directory that was made for the socket. It goes with it, unless something else came to be there.
+/// Directory that was made for the socket. It is removed with the socket if it is empty then.
 #[derive(Debug)]
 struct Made(PathBuf);
 
@@ -117,7 +117,7 @@ impl Made {
 
 impl Drop for Made {
     fn drop(&mut self) {
-        // Of others' files, it stays.
+        // It stays if it holds other files.
         let _ = fs::remove_dir(&self.0);
     }
 }
@@ -175,7 +175,8 @@ impl Drop for Control {
     }
 }
 
-/// Makes the socket in a directory that nobody else may enter, and moves it to its place when only its owner may use it.
+/// Makes the socket in a directory that nobody else may enter, and moves it to its place when only its owner may use
+/// it.
 fn bind(path: &Path, parent: &Path) -> io::Result<(UnixListener, (u64, u64))> {
     let private = parent.join(format!(".spoor-{}", std::process::id()));
     // A killed agent of the same id may have left it.

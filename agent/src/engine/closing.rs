@@ -9,11 +9,13 @@
 
 use std::collections::BTreeSet;
 
-use agent_ebpf::abi::{Direction, FAMILY_UNIX, Open, Role, Segment};
 use smallvec::SmallVec;
 
 use super::Core;
-use crate::hash::FastMap;
+use crate::{
+    hash::FastMap,
+    record::{Base, ConnectionId, Direction, Open, Role, Segment, Socket},
+};
 
 /// Longest time from a connection's end to the record of a call that was under way at that end.
 const GRACE_NS: u64 = 50_000_000;
@@ -31,27 +33,26 @@ struct Over {
     error: i32,
     at_ns: u64,
     until_ns: u64,
-    /// Address and inode of the socket.
-    socket: (u64, u64),
+    socket: Socket,
     /// Sent offsets of the new names count the SYN, those of the old one do not.
     syn: u64,
     /// Stream offset where the received bytes end, if some were not read.
     received_to: Option<u64>,
     /// New names of the socket.
-    names: SmallVec<[u64; 2]>,
+    names: SmallVec<[ConnectionId; 2]>,
 }
 
 /// Connections that ended a moment ago.
 #[derive(Debug, Default)]
 pub(super) struct Closing {
     /// By the name that they are known by.
-    over: FastMap<u64, Over>,
+    over: FastMap<ConnectionId, Over>,
     /// By when they take effect.
-    due: BTreeSet<(u64, u64)>,
-    /// By the address and inode of the socket.
-    sockets: FastMap<(u64, u64), u64>,
+    due: BTreeSet<(u64, ConnectionId)>,
+    /// By socket.
+    sockets: FastMap<Socket, ConnectionId>,
     /// From the new names to the old ones, and by how much the new one's received offsets are behind.
-    names: FastMap<u64, (u64, u64)>,
+    names: FastMap<ConnectionId, (ConnectionId, u64)>,
 }
 
 impl Closing {
@@ -61,9 +62,9 @@ impl Closing {
     }
 
     /// Whether this is a connection that is over, under a new name. `read_to` tells up to which stream offset one was read.
-    pub fn resume(&mut self, open: &Open, read_to: impl FnOnce(u64) -> Option<u64>) -> bool {
-        let is_new_name = open.from_birth == 0 && open.role == Role::Unknown as u8;
-        let Some(&id) = self.sockets.get(&(open.sock, open.inode)).filter(|_| is_new_name) else {
+    pub fn resume(&mut self, open: &Open, read_to: impl FnOnce(ConnectionId) -> Option<u64>) -> bool {
+        let is_new_name = !open.from_birth && open.role == Role::Unknown;
+        let Some(&id) = self.sockets.get(&open.socket).filter(|_| is_new_name) else {
             return false;
         };
         let Some(over) = self.over.get_mut(&id) else {
@@ -81,12 +82,12 @@ impl Closing {
     }
 
     /// A segment under the name that its connection is known by, if it is another one.
-    pub fn place(&self, segment: &Segment) -> Option<Segment> {
+    pub fn place<'a>(&self, segment: &Segment<'a>) -> Option<Segment<'a>> {
         let &(id, behind) = self.names.get(&segment.conn)?;
         let syn = self.over.get(&id)?.syn;
         let mut segment = *segment;
         segment.conn = id;
-        if segment.header.direction == Direction::Write as u8 {
+        if segment.direction == Direction::Write {
             segment.offset = segment.offset.saturating_sub(syn);
             segment.end = segment.end.saturating_sub(syn);
         } else {
@@ -98,17 +99,17 @@ impl Closing {
     }
 
     /// Whether a connection waits.
-    pub fn contains(&self, id: u64) -> bool {
+    pub fn contains(&self, id: ConnectionId) -> bool {
         self.over.contains_key(&id)
     }
 
     /// Whether a connection waits that was reset.
-    pub fn is_reset(&self, id: u64) -> bool {
+    pub fn is_reset(&self, id: ConnectionId) -> bool {
         self.over.get(&id).is_some_and(|over| over.error != 0)
     }
 
     /// Where the received bytes of a connection end, if it waits for these to be read.
-    fn received_to(&self, id: u64) -> Option<u64> {
+    fn received_to(&self, id: ConnectionId) -> Option<u64> {
         self.over.get(&id)?.received_to
     }
 
@@ -118,18 +119,18 @@ impl Closing {
     }
 
     /// A connection waits no more.
-    pub fn forget(&mut self, id: u64) {
+    pub fn forget(&mut self, id: ConnectionId) {
         self.remove(id);
     }
 
-    fn insert(&mut self, id: u64, over: Over) {
+    fn insert(&mut self, id: ConnectionId, over: Over) {
         self.remove(id);
         self.due.insert((over.until_ns, id));
         self.sockets.insert(over.socket, id);
         self.over.insert(id, over);
     }
 
-    fn remove(&mut self, id: u64) -> Option<Over> {
+    fn remove(&mut self, id: ConnectionId) -> Option<Over> {
         let over = self.over.remove(&id)?;
         self.due.remove(&(over.until_ns, id));
         if self.sockets.get(&over.socket) == Some(&id) {
@@ -142,7 +143,7 @@ impl Closing {
     }
 
     /// The bytes that a connection received end at this offset, and some of them are not read.
-    fn wait_for_reads(&mut self, id: u64, received_to: u64, hold_ns: u64) -> bool {
+    fn wait_for_reads(&mut self, id: ConnectionId, received_to: u64, hold_ns: u64) -> bool {
         let Some(over) = self.over.get_mut(&id) else {
             return false;
         };
@@ -156,19 +157,19 @@ impl Closing {
 
 impl Core {
     /// A connection is over, and a call on it may still be told. False: nothing is known of its socket.
-    pub(super) fn await_last_calls(&mut self, id: u64, error: i32, at_ns: u64) -> bool {
+    pub(super) fn await_last_calls(&mut self, id: ConnectionId, error: i32, at_ns: u64) -> bool {
         let Some(open) = self.flow.get(id).and_then(|connection| connection.described()) else {
             return false;
         };
-        if open.family == FAMILY_UNIX {
+        if matches!(open.base, Base::Unix(_)) {
             return false;
         }
         let over = Over {
             error,
             at_ns,
             until_ns: at_ns.saturating_add(GRACE_NS),
-            socket: (open.sock, open.inode),
-            syn: (open.role == Role::Client as u8 && open.counted == 0) as u64,
+            socket: open.socket,
+            syn: (open.role == Role::Client && matches!(open.base, Base::Sequences { .. })) as u64,
             received_to: None,
             names: SmallVec::new(),
         };
@@ -183,12 +184,12 @@ impl Core {
     }
 
     /// The bytes that a closed connection received end here. As long as spans are held, its process may read them.
-    pub(super) fn await_reads(&mut self, id: u64, received_to: u64) -> bool {
+    pub(super) fn await_reads(&mut self, id: ConnectionId, received_to: u64) -> bool {
         self.closing.wait_for_reads(id, received_to, self.hold_ns)
     }
 
     /// A segment of a connection was taken. If it is over and all that it received is read now, its end takes effect.
-    pub(super) fn end_if_read(&mut self, id: u64, now_ns: u64) {
+    pub(super) fn end_if_read(&mut self, id: ConnectionId, now_ns: u64) {
         let read_to = self.flow.get(id).map(|connection| connection.reached(Direction::Read));
         if let Some((received_to, read_to)) = self.closing.received_to(id).zip(read_to)
             && read_to >= received_to
@@ -199,7 +200,7 @@ impl Core {
     }
 
     /// The end of a connection that waits takes effect.
-    pub(super) fn settle_closing(&mut self, id: u64) {
+    pub(super) fn settle_closing(&mut self, id: ConnectionId) {
         let Some(over) = self.closing.remove(id) else { return };
         if self.flow.get(id).is_some() {
             self.counters.left_unread += u64::from(over.received_to.is_some());
@@ -220,16 +221,23 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::{Address, Rest, Since, Stamp};
+
+    const OLD: ConnectionId = ConnectionId(1);
+    const SOCKET: Socket = Socket {
+        address: 0xffff,
+        inode: 7,
+    };
 
     fn closing() -> Closing {
         let mut closing = Closing::default();
         closing.insert(
-            1,
+            OLD,
             Over {
                 error: libc::EPIPE,
                 at_ns: 1000,
                 until_ns: 1000 + GRACE_NS,
-                socket: (0xffff, 7),
+                socket: SOCKET,
                 syn: 1,
                 received_to: None,
                 names: SmallVec::new(),
@@ -238,32 +246,43 @@ mod tests {
         closing
     }
 
-    fn open(conn: u64, sock: u64, inode: u64) -> Open {
+    fn open(conn: u64, socket: Socket) -> Open {
         Open {
-            conn,
-            sock,
-            inode,
+            stamp: Stamp::default(),
+            conn: ConnectionId(conn),
+            socket,
+            base: Base::Sequences { sent: 0, received: 0 },
             written: 11,
-            ..Open::default()
+            read: 0,
+            role: Role::Unknown,
+            local: Address::Unix,
+            remote: Address::Unix,
+            from_birth: false,
         }
     }
 
     fn placed(closing: &Closing, conn: u64, direction: Direction) -> Option<(u64, u64, u64)> {
-        let mut segment = Segment {
-            conn,
+        let segment = Segment {
+            stamp: Stamp::default(),
+            since: Since::default(),
+            conn: ConnectionId(conn),
+            direction,
             offset: 11,
             end: 31,
-            ..Segment::default()
+            call_bytes: 20,
+            until: None,
+            bytes: &[],
+            rest: Rest::Gap,
+            unknown_opening: false,
         };
-        segment.header.direction = direction as u8;
         let Segment { conn, offset, end, .. } = closing.place(&segment)?;
-        Some((conn, offset, end))
+        Some((conn.0, offset, end))
     }
 
     #[test]
     fn late_calls_go_to_the_connection_that_is_over() {
         let mut closing = closing();
-        assert!(closing.resume(&open(2, 0xffff, 7), |_| Some(0)));
+        assert!(closing.resume(&open(2, SOCKET), |_| Some(0)));
         assert_eq!(placed(&closing, 2, Direction::Write), Some((1, 10, 30)));
         assert_eq!(placed(&closing, 2, Direction::Read), Some((1, 11, 31)));
         assert_eq!(placed(&closing, 3, Direction::Write), None);
@@ -272,18 +291,27 @@ mod tests {
     #[test]
     fn no_fin_was_read_of_a_connection_that_was_reset() {
         let mut closing = closing();
-        assert!(closing.resume(&open(2, 0xffff, 7), |_| Some(1)));
+        assert!(closing.resume(&open(2, SOCKET), |_| Some(1)));
         assert_eq!(placed(&closing, 2, Direction::Read), Some((1, 12, 32)));
     }
 
     #[test]
     fn another_socket_is_another_connection() {
         let mut closing = closing();
-        assert!(!closing.resume(&open(2, 0xffff, 8), |_| None));
-        assert!(!closing.resume(&open(2, 0xfffe, 7), |_| None));
+        assert!(!closing.resume(&open(2, Socket { inode: 8, ..SOCKET }), |_| None));
+        assert!(!closing.resume(
+            &open(
+                2,
+                Socket {
+                    address: 0xfffe,
+                    ..SOCKET
+                }
+            ),
+            |_| None
+        ));
         let from_birth = Open {
-            from_birth: 1,
-            ..open(2, 0xffff, 7)
+            from_birth: true,
+            ..open(2, SOCKET)
         };
         assert!(!closing.resume(&from_birth, |_| None));
         assert_eq!(closing.next_deadline_ns(), Some(1000 + GRACE_NS));
@@ -294,11 +322,11 @@ mod tests {
     fn names_are_forgotten() {
         let mut closing = closing();
         for conn in 2..10_000 {
-            assert!(closing.resume(&open(conn, 0xffff, 7), |_| None));
+            assert!(closing.resume(&open(conn, SOCKET), |_| None));
         }
         assert_eq!(closing.names.len(), NAMES);
         assert_eq!(placed(&closing, 9_999, Direction::Read), Some((1, 11, 31)));
-        assert!(closing.remove(1).is_some());
+        assert!(closing.remove(OLD).is_some());
         assert!(closing.is_empty() && closing.names.is_empty() && closing.sockets.is_empty() && closing.due.is_empty());
     }
 }

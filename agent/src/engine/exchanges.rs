@@ -1,34 +1,27 @@
-//! From what the protocol says to exchanges.
+//! From the events of protocols to exchanges.
 
-use agent_ebpf::abi::{Header, LOST, Role, SEGMENT_EOF, SEGMENT_NOT_HTTP, Segment, WAITED};
+use std::sync::Arc;
 
-use super::{Core, telemetry, workloads};
-use crate::{
-    engine::{
-        causality::{Named, Node, NodeId},
-        proto::http1::{Cause, Event, RequestHead},
-        trace::{SpanKind, traceparent},
-    },
-    record::Stamp,
+use super::{
+    Core,
+    causality::Circumstances,
+    context::traceparent,
+    exchange::{Carried, Exchange, ExchangeId, Opening, ReadAt, Recognised, Serving, Shown, Side},
+    proto::{Call, Cause, Discipline, Event},
 };
+use crate::record::{ConnectionId, EndOfStream, Role, Segment, Since, Stamp, Tgid};
 
 impl Core {
-    pub(super) fn segment(&mut self, segment: &Segment, bytes: &[u8]) {
-        let stamp = Stamp::from(&segment.header);
+    pub(super) fn segment(&mut self, segment: &Segment<'_>) {
+        let stamp = segment.stamp;
         // What is told at a connection's end is told in nobody's name.
-        if stamp.execution.tgid != 0 && !self.want(stamp.execution.tgid, stamp.time_ns) {
+        if stamp.execution.tgid != Tgid(0) && !self.want(stamp) {
             return self.turn_away(segment.conn);
         }
-        if segment.header.flags & SEGMENT_EOF != 0 {
-            if !self.await_reads(segment.conn, segment.end) {
-                self.read_to_end(segment.conn, stamp.time_ns);
-            }
-            return;
-        }
-        self.befell(&segment.header);
+        self.befell(stamp, segment.since);
         let mut events = std::mem::take(&mut self.events);
         self.record_ns = stamp.time_ns;
-        let fed = self.flow.segment(segment, bytes, &self.parser, &mut events);
+        let fed = self.flow.segment(segment, &self.parser, &mut events);
         if fed.unknown_read {
             self.causality.read_unknown(stamp);
         }
@@ -39,15 +32,15 @@ impl Core {
             self.unseen_in(stamp.execution.tgid, protocol);
         }
         for event in events.drain(..) {
-            if self.is_telemetry_head(&event, segment, bytes) {
+            if self.is_telemetry(&event, segment) {
                 self.counters.telemetry_ignored += 1;
                 continue;
             }
-            self.http(segment.conn, event);
+            self.exchange(segment.conn, event);
         }
         self.events = events;
-        // The peer does not speak HTTP/1: the requests so far are missed.
-        if segment.header.flags & SEGMENT_NOT_HTTP != 0
+        // The peer does not speak the protocol: the requests so far are missed.
+        if segment.unknown_opening
             && fed.opaque.is_some()
             && let Some(connection) = self.flow.known(segment.conn)
         {
@@ -56,89 +49,94 @@ impl Core {
         }
     }
 
-    /// Takes what befell a thread since its last record.
-    pub(super) fn befell(&mut self, header: &Header) {
-        if header.flags & LOST != 0 {
-            self.causality.lost(Stamp::from(header));
-            // There may be a request that nobody saw.
-            self.be_busy(header.execution.tgid, header.time_ns);
+    /// Takes the end of a stream, for its reader.
+    pub(super) fn end_of_stream(&mut self, end: &EndOfStream) {
+        if end.stamp.execution.tgid != Tgid(0) && !self.want(end.stamp) {
+            return self.turn_away(end.conn);
         }
-        if header.flags & WAITED != 0 {
-            self.causality.waited(Stamp::from(header));
+        if !self.await_reads(end.conn, end.end) {
+            self.read_to_end(end.conn, end.stamp.time_ns);
         }
     }
 
-    fn is_telemetry_head(&self, event: &Event, segment: &Segment, bytes: &[u8]) -> bool {
-        let Event::RequestHead {
-            head, complete, offset, ..
+    /// Takes what befell a thread since its last record.
+    pub(super) fn befell(&mut self, thread: Stamp, since: Since) {
+        if since.lost {
+            self.causality.lost(thread);
+            // There may be a request that nobody saw.
+            self.be_busy(thread.execution.tgid, thread.time_ns);
+        }
+        if since.waited {
+            self.causality.waited(thread);
+        }
+    }
+
+    fn is_telemetry(&self, event: &Event, segment: &Segment<'_>) -> bool {
+        let Event::Begins {
+            call, complete, offset, ..
         } = event
         else {
             return false;
         };
-        self.is_telemetry(head, || {
-            // A head that was held until now came with another segment.
-            let is_of_this = *complete == Stamp::from(&segment.header);
-            if is_of_this {
-                telemetry::body_of(segment, bytes, *offset, head)
-            } else {
-                Default::default()
-            }
-        })
+        // A call that was held until now came with another segment.
+        let came_with = *complete == segment.stamp;
+        let captured = came_with.then_some((segment.offset, segment.bytes));
+        call.is_telemetry(&self.parser, *offset, captured)
     }
 
-    /// Takes what the parser found on a connection.
-    pub(super) fn http(&mut self, connection: u64, event: Event) {
+    /// Takes an event of a connection.
+    pub(super) fn exchange(&mut self, connection: ConnectionId, event: Event) {
         match event {
-            Event::RequestHead {
+            Event::Begins {
                 exchange,
-                head,
+                call,
                 first,
                 complete,
                 offset,
             } => {
-                self.request(connection, exchange, head, first, complete, offset);
+                self.request(connection, exchange, call, first, complete, offset);
             }
-            Event::RequestEnd {
+            Event::Sent {
                 exchange,
                 last,
                 body_bytes,
             } => {
-                let Some(id) = self.node(connection, exchange) else {
+                let Some(id) = self.exchange_at(connection, exchange) else {
                     return;
                 };
-                if let Some(node) = self.causality.get_mut(id) {
-                    node.request_body_bytes = Some(body_bytes);
+                if let Some(exchange) = self.causality.get_mut(id) {
+                    exchange.messages.request_body_bytes = Some(body_bytes);
                 }
                 if body_bytes > 0 {
                     self.causality.read_on(id, last);
                 }
             }
-            Event::ResponseHead {
+            Event::Answered {
                 exchange,
-                head,
+                reply,
                 first,
                 complete,
                 ..
             } => {
-                let Some(id) = self.node(connection, exchange) else {
+                let Some(id) = self.exchange_at(connection, exchange) else {
                     return;
                 };
-                if let Some(node) = self.causality.get_mut(id) {
-                    node.response = Some(head);
+                if let Some(exchange) = self.causality.get_mut(id) {
+                    exchange.messages.reply = Some(reply);
                 }
                 self.causality.response(id, first);
                 self.causality.response(id, complete);
             }
-            Event::ResponseEnd {
+            Event::Ended {
                 exchange,
                 last,
                 body_bytes,
             } => {
-                let Some(id) = self.node(connection, exchange) else {
+                let Some(id) = self.exchange_at(connection, exchange) else {
                     return;
                 };
-                if let Some(node) = self.causality.get_mut(id) {
-                    node.response_body_bytes = body_bytes;
+                if let Some(ended) = self.causality.get_mut(id) {
+                    ended.messages.response_body_bytes = body_bytes;
                 }
                 self.causality.response(id, last);
                 self.finish(connection, exchange, last.time_ns);
@@ -151,18 +149,31 @@ impl Core {
                     Cause::HeadTooLarge => self.counters.head_too_large += 1,
                     Cause::Unsolicited => self.counters.unsolicited += 1,
                     Cause::TooManyPending => self.counters.too_many_pending += 1,
-                    Cause::NotHttp | Cause::Upgrade => {}
+                    Cause::OtherProtocol | Cause::Upgrade => {}
                 }
                 let Some(connection) = self.flow.known(connection) else {
                     return;
                 };
                 let tgid = connection.tgid;
+                let what = connection.protocol().and_then(|protocol| protocol.unreadable(cause));
                 // The number of the first request may be used again, by one that was not the first.
-                connection.take_opener();
+                connection.take_opening();
                 let first_lost = connection.exchanges.partition_point(|&(number, _)| number < exchange);
-                let lost = connection.exchanges.drain(first_lost..).collect::<Vec<_>>();
+                let lost: Vec<_> = match connection.discipline() {
+                    Discipline::Fifo => connection.exchanges.drain(first_lost..).collect(),
+                    Discipline::Multiplexed => {
+                        let is_known = connection
+                            .exchanges
+                            .get(first_lost)
+                            .is_some_and(|&(number, _)| number == exchange);
+                        connection
+                            .exchanges
+                            .drain(first_lost..first_lost + usize::from(is_known))
+                            .collect()
+                    }
+                };
                 self.missed(lost.into_iter().map(|(_, node)| node));
-                if let Some(what) = workloads::unreadable(cause) {
+                if let Some(what) = what {
                     self.unseen_in(tgid, what);
                 }
             }
@@ -171,7 +182,7 @@ impl Core {
     }
 
     /// Exchanges that give no span.
-    pub(super) fn missed(&mut self, nodes: impl Iterator<Item = NodeId>) {
+    pub(super) fn missed(&mut self, nodes: impl Iterator<Item = ExchangeId>) {
         for node in nodes {
             self.counters.missed += 1;
             self.missed_in(node);
@@ -179,7 +190,7 @@ impl Core {
         }
     }
 
-    fn node(&self, connection: u64, exchange: u64) -> Option<NodeId> {
+    fn exchange_at(&self, connection: ConnectionId, exchange: u64) -> Option<ExchangeId> {
         let exchanges = &self.flow.get(connection)?.exchanges;
         let index = exchanges.binary_search_by_key(&exchange, |&(number, _)| number).ok()?;
         exchanges.get(index).map(|&(_, node)| node)
@@ -187,16 +198,16 @@ impl Core {
 
     fn request(
         &mut self,
-        connection_id: u64,
+        connection_id: ConnectionId,
         exchange: u64,
-        head: Box<RequestHead>,
+        call: Call,
         first: Stamp,
         complete: Stamp,
         offset: u64,
     ) {
         // What a client sent, and a server refused without reading it: the server's span says that, and the client's call is
-        // not known to be one of HTTP.
-        if !head.is_readable()
+        // not known to be one.
+        if !call.is_readable()
             && self
                 .flow
                 .get(connection_id)
@@ -204,49 +215,59 @@ impl Core {
         {
             return;
         }
-        let context = traceparent::trace_context(&head.headers).unwrap_or_else(|_| {
-            self.counters.invalid_trace_context += 1;
-            None
-        });
-        let trace_state = context.and_then(|_| {
-            traceparent::tracestate(&head.headers).unwrap_or_else(|_| {
-                self.counters.invalid_trace_context += 1;
-                None
-            })
-        });
-        let ignored = self.ignore.iter().any(|rule| rule.matches(&head));
+        let (carried, trace_state) = self.carried(&call);
+        let shown = if self.conventions.is_ignored(&call) {
+            Shown::Ignored
+        } else {
+            Shown::Span
+        };
         let span_id = self.causality.ids().span();
-        let busy = self.may_be_busy(first.execution.tgid, first.time_ns);
+        let sight = self.sight(first.execution.tgid, first.time_ns);
         let Some(connection) = self.flow.known(connection_id) else {
             return;
         };
         let server = connection.role() == Role::Server;
-        let (blocked_from, blocked_to) = connection.long_write;
-        let who = if server { complete } else { first };
-        let kind = if server { SpanKind::Server } else { SpanKind::Client };
-        let node = Node {
-            request: Some(head),
-            unix_offset_ns: self.unix_offset_ns,
-            start_is_write_exit: !server && (blocked_from..blocked_to).contains(&offset),
-            context,
-            trace_state,
-            ignored,
-            late: complete.time_ns < self.record_ns,
-            busy,
-            ..Node::new(kind, span_id, connection, who.execution, first.time_ns)
-        };
-        let queued = !connection.exchanges.is_empty();
-        let opener = if exchange == 0 {
-            connection.take_opener()
+        let recognised = if complete.time_ns < self.record_ns {
+            Recognised::Late
         } else {
-            Named::default()
+            Recognised::AtOnce
         };
-        let hidden = exchange == 0 && connection.opener_hidden;
+        let side = if server {
+            Side::Server(Serving {
+                recognised,
+                ..Serving::default()
+            })
+        } else {
+            Side::Client(Default::default())
+        };
+        let who = if server { complete } else { first };
+        let name = (connection.id, &connection.ends);
+        let mut begun = Exchange::new(side, span_id, name, who.execution, first.time_ns);
+        let (blocked_from, blocked_to) = connection.long_write;
+        if !server && (blocked_from..blocked_to).contains(&offset) {
+            begun.start.read_at = ReadAt::WriteExit;
+        }
+        begun.messages.call = Some(call);
+        begun.unix_offset_ns = self.unix_offset_ns;
+        begun.lineage.carried = carried;
+        begun.lineage.trace_state = trace_state;
+        begun.shown = shown;
+        let queued = connection.discipline() == Discipline::Fifo && !connection.exchanges.is_empty();
+        let opening = if exchange == 0 {
+            connection.take_opening()
+        } else {
+            Opening::Used
+        };
         let wire = connection.wire_offset(offset);
         let id = if server {
-            self.causality.request(node, queued, complete.time_ns)
+            self.causality.request(begun, queued, complete.time_ns)
         } else {
-            self.causality.call(node, opener, hidden)
+            let circumstances = Circumstances {
+                opening,
+                recognised,
+                sight,
+            };
+            self.causality.call(begun, circumstances)
         };
         if let Some(connection) = self.flow.known(connection_id) {
             connection.exchanges.push((exchange, id));
@@ -262,8 +283,24 @@ impl Core {
         }
     }
 
+    /// Reads the trace context that a call carries.
+    fn carried(&mut self, call: &Call) -> (Carried, Option<Arc<str>>) {
+        let context = traceparent::trace_context(call.traceparents()).unwrap_or_else(|_| {
+            self.counters.invalid_trace_context += 1;
+            None
+        });
+        let Some(context) = context else {
+            return (Carried::Nothing, None);
+        };
+        let state = traceparent::tracestate(call.tracestates()).unwrap_or_else(|_| {
+            self.counters.invalid_trace_context += 1;
+            None
+        });
+        (Carried::Written(context), state)
+    }
+
     /// The same request at the other end of the connection, if that was seen already.
-    fn partner(&self, connection: u64, wire: u64) -> Option<NodeId> {
+    fn partner(&self, connection: ConnectionId, wire: u64) -> Option<ExchangeId> {
         let offsets = self.flow.far_offsets(connection)?;
         let index = offsets.binary_search_by_key(&wire, |&(offset, _)| offset).ok()?;
         let &(_, node) = offsets.get(index)?;
@@ -271,7 +308,7 @@ impl Core {
     }
 
     /// An exchange is over, by its response or without.
-    pub(super) fn finish(&mut self, connection_id: u64, exchange: u64, end_ns: u64) {
+    pub(super) fn finish(&mut self, connection_id: ConnectionId, exchange: u64, end_ns: u64) {
         let Some(connection) = self.flow.known(connection_id) else {
             return;
         };
@@ -286,11 +323,11 @@ impl Core {
         let server = connection.role() == Role::Server;
         if server {
             // If the other end is traced, its call is the parent, and may be seen later: of what is no request, there is none.
-            let node = self.causality.get(id);
-            let is_refused =
-                node.is_some_and(|node| node.request.as_ref().is_some_and(|request| !request.is_readable()));
+            let over = self.causality.get(id);
+            let call = over.and_then(|over| over.messages.call.as_ref());
+            let is_refused = call.is_some_and(|call| !call.is_readable());
             let expected =
-                node.is_some_and(|node| node.partner.is_some()) || !is_refused && self.flow.expects_peer(connection_id);
+                over.is_some_and(|over| over.partner.is_some()) || !is_refused && self.flow.expects_peer(connection_id);
             if !expected {
                 self.causality.no_partner(id);
             }

@@ -1,65 +1,45 @@
 //! Connects, ends of connections, and ends of processes.
 
-use agent_ebpf::abi::{
-    Connect, Direction, Execution, Exit, FAMILY_UNIX, LOST, Role, STATE_LOST_READ, STATE_LOST_WRITTEN, STATE_OPEN,
-    STATE_RELEASED, State, StateChange, Unseen, UnseenCause,
+use super::{
+    Choice, Core, Process,
+    causality::Circumstances,
+    exchange::{Exchange, Failure, Opening, Recognised, Side},
+    flow::{Connection, Requests},
 };
-
-use super::{Choice, Core, Process};
-use crate::{
-    engine::{
-        causality::Node,
-        flow::{Connection, Requests},
-        trace::{SpanKind, http::Failure},
-    },
-    record::Stamp,
+use crate::record::{
+    Address, Change, Connect, ConnectionId, Direction, Execution, Exit, Held, Role, Stamp, State, TcpState, Tgid,
+    Unseen,
 };
-
-/// `TCP_SYN_SENT` of the kernel's state numbers.
-const SYN_SENT: u8 = 2;
-
-/// `TCP_CLOSE_WAIT`: the other end has closed, this one has not.
-const CLOSE_WAIT: u8 = 8;
 
 /// Longest time of a record from the kernel to Core. A process that is not selected is remembered as long.
 const LONGEST_WAY_NS: u64 = 10_000_000_000;
 
-/// `sk_shutdown` after close(2), or after shutdown(2) of both directions.
-const SHUT_BOTH: u8 = 3;
-
 impl Core {
-    pub(super) fn connect(&mut self, connect: &Connect, path: &[u8]) {
-        let Execution { tgid, tid, .. } = connect.header.execution;
-        if !self.want(tgid, connect.header.time_ns) {
+    pub(super) fn connect(&mut self, connect: &Connect<'_>) {
+        let Stamp { time_ns, execution } = connect.stamp;
+        if !self.want(connect.stamp) {
             return self.turn_away(connect.conn);
         }
-        self.befell(&connect.header);
-        let busy = self.may_be_busy(tgid, connect.header.time_ns);
-        let opener = self.causality.opener(tgid, tid, busy);
-        let errno = connect.result.saturating_neg();
-        let under_way = matches!(errno, 0 | libc::EINPROGRESS | libc::EINTR);
+        self.befell(connect.stamp, connect.since);
+        let sight = self.sight(execution.tgid, time_ns);
+        let candidates = self.causality.opener(execution.tgid, execution.tid, sight);
+        let opening = Opening::by(candidates);
+        let under_way = matches!(connect.errno, 0 | libc::EINPROGRESS | libc::EINTR);
         if under_way {
-            let Some(connection) = self.flow.connect(connect, path) else {
+            let Some(connection) = self.flow.connect(connect) else {
                 return;
             };
-            connection.set_opener(opener);
+            connection.opening = opening;
             return;
         }
-        if let Some(before) = self.flow.close(connect.conn) {
-            self.missed(before.exchanges.into_iter().map(|(_, node)| node));
-        }
-        let mut connection = Connection::connecting(connect, path);
-        connection.set_opener(opener);
-        if connect.family == FAMILY_UNIX && errno == libc::ENOENT {
+        self.drop_connection(connect.conn);
+        let mut connection = Connection::connecting(connect);
+        connection.opening = opening;
+        if connect.remote == Address::Unix && connect.errno == libc::ENOENT {
             self.counters.unix_connects_ignored += 1;
             return;
         }
-        self.connect_failed(
-            &connection,
-            Failure::from_errno(connect.result),
-            connect.header.execution,
-            connect.header.time_ns,
-        );
+        self.connect_failed(&connection, Failure::from_errno(connect.errno), execution, time_ns);
     }
 
     /// A connect has failed: a call that did not come to a request.
@@ -68,20 +48,23 @@ impl Core {
             return;
         };
         let span_id = self.causality.ids().span();
-        let node = Node {
-            failure: Some(failure),
-            unix_offset_ns: self.unix_offset_ns,
-            busy: self.may_be_busy(who.tgid, end_ns),
-            ..Node::new(SpanKind::Client, span_id, connection, who, start_ns)
+        let side = Side::Client(Default::default());
+        let mut call = Exchange::new(side, span_id, (connection.id, &connection.ends), who, start_ns);
+        call.messages.failure = Some(failure);
+        call.unix_offset_ns = self.unix_offset_ns;
+        let circumstances = Circumstances {
+            opening: connection.opening,
+            recognised: Recognised::AtOnce,
+            sight: self.sight(who.tgid, end_ns),
         };
-        let id = self.causality.call(node, connection.opener(), connection.opener_hidden);
+        let id = self.causality.call(call, circumstances);
         self.causality.finish(id, end_ns);
     }
 
     pub(super) fn state(&mut self, state: &State) {
-        let now_ns = state.header.time_ns;
+        let now_ns = state.stamp.time_ns;
         // The end of a connect that failed at once is told by its own record.
-        if state.old == SYN_SENT && self.flow.get(state.conn).is_none() {
+        if state.before == TcpState::SynSent && self.flow.get(state.conn).is_none() {
             return;
         }
         let Some(connection) = self.flow.known(state.conn) else {
@@ -89,86 +72,99 @@ impl Core {
         };
         connection.last_ns = now_ns;
         // The other end's FIN may have come before this end was accepted, and told.
-        connection.remote_fin |= state.old == CLOSE_WAIT;
-        if state.state == StateChange::Gone as u8 {
+        connection.remote_fin |= state.before == TcpState::CloseWait;
+        match state.change {
             // That its other end had closed was read; nobody waits for an answer since.
-            if connection.remote_fin {
-                return self.closed(state.conn, 0, now_ns);
-            }
-            if let Some(connection) = self.flow.close(state.conn) {
-                self.missed(connection.exchanges.into_iter().map(|(_, node)| node));
-            }
-        } else if state.state == StateChange::Released as u8 {
-            self.flow.release(state.conn, state.header.execution.tgid);
-        } else if state.state == StateChange::RemoteFin as u8 {
-            connection.remote_fin = true;
-        } else if state.state == StateChange::LocalFin as u8 {
-            // Where the programs cannot tell whether it is still open, as after close(2).
-            let released = match state.flags & (STATE_OPEN | STATE_RELEASED) {
-                0 => state.shutdown == SHUT_BOTH,
-                flags => flags & STATE_RELEASED != 0,
-            };
-            connection.released |= released;
-            // It wants no more of the other end, which has not closed.
-            connection.gave_up |= state.shutdown == SHUT_BOTH && !connection.remote_fin;
-            let answers_no_more = connection.role() == Role::Server;
-            self.flow.tell_far_end(state.conn);
-            if released || answers_no_more {
-                self.lost_before(state);
-            }
-            self.end_half(state.conn, Direction::Write, now_ns);
-            if released {
-                self.end_half(state.conn, Direction::Read, now_ns);
-            }
-            if released || answers_no_more {
-                self.fail_rest(state.conn, 0, now_ns);
-            }
-        } else {
-            if connection.connecting_since_ns.is_some() && state.old != SYN_SENT {
-                // It was established, and not a word was said: clients dial ahead, and find another connection first.
-                if let Some(before) = self.flow.close(state.conn) {
-                    self.missed(before.exchanges.into_iter().map(|(_, node)| node));
-                }
-                return;
-            }
-            if connection.connecting_since_ns.is_some() {
-                // Nobody gave up on it: its process ended meanwhile, as clients do that dial ahead.
-                if state.error == 0 && connection.process_ended {
-                    self.counters.connects_abandoned += 1;
-                    if let Some(before) = self.flow.close(state.conn) {
-                        self.missed(before.exchanges.into_iter().map(|(_, node)| node));
-                    }
-                    return;
-                }
-                let failure = if state.error == 0 {
-                    Failure::Cancelled
-                } else {
-                    Failure::from_errno(state.error)
-                };
-                if let Some(mut connection) = self.flow.close(state.conn) {
-                    let who = Execution {
-                        tgid: connection.tgid,
-                        ..Execution::default()
-                    };
-                    let before = std::mem::take(&mut connection.exchanges);
-                    self.missed(before.into_iter().map(|(_, node)| node));
-                    self.connect_failed(&connection, failure, who, now_ns);
-                }
-                return;
-            }
+            Change::Gone if connection.remote_fin => self.closed(state.conn, 0, now_ns),
+            Change::Gone => self.drop_connection(state.conn),
+            Change::Released => self.flow.release(state.conn, state.stamp.execution.tgid),
+            Change::RemoteFin => connection.remote_fin = true,
+            Change::LocalFin => self.local_fin(state),
+            Change::Closed if connection.connecting_since_ns.is_some() => self.never_connected(state),
+            Change::Closed => self.tcp_closed(state),
+        }
+    }
+
+    /// This end sends no more.
+    fn local_fin(&mut self, state: &State) {
+        let Some(connection) = self.flow.known(state.conn) else {
+            return;
+        };
+        let now_ns = state.stamp.time_ns;
+        let released = match state.held {
+            // After close(2), too.
+            Held::Unknown => state.shut_both,
+            held => held == Held::Released,
+        };
+        connection.released |= released;
+        // It wants no more of the other end, which has not closed.
+        connection.gave_up |= state.shut_both && !connection.remote_fin;
+        let answers_no_more = connection.role() == Role::Server;
+        self.flow.tell_far_end(state.conn);
+        if released || answers_no_more {
             self.lost_before(state);
-            let Some(connection) = self.flow.known(state.conn) else {
-                return;
+        }
+        self.end_half(state.conn, Direction::Write, now_ns);
+        if released {
+            self.end_half(state.conn, Direction::Read, now_ns);
+        }
+        if released || answers_no_more {
+            self.fail_rest(state.conn, 0, now_ns);
+        }
+    }
+
+    /// A connection ends on which connect(2) was all that was seen.
+    fn never_connected(&mut self, state: &State) {
+        // It was established, and not a word was said: clients dial ahead, and find another connection first.
+        if state.before != TcpState::SynSent {
+            return self.drop_connection(state.conn);
+        }
+        let Some(connection) = self.flow.known(state.conn) else {
+            return;
+        };
+        // Nobody gave up on it: its process ended meanwhile, as clients do that dial ahead.
+        if state.errno == 0 && connection.process_ended {
+            self.counters.connects_abandoned += 1;
+            return self.drop_connection(state.conn);
+        }
+        let failure = if state.errno == 0 {
+            Failure::Cancelled
+        } else {
+            Failure::from_errno(state.errno)
+        };
+        if let Some(mut connection) = self.flow.close(state.conn) {
+            let who = Execution {
+                tgid: connection.tgid,
+                ..Execution::default()
             };
-            let still_open = state.flags & STATE_OPEN != 0 && !connection.released;
-            if still_open && state.error == 0 {
-                // Both ends are done: the other one's FIN came last.
-                connection.remote_fin |= !connection.gave_up;
-            }
-            let may_be_read = still_open && !connection.exchanges.is_empty();
-            if state.error == 0 && !may_be_read || !self.await_last_calls(state.conn, state.error, now_ns) {
-                self.closed(state.conn, state.error, now_ns);
-            }
+            let before = std::mem::take(&mut connection.exchanges);
+            self.missed(before.into_iter().map(|(_, node)| node));
+            self.connect_failed(&connection, failure, who, state.stamp.time_ns);
+        }
+    }
+
+    /// TCP has closed a connection.
+    fn tcp_closed(&mut self, state: &State) {
+        self.lost_before(state);
+        let Some(connection) = self.flow.known(state.conn) else {
+            return;
+        };
+        let now_ns = state.stamp.time_ns;
+        let still_open = state.held == Held::Open && !connection.released;
+        if still_open && state.errno == 0 {
+            // Both ends are done: the other one's FIN came last.
+            connection.remote_fin |= !connection.gave_up;
+        }
+        let may_be_read = still_open && !connection.exchanges.is_empty();
+        if state.errno == 0 && !may_be_read || !self.await_last_calls(state.conn, state.errno, now_ns) {
+            self.closed(state.conn, state.errno, now_ns);
+        }
+    }
+
+    /// Forgets a connection, whose open exchanges give no spans.
+    fn drop_connection(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.flow.close(id) {
+            self.missed(connection.exchanges.into_iter().map(|(_, node)| node));
         }
     }
 
@@ -178,18 +174,18 @@ impl Core {
         let Some(connection) = self.flow.known(state.conn) else {
             return;
         };
-        let of_responses = match connection.role() {
-            Role::Client => STATE_LOST_READ,
-            Role::Server => STATE_LOST_WRITTEN,
-            Role::Unknown => STATE_LOST_READ | STATE_LOST_WRITTEN,
+        let lost = match connection.role() {
+            Role::Client => state.lost_read,
+            Role::Server => state.lost_written,
+            Role::Unknown => state.lost_read || state.lost_written,
         };
-        if state.flags & of_responses != 0 {
+        if lost {
             self.lose_open(state.conn);
         }
     }
 
     /// Gives a connection's open exchanges up: a gap hides what they came to.
-    fn lose_open(&mut self, id: u64) {
+    fn lose_open(&mut self, id: ConnectionId) {
         if let Some(connection) = self.flow.known(id) {
             let open = std::mem::take(&mut connection.exchanges);
             self.counters.missed_gap += !open.is_empty() as u64;
@@ -198,7 +194,7 @@ impl Core {
     }
 
     /// The other end of a connection has closed, and all that it sent was read.
-    pub(super) fn read_to_end(&mut self, id: u64, now_ns: u64) {
+    pub(super) fn read_to_end(&mut self, id: ConnectionId, now_ns: u64) {
         if let Some(connection) = self.flow.known(id) {
             connection.last_ns = now_ns;
             connection.remote_fin = true;
@@ -207,7 +203,7 @@ impl Core {
     }
 
     /// Nothing follows on a connection.
-    pub(super) fn closed(&mut self, id: u64, error: i32, now_ns: u64) {
+    pub(super) fn closed(&mut self, id: ConnectionId, error: i32, now_ns: u64) {
         self.closing.forget(id);
         self.flow.tell_far_end(id);
         self.end_half(id, Direction::Write, now_ns);
@@ -215,13 +211,13 @@ impl Core {
         self.fail_rest(id, error, now_ns);
         let causality = &self.causality;
         self.flow.leave_behind(id, now_ns, |node| {
-            causality.is_given_up(node) || causality.get(node).is_some_and(Node::waits_for_partner)
+            causality.is_given_up(node) || causality.get(node).is_some_and(Exchange::waits_for_partner)
         });
         self.flow.close(id);
     }
 
     /// Nothing follows on one half of a connection.
-    pub(super) fn end_half(&mut self, id: u64, way: Direction, now_ns: u64) {
+    pub(super) fn end_half(&mut self, id: ConnectionId, way: Direction, now_ns: u64) {
         // Nobody's: it may come from an interrupt.
         let stamp = Stamp {
             time_ns: now_ns,
@@ -233,13 +229,13 @@ impl Core {
             self.unseen_in(tgid, protocol);
         }
         for event in events.drain(..) {
-            self.http(id, event);
+            self.exchange(id, event);
         }
         self.events = events;
     }
 
     /// The requests that got no whole response end now.
-    fn fail_rest(&mut self, id: u64, error: i32, now_ns: u64) {
+    fn fail_rest(&mut self, id: ConnectionId, error: i32, now_ns: u64) {
         let Some(connection) = self.flow.known(id) else { return };
         let failure = match error {
             _ if connection.process_ended => Failure::ProcessExit,
@@ -254,8 +250,8 @@ impl Core {
         connection.exchanges.clone_from(&rest);
         self.missed(unserved.into_iter().map(|(_, node)| node));
         for (exchange, node) in rest {
-            if let Some(exchange) = self.causality.get_mut(node) {
-                exchange.failure = Some(failure);
+            if let Some(open) = self.causality.get_mut(node) {
+                open.messages.failure = Some(failure);
             }
             self.causality.give_up(node);
             self.finish(id, exchange, now_ns);
@@ -266,7 +262,7 @@ impl Core {
         let Stamp {
             time_ns,
             execution: Execution { tgid, .. },
-        } = Stamp::from(&exit.header);
+        } = exit.stamp;
         if let Some(process) = self.processes.get_mut(&tgid) {
             process.ended_ns = Some(time_ns);
         }
@@ -286,7 +282,7 @@ impl Core {
             }
             connection.process_ended = true;
             let is_unix = connection.is_unix();
-            if is_unix && exit.header.flags & LOST != 0 {
+            if is_unix && exit.lost_unix {
                 self.lose_open(id);
             }
             // Nothing tells the end of a Unix connection whose process is killed. Nor will what a closed one received be read.
@@ -297,7 +293,7 @@ impl Core {
     }
 
     /// A process id names another process, or program, from now on. What the earlier one did and is over leaves as its.
-    pub(super) fn begin_life(&mut self, tgid: u32) {
+    pub(super) fn begin_life(&mut self, tgid: Tgid) {
         if self.processes.get(&tgid).is_some_and(|process| process.facts.is_some()) {
             let spans = self.finished_spans();
             self.done.extend(spans);
@@ -329,10 +325,12 @@ impl Core {
         });
     }
 
-    pub(super) fn unseen(&mut self, unseen: &Unseen) {
-        if unseen.cause == UnseenCause::IoUring as u32 {
-            self.counters.io_uring += 1;
-            self.unseen_in(unseen.header.execution.tgid, "io_uring");
+    pub(super) fn unseen(&mut self, stamp: Stamp, unseen: Unseen) {
+        match unseen {
+            Unseen::IoUring => {
+                self.counters.io_uring += 1;
+                self.unseen_in(stamp.execution.tgid, "io_uring");
+            }
         }
     }
 }

@@ -1,16 +1,15 @@
 //! Core: from events to spans. It has no clock, makes no system call and takes no lock; all that it decides follows from
 //! what it was told, in that order, so a tape of it is a test.
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
-
 pub mod causality;
 mod closing;
+pub mod context;
+pub mod exchange;
 mod exchanges;
 pub mod flow;
 mod lifecycle;
 pub mod proto;
 mod spans;
-pub(crate) mod telemetry;
 #[cfg(test)]
 mod tests;
 pub mod trace;
@@ -18,24 +17,18 @@ mod workloads;
 
 pub use workloads::Workload;
 
-use agent_ebpf::abi::{Direction, Hint};
+use agent_ebpf::abi::Hint;
 
 use self::{
-    causality::Causality,
+    causality::{Causality, Sight},
     flow::Flow,
-    proto::http1::{self, Header},
-    trace::{
-        Span,
-        http::{HttpConfig, SpanNameStyle, ignore::Ignore, known_methods},
-        sampling::Sampler,
-        span_name::SpanNames,
-    },
+    trace::{Span, conventions::Conventions, sampling::Sampler, span_name::SpanNames},
 };
 use crate::{
-    config::{CoreSettings, SpanNames as SpanNamesSetting},
+    config::CoreSettings,
     hash::FastMap,
     process::ProcessFacts,
-    record::Event,
+    record::{ConnectionId, Direction, Record, Stamp, Tgid},
 };
 
 /// What a held exchange takes, roughly: heads, strings and the node itself. Turns `--hold-bytes` into a number.
@@ -136,9 +129,9 @@ struct Process {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnixConnection {
     /// Its name.
-    pub conn: u64,
+    pub conn: ConnectionId,
     /// The process that used it last.
-    pub tgid: u32,
+    pub tgid: Tgid,
     /// Inode number of its socket.
     pub inode: u64,
 }
@@ -148,15 +141,11 @@ pub struct UnixConnection {
 pub struct Core {
     flow: Flow,
     causality: Causality,
-    processes: FastMap<u32, Process>,
+    processes: FastMap<Tgid, Process>,
     /// Processes whose facts are wanted.
-    wanted: Vec<u32>,
-    http: HttpConfig,
-    parser: http1::Config,
-    ignore: Vec<Ignore>,
-    include_telemetry: bool,
-    /// Where the parser keeps the headers that tell telemetry.
-    telemetry_headers: [Header; telemetry::HEADERS.len()],
+    wanted: Vec<Tgid>,
+    conventions: Conventions,
+    parser: proto::Config,
     sampler: Sampler,
     idle_ns: u64,
     /// From `CLOCK_MONOTONIC` to the Unix epoch.
@@ -169,8 +158,8 @@ pub struct Core {
     hold_ns: u64,
     keep_ended_ns: u64,
     next_sweep_ns: u64,
-    hints: Vec<(u64, [Hint; 2])>,
-    events: Vec<http1::Event>,
+    hints: Vec<(ConnectionId, [Hint; 2])>,
+    events: Vec<proto::Event>,
     /// Spans of programs that were replaced by others since.
     done: Vec<Span>,
     counters: Counters,
@@ -183,36 +172,19 @@ impl Core {
         let hold_most = usize::try_from(settings.hold_bytes / BYTES_PER_EXCHANGE)
             .unwrap_or(usize::MAX)
             .max(1);
-        let methods = settings.known_methods.as_deref().and_then(known_methods);
         Self {
             flow: Flow::new(settings.max_connections as usize),
             causality: Causality::new(seed, hold_ns, hold_most),
             processes: FastMap::default(),
             wanted: Vec::new(),
-            http: HttpConfig {
-                capture_request: settings.request_headers.clone(),
-                capture_response: settings.response_headers.clone(),
-                span_names: match settings.span_names {
-                    SpanNamesSetting::Template => SpanNameStyle::Template,
-                    SpanNamesSetting::Method => SpanNameStyle::Method,
-                },
-                routes: settings.routes.iter().filter_map(|route| route.parse().ok()).collect(),
-                secrets: settings.secrets.clone(),
-                known_methods: methods,
-                body_sizes: settings.body_sizes,
+            conventions: Conventions::new(settings),
+            parser: proto::Config {
+                http1: proto::http1::Config::new(
+                    &settings.request_headers,
+                    &settings.response_headers,
+                    settings.include_telemetry,
+                ),
             },
-            parser: http1::Config {
-                capture_request: settings
-                    .request_headers
-                    .iter()
-                    .cloned()
-                    .chain(telemetry::HEADERS.map(str::to_owned))
-                    .collect(),
-                capture_response: settings.response_headers.clone(),
-            },
-            ignore: settings.ignore.iter().filter_map(|rule| rule.parse().ok()).collect(),
-            include_telemetry: settings.include_telemetry,
-            telemetry_headers: [0, 1].map(|place| Header::Captured((settings.request_headers.len() + place) as u16)),
             sampler: settings.sampler,
             idle_ns: u64::try_from(settings.idle_timeout.as_nanos()).unwrap_or(u64::MAX),
             unix_offset_ns: 0,
@@ -229,27 +201,28 @@ impl Core {
         }
     }
 
-    /// Takes a record of the ring buffer.
-    pub fn record(&mut self, record: &[u8]) {
-        match Event::decode(record) {
-            Some(event) => self.event(&event),
+    /// Takes a record as the ring buffer has it.
+    pub fn raw_record(&mut self, bytes: &[u8]) {
+        match Record::decode(bytes) {
+            Some(record) => self.record(&record),
             None => self.counters.malformed_records += 1,
         }
     }
 
-    /// Takes an event.
-    pub fn event(&mut self, event: &Event<'_>) {
-        match event {
-            Event::Segment(segment, bytes) => {
+    /// Takes a record.
+    pub fn record(&mut self, record: &Record<'_>) {
+        match record {
+            Record::Segment(segment) => {
                 let renamed = self.closing.place(segment);
                 let segment = renamed.as_ref().unwrap_or(segment);
-                self.segment(segment, bytes);
+                self.segment(segment);
                 if !self.closing.is_empty() {
-                    self.end_if_read(segment.conn, segment.header.time_ns);
+                    self.end_if_read(segment.conn, segment.stamp.time_ns);
                 }
             }
-            Event::Open(open) => {
-                if !self.want(open.header.execution.tgid, open.header.time_ns) {
+            Record::EndOfStream(end) => self.end_of_stream(end),
+            Record::Open(open) => {
+                if !self.want(open.stamp) {
                     self.turn_away(open.conn);
                 } else {
                     let flow = &self.flow;
@@ -259,26 +232,26 @@ impl Core {
                     }
                 }
             }
-            Event::Connect(connect, path) => self.connect(connect, path),
-            Event::State(state) => self.state(state),
-            Event::Exit(exit) => self.exit(exit),
-            Event::Exec(exec, _) => {
-                let tgid = exec.header.execution.tgid;
+            Record::Connect(connect) => self.connect(connect),
+            Record::State(state) => self.state(state),
+            Record::Exit(exit) => self.exit(exit),
+            Record::Exec(exec) => {
+                let tgid = exec.stamp.execution.tgid;
                 let choice = match exec.provisional {
-                    1 => Choice::Undecided,
-                    _ => self.choice_after(tgid),
+                    true => Choice::Undecided,
+                    false => self.choice_after(tgid),
                 };
                 self.begin_life(tgid);
-                self.told_elsewhere(tgid, exec.header.time_ns).choice = choice;
+                self.told_elsewhere(tgid, exec.stamp.time_ns).choice = choice;
             }
-            Event::Fork(fork) => {
-                let choice = self.choice_after(fork.header.execution.tgid);
+            Record::Fork(fork) => {
+                let choice = self.choice_after(fork.stamp.execution.tgid);
                 self.begin_life(fork.child);
-                self.told_elsewhere(fork.child, fork.header.time_ns).choice = choice;
+                self.told_elsewhere(fork.child, fork.stamp.time_ns).choice = choice;
             }
-            Event::Unseen(unseen) => self.unseen(unseen),
+            Record::Unseen(stamp, unseen) => self.unseen(*stamp, *unseen),
             // On a port that a rule names. What it forks now is selected with it.
-            Event::Listen(listen) => self.selected(listen.header.execution.tgid, true),
+            Record::Listen(listen) => self.selected(listen.stamp.execution.tgid, true),
         }
     }
 
@@ -294,8 +267,9 @@ impl Core {
 
     /// A process is this. Spans of processes of which nothing was told wait.
     pub fn process(&mut self, facts: ProcessFacts) {
-        self.causality.set_runtime(facts.tgid, facts.runtime);
-        let process = self.processes.entry(facts.tgid).or_default();
+        let tgid = Tgid(facts.tgid);
+        self.causality.set_runtime(tgid, facts.runtime);
+        let process = self.processes.entry(tgid).or_default();
         process.asked = true;
         process.last_ns = process.last_ns.max(self.now_ns);
         process.facts = Some(facts);
@@ -303,7 +277,7 @@ impl Core {
 
     /// Whether a process is selected that was captured provisionally since its exec: its spans wait for this. What a
     /// process did that is not selected is forgotten, and so is what is told of it from now on.
-    pub fn selected(&mut self, tgid: u32, selected: bool) {
+    pub fn selected(&mut self, tgid: Tgid, selected: bool) {
         if selected {
             if let Some(process) = self.processes.get_mut(&tgid) {
                 process.choice = Choice::Selected;
@@ -324,7 +298,7 @@ impl Core {
     }
 
     /// A connection is of a process that is not selected.
-    fn turn_away(&mut self, conn: u64) {
+    fn turn_away(&mut self, conn: ConnectionId) {
         let (is_new, connection) = self.flow.let_go(conn);
         if is_new {
             // What moves on it from now on is not reported, and no loss.
@@ -337,7 +311,7 @@ impl Core {
     }
 
     /// Of a program that this process begins, or of its child: of what is not selected, the next program may be.
-    fn choice_after(&self, tgid: u32) -> Choice {
+    fn choice_after(&self, tgid: Tgid) -> Choice {
         match self.processes.get(&tgid).map(|process| process.choice) {
             Some(Choice::Undecided | Choice::Refused) => Choice::Undecided,
             Some(Choice::Selected) | None => Choice::Selected,
@@ -345,12 +319,12 @@ impl Core {
     }
 
     /// Processes of which something was seen and nothing is known: [`Core::process`] should tell.
-    pub fn take_wanted(&mut self) -> Vec<u32> {
+    pub fn take_wanted(&mut self) -> Vec<Tgid> {
         std::mem::take(&mut self.wanted)
     }
 
     /// Hints for the programs: docs/dev/kernel-contract.md.
-    pub fn take_hints(&mut self) -> Vec<(u64, [Hint; 2])> {
+    pub fn take_hints(&mut self) -> Vec<(ConnectionId, [Hint; 2])> {
         std::mem::take(&mut self.hints)
     }
 
@@ -366,14 +340,15 @@ impl Core {
             Some(UnixConnection {
                 conn: connection.id,
                 tgid: connection.tgid,
-                inode: connection.described()?.inode,
+                inode: connection.described()?.socket.inode,
             })
         })
         .collect()
     }
 
     /// A process does something. False if it is not selected.
-    fn want(&mut self, tgid: u32, now_ns: u64) -> bool {
+    fn want(&mut self, stamp: Stamp) -> bool {
+        let (tgid, now_ns) = (stamp.execution.tgid, stamp.time_ns);
         let mut process = self.processes.entry(tgid).or_default();
         if process.ended_ns.is_some_and(|ended_ns| ended_ns < now_ns) {
             // Its id is used again, and the record that told of it was lost.
@@ -391,14 +366,17 @@ impl Core {
         process.choice != Choice::Refused
     }
 
-    /// Whether a process may be busy with requests that nobody saw.
-    fn may_be_busy(&self, tgid: u32, now_ns: u64) -> bool {
+    /// Returns whether all requests that a process is busy with were seen.
+    fn sight(&self, tgid: Tgid, now_ns: u64) -> Sight {
         let busy_until_ns = self.processes.get(&tgid).and_then(|process| process.busy_until_ns);
-        busy_until_ns.is_some_and(|until_ns| now_ns < until_ns)
+        match busy_until_ns {
+            Some(until_ns) if now_ns < until_ns => Sight::Partial,
+            _ => Sight::Whole,
+        }
     }
 
     /// A process may be busy from now on with a request that was not seen.
-    fn be_busy(&mut self, tgid: u32, now_ns: u64) {
+    fn be_busy(&mut self, tgid: Tgid, now_ns: u64) {
         if let Some(process) = self.processes.get_mut(&tgid) {
             let until_ns = now_ns.saturating_add(LONGEST_REQUEST_NS);
             process.busy_until_ns = process.busy_until_ns.max(Some(until_ns));
@@ -406,7 +384,7 @@ impl Core {
     }
 
     /// Registers a process that was seen from birth. Its facts have been asked for already.
-    fn told_elsewhere(&mut self, tgid: u32, now_ns: u64) -> &mut Process {
+    fn told_elsewhere(&mut self, tgid: Tgid, now_ns: u64) -> &mut Process {
         let process = self.processes.entry(tgid).or_default();
         process.asked = true;
         process.busy_until_ns = Some(0);

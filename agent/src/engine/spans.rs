@@ -2,16 +2,13 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use super::{Choice, Core};
-use crate::engine::{
-    causality::{Node, Parent},
-    trace::{
-        Attribute, ParentMethod, Span, SpanKind,
-        http::{Endpoint, Failure, HttpExchange, connect_span, http_span},
-        sampling::Decision,
-        traceparent::FLAG_SAMPLED,
-    },
+use super::{
+    Choice, Core,
+    context::{ParentMethod, traceparent::FLAG_SAMPLED},
+    exchange::{Caller, Exchange, Messages, Parent, ReadAt, Shown, Side},
+    trace::{Attribute, Span, SpanKind, conventions::Finished, sampling::Decision},
 };
+use crate::record::Endpoint;
 
 /// Where the first time of a span is the exit of a call that may have blocked.
 const START: &str = "spoor.start";
@@ -31,14 +28,15 @@ impl Core {
             let undecided = caller
                 .and_then(|caller| processes.get(&caller))
                 .is_some_and(|caller| caller.choice == Choice::Undecided);
-            let process = processes.entry(node.tgid).or_default();
+            let process = processes.entry(node.execution.tgid).or_default();
             if !std::mem::replace(&mut process.asked, true) {
-                wanted.push(node.tgid);
+                wanted.push(node.execution.tgid);
             }
             let known = process.facts.is_some() && process.choice != Choice::Undecided && !undecided;
             known
                 || node
-                    .end_ns
+                    .state
+                    .end_ns()
                     .is_some_and(|end_ns| end_ns.saturating_add(*hold_ns) <= *now_ns)
         });
         let mut spans = std::mem::take(&mut self.done);
@@ -51,19 +49,37 @@ impl Core {
         spans
     }
 
-    fn span(&mut self, node: Node) -> Option<Span> {
-        let trace = node.trace?;
-        if node.ignored {
+    fn span(&mut self, exchange: Exchange) -> Option<Span> {
+        let Exchange {
+            side,
+            execution,
+            connection: _,
+            ends,
+            messages,
+            start,
+            unix_offset_ns,
+            shown,
+            span_id,
+            lineage,
+            partner: _,
+            state,
+        } = exchange;
+        let trace = lineage.trace?;
+        if shown == Shown::Ignored {
             self.counters.ignored += 1;
-            self.unseen_in(node.tgid, "ignored by --ignore");
+            self.unseen_in(execution.tgid, "ignored by --ignore");
             return None;
         }
+        let kind = match side {
+            Side::Client(_) => SpanKind::Client,
+            Side::Server(_) => SpanKind::Server,
+        };
         let process = self
             .processes
-            .get_mut(&node.tgid)
+            .get_mut(&execution.tgid)
             .filter(|process| process.choice == Choice::Selected);
         let Some((facts, names)) = process.and_then(|process| {
-            process.seen.count(node.kind);
+            process.seen.count(kind);
             Some((process.facts.as_ref()?, &mut process.names))
         }) else {
             self.counters.unknown_process += 1;
@@ -81,56 +97,57 @@ impl Core {
             }
         }
         let resource = Arc::clone(&facts.resource);
-        let (local, remote): &(Endpoint, Endpoint) = &node.ends;
+        let (local, remote): &(Endpoint, Endpoint) = &ends;
         let overflowed = names.overflowed();
-        let text = match &node.request {
-            Some(request) => http_span(
-                &HttpExchange {
-                    kind: node.kind,
-                    request,
-                    response: node.response.as_deref(),
-                    request_body_bytes: node.request_body_bytes,
-                    response_body_bytes: node.response_body_bytes,
-                    failure: node.failure,
-                    local,
-                    remote,
-                },
-                &self.http,
-                names,
-            ),
-            None => connect_span(remote, node.failure.unwrap_or(Failure::Other)),
+        let Messages {
+            call,
+            reply,
+            request_body_bytes,
+            response_body_bytes,
+            failure,
+        } = &messages;
+        let finished = Finished {
+            kind,
+            call: call.as_ref(),
+            reply: reply.as_ref(),
+            request_body_bytes: *request_body_bytes,
+            response_body_bytes: *response_body_bytes,
+            failure: *failure,
+            local,
+            remote,
         };
+        let description = self.conventions.describe(&finished, names);
         self.counters.names_overflowed += names.overflowed() - overflowed;
-        let mut attributes = text.attributes;
-        if node.start_is_write_exit && node.kind == SpanKind::Client {
+        let mut attributes = description.attributes;
+        if start.read_at == ReadAt::WriteExit && kind == SpanKind::Client {
             attributes.push(Attribute::str(START, Cow::Borrowed("write_exit")));
         }
-        let (parent, is_remote) = match node.parent {
-            Parent::Span(span, method) => (
-                Some((span, method)),
-                method == ParentMethod::SameHost && node.caller_is_remote,
-            ),
+        let (parent, parent_is_remote) = match lineage.parent {
+            Parent::Span(span, method) => {
+                let is_remote = matches!(&side, Side::Server(serving) if serving.caller == Caller::OtherProcess);
+                (Some((span, method)), method == ParentMethod::SameHost && is_remote)
+            }
             // A call whose `traceparent` its process did not receive names a span of its own process.
             Parent::Remote(context) => (
                 Some((context.parent_id, ParentMethod::Header)),
-                node.kind == SpanKind::Server || node.forwarded,
+                kind == SpanKind::Server || lineage.carried.is_forwarded(),
             ),
             _ => (None, false),
         };
-        let unix = |monotonic_ns: u64| monotonic_ns.saturating_add_signed(node.unix_offset_ns);
+        let unix = |monotonic_ns: u64| monotonic_ns.saturating_add_signed(unix_offset_ns);
         Some(Span {
             trace_id: trace.id,
-            span_id: node.span_id,
+            span_id,
             parent,
-            parent_is_remote: is_remote,
+            parent_is_remote,
             trace_state: trace.state,
             trace_flags: trace.caller_flags.unwrap_or_default() | FLAG_SAMPLED,
-            kind: node.kind,
-            name: text.name,
-            start_unix_ns: unix(node.start_ns),
-            end_unix_ns: unix(node.end_ns?),
+            kind,
+            name: description.name,
+            start_unix_ns: unix(start.ns),
+            end_unix_ns: unix(state.end_ns()?),
             attributes,
-            status: text.status,
+            status: description.status,
             links: Vec::new(),
             resource,
         })

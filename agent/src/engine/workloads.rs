@@ -1,10 +1,7 @@
 //! What is known of each process, for people: made only when somebody asks.
 
-use super::{Choice, Core, Process};
-use crate::{
-    engine::{causality::NodeId, proto::http1::Cause, trace::SpanKind},
-    process::Runtime,
-};
+use super::{Choice, Core, Process, exchange::ExchangeId, trace::SpanKind};
+use crate::{record::Tgid, runtimes::Runtime};
 
 /// Connections that are older than the agent, or of which bytes were lost, and on which no request was found since.
 const SEARCHED: &str = "waiting for a request boundary";
@@ -13,7 +10,7 @@ const SEARCHED: &str = "waiting for a request boundary";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workload {
     /// Its id.
-    pub tgid: u32,
+    pub tgid: Tgid,
     /// Its service's name, if something could be learned of it.
     pub service: Option<String>,
     /// What kind of program it is.
@@ -52,22 +49,9 @@ impl Seen {
     }
 }
 
-/// What to call bytes that could not be followed, where that is not for want of bytes.
-pub(super) fn unreadable(cause: Cause) -> Option<&'static str> {
-    match cause {
-        Cause::Malformed => Some("malformed HTTP/1"),
-        Cause::Doubtful => Some("HTTP/1 with a doubtful end"),
-        Cause::HeadTooLarge => Some("heads above 64 KiB"),
-        Cause::Unsolicited => Some("responses without a request"),
-        Cause::TooManyPending => Some("too many pipelined requests"),
-        // Gaps show as exchanges that are missed; the others are told with the protocol.
-        Cause::Gap | Cause::NotHttp | Cause::Upgrade => None,
-    }
-}
-
 impl Core {
-    /// The processes that did something and have not ended, by their ids. For people: takes a while where there are many
-    /// connections.
+    /// The processes that did something and have not ended, by their ids. For people: takes a while where there are
+    /// many connections.
     pub fn workloads(&self) -> Vec<Workload> {
         let is_listed = |process: &Process| process.ended_ns.is_none() && process.choice != Choice::Refused;
         let running = self.processes.iter().filter(|(_, process)| is_listed(process));
@@ -99,7 +83,7 @@ impl Core {
     }
 
     /// A process does something that is not visible.
-    pub(super) fn unseen_in(&mut self, tgid: u32, what: &'static str) {
+    pub(super) fn unseen_in(&mut self, tgid: Tgid, what: &'static str) {
         let unseen = &mut self.processes.entry(tgid).or_default().seen.unseen;
         match unseen.iter_mut().find(|(name, _)| *name == what) {
             Some((_, count)) => *count += 1,
@@ -108,9 +92,9 @@ impl Core {
     }
 
     /// An exchange gives no span.
-    pub(super) fn missed_in(&mut self, id: NodeId) {
+    pub(super) fn missed_in(&mut self, id: ExchangeId) {
         if let Some(node) = self.causality.get(id)
-            && let Some(process) = self.processes.get_mut(&node.tgid)
+            && let Some(process) = self.processes.get_mut(&node.execution.tgid)
         {
             process.seen.missed += 1;
         }

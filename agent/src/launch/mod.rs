@@ -6,6 +6,7 @@
 //! group, the command included, so it is not passed on. What a process sends to Spoor alone (`kill`, systemd, a
 //! container's runtime) is passed on, see [`FORWARDED`].
 
+mod stop;
 mod survivors;
 mod user;
 
@@ -24,6 +25,7 @@ use std::{
 
 use libc::c_int;
 
+pub use stop::Stop;
 pub use survivors::{Survivor, survivors};
 use user::Account;
 

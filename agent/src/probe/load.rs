@@ -1,4 +1,5 @@
-//! Loading and attaching. Programs are loaded one by one: one that the verifier refuses costs its feature, not the agent.
+//! Loading and attaching. Programs are loaded one by one: one that the verifier refuses costs its feature, not the
+//! agent.
 
 use std::{
     borrow::Cow,
@@ -35,8 +36,8 @@ const KERNEL_FUNCTION: u8 = 2;
 /// The program that all programs of system calls end in.
 pub const REPORTER: &str = "report_call";
 
-/// Entries of `TARGETS` and `THREADS`: one for [`MARKS`] ids, for all that a kernel can give. `kernel.pid_max` is no bound:
-/// it may be raised while the agent runs.
+/// Entries of `TARGETS` and `THREADS`: one for [`MARKS`] ids, for all that a kernel can give. `kernel.pid_max` is no
+/// bound: it may be raised while the agent runs.
 const PROCESS_MARKS: u32 = PID_LIMIT.div_ceil(MARKS as u32);
 
 /// Sizes of what the kernel holds for the agent.
@@ -98,6 +99,12 @@ pub enum ProbeError {
         /// `struct.member` of each.
         missing: Vec<String>,
     },
+}
+
+/// Gives memory back to the system that loading the programs took and does not need again.
+pub fn give_back_memory() {
+    // SAFETY: the allocator's own function takes no pointer and may be called at any time, by any thread.
+    unsafe { libmimalloc_sys::mi_collect(true) };
 }
 
 impl Probe {
@@ -275,13 +282,14 @@ fn program<'a>(programs: &'a mut Ebpf, attachment: &Attachment) -> Result<&'a mu
         })
 }
 
-/// What the verifier says of a program with functions that ends in another one, as most of ours do. It takes them on x86-64
-/// since 5.10 (<https://github.com/torvalds/linux/blob/v5.10/kernel/bpf/verifier.c>, `allow_tail_call_in_subprogs`), on
-/// 64-bit ARM since 6.0 (<https://github.com/torvalds/linux/blob/v6.0/arch/arm64/net/bpf_jit_comp.c>,
-/// `bpf_jit_supports_subprog_tailcalls`).
+/// What the verifier says of a program with functions that ends in another one, as most of ours do. It takes them on
+/// x86-64 since 5.10 (<https://github.com/torvalds/linux/blob/v5.10/kernel/bpf/verifier.c>,
+/// `allow_tail_call_in_subprogs`), on 64-bit ARM since 6.0
+/// (<https://github.com/torvalds/linux/blob/v6.0/arch/arm64/net/bpf_jit_comp.c>, `bpf_jit_supports_subprog_tailcalls`).
 const NO_TAIL_CALLS: &str = "tail_calls are not allowed";
 
-/// The error with all that led to it. The verifier writes thousands of lines: its verdict is the last that says something.
+/// The error with all that led to it. The verifier writes thousands of lines: its verdict is the last that says
+/// something.
 pub(super) fn reason(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -375,7 +383,8 @@ fn takes(offsets: &Offsets) -> Result<(), String> {
         .map_err(|error| reason(&error))
 }
 
-/// The object with the number of the kernel's function in the place of the helper [`READ_ONLY_CAST`], which no kernel has.
+/// The object with the number of the kernel's function in the place of the helper [`READ_ONLY_CAST`], which no kernel
+/// has.
 fn code(offsets: &Offsets) -> Cow<'static, [u8]> {
     if offsets.word_type == 0 {
         return OBJECT.into();

@@ -14,7 +14,7 @@ mod survey;
 
 #[cfg(feature = "fuzzing")]
 pub use btf::Btf;
-pub use load::{Later, ProbeError, REPORTER, Settings};
+pub use load::{Later, ProbeError, REPORTER, Settings, give_back_memory};
 pub use lost::{Lost, Withheld};
 pub use offsets::{Feature, fields};
 pub use plan::{Attachment, Hook, PLAN, When};
@@ -30,7 +30,8 @@ use agent_ebpf::abi::{COUNTER_COLUMNS, Control, Counter, Hint, Hints, MARKS, Sea
 use mapped::Mapped;
 use skipped::Skipped;
 
-/// The loaded and attached programs. Dropping it detaches them; nothing is pinned, so that a killed agent leaves nothing.
+/// The loaded and attached programs. Dropping it detaches them; nothing is pinned, so that a killed agent leaves
+/// nothing.
 pub struct Probe {
     /// The records.
     pub ring: Ring,
@@ -74,7 +75,8 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Makes a process a target, or none any more. False for an id that no kernel gives ([`agent_ebpf::abi::PID_LIMIT`]).
+    /// Makes a process a target, or none any more. False for an id that no kernel gives
+    /// ([`agent_ebpf::abi::PID_LIMIT`]).
     pub fn set_target(&self, tgid: u32, on: bool) -> bool {
         let place = tgid as usize % MARKS;
         // SAFETY: the index is within the entry.
@@ -110,8 +112,8 @@ impl Shared {
             .set(0, |entry| unsafe { (&raw mut (*entry).capture_new).cast() }, on as u32);
     }
 
-    /// Gives the programs Core's hints for the directions of a connection. Each word is written by itself: a program that
-    /// reads between two writes finds that the seal does not fit, and has no hint.
+    /// Gives the programs Core's hints for the directions of a connection. Each word is written by itself: a program
+    /// that reads between two writes finds that the seal does not fit, and has no hint.
     pub fn hint(&self, conn: u64, hints: [Hint; 2]) {
         let slot = hint_slot(conn) as usize;
         for (way, hint) in hints.into_iter().enumerate() {

@@ -1,4 +1,4 @@
-//! What an executable's ELF file says about its language: read with bounds, since it may be anyone's file.
+//! ELF files of executables: word size and language marks. Reads are bounded, since the file may be anyone's.
 
 use std::{fs::File, os::unix::fs::FileExt};
 
@@ -10,55 +10,44 @@ use object::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::runtimes::Marks;
+
 /// More headers than any real binary has; the rest of a crafted file is not looked at.
 const MAX_HEADERS: usize = 256;
-/// Most bytes that are searched for a marker.
+/// Most bytes that are searched for a mark.
 const SEARCH_BYTES: u64 = 64 << 20;
-/// Searched in steps of this size.
+/// Size of one step of a search.
 const STEP_BYTES: usize = 1 << 20;
 /// The name of tokio's worker threads, in every program that has its runtime (tokio, `runtime/builder.rs`).
 const TOKIO: &[u8] = b"tokio-runtime-worker";
-/// Where the standard library's sources were when it was built: in every panic message's location.
+/// Directory of the standard library's sources when it was built: part of every panic message's location.
 const RUSTC: &[u8] = b"/rustc/";
 
-/// What was found in an executable.
+/// Word size and marks of an executable.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Binary {
     pub(super) is_32_bit: bool,
-    pub(super) is_go: bool,
-    /// As Go writes it: `go1.26.1`.
-    pub(super) go_version: Option<String>,
-    pub(super) is_rust: bool,
-    pub(super) has_tokio: bool,
+    pub(super) marks: Marks,
 }
 
-/// ELF class of a file: is it a 32-bit program?
+/// Returns true if the file is a 32-bit ELF file.
 fn is_32_bit(file: &File) -> bool {
     let mut ident = [0; 5];
     file.read_exact_at(&mut ident, 0).is_ok() && ident == *b"\x7fELF\x01"
 }
 
-/// Looks for what needs no search: the class, and Go's marks, which survive stripping.
+/// Reads what needs no search: the class, and Go's marks, which survive stripping.
 pub(super) fn headers(file: &File) -> Binary {
-    let mut binary = Binary {
+    Binary {
         is_32_bit: is_32_bit(file),
-        ..Binary::default()
-    };
-    let Some(elf) = Elf::read(file) else {
-        return binary;
-    };
-    if let Some(section) = elf.section(file, b".go.buildinfo") {
-        binary.is_go = true;
-        binary.go_version = go_version(file, section);
+        marks: Elf::read(file).and_then(|elf| elf.go_marks(file)).unwrap_or_default(),
     }
-    binary.is_go = binary.is_go || elf.section(file, b".note.go.buildid").is_some() || elf.has_go_note(file);
-    binary
 }
 
-/// Searches the read-only data for Rust's and tokio's marks: up to 64 MiB, so once an executable. `alive` is called before
-/// each step.
+/// Searches the read-only data for Rust's and tokio's marks, unless the headers told the language. Reads up to 64 MiB,
+/// so it is done once for each executable. Calls `alive` before each step.
 pub(super) fn search(file: &File, binary: &mut Binary, alive: &mut dyn FnMut()) {
-    let Some(elf) = Elf::read(file) else {
+    let Some(elf) = Elf::read(file).filter(|_| binary.marks == Marks::None) else {
         return;
     };
     let ranges = match elf.section(file, b".rodata") {
@@ -71,14 +60,18 @@ pub(super) fn search(file: &File, binary: &mut Binary, alive: &mut dyn FnMut()) 
     for (mut offset, length) in ranges {
         let end = offset.saturating_add(length.min(budget));
         budget = budget.saturating_sub(length);
-        while offset < end && !binary.has_tokio {
+        while offset < end && binary.marks != Marks::Tokio {
             alive();
             let wanted = usize::try_from(end - offset).map_or(STEP_BYTES, |left| left.min(STEP_BYTES));
-            let Ok(count @ 1..) = file.read_at(&mut step[..wanted], offset) else {
+            let Some(Ok(count @ 1..)) = step.get_mut(..wanted).map(|step| file.read_at(step, offset)) else {
                 break;
             };
-            binary.has_tokio = tokio.find(&step[..count]).is_some();
-            binary.is_rust |= binary.has_tokio || rustc.find(&step[..count]).is_some();
+            let found = step.get(..count).unwrap_or_default();
+            if tokio.find(found).is_some() {
+                binary.marks = Marks::Tokio;
+            } else if rustc.find(found).is_some() {
+                binary.marks = Marks::Rust;
+            }
             // A mark may lie across two steps.
             let overlap = if offset + (count as u64) < end {
                 (TOKIO.len() - 1).min(count - 1)
@@ -119,7 +112,17 @@ impl Elf {
         })
     }
 
-    /// Offset and length in the file of the section with this name.
+    /// Returns Go's marks, if the file has any.
+    fn go_marks(&self, file: &File) -> Option<Marks> {
+        if let Some(section) = self.section(file, b".go.buildinfo") {
+            let version = go_version(file, section);
+            return Some(Marks::Go { version });
+        }
+        let is_go = self.section(file, b".note.go.buildid").is_some() || self.has_go_note(file);
+        is_go.then_some(Marks::Go { version: None })
+    }
+
+    /// Returns the offset and length in the file of the section with this name.
     fn section(&self, file: &File, name: &[u8]) -> Option<(u64, u64)> {
         let names = self.sections.get(self.names)?;
         let length = names.sh_size.get(self.endian).min(64 << 10) as usize;
@@ -141,7 +144,7 @@ impl Elf {
             .collect()
     }
 
-    /// The note with Go's build id, which is left when the section table is not.
+    /// Returns true if there is a note with Go's build id, which stays when the section table is stripped.
     fn has_go_note(&self, file: &File) -> bool {
         let mut notes = self
             .segments
@@ -170,7 +173,7 @@ impl Elf {
     }
 }
 
-/// The headers of a table, none if the file is shorter than it says.
+/// Reads the headers of a table; none if the file is shorter than the table claims to be.
 fn table<T: pod::Pod + Clone>(file: &File, offset: u64, count: u16) -> Vec<T> {
     let count = usize::from(count).min(MAX_HEADERS);
     let Some(bytes) = bytes_at(file, offset, count * size_of::<T>()) else {
@@ -179,8 +182,8 @@ fn table<T: pod::Pod + Clone>(file: &File, offset: u64, count: u16) -> Vec<T> {
     pod::slice_from_bytes::<T>(&bytes, count).map_or_else(|()| Vec::new(), |(headers, _)| headers.to_vec())
 }
 
-/// The header of `.go.buildinfo` (Go, `debug/buildinfo`): 14 bytes of magic, pointer size, flags; since Go 1.18 flag 2
-/// says that the version follows at offset 32, with its length as a varint.
+/// Reads the version from the header of `.go.buildinfo` (Go, `debug/buildinfo`): 14 bytes of magic, pointer size,
+/// flags; since Go 1.18 flag 2 says that the version follows at offset 32, with its length as a varint.
 fn go_version(file: &File, (offset, length): (u64, u64)) -> Option<String> {
     let bytes = bytes_at(file, offset, length.min(128) as usize)?;
     if !bytes.starts_with(b"\xff Go buildinf:") || bytes.get(15)? & 2 == 0 {
@@ -245,8 +248,8 @@ mod tests {
             .concat()
         };
         let go = [note(b"GNU\0"), note(b"Go\0\0")].concat();
-        assert!(found(&elf(PT_NOTE, &go)).is_go);
-        assert!(!found(&elf(PT_NOTE, &note(b"GNU\0"))).is_go);
+        assert_eq!(found(&elf(PT_NOTE, &go)).marks, Marks::Go { version: None });
+        assert_eq!(found(&elf(PT_NOTE, &note(b"GNU\0"))).marks, Marks::None);
     }
 
     #[test]
@@ -255,10 +258,10 @@ mod tests {
             let mut data = vec![b'x'; start];
             data.extend_from_slice(TOKIO);
             let binary = found(&elf(PT_LOAD, &data));
-            assert!(binary.has_tokio && binary.is_rust, "at {start}");
+            assert_eq!(binary.marks, Marks::Tokio, "at {start}");
         }
         let binary = found(&elf(PT_LOAD, b"xx/rustc/abc/library"));
-        assert!(binary.is_rust && !binary.has_tokio);
+        assert_eq!(binary.marks, Marks::Rust);
         assert_eq!(found(&elf(PT_LOAD, b"tokio-runtime-worke")), Binary::default());
     }
 
@@ -281,7 +284,7 @@ mod tests {
         let file = File::open("/proc/self/exe").unwrap();
         let mut binary = headers(&file);
         search(&file, &mut binary, &mut || {});
-        assert!(binary.is_rust && !binary.is_go && !binary.is_32_bit);
+        assert!(matches!(binary.marks, Marks::Rust | Marks::Tokio) && !binary.is_32_bit);
     }
 
     #[test]
@@ -294,7 +297,6 @@ mod tests {
             return;
         };
         let binary = headers(&File::open(path).unwrap());
-        assert!(binary.is_go);
-        assert!(binary.go_version.unwrap().starts_with("go1."));
+        assert!(matches!(binary.marks, Marks::Go { version: Some(version) } if version.starts_with("go1.")));
     }
 }

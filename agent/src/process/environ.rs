@@ -1,8 +1,8 @@
-//! What a process's environment says about its service.
+//! Environments of processes, and what they declare about the service.
 
 use percent_encoding::percent_decode_str;
 
-/// A process's environment, as it was given to it at exec.
+/// Environment of a process, as it was given at exec.
 #[derive(Debug, Default)]
 pub(super) struct Environ {
     /// Only what has the shape `KEY=VALUE`.

@@ -1,4 +1,4 @@
-//! The host: what all resources share, read once.
+//! Facts of the host, which all resources share, read once.
 
 use std::{collections::HashMap, path::Path};
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::engine::trace::Attribute;
 
-/// The host that the agent runs on.
+/// Host that the agent runs on.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
     /// `host.*` and `os.*`.
@@ -80,7 +80,7 @@ impl Host {
     }
 }
 
-/// passwd(5): the first entry of an id counts.
+/// Parses passwd(5); the first entry of an id counts.
 pub(super) fn users(passwd: &str) -> HashMap<u32, String> {
     let mut users = HashMap::new();
     for line in passwd.lines() {

@@ -1,4 +1,4 @@
-//! Which processes listen on which TCP ports.
+//! TCP ports that processes listen on.
 
 use std::{
     collections::HashMap,
@@ -17,22 +17,24 @@ const LISTEN: &str = "0A";
 /// Socket inode → port, of the listening sockets of one network namespace.
 type Ports = HashMap<u64, u16>;
 
-/// Listening sockets, each network namespace read once: for one look at all processes, not to be kept.
-pub(super) struct Listeners<'a> {
+/// Listening sockets. Each network namespace is read once, so the value is for one look at all processes and must not
+/// be kept.
+pub(crate) struct Listeners<'a> {
     root: &'a ProcRoot,
     namespaces: HashMap<OsString, Rc<Ports>>,
 }
 
 impl<'a> Listeners<'a> {
-    pub(super) fn new(root: &'a ProcRoot) -> Self {
+    pub(crate) fn new(root: &'a ProcRoot) -> Self {
         Self {
             root,
             namespaces: HashMap::new(),
         }
     }
 
-    /// The first of `wanted` that the process holds a listening socket of, its own or an inherited one.
-    pub(super) fn port_of(&mut self, tgid: u32, wanted: &[u16]) -> Option<u16> {
+    /// Returns the first of the `wanted` ports that the process holds a listening socket of, its own or an inherited
+    /// one.
+    pub(crate) fn port_of(&mut self, tgid: u32, wanted: &[u16]) -> Option<u16> {
         let ports = self.ports(tgid)?;
         if !ports.values().any(|port| wanted.contains(port)) {
             return None;
@@ -40,8 +42,8 @@ impl<'a> Listeners<'a> {
         self.held(tgid, &ports).find(|port| wanted.contains(port))
     }
 
-    /// All ports that the process holds listening sockets of.
-    pub(super) fn ports_of(&mut self, tgid: u32) -> Vec<u16> {
+    /// Returns all ports that the process holds listening sockets of.
+    pub(crate) fn ports_of(&mut self, tgid: u32) -> Vec<u16> {
         let Some(ports) = self.ports(tgid).filter(|ports| !ports.is_empty()) else {
             return Vec::new();
         };
@@ -78,8 +80,8 @@ impl<'a> Listeners<'a> {
     }
 }
 
-/// The kernel lists the listening sockets first (`tcp_seq_start`, net/ipv4/tcp_ipv4.c): what follows, perhaps 100,000
-/// connections, is not read.
+/// Parses the listening sockets. The kernel lists them first (`tcp_seq_start`, net/ipv4/tcp_ipv4.c), so the connections
+/// behind them, perhaps 100,000, are not read.
 fn listening(table: impl BufRead) -> Ports {
     let lines = table.lines().map_while(Result::ok).skip(1);
     let rows = lines.map(|line| {

@@ -1,10 +1,11 @@
-//! Processes: which are traced, and what they are.
+//! Processes: what one is, and what of it is not visible.
 //!
-//! [`Selection`] says which processes are targets, [`Gatherer`] what one is. All is read from `/proc`, of processes in
-//! any namespace; a process that ends meanwhile leaves what was read so far.
+//! [`Gatherer`] describes a process: its service, its runtime, its container. Everything is read from `/proc`, for
+//! processes in any namespace; a process that ends meanwhile leaves what was read so far. Which processes are traced is
+//! decided in [`crate::targets`].
 
 mod command;
-mod container;
+pub(crate) mod container;
 mod elf;
 mod environ;
 mod executable;
@@ -13,18 +14,17 @@ mod gather;
 mod host;
 mod listeners;
 mod peculiar;
-mod places;
 mod proc_root;
 pub mod reader;
-mod select;
 mod unix_sockets;
 mod unseen;
 
-pub use facts::{ProcessFacts, Runtime};
+pub(crate) use command::script_of;
+pub use facts::ProcessFacts;
 pub use gather::{ExecHint, Gatherer};
 pub use host::Host;
+pub(crate) use listeners::Listeners;
 pub use peculiar::{NamespaceError, Peculiarity, own_namespace_is_initial, peculiarities};
 pub use proc_root::ProcRoot;
-pub use select::{Candidate, Match, Reason, SelectError, Selection};
 pub use unix_sockets::UnixSockets;
 pub use unseen::{Unseen, unseen};

@@ -1,4 +1,4 @@
-//! What of a process cannot be seen, and whether processes can be seen at all.
+//! Peculiarities that hide traffic of a process, and the PID namespace that the agent needs.
 
 use std::{fs, os::unix::fs::MetadataExt};
 
@@ -7,17 +7,17 @@ use super::{ProcRoot, reader::Identity};
 /// Inode of the initial PID namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
 const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
-/// Something that hides traffic of a process.
+/// Peculiarity that hides traffic of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Peculiarity {
-    /// A 32-bit program: its system calls have other numbers and are not seen.
+    /// The program is a 32-bit one: its system calls have other numbers, which are not hooked.
     ThirtyTwoBit,
-    /// It has an io_uring: what it moves through it makes no system call.
+    /// The process has an io_uring, which moves bytes without a system call.
     IoUring,
 }
 
 impl Peculiarity {
-    /// What to tell the user of a workload that has it.
+    /// Returns the warning for the user of a workload.
     pub fn message(self) -> &'static str {
         match self {
             Self::ThirtyTwoBit => "this workload is a 32-bit program: its traffic is not visible",
@@ -26,7 +26,7 @@ impl Peculiarity {
     }
 }
 
-/// What hides traffic of this process now; a ring may also be made later.
+/// Returns the peculiarities of a process at this time; a ring may also be made later.
 pub fn peculiarities(root: &ProcRoot, tgid: u32) -> Vec<Peculiarity> {
     let device = match root.identity(tgid) {
         Some(Identity::File { device, .. }) => Some(device),
@@ -36,7 +36,7 @@ pub fn peculiarities(root: &ProcRoot, tgid: u32) -> Vec<Peculiarity> {
     of_program(root, tgid, binary.is_some_and(|binary| binary.is_32_bit))
 }
 
-/// The same, of a process of which it is known whether it is a 32-bit program.
+/// Returns the peculiarities of a process whose word size is known.
 pub(super) fn of_program(root: &ProcRoot, tgid: u32, is_32_bit: bool) -> Vec<Peculiarity> {
     let mut found = Vec::new();
     if is_32_bit {
@@ -51,10 +51,10 @@ pub(super) fn of_program(root: &ProcRoot, tgid: u32, is_32_bit: bool) -> Vec<Pec
     found
 }
 
-/// The agent cannot see the processes of the host.
+/// Error of an agent that cannot see the processes of the host.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum NamespaceError {
-    /// It runs in a PID namespace of its own.
+    /// The agent runs in a PID namespace of its own.
     #[error(
         "spoor runs in a PID namespace of its own (inode {inode:#x}), where the kernel's process ids mean nothing and other \
          containers' processes cannot be seen; start its container with --pid=host (Kubernetes: hostPID: true)"
@@ -68,9 +68,9 @@ pub enum NamespaceError {
         "cannot read {path}: {cause}; spoor needs the process file system, mount it with `mount -t proc proc /proc`"
     )]
     NoProc {
-        /// What was to be read.
+        /// Path that was to be read.
         path: String,
-        /// Why it could not.
+        /// Error of the kernel.
         cause: String,
     },
 }
@@ -78,7 +78,7 @@ pub enum NamespaceError {
 /// Checks that the agent is in the initial PID namespace, whose ids are those that the kernel reports.
 ///
 /// # Errors
-/// If it is not, or this cannot be told.
+/// If the agent is in another namespace, or there is no process file system.
 pub fn own_namespace_is_initial(root: &ProcRoot) -> Result<(), NamespaceError> {
     let path = root.path("self/ns/pid");
     match fs::metadata(&path).map(|metadata| metadata.ino()) {

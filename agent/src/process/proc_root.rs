@@ -3,8 +3,8 @@
 //! Everything is read below one root, so that tests can use a directory of their own. Files of the host are reached
 //! through `1/root`, those of a container through `PID/root`: the agent may itself live in another mount namespace.
 //!
-//! A read that may wait for a file system of the process, or for its memory, is a [`Question`] to a reader where there is
-//! one ([`ProcRoot::of_host`]). Functions that end in `_here` make such a read in place.
+//! A read that may wait for a file system of the process, or for its memory, is a [`Question`] to a reader where there
+//! is one ([`ProcRoot::of_host`]). Functions that end in `_here` make such a read in place.
 
 use std::{
     fs::{File, OpenOptions, read_dir, read_link},
@@ -35,13 +35,13 @@ const SMALL_BYTES: u64 = 64 << 10;
 /// Flag of a kernel thread in `/proc/PID/stat` (`PF_KTHREAD`, include/linux/sched.h).
 const PF_KTHREAD: u64 = 0x0020_0000;
 
-/// Where the process file system is mounted.
+/// Process file system, and the readers of what may never answer.
 #[derive(Clone, Debug)]
 pub struct ProcRoot {
     path: PathBuf,
     /// The host's root directory.
     host: PathBuf,
-    /// Those that read what may never answer; without them it is read in place.
+    /// Readers of what may never answer; without them it is read in place.
     readers: Option<Arc<Readers>>,
 }
 
@@ -51,18 +51,18 @@ impl Default for ProcRoot {
     }
 }
 
-/// What `/proc/PID/stat` says, as far as it is used here.
+/// Fields of `/proc/PID/stat` that are used here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stat {
-    pub(super) parent: u32,
-    pub(super) is_kernel_thread: bool,
-    pub(super) is_zombie: bool,
+pub(crate) struct Stat {
+    pub(crate) parent: u32,
+    pub(crate) is_kernel_thread: bool,
+    pub(crate) is_zombie: bool,
     /// Start of the process in clock ticks since boot: with the pid, it names a process for good.
-    pub(super) start_ticks: u64,
+    pub(crate) start_ticks: u64,
 }
 
 impl ProcRoot {
-    /// The process file system that is mounted at `path`.
+    /// Uses the process file system that is mounted at `path`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
         let of_init = path.join("1/root");
@@ -75,8 +75,8 @@ impl ProcRoot {
         }
     }
 
-    /// The host's process file system. What may never answer is read by processes of their own, so that the caller goes
-    /// on; where none can be started, it is read in place.
+    /// Uses the host's process file system. Readers in processes of their own read what may never answer, so that the
+    /// caller goes on; where none can be started, it is read in place.
     pub fn of_host() -> Self {
         let root = Self::default();
         match Readers::start(root.clone()) {
@@ -94,13 +94,13 @@ impl ProcRoot {
         }
     }
 
-    /// Those that read what may never answer, if there are any.
+    /// Returns the readers of what may never answer, if there are any.
     pub fn readers(&self) -> Option<&Arc<Readers>> {
         self.readers.as_ref()
     }
 
-    /// Whether a process is the agent, or one that reads for it.
-    pub(super) fn is_own(&self, tgid: u32, parent: u32) -> bool {
+    /// Returns true if a process is the agent, or one of its readers.
+    pub(crate) fn is_own(&self, tgid: u32, parent: u32) -> bool {
         let own = std::process::id();
         tgid == own
             || parent == own
@@ -109,12 +109,12 @@ impl ProcRoot {
                     .is_some_and(|comm| comm.trim_end() == reader::NAME)
     }
 
-    /// Whether something of a process did not answer, so that not all is known of it.
+    /// Returns true if a read from a process did not answer, so that not everything is known of it.
     pub(crate) fn is_suspect(&self, tgid: u32) -> bool {
         self.readers.as_ref().is_some_and(|readers| readers.is_suspect(tgid))
     }
 
-    /// Whether it is time to read again from a process that did not answer.
+    /// Returns true if it is time to read again from a process that did not answer.
     pub(crate) fn try_again(&self, tgid: u32) -> bool {
         self.readers.as_ref().is_none_or(|readers| readers.try_again(tgid))
     }
@@ -134,7 +134,7 @@ impl ProcRoot {
         self.path.join(tgid.to_string())
     }
 
-    /// Every process (not its threads), in the order of the directory.
+    /// Lists every process (not its threads), in the order of the directory.
     pub fn processes(&self) -> Vec<u32> {
         let Ok(entries) = read_dir(&self.path) else {
             return Vec::new();
@@ -144,18 +144,18 @@ impl ProcRoot {
             .collect()
     }
 
-    /// Where a file of the host is, whatever mount namespace the agent is in.
+    /// Returns the path to a file of the host, whatever mount namespace the agent is in.
     pub(crate) fn host_path(&self, absolute: impl AsRef<Path>) -> PathBuf {
         let absolute = absolute.as_ref();
         self.host.join(absolute.strip_prefix("/").unwrap_or(absolute))
     }
 
-    /// At most `max` bytes of a file of the host.
+    /// Reads at most `max` bytes of a file of the host.
     pub(super) fn host_file(&self, absolute: &str, max: u64) -> Option<Vec<u8>> {
         self.ask(&Question::HostFile(absolute.into(), max), None)
     }
 
-    /// A small text of the host.
+    /// Reads a small text of the host.
     pub(super) fn host_text(&self, absolute: &str) -> Option<String> {
         let bytes = self.host_file(absolute, SMALL_BYTES)?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
@@ -165,13 +165,13 @@ impl ProcRoot {
         read_bounded(&self.host_path(absolute), max)
     }
 
-    /// The names in a directory of the host.
+    /// Lists the names in a directory of the host.
     pub(super) fn host_directory(&self, absolute: &str) -> Option<Vec<String>> {
         let names = self.ask(&Question::HostDirectory(absolute.into()), None)?;
         serde_json::from_slice(&names).ok()
     }
 
-    /// At most `max` bytes of a file as the process names it: absolute in its mount namespace, or relative to its
+    /// Reads at most `max` bytes of a file as the process names it: absolute in its mount namespace, or relative to its
     /// working directory. Links lead to where they lead for the process, and never out of its root.
     pub(super) fn file_of(&self, tgid: u32, path: &Path, max: u64) -> Option<Vec<u8>> {
         self.ask(&Question::FileOf(tgid, path.to_owned(), max), None)
@@ -192,7 +192,7 @@ impl ProcRoot {
         read_file(regular(File::from(file))?, max)
     }
 
-    pub(super) fn cmdline(&self, tgid: u32) -> Option<Vec<u8>> {
+    pub(crate) fn cmdline(&self, tgid: u32) -> Option<Vec<u8>> {
         self.ask(&Question::CommandLine(tgid), None)
     }
 
@@ -204,7 +204,8 @@ impl ProcRoot {
         read_at_once(&self.process(tgid).join("environ"), ENVIRON_BYTES)
     }
 
-    /// The command line, the environment, and which file the process executes, by one question.
+    /// Reads the command line, the environment, and which file the process executes, and wakes a reader once for all
+    /// three.
     pub(super) fn memory_and_identity(&self, tgid: u32) -> (Option<Vec<u8>>, Option<Vec<u8>>, Option<Identity>) {
         let questions = [
             Question::CommandLine(tgid),
@@ -219,17 +220,17 @@ impl ProcRoot {
         (command_line, environment, identity)
     }
 
-    /// Which file the process executes; `None`: its file system does not answer.
+    /// Returns which file the process executes; `None`: its file system does not answer.
     pub(super) fn identity(&self, tgid: u32) -> Option<Identity> {
         serde_json::from_slice(&self.ask(&Question::Identity(tgid), None)?).ok()
     }
 
-    /// What the executable's headers say; `None`: it may not be read, or its file system does not answer.
+    /// Reads the executable's headers; `None`: the file may not be read, or its file system does not answer.
     pub(super) fn headers(&self, tgid: u32, device: u64) -> Option<Binary> {
         serde_json::from_slice(&self.ask(&Question::Headers(tgid), Some(device))?).ok()
     }
 
-    /// The same, with what a search of its data tells.
+    /// Reads the executable's headers, and searches its data.
     pub(super) fn search(&self, tgid: u32, device: u64) -> Option<Binary> {
         serde_json::from_slice(&self.ask(&Question::Search(tgid), Some(device))?).ok()
     }
@@ -238,11 +239,11 @@ impl ProcRoot {
         open_regular(&self.process(tgid).join("exe"))
     }
 
-    pub(super) fn small(&self, tgid: u32, name: &str) -> Option<String> {
+    pub(crate) fn small(&self, tgid: u32, name: &str) -> Option<String> {
         read_small(&self.process(tgid).join(name))
     }
 
-    /// The executable's path in the process's mount namespace, also of one that was replaced meanwhile.
+    /// Returns the executable's path in the process's mount namespace, also if the file was replaced meanwhile.
     pub fn exe(&self, tgid: u32) -> Option<PathBuf> {
         let link = read_link(self.process(tgid).join("exe")).ok()?;
         match link.as_os_str().as_bytes().strip_suffix(b" (deleted)") {
@@ -251,31 +252,31 @@ impl ProcRoot {
         }
     }
 
-    pub(super) fn cwd(&self, tgid: u32) -> Option<PathBuf> {
+    pub(crate) fn cwd(&self, tgid: u32) -> Option<PathBuf> {
         read_link(self.process(tgid).join("cwd")).ok()
     }
 
-    pub(super) fn stat(&self, tgid: u32) -> Option<Stat> {
+    pub(crate) fn stat(&self, tgid: u32) -> Option<Stat> {
         parse_stat(&self.small(tgid, "stat")?)
     }
 
-    /// Whether a process runs: it has not ended.
+    /// Returns true if a process has not ended.
     pub(crate) fn runs(&self, tgid: u32) -> bool {
         self.stat(tgid).is_some_and(|stat| !stat.is_zombie)
     }
 
-    /// What a namespace link says, such as `net:[4026531840]`.
+    /// Reads a namespace link, such as `net:[4026531840]`.
     pub(super) fn namespace(&self, tgid: u32, kind: &str) -> Option<PathBuf> {
         read_link(self.process(tgid).join("ns").join(kind)).ok()
     }
 
-    /// The host's namespace of this kind; the agent's own where process 1 may not be looked into.
+    /// Returns the host's namespace of this kind; the agent's own where process 1 may not be looked into.
     pub(super) fn host_namespace(&self, kind: &str) -> Option<PathBuf> {
         let own = || read_link(self.path.join("self/ns").join(kind)).ok();
         self.namespace(1, kind).or_else(own)
     }
 
-    /// The targets of all file descriptors, such as `socket:[1234]`.
+    /// Lists the targets of all file descriptors, such as `socket:[1234]`.
     pub(super) fn descriptors(&self, tgid: u32) -> impl Iterator<Item = PathBuf> {
         read_dir(self.process(tgid).join("fd"))
             .into_iter()
@@ -284,13 +285,13 @@ impl ProcRoot {
     }
 }
 
-/// At most `max` bytes of a regular file. Never waits: what a container put in the place of a file may be a pipe.
+/// Reads at most `max` bytes of a regular file. Never waits: a container may have put a pipe in the place of the file.
 pub(super) fn read_bounded(path: &Path, max: u64) -> Option<Vec<u8>> {
     read_file(open_regular(path)?, max)
 }
 
-/// At most `max` bytes of a file of /proc that is a process's memory, by one read(2), which keeps that memory. Between two
-/// of them the process may end, which looks as if the file did: a name would be cut.
+/// Reads at most `max` bytes of a file of /proc that shows a process's memory. One read(2) holds that memory; between
+/// two, the process may end, which looks like the end of the file: a name would be cut.
 fn read_at_once(path: &Path, max: usize) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(max);
     rustix::io::read(open_regular(path)?, spare_capacity(&mut bytes)).ok()?;
@@ -322,7 +323,8 @@ fn regular(file: File) -> Option<File> {
     file.metadata().ok()?.is_file().then_some(file)
 }
 
-/// proc_pid_stat(5). The name in parentheses may hold anything, parentheses and blanks too: the last one ends it.
+/// Parses `/proc/PID/stat` (proc_pid_stat(5)). The name in parentheses may hold anything, parentheses and blanks too:
+/// the last parenthesis ends it.
 fn parse_stat(text: &str) -> Option<Stat> {
     let (_, rest) = text.rsplit_once(')')?;
     let fields: Vec<&str> = rest.split_ascii_whitespace().collect();

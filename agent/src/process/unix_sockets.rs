@@ -12,20 +12,20 @@ use super::{ProcRoot, listeners::socket_inode};
 /// `SOCK_STREAM`, as the table writes it.
 const STREAM: &str = "0001";
 
-/// `__SO_ACCEPTCON` (include/uapi/linux/net.h): somebody listens.
+/// `__SO_ACCEPTCON` (include/uapi/linux/net.h): the socket listens.
 const ACCEPTS: u32 = 1 << 16;
 
 /// Socket inode → whether it listens, of one network namespace.
 type Sockets = BTreeMap<u64, bool>;
 
-/// Unix stream sockets, each network namespace read once: for one look, not to be kept.
+/// Unix stream sockets. Each network namespace is read once, so the value is for one look and must not be kept.
 pub struct UnixSockets<'a> {
     root: &'a ProcRoot,
     namespaces: HashMap<OsString, Option<Sockets>>,
 }
 
 impl<'a> UnixSockets<'a> {
-    /// Nothing is read yet.
+    /// Reads nothing yet.
     pub fn new(root: &'a ProcRoot) -> Self {
         Self {
             root,
@@ -33,7 +33,7 @@ impl<'a> UnixSockets<'a> {
         }
     }
 
-    /// Whether the process holds a Unix stream socket that listens, its own or an inherited one.
+    /// Returns true if the process holds a Unix stream socket that listens, its own or an inherited one.
     pub fn listens(&mut self, tgid: u32) -> bool {
         let root = self.root;
         self.of(tgid).is_some_and(|sockets| {
@@ -45,7 +45,7 @@ impl<'a> UnixSockets<'a> {
         })
     }
 
-    /// Whether a socket that the process used is closed; false if nobody can tell.
+    /// Returns true if a socket that the process used is closed; false if that cannot be told.
     pub fn is_gone(&mut self, tgid: u32, inode: u64) -> bool {
         self.of(tgid).is_some_and(|sockets| !sockets.contains_key(&inode))
     }
@@ -60,7 +60,7 @@ impl<'a> UnixSockets<'a> {
     }
 }
 
-/// The table's stream sockets; `None` if it is cut off or none: then nothing is gone that only was not listed.
+/// Parses the table's stream sockets; `None` if the table is cut off: a socket that it does not list may exist.
 fn streams(table: impl BufRead) -> Option<Sockets> {
     let mut lines = table.lines();
     lines.next()?.ok()?.starts_with("Num").then_some(())?;

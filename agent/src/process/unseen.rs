@@ -1,15 +1,15 @@
-//! What of the whole host cannot be seen, and which other Spoor looks at it.
+//! Processes of the host whose traffic is not visible, and other Spoors.
 
 use std::{fs::read_link, io::ErrorKind};
 
 use super::{Peculiarity, ProcRoot, peculiarities};
 
-/// The processes of the host, as far as they matter to what can be seen.
+/// Processes of the host that matter to what can be seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unseen {
     /// Processes that were looked into.
     pub looked_into: usize,
-    /// Processes that this one may not look into.
+    /// Processes that the agent may not look into.
     pub closed: usize,
     /// 32-bit programs: id and name.
     pub thirty_two_bit: Vec<(u32, String)>,
@@ -19,7 +19,7 @@ pub struct Unseen {
     pub spoors: Vec<u32>,
 }
 
-/// Looks at every process but its own and the kernel's threads.
+/// Looks at every process but the agent and the kernel's threads.
 pub fn unseen(root: &ProcRoot) -> Unseen {
     let mut found = Unseen::default();
     let own = std::process::id();
@@ -41,7 +41,7 @@ pub fn unseen(root: &ProcRoot) -> Unseen {
                 found.closed += 1;
                 continue;
             }
-            // It is ending.
+            // The process is ending.
             Err(_) => continue,
         }
         for peculiarity in peculiarities(root, tgid) {

@@ -1,18 +1,18 @@
-//! What the kernel side and Core lose for want of room, as the log tells it: a line when it begins, with what to do, and a line
-//! when it is over. Only losses that a setting mends are told; docs/loss.md has all.
+//! Log lines about losses for want of room: one when a loss begins, with advice, and one when it is over. Only losses
+//! that a setting mends are logged; docs/loss.md has all.
 
 use std::time::Instant;
 
 use crate::episode::{Episode, Past};
 
-/// A counter that grows when something has no room.
+/// Bound whose counter grows when something has no room.
 struct Bound {
     counter: &'static str,
-    /// What is lost.
+    /// Things that are lost.
     what: &'static str,
-    /// Why.
+    /// Cause.
     why: &'static str,
-    /// What helps.
+    /// Advice.
     help: &'static str,
 }
 
@@ -43,12 +43,12 @@ const BOUNDS: [Bound; 4] = [
     },
 ];
 
-/// The counters as they were, and what is being lost.
+/// Latest values of the counters, and the losses under way.
 #[derive(Debug, Default)]
 pub struct BoundLosses([(u64, Episode); BOUNDS.len()]);
 
 impl BoundLosses {
-    /// Compares the counters, and gives the lines to log.
+    /// Compares the counters with their latest values, and returns the lines to log.
     pub fn look<'c>(
         &mut self,
         now: Instant,
@@ -70,12 +70,12 @@ impl BoundLosses {
         lines
     }
 
-    /// When the next episode is over, if nothing more is lost.
+    /// Returns when the next loss is over, if nothing more is lost.
     pub fn over_at(&self) -> Option<Instant> {
         self.0.iter().filter_map(|(_, episode)| episode.over_at()).min()
     }
 
-    /// The lines of what is open: it is the end.
+    /// Returns the lines of the losses that are under way at the end.
     pub fn finish(&mut self) -> Vec<String> {
         let episodes = BOUNDS.iter().zip(&mut self.0);
         episodes

@@ -1,249 +1,382 @@
-//! `spoor run` and `spoor record`: from a command line to a running agent, and back to an exit code.
+//! Session: the loop around Core. It reads the ring and the clocks, asks the inspector, and hands spans on.
+//!
+//! ```text
+//! ring ──► registry ──► inspector (questions)
+//!   │          ▲            │ answers
+//!   ▼          └────────────┤
+//! Core ◄────────────────────┘ facts, decisions
+//!   ├──► skip hints to the kernel side
+//!   └──► spans to the sink: export, or a tape of everything that Core was fed
+//! ```
+//!
+//! The loop runs on the main thread and waits for nothing but the ring. What may take long has a thread of its own:
+//! [`crate::targets::inspector`], [`unix_ends`], the export.
 
-mod announce;
-mod driver;
-mod facts;
+mod clock;
+mod command;
+mod heartbeat;
 mod losses;
-mod pulse;
-mod second_look;
-mod shown;
-mod signals;
-mod status;
-mod undecided;
+mod sink;
+mod snapshot;
+mod targeting;
 mod unix_ends;
-mod whys;
 
 use std::{
-    fs::File,
-    io::{BufWriter, IsTerminal},
+    io,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use agent_ebpf::abi::Counter;
 use anyhow::Context;
+use rustix::process::setpriority_process;
 
-use crate::{
-    config::{Output, RecordSettings, RunSettings, TraceSettings},
-    export::{
-        Exporter,
-        config::{Choice, ExportConfig, Stream},
-    },
-    launch::{Launch, survivors},
-    metrics::Metrics,
-    preflight,
-    probe::{Probe, Settings, Withheld},
-    process::{ProcRoot, Selection},
-    screen::{Log, SCREEN, say},
-    serve::{ServeError, Server},
-    tape::{self, TapeWriter},
+use self::{
+    clock::{monotonic_ns, unix_ns},
+    losses::BoundLosses,
+    unix_ends::UnixEnds,
 };
-use driver::{Session, Sink};
-use status::StatusLine;
+pub use self::{
+    command::LaunchedCommand,
+    sink::{Recorder, Sink},
+    snapshot::{Published, Snapshot, register},
+};
+use crate::{
+    config::CoreSettings,
+    engine::Core,
+    launch::Stop,
+    probe::{BUSY_PERIOD, Probe, Waker},
+    process::{Peculiarity, ProcRoot},
+    record::{self, Record, Unseen},
+    tape::Frame,
+    targets::{Registry, inspector::Inspector, reconcile::Reconciler, rules::Rules},
+};
 
-/// How long the end may take: what is finished is sent.
-const FLUSH: Duration = Duration::from_secs(5);
+/// Records that are taken before anything else is looked at. Their exchanges and spans, some 2 KiB each, exist at the
+/// same time: so few that a burst leaves little memory behind, and that the processor's cache holds them.
+const BATCH: usize = 1024;
 
-/// Runs the agent until a signal, or the end of the command that it started. Returns the exit code.
-///
-/// # Errors
-/// If nothing can be traced, or spans cannot go where they should.
-pub fn run(settings: &RunSettings) -> anyhow::Result<i32> {
-    run_without(settings, Withheld::default())
-}
+/// Looks at an empty ring before the reader sleeps until it is woken.
+const EMPTY_LOOKS: u32 = 4;
 
-/// [`run`] as on a kernel that lacks something, for tests.
-///
-/// # Errors
-/// As [`run`].
-pub fn run_without(settings: &RunSettings, withheld: Withheld) -> anyhow::Result<i32> {
-    let launched = settings.trace.launch.is_some();
-    let choice = match &settings.output {
-        // The command's own output goes to stdout.
-        Output::Console => Choice::Console(if launched { Stream::Stderr } else { Stream::Stdout }),
-        Output::Otlp => Choice::Otlp,
-        Output::OtlpJson(path) => Choice::OtlpJson(path.clone()),
-    };
-    let config = ExportConfig {
-        max_queue_bytes: settings.queue_bytes,
-        ..ExportConfig::from_env(choice, |name| std::env::var(name).ok())?
-    };
-    let metrics = Arc::new(Metrics::default());
-    let shown = Arc::new(shown::Shown::default());
-    shown::register(&shown, &metrics);
-    preflight()?;
-    let exporter = Exporter::start(config, Arc::clone(&metrics))?;
-    let status = status::place(launched, &settings.output);
-    if status.is_some() {
-        SCREEN.reserve();
-    }
-    let status_metrics = Arc::clone(&metrics);
-    let health = Arc::clone(&shown);
-    let server = match settings
-        .metrics_listen
-        .map(|address| Server::start(address, metrics, move || health.health()))
-    {
-        None => None,
-        Some(Ok(server)) => {
-            tracing::info!("metrics at http://{}/metrics", server.address());
-            Some(server)
-        }
-        // Tracing goes on without: another Spoor may run here.
-        Some(Err(error @ ServeError::Taken(_))) => {
-            tracing::warn!("{error}");
-            None
-        }
-        Some(Err(error)) => return Err(error.into()),
-    };
-    let line = status.map(|stream| (stream, status_metrics));
-    let sink = Sink::Export(exporter);
-    let code = trace(&settings.trace, sink, shown, line, withheld)?;
-    drop(server);
-    Ok(code)
-}
+/// Longest sleep.
+const LONGEST_SLEEP: Duration = Duration::from_secs(3600);
 
-/// Records a tape until a signal, or the end of the command that it started. Returns the exit code.
-///
-/// # Errors
-/// If nothing can be traced, or the tape cannot be written.
-pub fn record(settings: &RecordSettings) -> anyhow::Result<i32> {
-    preflight()?;
-    let file: BufWriter<File> = BufWriter::with_capacity(1 << 20, tape::create(&settings.file)?);
-    let tape = if settings.redact {
-        TapeWriter::redacted(file)?
-    } else {
-        tracing::warn!("{}", tape::WARNING);
-        TapeWriter::new(file)?
-    };
-    trace(
-        &settings.trace,
-        Sink::Tape(Box::new(tape)),
-        Arc::default(),
-        None,
-        Withheld::default(),
-    )
-}
+/// Period of comparing the clocks and publishing the counters, while anything happens.
+const HOUSEKEEPING_NS: u64 = 1_000_000_000;
 
-fn preflight() -> anyhow::Result<()> {
-    preflight::check()?;
-    if let preflight::TracefsState::Mounted(at) = preflight::mount_tracefs()? {
-        tracing::info!("tracefs was not mounted: mounted it at {}", at.display());
-    }
-    preflight::raise_memlock()?;
-    Ok(())
-}
-
-/// `line`: where the status line is, and what of the export it shows.
-fn trace(
-    settings: &TraceSettings,
+/// Running session.
+pub struct Session {
+    probe: Probe,
+    core: Core,
+    registry: Registry,
+    inspector: Inspector,
+    reconciler: Reconciler,
+    root: ProcRoot,
+    rules: Rules,
     sink: Sink,
-    shown: Arc<shown::Shown>,
-    line: Option<(Stream, Arc<Metrics>)>,
-    withheld: Withheld,
-) -> anyhow::Result<i32> {
-    // What is done with what is selected.
-    let verb = match &sink {
-        Sink::Export(_) => "traces",
-        Sink::Tape(_) => "records",
-    };
-    let root = ProcRoot::of_host();
-    if let Some(readers) = root.readers() {
-        shown.watch(Arc::clone(readers));
+    published: Arc<Published>,
+    /// Only the launched command and its descendants are targets.
+    only_command: bool,
+    unix_ends: UnixEnds,
+    /// Records taken from the ring, and their bytes.
+    records: (u64, u64),
+    losses: BoundLosses,
+    next_housekeeping_ns: u64,
+}
+
+/// Parts that a session is made of.
+pub struct Parts<'a> {
+    /// The loaded programs.
+    pub probe: Probe,
+    /// Core's settings.
+    pub settings: &'a CoreSettings,
+    /// The process file system.
+    pub root: ProcRoot,
+    /// The user's rules.
+    pub rules: Rules,
+    /// Destination of the spans, or of everything that Core is fed.
+    pub sink: Sink,
+    /// Counters and workloads for other threads.
+    pub published: Arc<Published>,
+    /// Only the launched command and its descendants are targets.
+    pub only_command: bool,
+}
+
+impl Session {
+    /// Prepares a session. It traces nothing before [`Session::begin`].
+    ///
+    /// # Errors
+    /// If the inspector cannot be started, or no seed for ids can be drawn.
+    pub fn new(parts: Parts<'_>) -> anyhow::Result<Self> {
+        let Parts {
+            probe,
+            settings,
+            root,
+            rules,
+            sink,
+            published,
+            only_command,
+        } = parts;
+        let inspector = Inspector::start(root.clone(), rules.clone(), probe.ring.waker())?;
+        published.heartbeat.begin(probe.ring.waker());
+        let seed = seed().context("cannot draw a seed for trace ids (getrandom)")?;
+        let mut session = Self {
+            probe,
+            core: Core::new(settings, seed),
+            registry: Registry::default(),
+            inspector,
+            reconciler: Reconciler::default(),
+            root,
+            rules,
+            sink,
+            published,
+            only_command,
+            unix_ends: UnixEnds::default(),
+            records: (0, 0),
+            losses: BoundLosses::default(),
+            next_housekeeping_ns: 0,
+        };
+        let json = serde_json::to_string(settings).context("cannot write the settings")?;
+        session.sink.record(&Frame::Config(json.into()));
+        session.sink.record(&Frame::Seed(seed));
+        session.housekeeping(monotonic_ns());
+        Ok(session)
     }
-    let rules = &settings.selection;
-    let selection = Selection::of_rules(root.clone(), rules)?;
-    let probe = Probe::load(Settings {
-        ring_bytes: settings.ring_bytes,
-        connections: settings.core.max_connections,
-        withheld,
-    })?;
-    give_back();
-    let only_command = rules.is_empty() && settings.launch.is_some();
-    let desk = Arc::clone(&shown.desk);
-    let of_session = Arc::clone(&shown);
-    let mut session = Session::new(probe, &settings.core, root, selection, sink, of_session, only_command)?;
-    let announced = announce::announce(settings, verb, desk, session.waker());
-    let stop = signals::install(session.waker())?;
-    let launch = match &settings.launch {
-        Some(launch) => Some(Launch::spawn(&launch.command, launch.as_root).map_err(anyhow::Error::new)?),
-        None => None,
-    };
-    // Not before: the command would inherit it.
-    avoid_huge_pages();
-    let pid = launch.as_ref().map(Launch::pid);
-    session.begin(pid);
-    let command = match launch {
-        Some(launch) => Some(signals::watch(launch.release()?, session.waker())?),
-        None => None,
-    };
-    ready(&session, only_command);
-    let line = line.and_then(|(stream, metrics)| {
-        StatusLine::start(stream, shown, metrics)
-            .inspect_err(|error| tracing::warn!("there is no status line: {error}"))
-            .ok()
-    });
-    session.work(&stop, command.as_ref());
-    let code = match &command {
-        Some(command) => command.exit_code().unwrap_or(0),
-        None => 0,
-    };
-    let descendants = session.descendants();
-    let left = pid.map(|_| survivors(descendants)).unwrap_or_default();
-    // A second signal ends at once.
-    stop.end_at_once_from_now_on();
-    drop(line);
-    // Nobody answers while the end is under way.
-    drop(announced);
-    session.finish(FLUSH)?;
-    if !left.is_empty() {
-        let names: Vec<String> = left.iter().map(ToString::to_string).collect();
-        say(format_args!("still running, no longer traced: {}", names.join(", ")));
+
+    /// Returns a handle that ends the reader's sleep.
+    pub fn waker(&self) -> Waker {
+        self.probe.ring.waker()
     }
-    Ok(code)
-}
 
-/// Loading the programs took tens of megabytes that are not needed again.
-fn give_back() {
-    // SAFETY: the allocator's own function, callable at any time.
-    unsafe { libmimalloc_sys::mi_collect(true) };
-}
+    /// Works until a signal comes, or the command has ended.
+    pub fn work(&mut self, stop: &Stop, command: Option<&LaunchedCommand>) {
+        raise_priority();
+        let mut empty_looks = 0;
+        loop {
+            let taken = self.turn();
+            // Records that are left in the ring are taken by `finish`.
+            if stop.is_asked() || command.is_some_and(|command| command.exit_code().is_some()) {
+                return;
+            }
+            if taken >= BATCH {
+                continue;
+            }
+            empty_looks = if taken == 0 { empty_looks + 1 } else { 0 };
+            if empty_looks < EMPTY_LOOKS {
+                self.probe.ring.pause(BUSY_PERIOD);
+            } else {
+                self.sleep();
+            }
+        }
+    }
 
-/// Where the system uses huge pages unasked, what little is left of 2 MiB after a burst would keep all of it resident.
-fn avoid_huge_pages() {
-    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
-        tracing::debug!("huge pages stay allowed, which takes more memory: {error}");
+    /// Sleeps until there are records, or something is due.
+    fn sleep(&mut self) {
+        let lost = self.publish();
+        let now_ns = monotonic_ns();
+        self.look_again(lost, now_ns);
+        let deadlines = [self.core.next_deadline_ns(), self.reconciler.next_deadline_ns()];
+        let deadlines = deadlines.into_iter().flatten();
+        let until_deadlines = deadlines.map(|deadline_ns| Duration::from_nanos(deadline_ns.saturating_sub(now_ns)));
+        let losses_over = self.losses.over_at();
+        let until_over = losses_over.map(|over_at| over_at.saturating_duration_since(Instant::now()));
+        let longest = until_deadlines.chain(until_over).min().unwrap_or(LONGEST_SLEEP);
+        // Records are left in the ring for the next turn.
+        self.probe.ring.sleep(
+            &self.probe.shared,
+            longest.clamp(Duration::from_millis(1), LONGEST_SLEEP),
+        );
+    }
+
+    /// Takes what is there, at most a batch, and passes on what came of it. Returns how many records there were.
+    fn turn(&mut self) -> usize {
+        let taken = self.take_records();
+        self.learn();
+        self.write_hints();
+        self.published.heartbeat.beat();
+        let workloads = || self.registry.workloads(self.core.workloads());
+        self.published.desk.serve(workloads);
+        let now_ns = monotonic_ns();
+        if taken < BATCH {
+            self.end_unix(now_ns);
+        }
+        if taken > 0
+            || self
+                .core
+                .next_deadline_ns()
+                .is_some_and(|deadline_ns| deadline_ns <= now_ns)
+        {
+            self.sink.record(&Frame::Tick { now_ns });
+            self.core.tick(now_ns);
+        }
+        if now_ns >= self.next_housekeeping_ns {
+            self.housekeeping(now_ns);
+        }
+        let spans = self.core.drain();
+        self.sink.export(spans);
+        taken
+    }
+
+    /// Takes at most a batch of records from the ring.
+    fn take_records(&mut self) -> usize {
+        let mut taken = 0;
+        while taken < BATCH {
+            let Self {
+                probe,
+                core,
+                registry,
+                inspector,
+                sink,
+                records: (records, bytes),
+                ..
+            } = self;
+            let many = probe.ring.drain(BATCH - taken, |record| {
+                *records += 1;
+                *bytes += record.len() as u64;
+                sink.record(&Frame::Record(record));
+                let Some(record) = Record::decode(record) else {
+                    // Core counts it.
+                    return core.raw_record(record);
+                };
+                if let Some(question) = registry.notice(&record) {
+                    inspector.ask(question);
+                }
+                if let Record::Unseen(stamp, Unseen::IoUring) = record {
+                    let pid = stamp.execution.tgid.0;
+                    tracing::warn!(pid, "{}", Peculiarity::IoUring.message());
+                }
+                core.record(&record);
+            });
+            if many == 0 {
+                break;
+            }
+            taken += many;
+            // Before the next records: the earlier a hint is written, the less is copied.
+            self.write_hints();
+        }
+        taken
+    }
+
+    /// Writes Core's skip hints for the kernel side.
+    fn write_hints(&mut self) {
+        for (conn, hints) in self.core.take_hints() {
+            self.probe.shared.hint(conn.0, hints);
+        }
+    }
+
+    /// Has the ends of Unix connections reported once they matter, and tells Core those that nobody reported.
+    fn end_unix(&mut self, now_ns: u64) {
+        let gone = self.unix_ends.turn(&self.core, &mut self.probe);
+        for conn in gone {
+            let record = record::gone(conn, now_ns);
+            self.sink.record(&Frame::Record(&record));
+            self.core.raw_record(&record);
+        }
+    }
+
+    /// Compares the clocks and publishes the counters.
+    fn housekeeping(&mut self, now_ns: u64) {
+        self.next_housekeeping_ns = now_ns + HOUSEKEEPING_NS;
+        let (monotonic_ns, unix_ns) = (monotonic_ns(), unix_ns());
+        self.sink.record(&Frame::Clock { monotonic_ns, unix_ns });
+        self.core.clock(monotonic_ns, unix_ns);
+        self.probe.look_at_skipped();
+        let lost = self.publish();
+        self.look_again(lost, now_ns);
+    }
+
+    /// Publishes the counters, and logs the losses that begin and end. Returns how many records found no room in the
+    /// ring.
+    fn publish(&mut self) -> u64 {
+        let kernel = self.probe.counters();
+        let ring_full = kernel.iter().find(|(cause, _)| *cause == Counter::RingFull);
+        let lost = ring_full.map_or(0, |&(_, count)| count);
+        let now = Instant::now();
+        self.published.heartbeat.ring(now, lost, self.records.0);
+        let kernel: Vec<_> = kernel.into_iter().map(|(cause, count)| (cause.name(), count)).collect();
+        let core = self.core.counters();
+        for line in self.losses.look(now, kernel.iter().chain(&core)) {
+            tracing::warn!("{line}");
+        }
+        self.published.set(Snapshot {
+            kernel,
+            core,
+            records: self.records,
+            under_way: self.core.under_way(),
+            talking: self.core.talking(),
+            facts: self.inspector.counters().to_vec(),
+            lost: self.probe.lost.iter().map(|lost| lost.feature.to_owned()).collect(),
+        });
+        lost
+    }
+
+    /// Ends the session: takes what is left, and hands on what is over, within this time.
+    ///
+    /// # Errors
+    /// If the tape is not whole.
+    pub fn finish(mut self, within: Duration) -> anyhow::Result<()> {
+        let until = Instant::now() + within / 2;
+        // While targets go on, there may always be more.
+        while self.turn() > 0 {
+            if Instant::now() > until {
+                tracing::warn!(
+                    "the ring was not read to its end, its last records are lost: more came than could be taken; select fewer \
+                     processes, or give Spoor CPU time"
+                );
+                break;
+            }
+        }
+        self.wait_for_facts(within / 2);
+        let spans = self.core.flush();
+        self.probe.look_at_skipped();
+        self.publish();
+        for line in self.losses.finish() {
+            tracing::warn!("{line}");
+        }
+        self.warn_of_kernel_losses();
+        self.sink.finish(spans, within)
+    }
+
+    /// Waits for the facts of processes that just began: their spans wait for these.
+    fn wait_for_facts(&mut self, within: Duration) {
+        let until = monotonic_ns() + within.as_nanos() as u64;
+        while self.core.waits_for_facts() && monotonic_ns() < until {
+            self.probe.ring.pause(BUSY_PERIOD);
+            self.turn();
+        }
+    }
+
+    fn warn_of_kernel_losses(&self) {
+        let mut counters = self.probe.counters();
+        counters.retain(|&(_, count)| count > 0);
+        if !counters.iter().any(|(cause, _)| cause.is_loss()) {
+            return;
+        }
+        // What the kernel skipped is no loss by itself, but may be why there is one.
+        counters.retain(|&(cause, _)| cause.is_loss() || cause == Counter::Skipped);
+        let lost: Vec<String> = counters
+            .iter()
+            .map(|(cause, count)| format!("{} {count}", cause.name()))
+            .collect();
+        tracing::warn!("the kernel side lost records or bytes: {}", lost.join(", "));
     }
 }
 
-/// Says that all is in place: to people, and to scripts that wait for it.
-fn ready(session: &Session, only_command: bool) {
-    let what = match (only_command, session.targets()) {
-        (true, _) => "the command".to_owned(),
-        (false, 0) => "0 processes: nothing that runs fits so far, and `spoor ps` says why".to_owned(),
-        (false, 1) => "1 process".to_owned(),
-        (false, count) => format!("{count} processes"),
-    };
-    let hint = if std::io::stderr().is_terminal() && !only_command {
-        "; Ctrl-C ends it"
-    } else {
-        ""
-    };
-    say(format_args!("ready, tracing {what}{hint}"));
+/// Draws a seed for ids that no other agent has: from the kernel, for the clocks of two hosts of one image may agree.
+fn seed() -> io::Result<u128> {
+    let mut bytes = [0; size_of::<u128>()];
+    // So few bytes come in one call, once the kernel has collected enough (random(7)).
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(u128::from_le_bytes(bytes))
 }
 
-/// The subscriber for our own logs: on stderr, without the noise of libraries.
-///
-/// # Errors
-/// If another one is installed.
-pub fn log_to_stderr(level: crate::config::LogLevel) -> anyhow::Result<()> {
-    use tracing_subscriber::filter::LevelFilter;
-    let level: LevelFilter = level.name().parse().context("cannot set the log level")?;
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(Log::to_stderr())
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .with_target(false)
-        .with_max_level(level)
-        // It would say so on the stream that could not be written to, and panic when that fails too.
-        .log_internal_errors(false)
-        .finish();
-    tracing::subscriber::set_global_default(subscriber).context("cannot install the log")
+/// Raises the priority of the reader's thread: on a saturated machine, records are lost while the reader waits for its
+/// turn. Where that is not allowed, the reader runs at normal priority.
+fn raise_priority() {
+    const NICE: i32 = -10;
+    // `None` is the calling thread: on Linux, each thread has a priority of its own (setpriority(2)).
+    if let Err(error) = setpriority_process(None, NICE) {
+        tracing::debug!("the reader runs at normal priority: {error}");
+    }
 }

@@ -1,5 +1,6 @@
-//! Ends of Unix connections. TCP's states tell its ends; for Unix sockets close(2) and its kin have to be watched, and each
-//! process of the host pays for that. So they are watched from when it matters, and what ended before is looked for.
+//! Ends of Unix connections. The states of TCP tell its ends; for Unix sockets, close(2) and its kin have to be hooked,
+//! and every process of the host pays for that. So they are hooked once that matters, and connections that ended before
+//! are found by reading /proc.
 //!
 //! ```text
 //! Unwatched ── a target speaks HTTP on one ──► Attaching, Attached ──► Looking ── /proc was read ──► Watched
@@ -14,9 +15,10 @@ use crate::{
     engine::{Core, UnixConnection},
     probe::{Lost, Probe, When},
     process::{ProcRoot, UnixSockets},
+    record::ConnectionId,
 };
 
-/// How far it is.
+/// Progress of watching for ends.
 #[derive(Default)]
 pub struct UnixEnds(State);
 
@@ -24,17 +26,17 @@ pub struct UnixEnds(State);
 enum State {
     #[default]
     Unwatched,
-    /// Waits for the hooks.
+    /// The hooks are being attached.
     Attaching(Receiver<Vec<Lost>>),
-    /// The hooks are there; connections that were there before have ended, or will be told.
+    /// The hooks are attached: from now on, each end is reported.
     Attached,
-    /// Waits for the names of connections that ended before.
-    Looking(Receiver<Vec<u64>>),
+    /// Connections that ended before are being looked for.
+    Looking(Receiver<Vec<ConnectionId>>),
     Watched,
 }
 
 impl UnixEnds {
-    /// Watches from now on: there was nothing before. Waits until the hooks are there.
+    /// Watches from the start, when there were no connections before. Waits until the hooks are attached.
     pub fn watch(&mut self, probe: &mut Probe) {
         if matches!(self.0, State::Unwatched) {
             let lost = probe.later().attach(When::UnixHttp);
@@ -43,9 +45,9 @@ impl UnixEnds {
         }
     }
 
-    /// Goes on, where that is possible without waiting: what takes time is done on threads. To be called when all records
-    /// that were there are taken. Returns the connections that have ended without being told.
-    pub fn turn(&mut self, core: &Core, probe: &mut Probe) -> Vec<u64> {
+    /// Takes the next step, without waiting: what takes time is done on threads. The caller has taken all records that
+    /// were in the ring. Returns the connections whose ends were not reported.
+    pub fn turn(&mut self, core: &Core, probe: &mut Probe) -> Vec<ConnectionId> {
         match &self.0 {
             State::Unwatched if core.needs_unix_ends() => {
                 let later = probe.later();
@@ -54,7 +56,7 @@ impl UnixEnds {
             State::Attaching(lost) => {
                 if let Ok(lost) = lost.try_recv() {
                     probe.lost.extend(lost);
-                    // Not before the records are taken that came until then.
+                    // The records that came until now are taken first.
                     self.0 = State::Attached;
                     probe.ring.waker().wake();
                 }
@@ -66,7 +68,7 @@ impl UnixEnds {
             State::Looking(gone) => {
                 if let Ok(gone) = gone.try_recv() {
                     self.0 = State::Watched;
-                    tracing::debug!("ends of Unix connections are told from now on");
+                    tracing::debug!("ends of Unix connections are reported from now on");
                     return gone;
                 }
             }
@@ -76,24 +78,24 @@ impl UnixEnds {
     }
 }
 
-fn ended(connections: &[UnixConnection]) -> Vec<u64> {
+fn ended(connections: &[UnixConnection]) -> Vec<ConnectionId> {
     let root = ProcRoot::default();
     let mut sockets = UnixSockets::new(&root);
-    let gone = connections.iter().filter(|c| sockets.is_gone(c.tgid, c.inode));
+    let gone = connections.iter().filter(|c| sockets.is_gone(c.tgid.0, c.inode));
     gone.map(|connection| connection.conn).collect()
 }
 
-/// Does something on a thread, and wakes the reader when it is done.
+/// Works on a thread, and wakes the reader when the work is done.
 fn answer<T: Send + 'static>(probe: &Probe, work: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
     let (send, receive) = channel();
     let waker = probe.ring.waker();
     let work = move || {
-        // Nobody waits any more if the agent ends.
+        // The agent may have ended.
         let _ = send.send(work());
         waker.wake();
     };
     if let Err(error) = thread::Builder::new().name("spoor-unix".to_owned()).spawn(work) {
-        tracing::warn!("cannot start a thread, ends of Unix connections are told late: {error}");
+        tracing::warn!("cannot start a thread: ends of Unix connections are reported late: {error}");
     }
     receive
 }

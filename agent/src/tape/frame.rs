@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::TapeError;
-use crate::{engine::trace::Ids, process::ProcessFacts};
+use crate::{engine::context::Ids, process::ProcessFacts};
 
 /// One thing that Core was told.
 #[derive(Clone, Debug, PartialEq)]

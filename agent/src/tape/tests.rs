@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     engine::trace::{Attribute, Resource, Value},
-    process::{ProcessFacts, Runtime},
+    process::ProcessFacts,
+    runtimes::Runtime,
 };
 
 /// A frame that owns what it holds, to compare with.

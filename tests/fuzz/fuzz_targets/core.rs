@@ -7,6 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use spoor::{
     config::CoreSettings,
     engine::{Core, trace::Span},
+    record::Tgid,
 };
 use spoor_fuzz::events::{Step, stream};
 
@@ -36,7 +37,7 @@ fn play(settings: &CoreSettings, steps: &[Step]) -> (Vec<Span>, Vec<(&'static st
     let mut spans = Vec::new();
     for step in steps {
         match step {
-            Step::Record(record) => core.record(record),
+            Step::Record(record) => core.raw_record(record),
             Step::Tick(now_ns) => {
                 core.tick(*now_ns);
                 spans.extend(core.drain());
@@ -44,7 +45,7 @@ fn play(settings: &CoreSettings, steps: &[Step]) -> (Vec<Span>, Vec<(&'static st
             }
             Step::Drain => spans.extend(core.drain()),
             Step::Process(facts) => core.process(facts.clone()),
-            Step::Selected(tgid, selected) => core.selected(*tgid, *selected),
+            Step::Selected(tgid, selected) => core.selected(Tgid(*tgid), *selected),
             Step::Clock(monotonic_ns, unix_ns) => core.clock(*monotonic_ns, *unix_ns),
         }
         let (connections, exchanges) = core.under_way();

@@ -9,8 +9,8 @@ use agent_ebpf::frame::{
 use libfuzzer_sys::fuzz_target;
 use spoor::{
     engine::proto::{
-        Data, Half,
-        http1::{Config, Event, Http1},
+        Data, Event, Half, Piece,
+        http1::{Config, Http1},
     },
     record::Stamp,
 };
@@ -44,16 +44,15 @@ fuzz_target!(|data: &[u8]| {
     let mut out = Vec::new();
     let half = if response { Half::Response } else { Half::Request };
     if response {
-        let get = Data::Bytes(b"GET / HTTP/1.1\r\n\r\n");
-        http.feed(&config, Half::Request, 0, true, get, Stamp::default(), &mut out);
+        let get = b"GET / HTTP/1.1\r\n\r\n";
+        http.feed(&config, Half::Request, piece(0, get), &mut out);
     }
-    let bytes = Data::Bytes(&head[..head_bytes]);
-    http.feed(&config, half, 0, true, bytes, Stamp::default(), &mut out);
+    http.feed(&config, half, piece(0, &head[..head_bytes]), &mut out);
     let heads = out
         .iter()
         .filter(|event| match event {
-            Event::RequestHead { .. } => !response,
-            Event::ResponseHead { .. } => response,
+            Event::Begins { .. } => !response,
+            Event::Answered { .. } => response,
             _ => false,
         })
         .count();
@@ -76,6 +75,16 @@ fuzz_target!(|data: &[u8]| {
     );
 });
 
+/// Returns a system call that moved these bytes.
+fn piece(offset: u64, bytes: &[u8]) -> Piece<'_> {
+    Piece {
+        offset,
+        segment_start: true,
+        data: Data::Bytes(bytes),
+        stamp: Stamp::default(),
+    }
+}
+
 /// Compares a chunk's line, the first one of a body or a later one.
 fn chunk(is_first: bool, bytes: &[u8]) {
     let known = bytes.len().min(LINE_BYTES as usize);
@@ -90,23 +99,14 @@ fn chunk(is_first: bool, bytes: &[u8]) {
     let mut http = Http1::new(true);
     let mut out = Vec::new();
     let mut feed = |offset: usize, bytes| {
-        let (config, stamp) = (Config::default(), Stamp::default());
-        http.feed(
-            &config,
-            Half::Request,
-            offset as u64,
-            true,
-            Data::Bytes(bytes),
-            stamp,
-            &mut out,
-        );
+        http.feed(&Config::default(), Half::Request, piece(offset as u64, bytes), &mut out);
         http.body_until(Half::Request)
     };
     feed(0, &before);
     let until = feed(before.len(), &bytes[..line.bytes as usize]);
     let shown = bytes.escape_ascii();
     if line.size == 0 {
-        let ends = |event: &Event| matches!(event, Event::RequestEnd { .. });
+        let ends = |event: &Event| matches!(event, Event::Sent { .. });
         assert!(out.iter().any(ends), "the programs end the body elsewhere: {shown}");
     } else {
         let end = before.len() as u64 + line.bytes + line.size;

@@ -9,8 +9,8 @@ use arbitrary::Unstructured;
 use libfuzzer_sys::fuzz_target;
 use spoor::{
     engine::proto::{
-        Data, Half,
-        http1::{Config, Event, Http1},
+        Data, Event, Half, Piece,
+        http1::{Config, Http1},
         opaque,
     },
     record::Stamp,
@@ -76,8 +76,8 @@ fn again_and_again<'a>(input: &mut Unstructured<'a>) -> Cow<'a, [u8]> {
 
 fn of_half(events: &[Event], half: Half) -> Vec<&Event> {
     let of = |event: &&Event| match event {
-        Event::RequestHead { .. } | Event::RequestEnd { .. } => half == Half::Request,
-        Event::ResponseHead { .. } | Event::ResponseEnd { .. } => half == Half::Response,
+        Event::Begins { .. } | Event::Sent { .. } => half == Half::Request,
+        Event::Answered { .. } | Event::Ended { .. } => half == Half::Response,
         Event::Lost { .. } | Event::Opaque { .. } => false,
     };
     events.iter().filter(of).collect()
@@ -102,10 +102,8 @@ fn place(bytes: &[u8], sixteenths: u8, from_birth: bool) -> usize {
 
 /// Returns the parser's events, without the stamps.
 fn play(from_birth: bool, at_server: bool, steps: &[Step<'_>], in_pieces: bool) -> Vec<Event> {
-    let config = Config {
-        capture_request: vec!["x-a".to_owned()],
-        capture_response: vec!["x-b".to_owned()],
-    };
+    let name = |name: &str| name.parse().expect("a header name");
+    let config = Config::new(&[name("x-a")], &[name("x-b")], false);
     let mut http = Http1::new(from_birth);
     if at_server {
         http = http.at_server();
@@ -121,7 +119,13 @@ fn play(from_birth: bool, at_server: bool, steps: &[Step<'_>], in_pieces: bool) 
         };
         let mut feed = |half: Half, start, data| {
             let offset = &mut offsets[half as usize];
-            http.feed(&config, half, *offset, start, data, stamp, &mut out);
+            let piece = Piece {
+                offset: *offset,
+                segment_start: start,
+                data,
+                stamp,
+            };
+            http.feed(&config, half, piece, &mut out);
             *offset = offset.saturating_add(match data {
                 Data::Bytes(bytes) => bytes.len() as u64,
                 Data::Gap(length) => length,
@@ -153,10 +157,10 @@ fn play(from_birth: bool, at_server: bool, steps: &[Step<'_>], in_pieces: bool) 
     );
     for event in &mut out {
         match event {
-            Event::RequestHead { first, complete, .. } | Event::ResponseHead { first, complete, .. } => {
+            Event::Begins { first, complete, .. } | Event::Answered { first, complete, .. } => {
                 (*first, *complete) = (Stamp::default(), Stamp::default());
             }
-            Event::RequestEnd { last, .. } | Event::ResponseEnd { last, .. } => *last = Stamp::default(),
+            Event::Sent { last, .. } | Event::Ended { last, .. } => *last = Stamp::default(),
             Event::Opaque { carries, .. } => *carries = "",
             Event::Lost { .. } => {}
         }
@@ -177,7 +181,7 @@ fn check(events: &[Event], from_birth: bool) {
     for event in events {
         assert!(!opaque, "{event:?} on an opaque connection");
         match event {
-            Event::RequestHead { exchange, .. } => {
+            Event::Begins { exchange, .. } => {
                 assert_eq!(*exchange, next, "{events:?}");
                 if !synchronised {
                     assert!(!answering, "{events:?}");
@@ -189,15 +193,15 @@ fn check(events: &[Event], from_birth: bool) {
                 sending = Some(next);
                 next += 1;
             }
-            Event::RequestEnd { exchange, .. } => assert_eq!(Some(*exchange), sending.take(), "{events:?}"),
-            Event::ResponseHead { exchange, .. } => {
+            Event::Sent { exchange, .. } => assert_eq!(Some(*exchange), sending.take(), "{events:?}"),
+            Event::Answered { exchange, .. } => {
                 assert!(
                     !answering && *exchange == oldest && oldest < next.min(lost_from),
                     "{events:?}"
                 );
                 answering = true;
             }
-            Event::ResponseEnd { exchange, .. } => {
+            Event::Ended { exchange, .. } => {
                 assert!(answering && *exchange == oldest, "{events:?}");
                 answering = false;
                 oldest += 1;

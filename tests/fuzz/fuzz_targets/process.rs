@@ -15,7 +15,9 @@ use libfuzzer_sys::fuzz_target;
 use spoor::{
     config,
     probe::Btf,
-    process::{ExecHint, Gatherer, ProcRoot, Selection, peculiarities, unseen},
+    process::{ExecHint, Gatherer, ProcRoot, peculiarities, unseen},
+    record::Tgid,
+    targets::rules::Rules,
 };
 use spoor_fuzz::{byte, text};
 use tempfile::TempDir;
@@ -206,17 +208,17 @@ fn look(proc: &Path, name: usize, input: &mut Unstructured<'_>) {
         },
         _ => config::Selection::default(),
     };
-    if let Ok(selection) = Selection::of_rules(root.clone(), &rules) {
-        let _ = selection.matches(PID);
-        let targets = selection.scan();
-        let listed = selection.look_at_all();
+    if let Ok(rules) = Rules::new(root.clone(), &rules) {
+        let _ = rules.matches(Tgid(PID));
+        let targets = rules.scan();
+        let listed = rules.candidates();
         let reasons = listed
             .into_iter()
-            .filter_map(|listed| Some((listed.tgid, listed.reason?)));
+            .filter_map(|listed| Some((listed.tgid, listed.rule?)));
         assert_eq!(reasons.collect::<Vec<_>>(), targets, "what is listed is what is traced");
-        let _ = selection.children(&[1, 7].into());
+        let _ = rules.children(&[Tgid(1), Tgid(7)].into());
         if let Some(hint) = hint {
-            let _ = selection.matched(hint);
+            let _ = rules.matched(hint);
         }
     }
     let _ = unseen(&root);

@@ -5,12 +5,12 @@ use libfuzzer_sys::fuzz_target;
 use spoor::{
     config::CoreSettings,
     engine::Core,
-    record::Event,
+    record::{Record, Tgid},
     tape::{Frame, TapeReader, TapeWriter},
 };
 
 fuzz_target!(|data: &[u8]| {
-    let _ = Event::decode(data);
+    let _ = Record::decode(data);
     let Ok(mut tape) = TapeReader::new(data) else { return };
     let mut copy = TapeWriter::new(Vec::new()).expect("memory can be written");
     let mut redacted = TapeWriter::redacted(Vec::new()).expect("memory can be written");
@@ -49,13 +49,13 @@ fuzz_target!(|data: &[u8]| {
                 }
             }
             (Frame::Clock { monotonic_ns, unix_ns }, Some(core)) => core.clock(monotonic_ns, unix_ns),
-            (Frame::Record(record), Some(core)) => core.record(record),
+            (Frame::Record(record), Some(core)) => core.raw_record(record),
             (Frame::Tick { now_ns }, Some(core)) => {
                 core.tick(now_ns);
                 core.drain();
             }
             (Frame::Process(facts), Some(core)) => core.process(facts.into_owned()),
-            (Frame::Selected { tgid, selected }, Some(core)) => core.selected(tgid, selected),
+            (Frame::Selected { tgid, selected }, Some(core)) => core.selected(Tgid(tgid), selected),
             (_, None) => {}
         }
     }

@@ -11,21 +11,23 @@ use std::{
 use arbitrary::Unstructured;
 use libfuzzer_sys::fuzz_target;
 use spoor::{
-    config::{Command, Invocation, Selection},
+    config::{Command, IgnoreRule, Invocation, KnownMethods, Selection},
     engine::{
+        context::traceparent,
+        exchange::Failure,
         proto::http1::{Header, RequestHead, ResponseHead},
         trace::{
             Attribute, SpanKind, Value,
-            http::{
-                Endpoint, Failure, HttpConfig, HttpExchange, IpOrUnix, SpanNameStyle, connect_span, http_span,
-                ignore::Ignore, known_methods,
+            conventions::{
+                Finished, connect,
+                http::{HttpConfig, HttpExchange, SpanNameStyle, describe},
             },
             redact,
             span_name::SpanNames,
-            traceparent,
         },
     },
     export::config::{Choice, ExportConfig, Output, Stream, Target, names_endpoint},
+    record::Endpoint,
 };
 use spoor_fuzz::{byte, number, short, text};
 
@@ -110,9 +112,10 @@ fn span(input: &mut Unstructured<'_>) {
         content_length: None,
         headers,
     };
-    if let Ok(rule) = route.parse::<Ignore>() {
+    if let Ok(rule) = route.parse::<IgnoreRule>() {
         assert_eq!(rule.matches(&request), rule.matches(&request.clone()));
     }
+    let Ok(known_methods) = route.parse::<KnownMethods>();
     let config = HttpConfig {
         capture_request: vec!["x-a".to_owned()],
         capture_response: vec!["x-b".to_owned()],
@@ -124,37 +127,44 @@ fn span(input: &mut Unstructured<'_>) {
         routes: route.parse().into_iter().collect(),
         body_sizes: flags & 4 == 0,
         secrets: Default::default(),
-        known_methods: (flags & 4 != 0).then(|| known_methods(&route)).flatten(),
+        known_methods: known_methods
+            .methods()
+            .filter(|_| flags & 4 != 0)
+            .map(<[String]>::to_vec),
     };
-    let address = |which: bool| match which {
-        true => IpOrUnix::Ip(u128::from(sizes[0]).rotate_left(u32::from(flags)).to_be_bytes().into()),
-        false if flags & 8 == 0 => IpOrUnix::Unix(None),
-        false => IpOrUnix::Unix(Some(route.as_str().into())),
-    };
-    let end = |which| Endpoint {
-        address: address(which),
-        port: status,
+    let end = |which: bool| match which {
+        true => Endpoint::Ip(
+            u128::from(sizes[0]).rotate_left(u32::from(flags)).to_be_bytes().into(),
+            status,
+        ),
+        false if flags & 8 == 0 => Endpoint::Unix(None),
+        false => Endpoint::Unix(Some(route.as_str().into())),
     };
     let (local, remote) = (end(flags & 16 == 0), end(flags & 32 == 0));
     let failure = (flags & 64 != 0).then(|| Failure::from_errno(i32::from(status)));
     let mut names = SpanNames::default();
     for kind in [SpanKind::Server, SpanKind::Client] {
-        let exchange = HttpExchange {
+        let end = Finished {
             kind,
-            request: &request,
-            response: (flags & 128 == 0).then_some(&response),
+            call: None,
+            reply: None,
             request_body_bytes: Some(sizes[0]),
             response_body_bytes: Some(sizes[1]),
             failure,
             local: &local,
             remote: &remote,
         };
-        let span = http_span(&exchange, &config, &mut names);
+        let exchange = HttpExchange {
+            request: &request,
+            response: (flags & 128 == 0).then_some(&response),
+            end: &end,
+        };
+        let span = describe(&exchange, &config, &mut names);
         bounded(&span.attributes);
         assert!(!span.name.is_empty());
-        assert_eq!(http_span(&exchange, &config, &mut names).attributes, span.attributes);
+        assert_eq!(describe(&exchange, &config, &mut names).attributes, span.attributes);
     }
-    bounded(&connect_span(&remote, Failure::Other).attributes);
+    bounded(&connect(&remote, Failure::Other).attributes);
     let query = String::from_utf8_lossy(target);
     let redacted = config.secrets.query(&query);
     assert_eq!(
@@ -167,10 +177,7 @@ fn span(input: &mut Unstructured<'_>) {
 
 /// Checks that the number of names stays bounded for many paths.
 fn names(input: &mut Unstructured<'_>) {
-    let end = Endpoint {
-        address: IpOrUnix::Unix(None),
-        port: 0,
-    };
+    let socket = Endpoint::Unix(None);
     let mut names = SpanNames::default();
     let mut given = BTreeSet::new();
     let mut overflowed = 0;
@@ -189,17 +196,22 @@ fn names(input: &mut Unstructured<'_>) {
             content_length: None,
             headers: vec![],
         };
-        let exchange = HttpExchange {
+        let end = Finished {
             kind: SpanKind::Server,
-            request: &request,
-            response: Some(&response),
+            call: None,
+            reply: None,
             request_body_bytes: None,
             response_body_bytes: None,
             failure: None,
-            local: &end,
-            remote: &end,
+            local: &socket,
+            remote: &socket,
         };
-        let name = http_span(&exchange, &HttpConfig::default(), &mut names).name;
+        let exchange = HttpExchange {
+            request: &request,
+            response: Some(&response),
+            end: &end,
+        };
+        let name = describe(&exchange, &HttpConfig::default(), &mut names).name;
         if names.overflowed() > overflowed {
             overflowed += 1;
             assert_eq!(name, "GET", "what has no room is named by its method");
@@ -223,16 +235,16 @@ fn bounded(attributes: &[Attribute]) {
 }
 
 fn trace_context(input: &mut Unstructured<'_>) {
-    let mut headers = Vec::new();
-    while !input.is_empty() && headers.len() < 40 {
-        let header = if byte(input) & 1 == 0 {
-            Header::Traceparent
+    let (mut parents, mut states) = (Vec::new(), Vec::new());
+    while !input.is_empty() && parents.len() + states.len() < 40 {
+        let of = if byte(input) & 1 == 0 {
+            &mut parents
         } else {
-            Header::Tracestate
+            &mut states
         };
-        headers.push((header, text(input).into()));
+        of.push(text(input));
     }
-    if let Ok(Some(context)) = traceparent::trace_context(&headers) {
+    if let Ok(Some(context)) = traceparent::trace_context(parents.into_iter()) {
         let again = format!("00-{}-{}-{:02x}", context.trace_id, context.parent_id, context.flags);
         assert_eq!(traceparent::parse(again.as_bytes()), Ok(context));
         assert_eq!(
@@ -240,13 +252,13 @@ fn trace_context(input: &mut Unstructured<'_>) {
             again.ends_with(['1', '3', '5', '7', '9', 'b', 'd', 'f'])
         );
     }
-    if let Ok(Some(state)) = traceparent::tracestate(&headers) {
+    if let Ok(Some(state)) = traceparent::tracestate(states.into_iter()) {
         assert!(
             !state.is_empty() && state.len() <= 512 && state.split(',').count() <= 32,
             "{state}"
         );
-        let again = [(Header::Tracestate, state.as_bytes().into())];
-        assert_eq!(traceparent::tracestate(&again), Ok(Some(state)));
+        let again = std::iter::once(state.as_bytes());
+        assert_eq!(traceparent::tracestate(again), Ok(Some(state.clone())));
     }
 }
 

@@ -15,7 +15,8 @@ use arbitrary::Unstructured;
 use spoor::{
     config::{CoreSettings, SpanNames},
     engine::trace::{Attribute, Resource},
-    process::{ProcessFacts, Runtime},
+    process::ProcessFacts,
+    runtimes::Runtime,
 };
 
 use crate::{byte, number, text};
@@ -93,11 +94,11 @@ pub fn stream(input: &mut Unstructured<'_>) -> (CoreSettings, Vec<Step>) {
         } else {
             SpanNames::Method
         },
-        routes: vec!["/a".to_owned()],
-        request_headers: vec!["x-a".to_owned()],
+        routes: vec!["/a".parse().expect("this is a route")],
+        request_headers: vec!["x-a".parse().expect("this is a header's name")],
         response_headers: vec![],
         body_sizes: true,
-        ignore: vec!["GET /ignored".to_owned()],
+        ignore: vec!["GET /ignored".parse().expect("this is a rule")],
         known_methods: None,
         include_telemetry: flags & 2 == 0,
         sampler: Default::default(),

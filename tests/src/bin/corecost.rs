@@ -22,8 +22,9 @@ use spoor::{
         Core,
         trace::{Attribute, Resource},
     },
-    process::{ProcessFacts, Runtime},
-    record::Event,
+    process::ProcessFacts,
+    record::Record,
+    runtimes::Runtime,
 };
 
 /// The allocator of the agent.
@@ -99,8 +100,8 @@ fn main() -> ExitCode {
 /// Feeds Core as the agent does with records from the ring.
 fn feed(core: &mut Core, records: &[Vec<u8>]) -> usize {
     for record in records {
-        if let Some(event) = Event::decode(record) {
-            core.event(&event);
+        if let Some(record) = Record::decode(record) {
+            core.record(&record);
         }
     }
     black_box(core.take_hints());

@@ -3,64 +3,69 @@
 use std::collections::VecDeque;
 
 use super::{
-    Causality, Named, Node, NodeId, Parent, Serving, Trace,
-    threads::{Deferred, Process},
+    Causality,
+    process::{Deferred, Process},
+    rules,
 };
-use crate::engine::trace::{ParentMethod, traceparent::TraceContext};
+use crate::{
+    engine::{
+        context::ParentMethod,
+        exchange::{Candidates, Exchange, ExchangeId, Parent, Shown, Thread, Trace, Turn, Writer},
+    },
+    runtimes::Rule,
+};
 
 impl Causality {
     /// The request is answered, or will not be: whose are its thread's calls? `lost`: it gives no span, so they are
     /// nobody's.
-    pub(super) fn answered(&mut self, id: NodeId, lost: bool) {
-        let Some(node) = self.nodes.get_mut(id) else { return };
-        if node.serving.closed {
+    pub(super) fn answered(&mut self, id: ExchangeId, lost: bool) {
+        let Some(exchange) = self.exchanges.get_mut(id) else {
+            return;
+        };
+        let (execution, start_ns) = (exchange.execution, exchange.start.ns);
+        let (tgid, tid, carried) = (execution.tgid, execution.tid, exchange.lineage.carried);
+        let Some(serving) = exchange.serving_mut() else { return };
+        let turn = std::mem::replace(&mut serving.turn, Turn::Over);
+        if turn == Turn::Over {
             return;
         }
-        node.serving.closed = true;
-        let Serving {
-            shared_thread,
-            queued,
-            life,
-            received_by,
-            writer,
-            several_writers,
-            ..
-        } = node.serving;
-        let calls = std::mem::take(&mut node.serving.calls);
-        let (tgid, thread, context, start_ns) = (node.tgid, node.thread, node.context, node.start_ns);
+        let calls = std::mem::take(&mut serving.calls);
+        let (thread, writer, life) = (serving.thread, serving.writer, serving.life);
         let process = self.process(tgid);
-        if process.life == life {
-            process.end(thread, id);
+        if let Turn::Served(served) = turn
+            && process.life == served.life
+        {
+            process.end(tid, id);
         }
-        if let Some(context) = context
-            && process.life == received_by
+        if let Some(context) = carried.context()
+            && process.life == life
         {
             process.forget_received((context.trace_id, context.parent_id), id);
         }
         let passes = match writer {
             // Without a response, nobody has shown who works for it.
-            None => process.always_kept_the_rule() && !shared_thread,
-            Some(writer) => {
-                let same = writer.execution.tid == thread && !several_writers;
+            Writer::Nobody => process.always_kept_the_rule() && thread == Thread::Alone,
+            Writer::One(first) | Writer::Several(first) => {
+                let same = first.execution.tid == tid && writer == Writer::One(first);
                 if !same {
-                    process.breaks_the_rule(writer.time_ns);
+                    process.breaks_the_rule(first.time_ns);
                 }
-                let alone = same && !shared_thread && !queued;
+                let alone = same && thread == Thread::Alone && turn != Turn::Queued;
                 if alone {
                     process.keeps_the_rule();
                 }
-                alone && process.is_trusted(writer.time_ns)
+                alone && process.is_trusted(first.time_ns)
             }
         };
         let worked = match writer {
-            Some(writer) if process.has_workers() && !several_writers => process.take_calls(writer.execution.tid),
+            Writer::One(writer) if process.certain().has(Rule::Worker) => process.take_calls(writer.execution.tid),
             _ => VecDeque::new(),
         };
         let known = process.is_known();
         if lost {
             for &call in &calls {
-                if let Some(call) = self.nodes.get_mut(call) {
-                    call.named = Named::default();
+                if let Some(call) = self.exchanges.get_mut(call).and_then(Exchange::calling_mut) {
+                    call.candidates = Candidates::default();
                 }
             }
         }
@@ -78,7 +83,7 @@ impl Causality {
         // A worker serves one request at a time: what it called since it wrote a response last, and since this request
         // was read, is this one's.
         for call in worked {
-            let since = self.nodes.get(call).is_some_and(|call| call.start_ns >= start_ns);
+            let since = self.get(call).is_some_and(|call| call.start.ns >= start_ns);
             let parent = if since && !lost {
                 Parent::Local(id, ParentMethod::Family)
             } else {
@@ -89,52 +94,55 @@ impl Causality {
     }
 
     /// Decides a call whose candidate is decided. `passes`: its thread served that request alone.
-    pub(super) fn settle_call(&mut self, call: NodeId, request: NodeId, passes: bool) {
-        let Some(node) = self.nodes.get(call) else { return };
-        let Parent::Candidate(candidate, method) = node.parent else {
+    pub(super) fn settle_call(&mut self, call: ExchangeId, request: ExchangeId, passes: bool) {
+        let Some(exchange) = self.get(call) else { return };
+        let (Parent::Candidate(candidate, method), Some(calling)) = (exchange.lineage.parent, exchange.calling())
+        else {
             return;
         };
         if candidate != request {
             return;
         }
-        let nginx = self.processes.get(&node.tgid).is_some_and(Process::is_nginx);
-        let passes = if nginx {
+        let candidates = calling.candidates;
+        let process = self.processes.get(&exchange.execution.tgid);
+        let passes = if process.is_some_and(|process| process.certain().has(Rule::Turn)) {
             // It was not known to be nginx when the call was made.
-            node.named.by_turn == Some(request)
+            candidates.by_turn == Some(request)
         } else {
-            passes && node.named.by_thread == Some(request)
+            passes && candidates.by_thread == Some(request)
         };
         let parent = if passes {
             Parent::Local(request, method)
         } else {
+            let parent = rules::without_candidate(exchange);
             self.counters.calls_not_certain += 1;
-            without_candidate(node.context, node.forwarded)
+            parent
         };
         self.decide(call, parent);
     }
 
-    pub(super) fn set_parent(&mut self, id: NodeId, parent: Parent) {
-        if let Some(node) = self.nodes.get_mut(id) {
-            node.parent = parent;
+    pub(super) fn set_parent(&mut self, id: ExchangeId, parent: Parent) {
+        if let Some(exchange) = self.exchanges.get_mut(id) {
+            exchange.lineage.parent = parent;
         }
     }
 
     /// The parent is this.
-    pub(super) fn decide(&mut self, id: NodeId, parent: Parent) {
+    pub(super) fn decide(&mut self, id: ExchangeId, parent: Parent) {
         let trace = match parent {
-            Parent::Local(above, method) => match self.nodes.get_mut(above) {
-                Some(above_node) if above_node.ignored => {
+            Parent::Local(above, method) => match self.exchanges.get_mut(above) {
+                Some(request) if request.shown == Shown::Ignored => {
                     self.set_parent(id, Parent::Root);
                     Some(self.new_trace())
                 }
-                Some(above_node) => match above_node.trace.clone() {
+                Some(request) => match request.lineage.trace.clone() {
                     Some(trace) => {
-                        let span = above_node.span_id;
+                        let span = request.span_id;
                         self.set_parent(id, Parent::Span(span, method));
                         Some(trace)
                     }
                     None => {
-                        let heirs = std::mem::take(&mut above_node.heirs);
+                        let heirs = std::mem::take(&mut request.lineage.heirs);
                         self.add_heir(above, heirs, id);
                         self.set_parent(id, parent);
                         None
@@ -148,7 +156,7 @@ impl Causality {
             },
             Parent::Remote(context) => {
                 self.set_parent(id, parent);
-                let state = self.nodes.get(id).and_then(|node| node.trace_state.clone());
+                let state = self.get(id).and_then(|exchange| exchange.lineage.trace_state.clone());
                 Some(Trace {
                     id: context.trace_id,
                     caller_flags: Some(context.flags),
@@ -167,15 +175,15 @@ impl Causality {
 
     /// Adds one to those whose trace is that of the exchange `above`. Those that have left are passed over whenever the
     /// list is full, so that a request that lasts for hours keeps only those that wait.
-    fn add_heir(&mut self, above: NodeId, mut heirs: Vec<NodeId>, heir: NodeId) {
+    fn add_heir(&mut self, above: ExchangeId, mut heirs: Vec<ExchangeId>, heir: ExchangeId) {
         if heirs.len() == heirs.capacity() {
-            heirs.retain(|&heir| self.nodes.contains_key(heir));
+            heirs.retain(|&heir| self.exchanges.contains_key(heir));
             // Half of it stays free: each heir is looked at once or twice.
             heirs.reserve(heirs.len().max(1));
         }
         heirs.push(heir);
-        if let Some(above) = self.nodes.get_mut(above) {
-            above.heirs = heirs;
+        if let Some(above) = self.exchanges.get_mut(above) {
+            above.lineage.heirs = heirs;
         }
     }
 
@@ -188,22 +196,24 @@ impl Causality {
     }
 
     /// The trace of an exchange is known, and so is that of all that wait for it.
-    pub(super) fn spread(&mut self, id: NodeId, trace: Trace) {
+    pub(super) fn spread(&mut self, id: ExchangeId, trace: Trace) {
         let mut known = vec![id];
         while let Some(id) = known.pop() {
-            let Some(node) = self.nodes.get_mut(id) else { continue };
-            if node.trace.is_some() {
+            let Some(exchange) = self.exchanges.get_mut(id) else {
+                continue;
+            };
+            if exchange.lineage.trace.is_some() {
                 continue;
             }
-            node.trace = Some(trace.clone());
-            let span = node.span_id;
-            let heirs = std::mem::take(&mut node.heirs);
+            exchange.lineage.trace = Some(trace.clone());
+            let span = exchange.span_id;
+            let heirs = std::mem::take(&mut exchange.lineage.heirs);
             for &heir in &heirs {
-                if let Some(heir) = self.nodes.get_mut(heir)
-                    && let Parent::Local(above, method) = heir.parent
+                if let Some(heir) = self.exchanges.get_mut(heir)
+                    && let Parent::Local(above, method) = heir.lineage.parent
                     && above == id
                 {
-                    heir.parent = Parent::Span(span, method);
+                    heir.lineage.parent = Parent::Span(span, method);
                 }
             }
             known.extend(heirs);
@@ -212,70 +222,45 @@ impl Causality {
     }
 
     /// Decides with what is known now.
-    pub(super) fn force(&mut self, mut id: NodeId) {
+    pub(super) fn force(&mut self, mut id: ExchangeId) {
         // Records that contradict each other can make a circle of waits: then the last one looked at is a root.
-        for _ in 0..=self.nodes.len() {
-            let Some(node) = self.nodes.get(id) else { return };
-            if node.trace.is_some() {
+        for _ in 0..=self.exchanges.len() {
+            let Some(exchange) = self.get(id) else { return };
+            if exchange.lineage.trace.is_some() {
                 return;
             }
-            match node.parent {
-                Parent::Local(above, _) if self.nodes.contains_key(above) => id = above,
+            match exchange.lineage.parent {
+                Parent::Local(above, _) if self.exchanges.contains_key(above) => id = above,
                 Parent::Candidate(request, _) => {
-                    let passes = self.nodes.get(request).is_some_and(|request| {
-                        !request.serving.shared_thread
-                            && self
-                                .processes
-                                .get(&request.tgid)
-                                .is_some_and(Process::always_kept_the_rule)
+                    let passes = self.get(request).is_some_and(|request| {
+                        let process = self.processes.get(&request.execution.tgid);
+                        let alone = request.serving().is_some_and(|serving| serving.thread == Thread::Alone);
+                        alone && process.is_some_and(Process::always_kept_the_rule)
                     });
                     self.settle_call(id, request, passes);
                 }
-                _ => {
-                    let parent = node.context.map_or(Parent::Root, Parent::Remote);
-                    return self.decide(id, parent);
-                }
+                _ => return self.decide(id, exchange.lineage.carried.parent()),
             }
         }
         self.decide(id, Parent::Root);
     }
 
     /// An exchange gave no span: what would have been its child has no parent.
-    pub(super) fn orphan(&mut self, lost: &Node, lost_id: NodeId) {
-        for &heir in &lost.heirs {
-            let Some(node) = self.nodes.get(heir) else { continue };
-            if matches!(node.parent, Parent::Local(above, _) if above == lost_id) {
-                self.decide(heir, node.context.map_or(Parent::Root, Parent::Remote));
+    pub(super) fn orphan(&mut self, lost: &Exchange, lost_id: ExchangeId) {
+        for &heir in &lost.lineage.heirs {
+            let Some(exchange) = self.get(heir) else { continue };
+            if matches!(exchange.lineage.parent, Parent::Local(above, _) if above == lost_id) {
+                self.decide(heir, exchange.lineage.carried.parent());
             }
         }
         // A request whose caller's end is lost keeps its trace: others may have left in it.
-        if let Some(other) = lost.partner.and_then(|partner| self.nodes.get_mut(partner))
-            && other.parent == Parent::Span(lost.span_id, ParentMethod::SameHost)
+        if let Some(other) = lost.partner.and_then(|partner| self.exchanges.get_mut(partner))
+            && other.lineage.parent == Parent::Span(lost.span_id, ParentMethod::SameHost)
         {
-            let trace = other.trace.as_ref().map(|trace| trace.id);
-            let sender = other.context.filter(|context| Some(context.trace_id) == trace);
-            other.parent = sender.map_or(Parent::Root, Parent::Remote);
+            let trace = other.lineage.trace.as_ref().map(|trace| trace.id);
+            let sender = other.lineage.carried.context();
+            let sender = sender.filter(|context| Some(context.trace_id) == trace);
+            other.lineage.parent = sender.map_or(Parent::Root, Parent::Remote);
         }
     }
-}
-
-/// A call without a candidate is a root, but for one: it carries a `traceparent` that several open requests came with.
-/// Which of them it belongs to is open, the trace and the caller are not.
-pub(super) fn without_candidate(context: Option<TraceContext>, forwarded: bool) -> Parent {
-    match context {
-        Some(context) if forwarded => Parent::Remote(context),
-        _ => Parent::Root,
-    }
-}
-
-/// Whether a call's method and target are a request's, passed on by a proxy: the same, or without a prefix.
-pub(super) fn is_passed_on(request: &Node, call: &Node) -> bool {
-    let Some(request) = &request.request else { return false };
-    // A connect that failed has no request yet.
-    let Some(call) = &call.request else { return true };
-    let shortest = 2;
-    request.method == call.method
-        && (request.target == call.target
-            || call.target.len() >= shortest
-                && (request.target.ends_with(&call.target) || call.target.ends_with(&request.target)))
 }

@@ -3,10 +3,14 @@
 
 use std::collections::VecDeque;
 
-use super::{Causality, Node, NodeId, Parent, Trace};
+use super::Causality;
 use crate::{
-    engine::trace::{ParentMethod, SpanId, SpanKind},
+    engine::{
+        context::{ParentMethod, SpanId},
+        exchange::{Caller, Carried, Exchange, ExchangeId, Parent, Shown, Trace},
+    },
     hash::{FastMap, FastSet},
+    record::Tgid,
 };
 
 /// Most calls that are remembered.
@@ -15,59 +19,59 @@ const MOST: usize = 4096;
 /// The parts of a call that its server's span needs.
 #[derive(Debug)]
 struct Call {
-    tgid: u32,
+    tgid: Tgid,
     span_id: SpanId,
     trace: Trace,
     unix_offset_ns: i64,
-    forwarded: bool,
+    carried: Carried,
 }
 
 /// Calls that were given up.
 #[derive(Debug, Default)]
 pub(super) struct Departed {
     /// Given up, and not left yet.
-    awaited: FastSet<NodeId>,
-    calls: FastMap<NodeId, Call>,
+    awaited: FastSet<ExchangeId>,
+    calls: FastMap<ExchangeId, Call>,
     /// When each ended, oldest first.
-    order: VecDeque<(u64, NodeId)>,
+    order: VecDeque<(u64, ExchangeId)>,
 }
 
 impl Causality {
     /// A client gave a call up, and its server was not seen to read it: it may do so after the call has left.
-    pub fn give_up(&mut self, id: NodeId) {
-        let node = self.nodes.get(id);
-        if node.is_some_and(|node| node.kind == SpanKind::Client && node.partner.is_none()) {
+    pub fn give_up(&mut self, id: ExchangeId) {
+        let call = self.get(id);
+        if call.is_some_and(|call| call.calling().is_some() && call.partner.is_none()) {
             self.departed.awaited.insert(id);
         }
     }
 
     /// Whether a server that reads this request can be its child, or its other end its parent.
-    pub fn can_join(&self, id: NodeId) -> bool {
-        self.nodes.contains_key(id) || self.departed.calls.contains_key(&id)
+    pub fn can_join(&self, id: ExchangeId) -> bool {
+        self.exchanges.contains_key(id) || self.departed.calls.contains_key(&id)
     }
 
     /// Whether a call was given up.
-    pub fn is_given_up(&self, id: NodeId) -> bool {
+    pub fn is_given_up(&self, id: ExchangeId) -> bool {
         self.departed.awaited.contains(&id) || self.departed.calls.contains_key(&id)
     }
 
-    /// A node is no more: as a span, or lost.
-    pub(super) fn depart(&mut self, id: NodeId, node: &Node, as_span: bool) {
+    /// An exchange is no more: it has left as a span, or is lost.
+    pub(super) fn depart(&mut self, id: ExchangeId, exchange: &Exchange, as_span: bool) {
         let Departed { awaited, calls, order } = &mut self.departed;
-        if awaited.is_empty() || !awaited.remove(&id) || !as_span || node.ignored {
+        if awaited.is_empty() || !awaited.remove(&id) || !as_span || exchange.shown == Shown::Ignored {
             return;
         }
-        let Some((trace, end_ns)) = node.trace.clone().zip(node.end_ns) else {
+        let Some((trace, end_ns)) = exchange.lineage.trace.clone().zip(exchange.state.end_ns()) else {
             return;
         };
         calls.insert(
             id,
             Call {
-                tgid: node.tgid,
-                span_id: node.span_id,
+                tgid: exchange.execution.tgid,
+                span_id: exchange.span_id,
                 trace,
-                unix_offset_ns: node.unix_offset_ns,
-                forwarded: node.forwarded,
+                unix_offset_ns: exchange.unix_offset_ns,
+                carried: exchange.lineage.carried,
             },
         );
         order.push_back((end_ns, id));
@@ -96,18 +100,23 @@ impl Causality {
     }
 
     /// A server has read the request of a call that has left.
-    pub(super) fn join_departed(&mut self, client: NodeId, server: NodeId) {
-        let Some(node) = self.nodes.get_mut(server) else { return };
-        if !node.waits_for_partner() {
+    pub(super) fn join_departed(&mut self, client: ExchangeId, server: ExchangeId) {
+        let Some(request) = self.exchanges.get_mut(server) else {
+            return;
+        };
+        if !request.waits_for_partner() {
             return;
         }
         let Some(call) = self.departed.calls.remove(&client) else {
             return;
         };
-        node.caller_is_remote = node.tgid != call.tgid;
-        node.unix_offset_ns = call.unix_offset_ns;
-        match node.context {
-            Some(context) if !call.forwarded => self.decide(server, Parent::Remote(context)),
+        let of_other_process = request.execution.tgid != call.tgid;
+        if let Some(serving) = request.serving_mut() {
+            serving.caller = Caller::of_other_process(of_other_process);
+        }
+        request.unix_offset_ns = call.unix_offset_ns;
+        match request.lineage.carried.context() {
+            Some(context) if !call.carried.is_forwarded() => self.decide(server, Parent::Remote(context)),
             _ => {
                 self.set_parent(server, Parent::Span(call.span_id, ParentMethod::SameHost));
                 self.spread(server, call.trace);

@@ -1,14 +1,20 @@
-//! What is over and must wait: until when, how much of it, and how it leaves.
+//! Exchanges that are over and must wait: until when, how many of them, and how they leave.
 
-use super::{Causality, Node, NodeId, Parent};
-use crate::engine::trace::{ParentMethod, SpanKind};
+use super::Causality;
+use crate::{
+    engine::{
+        context::ParentMethod,
+        exchange::{
+            Exchange, ExchangeId, Parent,
+            state::{State, Times},
+        },
+    },
+    record::Tgid,
+};
 
 impl Causality {
     /// An exchange is over and cannot leave yet.
-    pub(super) fn hold(&mut self, id: NodeId, since_ns: u64) {
-        let Some(node) = self.nodes.get_mut(id) else { return };
-        node.held = true;
-        self.held += 1;
+    pub(super) fn hold(&mut self, id: ExchangeId, since_ns: u64) {
         self.waiting.push_back((since_ns.saturating_add(self.hold_ns), id));
         while self.held > self.hold_most
             && let Some((_, oldest)) = self.waiting.pop_front()
@@ -29,48 +35,47 @@ impl Causality {
         }
     }
 
-    fn is_held(&self, id: NodeId) -> bool {
-        self.nodes.get(id).is_some_and(|node| node.held)
+    fn is_held(&self, id: ExchangeId) -> bool {
+        self.get(id).is_some_and(|exchange| exchange.state.is_held())
     }
 
     /// An exchange cannot be followed any more: it gives no span.
-    pub fn lose(&mut self, id: NodeId) {
-        let Some(node) = self.nodes.get(id) else { return };
-        if node.kind == SpanKind::Server {
-            self.answered(id, true);
-        }
-        if let Some(node) = self.nodes.remove(id) {
-            self.depart(id, &node, false);
-            self.held -= usize::from(node.held);
-            self.orphan(&node, id);
-            self.part(&node);
+    pub fn lose(&mut self, id: ExchangeId) {
+        self.answered(id, true);
+        if let Some(exchange) = self.exchanges.remove(id) {
+            self.depart(id, &exchange, false);
+            self.held -= usize::from(exchange.state.is_held());
+            self.orphan(&exchange, id);
+            self.part(&exchange);
         }
     }
 
-    /// Makes an exchange ready to leave, if nothing is missing.
-    pub(super) fn offer(&mut self, id: NodeId) {
-        let Some(node) = self.nodes.get_mut(id) else { return };
-        if node.end_ns.is_some() && node.trace.is_some() && node.settled {
-            if std::mem::take(&mut node.held) {
-                self.held -= 1;
-            }
+    /// Lets a held exchange leave, if nothing is missing.
+    pub(super) fn offer(&mut self, id: ExchangeId) {
+        let Some(exchange) = self.exchanges.get_mut(id) else {
+            return;
+        };
+        if let State::Answered {
+            end_ns,
+            times: Times::Settled,
+        } = exchange.state
+            && exchange.lineage.trace.is_some()
+        {
+            exchange.state = State::Decided { end_ns };
+            self.held -= 1;
             self.ready.push(id);
         }
     }
 
-    pub(super) fn is_ready(&self, id: NodeId) -> bool {
-        self.nodes
-            .get(id)
-            .is_some_and(|node| node.end_ns.is_some() && node.trace.is_some() && node.settled)
-    }
-
     /// Lets an exchange go whatever is open.
-    fn release(&mut self, id: NodeId) {
+    fn release(&mut self, id: ExchangeId) {
         self.force(id);
-        let Some(node) = self.nodes.get_mut(id) else { return };
+        let Some(exchange) = self.exchanges.get_mut(id) else {
+            return;
+        };
+        exchange.state.set_times(Times::Settled);
         // What waits above may itself be undecided for a cycle of waits: a root, then.
-        node.settled = true;
-        if node.trace.is_none() {
+        if exchange.lineage.trace.is_none() {
             self.decide(id, Parent::Root);
         }
         self.offer(id);
@@ -105,23 +110,23 @@ impl Causality {
     /// Takes those that are ready to leave, as long as `may_leave` lets them. It is told, too, of which process the call is
     /// that is a request's parent, if that has not left. Those that may not leave count as held: if there are too many,
     /// the oldest are lost.
-    pub fn take_ready(&mut self, mut may_leave: impl FnMut(&Node, Option<u32>) -> bool) -> Vec<Node> {
+    pub fn take_ready(&mut self, mut may_leave: impl FnMut(&Exchange, Option<Tgid>) -> bool) -> Vec<Exchange> {
         let mut kept = Vec::new();
         let mut taken = Vec::new();
         for id in std::mem::take(&mut self.ready) {
-            let Some(node) = self.nodes.get(id) else { continue };
-            let caller = match node.parent {
-                Parent::Span(_, ParentMethod::SameHost) => node.partner.and_then(|partner| self.nodes.get(partner)),
+            let Some(exchange) = self.get(id) else { continue };
+            let caller = match exchange.lineage.parent {
+                Parent::Span(_, ParentMethod::SameHost) => exchange.partner.and_then(|partner| self.get(partner)),
                 _ => None,
             };
-            if !may_leave(node, caller.map(|caller| caller.tgid)) {
+            if !may_leave(exchange, caller.map(|caller| caller.execution.tgid)) {
                 kept.push(id);
                 continue;
             }
-            if let Some(node) = self.nodes.remove(id) {
-                self.depart(id, &node, true);
-                self.part(&node);
-                taken.push(node);
+            if let Some(exchange) = self.exchanges.remove(id) {
+                self.depart(id, &exchange, true);
+                self.part(&exchange);
+                taken.push(exchange);
             }
         }
         let too_many = (self.held + kept.len()).saturating_sub(self.hold_most).min(kept.len());
@@ -136,15 +141,13 @@ impl Causality {
     }
 
     /// An exchange has left: its other end waits for it no more.
-    fn part(&mut self, node: &Node) {
-        if let Some(partner) = node.partner
-            && let Some(other) = self.nodes.get_mut(partner)
+    fn part(&mut self, exchange: &Exchange) {
+        if let Some(partner) = exchange.partner
+            && let Some(other) = self.exchanges.get_mut(partner)
         {
             other.partner = None;
-            if other.end_ns.is_some() && !other.settled {
-                other.settled = true;
-                self.offer(partner);
-            }
+            other.state.set_times(Times::Settled);
+            self.offer(partner);
         }
     }
 }

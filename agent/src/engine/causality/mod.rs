@@ -8,34 +8,33 @@
 //! span that its `traceparent` names. Everything else is a root. Identities of runtimes, hand-overs between threads and
 //! inference have their place beside the rules of threads.
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
-
 mod decide;
 mod departed;
 mod hold;
-mod node;
-mod threads;
+mod process;
+mod rules;
 
-pub use node::{Node, Parent, Serving, Trace};
+pub use rules::{Circumstances, Sight};
 
 use std::collections::VecDeque;
 
 use slotmap::SlotMap;
 
+use super::{
+    context::{Ids, ParentMethod},
+    exchange::{
+        Caller, Candidates, Exchange, ExchangeId, Parent, ReadAt, Recognised, Served, Serving, Thread, Turn, Writer,
+        state::{State, Times},
+    },
+};
 use crate::{
-    engine::trace::{Ids, ParentMethod, SpanKind},
     hash::FastMap,
-    process::Runtime,
-    record::Stamp,
+    record::{Stamp, Tgid, Tid},
+    runtimes::{Rule, Runtime},
 };
 use departed::Departed;
-pub use threads::Named;
-use threads::{Deferred, Open, Process};
-
-slotmap::new_key_type! {
-    /// Names an exchange at one end; never used twice.
-    pub struct NodeId;
-}
+use process::{Deferred, Open, Process};
+use rules::Verdict;
 
 /// What could not be decided well, as counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,16 +56,16 @@ pub struct Counters {
 /// The exchanges under way and what decides about them.
 #[derive(Debug)]
 pub struct Causality {
-    nodes: SlotMap<NodeId, Node>,
-    processes: FastMap<u32, Process>,
+    exchanges: SlotMap<ExchangeId, Exchange>,
+    processes: FastMap<Tgid, Process>,
     /// Programs that were seen.
     lives: u32,
     ids: Ids,
     /// Those that are over and have not left, by when they must.
-    waiting: VecDeque<(u64, NodeId)>,
+    waiting: VecDeque<(u64, ExchangeId)>,
     /// How many are over and undecided.
     held: usize,
-    ready: Vec<NodeId>,
+    ready: Vec<ExchangeId>,
     departed: Departed,
     hold_ns: u64,
     hold_most: usize,
@@ -78,7 +77,7 @@ impl Causality {
     /// Holds what is over for at most `hold_ns`, and at most `hold_most` exchanges.
     pub fn new(seed: u128, hold_ns: u64, hold_most: usize) -> Self {
         Self {
-            nodes: SlotMap::with_key(),
+            exchanges: SlotMap::with_key(),
             processes: FastMap::default(),
             lives: 0,
             ids: Ids::new(seed),
@@ -92,31 +91,35 @@ impl Causality {
         }
     }
 
-    /// An exchange.
-    pub fn get(&self, id: NodeId) -> Option<&Node> {
-        self.nodes.get(id)
+    /// Returns an exchange.
+    pub fn get(&self, id: ExchangeId) -> Option<&Exchange> {
+        self.exchanges.get(id)
     }
 
-    /// An exchange, to be changed in what decides nothing.
-    pub fn get_mut(&mut self, id: NodeId) -> Option<&mut Node> {
-        self.nodes.get_mut(id)
+    /// Returns an exchange, to be changed in what decides nothing.
+    pub fn get_mut(&mut self, id: ExchangeId) -> Option<&mut Exchange> {
+        self.exchanges.get_mut(id)
     }
 
-    /// How many exchanges have not left.
+    fn serving_mut(&mut self, id: ExchangeId) -> Option<&mut Serving> {
+        self.exchanges.get_mut(id).and_then(Exchange::serving_mut)
+    }
+
+    /// Returns how many exchanges have not left.
     pub fn len(&self) -> usize {
-        self.nodes.len()
+        self.exchanges.len()
     }
 
-    /// Whether all have left.
+    /// Returns whether all have left.
     pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
+        self.exchanges.is_empty()
     }
 
-    /// A process is of this kind.
-    pub fn set_runtime(&mut self, tgid: u32, runtime: Runtime) {
+    /// Takes the runtime of a process. Calls that waited for it are decided.
+    pub fn set_runtime(&mut self, tgid: Tgid, runtime: Runtime) {
         let process = self.processes.entry(tgid).or_default();
-        process.set_runtime(runtime);
-        let threads = process.may_use_threads();
+        process.set_rules(runtime.rules());
+        let threads = process.certain().has(Rule::Thread);
         for Deferred { request, calls, passes } in process.take_deferred() {
             for call in calls {
                 self.settle_call(call, request, passes && threads);
@@ -125,7 +128,7 @@ impl Causality {
     }
 
     /// A process has ended.
-    pub fn forget_process(&mut self, tgid: u32) {
+    pub fn forget_process(&mut self, tgid: Tgid) {
         let Some(mut process) = self.processes.remove(&tgid) else {
             return;
         };
@@ -137,14 +140,14 @@ impl Causality {
     }
 
     /// A process is not selected: what it did gives no span. Returns how many exchanges that were.
-    pub fn lose_process(&mut self, tgid: u32) -> usize {
-        let before = self.nodes.len();
+    pub fn lose_process(&mut self, tgid: Tgid) -> usize {
+        let before = self.exchanges.len();
         // Most are not: compilers and shells, which never said a word.
         if self.processes.get(&tgid).is_some_and(|process| process.active) {
-            let mut lost: Vec<NodeId> = self
-                .nodes
+            let mut lost: Vec<ExchangeId> = self
+                .exchanges
                 .iter()
-                .filter(|(_, node)| node.tgid == tgid)
+                .filter(|(_, exchange)| exchange.execution.tgid == tgid)
                 .map(|(id, _)| id)
                 .collect();
             lost.sort_unstable();
@@ -153,10 +156,10 @@ impl Causality {
             }
         }
         self.forget_process(tgid);
-        before - self.nodes.len()
+        before - self.exchanges.len()
     }
 
-    fn process(&mut self, tgid: u32) -> &mut Process {
+    fn process(&mut self, tgid: Tgid) -> &mut Process {
         let process = self.processes.entry(tgid).or_default();
         if !process.active {
             process.active = true;
@@ -166,18 +169,17 @@ impl Causality {
         process
     }
 
-    /// A request was read whole up to its head's end. `queued`: earlier ones on its connection are not answered.
-    pub fn request(&mut self, node: Node, queued: bool, now_ns: u64) -> NodeId {
-        let (tgid, context) = (node.tgid, node.context);
-        let id = self.nodes.insert(node);
+    /// A request's start was read. `queued`: earlier ones on its connection are not answered.
+    pub fn request(&mut self, mut exchange: Exchange, queued: bool, now_ns: u64) -> ExchangeId {
+        let (tgid, carried) = (exchange.execution.tgid, exchange.lineage.carried);
         let process = self.process(tgid);
         let life = process.life;
-        if let Some(context) = context {
-            process.receive((context.trace_id, context.parent_id), id);
+        if let Some(serving) = exchange.serving_mut() {
+            serving.life = life;
         }
-        if let Some(node) = self.nodes.get_mut(id) {
-            node.serving.received_by = life;
-            node.serving.queued = queued;
+        let id = self.exchanges.insert(exchange);
+        if let Some(context) = carried.context() {
+            self.process(tgid).receive((context.trace_id, context.parent_id), id);
         }
         if !queued {
             self.begin(id, now_ns);
@@ -185,38 +187,50 @@ impl Causality {
         id
     }
 
-    /// A request is open from now on: the earlier ones on its connection are answered.
-    pub fn begin(&mut self, id: NodeId, now_ns: u64) {
-        let Some(node) = self.nodes.get_mut(id) else { return };
-        node.serving.queued = false;
-        if node.serving.life != 0 || node.serving.closed {
+    /// A request is served from now on: the earlier ones on its connection are answered.
+    pub fn begin(&mut self, id: ExchangeId, now_ns: u64) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        let (tgid, tid) = (exchange.execution.tgid, exchange.execution.tid);
+        let Some(serving) = exchange.serving().filter(|serving| serving.turn == Turn::Queued) else {
             return;
-        }
-        let (tgid, thread, late) = (node.tgid, node.thread, node.late);
+        };
+        let recognised = serving.recognised;
         let process = self.process(tgid);
-        let (life, others) = (process.life, process.begin(thread, id));
-        if late {
-            process.reads_unknown(thread);
+        let (life, others) = (process.life, process.begin(tid, id));
+        if recognised == Recognised::Late {
+            process.reads_unknown(tid);
         }
         if others.is_some() {
             process.breaks_the_rule(now_ns);
         }
-        if let Some(node) = self.nodes.get_mut(id) {
-            node.serving.life = life;
-            node.serving.shared_thread = others.is_some();
+        if let Some(serving) = self.serving_mut(id) {
+            serving.turn = Turn::Served(Served { life });
+            if others.is_some() {
+                serving.thread = Thread::Shared;
+            }
         }
-        if let Some(Open::One(other)) = others
-            && let Some(other) = self.nodes.get_mut(other)
-        {
-            other.serving.shared_thread = true;
+        if let Some(Open::One(other)) = others {
+            self.share_thread(other);
         }
     }
 
-    /// A thread has read more of a request than its head.
-    pub fn read_on(&mut self, id: NodeId, reader: Stamp) {
-        if let Some(node) = self.nodes.get(id)
-            && node.kind == SpanKind::Server
-            && let Some(process) = self.processes.get_mut(&node.tgid)
+    /// A request's thread does not serve it alone.
+    fn share_thread(&mut self, id: ExchangeId) {
+        if let Some(serving) = self.serving_mut(id) {
+            serving.thread = Thread::Shared;
+        }
+    }
+
+    /// Returns whether a request is not answered.
+    fn is_open(request: &Exchange) -> bool {
+        request.serving().is_some_and(|serving| serving.turn != Turn::Over)
+    }
+
+    /// A thread has read more of a request than its start.
+    pub fn read_on(&mut self, id: ExchangeId, reader: Stamp) {
+        if let Some(exchange) = self.exchanges.get(id)
+            && exchange.serving().is_some()
+            && let Some(process) = self.processes.get_mut(&exchange.execution.tgid)
         {
             process.reads(reader.execution.tid, id);
         }
@@ -229,128 +243,62 @@ impl Causality {
         }
     }
 
-    /// The request that a thread's connect is made for, as far as it can be told now. `busy`: as of [`Node`].
-    pub fn opener(&mut self, tgid: u32, thread: u32, busy: bool) -> Named {
+    /// Returns the requests that a thread's connect may be made for, as far as it can be told now.
+    pub fn opener(&mut self, tgid: Tgid, thread: Tid, sight: Sight) -> Candidates {
         let Some(process) = self.processes.get(&tgid) else {
-            return Named::default();
+            return Candidates::default();
         };
-        let Named { by_thread, by_turn } = process.names(thread, busy);
-        let by_turn = by_turn.filter(|&request| self.passes_on(request, thread, busy));
-        Named { by_thread, by_turn }
+        let Candidates { by_thread, by_turn } = process.names(thread, sight);
+        let by_turn = by_turn.filter(|&request| rules::passes_on(self, request, thread, sight));
+        Candidates { by_thread, by_turn }
     }
 
-    /// Whether what nginx begins now is for the request that it read last: it makes one call in that turn. What follows
-    /// (another try, when the first has failed) is made in a later turn, and then the request that was read last may be
-    /// another one, unless there is only one: of a process that may be `busy` with others, nobody knows that.
-    fn passes_on(&mut self, request: NodeId, thread: u32, busy: bool) -> bool {
-        let Some(node) = self.nodes.get_mut(request) else {
-            return false;
-        };
-        let alone = || {
-            let process = self.processes.get(&node.tgid);
-            process.and_then(|process| process.only_open(thread)) == Some(request)
-        };
-        let passes = !node.serving.passed_on || !busy && alone();
-        node.serving.passed_on = true;
-        passes
+    /// Returns the one request that a thread of a process has open.
+    fn only_open(&self, tgid: Tgid, thread: Tid) -> Option<ExchangeId> {
+        self.processes.get(&tgid)?.only_open(thread)
     }
 
-    /// A call was sent, or a connect failed. `opener`: what its connection was opened for, if this is the first on it.
-    /// `hidden`: it was opened for a request that is not known.
-    pub fn call(&mut self, mut node: Node, opener: Named, hidden: bool) -> NodeId {
-        let (thread, busy) = (node.thread, node.busy);
-        let is_opener = opener
-            .request()
-            .is_some_and(|request| self.is_opener_of(request, &node));
-        let process = self.process(node.tgid);
-        let received = node
-            .context
-            .and_then(|context| process.received((context.trace_id, context.parent_id)));
-        node.forwarded = received.is_some();
-        let nginx = process.is_nginx();
-        let (named, method) = if is_opener {
-            (opener.of(process), ParentMethod::Opener)
-        } else {
-            let mut named = process.names(thread, busy);
-            // The turn that read the request is over: a connect took time, or the call is known only now.
-            if opener.request().is_some() || hidden || node.late {
-                named.by_turn = None;
-            }
-            (named, ParentMethod::Thread)
-        };
-        let is_open = |request: &NodeId| {
-            let request = self.nodes.get(*request);
-            request.is_some_and(|request| !request.serving.closed)
-        };
-        let is_passed_on = |request: &NodeId| {
-            let request = self.nodes.get(*request);
-            request.is_some_and(|request| decide::is_passed_on(request, &node))
-        };
-        let by_thread = named.by_thread.filter(is_open);
-        let by_turn = named.by_turn.filter(is_open).filter(is_passed_on);
-        // What it was opened for, the connect has told.
-        let by_turn = by_turn.filter(|&request| is_opener || self.passes_on(request, thread, busy));
-        node.named = Named { by_thread, by_turn };
-        let candidate = node.named.request().map(|request| (request, method));
-        let (tgid, context) = (node.tgid, node.context);
-        let id = self.nodes.insert(node);
-        // The sender wrote the `traceparent` itself: the span that it names is a caller nearer than any request.
-        if let (Some(context), None) = (context, received) {
-            self.decide(id, Parent::Remote(context));
-            return id;
-        }
-        match (candidate, received) {
-            // Rules that are certain at once. A header that was passed on overrules the turn.
-            (Some((request, method)), received) if nginx && received.is_none_or(|open| open.may_be(request)) => {
-                self.decide(id, Parent::Local(request, method));
-            }
-            (_, Some(Open::One(request))) => self.decide(id, Parent::Local(request, ParentMethod::Content)),
-            // Decided when its thread writes a response.
-            _ if self.process(tgid).has_workers() => self.remember_call(tgid, thread, id),
-            (Some((request, method)), _) => {
+    /// A call was sent, or a connect failed.
+    pub fn call(&mut self, mut exchange: Exchange, circumstances: Circumstances) -> ExchangeId {
+        let asked = self.ask(&mut exchange, circumstances);
+        let verdict = rules::judge(&asked, &exchange);
+        let (tgid, tid) = (exchange.execution.tgid, exchange.execution.tid);
+        let id = self.exchanges.insert(exchange);
+        match verdict {
+            Verdict::Parent(parent) => self.decide(id, parent),
+            Verdict::Candidate(request, method) => {
                 self.set_parent(id, Parent::Candidate(request, method));
                 self.add_candidate(request, id);
             }
-            (None, _) => self.decide(id, decide::without_candidate(context, received.is_some())),
+            Verdict::Worker => self.remember_call(tgid, tid, id),
         }
         id
     }
 
-    /// Whether what a connection was opened for is what its first call is made for. The thread that sends must be the one
-    /// that opened it: pools give a connection to whoever waited longest, and children inherit them.
-    fn is_opener_of(&self, request: NodeId, call: &Node) -> bool {
-        self.nodes.get(request).is_some_and(|request| {
-            let sender_opened_it = request.thread == call.thread
-                // A connect that failed: nobody sent anything.
-                || call.request.is_none();
-            !request.serving.closed && request.tgid == call.tgid && sender_opened_it
-        })
-    }
-
     /// Adds a call to those that wait for a request's response. Calls that have left are passed over whenever the list is
     /// full, so that a request that lasts for hours keeps only those that wait.
-    fn add_candidate(&mut self, request: NodeId, call: NodeId) {
-        let Some(node) = self.nodes.get_mut(request) else {
+    fn add_candidate(&mut self, request: ExchangeId, call: ExchangeId) {
+        let Some(serving) = self.serving_mut(request) else {
             return;
         };
-        let mut calls = std::mem::take(&mut node.serving.calls);
+        let mut calls = std::mem::take(&mut serving.calls);
         if calls.len() == calls.capacity() {
-            calls.retain(|&call| self.nodes.contains_key(call));
+            calls.retain(|&call| self.exchanges.contains_key(call));
             // Half of it stays free: each call is looked at once or twice.
             calls.reserve(calls.len().max(1));
         }
         calls.push(call);
-        if let Some(node) = self.nodes.get_mut(request) {
-            node.serving.calls = calls;
+        if let Some(serving) = self.serving_mut(request) {
+            serving.calls = calls;
         }
     }
 
     /// A worker made a call: it is decided when the worker writes a response.
-    fn remember_call(&mut self, tgid: u32, thread: u32, call: NodeId) {
+    fn remember_call(&mut self, tgid: Tgid, thread: Tid, call: ExchangeId) {
         let Some(process) = self.processes.get_mut(&tgid) else {
             return;
         };
-        let waits = |call| self.nodes.contains_key(call);
+        let waits = |call| self.exchanges.contains_key(call);
         if let Some(forgotten) = process.remember_call(thread, call, waits) {
             self.counters.calls_forgotten += 1;
             self.force(forgotten);
@@ -363,21 +311,20 @@ impl Causality {
         let Some(process) = self.processes.get_mut(&waiter.execution.tgid) else {
             return;
         };
-        if process.may_be_nginx() {
+        let possible = process.possible();
+        if possible.has(Rule::Turn) {
             process.waits(waiter.execution.tid);
         }
         if let Some(request) = process.only_open(waiter.execution.tid)
-            && process.may_use_threads()
+            && possible.has(Rule::Thread)
         {
             process.breaks_the_rule(waiter.time_ns);
-            if let Some(request) = self.nodes.get_mut(request) {
-                request.serving.shared_thread = true;
-            }
+            self.share_thread(request);
         }
     }
 
-    /// A record of a thread was lost: it may have read a request that is not known, and have answered the one that it has open.
-    /// Whose calls it makes now, and whose it made, is not known.
+    /// A record of a thread was lost: it may have read a request that is not known, and have answered the one that it
+    /// has open. Whose calls it makes now, and whose it made, is not known.
     pub fn lost(&mut self, of: Stamp) {
         let thread = of.execution.tid;
         let Some(process) = self.processes.get_mut(&of.execution.tgid) else {
@@ -386,8 +333,8 @@ impl Causality {
         process.reads_unknown(thread);
         let open = process.only_open(thread);
         let calls = process.take_calls(thread);
-        if let Some(request) = open.and_then(|request| self.nodes.get_mut(request)) {
-            request.serving.shared_thread = true;
+        if let Some(request) = open {
+            self.share_thread(request);
         }
         for call in calls {
             self.force(call);
@@ -395,48 +342,47 @@ impl Causality {
     }
 
     /// A byte of a response was written.
-    pub fn response(&mut self, id: NodeId, writer: Stamp) {
-        let Some(node) = self.nodes.get_mut(id) else { return };
+    pub fn response(&mut self, id: ExchangeId, writer: Stamp) {
         // The end of a connection comes from an interrupt: nobody wrote it.
-        if node.kind != SpanKind::Server || writer.execution.tid == 0 {
+        if writer.execution.tid == Tid(0) {
             return;
         }
-        match node.serving.writer {
-            None => node.serving.writer = Some(writer),
-            Some(first) if first.execution != writer.execution => node.serving.several_writers = true,
-            Some(_) => {}
+        if let Some(serving) = self.serving_mut(id) {
+            serving.writer = match serving.writer {
+                Writer::Nobody => Writer::One(writer),
+                Writer::One(first) if first.execution != writer.execution => Writer::Several(first),
+                known => known,
+            };
         }
     }
 
     /// The two ends of one exchange are found.
-    pub fn join(&mut self, client: NodeId, server: NodeId) {
-        if !self.nodes.contains_key(client) {
+    pub fn join(&mut self, client: ExchangeId, server: ExchangeId) {
+        if !self.exchanges.contains_key(client) {
             return self.join_departed(client, server);
         }
-        let Some([call, node]) = self.nodes.get_disjoint_mut([client, server]) else {
+        let Some([call, request]) = self.exchanges.get_disjoint_mut([client, server]) else {
             return;
         };
-        if (call.kind, node.kind) != (SpanKind::Client, SpanKind::Server)
-            || call.partner.is_some()
-            || node.partner.is_some()
-        {
+        if call.partner.is_some() || request.partner.is_some() || call.calling().is_none() {
             return;
         }
+        let of_other_process = request.execution.tgid != call.execution.tgid;
+        let Some(serving) = request.serving_mut() else { return };
+        serving.caller = Caller::of_other_process(of_other_process);
         call.partner = Some(server);
-        node.partner = Some(client);
-        node.caller_is_remote = node.tgid != call.tgid;
-        node.unix_offset_ns = call.unix_offset_ns;
-        let both_over = call.end_ns.is_some() && node.end_ns.is_some();
-        if call.end_ns.is_some() {
-            call.start_ns = call.start_ns.min(node.start_ns);
-        } else {
+        request.partner = Some(client);
+        request.unix_offset_ns = call.unix_offset_ns;
+        let both_over = call.state != State::Open && request.state != State::Open;
+        if call.state == State::Open {
             // The server's end may be over: its records came first.
-            node.settled = false;
+            request.state.set_times(Times::Unsettled);
+        } else {
+            call.start.ns = call.start.ns.min(request.start.ns);
         }
-        let forwarded = call.forwarded;
-        let parent = match node.context {
-            _ if node.is_decided() => None,
-            Some(context) if !forwarded => Some(Parent::Remote(context)),
+        let parent = match request.lineage.carried.context() {
+            _ if request.lineage.parent.is_decided() => None,
+            Some(context) if !call.lineage.carried.is_forwarded() => Some(Parent::Remote(context)),
             _ => Some(Parent::Local(client, ParentMethod::SameHost)),
         };
         if let Some(parent) = parent {
@@ -449,74 +395,84 @@ impl Causality {
     }
 
     /// Nobody at the other end of a request's connection is traced: its parent is what its header says, or none.
-    pub fn no_partner(&mut self, id: NodeId) {
-        let Some(node) = self.nodes.get(id) else { return };
-        if node.kind == SpanKind::Server && node.parent == Parent::Open {
-            self.decide(id, node.context.map_or(Parent::Root, Parent::Remote));
+    pub fn no_partner(&mut self, id: ExchangeId) {
+        let Some(exchange) = self.exchanges.get(id) else { return };
+        if exchange.serving().is_some() && exchange.lineage.parent == Parent::Open {
+            self.decide(id, exchange.lineage.carried.parent());
         }
     }
 
     /// An exchange is over.
-    pub fn finish(&mut self, id: NodeId, end_ns: u64) {
-        let Some(node) = self.nodes.get_mut(id) else { return };
-        if node.end_ns.is_some() {
+    pub fn finish(&mut self, id: ExchangeId, end_ns: u64) {
+        let Some(exchange) = self.exchanges.get_mut(id) else {
+            return;
+        };
+        if exchange.state != State::Open {
             return;
         }
-        node.end_ns = Some(end_ns.max(node.start_ns));
-        if node.kind == SpanKind::Server {
-            self.answered(id, false);
-        }
+        exchange.state = State::Answered {
+            end_ns: end_ns.max(exchange.start.ns),
+            times: Times::Unsettled,
+        };
+        self.held += 1;
+        self.answered(id, false);
         self.settle(id);
         self.offer(id);
-        if !self.is_ready(id) {
+        if self.get(id).is_some_and(|exchange| exchange.state.is_held()) {
             self.hold(id, end_ns);
         }
     }
 
     /// Puts the four times of an exchange in order, once both of its ends are over: client start ≤ server start ≤
     /// server end ≤ client end. Each is the exit of a system call; the bytes moved before it.
-    fn settle(&mut self, id: NodeId) {
-        let Some(node) = self.nodes.get(id) else { return };
-        let Some(partner_id) = node.partner else {
-            if let Some(node) = self.nodes.get_mut(id) {
-                node.settled = true;
-            }
+    fn settle(&mut self, id: ExchangeId) {
+        let Some(exchange) = self.exchanges.get_mut(id) else {
             return;
         };
-        let (client, server) = if node.kind == SpanKind::Client {
-            (id, partner_id)
-        } else {
-            (partner_id, id)
-        };
-        let Some([client_node, server_node]) = self.nodes.get_disjoint_mut([client, server]) else {
+        let Some(partner) = exchange.partner else {
+            exchange.state.set_times(Times::Settled);
             return;
         };
-        let (Some(client_end), Some(server_end)) = (client_node.end_ns, server_node.end_ns) else {
+        let (client, server) = match exchange.serving() {
+            None => (id, partner),
+            Some(_) => (partner, id),
+        };
+        let Some([call, request]) = self.exchanges.get_disjoint_mut([client, server]) else {
             return;
         };
-        client_node.start_is_write_exit = false;
-        client_node.start_ns = client_node.start_ns.min(server_node.start_ns);
+        let (Some(client_end), Some(server_end)) = (call.state.end_ns(), request.state.end_ns()) else {
+            return;
+        };
+        call.start.read_at = ReadAt::Begin;
+        call.start.ns = call.start.ns.min(request.start.ns);
         // A client that gave up ended before its server did: both are right.
-        if client_node.failure.is_none() {
+        if call.messages.failure.is_none() {
             let end = server_end.min(client_end);
-            server_node.end_ns = Some(end.max(server_node.start_ns));
-            client_node.end_ns = Some(client_end.max(server_node.start_ns));
+            request.state.set_end(end.max(request.start.ns));
+            call.state.set_end(client_end.max(request.start.ns));
         }
-        client_node.settled = true;
-        server_node.settled = true;
-        self.offer(partner_id);
+        call.state.set_times(Times::Settled);
+        request.state.set_times(Times::Settled);
+        self.offer(partner);
     }
 
     /// Calls that requests keep until their response.
     #[cfg(test)]
     pub fn candidates(&self) -> usize {
-        self.nodes.values().map(|node| node.serving.calls.len()).sum()
+        self.exchanges
+            .values()
+            .filter_map(Exchange::serving)
+            .map(|serving| serving.calls.len())
+            .sum()
     }
 
     /// Exchanges that are kept for the traces of others.
     #[cfg(test)]
     pub fn heirs(&self) -> usize {
-        self.nodes.values().map(|node| node.heirs.len()).sum()
+        self.exchanges
+            .values()
+            .map(|exchange| exchange.lineage.heirs.len())
+            .sum()
     }
 
     /// Threads that have open requests.

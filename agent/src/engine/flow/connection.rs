@@ -1,14 +1,8 @@
 //! One connection.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::Arc,
-};
+use std::{num::NonZeroU64, sync::Arc};
 
-use agent_ebpf::{
-    abi::{Connect, Direction, FAMILY_INET, FAMILY_UNIX, Hint, Open, Role, SEGMENT_MORE, SEGMENT_NOT_HTTP, Segment},
-    classify::{Looks, first_bytes, looks_like_request, looks_like_response},
-};
+use agent_ebpf::abi::Hint;
 use smallvec::SmallVec;
 
 use super::{
@@ -18,15 +12,14 @@ use super::{
 };
 use crate::{
     engine::{
-        causality::{Named, NodeId},
+        exchange::{ExchangeId, Opening},
         proto::{
-            Data, Half,
-            http1::{Config, Event, Http1},
+            Config, Data, Discipline, Event, Half, Parser, Piece, Protocol,
+            detect::{Detected, FirstBytes, detect},
             opaque,
         },
-        trace::http::{Endpoint, IpOrUnix},
     },
-    record::{Stamp, direction},
+    record::{Base, Connect, ConnectionId, Direction, Endpoint, Open, Rest, Role, Segment, Stamp, Tgid},
 };
 
 /// Segments of a connection older than the agent that are looked at for a boundary before it is given up.
@@ -43,30 +36,23 @@ const HOLDERS: usize = 16;
 
 /// Requests by their number or offset, ascending. Most of 100,000 connections have one at a time: it needs no memory of its
 /// own.
-pub type Requests = SmallVec<[(u64, NodeId); 1]>;
+pub type Requests = SmallVec<[(u64, ExchangeId); 1]>;
 
 /// A connection of a target.
 #[derive(Debug)]
 pub struct Connection {
     /// Its name.
-    pub id: u64,
+    pub id: ConnectionId,
     /// The process that used it last.
-    pub tgid: u32,
+    pub tgid: Tgid,
     /// When something happened on it last.
     pub last_ns: u64,
     /// Its own end and the other, local first.
     pub ends: Arc<(Endpoint, Endpoint)>,
     /// When connect(2) was called, if this end called it and it is not known yet how it ended.
     pub connecting_since_ns: Option<u64>,
-    /// The request that it was connected for.
-    opener: Option<NodeId>,
-    /// The thread rule named the opener. Two flags in place of [`Named`] save a word of each connection.
-    opened_by_thread: bool,
-    /// The rule of nginx's turns named it.
-    opened_by_turn: bool,
-    /// The opener is not known: no request had been read before connect(2), or connect(2) was not seen and the connection had
-    /// carried nothing when it was found. Its first request may be for a request that nobody saw.
-    pub opener_hidden: bool,
+    /// The request that it was opened for.
+    pub opening: Opening,
     /// Requests that were not answered yet, or not wholly, by their number.
     pub exchanges: Requests,
     /// Stream offsets of the requests, where both ends can compare them.
@@ -97,8 +83,8 @@ pub struct Connection {
 enum State {
     /// Nothing was seen that tells what it is.
     New,
-    /// HTTP/1.
-    Http(Box<Http1>),
+    /// A parser reads it.
+    Read(Parser),
     /// Not followed any more.
     Opaque,
 }
@@ -123,36 +109,32 @@ const MAY_BLOCK_BYTES: u32 = 16 * 1024;
 impl Connection {
     /// A connection that is described.
     pub fn new(open: &Open) -> Self {
-        let mut connection = Self::named(open.conn, open.header.execution.tgid, open.header.time_ns);
+        let mut connection = Self::named(open.conn, open.stamp);
         connection.describe(open);
         // What connect(2) tells, if it does, comes behind this.
-        connection.opener_hidden = open.from_birth == 1;
+        if open.from_birth {
+            connection.opening = Opening::Hidden;
+        }
         connection
     }
 
     /// A connection of which connect(2) alone told.
-    pub fn connecting(connect: &Connect, path: &[u8]) -> Self {
-        let mut connection = Self::named(connect.conn, connect.header.execution.tgid, connect.header.time_ns);
+    pub fn connecting(connect: &Connect<'_>) -> Self {
+        let mut connection = Self::named(connect.conn, connect.stamp);
         connection.role = Role::Client;
-        connection.connected(connect, path);
+        connection.connected(connect);
         connection
     }
 
-    fn named(id: u64, tgid: u32, now_ns: u64) -> Self {
-        let nowhere = Endpoint {
-            address: IpOrUnix::Unix(None),
-            port: 0,
-        };
+    fn named(id: ConnectionId, stamp: Stamp) -> Self {
+        let nowhere = Endpoint::Unix(None);
         Self {
             id,
-            tgid,
-            last_ns: now_ns,
+            tgid: stamp.execution.tgid,
+            last_ns: stamp.time_ns,
             ends: Arc::new((nowhere.clone(), nowhere)),
             connecting_since_ns: None,
-            opener: None,
-            opened_by_thread: false,
-            opened_by_turn: false,
-            opener_hidden: false,
+            opening: Opening::Used,
             exchanges: Requests::new(),
             offsets: Requests::new(),
             remote_fin: false,
@@ -173,39 +155,31 @@ impl Connection {
 
     /// Takes what is known of it.
     pub fn describe(&mut self, open: &Open) {
-        self.role = match open.role {
-            role if role == Role::Client as u8 => Role::Client,
-            role if role == Role::Server as u8 => Role::Server,
-            _ => self.role,
-        };
+        if open.role != Role::Unknown {
+            self.role = open.role;
+        }
         self.next = [open.read, open.written];
-        self.ends = Arc::new((
-            endpoint(open.family, open.local, open.local_port),
-            endpoint(open.family, open.remote, open.remote_port),
-        ));
+        self.ends = Arc::new((open.local.into(), open.remote.into()));
         self.connecting_since_ns = None;
         self.described = Some(Description::from(open));
     }
 
-    /// Takes what connect(2) tells: who opened it, and where to. `path`: the Unix socket's address, as it was given.
-    pub fn connected(&mut self, connect: &Connect, path: &[u8]) {
-        self.tgid = connect.header.execution.tgid;
+    /// Takes what connect(2) tells: who opened it, and where to.
+    pub fn connected(&mut self, connect: &Connect<'_>) {
+        self.tgid = connect.stamp.execution.tgid;
         if self.described.is_none() && self.next == [0; 2] {
             self.connecting_since_ns = Some(connect.start_ns);
         }
-        let address = match unix_address(path) {
+        let address = match Endpoint::unix(connect.path) {
             None if self.described.is_some() => return,
-            None => endpoint(connect.family, connect.remote, connect.remote_port),
-            named => Endpoint {
-                address: IpOrUnix::Unix(named),
-                port: 0,
-            },
+            None => connect.remote.into(),
+            Some(named) => named,
         };
         self.ends = Arc::new((self.ends.0.clone(), address));
     }
 
     /// Another process uses it from now on.
-    pub fn pass_to(&mut self, tgid: u32) {
+    pub fn pass_to(&mut self, tgid: Tgid) {
         if self.is_unix() {
             let Sharing { holders, released } = self.sharing.get_or_insert_default().as_mut();
             holders.retain(|&holder| holder != tgid);
@@ -226,34 +200,19 @@ impl Connection {
 
     /// Whether it is known to be a Unix socket's: then no state of TCP tells its end.
     pub fn is_unix(&self) -> bool {
-        self.described.is_some_and(|open| open.family == FAMILY_UNIX)
+        self.described.is_some_and(|open| matches!(open.base, Base::Unix(_)))
     }
 
-    /// Keeps for which request this end connects.
-    pub fn set_opener(&mut self, named: Named) {
-        self.opener = named.request();
-        self.opened_by_thread = named.by_thread.is_some();
-        self.opened_by_turn = self.opener.is_some() && named.by_turn == self.opener;
-        self.opener_hidden = self.opener.is_none();
-    }
-
-    /// The request that it was connected for.
-    pub fn opener(&self) -> Named {
-        Named {
-            by_thread: self.opener.filter(|_| self.opened_by_thread),
-            by_turn: self.opener.filter(|_| self.opened_by_turn),
+    /// Takes the request that a call on it is made for, as its connect tells: only the first call is.
+    pub fn take_opening(&mut self) -> Opening {
+        match self.opening {
+            Opening::For(..) => std::mem::take(&mut self.opening),
+            opening => opening,
         }
     }
 
-    /// The request that it was connected for, taken away: only the first call on it is made for that.
-    pub fn take_opener(&mut self) -> Named {
-        let named = self.opener();
-        self.opener = None;
-        named
-    }
-
     /// Notes where a request is, for the other end to find. Those that have left are forgotten.
-    pub fn note_offset(&mut self, wire: u64, node: NodeId, is_known: impl Fn(NodeId) -> bool) {
+    pub fn note_offset(&mut self, wire: u64, node: ExchangeId, is_known: impl Fn(ExchangeId) -> bool) {
         let left = self.offsets.iter().take_while(|&&(_, node)| !is_known(node)).count();
         let too_many = (self.offsets.len() + 1).saturating_sub(OFFSETS);
         self.offsets.drain(..left.max(too_many));
@@ -265,16 +224,29 @@ impl Connection {
         self.role
     }
 
+    /// The protocol that is read on it.
+    pub fn protocol(&self) -> Option<Protocol> {
+        match &self.state {
+            State::Read(parser) => Some(parser.protocol()),
+            State::New | State::Opaque => None,
+        }
+    }
+
+    /// The way in which replies find their calls on it.
+    pub fn discipline(&self) -> Discipline {
+        self.protocol().map_or(Discipline::Fifo, Protocol::discipline)
+    }
+
     /// Whether requests on it are read by a parser that knows where it is.
     pub fn is_followed(&self) -> bool {
-        matches!(&self.state, State::Http(http) if http.is_synchronised())
+        matches!(&self.state, State::Read(parser) if parser.is_synchronised())
     }
 
     /// Whether it is looked at, and nothing on it was understood yet.
     pub fn is_searched(&self) -> bool {
         match &self.state {
             State::New => self.searched > 0,
-            State::Http(http) => !http.is_synchronised(),
+            State::Read(parser) => !parser.is_synchronised(),
             State::Opaque => false,
         }
     }
@@ -283,7 +255,7 @@ impl Connection {
     pub fn hides_requests(&self) -> bool {
         let read = match &self.state {
             State::New => false,
-            State::Http(http) => http.reads_requests(),
+            State::Read(parser) => parser.reads_requests(),
             State::Opaque => true,
         };
         self.role != Role::Client && !read
@@ -293,7 +265,7 @@ impl Connection {
     pub fn will_be_followed(&self) -> bool {
         match &self.state {
             State::New => self.searched <= LIKELY_SEGMENTS,
-            State::Http(http) => http.is_synchronised() || self.searched <= LIKELY_SEGMENTS,
+            State::Read(parser) => parser.is_synchronised() || self.searched <= LIKELY_SEGMENTS,
             State::Opaque => false,
         }
     }
@@ -301,17 +273,17 @@ impl Connection {
     /// 1 if the programs counted the SYN as a byte sent: they do not know that this end connected.
     pub fn syn(&self) -> u64 {
         self.described
-            .is_some_and(|open| self.role == Role::Client && open.counted == 0) as u64
+            .is_some_and(|open| self.role == Role::Client && matches!(open.base, Base::Sequences { .. })) as u64
     }
 
     /// The offset that the other end gives a byte that this end sent.
     pub fn wire_offset(&self, half_offset: u64) -> Option<u64> {
         let open = self.described?;
         // Bytes of a counted connection that is older than the agent have no common zero.
-        if open.counted == 1 && !open.from_birth {
+        if !matches!(open.base, Base::Sequences { .. }) && !open.from_birth {
             return None;
         }
-        let unknown_at_first = open.role == Role::Unknown as u8;
+        let unknown_at_first = open.role == Role::Unknown;
         Some(
             half_offset
                 - if unknown_at_first {
@@ -324,25 +296,22 @@ impl Connection {
 
     /// Whether a request that this end read and did not answer was never served: an earlier one was the last.
     pub fn is_unserved(&self, exchange: u64) -> bool {
-        self.role == Role::Server && matches!(&self.state, State::Http(http) if http.is_unserved(exchange))
+        self.role == Role::Server && matches!(&self.state, State::Read(parser) if parser.is_unserved(exchange))
     }
 
     /// Takes a segment, and appends what the protocol says of it.
     pub fn segment(
         &mut self,
-        segment: &Segment,
-        bytes: &[u8],
+        segment: &Segment<'_>,
         config: &Config,
         counters: &mut Counters,
         events: &mut Vec<Event>,
     ) -> Fed {
-        let way = direction(segment);
-        let stamp = Stamp::from(&segment.header);
-        self.last_ns = stamp.time_ns;
+        let way = segment.direction;
+        self.last_ns = segment.stamp.time_ns;
         // What moves bytes is connected, whether its description was lost or not.
         self.connecting_since_ns = None;
         let before = self.role;
-        let begins_call = segment.end.saturating_sub(segment.offset) == segment.call_bytes as u64;
         if let State::Opaque = self.state {
             // The programs have not seen it: another connection's hints are in the same slot.
             return Fed {
@@ -350,119 +319,119 @@ impl Connection {
                 ..Fed::default()
             };
         }
-        if segment.header.flags & SEGMENT_NOT_HTTP != 0 && !self.may_be_refused(way) {
+        if segment.unknown_opening && !self.may_be_refused(way) {
             return Fed {
-                opaque: Some(self.become_opaque(opaque::protocol(bytes), counters)),
+                opaque: Some(self.become_opaque(opaque::protocol(segment.bytes), counters)),
                 ..Fed::default()
             };
         }
-        self.ignored |= segment.header.flags & SEGMENT_NOT_HTTP != 0;
+        self.ignored |= segment.unknown_opening;
         if way == Direction::Write && segment.call_bytes > MAY_BLOCK_BYTES {
-            self.long_write = (segment.end.saturating_sub(segment.call_bytes as u64), segment.end);
+            self.long_write = (segment.end.saturating_sub(segment.call_bytes.into()), segment.end);
         }
         if let State::New = self.state
-            && !self.begin(way, begins_call, bytes, segment)
+            && !self.begin(segment)
         {
-            self.advance(way, segment);
+            self.advance(segment);
             self.searched += 1;
-            if self.searched > SEARCH_SEGMENTS {
-                return Fed {
-                    role_found: false,
-                    hints: Some(IGNORE),
-                    opaque: Some(self.become_opaque(opaque::NO_HTTP, counters)),
-                    unknown_read: false,
-                };
-            }
-            return Fed::default();
+            let too_long = self.searched > SEARCH_SEGMENTS;
+            return Fed {
+                hints: too_long.then_some(IGNORE),
+                opaque: too_long.then(|| self.become_opaque(opaque::NONE_FOUND, counters)),
+                ..Fed::default()
+            };
         }
-        let half = self.half(way);
-        let next = self.reached(way);
-        let State::Http(http) = &mut self.state else {
-            return Fed::default();
-        };
-        let mut offset = segment.offset;
-        let mut bytes = bytes;
-        if offset < next {
-            counters.repeated_records += 1;
-            let known = (next - offset).min(bytes.len() as u64) as usize;
-            bytes = bytes.get(known..).unwrap_or_default();
-            offset = next;
-        } else if offset > next {
-            count_gap(http, half, next, offset, counters);
-            http.feed(config, half, next, false, Data::Gap(offset - next), stamp, events);
-        }
-        http.feed(config, half, offset, begins_call, Data::Bytes(bytes), stamp, events);
-        let mut reached = offset.saturating_add(bytes.len() as u64);
-        if segment.header.flags & SEGMENT_MORE == 0 && segment.end > reached {
-            count_gap(http, half, reached, segment.end, counters);
-            http.feed(
-                config,
-                half,
-                reached,
-                false,
-                Data::Gap(segment.end - reached),
-                stamp,
-                events,
-            );
-            reached = segment.end;
-        }
-        self.set_next(way, reached);
-        let mut gave_up = None;
-        if let Some(name) = carries(events) {
-            gave_up = Some(self.become_opaque(name, counters));
+        self.parse(segment, config, counters, events);
+        let gave_up = if let Some(name) = carries(events) {
+            Some(self.become_opaque(name, counters))
         } else if self.searched > SEARCH_SEGMENTS {
-            gave_up = Some(self.become_opaque(opaque::NO_HTTP, counters));
-        } else if !self.is_followed() {
-            self.searched += 1;
+            Some(self.become_opaque(opaque::NONE_FOUND, counters))
         } else {
-            self.searched = 0;
-        }
-        let hints = self.hints(segment);
+            self.searched = if self.is_followed() { 0 } else { self.searched + 1 };
+            None
+        };
         Fed {
             role_found: self.role != before,
-            hints,
+            hints: self.hints(segment),
             opaque: gave_up,
             unknown_read: false,
         }
     }
 
-    /// The first look at a connection: is it HTTP, and which end is this? False: not known yet.
-    fn begin(&mut self, way: Direction, begins_call: bool, bytes: &[u8], segment: &Segment) -> bool {
-        let from_birth = self.described.is_some_and(|open| open.from_birth) && self.next == [0; 2];
-        if self.role == Role::Unknown {
-            if !begins_call {
-                return false;
-            }
-            let (first, n) = first_bytes(bytes);
-            let sends = way == Direction::Write;
-            // Who sends a request is the client, who sends a response the server.
-            if looks_like_request(first, n) == Looks::Yes {
-                self.role = if sends { Role::Client } else { Role::Server };
-            } else if looks_like_response(first, n) == Looks::Yes {
-                self.role = if sends { Role::Server } else { Role::Client };
-            } else {
-                return false;
-            }
-        }
-        let from_birth = from_birth && segment.offset == 0;
-        let http = Http1::new(from_birth);
-        let http = if self.role == Role::Server {
-            http.at_server()
-        } else {
-            http
+    /// Feeds a segment to the parser: the gap before it, its bytes, the gap behind them.
+    fn parse(&mut self, segment: &Segment<'_>, config: &Config, counters: &mut Counters, events: &mut Vec<Event>) {
+        let (way, stamp) = (segment.direction, segment.stamp);
+        let half = self.half(way);
+        let next = self.reached(way);
+        let State::Read(parser) = &mut self.state else {
+            return;
         };
-        self.state = State::Http(Box::new(http));
+        let mut gap = |parser: &mut Parser, from: u64, to: u64, events: &mut Vec<Event>| {
+            // Bytes that no record told, as far as they are not known to be body.
+            let missed = to.saturating_sub(parser.body_until(half).max(from));
+            counters.gap_bytes = counters.gap_bytes.saturating_add(missed);
+            let piece = Piece {
+                offset: from,
+                segment_start: false,
+                data: Data::Gap(to - from),
+                stamp,
+            };
+            parser.feed(config, half, piece, events);
+        };
+        let mut offset = segment.offset;
+        let mut bytes = segment.bytes;
+        if offset < next {
+            let known = (next - offset).min(bytes.len() as u64) as usize;
+            bytes = bytes.get(known..).unwrap_or_default();
+            offset = next;
+        } else if offset > next {
+            gap(parser, next, offset, events);
+        }
+        let piece = Piece {
+            offset,
+            segment_start: segment.begins_call(),
+            data: Data::Bytes(bytes),
+            stamp,
+        };
+        parser.feed(config, half, piece, events);
+        let mut reached = offset.saturating_add(bytes.len() as u64);
+        if segment.rest == Rest::Gap && segment.end > reached {
+            gap(parser, reached, segment.end, events);
+            reached = segment.end;
+        }
+        counters.repeated_records += u64::from(segment.offset < next);
+        self.set_next(way, reached);
+    }
+
+    /// Takes a first look at a connection: which protocol does it speak, and which end is this? False: not known yet.
+    fn begin(&mut self, segment: &Segment<'_>) -> bool {
+        let from_birth = self.described.is_some_and(|open| open.from_birth) && self.next == [0; 2];
+        let seen = FirstBytes {
+            bytes: segment.bytes,
+            begins_call: segment.begins_call(),
+            from_birth: from_birth && segment.offset == 0,
+            at_server: match self.role {
+                Role::Unknown => None,
+                Role::Client => Some(false),
+                Role::Server => Some(true),
+            },
+            sent: segment.direction == Direction::Write,
+        };
+        let Some(Detected { parser, at_server }) = detect(&seen) else {
+            return false;
+        };
+        self.role = if at_server { Role::Server } else { Role::Client };
+        self.state = State::Read(parser);
         true
     }
 
     /// Passes over a segment of which nothing is known.
-    fn advance(&mut self, way: Direction, segment: &Segment) {
-        let next = if segment.header.flags & SEGMENT_MORE == 0 {
-            segment.end
-        } else {
-            segment.offset.saturating_add(segment.captured as u64)
+    fn advance(&mut self, segment: &Segment<'_>) {
+        let next = match segment.rest {
+            Rest::Gap => segment.end,
+            Rest::Follows => segment.offset.saturating_add(segment.bytes.len() as u64),
         };
-        self.set_next(way, next);
+        self.set_next(segment.direction, next);
     }
 
     /// Stream offset behind the last byte that was told.
@@ -491,37 +460,38 @@ impl Connection {
     }
 
     /// Hints that the programs need behind this segment.
-    fn hints(&mut self, segment: &Segment) -> Option<[Hint; 2]> {
-        let http = match &self.state {
+    fn hints(&mut self, segment: &Segment<'_>) -> Option<[Hint; 2]> {
+        let parser = match &self.state {
             State::New => return None,
             State::Opaque => return Some(IGNORE),
-            State::Http(http) => http,
+            State::Read(parser) => parser,
         };
-        if segment.header.flags & (SEGMENT_MORE | SEGMENT_NOT_HTTP) != 0 {
+        if segment.rest == Rest::Follows || segment.unknown_opening {
             return None;
         }
         let known = [Direction::Read, Direction::Write].map(|way| {
             let half = self.half(way);
             Known {
                 next: self.reached(way),
-                ahead: http.ahead(half),
+                ahead: parser.ahead(half),
                 responses: half == Half::Response,
-                doubted: http.is_doubted(half),
+                doubted: parser.is_doubted(half),
             }
         });
-        let way = direction(segment);
+        let way = segment.direction;
         let is_old = self.described.is_some_and(|open| !open.from_birth) && self.told.epoch() == 0;
         // What followed an opening that a server refused has passed without a record.
-        let is_refused = self.ignored && self.half(way) == Half::Response && !http.awaits_refusal();
+        let is_refused = self.ignored && self.half(way) == Half::Response && !parser.awaits_refusal();
         self.ignored &= !is_refused;
-        self.told.hints(known, way, segment.until, is_old || is_refused)
+        let claim = segment.until.map_or(0, NonZeroU64::get);
+        self.told.hints(known, way, claim, is_old || is_refused)
     }
 
     /// Whether what is no HTTP may be a request that a server of HTTP refuses: its answer tells.
     fn may_be_refused(&self, way: Direction) -> bool {
         match &self.state {
             State::New => self.role != Role::Unknown && self.half(way) == Half::Request,
-            State::Http(http) => http.awaits_refusal(),
+            State::Read(parser) => parser.awaits_refusal(),
             State::Opaque => false,
         }
     }
@@ -536,10 +506,10 @@ impl Connection {
         events: &mut Vec<Event>,
     ) -> Option<&'static str> {
         let half = self.half(way);
-        let State::Http(http) = &mut self.state else {
+        let State::Read(parser) = &mut self.state else {
             return None;
         };
-        http.end(config, half, stamp, events);
+        parser.end(config, half, stamp, events);
         let name = carries(events)?;
         Some(self.become_opaque(name, counters))
     }
@@ -553,37 +523,10 @@ fn carries(events: &[Event]) -> Option<&'static str> {
     })
 }
 
-/// Counts bytes that no record told, as far as they are not known to be body.
-fn count_gap(http: &Http1, half: Half, from: u64, to: u64, counters: &mut Counters) {
-    let missed = to.saturating_sub(http.body_until(half).max(from));
-    counters.gap_bytes = counters.gap_bytes.saturating_add(missed);
-}
-
-/// The address of a Unix socket as it is shown: a path, or `@name` of an abstract one. `None`: it has none.
-fn unix_address(path: &[u8]) -> Option<Arc<str>> {
-    let name = match path.split_first()? {
-        (0, name) => [b"@", name].concat(),
-        // What is behind a NUL is no part of a path.
-        _ => path.split(|&byte| byte == 0).next()?.to_vec(),
-    };
-    Some(String::from_utf8_lossy(&name).into())
-}
-
-fn endpoint(family: u8, address: [u8; 16], port: u16) -> Endpoint {
-    let address = match family {
-        FAMILY_UNIX => IpOrUnix::Unix(None),
-        FAMILY_INET => {
-            let [a, b, c, d, ..] = address;
-            IpOrUnix::Ip(IpAddr::V4(Ipv4Addr::new(a, b, c, d)))
-        }
-        _ => IpOrUnix::Ip(IpAddr::V6(Ipv6Addr::from(address)).to_canonical()),
-    };
-    Endpoint { address, port }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::proto::http1::Http1;
 
     /// With 100,000 of them, a word is a megabyte. The allocator's sizes are 192, 224 and 256 bytes.
     #[test]

@@ -2,7 +2,7 @@
 
 use agent_ebpf::abi::{Direction, Hint, IGNORED, Mode, WayState};
 
-use crate::engine::proto::http1::Ahead;
+use crate::engine::proto::Ahead;
 
 /// The hints for a connection of which no more is to be told.
 pub const IGNORE: [Hint; 2] = [Hint {

@@ -1,8 +1,6 @@
 //! Connections: which end is which, where in its two streams each is, what is missing, and which other connection is the
 //! far end of the same one.
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
-
 mod connection;
 mod description;
 mod hints;
@@ -16,15 +14,13 @@ pub use pairs::Pairs;
 use left_behind::LeftBehind;
 use pairs::Key;
 
-use agent_ebpf::abi::{Connect, Direction, FAMILY_UNIX, Open, Role, Segment};
-
 use crate::{
     engine::{
-        causality::NodeId,
-        proto::http1::{Config, Event},
+        exchange::ExchangeId,
+        proto::{Config, Event},
     },
     hash::{FastMap, FastSet},
-    record::{Stamp, direction},
+    record::{Base, Connect, ConnectionId, Direction, Open, Role, Segment, Stamp, Tgid},
 };
 
 /// Unix connections without HTTP whose ends need not be known: each service of systemd has one, to its journal.
@@ -59,19 +55,19 @@ pub struct Counters {
 #[derive(Debug)]
 pub struct Flow {
     /// Boxed: the table has up to twice as many places as connections, and has to be copied when it grows.
-    connections: FastMap<u64, Box<Connection>>,
+    connections: FastMap<ConnectionId, Box<Connection>>,
     /// Those that a process used last: looked for at each end of a process.
-    used_by: FastMap<u32, FastSet<u64>>,
+    used_by: FastMap<Tgid, FastSet<ConnectionId>>,
     /// The far ends.
     pairs: Pairs,
     left_behind: LeftBehind,
     /// Those of processes that are not selected, the later and the earlier ones: records of them are under way still.
-    let_go: [FastSet<u64>; 2],
+    let_go: [FastSet<ConnectionId>; 2],
     most: usize,
     /// How many are of Unix sockets.
     unix: usize,
     /// HTTP was seen on one of these.
-    unix_http: bool,
+    unix_followed: bool,
     /// What went wrong.
     pub counters: Counters,
 }
@@ -87,7 +83,7 @@ impl Flow {
             let_go: Default::default(),
             most,
             unix: 0,
-            unix_http: false,
+            unix_followed: false,
             counters: Counters::default(),
         }
     }
@@ -111,9 +107,9 @@ impl Flow {
             self.counters.connections_refused += 1;
             return None;
         }
-        let tgid = open.header.execution.tgid;
+        let tgid = open.stamp.execution.tgid;
         let was_unix = self.get(open.conn).is_some_and(Connection::is_unix);
-        self.counters.mptcp += u64::from(open.counted == 1 && open.family != FAMILY_UNIX);
+        self.counters.mptcp += u64::from(open.base == Base::Counted);
         let connection = self
             .connections
             .entry(open.conn)
@@ -135,7 +131,7 @@ impl Flow {
     }
 
     /// Takes what connect(2) tells of a connection that is under way.
-    pub fn connect(&mut self, connect: &Connect, path: &[u8]) -> Option<&mut Connection> {
+    pub fn connect(&mut self, connect: &Connect<'_>) -> Option<&mut Connection> {
         if self.is_let_go(connect.conn) {
             return None;
         }
@@ -146,9 +142,9 @@ impl Flow {
         let connection = self
             .connections
             .entry(connect.conn)
-            .or_insert_with(|| Box::new(Connection::connecting(connect, path)));
+            .or_insert_with(|| Box::new(Connection::connecting(connect)));
         let before = connection.tgid;
-        connection.connected(connect, path);
+        connection.connected(connect);
         let now = connection.tgid;
         if before != now {
             unuse(&mut self.used_by, before, connect.conn);
@@ -161,12 +157,12 @@ impl Flow {
     /// that used the connection, and what it carries, if it is given up.
     pub fn end(
         &mut self,
-        id: u64,
+        id: ConnectionId,
         way: Direction,
         stamp: Stamp,
         config: &Config,
         events: &mut Vec<Event>,
-    ) -> Option<(u32, &'static str)> {
+    ) -> Option<(Tgid, &'static str)> {
         self.known(id)?;
         let connection = self.connections.get_mut(&id)?;
         let carries = connection.end(config, way, stamp, &mut self.counters, events)?;
@@ -174,7 +170,7 @@ impl Flow {
     }
 
     /// Takes a segment, and appends what the protocol says of it.
-    pub fn segment(&mut self, segment: &Segment, bytes: &[u8], config: &Config, events: &mut Vec<Event>) -> Fed {
+    pub fn segment(&mut self, segment: &Segment<'_>, config: &Config, events: &mut Vec<Event>) -> Fed {
         let Some(connection) = self.connections.get_mut(&segment.conn) else {
             self.unknown(segment.conn);
             // The programs have not seen it: another connection's hints are in the same slot.
@@ -184,26 +180,26 @@ impl Flow {
                 ..Fed::default()
             };
         };
-        let tgid = segment.header.execution.tgid;
+        let tgid = segment.stamp.execution.tgid;
         if connection.tgid != tgid {
             unuse(&mut self.used_by, connection.tgid, segment.conn);
             self.used_by.entry(tgid).or_default().insert(segment.conn);
             connection.pass_to(tgid);
         }
-        let mut fed = connection.segment(segment, bytes, config, &mut self.counters, events);
-        fed.unknown_read = direction(segment) == Direction::Read && connection.hides_requests();
+        let mut fed = connection.segment(segment, config, &mut self.counters, events);
+        fed.unknown_read = segment.direction == Direction::Read && connection.hides_requests();
         if fed.role_found {
             self.pairs.insert(connection);
         }
-        if !self.unix_http && connection.is_unix() && connection.is_followed() {
-            self.unix_http = true;
+        if !self.unix_followed && connection.is_unix() && connection.is_followed() {
+            self.unix_followed = true;
         }
         fed
     }
 
     /// Whether ends of Unix connections matter: one carries HTTP, or there are so many that they must be forgotten in time.
     pub fn needs_unix_ends(&self) -> bool {
-        self.unix_http || self.unix > MANY_UNIX
+        self.unix_followed || self.unix > MANY_UNIX
     }
 
     /// The Unix connections, by name.
@@ -219,7 +215,7 @@ impl Flow {
     }
 
     /// A process has closed its descriptor of a connection that others have, too.
-    pub fn release(&mut self, id: u64, tgid: u32) {
+    pub fn release(&mut self, id: ConnectionId, tgid: Tgid) {
         if let Some(connection) = self.connections.get_mut(&id) {
             let sharing = connection.sharing.get_or_insert_default();
             sharing.holders.retain(|&holder| holder != tgid);
@@ -229,7 +225,7 @@ impl Flow {
 
     /// The process that used a Unix connection last has ended: whether another one has it still, that is taken for its
     /// user from now on.
-    pub fn hand_back(&mut self, id: u64, lives: impl Fn(u32) -> bool) -> bool {
+    pub fn hand_back(&mut self, id: ConnectionId, lives: impl Fn(Tgid) -> bool) -> bool {
         let Some(connection) = self.connections.get_mut(&id).filter(|c| c.is_unix()) else {
             return false;
         };
@@ -248,35 +244,35 @@ impl Flow {
     }
 
     /// A connection.
-    pub fn get(&self, id: u64) -> Option<&Connection> {
+    pub fn get(&self, id: ConnectionId) -> Option<&Connection> {
         self.connections.get(&id).map(Box::as_ref)
     }
 
     /// A connection, counted if it is not known.
-    pub fn known(&mut self, id: u64) -> Option<&mut Connection> {
+    pub fn known(&mut self, id: ConnectionId) -> Option<&mut Connection> {
         if !self.connections.contains_key(&id) {
             self.unknown(id);
         }
         self.connections.get_mut(&id).map(Box::as_mut)
     }
 
-    fn unknown(&mut self, id: u64) {
+    fn unknown(&mut self, id: ConnectionId) {
         self.counters.unknown_connection += u64::from(!self.is_let_go(id));
     }
 
-    fn is_let_go(&self, id: u64) -> bool {
+    fn is_let_go(&self, id: ConnectionId) -> bool {
         self.let_go.iter().any(|some| some.contains(&id))
     }
 
     /// The far end of a connection, if it is a target's, too.
-    pub fn peer(&self, id: u64) -> Option<&Connection> {
+    pub fn peer(&self, id: ConnectionId) -> Option<&Connection> {
         // A socket can be connected to itself.
         let peer = self.pairs.peer(self.connections.get(&id)?).filter(|&peer| peer != id)?;
         self.get(peer)
     }
 
     /// One end of a Unix connection will send no more: the other one, if it is known, has no state that tells so.
-    pub fn tell_far_end(&mut self, id: u64) {
+    pub fn tell_far_end(&mut self, id: ConnectionId) {
         if self.get(id).is_some_and(Connection::is_unix)
             && let Some(peer) = self.peer(id).map(|peer| peer.id)
             && let Some(peer) = self.connections.get_mut(&peer)
@@ -287,7 +283,7 @@ impl Flow {
 
     /// Whether requests that are read on a connection will be found at its far end, or were: it is traced, what it does
     /// is followed, and both ends count from one byte.
-    pub fn expects_peer(&self, id: u64) -> bool {
+    pub fn expects_peer(&self, id: ConnectionId) -> bool {
         self.peer(id).is_some_and(|peer| {
             let here = self.connections.get(&id).and_then(|here| here.wire_offset(0));
             here.is_some() && peer.wire_offset(0).is_some() && peer.will_be_followed()
@@ -295,7 +291,7 @@ impl Flow {
     }
 
     /// Requests by the stream offsets that both ends can compare, as the far end of a connection has them.
-    pub fn far_offsets(&self, id: u64) -> Option<&Requests> {
+    pub fn far_offsets(&self, id: ConnectionId) -> Option<&Requests> {
         let far = self.peer(id).map(|peer| &peer.offsets);
         far.or_else(|| {
             let left_behind = (!self.left_behind.is_empty()).then_some(&self.left_behind)?;
@@ -305,7 +301,7 @@ impl Flow {
 
     /// A connection ends: those of its requests that are `open` can still be found from its far end. The write of a call
     /// may be told after all that its server did, and a server may read after its client gave up.
-    pub fn leave_behind(&mut self, id: u64, now_ns: u64, open: impl Fn(NodeId) -> bool) {
+    pub fn leave_behind(&mut self, id: ConnectionId, now_ns: u64, open: impl Fn(ExchangeId) -> bool) {
         let Some(connection) = self.connections.get(&id) else {
             return;
         };
@@ -328,7 +324,7 @@ impl Flow {
     }
 
     /// Forgets a connection.
-    pub fn close(&mut self, id: u64) -> Option<Connection> {
+    pub fn close(&mut self, id: ConnectionId) -> Option<Connection> {
         let connection = self.connections.remove(&id)?;
         unuse(&mut self.used_by, connection.tgid, id);
         self.pairs.remove(&connection);
@@ -343,7 +339,7 @@ impl Flow {
 
     /// Forgets a connection of a process that is not selected: what is told of it from now on is no loss. Says whether that
     /// was not so before.
-    pub fn let_go(&mut self, id: u64) -> (bool, Option<Connection>) {
+    pub fn let_go(&mut self, id: ConnectionId) -> (bool, Option<Connection>) {
         if self.is_let_go(id) {
             return (false, None);
         }
@@ -357,8 +353,8 @@ impl Flow {
     }
 
     /// Connections on which nothing happened since `before`, a time of `CLOCK_MONOTONIC`.
-    pub fn idle(&self, before_ns: u64) -> Vec<u64> {
-        let mut idle: Vec<u64> = self
+    pub fn idle(&self, before_ns: u64) -> Vec<ConnectionId> {
+        let mut idle: Vec<ConnectionId> = self
             .connections
             .values()
             .filter(|connection| connection.last_ns < before_ns)
@@ -369,16 +365,16 @@ impl Flow {
     }
 
     /// Connections that a process used last.
-    pub fn of_process(&self, tgid: u32) -> Vec<u64> {
-        let mut ids: Vec<u64> = self.used_by.get(&tgid).into_iter().flatten().copied().collect();
+    pub fn of_process(&self, tgid: Tgid) -> Vec<ConnectionId> {
+        let mut ids: Vec<ConnectionId> = self.used_by.get(&tgid).into_iter().flatten().copied().collect();
         ids.sort_unstable();
         ids
     }
 
     /// How many connections a process used last, and how many of these are searched for a first request.
-    pub fn count_of_process(&self, tgid: u32) -> (usize, usize) {
+    pub fn count_of_process(&self, tgid: Tgid) -> (usize, usize) {
         let ids = self.used_by.get(&tgid);
-        let searched = |id: &&u64| {
+        let searched = |id: &&ConnectionId| {
             self.connections
                 .get(id)
                 .is_some_and(|connection| connection.is_searched())
@@ -395,12 +391,12 @@ impl Flow {
     }
 
     /// Whether a process has connections that it used last.
-    pub fn has_process(&self, tgid: u32) -> bool {
+    pub fn has_process(&self, tgid: Tgid) -> bool {
         self.used_by.contains_key(&tgid)
     }
 }
 
-fn unuse(used_by: &mut FastMap<u32, FastSet<u64>>, tgid: u32, id: u64) {
+fn unuse(used_by: &mut FastMap<Tgid, FastSet<ConnectionId>>, tgid: Tgid, id: ConnectionId) {
     if let Some(used) = used_by.get_mut(&tgid) {
         used.remove(&id);
         if used.is_empty() {

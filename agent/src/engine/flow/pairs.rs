@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use agent_ebpf::abi::FAMILY_UNIX;
 use foldhash::fast::RandomState;
 
 use super::Connection;
+use crate::record::{Base, ConnectionId};
 
 /// What both ends of a connection can tell, and nobody else: no addresses, no ports, no network namespaces. The own part
 /// first, so the other end has the two swapped.
@@ -21,21 +21,21 @@ pub enum Key {
 /// of 100,000 TCP connections need half of the place.
 #[derive(Debug, Default)]
 pub struct Pairs {
-    tcp: HashMap<(u32, u32), u64, RandomState>,
-    unix: HashMap<(u64, u64), u64, RandomState>,
+    tcp: HashMap<(u32, u32), ConnectionId, RandomState>,
+    unix: HashMap<(u64, u64), ConnectionId, RandomState>,
 }
 
 impl Key {
     /// The key of a connection's own end.
     pub fn own(connection: &Connection) -> Option<Self> {
         let open = connection.described()?;
-        if open.family == FAMILY_UNIX {
-            return (open.peer != 0).then_some(Self::Sockets((open.sock, open.peer)));
+        match open.base {
+            Base::Unix(peer) => Some(Self::Sockets((open.socket.address, peer?.get()))),
+            Base::Sequences { sent, received } => {
+                Some(Self::Sequences((sent.wrapping_add(connection.syn() as u32), received)))
+            }
+            Base::Counted => None,
         }
-        (open.counted == 0).then(|| {
-            let sent = open.sent_base.wrapping_add(connection.syn() as u32);
-            Self::Sequences((sent, open.received_base))
-        })
     }
 
     /// The key that the far end has.
@@ -71,11 +71,11 @@ impl Pairs {
     }
 
     /// The name of the far end.
-    pub fn peer(&self, connection: &Connection) -> Option<u64> {
+    pub fn peer(&self, connection: &Connection) -> Option<ConnectionId> {
         self.named(Key::own(connection)?.far())
     }
 
-    fn named(&self, key: Key) -> Option<u64> {
+    fn named(&self, key: Key) -> Option<ConnectionId> {
         match key {
             Key::Sequences(key) => self.tcp.get(&key),
             Key::Sockets(key) => self.unix.get(&key),

@@ -1,22 +1,148 @@
-//! Protocols: passive, sans-IO parsers of what two ends say to each other.
+//! Protocols: passive, sans-IO parsers behind one boundary.
+//!
+//! [`detect`] chooses a [`Parser`] for a connection. The parser is fed with stretches of both halves ([`Data`]) and emits
+//! protocol-neutral [`Event`]s. Only this room and [`trace::conventions`](crate::engine::trace::conventions) name a protocol:
+//! everybody else passes a [`Call`] and a [`Reply`] on without looking into them. docs/dev/add-a-protocol.md has the steps
+//! of a new one.
 
+pub mod detect;
+mod event;
 pub mod http1;
 pub mod opaque;
 
-/// Which half of a connection's talk some bytes belong to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Half {
-    /// From the client to the server.
-    Request,
-    /// From the server to the client.
-    Response,
+use agent_ebpf::abi::Mode;
+
+pub use event::{Call, Cause, Data, Discipline, Event, Half, Piece, Reply};
+
+use crate::record::Stamp;
+use http1::Http1;
+
+/// A protocol that Spoor reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.0 and 1.1 (RFC 9112).
+    Http1,
 }
 
-/// A stretch of one half's stream.
-#[derive(Clone, Copy, Debug)]
-pub enum Data<'a> {
-    /// What was captured.
-    Bytes(&'a [u8]),
-    /// So many bytes passed that were not captured.
-    Gap(u64),
+/// A parser of one connection.
+#[derive(Debug)]
+pub enum Parser {
+    /// HTTP/1.0 and 1.1 (RFC 9112).
+    Http1(Box<Http1>),
+}
+
+/// The parts of messages that parsers keep for the user.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// Of HTTP/1.
+    pub http1: http1::Config,
+}
+
+/// The next boundary of a half, for the kernel programs, which skip bodies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ahead {
+    /// Below this stream offset all bytes are body; 0: no body is under way.
+    pub until: u64,
+    /// What begins at `until`, or, if that is 0, with the next byte.
+    pub mode: Mode,
+    /// The exchange that the next message on this half belongs to.
+    pub exchange: u64,
+}
+
+impl Ahead {
+    /// Nothing is known.
+    pub const UNKNOWN: Self = Self {
+        until: 0,
+        mode: Mode::Unknown,
+        exchange: 0,
+    };
+}
+
+impl Protocol {
+    /// Returns how replies find their calls.
+    pub fn discipline(self) -> Discipline {
+        match self {
+            Self::Http1 => Discipline::Fifo,
+        }
+    }
+
+    /// Describes exchanges of this protocol that were lost for other reasons than missing bytes, for people.
+    pub fn unreadable(self, cause: Cause) -> Option<&'static str> {
+        match self {
+            Self::Http1 => http1::unreadable(cause),
+        }
+    }
+}
+
+impl Parser {
+    /// Returns the protocol.
+    pub fn protocol(&self) -> Protocol {
+        match self {
+            Self::Http1(_) => Protocol::Http1,
+        }
+    }
+
+    /// Takes what comes next in the stream of one half, and appends what it means. The halves may run ahead of each other.
+    pub fn feed(&mut self, config: &Config, half: Half, piece: Piece<'_>, out: &mut Vec<Event>) {
+        match self {
+            Self::Http1(http) => http.feed(&config.http1, half, piece, out),
+        }
+    }
+
+    /// Takes the end of a half: its reader has seen it, or the socket is closed. To be called for both halves when a
+    /// connection is closed.
+    pub fn end(&mut self, config: &Config, half: Half, stamp: Stamp, out: &mut Vec<Event>) {
+        match self {
+            Self::Http1(http) => http.end(&config.http1, half, stamp, out),
+        }
+    }
+
+    /// Returns the next boundary of a half.
+    pub fn ahead(&self, half: Half) -> Ahead {
+        match self {
+            Self::Http1(http) => http.ahead(half),
+        }
+    }
+
+    /// Returns the stream offset below which all bytes of a half are body: a gap of them hides nothing. 0: nothing is known.
+    pub fn body_until(&self, half: Half) -> u64 {
+        match self {
+            Self::Http1(http) => http.body_until(half),
+        }
+    }
+
+    /// Returns whether boundaries of both halves are known.
+    pub fn is_synchronised(&self) -> bool {
+        match self {
+            Self::Http1(http) => http.is_synchronised(),
+        }
+    }
+
+    /// Returns whether each request that comes will be recognised.
+    pub fn reads_requests(&self) -> bool {
+        match self {
+            Self::Http1(http) => http.reads_requests(),
+        }
+    }
+
+    /// Returns whether Core believes no boundary of a half, and so none that the programs claim.
+    pub fn is_doubted(&self, half: Half) -> bool {
+        match self {
+            Self::Http1(http) => http.is_doubted(half),
+        }
+    }
+
+    /// Returns whether the answer tells if what came last, which cannot be read, was meant as a request.
+    pub fn awaits_refusal(&self) -> bool {
+        match self {
+            Self::Http1(http) => http.awaits_refusal(),
+        }
+    }
+
+    /// Returns whether an exchange without a reply was never served: an earlier one was the connection's last.
+    pub fn is_unserved(&self, exchange: u64) -> bool {
+        match self {
+            Self::Http1(http) => http.is_unserved(exchange),
+        }
+    }
 }

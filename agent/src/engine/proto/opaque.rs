@@ -2,12 +2,10 @@
 //!
 //! Only openings that can hardly be anything else are named. Integers are big-endian unless said otherwise.
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
-
 /// Became something else: a WebSocket, a tunnel by CONNECT.
 pub const UPGRADED: &str = "upgraded (WebSocket, CONNECT)";
 /// It is older than the agent, and no HTTP/1 was found on it.
-pub const NO_HTTP: &str = "no HTTP/1 found";
+pub const NONE_FOUND: &str = "no HTTP/1 found";
 /// RFC 8446.
 pub const TLS: &str = "TLS";
 /// None of the protocols that are named here.

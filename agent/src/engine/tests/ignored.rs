@@ -4,7 +4,7 @@ use super::*;
 
 fn world(rules: &[&str], runtime: Runtime) -> World {
     let mut world = World::with(&CoreSettings {
-        ignore: rules.iter().map(|&rule| rule.to_owned()).collect(),
+        ignore: rules.iter().map(|&rule| rule.parse().unwrap()).collect(),
         ..settings()
     });
     world.process(10, "front", runtime);

@@ -324,7 +324,16 @@ fn nothing_grows() {
             world.feed(call.reads(thread + 1, OK));
             world.spans();
         }
-        assert!(world.core.flow.get(back.conn).unwrap().offsets.len() <= 1);
+        assert!(
+            world
+                .core
+                .flow
+                .get(crate::record::ConnectionId(back.conn))
+                .unwrap()
+                .offsets
+                .len()
+                <= 1
+        );
         for end in [&call, &back] {
             world.feed(end.state(StateChange::Closed, 3, 0));
         }
@@ -386,7 +395,7 @@ fn a_unix_connection_that_ended_unseen() {
     assert!(world.core.needs_unix_ends());
     let known: Vec<_> = world.core.unix_connections();
     assert_eq!(known.len(), 1);
-    assert_eq!((known[0].conn, known[0].tgid, known[0].inode), (9, 10, 77));
+    assert_eq!((known[0].conn.0, known[0].tgid.0, known[0].inode), (9, 10, 77));
     world.feed(end.reads(10, &get("/cut-off")));
     world.feed(end.state(StateChange::Gone, 0, 0));
     assert_eq!(world.tree(), ["front server GET /a <- root"; 2]);

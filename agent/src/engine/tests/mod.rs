@@ -27,7 +27,8 @@ use super::Core;
 use crate::{
     config::{CoreSettings, SpanNames},
     engine::trace::{Attribute, Resource, Span, SpanKind, Value, sampling::Sampler},
-    process::{ProcessFacts, Runtime},
+    process::ProcessFacts,
+    runtimes::Runtime,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -240,7 +241,7 @@ impl World {
     /// Feeds a record, 1 µs after the last one.
     fn feed(&mut self, record: Record) {
         self.now_ns += 1000;
-        self.core.record(&record.at(self.now_ns));
+        self.core.raw_record(&record.at(self.now_ns));
     }
 
     fn pass(&mut self, ns: u64) {
@@ -377,8 +378,8 @@ fn attribute(span: &Span, key: &str) -> Option<String> {
     })
 }
 
-/// All spans, each with its parent and how that was found, sorted. Checks what holds for all: one trace above and below,
-/// no time before another, no id twice.
+/// All spans, each with its parent and how that was found, sorted. Checks what holds for all: one trace above and
+/// below, no time before another, no id twice.
 fn tree(spans: &[Span]) -> Vec<String> {
     let by_id: HashMap<_, _> = spans.iter().map(|span| (span.span_id, span)).collect();
     assert_eq!(by_id.len(), spans.len(), "an id was given twice");

@@ -93,7 +93,7 @@ fn a_refused_unix_connect_says_where_to() {
             path_bytes: address.len() as u8,
             ..Connect::default()
         };
-        world.core.record(&[bytes_of(&connect), address, &[0; 20]].concat());
+        world.core.raw_record(&[bytes_of(&connect), address, &[0; 20]].concat());
         let spans = world.spans();
         assert_eq!(attribute(&spans[0], "server.address").as_deref(), shown);
         assert_eq!(
@@ -103,7 +103,7 @@ fn a_refused_unix_connect_says_where_to() {
         // Cut off in its address.
         world
             .core
-            .record(&[bytes_of(&connect), address.get(1..).unwrap_or_default()].concat());
+            .raw_record(&[bytes_of(&connect), address.get(1..).unwrap_or_default()].concat());
         assert_eq!(world.counter("malformed_records"), u64::from(!address.is_empty()));
     }
 }

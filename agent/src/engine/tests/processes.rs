@@ -16,7 +16,7 @@ fn exec(world: &mut World, tgid: u32, provisional: u32) {
         provisional,
         comm: [0; 16],
     };
-    world.core.record(bytes_of(&exec));
+    world.core.raw_record(bytes_of(&exec));
 }
 
 fn fork(world: &mut World, parent: u32, child: u32) {
@@ -29,7 +29,7 @@ fn fork(world: &mut World, parent: u32, child: u32) {
         child,
         pad: 0,
     };
-    world.core.record(bytes_of(&fork));
+    world.core.raw_record(bytes_of(&fork));
 }
 
 /// A request that is read and answered.
@@ -50,7 +50,7 @@ fn a_provisional_process_waits_until_it_is_selected() {
         world.process(10, "front", Runtime::Unknown);
         assert_eq!(world.tree(), [""; 0]);
         assert!(world.core.take_wanted().is_empty(), "it is asked about already");
-        world.core.selected(10, selected);
+        world.core.selected(crate::record::Tgid(10), selected);
         let expected: &[&str] = if selected {
             &["front server GET /a <- root"]
         } else {
@@ -97,7 +97,7 @@ fn a_request_waits_until_it_is_known_whether_its_caller_is_selected() {
         world.feed(call.reads(10, OK));
         assert_eq!(world.tree(), [""; 0], "its parent may be no span");
         world.process(10, "front", Runtime::Unknown);
-        world.core.selected(10, selected);
+        world.core.selected(crate::record::Tgid(10), selected);
         let expected: &[&str] = if selected {
             &[
                 "back server GET /a <- front client GET /a (same-host)",
@@ -122,7 +122,7 @@ fn children_of_a_provisional_process_wait_too() {
         exchange(&mut world, &mut front, 11);
         world.process(11, "front", Runtime::Unknown);
         assert_eq!(world.tree(), [""; 0]);
-        world.core.selected(11, selected);
+        world.core.selected(crate::record::Tgid(11), selected);
         let expected: &[&str] = if selected {
             &["front server GET /a <- root"]
         } else {
@@ -136,7 +136,7 @@ fn children_of_a_provisional_process_wait_too() {
 fn what_is_told_late_of_a_process_that_is_not_selected_is_forgotten() {
     let mut world = World::new();
     exec(&mut world, 10, 1);
-    world.core.selected(10, false);
+    world.core.selected(crate::record::Tgid(10), false);
     // The programs knew it later, and all this was on its way: a new connection, a fork, and the next program.
     let mut late = world.server(10);
     exchange(&mut world, &mut late, 10);
@@ -151,18 +151,21 @@ fn what_is_told_late_of_a_process_that_is_not_selected_is_forgotten() {
     }
     assert_eq!(world.tree(), [""; 0]);
     assert_eq!(world.counter("unknown_connection"), 0);
-    world.core.selected(11, false);
-    world.core.selected(10, true);
+    world.core.selected(crate::record::Tgid(11), false);
+    world.core.selected(crate::record::Tgid(10), true);
     assert_eq!(world.tree(), ["shop server GET /a <- root"]);
     world.pass(30 * SECOND);
-    assert!(!world.core.processes.contains_key(&11), "it is not kept for ever");
+    assert!(
+        !world.core.processes.contains_key(&crate::record::Tgid(11)),
+        "it is not kept for ever"
+    );
 }
 
 #[test]
 fn what_listens_where_a_rule_says_is_selected_and_so_is_what_it_forks() {
     let mut world = World::new();
     exec(&mut world, 10, 1);
-    world.core.selected(10, false);
+    world.core.selected(crate::record::Tgid(10), false);
     let listen = Listen {
         header: Header {
             time_ns: world.now_ns + 1,
@@ -171,7 +174,7 @@ fn what_listens_where_a_rule_says_is_selected_and_so_is_what_it_forks() {
         port: 80,
         pad: 0,
     };
-    world.core.record(bytes_of(&listen));
+    world.core.raw_record(bytes_of(&listen));
     fork(&mut world, 10, 11);
     let mut end = world.server(11);
     exchange(&mut world, &mut end, 11);
@@ -184,7 +187,7 @@ fn a_process_of_which_nothing_is_told() {
     let mut world = World::new();
     let mut front = world.server(10);
     exchange(&mut world, &mut front, 10);
-    assert_eq!(world.core.take_wanted(), [10]);
+    assert_eq!(world.core.take_wanted(), [crate::record::Tgid(10)]);
     assert_eq!((world.tree(), world.core.waits_for_facts()), (vec![], true));
     world.pass(11 * SECOND);
     assert_eq!((world.tree(), world.core.waits_for_facts()), (vec![], false));
@@ -229,7 +232,7 @@ fn facts_that_come_after_the_end_are_forgotten_all_the_same() {
     assert_eq!(world.tree(), ["front server GET /a <- root"]);
     world.feed(front.state(StateChange::Closed, 3, 0));
     world.pass(60 * SECOND);
-    assert!(!world.core.processes.contains_key(&10));
+    assert!(!world.core.processes.contains_key(&crate::record::Tgid(10)));
     world.pass(1000 * SECOND);
     assert!(
         world.core.processes.is_empty(),

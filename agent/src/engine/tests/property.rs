@@ -82,7 +82,7 @@ proptest! {
             core.process(facts(tgid, "x", if tgid == 2 { Runtime::Nginx } else { Runtime::Unknown }));
         }
         for (index, record) in records.iter().enumerate() {
-            core.record(record);
+            core.raw_record(record);
             if index % 7 == 0 {
                 core.tick(index as u64 * SECOND);
                 core.drain();
@@ -95,8 +95,8 @@ proptest! {
 
     #[test]
     fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-        let _ = crate::record::Event::decode(&bytes);
-        Core::new(&settings(), 1).record(&bytes);
+        let _ = crate::record::Record::decode(&bytes);
+        Core::new(&settings(), 1).raw_record(&bytes);
     }
 }
 

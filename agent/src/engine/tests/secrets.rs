@@ -16,8 +16,8 @@ const SECRET: &str = "S3CRET";
 
 fn with_headers() -> CoreSettings {
     CoreSettings {
-        request_headers: vec!["referer".to_owned()],
-        response_headers: vec!["location".to_owned()],
+        request_headers: vec!["referer".parse().unwrap()],
+        response_headers: vec!["location".parse().unwrap()],
         ..settings()
     }
 }
@@ -63,7 +63,7 @@ fn spans(settings: &CoreSettings, records: &[Vec<u8>]) -> Vec<Span> {
         core.process(facts(tgid, name, Runtime::Unknown));
     }
     for record in records {
-        core.record(record);
+        core.raw_record(record);
     }
     core.flush()
 }

@@ -62,7 +62,7 @@ fn each_process_with_what_it_did_and_what_is_not_visible() {
 
     let expected = [
         Workload {
-            tgid: 10,
+            tgid: crate::record::Tgid(10),
             service: Some("front".to_owned()),
             runtime: Some(Runtime::Nginx),
             provisional: false,
@@ -73,7 +73,7 @@ fn each_process_with_what_it_did_and_what_is_not_visible() {
             unseen: vec![("FastCGI", 2), ("SSH", 1), ("waiting for a request boundary", 1)],
         },
         Workload {
-            tgid: 20,
+            tgid: crate::record::Tgid(20),
             service: None,
             runtime: None,
             provisional: false,

@@ -1,16 +1,13 @@
 //! Spans: ids, attributes, and how an exchange becomes one.
 
-pub mod http;
-mod ids;
-mod random;
+mod attributes;
+pub mod conventions;
 pub mod redact;
 pub mod route;
 pub mod sampling;
 mod span;
 pub mod span_name;
 mod text;
-pub mod traceparent;
 
-pub use ids::{SpanId, TraceId};
-pub use random::Ids;
-pub use span::{Attribute, Link, ParentMethod, Resource, Span, SpanKind, Status, Value};
+pub use crate::engine::context::{ParentMethod, SpanId, TraceId};
+pub use span::{Attribute, Link, Resource, Span, SpanKind, Status, Value};

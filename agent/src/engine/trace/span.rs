@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::{SpanId, TraceId};
+use crate::engine::context::{ParentMethod, SpanId, TraceId};
 
 /// An attribute's value.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,37 +71,6 @@ pub enum Status {
     Unset,
     /// It failed; a description only where no attribute says it already.
     Error(Cow<'static, str>),
-}
-
-/// How a span's parent was found: the attribute `spoor.parent.method`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ParentMethod {
-    /// A `traceparent` header named it.
-    Header,
-    /// Both ends of the connection are on this host.
-    SameHost,
-    /// The first request on a connection belongs to what the connect was made for.
-    Opener,
-    /// The thread that read the request made the call before it wrote the response.
-    Thread,
-    /// The thread that wrote the response made the call while it worked for nothing else.
-    Family,
-    /// Content of the request that appears again in the call.
-    Content,
-}
-
-impl ParentMethod {
-    /// The attribute's value.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Header => "header",
-            Self::SameHost => "same-host",
-            Self::Opener => "opener",
-            Self::Thread => "thread",
-            Self::Family => "family",
-            Self::Content => "content",
-        }
-    }
 }
 
 /// A reference to a span of which it is not certain that it is the parent.

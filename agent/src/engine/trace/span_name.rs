@@ -20,40 +20,41 @@ use std::{borrow::Cow, collections::HashSet, hash::BuildHasher};
 
 use foldhash::fast::FixedState;
 
-/// How many templates a service may have before its other paths are named by the method alone.
+/// Upper bound on the templates of a service: its other paths are named by the method alone.
 const MAX_TEMPLATES: usize = 200;
 
-/// How many of them may come from paths that the service does not have (status 404): scanners try thousands.
+/// Upper bound on the templates when a path is not found (status 404): scanners try thousands of paths.
 const MAX_TEMPLATES_NOT_FOUND: usize = MAX_TEMPLATES / 2;
 
-/// Longest template, in bytes; longer ones are keys or texts, not operations.
+/// Upper bound on a template in bytes: longer ones are keys or texts, not operations.
 const MAX_TEMPLATE_BYTES: usize = 160;
 
-/// Paths whose templates are remembered: making one costs as much as parsing a head, and a service that is asked for few
-/// paths is asked for them all the time.
+/// Number of paths whose templates are remembered. Making a template costs as much as parsing a head, and most services
+/// serve few paths again and again.
 const REMEMBERED: usize = 16;
 
-/// Longest path that is remembered, in bytes.
+/// Upper bound on a path that is remembered, in bytes.
 const REMEMBERED_BYTES: usize = 128;
 
-/// The names that one service's spans have so far: one for each process. Holds at most 200 templates of 160 bytes.
+/// Names of the spans of one process so far. Holds at most 200 templates of 160 bytes.
 #[derive(Debug, Default)]
 pub struct SpanNames {
     templates: HashSet<Box<str>>,
-    /// Paths and their templates, each at the place that its hash says. Empty before the first one.
+    /// Paths with their templates, each at the place that the path's hash names. Empty until the first path comes.
     remembered: Vec<(Box<str>, Box<str>)>,
-    /// Templates are made here, so that looking for one costs no allocation.
+    /// Buffer in which templates are made, so that looking for one costs no allocation.
     scratch: String,
     overflowed: u64,
 }
 
 impl SpanNames {
-    /// How many spans were named by the method alone because there were too many templates, or theirs was too long.
+    /// Returns the number of spans that were named by the method alone: there were too many templates, or theirs was too
+    /// long.
     pub fn overflowed(&self) -> u64 {
         self.overflowed
     }
 
-    /// `{method} {template}`, or `{method}` if there is no room for one more template.
+    /// Returns `{method} {template}`, or `{method}` if there is no room for one more template.
     pub(super) fn name(&mut self, method: Cow<'static, str>, path: &str, not_found: bool) -> Cow<'static, str> {
         if path.is_empty() {
             return method;
@@ -93,7 +94,7 @@ impl SpanNames {
     }
 }
 
-/// `{method} {target}`.
+/// Returns `{method} {target}`.
 pub(super) fn named(method: &str, target: &str) -> Cow<'static, str> {
     let mut name = String::with_capacity(method.len() + 1 + target.len());
     name.push_str(method);
@@ -102,13 +103,13 @@ pub(super) fn named(method: &str, target: &str) -> Cow<'static, str> {
     Cow::Owned(name)
 }
 
-/// The path's template; false if it is too long.
+/// Appends the path's template. Returns false if it is too long.
 fn push_template(path: &str, template: &mut String) -> bool {
     for (index, segment) in path.split('/').enumerate() {
         if index > 0 {
             template.push('/');
         }
-        // What follows a semicolon are parameters, session ids above all.
+        // Parameters follow a semicolon, session ids above all: they vary.
         let parameters = segment.bytes().position(|byte| byte == b';');
         let segment = parameters.and_then(|at| segment.get(..at)).unwrap_or(segment);
         push_segment(segment, template);
@@ -135,7 +136,7 @@ fn push_segment(segment: &str, template: &mut String) {
     }
 }
 
-/// The placeholder for a segment that varies as a whole.
+/// Returns the placeholder of a segment that varies as a whole.
 fn whole(segment: &str) -> Option<&'static str> {
     let mut digits = 0;
     let mut lower = 0;
@@ -152,7 +153,7 @@ fn whole(segment: &str) -> Option<&'static str> {
         }
     }
     let letters = lower + upper;
-    // The head of a JSON Web Token is `{"` in Base64; other Base64 has all of letters and digits when it is long.
+    // A JSON Web Token begins with `{"` in Base64. Other Base64 of that length has small and capital letters and digits.
     let is_token = || {
         segment.len() > 20 && segment.starts_with("eyJ")
             || segment.len() >= 20 && digits > 0 && lower > 0 && upper > 0 && others == 0 && !segment.contains('.')
@@ -174,7 +175,7 @@ fn whole(segment: &str) -> Option<&'static str> {
     }
 }
 
-/// Replaces what varies in a segment, word by word.
+/// Appends a segment with placeholders for the words that vary.
 fn push_parts(segment: &str, template: &mut String) {
     let mut rest = segment;
     while !rest.is_empty() {
@@ -200,7 +201,7 @@ fn push_parts(segment: &str, template: &mut String) {
     }
 }
 
-/// A run of letters and digits.
+/// Appends a run of letters and digits, or its placeholder.
 fn push_word(word: &str, template: &mut String) {
     let digits = word.bytes().filter(u8::is_ascii_digit).count();
     let is_hex = word.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -217,7 +218,7 @@ fn push_word(word: &str, template: &mut String) {
     }
 }
 
-/// A word in which runs of three digits or more are replaced: shorter ones are mostly names (`oauth2`, `base64`).
+/// Appends a word with placeholders for runs of three digits or more: shorter ones are part of names (`oauth2`, `base64`).
 fn push_numbers(word: &str, template: &mut String) {
     let mut rest = word;
     while !rest.is_empty() {
@@ -229,7 +230,7 @@ fn push_numbers(word: &str, template: &mut String) {
     }
 }
 
-/// How often a word changes between letters and digits.
+/// Counts the changes between letters and digits in a word.
 fn alternations(word: &str) -> usize {
     let kinds = word.bytes().map(|byte| byte.is_ascii_digit());
     kinds
@@ -239,13 +240,13 @@ fn alternations(word: &str) -> usize {
         .count()
 }
 
-/// How many parts of a segment are words, and not numbers or ids.
+/// Counts the parts of a segment that are words, not numbers or ids.
 fn words(segment: &str) -> usize {
     let is_word = |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphabetic());
     segment.split(['-', '_']).filter(is_word).count()
 }
 
-/// `v1`, `v1.2`, `v12`: the version of an interface.
+/// Returns whether a segment is the version of an interface: `v1`, `v1.2`, `v12`.
 fn is_version(segment: &str) -> bool {
     segment.len() <= 8
         && segment.strip_prefix(['v', 'V']).is_some_and(|number| {

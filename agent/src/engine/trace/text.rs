@@ -4,13 +4,13 @@
 
 use std::{borrow::Cow, fmt::Write};
 
-/// How long a value may be, in bytes, the mark of a cut included.
+/// Upper bound on the length of a value in bytes, the mark of a cut included.
 pub(super) const MAX_VALUE_BYTES: usize = 4096;
 
-/// Ends a value that was cut.
+/// Mark at the end of a value that was cut.
 const CUT_MARK: char = '…';
 
-/// Part of a URL: bytes that are not UTF-8 are percent-encoded.
+/// Returns a part of a URL as text: bytes that are not UTF-8 are percent-encoded.
 pub(super) fn url_text(bytes: &[u8]) -> Cow<'_, str> {
     if let Ok(text) = str::from_utf8(bytes) {
         return Cow::Borrowed(text);
@@ -26,12 +26,12 @@ pub(super) fn url_text(bytes: &[u8]) -> Cow<'_, str> {
     Cow::Owned(encoded)
 }
 
-/// Other text: what is not UTF-8 becomes U+FFFD.
+/// Returns any other bytes as text: U+FFFD stands for those that are not UTF-8.
 pub(super) fn lossy_text(bytes: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(bytes)
 }
 
-/// Cuts a value that is too long at a character's boundary and marks it; true if it did.
+/// Cuts a value that is too long at a character's boundary, and marks it. Returns whether it did.
 pub(super) fn cut(value: &mut String) -> bool {
     if value.len() <= MAX_VALUE_BYTES {
         return false;

@@ -1,10 +1,12 @@
-//! What the user says about the export, by OpenTelemetry's environment variables.
+//! Settings of the export, from OpenTelemetry's environment variables.
 //!
 //! The names and defaults are those of the OTLP exporter and SDK specifications, with these deviations: the queue holds
 //! 65,536 spans (not 2,048) and at most 64 MiB, a batch has 2,048 spans (not 512) and leaves after 1 s (not 5 s). One
 //! agent speaks for all services of a host, and has to bridge a minute without its collector.
 
-use std::{path::PathBuf, time::Duration};
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
+
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use hyper::{
     Uri,
@@ -16,18 +18,18 @@ use thiserror::Error;
 
 use super::tls::TlsFiles;
 
-/// Where the spans go, as the command line says it.
+/// An output as the command line chooses it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// As trees to this writer of the process.
+    /// Trees on this stream of the process.
     Console(Stream),
-    /// To a collector.
+    /// OTLP to a collector, which the environment names.
     Otlp,
-    /// One `ExportTraceServiceRequest` a line, to the file or, without one, to stdout.
+    /// One `ExportTraceServiceRequest` a line: to this file, or to stdout.
     OtlpJson(Option<PathBuf>),
 }
 
-/// One of the process's own streams.
+/// A stream of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
     /// Standard output.
@@ -36,40 +38,40 @@ pub enum Stream {
     Stderr,
 }
 
-/// Where the spans go, with all that is needed to send them there.
+/// An output with all that is needed to send spans to it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Output {
-    /// As trees for people.
+    /// Trees on this stream of the process.
     Console(Stream),
-    /// As OTLP requests.
+    /// OTLP requests.
     Requests(Target),
 }
 
-/// What takes requests.
+/// A receiver of OTLP requests.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Target {
     /// OTLP over gRPC.
     Grpc(Box<Endpoint>),
     /// OTLP over HTTP.
     Http(Box<Endpoint>, Encoding),
-    /// OTLP as JSON lines, appended to the file; to stdout without one.
+    /// OTLP as JSON lines: appended to this file, or to stdout.
     JsonLines(Option<PathBuf>),
 }
 
 /// A collector.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Endpoint {
-    /// For HTTP with the path to post to; for gRPC the server.
+    /// The URL: for HTTP with the path to post to, for gRPC of the server.
     pub url: Uri,
-    /// Sent with each request.
+    /// Headers that each request has.
     pub headers: HeaderMap,
-    /// What is needed for https; `None`: http.
+    /// Certificates for https; `None`: the scheme is http.
     pub tls: Option<TlsFiles>,
-    /// Of requests.
+    /// Compression of the bodies of requests.
     pub compression: Compression,
 }
 
-/// How requests over HTTP are written.
+/// The encoding of requests over HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
     /// `http/protobuf`.
@@ -79,7 +81,7 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// The `content-type` of requests.
+    /// Returns the `content-type` of requests.
     pub fn content_type(self) -> &'static str {
         match self {
             Self::Protobuf => "application/x-protobuf",
@@ -88,7 +90,7 @@ impl Encoding {
     }
 }
 
-/// `OTEL_EXPORTER_OTLP_COMPRESSION`.
+/// The compression of requests, `OTEL_EXPORTER_OTLP_COMPRESSION`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compression {
     /// `none`.
@@ -98,26 +100,26 @@ pub enum Compression {
     Gzip,
 }
 
-/// Where the spans go, and how.
+/// Settings of the export.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExportConfig {
-    /// Where to.
+    /// The output.
     pub output: Output,
-    /// Spans that wait at most; beyond, the oldest is dropped. `OTEL_BSP_MAX_QUEUE_SIZE`.
+    /// Upper bound on the spans that wait; beyond, the oldest is dropped. `OTEL_BSP_MAX_QUEUE_SIZE`.
     pub max_queue_spans: usize,
-    /// Bytes of the spans that wait at most; beyond, the oldest is dropped.
+    /// Upper bound on the bytes of the spans that wait; beyond, the oldest is dropped.
     pub max_queue_bytes: usize,
-    /// Spans in a request at most. `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`.
+    /// Upper bound on the spans in a request. `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`.
     pub max_batch_spans: usize,
-    /// How long a span waits for others to travel with. `OTEL_BSP_SCHEDULE_DELAY`.
+    /// Time that a span waits for others of its request. `OTEL_BSP_SCHEDULE_DELAY`.
     pub schedule_delay: Duration,
-    /// How long a request may take: the smaller of `OTEL_EXPORTER_OTLP_TIMEOUT` and `OTEL_BSP_EXPORT_TIMEOUT`. A
+    /// Upper bound on the time of a request: the smaller of `OTEL_EXPORTER_OTLP_TIMEOUT` and `OTEL_BSP_EXPORT_TIMEOUT`. A
     /// request that takes longer is sent again; no batch is given up because of it.
     pub timeout: Duration,
 }
 
 impl ExportConfig {
-    /// The defaults, for this output.
+    /// Returns the defaults for this output.
     pub fn new(output: Output) -> Self {
         Self {
             output,
@@ -129,12 +131,13 @@ impl ExportConfig {
         }
     }
 
-    /// What the environment `env` says, for what was chosen on the command line. A variable that is empty counts as
-    /// absent.
+    /// Reads the variables of the environment `env`, for an output that was chosen on the command line. A variable that is
+    /// empty counts as absent.
     ///
     /// # Errors
-    /// If a variable has a value that cannot be followed.
-    pub fn from_env(choice: Choice, env: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+    /// If a variable has a value that cannot be used.
+    pub fn from_env<V: Into<OsString>>(choice: Choice, env: impl Fn(&str) -> Option<V>) -> Result<Self, ConfigError> {
+        let env = |name: &str| env(name).map(Into::into);
         let env = Env(&env);
         let output = match choice {
             Choice::Console(stream) => Output::Console(stream),
@@ -155,85 +158,101 @@ impl ExportConfig {
     }
 }
 
-/// True if the environment names a collector.
-pub fn names_endpoint(env: impl Fn(&str) -> Option<String>) -> bool {
-    Env(&env).otlp("ENDPOINT").is_some()
+/// Returns whether the environment names a collector, even one that cannot be used: [`ExportConfig::from_env`] says why.
+pub fn names_endpoint<V: Into<OsString>>(env: impl Fn(&str) -> Option<V>) -> bool {
+    let env = |name: &str| env(name).map(Into::into);
+    !matches!(Env(&env).otlp("ENDPOINT"), Ok(None))
 }
 
-/// A variable with a value that cannot be followed.
+/// A variable with a value that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// Not a URL, or not one of a collector.
+    /// The value has bytes that are no text. It is not shown: it may be a secret.
+    #[error("{variable}: the value is not UTF-8 text; set it anew")]
+    NotText {
+        /// The variable.
+        variable: String,
+    },
+    /// The value is no URL, or none of a collector.
     #[error("{variable}={value}: {problem}; write it as http://HOST:PORT or https://HOST:PORT")]
     Url {
         /// The variable.
         variable: String,
         /// Its value.
         value: String,
-        /// What is wrong.
+        /// The fault of the value.
         problem: &'static str,
     },
-    /// Not one of the words that it may have.
+    /// The value is none of the words that the variable may have.
     #[error("{variable}={value}: there is no such {what}; use {words}")]
     Word {
         /// The variable.
         variable: String,
         /// Its value.
         value: String,
-        /// What it names.
+        /// The kind of thing that the variable names.
         what: &'static str,
-        /// The words.
+        /// The words that the variable may have.
         words: &'static str,
     },
-    /// A client certificate without its key, or the other way round.
+    /// A client certificate is set without its key, or the key without the certificate.
     #[error("{given} is set and {missing} is not; a client certificate and its key are of use together only")]
     HalfClient {
-        /// The variable that is there.
+        /// The variable that is set.
         given: String,
-        /// The other one.
+        /// The variable that is not set.
         missing: &'static str,
     },
-    /// The value is not shown: it may be a secret.
+    /// A header cannot be read. Its value is not shown: it may be a secret.
     #[error("{variable}, entry {entry}: {problem}; write it as NAME=VALUE,NAME=VALUE with values percent-encoded")]
     Header {
         /// The variable.
         variable: String,
-        /// Which of the headers, from 1.
+        /// The place of the header in the list, from 1.
         entry: usize,
-        /// What is wrong.
+        /// The fault of the value.
         problem: &'static str,
     },
-    /// Not a number, or out of range.
+    /// The value is no number, or out of range.
     #[error("{variable}={value}: give {expected}")]
     Number {
         /// The variable.
         variable: String,
         /// Its value.
         value: String,
-        /// What would be right.
+        /// A description of right values.
         expected: &'static str,
     },
 }
 
 /// The environment, with the rules of the OTLP exporter's variables.
-struct Env<'a>(&'a dyn Fn(&str) -> Option<String>);
+struct Env<'a>(&'a dyn Fn(&str) -> Option<OsString>);
 
 impl Env<'_> {
-    fn var(&self, name: &str) -> Option<String> {
-        (self.0)(name)
-            .map(|value| value.trim().to_owned())
-            .filter(|value| !value.is_empty())
+    /// Returns the variable's value without blanks around it; `None` if nothing is left.
+    fn var(&self, name: &str) -> Result<Option<String>, ConfigError> {
+        let Some(value) = (self.0)(name) else {
+            return Ok(None);
+        };
+        match value.to_str().map(str::trim) {
+            None => Err(ConfigError::NotText {
+                variable: name.to_owned(),
+            }),
+            Some("") => Ok(None),
+            Some(value) => Ok(Some(value.to_owned())),
+        }
     }
 
-    /// The variable for traces, else the one for all signals: its name and value.
-    fn otlp(&self, name: &str) -> Option<(String, String)> {
-        [
-            format!("OTEL_EXPORTER_OTLP_TRACES_{name}"),
-            format!("OTEL_EXPORTER_OTLP_{name}"),
-        ]
-        .into_iter()
-        .find_map(|variable| self.var(&variable).map(|value| (variable, value)))
+    /// Returns name and value of the variable for traces, or else of the one for all signals.
+    fn otlp(&self, name: &str) -> Result<Option<(String, String)>, ConfigError> {
+        for prefix in ["OTEL_EXPORTER_OTLP_TRACES_", "OTEL_EXPORTER_OTLP_"] {
+            let variable = format!("{prefix}{name}");
+            if let Some(value) = self.var(&variable)? {
+                return Ok(Some((variable, value)));
+            }
+        }
+        Ok(None)
     }
 
     fn collector(&self) -> Result<Target, ConfigError> {
@@ -266,7 +285,7 @@ impl Env<'_> {
         }))
     }
 
-    /// A variable that has one of these words.
+    /// Returns the meaning of the variable's word, by the table `values`.
     fn word<T: Copy>(
         &self,
         name: &str,
@@ -274,7 +293,7 @@ impl Env<'_> {
         words: &'static str,
         values: &[(&str, T)],
     ) -> Result<Option<T>, ConfigError> {
-        let Some((variable, value)) = self.otlp(name) else {
+        let Some((variable, value)) = self.otlp(name)? else {
             return Ok(None);
         };
         match values.iter().find(|(word, _)| value.eq_ignore_ascii_case(word)) {
@@ -289,7 +308,7 @@ impl Env<'_> {
     }
 
     fn tls_files(&self) -> Result<TlsFiles, ConfigError> {
-        let client = match (self.otlp("CLIENT_CERTIFICATE"), self.otlp("CLIENT_KEY")) {
+        let client = match (self.otlp("CLIENT_CERTIFICATE")?, self.otlp("CLIENT_KEY")?) {
             (Some((_, certificate)), Some((_, key))) => Some((certificate.into(), key.into())),
             (None, None) => None,
             (Some((given, _)), None) => {
@@ -301,28 +320,28 @@ impl Env<'_> {
                 return Err(ConfigError::HalfClient { given, missing });
             }
         };
-        let trusted = self.otlp("CERTIFICATE").map(|(_, file)| file.into());
+        let trusted = self.otlp("CERTIFICATE")?.map(|(_, file)| file.into());
         Ok(TlsFiles { trusted, client })
     }
 
-    /// Only asked where an endpoint of gRPC has no scheme. A boolean is true if it says so, and else false
-    /// (OpenTelemetry's environment variables, "Boolean").
-    fn insecure(&self) -> bool {
-        let Some((variable, value)) = self.otlp("INSECURE") else {
-            return false;
+    /// Returns whether a gRPC endpoint without a scheme is one without TLS. Like every boolean of OpenTelemetry, it is true
+    /// if the value is `true`, and else false (section "Boolean" of its environment variables).
+    fn insecure(&self) -> Result<bool, ConfigError> {
+        let Some((variable, value)) = self.otlp("INSECURE")? else {
+            return Ok(false);
         };
         let insecure = value.eq_ignore_ascii_case("true");
         if !insecure && !value.eq_ignore_ascii_case("false") {
             tracing::warn!("{variable}={value} is neither true nor false, and counts as false");
         }
-        insecure
+        Ok(insecure)
     }
 
-    /// The collector's URL. For HTTP, `v1/traces` is appended to the one for all signals, and the one for traces is
+    /// Returns the collector's URL. For HTTP, `v1/traces` is appended to the one for all signals, and the one for traces is
     /// taken as it is (OTLP exporter specification, "Endpoint URLs for OTLP/HTTP").
     fn url(&self, default: &str, http: bool) -> Result<Uri, ConfigError> {
         let (variable, mut value) = self
-            .otlp("ENDPOINT")
+            .otlp("ENDPOINT")?
             .unwrap_or_else(|| ("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), default.to_owned()));
         let shown = without_credentials(&value);
         let wrong = |problem| ConfigError::Url {
@@ -330,9 +349,9 @@ impl Env<'_> {
             value: shown.clone(),
             problem,
         };
-        // As gRPC's own libraries take it.
+        // gRPC's own libraries take HOST:PORT, too.
         if !http && !value.contains("://") && !value.starts_with('/') {
-            let scheme = if self.insecure() { "http" } else { "https" };
+            let scheme = if self.insecure()? { "http" } else { "https" };
             value = format!("{scheme}://{value}");
         }
         let url: Uri = value.parse().map_err(|_| wrong("this is not a URL"))?;
@@ -367,7 +386,7 @@ impl Env<'_> {
 
     fn headers(&self) -> Result<HeaderMap, ConfigError> {
         let mut headers = HeaderMap::new();
-        let Some((variable, value)) = self.otlp("HEADERS") else {
+        let Some((variable, value)) = self.otlp("HEADERS")? else {
             return Ok(headers);
         };
         for (index, entry) in value
@@ -392,16 +411,16 @@ impl Env<'_> {
     }
 
     fn otlp_timeout(&self, default: Duration) -> Result<Duration, ConfigError> {
-        match self.otlp("TIMEOUT") {
+        match self.otlp("TIMEOUT")? {
             Some((variable, _)) => self.positive_millis(&variable, default),
             None => Ok(default),
         }
     }
 
-    fn number(&self, variable: &str, min: u64, expected: &'static str) -> Result<Option<u64>, ConfigError> {
-        /// As milliseconds 24 days, as spans more than fit into any memory.
-        const MAX: u64 = i32::MAX as u64;
-        let Some(value) = self.var(variable) else {
+    fn number(&self, variable: &str, min: u32, expected: &'static str) -> Result<Option<u32>, ConfigError> {
+        /// As milliseconds 24 days; as spans more than fit into any memory.
+        const MAX: u32 = i32::MAX.cast_unsigned();
+        let Some(value) = self.var(variable)? else {
             return Ok(None);
         };
         match value.parse() {
@@ -416,28 +435,28 @@ impl Env<'_> {
 
     fn positive(&self, variable: &str, default: usize) -> Result<usize, ConfigError> {
         let number = self.number(variable, 1, "a number of spans, at least 1")?;
-        Ok(number
-            .and_then(|number| usize::try_from(number).ok())
-            .unwrap_or(default))
+        Ok(number.map_or(default, |number| usize::try_from(number).unwrap_or(usize::MAX)))
     }
 
     fn positive_millis(&self, variable: &str, default: Duration) -> Result<Duration, ConfigError> {
         let number = self.number(variable, 1, "a number of milliseconds, at least 1")?;
-        Ok(number.map_or(default, Duration::from_millis))
+        Ok(number.map_or(default, |millis| Duration::from_millis(millis.into())))
     }
 
     fn millis(&self, variable: &str, default: Duration) -> Result<Duration, ConfigError> {
         let number = self.number(variable, 0, "a number of milliseconds")?;
-        Ok(number.map_or(default, Duration::from_millis))
+        Ok(number.map_or(default, |millis| Duration::from_millis(millis.into())))
     }
 }
 
-/// The URL with what stands before an `@` left out.
+/// Returns the URL with stars in place of user and password, to be shown in an error.
 fn without_credentials(url: &str) -> String {
-    match (url.find("://"), url.rfind('@')) {
-        (Some(scheme), Some(at)) if scheme < at => format!("{}***{}", &url[..scheme + 3], &url[at..]),
-        _ => url.to_owned(),
-    }
+    let hidden = || {
+        let (scheme, rest) = url.split_once("://")?;
+        let (_, host) = rest.rsplit_once('@')?;
+        Some(format!("{scheme}://***@{host}"))
+    };
+    hidden().unwrap_or_else(|| url.to_owned())
 }
 
 #[cfg(test)]

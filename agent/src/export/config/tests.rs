@@ -70,7 +70,7 @@ fn endpoints() {
     assert_eq!(otlp(&[(ENDPOINT, "https://c")]), http("https://c/v1/traces"));
     let json = Target::Http(endpoint("http://localhost:4318/v1/traces"), Encoding::Json);
     assert_eq!(otlp(&[(PROTOCOL, "HTTP/JSON")]), Ok(json));
-    assert!(!names_endpoint(|_| None));
+    assert!(!names_endpoint(|_| None::<String>));
     assert!(names_endpoint(|name| (name == TRACES_ENDPOINT).then(|| "x".to_owned())));
 }
 
@@ -237,4 +237,18 @@ fn sizes_and_times() {
         ..ExportConfig::new(Output::Requests(Target::JsonLines(None)))
     };
     assert_eq!(parse(json(), &env), Ok(expected));
+}
+
+#[test]
+fn a_value_that_is_no_text_is_an_error_and_not_shown() {
+    use std::os::unix::ffi::OsStringExt;
+
+    let env = |name: &str| (name == "OTEL_EXPORTER_OTLP_CERTIFICATE").then(|| OsString::from_vec(b"/ca\xff".to_vec()));
+    let error = ExportConfig::from_env(Choice::Otlp, env).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "OTEL_EXPORTER_OTLP_CERTIFICATE: the value is not UTF-8 text; set it anew"
+    );
+    assert!(ExportConfig::from_env(Choice::Console(Stream::Stdout), env).is_ok());
+    assert!(!names_endpoint(env));
 }

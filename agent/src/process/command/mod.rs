@@ -1,8 +1,11 @@
-//! The best name of what runs, from a command line: script, module, jar, package or binary.
+//! Names of programs from command lines: script, module, jar, package or binary.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// A command line, or the title that the process put in its place.
+use super::ProcRoot;
+use crate::runtimes::without_version;
+
+/// Command line, or the title that the process put in its place.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct CommandLine {
     pub(super) arguments: Vec<String>,
@@ -10,7 +13,7 @@ pub(super) struct CommandLine {
     pub(super) is_title: bool,
 }
 
-/// What a command line runs.
+/// Program that a command line runs.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Program {
     /// The best name, if the command line has a better one than the executable's.
@@ -19,7 +22,7 @@ pub(super) struct Program {
     pub(super) script: Option<String>,
 }
 
-/// What a name can be derived from, beside the command line.
+/// Further sources of a name, beside the command line.
 pub(super) struct Surroundings<'a> {
     /// The executable's path in the process's mount namespace.
     pub(super) exe: Option<&'a Path>,
@@ -66,7 +69,7 @@ const ENTRY_MODULES: [&str; 2] = ["wsgi", "asgi"];
 const ENTRY_SCRIPTS: [&str; 3] = ["index", "server", "main"];
 
 impl CommandLine {
-    /// `/proc/PID/cmdline`. With the executable's path, a title can be told from a path with blanks.
+    /// Parses `/proc/PID/cmdline`. With the executable's path, a title can be told from a path with blanks.
     pub(super) fn parse(bytes: &[u8], exe: Option<&Path>) -> Self {
         let text = String::from_utf8_lossy(bytes);
         let text = text.trim_end_matches('\0');
@@ -86,7 +89,22 @@ impl CommandLine {
     }
 }
 
-/// The program behind a command line.
+/// Returns the path of the script, jar or assembly that an interpreter runs. `exe` is the interpreter.
+pub(crate) fn script_of(root: &ProcRoot, tgid: u32, exe: &Path) -> Option<PathBuf> {
+    let line = CommandLine::parse(&root.cmdline(tgid)?, Some(exe));
+    let around = Surroundings {
+        exe: Some(exe),
+        directory: None,
+        package_name: &|_| None,
+        variable: &|_| None,
+    };
+    let script = program(&line, &around).script?;
+    let directory = root.cwd(tgid).unwrap_or_default();
+    // Without the `.` components that `./app.py` would leave.
+    Some(directory.join(script).components().collect())
+}
+
+/// Returns the program behind a command line.
 pub(super) fn program(line: &CommandLine, around: &Surroundings) -> Program {
     let exe = around.exe.map(|exe| exe.to_string_lossy().into_owned());
     if line.is_title {
@@ -112,11 +130,6 @@ pub(super) fn program(line: &CommandLine, around: &Surroundings) -> Program {
         };
     }
     interpreted(file_name(exe), rest, around).unwrap_or_default()
-}
-
-/// The name of an interpreter without its version: `python3.11` is `python`.
-pub(super) fn without_version(name: &str) -> &str {
-    name.trim_end_matches(|byte: char| byte.is_ascii_digit() || byte == '.' || byte == '-')
 }
 
 fn interpreted(name: &str, rest: &[&str], around: &Surroundings) -> Option<Program> {
@@ -197,7 +210,7 @@ fn is_python_launcher(name: &str) -> bool {
     PYTHON_SERVERS.contains(&name) || matches!(name, "flask" | "fastapi" | "celery" | "streamlit")
 }
 
-/// The application that a Python server is told to run.
+/// Returns the application that a Python server is told to run.
 fn python_server(server: &str, rest: &[&str], around: &Surroundings) -> Program {
     let option = |names: &[&str]| {
         rest.iter()
@@ -234,7 +247,7 @@ fn python_server(server: &str, rest: &[&str], around: &Surroundings) -> Program 
     }
 }
 
-/// `package.module:attribute`; an address (`localhost:8000`, `unix:/run/x`) is none.
+/// Returns true for `package.module:attribute`; an address (`localhost:8000`, `unix:/run/x`) is no application.
 fn is_application(argument: &str) -> bool {
     let is_identifier = |text: &str| {
         text.starts_with(|first: char| first.is_alphabetic() || first == '_')
@@ -248,7 +261,7 @@ fn is_application(argument: &str) -> bool {
     })
 }
 
-/// `shop.wsgi:application` is `shop`; `web/shop.py` is `shop`.
+/// Returns the module's name: `shop` for `shop.wsgi:application` and for `web/shop.py`.
 fn module_name(application: &str) -> &str {
     let module = application.split(':').next().unwrap_or(application);
     let module = if module.contains('/') || module.ends_with(".py") {
@@ -350,12 +363,13 @@ fn java(rest: &[&str]) -> Program {
     Program::default()
 }
 
-/// The last part of `module/package.Class`.
+/// Returns the last part of `module/package.Class`.
 fn class(name: &str) -> &str {
     name.rsplit(['.', '/']).next().unwrap_or(name)
 }
 
-/// `shop-1.2.3-SNAPSHOT` is `shop`: a service keeps its name from release to release.
+/// Returns a jar's name without its release: `shop` for `shop-1.2.3-SNAPSHOT`. A service keeps its name from release to
+/// release.
 fn without_release(stem: &str) -> &str {
     let release = stem.match_indices('-').find(|(at, _)| {
         let version = &stem[at + 1..];
@@ -435,7 +449,7 @@ fn scripted(rest: &[&str], with_value: &[&str], inline: &[&str], around: &Surrou
     }
 }
 
-/// A script's name without its ending, or that of its directory if the script only says how it is started.
+/// Returns a script's name without its ending, or the name of its directory if the script only says how it is started.
 fn name_of_script(script: &str, around: &Surroundings) -> Option<String> {
     let stem = stem(script);
     let name = if DIRECTORY_SERVERS.contains(&stem) {
@@ -455,7 +469,7 @@ fn name_of_directory(directory: &Path, around: &Surroundings) -> Option<String> 
     matches!(last, std::path::Component::Normal(_)).then(|| last.as_os_str().to_string_lossy().into_owned())
 }
 
-/// The name in a process title.
+/// Returns the name in a process title.
 fn title(title: &str, exe: Option<&str>, around: &Surroundings) -> Program {
     let words: Vec<&str> = title.split_whitespace().collect();
     let Some((&first, rest)) = words.split_first() else {
@@ -488,7 +502,7 @@ fn title(title: &str, exe: Option<&str>, around: &Surroundings) -> Program {
     named(name.unwrap_or(server))
 }
 
-/// The first argument that is neither an option nor an option's value, and what follows it.
+/// Returns the first argument that is neither an option nor an option's value, and the arguments behind it.
 fn positional<'a, 'b>(rest: &'b [&'a str], with_value: &[&str]) -> Option<(&'a str, &'b [&'a str])> {
     let mut index = 0;
     while let Some(&argument) = rest.get(index) {
@@ -511,12 +525,12 @@ fn named(name: &str) -> Program {
     }
 }
 
-/// The last part of a path.
+/// Returns the last part of a path.
 pub(super) fn file_name(path: &str) -> &str {
     path.trim_end_matches('/').rsplit('/').next().unwrap_or(path)
 }
 
-/// A file's name without its ending.
+/// Returns a file's name without its ending.
 fn stem(path: &str) -> &str {
     let name = file_name(path);
     match name.rsplit_once('.') {

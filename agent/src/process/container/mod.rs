@@ -4,7 +4,7 @@ mod state;
 
 use super::ProcRoot;
 use state::docker_process;
-pub(super) use state::{Container, Containers};
+pub(crate) use state::{Container, Containers};
 
 /// The container's id, from the text of `/proc/PID/cgroup`: docker, containerd, CRI-O and Podman, with cgroup v1 and
 /// v2, with and without systemd. The innermost counts.
@@ -13,8 +13,8 @@ pub(super) fn container_id(cgroup: &str) -> Option<&str> {
 }
 
 /// The container's id, from the text of `/proc/PID/mountinfo`, where the cgroup namespace hides the path; `None` where
-/// only another container's id can be found there. Runtimes bind files of their own into a container, from directories that
-/// are named after it, or after its pod's sandbox:
+/// only another container's id can be found there. Runtimes bind files of their own into a container, from directories
+/// that are named after it, or after its pod's sandbox:
 ///
 /// | runtime | `/etc/hostname`, `/etc/resolv.conf` | `/etc/hosts` | `/run/.containerenv` | `/run/secrets` |
 /// |---|---|---|---|---|
@@ -25,8 +25,8 @@ pub(super) fn container_id(cgroup: &str) -> Option<&str> {
 /// | containerd's CRI | the sandbox's, below `sandboxes/` | kubelet's | | |
 ///
 /// (cri-o `server/container_create_linux.go`, podman `libpod/container_internal_common.go`, moby
-/// `daemon/container_operations.go`.) With `--network=container:`, Docker binds all three from the other container: whoever
-/// calls must hold the id against the runtime's state.
+/// `daemon/container_operations.go`.) With `--network=container:`, Docker binds all three from the other container:
+/// whoever calls must hold the id against the runtime's state.
 pub(super) fn container_id_of_mounts(mountinfo: &str) -> Option<&str> {
     let (mut hostname, mut hosts, mut resolver, mut environment) = (None, None, None, None);
     for line in mountinfo.lines() {
@@ -84,7 +84,7 @@ pub(super) fn pod_uid(cgroup: &str) -> Option<String> {
 }
 
 /// The id of the container that a process is in. `cgroup`: the text of its `/proc/PID/cgroup`.
-pub(super) fn id_of(root: &ProcRoot, tgid: u32, cgroup: &str) -> Option<String> {
+pub(crate) fn id_of(root: &ProcRoot, tgid: u32, cgroup: &str) -> Option<String> {
     container_id(cgroup).map(str::to_owned).or_else(|| {
         // A cgroup namespace hides the path of the agent's own container, or it is no container at all.
         let mounts_of = root.namespace(tgid, "mnt")?;
@@ -98,7 +98,7 @@ pub(super) fn id_of(root: &ProcRoot, tgid: u32, cgroup: &str) -> Option<String> 
 }
 
 /// Lines are `hierarchy:controllers:path`; the path may hold colons.
-pub(super) fn paths(cgroup: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn paths(cgroup: &str) -> impl Iterator<Item = &str> {
     cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2))
 }
 

@@ -1,4 +1,4 @@
-//! What container runtimes write about their containers: names, images, pods.
+//! State files of container runtimes: names, images, pods.
 
 use std::{
     collections::HashMap,
@@ -13,35 +13,35 @@ use crate::process::ProcRoot;
 const STATE_BYTES: u64 = 4 << 20;
 /// Most containers whose names are remembered. When full, all are read anew.
 const CACHED: usize = 4096;
-/// How long, the first time and at most, a container without a state file is not looked for again.
+/// First rest, and longest rest, before a container without a state file is looked for again.
 const FIRST_REST: Duration = Duration::from_millis(500);
 const LONGEST_REST: Duration = Duration::from_secs(300);
-/// Where CRI and nerdctl containers of containerd are described, one directory for each of its namespaces.
+/// Directory of containerd's descriptions of CRI and nerdctl containers, one below it for each of its namespaces.
 const CONTAINERD: &str = "/run/containerd/io.containerd.runtime.v2.task";
 
-/// What the state files of a container runtime say of a container.
+/// Description of a container by its runtime.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::process) struct Container {
+pub(crate) struct Container {
     /// The name that the runtime shows.
-    pub(in crate::process) name: Option<String>,
-    /// What the container is called as a service: of Compose the service's name, in Kubernetes the container's in
+    pub(crate) name: Option<String>,
+    /// Name of the container as a service: with Compose the service's name, in Kubernetes the container's in
     /// its pod; the replicas of a service have names of their own.
-    pub(in crate::process) service: Option<String>,
-    pub(in crate::process) image: Option<String>,
-    pub(in crate::process) pod: Option<Pod>,
+    pub(crate) service: Option<String>,
+    pub(crate) image: Option<String>,
+    pub(crate) pod: Option<Pod>,
 }
 
 /// A Kubernetes pod, as the runtime was told of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::process) struct Pod {
-    pub(in crate::process) namespace: String,
-    pub(in crate::process) name: String,
-    pub(in crate::process) uid: Option<String>,
+pub(crate) struct Pod {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) uid: Option<String>,
 }
 
 /// Names of containers: what was found once is kept, what was not is looked for again.
 #[derive(Debug, Default)]
-pub(in crate::process) struct Containers {
+pub(crate) struct Containers {
     found: HashMap<String, Container>,
     unknown: HashMap<String, Unknown>,
 }
@@ -54,8 +54,8 @@ struct Unknown {
 }
 
 impl Containers {
-    /// What the runtime says of a container; nothing, if it says nothing yet.
-    pub(in crate::process) fn describe(&mut self, root: &ProcRoot, id: &str, now: Instant) -> Container {
+    /// Describes a container; the description is empty if the runtime has written none yet.
+    pub(crate) fn describe(&mut self, root: &ProcRoot, id: &str, now: Instant) -> Container {
         if let Some(known) = self.found.get(id) {
             return known.clone();
         }

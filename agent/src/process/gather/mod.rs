@@ -1,4 +1,4 @@
-//! One process: from `/proc` to its facts.
+//! Facts of one process, gathered from `/proc`.
 
 use std::{
     borrow::Cow,
@@ -11,19 +11,23 @@ use opentelemetry_semantic_conventions::attribute;
 use uuid::Uuid;
 
 use super::{
-    Host, ProcRoot, ProcessFacts, Runtime,
-    command::{self, CommandLine, Program, Surroundings, file_name, without_version},
+    Host, ProcRoot, ProcessFacts,
+    command::{self, CommandLine, Program, Surroundings, file_name},
     container::{self, Container, Containers},
     environ::Environ,
     executable::{Executable, Executables},
     host,
     peculiar::{self, Peculiarity},
+    reader::Identity,
 };
-use crate::engine::trace::{Attribute, Resource, Value};
+use crate::{
+    engine::trace::{Attribute, Resource, Value},
+    runtimes::{Recognised, without_version},
+};
 
 /// The namespace of `service.instance.id` by UUID version 5 (semantic conventions, resource/service).
 const INSTANCE_NAMESPACE: Uuid = Uuid::from_u128(0x4d63009a_8d0f_11ee_aad7_4c796ed8e320);
-/// How many directories above a script may hold its `package.json`.
+/// Directories above a script that may hold its `package.json`.
 const PACKAGE_LEVELS: usize = 6;
 /// Most bytes of a `package.json`.
 const PACKAGE_BYTES: u64 = 256 << 10;
@@ -35,7 +39,7 @@ const VALUE_BYTES: usize = 4096;
 const KEY_BYTES: usize = 256;
 /// Most attributes that are taken from a process's environment.
 const DECLARED_ATTRIBUTES: usize = 128;
-/// What belongs to one process, and is not passed on to a fork.
+/// Attributes that belong to one process, and are not passed on to a fork.
 const OWN_KEYS: [&str; 5] = [
     attribute::PROCESS_PID,
     attribute::PROCESS_PARENT_PID,
@@ -44,17 +48,7 @@ const OWN_KEYS: [&str; 5] = [
     attribute::SERVICE_INSTANCE_ID,
 ];
 
-/// Whether a Ruby process is Puma: by its script, or by the title that it gives itself (`puma 5.6.5 (tcp://…) [dir]`,
-/// `puma: cluster worker 0: 42 [dir]`).
-fn is_puma(line: &CommandLine) -> bool {
-    // An interpreter's options come before the script.
-    const FIRST_ARGUMENTS: usize = 4;
-    line.arguments.iter().take(FIRST_ARGUMENTS).any(|argument| {
-        argument.starts_with("puma ") || argument.starts_with("puma: ") || file_name(argument) == "puma"
-    })
-}
-
-/// What the kernel said at an exec. It names a process that is gone before it could be looked at, or has written a
+/// Report of the kernel at an exec. It names a process that ended before it could be looked at, or that has written a
 /// title over its command line since.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExecHint {
@@ -66,7 +60,7 @@ pub struct ExecHint {
     pub environ: Vec<u8>,
 }
 
-/// Gathers what is known of processes. Keeps what was learned of executables and containers.
+/// Gatherer of facts. Keeps what was learned of executables and containers.
 #[derive(Debug)]
 pub struct Gatherer {
     root: ProcRoot,
@@ -77,7 +71,17 @@ pub struct Gatherer {
     is_32_bit: bool,
 }
 
-/// The container or unit of a process.
+/// Command line, environment and executable of a process, as far as they could be read.
+struct Memory {
+    exe: Option<PathBuf>,
+    line: CommandLine,
+    environ: Environ,
+    identity: Option<Identity>,
+    /// The process's memory is gone, in part or whole.
+    is_ending: bool,
+}
+
+/// Container or unit of a process.
 #[derive(Default)]
 struct Place {
     container_id: Option<String>,
@@ -88,7 +92,7 @@ struct Place {
 }
 
 impl Gatherer {
-    /// Reads the host's part at once.
+    /// Reads the facts of the host at once.
     pub fn new(root: ProcRoot) -> Self {
         Self {
             host: Host::read(&root),
@@ -99,48 +103,41 @@ impl Gatherer {
         }
     }
 
-    /// What hides traffic of the process that was gathered last.
+    /// Returns what hides traffic of the process that was gathered last.
     pub fn peculiarities(&self, tgid: u32) -> Vec<Peculiarity> {
         peculiar::of_program(&self.root, tgid, self.is_32_bit)
     }
 
-    /// The host's part.
+    /// Returns the facts of the host.
     pub fn host(&self) -> &Host {
         &self.host
     }
 
-    /// What is known of a process: to be called when it is first seen, and again after an exec. Never fails: of a
-    /// process that is gone, it is what the hint and the parent say.
+    /// Gathers what is known of a process: to be called when it is first seen, and again after an exec. Never fails: of
+    /// a process that is gone, the hint and the parent are all that is known.
     ///
     /// `parent` are the facts of the process that it was forked from. They count if the process still runs the same
     /// executable, and either wrote a title over its own environment (workers of nginx, gunicorn, PostgreSQL) or is
     /// ending, so that its command line or its environment is gone (a child for each connection).
     pub fn gather(&mut self, tgid: u32, hint: Option<&ExecHint>, parent: Option<&ProcessFacts>) -> ProcessFacts {
-        let exe = self.root.exe(tgid);
-        let (command_line, environment, identity) = self.root.memory_and_identity(tgid);
-        let line = known_line(command_line.as_deref().unwrap_or_default(), exe.as_deref(), hint);
-        let mut environ = Environ::parse(environment.as_deref().unwrap_or_default());
+        let memory = Memory::read(&self.root, tgid, hint);
         self.is_32_bit = false;
-        if let Some(hint) = hint
-            // It may be gone, have written over its environment, or just be in its exec.
-            && (environ.is_overwritten || environ.service_name().is_none())
-        {
-            environ = Environ::parse(&hint.environ);
+        let parent = parent.filter(|parent| memory.is_fork_of(parent, hint));
+        if let Some(parent) = parent.filter(|_| memory.environ.service_name().is_none()) {
+            return self.fork_of(parent, tgid, &memory.line);
         }
-        let has_title = environ.is_overwritten || line.is_title;
-        // exit_mm() may come between two reads. Those behind it find nothing, and one alone would name another service.
-        let is_gone = |memory: Option<&[u8]>| memory.is_none_or(<[u8]>::is_empty);
-        let is_ending = hint.is_none() && (is_gone(command_line.as_deref()) || is_gone(environment.as_deref()));
-        let is_fork = |parent: &&ProcessFacts| match &exe {
-            Some(exe) => {
-                (has_title || is_ending) && text_of(parent, attribute::PROCESS_EXECUTABLE_PATH) == exe.to_str()
-            }
-            None => hint.is_none(),
-        };
-        if let Some(parent) = parent.filter(is_fork).filter(|_| environ.service_name().is_none()) {
-            return self.fork_of(parent, tgid, &line);
-        }
+        self.describe(tgid, memory, hint)
+    }
 
+    /// Describes a process by its own executable, container, command line and environment.
+    fn describe(&mut self, tgid: u32, memory: Memory, hint: Option<&ExecHint>) -> ProcessFacts {
+        let Memory {
+            exe,
+            line,
+            environ,
+            identity,
+            is_ending: _,
+        } = memory;
         let path = exe
             .clone()
             .or_else(|| Some(PathBuf::from(line.arguments.first().filter(|_| !line.is_title)?)));
@@ -148,7 +145,7 @@ impl Gatherer {
         let executable = self.executables.describe(&self.root, tgid, identity, path_or_none);
         self.is_32_bit = executable.is_32_bit;
         let place = self.place(tgid);
-        // What only looks like a name (an argument of no bytes, a file called `.dll`) is none.
+        // An argument of no bytes, or a file called `.dll`, only looks like a name.
         let is_name = |name: &String| !name.is_empty();
         let declared = environ.service_name().or_else(|| place.service.clone()).filter(is_name);
         let service_name = declared
@@ -165,47 +162,31 @@ impl Gatherer {
 
         let mut attributes = vec![Attribute::str(attribute::SERVICE_NAME, service_name.clone())];
         attributes.extend(self.of_process(tgid, &line, place.container_id.is_some()));
-        if let Some(path) = &path {
-            let path = path.to_string_lossy().into_owned();
-            attributes.push(Attribute::str(
-                attribute::PROCESS_EXECUTABLE_NAME,
-                file_name(&path).to_owned(),
-            ));
-            if exe.is_some() {
-                attributes.push(Attribute::str(attribute::PROCESS_EXECUTABLE_PATH, path));
-            }
-        }
         attributes.extend(
-            executable
-                .runtime_name
-                .map(|name| Attribute::str(attribute::PROCESS_RUNTIME_NAME, name)),
+            path.as_deref()
+                .into_iter()
+                .flat_map(|path| of_path(path, exe.is_some())),
         );
-        let version = executable.runtime_version.clone();
+        let Recognised {
+            runtime,
+            language,
+            name: runtime_name,
+            version,
+            is_interpreter: _,
+        } = executable.kind;
+        attributes.extend(runtime_name.map(|name| Attribute::str(attribute::PROCESS_RUNTIME_NAME, name)));
         attributes.extend(version.map(|version| Attribute::str(attribute::PROCESS_RUNTIME_VERSION, version)));
         attributes.extend(place.attributes());
         attributes.extend_from_slice(self.host.attributes());
-        // What the user says of the service counts more than what can be seen of it.
-        for (key, value) in environ.resource_attributes().into_iter().take(DECLARED_ATTRIBUTES) {
-            if key.len() <= KEY_BYTES && key != attribute::SERVICE_NAME && !key.starts_with("telemetry.sdk.") {
-                attributes.retain(|attribute| attribute.key != key);
-                attributes.push(Attribute {
-                    key: Cow::Owned(key),
-                    value: Value::Str(Cow::Owned(bounded(value))),
-                });
-            }
-        }
+        declare(&mut attributes, &environ);
         attributes.extend([
             Attribute::str(attribute::TELEMETRY_SDK_NAME, "spoor"),
             Attribute::str(attribute::TELEMETRY_SDK_VERSION, env!("CARGO_PKG_VERSION")),
-            Attribute::str(attribute::TELEMETRY_SDK_LANGUAGE, executable.language),
+            Attribute::str(attribute::TELEMETRY_SDK_LANGUAGE, language),
         ]);
-        let runtime = match executable.runtime {
-            Runtime::Ruby if is_puma(&line) => Runtime::Puma,
-            runtime => runtime,
-        };
         ProcessFacts {
             tgid,
-            runtime,
+            runtime: runtime.with_arguments(&line.arguments),
             resource: Arc::new(Resource {
                 service_name,
                 attributes,
@@ -220,7 +201,7 @@ impl Gatherer {
         (!comm.is_empty()).then(|| comm.to_owned())
     }
 
-    /// The parent's facts, with what is the process's own.
+    /// Returns the parent's facts, with what is the process's own.
     fn fork_of(&self, parent: &ProcessFacts, tgid: u32, line: &CommandLine) -> ProcessFacts {
         // An instance id that is not ours was given by the user, for all processes.
         let given = text_of(parent, attribute::SERVICE_INSTANCE_ID)
@@ -247,7 +228,7 @@ impl Gatherer {
         }
     }
 
-    /// The attributes of `OWN_KEYS`.
+    /// Returns the attributes of `OWN_KEYS`.
     fn of_process(&self, tgid: u32, line: &CommandLine, is_contained: bool) -> Vec<Attribute> {
         let mut attributes = vec![Attribute::int(attribute::PROCESS_PID, tgid.into())];
         if let Some(stat) = self.root.stat(tgid) {
@@ -267,7 +248,7 @@ impl Gatherer {
         attributes
     }
 
-    /// The user's name, or its id where there is no name.
+    /// Returns the user's name, or its id where there is no name.
     fn owner(&self, tgid: u32, is_contained: bool) -> Option<String> {
         let status = self.root.small(tgid, "status")?;
         let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
@@ -333,7 +314,8 @@ impl Gatherer {
             .root
             .file_of(tgid, &directory.join("package.json"), PACKAGE_BYTES)?;
         let package: serde_json::Value = serde_json::from_slice(&file).ok()?;
-        package["name"]
+        package
+            .get("name")?
             .as_str()
             .filter(|name| !name.is_empty())
             .map(str::to_owned)
@@ -363,6 +345,65 @@ impl Place {
     }
 }
 
+impl Memory {
+    fn read(root: &ProcRoot, tgid: u32, hint: Option<&ExecHint>) -> Self {
+        let exe = root.exe(tgid);
+        let (command_line, environment, identity) = root.memory_and_identity(tgid);
+        let line = known_line(command_line.as_deref().unwrap_or_default(), exe.as_deref(), hint);
+        let mut environ = Environ::parse(environment.as_deref().unwrap_or_default());
+        if let Some(hint) = hint
+            // It may be gone, have written over its environment, or just be in its exec.
+            && (environ.is_overwritten || environ.service_name().is_none())
+        {
+            environ = Environ::parse(&hint.environ);
+        }
+        // exit_mm() may come between two reads. Those behind it find nothing, and one alone would name another service.
+        let is_gone = |memory: Option<&[u8]>| memory.is_none_or(<[u8]>::is_empty);
+        let is_ending = hint.is_none() && (is_gone(command_line.as_deref()) || is_gone(environment.as_deref()));
+        Self {
+            exe,
+            line,
+            environ,
+            identity,
+            is_ending,
+        }
+    }
+
+    /// Returns true if a process is a fork of its parent that says nothing of its own.
+    fn is_fork_of(&self, parent: &ProcessFacts, hint: Option<&ExecHint>) -> bool {
+        let has_title = self.environ.is_overwritten || self.line.is_title;
+        match &self.exe {
+            Some(exe) => {
+                let of_parent = text_of(parent, attribute::PROCESS_EXECUTABLE_PATH);
+                (has_title || self.is_ending) && of_parent == exe.to_str()
+            }
+            None => hint.is_none(),
+        }
+    }
+}
+
+/// Returns the attributes of an executable's path. A path that only the command line gives may be relative.
+fn of_path(path: &Path, is_known: bool) -> Vec<Attribute> {
+    let path = path.to_string_lossy().into_owned();
+    let name = Attribute::str(attribute::PROCESS_EXECUTABLE_NAME, file_name(&path).to_owned());
+    let path = is_known.then(|| Attribute::str(attribute::PROCESS_EXECUTABLE_PATH, path));
+    [name].into_iter().chain(path).collect()
+}
+
+/// Adds the attributes that the user declared in the process's environment. They count more than what was observed.
+fn declare(attributes: &mut Vec<Attribute>, environ: &Environ) {
+    for (key, value) in environ.resource_attributes().into_iter().take(DECLARED_ATTRIBUTES) {
+        if key.len() > KEY_BYTES || key == attribute::SERVICE_NAME || key.starts_with("telemetry.sdk.") {
+            continue;
+        }
+        attributes.retain(|attribute| attribute.key != key);
+        attributes.push(Attribute {
+            key: Cow::Owned(key),
+            value: Value::Str(Cow::Owned(bounded(value))),
+        });
+    }
+}
+
 /// Returns the command line that /proc shows, or the one seen at exec where /proc shows a title or nothing.
 fn known_line(now: &[u8], exe: Option<&Path>, hint: Option<&ExecHint>) -> CommandLine {
     let now = CommandLine::parse(now, exe);
@@ -373,12 +414,12 @@ fn known_line(now: &[u8], exe: Option<&Path>, hint: Option<&ExecHint>) -> Comman
     }
 }
 
-/// The executable's file name: without the version for an interpreter, the name that it was called by for a binary
-/// that is many programs.
+/// Returns the executable's file name: without the version for an interpreter, the name that it was called by for a
+/// binary that is many programs.
 fn name_of_executable(path: &Path, executable: &Executable, line: &CommandLine) -> Option<String> {
     let path = path.to_string_lossy();
     let name = match (file_name(&path), line.arguments.first()) {
-        (name, _) if executable.is_interpreter => without_version(name),
+        (name, _) if executable.kind.is_interpreter => without_version(name),
         ("busybox" | "coreutils" | "toybox", Some(called)) => file_name(called),
         (name, _) => name,
     };

@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::*;
+use crate::runtimes::Runtime;
 
 const CONTAINER: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
@@ -154,7 +155,7 @@ fn the_whole_resource() {
             .attributes
             .contains(&Attribute::int("process.parent_pid", 1))
     );
-    assert_eq!(facts.runtime, super::super::Runtime::Python);
+    assert_eq!(facts.runtime, Runtime::Python);
 }
 
 #[test]
@@ -243,10 +244,7 @@ fn a_process_that_is_gone_has_what_the_kernel_said() {
         environ: Vec::new(),
     };
     let facts = gatherer.gather(999, Some(&hint("python3", "/usr/bin/python3\0cart.py\0")), None);
-    assert_eq!(
-        (name_of(&facts), facts.runtime),
-        ("cart", super::super::Runtime::Python)
-    );
+    assert_eq!((name_of(&facts), facts.runtime), ("cart", Runtime::Python));
     assert_eq!(name_of(&gatherer.gather(999, Some(&hint("cart", "")), None)), "cart");
     assert_eq!(name_of(&gatherer.gather(999, None, None)), "unknown_service");
 }

@@ -1,4 +1,4 @@
-//! One reader, as the agent sees it: its process and the pipes.
+//! One reader, as the agent sees it: the process and the pipes.
 
 use std::{
     io::{self, Read, Write},
@@ -13,7 +13,7 @@ use super::serve::{GREETING, NAME, tag};
 
 /// Most bytes of an answer: more than any question asks for.
 const MOST_ANSWER_BYTES: u32 = 8 << 20;
-/// How long a reader may take to begin.
+/// Longest wait for a reader's start.
 const START_LIMIT: Duration = Duration::from_secs(5);
 
 /// A running reader: a child of the agent.
@@ -25,12 +25,12 @@ pub(super) struct Reader {
     answers: ChildStdout,
 }
 
-/// Why there is no answer.
+/// Reason why there is no answer.
 #[derive(Clone, Copy)]
 pub(super) enum Failure {
-    /// It shows no sign of life.
+    /// The reader shows no sign of life.
     Silent,
-    /// It has ended.
+    /// The reader has ended.
     Ended,
 }
 
@@ -38,7 +38,7 @@ impl Reader {
     /// Starts this program as a reader.
     ///
     /// # Errors
-    /// If it cannot be started, or is another program.
+    /// If the reader cannot be started, or is another program.
     pub(super) fn start(mut command: Command) -> io::Result<Self> {
         // A group of its own: Ctrl-C is for the agent. An empty environment: the agent's may hold secrets.
         command.arg0(NAME).env_clear().process_group(0);
@@ -65,7 +65,7 @@ impl Reader {
         }
     }
 
-    /// Sends questions. The pipe is empty, and holds more than they are.
+    /// Sends questions. The pipe is empty and has room for all of them.
     pub(super) fn send(&mut self, encoded: &[Vec<u8>]) -> Result<(), Failure> {
         let framed = encoded
             .iter()
@@ -75,7 +75,7 @@ impl Reader {
             .map_err(|_| Failure::Ended)
     }
 
-    /// The answer to the next question.
+    /// Receives the answer to the next question.
     pub(super) fn receive(&mut self, patience: Duration) -> Result<Option<Vec<u8>>, Failure> {
         loop {
             let mut tag = [0];
@@ -105,7 +105,7 @@ impl Reader {
             self.wait(patience)?;
             match self.answers.read(bytes) {
                 Ok(0) => return Err(Failure::Ended),
-                Ok(count) => bytes = &mut bytes[count..],
+                Ok(count) => bytes = std::mem::take(&mut bytes).get_mut(count..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return Err(Failure::Ended),
             }
@@ -128,9 +128,9 @@ impl Reader {
         }
     }
 
-    /// Ends it; to be called of one that is in no read.
+    /// Ends a reader that is in no read.
     pub(super) fn end(mut self) {
-        // It may have ended by itself.
+        // The reader may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

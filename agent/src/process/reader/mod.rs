@@ -1,9 +1,10 @@
-//! Reading what may never answer: the memory of a process, its executable, and files of its file systems.
+//! Readers of what may never answer: the memory of a process, its executable, and files of its file systems.
 //!
 //! A file system of a process can hang (FUSE without its server, NFS without its network), and so can a page of its
-//! memory (`cmdline`, `environ`). A thread in such a read cannot be ended: the kernel waits for the file system, kill(2)
-//! or not, and the agent could not end before it. So another process makes these reads, the *reader*: this program again,
-//! asked over pipes. A reader that does not answer is killed and left behind, and the next question goes to a new one.
+//! memory (`cmdline`, `environ`). A thread in such a read cannot be ended: the kernel waits for the file system,
+//! kill(2) or not, and the agent could not end before it. So another process makes these reads, the *reader*: this
+//! program again, asked over pipes. A reader that does not answer is killed and left behind, and the next question goes
+//! to a new one.
 //!
 //! ```text
 //! Idle ── a question ──► Busy ── an answer ──► Idle
@@ -11,8 +12,8 @@
 //!                          └── no sign of life for [`Patience`] ──► Abandoned: killed; gone when the kernel lets it go
 //! ```
 //!
-//! What the kernel says of a process without asking anybody (`stat`, `status`, `cgroup`, `mountinfo`, and the targets of
-//! links) is read in place.
+//! Files that the kernel fills without asking anybody (`stat`, `status`, `cgroup`, `mountinfo`, and the targets of
+//! links) are read in place.
 
 mod child;
 mod question;

@@ -27,9 +27,9 @@ pub(crate) enum Question {
     Environment(u32),
     /// Which file the process executes: [`Identity`] as JSON.
     Identity(u32),
-    /// What the executable's headers say: [`elf::Binary`] as JSON. No answer if it may not be read.
+    /// The executable's headers: [`elf::Binary`] as JSON. No answer if the file may not be read.
     Headers(u32),
-    /// The same, with what a search of its data tells.
+    /// The executable's headers, with the marks that a search of its data finds.
     Search(u32),
     /// At most so many bytes of a file, as the process names it.
     FileOf(u32, PathBuf, u64),
@@ -42,20 +42,20 @@ pub(crate) enum Question {
 /// The file that a process executes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum Identity {
-    /// As the kernel knows it. A file system that would have to ask a server gives what it remembers.
+    /// The file, as the kernel knows it. A file system that would have to ask a server gives what it remembers.
     File {
         device: u64,
         inode: u64,
         modified: (i64, u32),
     },
-    /// This process may not look at it.
+    /// This process may not look at the file.
     Denied,
-    /// There is none, or the process has ended.
+    /// There is no file, or the process has ended.
     Gone,
 }
 
 impl Question {
-    /// The process whose memory or files are read. Files of the host are those of process 1.
+    /// Returns the process whose memory or files are read. Files of the host are those of process 1.
     pub(super) fn tgid(&self) -> u32 {
         match self {
             Self::CommandLine(tgid)
@@ -68,12 +68,12 @@ impl Question {
         }
     }
 
-    /// Whether it is about files of the host.
+    /// Returns true if the question is about files of the host.
     pub(super) fn is_of_host(&self) -> bool {
         matches!(self, Self::HostFile(..) | Self::HostDirectory(..))
     }
 
-    /// For people: what was to be read.
+    /// Returns what was to be read, for people.
     pub(super) fn subject(&self) -> String {
         match self {
             Self::CommandLine(tgid) => format!("the command line of process {tgid}"),
@@ -86,7 +86,8 @@ impl Question {
         }
     }
 
-    /// One byte of kind, 4 of process, 8 of length, the path. `None`: no kernel would take the path.
+    /// Encodes the question: one byte of kind, 4 of process, 8 of length, the path. `None`: no kernel would take the
+    /// path.
     pub(super) fn encode(&self) -> Option<Vec<u8>> {
         let (kind, tgid, max, path): (u8, u32, u64, &Path) = match self {
             Self::CommandLine(tgid) => (0, *tgid, 0, Path::new("")),
@@ -125,7 +126,7 @@ impl Question {
         })
     }
 
-    /// Reads it here and now, however long that takes. `alive` is called while a long search goes on.
+    /// Reads the answer here and now, however long that takes. Calls `alive` while a long search goes on.
     pub(crate) fn answer(&self, root: &ProcRoot, alive: &mut dyn FnMut()) -> Option<Vec<u8>> {
         match self {
             Self::CommandLine(tgid) => root.cmdline_here(*tgid),
@@ -154,7 +155,7 @@ impl Question {
     }
 }
 
-/// Asks the kernel, which asks no server if it remembers the file: a process runs it, so it does.
+/// Asks the kernel which file a process executes. It asks no server, for it remembers a file that a process runs.
 fn identity(root: &ProcRoot, tgid: u32) -> Identity {
     let link = root.process(tgid).join("exe");
     let flags = AtFlags::STATX_DONT_SYNC;

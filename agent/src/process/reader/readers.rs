@@ -1,4 +1,4 @@
-//! The agent's side: the readers, and the processes and file systems that do not answer.
+//! The agent's side: readers, and the processes and file systems that do not answer.
 
 use std::{
     collections::HashMap,
@@ -21,21 +21,21 @@ use crate::process::ProcRoot;
 
 /// Most readers that were killed and have not ended. Each holds about 1 MiB until the kernel lets it go.
 const MOST_ABANDONED: usize = 32;
-/// Most processes of a control group that are asked although they do not answer: one container does not take all readers.
+/// Most processes of a control group that are asked although they do not answer: one container does not take all
+/// readers.
 const MOST_OF_A_PLACE: usize = 4;
 /// A killed reader that lasts longer was in a read that cannot be ended: when it goes, what it read from answers again.
 const KILLED_AT_ONCE: Duration = Duration::from_secs(1);
-/// How often those that hang are looked at, when somebody asks.
+/// Shortest time between two looks at the readers that hang.
 const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
 /// Causes of [`Readers::counters`].
 pub const CAUSES: [&str; 3] = ["unanswered", "refused", "reader_ended"];
 
-/// A process for good: its id and its start in clock ticks.
+/// Name of a process for good: its id and its start in clock ticks.
 type Life = (u32, u64);
 
-/// Reads what may never answer, by processes that may be left behind. Shared by all threads; none of them waits while it
-/// holds a lock.
+/// Readers in processes that may be left behind. Shared by all threads; no thread waits while it holds the lock.
 #[derive(Debug)]
 pub struct Readers {
     program: PathBuf,
@@ -51,33 +51,34 @@ struct State {
     patience: Patience,
     processes: Suspects<Life>,
     devices: Suspects<u64>,
-    /// What is known of each suspect process.
+    /// Suspect processes.
     subjects: HashMap<Life, Subject>,
     looked_at: Option<Instant>,
     warned: bool,
 }
 
-/// A process that could not be read.
+/// Process that could not be read.
 #[derive(Debug)]
 struct Subject {
-    /// For people: what was read.
+    /// Subject of the read, for people.
     what: String,
-    /// The control groups of a process that did not answer; `None`: it shares the fate of one that did not.
+    /// Control groups of a process that did not answer; `None`: the process was not asked because another did not
+    /// answer.
     place: Option<String>,
 }
 
-/// What could not be read, since the start.
+/// Counts of what could not be read.
 #[derive(Debug, Default)]
 struct Counters {
     /// Questions that were not answered in time.
     unanswered: AtomicU64,
-    /// Questions that were not asked: what they are about did not answer before, or there was no reader.
+    /// Questions that were not asked: the process did not answer before, or there was no reader.
     refused: AtomicU64,
-    /// Readers that ended unasked: a bug, or somebody killed them.
+    /// Readers that ended unasked: by a bug, or killed by somebody.
     ended: AtomicU64,
 }
 
-/// A reader that was killed and has not ended.
+/// Reader that was killed and has not ended.
 #[derive(Debug)]
 struct Abandoned {
     child: Child,
@@ -87,7 +88,7 @@ struct Abandoned {
 }
 
 impl Readers {
-    /// Starts the first reader, to see that it can be: it is this very program.
+    /// Starts the first reader, to see that this program can be one.
     ///
     /// # Errors
     /// If no process can be started, or the program is another one (a test).
@@ -107,8 +108,8 @@ impl Readers {
         Ok(readers)
     }
 
-    /// Asks, and waits for the answer; `None`: it cannot be read, or does not answer. `device`: the file system that it
-    /// is about, if that is known.
+    /// Asks a question and waits for the answer; `None`: it cannot be read, or does not answer. `device` is the file
+    /// system that the question is about, if that is known.
     pub(in crate::process) fn ask(&self, question: &Question, device: Option<u64>) -> Option<Vec<u8>> {
         let [answer] = self.ask_all([question], device);
         answer
@@ -173,7 +174,7 @@ impl Readers {
         answers
     }
 
-    /// Whether something of a process did not answer, so that not all is known of it.
+    /// Returns true if a read from a process did not answer, so that not everything is known of it.
     pub(in crate::process) fn is_suspect(&self, tgid: u32) -> bool {
         let is_quiet = self.lock().subjects.is_empty();
         !is_quiet
@@ -182,7 +183,8 @@ impl Readers {
                 .is_some_and(|life| self.lock().subjects.contains_key(&life))
     }
 
-    /// Whether it is time to ask a process again. If so, it is no suspect until it does not answer again.
+    /// Returns true if it is time to ask a process again. The process is then no suspect until it does not answer
+    /// again.
     pub(in crate::process) fn try_again(&self, tgid: u32) -> bool {
         self.look();
         if self.rests(tgid, None) {
@@ -194,7 +196,7 @@ impl Readers {
         true
     }
 
-    /// Why not all is known of some processes, for people.
+    /// Returns the reasons why not everything is known of some processes, for people.
     pub fn problems(&self) -> Vec<String> {
         self.look();
         let state = self.lock();
@@ -219,7 +221,7 @@ impl Readers {
         problems
     }
 
-    /// Counters of questions without an answer, by cause.
+    /// Returns how many questions had no answer, by cause.
     pub fn counters(&self) -> [(&'static str, u64); 3] {
         let Counters {
             unanswered,
@@ -234,7 +236,7 @@ impl Readers {
         ]
     }
 
-    /// Processes of which not all could be read, and readers that cannot be ended.
+    /// Returns the numbers of processes of which not all could be read, and of readers that cannot be ended.
     pub fn levels(&self) -> (usize, usize) {
         self.look();
         let state = self.lock();
@@ -249,7 +251,7 @@ impl Readers {
         Some((tgid, self.root.stat(tgid)?.start_ticks))
     }
 
-    /// Whether a process, or the file system that its executable is on, did not answer lately, or does not still.
+    /// Returns true if a process, or the file system of its executable, did not answer lately.
     fn rests(&self, tgid: u32, device: Option<u64>) -> bool {
         let is_quiet = {
             let state = self.lock();
@@ -295,7 +297,7 @@ impl Readers {
         is_crowded
     }
 
-    /// An idle reader, or a new one.
+    /// Takes an idle reader, or starts one.
     fn reader(&self) -> Option<Reader> {
         let idle = self.lock().idle.pop();
         idle.or_else(|| {
@@ -394,7 +396,7 @@ impl Readers {
     }
 }
 
-/// A process is not asked because others did not answer.
+/// Notes a process that is not asked because others did not answer.
 fn share_fate(subjects: &mut HashMap<Life, Subject>, life: Life) {
     subjects.entry(life).or_insert_with(|| Subject {
         what: Question::Headers(life.0).subject(),
@@ -408,7 +410,8 @@ mod tests {
 
     use super::*;
 
-    /// A reader that never answers about process 7, ends when it is asked about process 9, and says the number of any other.
+    /// A reader that never answers about process 7, ends when it is asked about process 9, and says the number of any
+    /// other.
     const SCRIPT: &str = r#"#!/usr/bin/env python3
 import struct, sys, time
 out, questions = sys.stdout.buffer, sys.stdin.buffer

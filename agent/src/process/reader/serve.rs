@@ -1,4 +1,4 @@
-//! The reader's side.
+//! The reader's side: answers questions from a pipe.
 
 use std::{
     env,
@@ -9,31 +9,31 @@ use std::{
 use super::Question;
 use crate::process::ProcRoot;
 
-/// How the program is called as a reader; its `comm`, too.
+/// Name that the program is started by as a reader, and its `comm`.
 pub(in crate::process) const NAME: &str = "spoor-reader";
-/// The first bytes that a reader says: another program that was started in its place says something else.
+/// First bytes that a reader writes: another program that was started in its place writes something else.
 pub(super) const GREETING: &[u8] = b"spoor-reader 1\n";
 /// Most bytes of an encoded question.
 const MOST_QUESTION_BYTES: usize = 8192;
 
-/// What begins a piece of an answer.
+/// First byte of a piece of an answer.
 pub(super) mod tag {
-    /// The reader works still.
+    /// The reader still works.
     pub const ALIVE: u8 = 0;
     /// The answer: 4 bytes of length, and so many bytes.
     pub const FOUND: u8 = 1;
-    /// It cannot be read.
+    /// There is no answer: it cannot be read.
     pub const NOTHING: u8 = 2;
 }
 
-/// Whether this process was started as a reader.
+/// Returns true if this process was started as a reader.
 pub fn is_reader() -> bool {
     env::args_os().next().is_some_and(|name| name == NAME)
 }
 
 /// Answers questions from standard input until that ends.
 pub fn serve() -> ExitCode {
-    // Otherwise it is named after the link that it was started by; no harm is done by that.
+    // If that fails, the process is named after the link that it was started by, which does no harm.
     let _ = nix::sys::prctl::set_name(c"spoor-reader");
     let (stdin, mut stdout) = (io::stdin().lock(), io::stdout().lock());
     match answer_all(stdin, &mut stdout, &ProcRoot::default()) {

@@ -1,5 +1,5 @@
-//! Processes and file systems that did not answer: they are left alone for a while, and how long one may take gets
-//! shorter where many do not answer.
+//! Processes and file systems that did not answer. They are left alone for a while, and the more time is lost, the
+//! shorter is the wait for the next.
 
 use std::{
     collections::HashMap,
@@ -7,19 +7,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a reader may show no sign of life.
+/// Longest time without a sign of life of a reader.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The same, once [`MOST_WAITED`] was waited in vain within [`WINDOW`].
+/// Longest time once [`MOST_WAITED`] was waited in vain within [`WINDOW`].
 const SHORT_PATIENCE: Duration = Duration::from_millis(200);
 const MOST_WAITED: Duration = Duration::from_secs(4);
 const WINDOW: Duration = Duration::from_secs(60);
-/// How long the first time, and at most, one that did not answer is left alone.
+/// First rest, and longest rest, of a process or file system that did not answer.
 const FIRST_REST: Duration = Duration::from_secs(30);
 const LONGEST_REST: Duration = Duration::from_secs(600);
-/// Most that are remembered of each kind. Those beyond are asked again, with short patience.
+/// Most suspects of each kind that are remembered. Those beyond are asked again, with short patience.
 const MOST: usize = 4096;
 
-/// How long to wait for a reader: less where time is lost again and again.
+/// Wait for a reader: shorter where time is lost again and again.
 #[derive(Debug, Default)]
 pub(super) struct Patience {
     since: Option<Instant>,
@@ -39,7 +39,7 @@ impl Patience {
         }
     }
 
-    /// So long was waited in vain.
+    /// Adds a wait that was in vain.
     pub(super) fn lost(&mut self, waited: Duration) {
         self.waited = self.waited.saturating_add(waited);
     }
@@ -62,7 +62,7 @@ impl<K> Default for Suspects<K> {
 }
 
 impl<K: Copy + Eq + Hash> Suspects<K> {
-    /// It did not answer. It is left alone, each time twice as long.
+    /// Adds one that did not answer. It is left alone, each time twice as long.
     pub(super) fn add(&mut self, key: K, now: Instant) {
         if let Some(known) = self.0.get_mut(&key) {
             known.rest = (known.rest * 2).min(LONGEST_REST);
@@ -79,17 +79,17 @@ impl<K: Copy + Eq + Hash> Suspects<K> {
         }
     }
 
-    /// Whether to leave it alone now.
+    /// Returns true if it is left alone at this time.
     pub(super) fn rests(&self, key: K, now: Instant) -> bool {
         self.0.get(&key).is_some_and(|suspect| now < suspect.until)
     }
 
-    /// It has answered, or is no more.
+    /// Removes one that has answered, or is gone.
     pub(super) fn remove(&mut self, key: K) {
         self.0.remove(&key);
     }
 
-    /// Forgets those of which this is not true.
+    /// Keeps those for which `is_there` is true.
     pub(super) fn retain(&mut self, mut is_there: impl FnMut(K) -> bool) {
         self.0.retain(|key, _| is_there(*key));
     }

@@ -14,13 +14,7 @@ use super::{
     head::{Head, MAX_HEAD_BYTES, Named},
     standin::Key,
 };
-use crate::{
-    engine::{
-        proto::http1::{Follow, Method, follow_request, follow_response},
-        telemetry,
-    },
-    record::direction,
-};
+use crate::engine::proto::http1::{Follow, Method, follow_request, follow_response, telemetry};
 
 /// What bodies are filled with.
 const FILL: u8 = b'x';
@@ -94,7 +88,11 @@ impl Connection {
 
     /// Replaces a segment's bytes.
     pub fn segment(&mut self, segment: &Segment, bytes: &mut [u8], key: &Key, named: &Named) {
-        let way = direction(segment);
+        let way = if segment.header.direction == Direction::Read as u8 {
+            Direction::Read
+        } else {
+            Direction::Write
+        };
         let begins_call = segment.end.saturating_sub(segment.offset) == u64::from(segment.call_bytes);
         let next = self.next[way as usize];
         // Bytes that came already: Core passes over them.

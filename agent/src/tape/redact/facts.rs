@@ -4,6 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use super::standin::{Key, Shape};
 use crate::{
+    config::Route,
     engine::trace::{Attribute, Resource, Value},
     process::ProcessFacts,
 };
@@ -80,17 +81,9 @@ fn standin(text: &str, key: &Key) -> String {
     String::from_utf8_lossy(&key.whole(text.as_bytes(), Shape::Path)).into_owned()
 }
 
-/// A route, so that it matches the paths' stand-ins.
-pub fn route(template: &str, key: &Key) -> String {
-    let segment = |segment: &str| {
-        let is_literal = !(segment.starts_with(['{', ':', '*']));
-        if is_literal {
-            super::head::path_segment(segment, key)
-        } else {
-            segment.to_owned()
-        }
-    };
-    template.split('/').map(segment).collect::<Vec<_>>().join("/")
+/// Returns a route that matches the stand-ins of the paths that `route` matches.
+pub fn route(route: &Route, key: &Key) -> Route {
+    route.map_literals(|literal| super::head::path_segment(literal, key))
 }
 
 /// The address of a Unix socket: a path, or NUL and a name.
@@ -152,12 +145,20 @@ mod tests {
     #[test]
     fn a_route_still_fits() {
         let key = Key::default();
-        let routed = route("/users/{id}/orders/*", &key);
+        let routed = route(&"/users/{id}/orders/*".parse().unwrap(), &key).to_string();
         let path = super::super::head::path_segment("users", &key);
         assert!(
             routed.starts_with(&format!("/{path}/{{id}}/")) && routed.ends_with("/*"),
             "{routed}"
         );
         assert!(!routed.contains("users"));
+    }
+
+    #[test]
+    fn a_stand_in_of_a_route_is_a_route() {
+        for _ in 0..1000 {
+            let routed = route(&"/日本/한/:/{id}/:name/{*rest}".parse().unwrap(), &Key::default());
+            assert_eq!(routed.to_string().parse(), Ok(routed));
+        }
     }
 }

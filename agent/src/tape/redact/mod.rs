@@ -6,6 +6,7 @@
 mod connection;
 mod facts;
 mod head;
+mod raw;
 mod standin;
 
 use std::{
@@ -20,9 +21,10 @@ use agent_ebpf::abi::{
 };
 
 use super::Frame;
-use crate::{config::CoreSettings, record::Event};
+use crate::config::{CoreSettings, HeaderName, KnownMethods};
 use connection::Connection;
 use head::Named;
+use raw::Raw;
 use standin::Key;
 
 /// Connections that are followed at one time. Of those beyond, nothing stays.
@@ -84,8 +86,9 @@ impl Redactor {
             return String::new();
         };
         let headers = settings.request_headers.iter().chain(&settings.response_headers);
-        let methods = settings.known_methods.iter().flat_map(|list| list.split(','));
-        self.named = Named::new(headers.map(String::as_str), methods);
+        let methods = settings.known_methods.as_ref().and_then(KnownMethods::methods);
+        let methods = methods.unwrap_or_default().iter().map(String::as_str);
+        self.named = Named::new(headers.map(HeaderName::as_str), methods);
         for route in &mut settings.routes {
             *route = facts::route(route, &self.key);
         }
@@ -96,10 +99,10 @@ impl Redactor {
     fn take_record(&mut self, record: &[u8]) {
         let mut out = std::mem::take(&mut self.record);
         out.clear();
-        match Event::decode(record) {
+        match Raw::decode(record) {
             // Core counts it as malformed, and still does.
             None => {}
-            Some(Event::Segment(segment, bytes)) => {
+            Some(Raw::Segment(segment, bytes)) => {
                 begin(&mut out, &segment);
                 let head = out.len();
                 out.extend_from_slice(bytes);
@@ -107,7 +110,7 @@ impl Redactor {
                     self.segment(&segment, bytes);
                 }
             }
-            Some(Event::Open(open)) => {
+            Some(Raw::Open(open)) => {
                 self.open(&open);
                 let open = Open {
                     sock: self.pointer(open.sock),
@@ -118,7 +121,7 @@ impl Redactor {
                 };
                 begin(&mut out, &open);
             }
-            Some(Event::Connect(connect, path)) => {
+            Some(Raw::Connect(connect, path)) => {
                 let new = || Connection::new(Role::Client);
                 self.connections.entry(connect.conn).or_insert_with(new);
                 let connect = Connect {
@@ -128,15 +131,15 @@ impl Redactor {
                 begin(&mut out, &connect);
                 out.extend_from_slice(&facts::unix_address(path, &self.key));
             }
-            Some(Event::Exec(exec, strings)) => {
+            Some(Raw::Exec(exec, strings)) => {
                 begin(&mut out, &exec);
                 out.extend_from_slice(&facts::strings(strings, exec.cmdline_len as usize));
             }
-            Some(Event::State(state)) => begin::<State>(&mut out, &state),
-            Some(Event::Fork(fork)) => begin::<Fork>(&mut out, &fork),
-            Some(Event::Exit(exit)) => begin::<Exit>(&mut out, &exit),
-            Some(Event::Listen(listen)) => begin::<Listen>(&mut out, &listen),
-            Some(Event::Unseen(unseen)) => begin::<Unseen>(&mut out, &unseen),
+            Some(Raw::State(state)) => begin::<State>(&mut out, &state),
+            Some(Raw::Fork(fork)) => begin::<Fork>(&mut out, &fork),
+            Some(Raw::Exit(exit)) => begin::<Exit>(&mut out, &exit),
+            Some(Raw::Listen(listen)) => begin::<Listen>(&mut out, &listen),
+            Some(Raw::Unseen(unseen)) => begin::<Unseen>(&mut out, &unseen),
         }
         // Behind what a record says there may be what lay in the ring before.
         out.resize(record.len(), 0);

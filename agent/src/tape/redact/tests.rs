@@ -12,10 +12,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    cmd,
     config::{Command, Invocation},
     engine::trace::{Attribute, Resource, Span, Value},
-    process::{ProcessFacts, Runtime},
-    replay,
+    process::ProcessFacts,
+    runtimes::Runtime,
     tape::{TapeReader, TapeWriter},
 };
 
@@ -38,7 +39,7 @@ fn spans(tape: &[u8]) -> Vec<Span> {
     let path = folder.path().join("a.tape");
     std::fs::write(&path, tape).unwrap();
     let mut spans = Vec::new();
-    replay::play(&path, |some| spans.extend(some)).unwrap();
+    cmd::replay::play(&path, |some| spans.extend(some)).unwrap();
     spans
 }
 

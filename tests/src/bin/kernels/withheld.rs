@@ -9,9 +9,9 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use spoor::{
+    cmd,
     config::{self, Invocation, LogLevel},
     probe::{self, PLAN, REPORTER, Withheld},
-    session,
 };
 use spoor_tests::{agent::Agent, otlp};
 
@@ -93,7 +93,7 @@ fn without(service: &mut Service, item: &Item, file: &Path) -> Result<()> {
 
 /// Runs the agent without an item.
 pub fn agent(kind: &str, name: &str, file: &str, selection: &[&str]) -> Result<()> {
-    session::log_to_stderr(LogLevel::default())?;
+    cmd::log_to_stderr(LogLevel::default())?;
     let withheld = match kind {
         "program" => Withheld {
             programs: vec![name.to_owned()],
@@ -120,5 +120,5 @@ pub fn agent(kind: &str, name: &str, file: &str, selection: &[&str]) -> Result<(
     let config::Command::Run(settings) = invocation.command else {
         bail!("the command is not `run`");
     };
-    session::run_without(&settings, withheld).map(drop)
+    cmd::run_without(&settings, withheld).map(drop)
 }

@@ -7,27 +7,7 @@ use super::{
     connection::Mode as Following,
     stream::{Body, Stream},
 };
-use crate::engine::proto::Half;
-
-/// The next boundary of a half.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ahead {
-    /// Below this stream offset all bytes are body; 0: no body is under way.
-    pub until: u64,
-    /// What begins at `until`, or, if that is 0, with the next byte.
-    pub mode: Mode,
-    /// The exchange that the next message on this half belongs to.
-    pub exchange: u64,
-}
-
-impl Ahead {
-    /// Nothing is known.
-    pub const UNKNOWN: Self = Self {
-        until: 0,
-        mode: Mode::Unknown,
-        exchange: 0,
-    };
-}
+use crate::engine::proto::{Ahead, Half};
 
 impl Http1 {
     /// Returns the next boundary of a half. Unknown in a head, after a loss, and where a half cannot be understood before the other

@@ -6,14 +6,14 @@ use agent_ebpf::classify::Looks;
 use smallvec::SmallVec;
 
 use super::{
-    Cause, Config, Event, Header, RequestHead, ResponseHead,
+    Call, Cause, Config, Event, Header, Piece, Reply, RequestHead, ResponseHead,
     doubt::{Doubt, Watch},
     framing::{Method, request_body, response_body},
     held::Held,
     proxy::{ProxyHeader, Taken},
     resync::Search,
     stray::{Stray, looks_like_response},
-    stream::{Ended, Found, Piece, Stream},
+    stream::{Ended, Found, Stream, skip_empty_lines},
 };
 use crate::{
     engine::proto::{Data, Half, opaque},
@@ -145,29 +145,8 @@ impl Http1 {
         }
     }
 
-    /// Takes what comes next in the stream of one half: `offset` is where the last call for this half ended.
-    /// `segment_start`: `data` begins with the first byte of a system call. `stamp`: that call. The halves may run ahead
-    /// of each other by 64 KiB.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "a piece's fields and where to write: a struct would only be unpacked"
-    )]
-    pub fn feed(
-        &mut self,
-        config: &Config,
-        half: Half,
-        offset: u64,
-        segment_start: bool,
-        data: Data<'_>,
-        stamp: Stamp,
-        out: &mut Vec<Event>,
-    ) {
-        let piece = Piece {
-            offset,
-            segment_start,
-            data,
-            stamp,
-        };
+    /// Takes what comes next in the stream of one half. The halves may run ahead of each other by 64 KiB.
+    pub fn feed(&mut self, config: &Config, half: Half, piece: Piece<'_>, out: &mut Vec<Event>) {
         if piece.is_empty() {
             return;
         }
@@ -294,13 +273,13 @@ impl Http1 {
 
     /// A half cannot be read any further.
     fn fail(&mut self, half: Half, cause: Cause, piece: &mut Piece<'_>, out: &mut Vec<Event>) {
-        let unreadable = matches!(cause, Cause::Malformed | Cause::NotHttp);
+        let unreadable = matches!(cause, Cause::Malformed | Cause::OtherProtocol);
         match half {
             Half::Request if unreadable && !self.request.in_body() && !self.awaits_proxy() => {
                 self.refuse(cause, piece, out);
             }
             Half::Response if self.pending.is_empty() && self.leave_refused(piece.stamp, out) => {}
-            _ if self.undecided && cause == Cause::NotHttp => {
+            _ if self.undecided && cause == Cause::OtherProtocol => {
                 let name = match half {
                     Half::Request => opaque::OTHER,
                     Half::Response => opaque::protocol(self.response.opening(piece)),
@@ -308,7 +287,7 @@ impl Http1 {
                 self.become_opaque(cause, name, out);
             }
             _ => {
-                let cause = if cause == Cause::NotHttp {
+                let cause = if cause == Cause::OtherProtocol {
                     Cause::Malformed
                 } else {
                     cause
@@ -322,7 +301,7 @@ impl Http1 {
         if self.request.in_body() {
             if let Some(Ended { body_bytes, bare_lf }) = self.request.body(piece)? {
                 let exchange = self.next_exchange.saturating_sub(1);
-                out.push(Event::RequestEnd {
+                out.push(Event::Sent {
                     exchange,
                     last: piece.stamp,
                     body_bytes,
@@ -367,7 +346,7 @@ impl Http1 {
             if let Some(cause) = framing.doubt {
                 self.doubt_request(cause, watch, complete, out);
             } else if !self.request.begin_body(request_body(framing)) {
-                out.push(Event::RequestEnd {
+                out.push(Event::Sent {
                     exchange,
                     last: complete,
                     body_bytes: 0,
@@ -399,9 +378,9 @@ impl Http1 {
             head.headers
                 .push((Header::ProxiedFor, client.to_string().into_bytes().into()));
         }
-        out.push(Event::RequestHead {
+        out.push(Event::Begins {
             exchange,
-            head,
+            call: Call::Http1(head),
             first,
             complete,
             offset,
@@ -417,7 +396,7 @@ impl Http1 {
             return self.follow_response_body(piece, out);
         }
         if !self.awaits_response() && !self.undecided {
-            piece.skip_empty_lines();
+            skip_empty_lines(piece);
             if let Data::Bytes(bytes) = piece.data
                 && looks_like_response(bytes) == Looks::No
             {
@@ -433,7 +412,7 @@ impl Http1 {
         match self.response.head::<ResponseHead>(config, piece) {
             Ok(Some(found)) => self.respond(found, out),
             Ok(None) => {}
-            Err(Cause::NotHttp) if self.stray.is_some() => {
+            Err(Cause::OtherProtocol) if self.stray.is_some() => {
                 self.begin_stray(self.response.head_bytes_before(*piece))?;
             }
             Err(cause) => return Err(cause),
@@ -488,9 +467,9 @@ impl Http1 {
             offset,
             ..
         } = found;
-        out.push(Event::ResponseHead {
+        out.push(Event::Answered {
             exchange,
-            head,
+            reply: Reply::Http1(head),
             first,
             complete,
             offset,
@@ -515,7 +494,7 @@ impl Http1 {
         if !self.pending.is_empty() {
             self.pending.remove(0);
         }
-        out.push(Event::ResponseEnd {
+        out.push(Event::Ended {
             exchange,
             last,
             body_bytes,

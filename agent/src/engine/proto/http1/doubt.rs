@@ -12,10 +12,10 @@
 //! | a response | the response half | the client's next request begins, or the connection closes |
 
 use super::{
-    Cause, Config, Event, RequestHead, ResponseHead,
+    Cause, Config, Event, Piece, RequestHead, ResponseHead,
     connection::{Http1, Mode},
     head::Framing,
-    stream::{Found, Piece},
+    stream::{Found, skip_empty_lines},
 };
 use crate::{
     engine::proto::{Data, Half, opaque},
@@ -172,11 +172,11 @@ impl Http1 {
     pub(super) fn refuse(&mut self, cause: Cause, piece: &mut Piece<'_>, out: &mut Vec<Event>) {
         let (first, offset) = self.request.head_start(*piece);
         let mut carries = None;
-        if self.undecided && cause == Cause::NotHttp {
+        if self.undecided && cause == Cause::OtherProtocol {
             let name = opaque::protocol(self.request.opening(piece));
             // A TLS client at a port for plain HTTP gets a response in HTTP, others do not wait for one.
             if ![opaque::OTHER, opaque::TLS].contains(&name) {
-                return self.become_opaque(Cause::NotHttp, name, out);
+                return self.become_opaque(Cause::OtherProtocol, name, out);
             }
             carries = Some(name);
         } else {
@@ -218,7 +218,7 @@ impl Http1 {
             }
             Some(Doubt::Response(last)) => {
                 let last = *last;
-                piece.skip_empty_lines();
+                skip_empty_lines(piece);
                 if !piece.is_empty() {
                     self.end_response(last, None, out);
                     self.look_again(last);
@@ -273,7 +273,7 @@ impl Http1 {
     /// Decides that the unreadable bytes were no request that a server of HTTP refused.
     fn not_refused(&mut self, carries: Option<&'static str>, stamp: Stamp, out: &mut Vec<Event>) {
         match carries {
-            Some(name) => self.become_opaque(Cause::NotHttp, name, out),
+            Some(name) => self.become_opaque(Cause::OtherProtocol, name, out),
             None => self.look_again(stamp),
         }
     }

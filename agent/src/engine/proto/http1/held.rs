@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use agent_ebpf::classify::{self, Looks};
 
-use super::{Cause, Config, Event, connection::Http1, stream::Piece};
+use super::{Cause, Config, Event, Piece, connection::Http1};
 use crate::{
     engine::proto::{Data, Half, opaque},
     record::Stamp,
@@ -77,7 +77,7 @@ impl Http1 {
                         _ => first.get(..n).unwrap_or_default(),
                     };
                     let name = opaque::protocol(opening);
-                    self.become_opaque(Cause::NotHttp, name, out);
+                    self.become_opaque(Cause::OtherProtocol, name, out);
                 } else if !is_response && !self.awaits_response() {
                     self.pass_stray(config, piece.stamp, out);
                 } else if full || self.at_server && self.held_response.begins_with_timeout() && !self.request.in_head()

@@ -5,7 +5,6 @@
 //! end of chunked bodies, `stream` puts them together for one half, `connection` for both, `proxy` takes off what a proxy
 //! sent first, `stray` passes over bodies that should not be there, `resync` finds the way back after a loss, and `doubt` knows when
 //! nothing but that helps.
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
 
 mod ahead;
 mod chunked;
@@ -21,15 +20,19 @@ mod resync;
 mod start_line;
 mod stray;
 mod stream;
+pub mod telemetry;
 
 #[cfg(test)]
 mod tests;
 
-pub use ahead::Ahead;
 pub use connection::{Counters, Http1};
 pub(crate) use framing::{Follow, Method, follow_request, follow_response};
 
-use crate::record::Stamp;
+pub use telemetry::Telemetry;
+
+use crate::config::HeaderName;
+
+use super::{Call, Cause, Event, Piece, Reply};
 
 /// A request's head, with the headers that spans need.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,9 +61,25 @@ impl RequestHead {
         }
     }
 
-    /// Whether its first line could be read.
+    /// Returns whether its first line could be read.
     pub fn is_readable(&self) -> bool {
         !self.method.is_empty()
+    }
+
+    /// Returns the values of a header, in the order received.
+    pub fn values(&self, wanted: Header) -> impl Iterator<Item = &[u8]> {
+        let values = self.headers.iter().filter(move |(header, _)| *header == wanted);
+        values.map(|(_, value)| &**value)
+    }
+
+    /// Returns whether this request repeats another one, as a proxy passes it on: the same method, and the same target or one
+    /// without a prefix.
+    pub(super) fn passes_on(&self, request: &Self) -> bool {
+        let shortest = 2;
+        request.method == self.method
+            && (request.target == self.target
+                || self.target.len() >= shortest
+                    && (request.target.ends_with(&self.target) || self.target.ends_with(&request.target)))
     }
 }
 
@@ -102,97 +121,37 @@ pub enum Header {
     Captured(u16),
 }
 
-/// What the parser keeps and how much it holds.
+/// The parts of messages that the parser keeps.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
-    /// Lower-case names of request headers that the user wants as attributes.
-    pub capture_request: Vec<String>,
-    /// Lower-case names of response headers that the user wants as attributes.
-    pub capture_response: Vec<String>,
+    /// Lower-case names of request headers that are kept beside those that spans need.
+    capture_request: Vec<String>,
+    /// Lower-case names of response headers that are kept.
+    capture_response: Vec<String>,
+    pub(super) telemetry: Telemetry,
 }
 
-/// What the parser found. `exchange` counts the requests of the connection from 0.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// A request's head is complete.
-    RequestHead {
-        /// Number of the exchange.
-        exchange: u64,
-        /// The head.
-        head: Box<RequestHead>,
-        /// The call that moved the head's first byte.
-        first: Stamp,
-        /// The call that moved the head's last byte.
-        complete: Stamp,
-        /// Stream offset of the head's first byte.
-        offset: u64,
-    },
-    /// A request's body is complete (at once with the head, where there is none).
-    RequestEnd {
-        /// Number of the exchange.
-        exchange: u64,
-        /// The call that moved the last byte.
-        last: Stamp,
-        /// Size of the body: without the framing of chunks.
-        body_bytes: u64,
-    },
-    /// A final response's head is complete (1xx are passed over, 101 is final).
-    ResponseHead {
-        /// Number of the exchange.
-        exchange: u64,
-        /// The head.
-        head: Box<ResponseHead>,
-        /// The call that moved the head's first byte.
-        first: Stamp,
-        /// The call that moved the head's last byte.
-        complete: Stamp,
-        /// Stream offset of the head's first byte.
-        offset: u64,
-    },
-    /// A response's body is complete.
-    ResponseEnd {
-        /// Number of the exchange.
-        exchange: u64,
-        /// The call that moved the last byte (that closed, for a body until close).
-        last: Stamp,
-        /// Size of the body, without the framing of chunks; `None`: peers differ on where it ends.
-        body_bytes: Option<u64>,
-    },
-    /// The exchanges from this one on cannot be followed: bytes are missing, malformed or in doubt. Those whose response was
-    /// not seen whole are lost; the parser looks for the next sure boundary, as soon as those before this one are over. The
-    /// number of an exchange whose head was not reported is used again.
-    Lost {
-        /// The first exchange that is lost.
-        exchange: u64,
-        /// Why.
-        cause: Cause,
-    },
-    /// The connection carries something else from here on (Upgrade, CONNECT) or always did: it is opaque.
-    Opaque {
-        /// Why.
-        cause: Cause,
-        /// The other protocol's name, for people ([`super::opaque`]).
-        carries: &'static str,
-    },
+impl Config {
+    /// Keeps these headers, by their lower-case names. `include_telemetry`: exports of others by OTLP give spans.
+    pub fn new(capture_request: &[HeaderName], capture_response: &[HeaderName], include_telemetry: bool) -> Self {
+        let wanted = capture_request.iter().map(HeaderName::to_string);
+        Self {
+            capture_request: wanted.chain(telemetry::HEADERS.map(str::to_owned)).collect(),
+            capture_response: capture_response.iter().map(HeaderName::to_string).collect(),
+            telemetry: Telemetry::new(include_telemetry, capture_request.len() as u16),
+        }
+    }
 }
 
-/// Why the parser gave up on something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Cause {
-    /// Bytes that frame a message were not captured.
-    Gap,
-    /// A first line or chunk that cannot be read.
-    Malformed,
-    /// A message whose end peers place differently: smuggling, or a careless sender.
-    Doubtful,
-    /// A head longer than 64 KiB.
-    HeadTooLarge,
-    /// A response that no request asked for.
-    Unsolicited,
-    /// More requests are waiting for responses than are kept.
-    TooManyPending,
-    /// The first bytes are not HTTP/1.
-    NotHttp,
-    /// 101, or a 2xx to CONNECT.
-    Upgrade,
+/// Describes exchanges that were lost for other reasons than missing bytes.
+pub(super) fn unreadable(cause: Cause) -> Option<&'static str> {
+    match cause {
+        Cause::Malformed => Some("malformed HTTP/1"),
+        Cause::Doubtful => Some("HTTP/1 with a doubtful end"),
+        Cause::HeadTooLarge => Some("heads above 64 KiB"),
+        Cause::Unsolicited => Some("responses without a request"),
+        Cause::TooManyPending => Some("too many pipelined requests"),
+        // Gaps show as exchanges that are missed; the others are told with the protocol.
+        Cause::Gap | Cause::OtherProtocol | Cause::Upgrade => None,
+    }
 }

@@ -13,7 +13,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Cause, stream::Piece};
+use super::{Cause, Piece};
 use crate::{engine::proto::Data, record::Stamp};
 
 const LINE: &[u8] = b"PROXY ";
@@ -99,7 +99,7 @@ impl ProxyHeader {
                         return Ok(Taken::Header(client_of_line(line)));
                     }
                     if line.len() >= LINE_BYTES {
-                        return Err(Cause::NotHttp);
+                        return Err(Cause::OtherProtocol);
                     }
                 }
                 State::Fixed(fixed) => {
@@ -107,7 +107,7 @@ impl ProxyHeader {
                     piece.skip(1);
                     if let &[command, family, high, low] = fixed.as_slice() {
                         if command >> 4 != VERSION_2 {
-                            return Err(Cause::NotHttp);
+                            return Err(Cause::OtherProtocol);
                         }
                         let left = u16::from_be_bytes([high, low]);
                         if left == 0 {
@@ -244,7 +244,12 @@ mod tests {
         let endless = [LINE, &[b'x'; 120]].concat();
         let other_version = binary(0x31, 0x11, &[1; 12]);
         for bytes in [endless, other_version] {
-            assert_eq!(taken(&bytes, 7).0, Err(Cause::NotHttp), "{}", bytes.escape_ascii());
+            assert_eq!(
+                taken(&bytes, 7).0,
+                Err(Cause::OtherProtocol),
+                "{}",
+                bytes.escape_ascii()
+            );
         }
         assert_eq!(taken(b"PROXY TCP4", 3).0, Ok(Taken::More));
     }

@@ -10,11 +10,11 @@
 use agent_ebpf::classify::{self, Looks};
 
 use super::{
-    Cause, Config, Event, RequestHead, ResponseHead,
+    Cause, Config, Event, Piece, RequestHead, ResponseHead,
     connection::{Http1, Mode},
     doubt::Watch,
     framing::request_body,
-    stream::{Ended, Found, Piece, Stream},
+    stream::{Ended, Found, Stream, skip_empty_lines},
 };
 use crate::{
     engine::proto::{Data, Half},
@@ -116,7 +116,7 @@ impl Http1 {
                     }
                 }
                 Some(Candidate::Whole { end: Some(_), .. }) => {
-                    piece.skip_empty_lines();
+                    skip_empty_lines(&mut piece);
                     if !piece.is_empty() {
                         // More requests in the same call, or a response that was missed: the next byte of the response
                         // half tells.
@@ -157,7 +157,7 @@ impl Http1 {
                 let (complete, mut doubt) = (found.complete, found.framing.doubt);
                 let exchange = self.begin_exchange(found, out);
                 if let Some((last, Ended { body_bytes, bare_lf })) = end {
-                    out.push(Event::RequestEnd {
+                    out.push(Event::Sent {
                         exchange,
                         last,
                         body_bytes,

@@ -50,11 +50,11 @@ pub(super) fn request_line(bytes: &[u8]) -> StartLine<RequestLine<'_>> {
     let mut words = text.splitn(3, |byte| *byte == b' ');
     let (method, rest) = (words.next().unwrap_or_default(), words.nth(1));
     if !is_name(method) {
-        return StartLine::Failed(Cause::NotHttp);
+        return StartLine::Failed(Cause::OtherProtocol);
     }
     let version = trim_blanks(rest.unwrap_or_default());
     if version.starts_with(b"HTTP/") && !VERSION.starts_with(version) && !version.starts_with(VERSION) {
-        return StartLine::Failed(Cause::NotHttp);
+        return StartLine::Failed(Cause::OtherProtocol);
     }
     let Some(Line { text, torn, .. }) = whole else {
         return StartLine::Partial;
@@ -65,7 +65,7 @@ pub(super) fn request_line(bytes: &[u8]) -> StartLine<RequestLine<'_>> {
             length: lines.at(),
         },
         _ if text.windows(8).any(|window| window == b" HTTP/1.") => StartLine::Failed(Cause::Malformed),
-        _ => StartLine::Failed(Cause::NotHttp),
+        _ => StartLine::Failed(Cause::OtherProtocol),
     }
 }
 
@@ -86,7 +86,7 @@ fn split_request_line<'a>(method: &'a [u8], line: &'a [u8]) -> Option<RequestLin
 /// Reads a status line.
 pub(super) fn status_line(bytes: &[u8]) -> StartLine<StatusLine> {
     if bytes.iter().zip(VERSION).any(|(byte, expected)| byte != expected) {
-        return StartLine::Failed(Cause::NotHttp);
+        return StartLine::Failed(Cause::OtherProtocol);
     }
     let mut lines = Lines::from(bytes, 0);
     let Some(Line { text, torn, .. }) = lines.next() else {

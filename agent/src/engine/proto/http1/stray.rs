@@ -4,10 +4,10 @@
 use agent_ebpf::classify::{self, Looks};
 
 use super::{
-    Cause, Config, Event,
+    Cause, Config, Event, Piece,
     connection::{Http1, Mode},
     head::Transfer,
-    stream::{Body, Piece},
+    stream::Body,
 };
 use crate::{
     engine::proto::{Data, Half},

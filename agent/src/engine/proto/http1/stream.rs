@@ -1,58 +1,24 @@
 //! One half of a connection: heads and bodies in turn, from pieces of any size.
 
 use super::{
-    Cause, Config,
+    Config,
     chunked::Chunked,
     head::{Framing, Head, MAX_HEAD_BYTES, Parse},
 };
-use crate::{engine::proto::Data, record::Stamp};
+use crate::{
+    engine::proto::{Cause, Data, Piece},
+    record::Stamp,
+};
 
 /// A head that is not longer than this is looked at again with each piece that comes; a longer one when its first line ends,
 /// and at empty lines. So what is no HTTP is recognised at once, and a long head in small pieces costs no square.
 const EAGER_BYTES: usize = 64;
 
-/// A stretch of a half's stream that one call of feed brought, or what is left of it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Piece<'a> {
-    pub offset: u64,
-    /// Its first byte is the first of a system call.
-    pub segment_start: bool,
-    pub data: Data<'a>,
-    pub stamp: Stamp,
-}
-
-impl Piece<'_> {
-    pub fn len(&self) -> u64 {
-        match self.data {
-            Data::Bytes(bytes) => bytes.len() as u64,
-            Data::Gap(n) => n,
-        }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Takes the first `n` bytes off, at most all of them.
-    pub fn skip(&mut self, n: u64) {
-        let n = n.min(self.len());
-        if n == 0 {
-            return;
-        }
-        self.offset = self.offset.saturating_add(n);
-        self.segment_start = false;
-        self.data = match self.data {
-            Data::Bytes(bytes) => Data::Bytes(bytes.get(n as usize..).unwrap_or_default()),
-            Data::Gap(left) => Data::Gap(left - n),
-        };
-    }
-
-    /// Takes empty lines off: they may come before a request line (RFC 9112 section 2.2).
-    pub fn skip_empty_lines(&mut self) {
-        if let Data::Bytes(bytes) = self.data {
-            let empty = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
-            self.skip(empty as u64);
-        }
+/// Takes empty lines off: they may come before a request line (RFC 9112 section 2.2).
+pub(super) fn skip_empty_lines(piece: &mut Piece<'_>) {
+    if let Data::Bytes(bytes) = piece.data {
+        let empty = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        piece.skip(empty as u64);
     }
 }
 
@@ -157,7 +123,7 @@ impl Stream {
     /// Takes bytes of a head. `None`: the piece is used up and the head is not complete.
     pub fn head<H: Head>(&mut self, config: &Config, piece: &mut Piece<'_>) -> Result<Option<Found<H>>, Cause> {
         if self.partial.is_none() {
-            piece.skip_empty_lines();
+            skip_empty_lines(piece);
         }
         if piece.is_empty() {
             return Ok(None);
@@ -188,7 +154,7 @@ impl Stream {
             Parse::Complete { .. } | Parse::Partial if whole.len() > MAX_HEAD_BYTES => {
                 let most = whole.get(..MAX_HEAD_BYTES).unwrap_or_default();
                 let cut = H::parse_cut(most, config, Cause::HeadTooLarge);
-                let (head, framing) = cut.ok_or(Cause::NotHttp)?;
+                let (head, framing) = cut.ok_or(Cause::OtherProtocol)?;
                 (head, framing, u64::MAX)
             }
             Parse::Complete { .. } | Parse::Partial => {

@@ -17,19 +17,19 @@ const URLS: [&str; 6] = [
 /// Endings of other headers' names whose value is a URL: `X-Original-URL`, `X-Rewrite-URL`, `X-Forwarded-Uri`, `HX-Current-URL`.
 const URL_ENDINGS: [&str; 2] = ["-url", "-uri"];
 
-/// The kind of text in a header's value, by the header's name.
+/// Kind of text in a header's value, by the header's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holds {
-    /// One URL.
+    /// A single URL.
     Url,
-    /// An authority: `Host`.
+    /// An authority, as in `Host`.
     Authority,
-    /// Text, of which words may be URLs: `Link`, and headers that nobody knows.
+    /// Text whose words may be URLs, as in `Link` and in unknown headers.
     Text,
 }
 
 impl Holds {
-    /// What the header of this name, in lower case, holds.
+    /// Returns the kind for a header's name in lower case.
     pub fn of(name: &str) -> Self {
         if URLS.contains(&name) || URL_ENDINGS.iter().any(|ending| name.ends_with(ending)) {
             Self::Url
@@ -42,7 +42,7 @@ impl Holds {
 }
 
 impl SecretNames {
-    /// A header's value.
+    /// Redacts a header's value.
     pub fn header<'t>(&self, holds: Holds, value: Cow<'t, str>) -> Cow<'t, str> {
         let redacted = match holds {
             Holds::Url => self.url(&value),
@@ -55,8 +55,8 @@ impl SecretNames {
         }
     }
 
-    /// Text whose words with a scheme (`https://…`) or a path (`/…?`) are URLs. Other words stay as they are: who captures
-    /// `X-Error: code=42` wants to see it.
+    /// Redacts the words of a text that are URLs, by a scheme (`https://…`) or a path (`/…?`). Other words stay: a user who
+    /// captures `X-Error: code=42` wants to see the code.
     fn words<'t>(&self, text: &'t str) -> Cow<'t, str> {
         let is_url = |word: &str| word.contains("://") || word.starts_with('/');
         let is_between = |c: char| c.is_ascii_whitespace() || matches!(c, '<' | '>' | '"' | '\'');

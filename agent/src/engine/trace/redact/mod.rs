@@ -2,8 +2,8 @@
 //!
 //! Every attribute that holds (a part of) a URL passes through here: `url.path`, `url.query`, `url.full`, captured headers,
 //! and what span names are made of. Servers read URLs in different ways, so a parameter is looked for wherever one of them
-//! would find it: behind `&`, `;`, `?`, `#` and `=`, percent-encoded or not. A URL within a URL (`?next=https%3A%2F%2F…`) is
-//! so redacted too. A secret ends where every server agrees that it does: at the next `&` of a query, at the next `/` of a
+//! would find it: behind `&`, `;`, `?`, `#` and `=`, percent-encoded or not. So a URL within a URL (`?next=https%3A%2F%2F…`)
+//! is redacted, too. A secret ends where every server agrees that it does: at the next `&` of a query, at the next `/` of a
 //! path.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
@@ -16,8 +16,8 @@ use std::borrow::Cow;
 
 use memchr::{memchr, memchr3};
 
+pub use crate::config::SecretNames;
 pub use header::Holds;
-pub use names::{SecretName, SecretNames};
 use scan::{Begin, scan};
 
 /// Replacement of a secret.
@@ -27,7 +27,7 @@ const REDACTED: &str = "REDACTED";
 const REDACTED_USERINFO: &str = "REDACTED:REDACTED";
 
 impl SecretNames {
-    /// A query, without the `?`. Names of parameters stay.
+    /// Redacts a query, which comes without its `?`. Names of parameters stay.
     pub fn query<'t>(&self, query: &'t str) -> Cow<'t, str> {
         let parameters = query.as_bytes().split(|&byte| byte == b'&');
         if parameters.into_iter().all(|parameter| self.is_plain(parameter)) {
@@ -36,7 +36,7 @@ impl SecretNames {
         scan(query, Begin::Query, self)
     }
 
-    /// A path as a request sends it, with what a client wrongly left behind it: `;jsessionid=…`, `#access_token=…`.
+    /// Redacts a path as a request sends it, with what a client wrongly left behind it: `;jsessionid=…`, `#access_token=…`.
     pub fn path<'t>(&self, path: &'t str) -> Cow<'t, str> {
         if memchr3(b'=', b'@', b'%', path.as_bytes()).is_none() {
             return Cow::Borrowed(path);
@@ -44,12 +44,13 @@ impl SecretNames {
         scan(path, Begin::Path, self)
     }
 
-    /// A URL or a reference to one (RFC 3986, section 4.1), fragment included: OAuth's implicit flow has its token there.
+    /// Redacts a URL or a reference to one (RFC 3986, section 4.1), fragment included: OAuth's implicit flow has its token
+    /// there.
     pub fn url<'t>(&self, url: &'t str) -> Cow<'t, str> {
         scan(url, Begin::Url, self)
     }
 
-    /// True for a parameter that certainly has no secret: most of them, and this is much cheaper than the scan.
+    /// Returns whether a parameter certainly has no secret. Most have none, and this is much cheaper than the scan.
     fn is_plain(&self, parameter: &[u8]) -> bool {
         let name_len = memchr(b'=', parameter).unwrap_or(parameter.len());
         let Some((name, value)) = parameter.split_at_checked(name_len) else {
@@ -63,7 +64,7 @@ impl SecretNames {
     }
 }
 
-/// An authority (`user:password@host:port`) in which user and password are replaced.
+/// Redacts user and password of an authority (`user:password@host:port`).
 pub fn authority(authority: &str) -> Cow<'_, str> {
     match authority.rsplit_once('@') {
         Some((_, host)) => Cow::Owned([REDACTED_USERINFO, "@", host].concat()),

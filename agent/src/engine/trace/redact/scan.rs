@@ -6,7 +6,7 @@ use memchr::memchr;
 
 use super::{REDACTED, REDACTED_USERINFO, SecretNames};
 
-/// What a text begins with.
+/// Part of a URL with which a text begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Begin {
     /// A whole URL, or a reference to one.
@@ -17,7 +17,7 @@ pub(super) enum Begin {
     Query,
 }
 
-/// The text without its secrets.
+/// Returns the text with its secrets replaced.
 pub(super) fn scan<'t>(text: &'t str, begin: Begin, names: &SecretNames) -> Cow<'t, str> {
     let mut output = Output {
         text,
@@ -79,11 +79,11 @@ pub(super) fn scan<'t>(text: &'t str, begin: Begin, names: &SecretNames) -> Cow<
     output.finish()
 }
 
-/// A byte of the text, percent-decoded.
+/// Percent-decoded byte of a text.
 struct Unit {
     byte: u8,
     encoded: bool,
-    /// Bytes of the text that it takes.
+    /// Length of the byte in the text: 3 if it is encoded, else 1.
     width: usize,
 }
 
@@ -106,19 +106,19 @@ fn unit(bytes: &[u8], at: usize) -> Option<Unit> {
     })
 }
 
-/// How much of `://authority` was read.
+/// Progress in `://authority`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Authority {
     None,
-    /// Behind the colon, percent-encoded or not.
+    /// The colon was read, percent-encoded or not.
     Colon {
         encoded: bool,
     },
-    /// Behind the first slash; the colon or it was percent-encoded, or neither.
+    /// The first slash was read. `encoded`: the colon or this slash was percent-encoded.
     Slash {
         encoded: bool,
     },
-    /// In an authority that begins at `at`; something in front of it was percent-encoded, or nothing.
+    /// Inside an authority that begins at `at`. `encoded`: the colon or a slash was percent-encoded.
     Open {
         at: usize,
         encoded: bool,
@@ -141,10 +141,10 @@ impl Authority {
     }
 }
 
-/// The text as it is copied, from the first secret on.
+/// Copy of a text with replaced secrets. Nothing is copied before the first secret.
 struct Output<'t> {
     text: &'t str,
-    /// Bytes of the text that are in `redacted`, or replaced there.
+    /// Bytes of the text that are done: copied to `redacted`, or replaced there.
     copied: usize,
     redacted: String,
 }
@@ -157,7 +157,8 @@ impl<'t> Output<'t> {
         self.copied = end;
     }
 
-    /// Replaces what lies before an `@` at `at`. A password may have an `@` too: then there is nothing more to write.
+    /// Replaces user and password, which begin at `begin` and end before the `@` at `at`. If a password has an `@` itself, the
+    /// stand-in is there already.
     fn replace_userinfo(&mut self, begin: usize, at: usize) {
         if at == begin {
             // Neither user nor password.

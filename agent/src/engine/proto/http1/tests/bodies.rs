@@ -1,7 +1,7 @@
 //! Where bodies end, and how large they are.
 
 use super::{GET, OK, Q, R, Talk, stamp, told};
-use crate::engine::proto::http1::Event;
+use crate::engine::proto::Event;
 
 /// The bodies of responses to a GET: what follows the status line, and the size and what is left for the next one.
 #[test]
@@ -83,7 +83,7 @@ fn bodies_until_close() {
         let now = talk.now;
         assert_eq!(
             talk.out[3..],
-            [Event::ResponseEnd {
+            [Event::Ended {
                 exchange: 0,
                 last: stamp(now),
                 body_bytes: Some(1005)

@@ -1,10 +1,7 @@
 //! Which response answers which request, and what is no exchange.
 
 use super::{GET, OK, Q, R, Talk, stamp, told};
-use crate::engine::proto::{
-    Half,
-    http1::{Event, connection::MAX_PENDING},
-};
+use crate::engine::proto::{Call, Event, Half, http1::connection::MAX_PENDING};
 
 #[test]
 fn pipelined_requests_are_answered_in_order() {
@@ -127,11 +124,11 @@ fn what_is_not_http_is_opaque_at_once() {
         &[(R, "S"), (Q, "S")],
     ];
     for calls in table {
-        assert_eq!(told(calls), ["opaque NotHttp"], "{calls:?}");
+        assert_eq!(told(calls), ["opaque OtherProtocol"], "{calls:?}");
     }
     let mut talk = Talk::new(true);
     talk.call(Q, "P").call(Q, "R").call(Q, "I * HTTP/").call(Q, "2");
-    assert_eq!(talk.story(), ["opaque NotHttp"]);
+    assert_eq!(talk.story(), ["opaque OtherProtocol"]);
     assert_eq!((talk.http.body_until(Q), talk.http.body_until(R)), (u64::MAX, u64::MAX));
     assert!(!talk.http.is_synchronised());
     talk.call(Q, GET).call(R, OK);
@@ -170,7 +167,7 @@ fn a_response_may_come_before_its_request() {
     assert_eq!(talk.story(), ["0 GET / @0", "0 sent 0", "0 200 @0", "0 got 5"]);
     assert_eq!(
         talk.out[3],
-        Event::ResponseEnd {
+        Event::Ended {
             exchange: 0,
             last: stamp(2),
             body_bytes: Some(5)
@@ -245,7 +242,10 @@ fn the_clients_address_goes_with_all_requests_behind_it() {
         .out
         .iter()
         .filter_map(|event| match event {
-            Event::RequestHead { head, .. } => head.headers.last().cloned(),
+            Event::Begins {
+                call: Call::Http1(head),
+                ..
+            } => head.headers.last().cloned(),
             _ => None,
         })
         .collect();

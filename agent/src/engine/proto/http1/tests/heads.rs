@@ -1,7 +1,10 @@
 //! Heads: what is kept of them, what they may look like and what not.
 
 use super::{GET, OK, Q, R, Talk, stamp, told};
-use crate::engine::proto::http1::{Event, Header, RequestHead, ResponseHead};
+use crate::engine::proto::{
+    Call, Event, Reply,
+    http1::{Header, RequestHead, ResponseHead},
+};
 
 #[test]
 fn targets_need_not_be_utf8() {
@@ -11,7 +14,11 @@ fn targets_need_not_be_utf8() {
             talk.call(Q, piece);
         }
         assert_eq!(talk.story(), ["0 GET /\\xff\\xfe?q=\\xe4 @0", "0 sent 0"]);
-        let Event::RequestHead { head, .. } = &talk.out[0] else {
+        let Event::Begins {
+            call: Call::Http1(head),
+            ..
+        } = &talk.out[0]
+        else {
             panic!()
         };
         assert_eq!(head.headers, [(Header::Host, b"\xe4".as_slice().into())]);
@@ -60,26 +67,26 @@ fn heads_say_what_spans_need() {
         headers: kept(&[(Header::Captured(0), "s")]),
     };
     let expected = [
-        Event::RequestHead {
+        Event::Begins {
             exchange: 0,
-            head: Box::new(request),
+            call: Call::Http1(Box::new(request)),
             first: stamp(1),
             complete: stamp(1),
             offset: 0,
         },
-        Event::RequestEnd {
+        Event::Sent {
             exchange: 0,
             last: stamp(2),
             body_bytes: 4,
         },
-        Event::ResponseHead {
+        Event::Answered {
             exchange: 0,
-            head: Box::new(response),
+            reply: Reply::Http1(Box::new(response)),
             first: stamp(3),
             complete: stamp(3),
             offset: 0,
         },
-        Event::ResponseEnd {
+        Event::Ended {
             exchange: 0,
             last: stamp(3),
             body_bytes: Some(0),
@@ -102,10 +109,10 @@ fn stamps_are_those_of_the_calls_that_moved_the_ends() {
         .out
         .iter()
         .map(|event| match event {
-            Event::RequestHead { first, complete, .. } | Event::ResponseHead { first, complete, .. } => {
+            Event::Begins { first, complete, .. } | Event::Answered { first, complete, .. } => {
                 (first.time_ns, complete.time_ns)
             }
-            Event::RequestEnd { last, .. } | Event::ResponseEnd { last, .. } => (last.time_ns, 0),
+            Event::Sent { last, .. } | Event::Ended { last, .. } => (last.time_ns, 0),
             Event::Lost { .. } | Event::Opaque { .. } => panic!("{event:?}"),
         })
         .collect();
@@ -186,7 +193,7 @@ fn heads_up_to_64_kib_over_any_number_of_pieces() {
         ]
     );
     // Without a line end it is not even a request.
-    assert_eq!(told(&[(Q, &"x".repeat(70_000))]), ["opaque NotHttp"]);
+    assert_eq!(told(&[(Q, &"x".repeat(70_000))]), ["opaque OtherProtocol"]);
 }
 
 #[test]

@@ -1,10 +1,7 @@
 //! Forms that HTTP does not allow and that servers and clients take: the exchange is told, and what comes behind is found.
 
 use super::{GET, OK, Q, R, Talk, told};
-use crate::engine::proto::{
-    Half,
-    http1::{Event, Header},
-};
+use crate::engine::proto::{Call, Event, Half, Reply, http1::Header};
 
 /// Requests that all peers end at the same place, if they take them.
 const REQUESTS: &[&str] = &[
@@ -293,7 +290,7 @@ fn what_a_server_refuses_unread_is_a_request() {
         let expected: &[&str] = if of_http {
             &["0 lost Malformed"]
         } else {
-            &["opaque NotHttp"]
+            &["opaque OtherProtocol"]
         };
         for answer in [
             "\x15\x03\x01\0\x02\x02\x46",
@@ -438,8 +435,14 @@ fn folded_values_are_one() {
         .out
         .iter()
         .filter_map(|event| match event {
-            Event::RequestHead { head, .. } => Some(head.headers.clone()),
-            Event::ResponseHead { head, .. } => Some(head.headers.clone()),
+            Event::Begins {
+                call: Call::Http1(head),
+                ..
+            } => Some(head.headers.clone()),
+            Event::Answered {
+                reply: Reply::Http1(head),
+                ..
+            } => Some(head.headers.clone()),
             _ => None,
         })
         .collect();

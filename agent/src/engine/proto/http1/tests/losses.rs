@@ -1,6 +1,6 @@
 //! Gaps, and the way back.
 
-use super::{Call, GET, OK, Q, R, Talk};
+use super::{GET, Moved, OK, Q, R, Talk};
 use crate::engine::proto::{Data, Half};
 
 #[test]
@@ -13,7 +13,7 @@ fn gaps_in_framing_lose_what_is_pending() {
     talk.call(R, "\n0\r\n\r\n").call(Q, GET).call(R, OK);
     assert_eq!(talk.story()[4..], ["1 GET / @27", "1 sent 0", "1 200 @67", "1 got 2"]);
 
-    let table: &[(&[Call], Half, u64, &str)] = &[
+    let table: &[(&[Moved], Half, u64, &str)] = &[
         (&[], Q, 1, "0 lost Gap"),
         (&[], R, 1, ""),
         (&[(Q, GET)], R, 1, "0 lost Gap"),

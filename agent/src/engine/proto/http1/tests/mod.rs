@@ -8,9 +8,9 @@ mod losses;
 mod properties;
 mod smuggling;
 
-use super::{Config, Event, Http1};
+use super::{Config, Http1};
 use crate::{
-    engine::proto::{Data, Half},
+    engine::proto::{Call, Data, Event, Half, Piece, Reply},
     record::Stamp,
 };
 
@@ -18,7 +18,7 @@ const Q: Half = Half::Request;
 const R: Half = Half::Response;
 
 /// A system call that moves bytes.
-type Call = (Half, &'static str);
+type Moved = (Half, &'static str);
 
 /// A parser, how far each half is, and what came out.
 struct Talk {
@@ -60,15 +60,13 @@ impl Talk {
     fn piece(&mut self, half: Half, segment_start: bool, data: Data<'_>) -> &mut Self {
         self.now += 1;
         let offset = &mut self.offsets[half as usize];
-        self.http.feed(
-            &self.config,
-            half,
-            *offset,
+        let piece = Piece {
+            offset: *offset,
             segment_start,
             data,
-            stamp(self.now),
-            &mut self.out,
-        );
+            stamp: stamp(self.now),
+        };
+        self.http.feed(&self.config, half, piece, &mut self.out);
         *offset += match data {
             Data::Bytes(bytes) => bytes.len() as u64,
             Data::Gap(n) => n,
@@ -99,18 +97,24 @@ fn stamp(time_ns: u64) -> Stamp {
 fn brief(event: &Event) -> String {
     let text = |bytes: &[u8]| bytes.escape_ascii().to_string();
     match event {
-        Event::RequestHead {
-            exchange, head, offset, ..
+        Event::Begins {
+            exchange,
+            call: Call::Http1(head),
+            offset,
+            ..
         } => {
             format!("{exchange} {} {} @{offset}", text(&head.method), text(&head.target))
         }
-        Event::RequestEnd {
+        Event::Sent {
             exchange, body_bytes, ..
         } => format!("{exchange} sent {body_bytes}"),
-        Event::ResponseHead {
-            exchange, head, offset, ..
+        Event::Answered {
+            exchange,
+            reply: Reply::Http1(head),
+            offset,
+            ..
         } => format!("{exchange} {} @{offset}", head.status),
-        Event::ResponseEnd {
+        Event::Ended {
             exchange, body_bytes, ..
         } => match body_bytes {
             Some(body_bytes) => format!("{exchange} got {body_bytes}"),

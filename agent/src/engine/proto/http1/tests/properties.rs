@@ -4,22 +4,19 @@ use std::collections::BTreeMap;
 
 use proptest::{prelude::*, sample::Index};
 
-use super::{Call, Q, R, Talk, brief, stamp};
-use crate::engine::proto::{
-    Data, Half,
-    http1::{Event, Http1},
-};
+use super::{Moved, Q, R, Talk, brief, stamp};
+use crate::engine::proto::{Data, Event, Half, Piece, http1::Http1};
 
-const GET: Call = (Q, "GET /a?b=c HTTP/1.1\r\nHost: h\r\n\r\n");
-const POST: Call = (Q, "POST /p HTTP/1.1\r\nHost: h\r\nContent-Length: 7\r\n\r\n{\"a\":1}");
-const OK: Call = (R, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");
-const CHUNKED: Call = (
+const GET: Moved = (Q, "GET /a?b=c HTTP/1.1\r\nHost: h\r\n\r\n");
+const POST: Moved = (Q, "POST /p HTTP/1.1\r\nHost: h\r\nContent-Length: 7\r\n\r\n{\"a\":1}");
+const OK: Moved = (R, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello");
+const CHUNKED: Moved = (
     R,
     "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x=\"y\"\r\nhello\r\nA\r\n0\r\n\r\n12345\r\n0\r\nT: v\r\n\r\n",
 );
 
 /// Clients that wait for each response.
-const POLITE: &[&[Call]] = &[
+const POLITE: &[&[Moved]] = &[
     &[GET, OK, POST, CHUNKED, GET, OK],
     &[
         (
@@ -52,7 +49,7 @@ const POLITE: &[&[Call]] = &[
 ];
 
 /// A client that sends many requests in one call.
-const BATCH: &[&[Call]] = &[&[
+const BATCH: &[&[Moved]] = &[&[
     (
         Q,
         "GET /1 HTTP/1.1\r\n\r\nHEAD /2 HTTP/1.1\r\n\r\nPOST /3 HTTP/1.1\r\nContent-Length: 2\r\n\r\nhiGET /4 HTTP/1.1\r\n\r\n",
@@ -69,10 +66,10 @@ const BATCH: &[&[Call]] = &[&[
 ]];
 
 /// A client that does not wait.
-const PIPELINED: &[&[Call]] = &[&[GET, POST, OK, GET, CHUNKED, OK, POST, OK]];
+const PIPELINED: &[&[Moved]] = &[&[GET, POST, OK, GET, CHUNKED, OK, POST, OK]];
 
 /// Ends that are no end of an exchange.
-const ODD: &[&[Call]] = &[
+const ODD: &[&[Moved]] = &[
     &[
         (Q, "GET /ws HTTP/1.1\r\nUpgrade: websocket\r\n\r\n"),
         (R, "HTTP/1.1 101 Switching Protocols\r\n\r\n"),
@@ -122,11 +119,11 @@ const ODD: &[&[Call]] = &[
     &[(R, "SSH-2.0-x\r\n"), (Q, "SSH-2.0-y\r\n")],
 ];
 
-fn conversations() -> impl Iterator<Item = &'static [Call]> {
+fn conversations() -> impl Iterator<Item = &'static [Moved]> {
     POLITE.iter().chain(BATCH).chain(PIPELINED).chain(ODD).copied()
 }
 
-fn conversation(lists: &'static [&'static [&'static [Call]]]) -> impl Strategy<Value = &'static [Call]> {
+fn conversation(lists: &'static [&'static [&'static [Moved]]]) -> impl Strategy<Value = &'static [Moved]> {
     let all: Vec<_> = lists.iter().flat_map(|list| list.iter().copied()).collect();
     proptest::sample::select(all)
 }
@@ -135,10 +132,10 @@ fn conversation(lists: &'static [&'static [&'static [Call]]]) -> impl Strategy<V
 fn unstamped(mut events: Vec<Event>) -> Vec<Event> {
     for event in &mut events {
         match event {
-            Event::RequestHead { first, complete, .. } | Event::ResponseHead { first, complete, .. } => {
+            Event::Begins { first, complete, .. } | Event::Answered { first, complete, .. } => {
                 (*first, *complete) = (stamp(0), stamp(0));
             }
-            Event::RequestEnd { last, .. } | Event::ResponseEnd { last, .. } => *last = stamp(0),
+            Event::Sent { last, .. } | Event::Ended { last, .. } => *last = stamp(0),
             // A cut opening may have no name.
             Event::Opaque { carries, .. } => *carries = "",
             Event::Lost { .. } => {}
@@ -156,7 +153,7 @@ fn told<'a>(calls: impl IntoIterator<Item = (Half, &'a [u8])>) -> Vec<Event> {
     unstamped(talk.out)
 }
 
-fn whole(calls: &'static [Call]) -> Vec<Event> {
+fn whole(calls: &'static [Moved]) -> Vec<Event> {
     told(calls.iter().map(|(half, bytes)| (*half, bytes.as_bytes())))
 }
 
@@ -191,10 +188,10 @@ fn exchanges(events: &[Event]) -> BTreeMap<u64, Vec<String>> {
     let mut exchanges: BTreeMap<u64, Vec<String>> = BTreeMap::new();
     for event in events {
         let number = match event {
-            Event::RequestHead { exchange, .. }
-            | Event::RequestEnd { exchange, .. }
-            | Event::ResponseHead { exchange, .. }
-            | Event::ResponseEnd { exchange, .. } => *exchange,
+            Event::Begins { exchange, .. }
+            | Event::Sent { exchange, .. }
+            | Event::Answered { exchange, .. }
+            | Event::Ended { exchange, .. } => *exchange,
             Event::Lost { exchange, .. } => {
                 // As a caller does: what has no whole response is forgotten.
                 exchanges.retain(|number, lines| number < exchange || lines.iter().any(|line| line.contains(" got ")));
@@ -301,7 +298,13 @@ proptest! {
                 Ok(bytes) => Data::Bytes(bytes),
                 Err(gap) => Data::Gap(*gap),
             };
-            http.feed(&Default::default(), half, *offset, *start, data, stamp(*offset), &mut out);
+            let piece = Piece {
+                offset: *offset,
+                segment_start: *start,
+                data,
+                stamp: stamp(*offset),
+            };
+            http.feed(&Default::default(), half, piece, &mut out);
             let _ = (http.body_until(Q), http.body_until(R));
         }
         http.end(&Default::default(), Q, stamp(0), &mut out);

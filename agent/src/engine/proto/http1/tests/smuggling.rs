@@ -5,10 +5,7 @@ use agent_ebpf::frame::head::{self, Body};
 use proptest::{prelude::*, sample::Index};
 
 use super::{GET, OK, Q, R, Talk, told};
-use crate::engine::proto::{
-    Data, Half,
-    http1::{Event, Http1},
-};
+use crate::engine::proto::{Data, Event, Half, http1::Http1};
 
 /// The exchange is there, and no boundary behind its head is believed.
 const DOUBT: &str = "1 lost Doubtful";
@@ -119,14 +116,14 @@ const LINES: &[(&str, &str)] = &[
     ("GET /\0 HTTP/1.1", REFUSED),
     ("GET / HTTP/1.1\r", REFUSED),
     ("GET / HTTP/1.x", REFUSED),
-    ("GET\t/\tHTTP/1.1", "opaque NotHttp"),
-    ("GET / HTTP/2.0", "opaque NotHttp"),
-    ("GET / HTTP/2 HTTP/1.1", "opaque NotHttp"),
-    ("GET / http/1.1", "opaque NotHttp"),
-    ("GET /", "opaque NotHttp"),
-    ("G@T / HTTP/1.1", "opaque NotHttp"),
-    (" GET / HTTP/1.1", "opaque NotHttp"),
-    ("\0GET / HTTP/1.1", "opaque NotHttp"),
+    ("GET\t/\tHTTP/1.1", "opaque OtherProtocol"),
+    ("GET / HTTP/2.0", "opaque OtherProtocol"),
+    ("GET / HTTP/2 HTTP/1.1", "opaque OtherProtocol"),
+    ("GET / http/1.1", "opaque OtherProtocol"),
+    ("GET /", "opaque OtherProtocol"),
+    ("G@T / HTTP/1.1", "opaque OtherProtocol"),
+    (" GET / HTTP/1.1", "opaque OtherProtocol"),
+    ("\0GET / HTTP/1.1", "opaque OtherProtocol"),
 ];
 
 /// The requests of [`REQUESTS`] whole.
@@ -299,8 +296,8 @@ fn check_agreement(
         return Ok(());
     }
     let found = out.iter().any(|event| match event {
-        Event::RequestHead { .. } => half == Q,
-        Event::ResponseHead { .. } => half == R,
+        Event::Begins { .. } => half == Q,
+        Event::Answered { .. } => half == R,
         _ => false,
     });
     prop_assert!(found, "the programs end the head elsewhere: {:?}", out);

@@ -1,0 +1,183 @@
+//! Listings: an agent's answer completed from /proc, or what an agent would trace.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Listing, Row};
+use crate::{
+    control::{Neighbours, Unseen, Workload, Workloads},
+    process::{Gatherer, Peculiarity, ProcRoot, peculiarities},
+    record::Tgid,
+    targets::{
+        Reason,
+        reconcile::selected,
+        rules::{Candidate, Rule, Rules},
+    },
+};
+
+/// Gathers listings. Keeps what was learned of executables.
+pub(super) struct Gather {
+    root: ProcRoot,
+    gatherer: Gatherer,
+    rules: Rules,
+    /// The rules as options of the command line.
+    options: Vec<String>,
+}
+
+impl Gather {
+    pub(super) fn new(root: ProcRoot, rules: Rules, options: Vec<String>) -> Self {
+        Self {
+            gatherer: Gatherer::new(root.clone()),
+            root,
+            rules,
+            options,
+        }
+    }
+
+    /// Completes the answer of an agent: with the names of workloads that it does not know, and with the processes that
+    /// it does not trace.
+    pub(super) fn complete(&mut self, answer: Workloads, all: bool) -> Listing {
+        let Workloads {
+            agent,
+            workloads,
+            left_off,
+        } = answer;
+        let candidates = self.rules.candidates().into_iter();
+        let mut candidates: BTreeMap<Tgid, Candidate> =
+            candidates.map(|candidate| (candidate.tgid, candidate)).collect();
+        let mut rows: Vec<Row> = workloads
+            .into_iter()
+            .map(|workload| {
+                let candidate = candidates.remove(&Tgid(workload.pid));
+                Row {
+                    workload,
+                    listens: candidate.map(|candidate| candidate.listens).unwrap_or_default(),
+                }
+            })
+            .collect();
+        let mut agents = self.agents();
+        agents.insert(Tgid(agent.pid));
+        let why = why_not(&agent.rules);
+        rows.extend(candidates.into_values().map(|candidate| {
+            let why = if agents.contains(&candidate.tgid) {
+                OWN.to_owned()
+            } else {
+                why.clone()
+            };
+            row(candidate, false, why)
+        }));
+        // Where rules are given, what they name is of interest, whatever it does.
+        let keep_selected = !agent.rules.is_empty();
+        Listing {
+            workloads: self.described(rows, all, keep_selected),
+            agent: Some(agent),
+            left_off,
+        }
+    }
+
+    /// Lists what an agent with these rules would trace.
+    pub(super) fn would_be(&mut self, all: bool) -> Listing {
+        let mut candidates = self.rules.candidates();
+        candidates.sort_unstable_by_key(|candidate| candidate.tgid);
+        let agents = self.agents();
+        let named = candidates.iter().filter(|candidate| candidate.rule.is_some());
+        let named: BTreeSet<Tgid> = named.map(|candidate| candidate.tgid).collect();
+        let descendants: BTreeMap<Tgid, Reason> = selected(&self.rules, named, false).into_iter().collect();
+        let why_not = why_not(&self.options);
+        let rows = candidates.into_iter().map(|candidate| {
+            let descent = descendants.get(&candidate.tgid);
+            let is_agent = agents.contains(&candidate.tgid);
+            let is_selected = !is_agent && (candidate.rule.is_some() || descent.is_some());
+            let why = match (&candidate.rule, descent) {
+                _ if is_agent => OWN.to_owned(),
+                (Some(Rule::Every), _) => "every process that speaks HTTP is traced".to_owned(),
+                (Some(rule), _) => rule.to_string(),
+                (None, Some(reason)) => reason.to_string(),
+                (None, None) => why_not.clone(),
+            };
+            row(candidate, is_selected, why)
+        });
+        let rows = rows.collect();
+        Listing {
+            agent: None,
+            workloads: self.described(rows, all, !self.options.is_empty()),
+            left_off: 0,
+        }
+    }
+
+    /// Returns the agents that run on this host.
+    fn agents(&self) -> BTreeSet<Tgid> {
+        let others = Neighbours::of_host(&self.root).others();
+        others.into_iter().map(|agent| Tgid(agent.pid)).collect()
+    }
+
+    /// Returns the rows that are of interest, with names and with what hides traffic; selected ones come first.
+    fn described(&mut self, rows: Vec<Row>, all: bool, keep_selected: bool) -> Vec<Row> {
+        let is_of_interest = |row: &Row| {
+            if row.workload.pid == std::process::id() {
+                return false;
+            }
+            let selected = row.workload.selected == Some(true);
+            all || keep_selected && selected || !row.listens.is_empty() || row.workload.is_active()
+        };
+        let mut rows: Vec<Row> = rows
+            .into_iter()
+            .filter(is_of_interest)
+            .map(|row| self.describe(row))
+            .collect();
+        rows.sort_by_key(|row| (row.workload.selected == Some(false), row.workload.pid));
+        rows
+    }
+
+    fn describe(&mut self, mut row: Row) -> Row {
+        let workload = &mut row.workload;
+        if workload.service.is_none() {
+            let facts = self.gatherer.gather(workload.pid, None, None);
+            workload.service = Some(facts.resource.service_name.clone());
+            workload.runtime = Some(facts.runtime.name().to_owned());
+        }
+        if self.root.is_suspect(workload.pid) {
+            workload.unseen.push(Unseen {
+                what: "files that do not answer".to_owned(),
+                count: None,
+            });
+        }
+        for peculiarity in peculiarities(&self.root, workload.pid) {
+            let what = match peculiarity {
+                Peculiarity::ThirtyTwoBit => "32-bit program",
+                Peculiarity::IoUring => "io_uring",
+            };
+            // The agent may have seen it, too.
+            if !workload.unseen.iter().any(|unseen| unseen.what == what) {
+                workload.unseen.push(Unseen {
+                    what: what.to_owned(),
+                    count: None,
+                });
+            }
+        }
+        row
+    }
+}
+
+/// Reason why an agent is not traced.
+const OWN: &str = "spoor itself";
+
+fn row(candidate: Candidate, is_selected: bool, why: String) -> Row {
+    Row {
+        workload: Workload {
+            pid: candidate.tgid.0,
+            selected: Some(is_selected),
+            why,
+            ..Workload::default()
+        },
+        listens: candidate.listens,
+    }
+}
+
+/// Returns the reason why a process is not selected by these rules.
+fn why_not(rules: &[String]) -> String {
+    if rules.is_empty() {
+        // Everything is selected, but for what began before the agent could look at it.
+        return "not seen by the agent".to_owned();
+    }
+    format!("no rule matches: {}", rules.join(" "))
+}

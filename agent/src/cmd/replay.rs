@@ -1,0 +1,109 @@
+//! `spoor replay`: feeds a tape to Core. A tape gives the same spans on any machine, without privileges.
+
+use std::{fs::File, io::BufReader, path::Path, sync::Arc, time::Duration};
+
+use anyhow::Context;
+
+use crate::{
+    config::{CoreSettings, Output, ReplaySettings},
+    engine::{Core, trace::Span},
+    export::{
+        Exporter,
+        config::{Choice, ExportConfig, Stream},
+    },
+    metrics::Metrics,
+    record::Tgid,
+    tape::{Frame, TapeReader},
+};
+
+/// Longest wait for room in the export's queue, and for its end.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Replays a tape to where the settings say.
+///
+/// # Errors
+/// If the tape cannot be read to its end (what it gave until then has left), or not all of its spans could leave.
+pub(super) fn replay(settings: &ReplaySettings) -> anyhow::Result<()> {
+    let choice = match &settings.output {
+        Output::Console => Choice::Console(Stream::Stdout),
+        Output::Otlp => Choice::Otlp,
+        Output::OtlpJson(path) => Choice::OtlpJson(path.clone()),
+    };
+    let config = ExportConfig {
+        max_queue_bytes: settings.queue_bytes,
+        ..ExportConfig::from_env(choice, |name| std::env::var_os(name))?
+    };
+    let metrics = Arc::new(Metrics::default());
+    let exporter = Exporter::start(config, Arc::clone(&metrics))?;
+    let result = play(&settings.file, |spans| {
+        exporter.wait_for_room(PATIENCE);
+        exporter.push(spans);
+    });
+    exporter.shutdown(PATIENCE);
+    result?;
+    // A replay that loses spans is of no use.
+    match metrics.export.lost() {
+        0 => Ok(()),
+        lost => anyhow::bail!("{lost} spans of {} are lost: the log says why", settings.file.display()),
+    }
+}
+
+/// Feeds a tape to a Core, and gives the spans to `take` as they come.
+///
+/// # Errors
+/// If the tape cannot be read to its end.
+pub fn play(file: &Path, mut take: impl FnMut(Vec<Span>)) -> anyhow::Result<()> {
+    let name = || format!("cannot replay {}", file.display());
+    let input = BufReader::new(File::open(file).with_context(name)?);
+    let mut tape = TapeReader::new(input).with_context(name)?;
+    let mut settings: Option<CoreSettings> = None;
+    let mut core: Option<Core> = None;
+    while let Some(frame) = tape.next_frame().with_context(name)? {
+        match (frame, &mut core) {
+            (Frame::Config(json), _) => {
+                let read = serde_json::from_str(&json).context("the tape's settings cannot be read");
+                settings = Some(read.with_context(name)?);
+            }
+            (Frame::Seed(seed), core) => {
+                let settings = settings
+                    .as_ref()
+                    .context("the tape has no configuration before its seed")?;
+                *core = Some(Core::new(settings, seed));
+            }
+            (Frame::Clock { monotonic_ns, unix_ns }, Some(core)) => core.clock(monotonic_ns, unix_ns),
+            (Frame::Record(record), Some(core)) => core.raw_record(record),
+            (Frame::Tick { now_ns }, Some(core)) => {
+                core.tick(now_ns);
+                // There is no kernel side that takes hints, and no inspector that answers.
+                core.take_hints();
+                core.take_wanted();
+                take(core.drain());
+            }
+            (Frame::Process(facts), Some(core)) => core.process(facts.into_owned()),
+            (Frame::Selected { tgid, selected }, Some(core)) => core.selected(Tgid(tgid), selected),
+            (_, None) => anyhow::bail!(
+                "{}: the tape has records before its configuration and seed",
+                file.display()
+            ),
+        }
+    }
+    if let Some(core) = &mut core {
+        take(core.flush());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_no_tape() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = format!("{:#}", play(folder.path(), |_| {}).unwrap_err());
+        assert!(
+            error.contains("name a tape") && !error.contains("free space"),
+            "{error}"
+        );
+    }
+}

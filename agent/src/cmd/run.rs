@@ -1,0 +1,95 @@
+//! `spoor run`: traces, and prints or exports the spans.
+
+use std::sync::Arc;
+
+use super::{
+    agent::{self, Agent},
+    status_line,
+};
+use crate::{
+    config::{Output, RunSettings},
+    export::{
+        Exporter,
+        config::{Choice, ExportConfig, Stream},
+    },
+    metrics::Metrics,
+    probe::Withheld,
+    screen::SCREEN,
+    serve::{ServeError, Server},
+    session::{self, Published, Sink},
+};
+
+/// Traces until a signal, or the end of the command that was launched. Returns the exit code.
+///
+/// # Errors
+/// If nothing can be traced, or spans cannot go where they should.
+pub(super) fn run(settings: &RunSettings) -> anyhow::Result<i32> {
+    run_without(settings, Withheld::default())
+}
+
+/// Runs as on a kernel that lacks something, for tests.
+///
+/// # Errors
+/// If nothing can be traced, or spans cannot go where they should.
+pub fn run_without(settings: &RunSettings, withheld: Withheld) -> anyhow::Result<i32> {
+    let launched = settings.trace.launch.is_some();
+    let config = export_config(settings)?;
+    let metrics = Arc::new(Metrics::default());
+    let published = Arc::<Published>::default();
+    session::register(&published, &metrics);
+    agent::prepare_system()?;
+    let exporter = Exporter::start(config, Arc::clone(&metrics))?;
+    let status = status_line::place(launched, &settings.output);
+    if status.is_some() {
+        SCREEN.reserve();
+    }
+    let server = serve(settings, &metrics, &published)?;
+    let code = agent::run(Agent {
+        settings: &settings.trace,
+        verb: "traces",
+        sink: Sink::Export(exporter),
+        published,
+        status: status.map(|stream| (stream, metrics)),
+        withheld,
+    })?;
+    drop(server);
+    Ok(code)
+}
+
+fn export_config(settings: &RunSettings) -> anyhow::Result<ExportConfig> {
+    let choice = match &settings.output {
+        // The command's own output goes to standard output.
+        Output::Console if settings.trace.launch.is_some() => Choice::Console(Stream::Stderr),
+        Output::Console => Choice::Console(Stream::Stdout),
+        Output::Otlp => Choice::Otlp,
+        Output::OtlpJson(path) => Choice::OtlpJson(path.clone()),
+    };
+    Ok(ExportConfig {
+        max_queue_bytes: settings.queue_bytes,
+        ..ExportConfig::from_env(choice, |name| std::env::var_os(name))?
+    })
+}
+
+/// Serves metrics and health, if the settings name an address.
+fn serve(
+    settings: &RunSettings,
+    metrics: &Arc<Metrics>,
+    published: &Arc<Published>,
+) -> Result<Option<Server>, ServeError> {
+    let Some(address) = settings.metrics_listen else {
+        return Ok(None);
+    };
+    let published = Arc::clone(published);
+    match Server::start(address, Arc::clone(metrics), move || published.health()) {
+        Ok(server) => {
+            tracing::info!("metrics at http://{}/metrics", server.address());
+            Ok(Some(server))
+        }
+        // Another Spoor may run here. Tracing goes on without metrics.
+        Err(error @ ServeError::Taken(_)) => {
+            tracing::warn!("{error}");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,175 @@
+//! An exchange: a request with its response, or with what ended it, seen at one end of its connection.
+//!
+//! [`state`] has the states in which an exchange is, [`lineage`] what is known of its parent and trace, [`side`] the facts of
+//! the end that saw it. An exchange carries the messages of its protocol, and nobody here looks into them.
+
+mod failure;
+mod lineage;
+mod side;
+pub mod state;
+
+use std::sync::Arc;
+
+pub use failure::Failure;
+pub use lineage::{Carried, Lineage, Parent, Trace};
+pub use side::{
+    Caller, Calling, Candidates, NamedBy, Opening, Recognised, Served, Serving, Side, Thread, Turn, Upstream, Writer,
+};
+use state::State;
+
+use super::{
+    context::SpanId,
+    proto::{Call, Reply},
+};
+use crate::record::{ConnectionId, Endpoint, Execution};
+
+slotmap::new_key_type! {
+    /// Names an exchange at one end; never used twice.
+    pub struct ExchangeId;
+}
+
+/// One end of an exchange: from its request's start until its span has left.
+#[derive(Debug)]
+pub struct Exchange {
+    /// The end that saw it.
+    pub side: Side,
+    /// The execution that read the last byte of the request's start (server), or sent its first (client).
+    pub execution: Execution,
+    /// The connection.
+    pub connection: ConnectionId,
+    /// The connection's own end and the other.
+    pub ends: Arc<(Endpoint, Endpoint)>,
+    /// The messages.
+    pub messages: Messages,
+    /// The begin.
+    pub start: Start,
+    /// From `CLOCK_MONOTONIC` to the Unix epoch; the same at both ends of an exchange, whatever is done to the clock.
+    pub unix_offset_ns: i64,
+    /// Whether it becomes a span.
+    pub shown: Shown,
+    /// The span's id.
+    pub span_id: SpanId,
+    /// Its parent and its trace, as far as they are known.
+    pub lineage: Lineage,
+    /// The same exchange at the other end of the connection.
+    pub partner: Option<ExchangeId>,
+    /// Its state.
+    pub state: State,
+}
+
+/// The messages of an exchange.
+#[derive(Debug, Default)]
+pub struct Messages {
+    /// The request; `None`: a connect that failed, there was none.
+    pub call: Option<Call>,
+    /// The response.
+    pub reply: Option<Reply>,
+    /// Size of the request's body, once it was seen to its end.
+    pub request_body_bytes: Option<u64>,
+    /// Size of the response's body, once it was seen to its end.
+    pub response_body_bytes: Option<u64>,
+    /// The way in which the exchange ended, if not by a whole response.
+    pub failure: Option<Failure>,
+}
+
+/// The begin of an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// `CLOCK_MONOTONIC`.
+    pub ns: u64,
+    /// The moment that the clock was read at.
+    pub read_at: ReadAt,
+}
+
+/// The moment at which the begin of an exchange was read from the clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadAt {
+    /// At the system call that began it, or at the other end.
+    Begin,
+    /// At the exit of a write that may have blocked, and no other end tells better.
+    WriteExit,
+}
+
+/// Whether an exchange becomes a span.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// It does.
+    Span,
+    /// A rule of the user's says that it gives none: it takes part in all decisions, but is nobody's parent.
+    Ignored,
+}
+
+impl Exchange {
+    /// An exchange that begins: `execution` read its request's start, or sends it.
+    pub fn new(
+        side: Side,
+        span_id: SpanId,
+        (connection, ends): (ConnectionId, &Arc<(Endpoint, Endpoint)>),
+        execution: Execution,
+        start_ns: u64,
+    ) -> Self {
+        Self {
+            side,
+            execution,
+            connection,
+            ends: Arc::clone(ends),
+            messages: Messages::default(),
+            start: Start {
+                ns: start_ns,
+                read_at: ReadAt::Begin,
+            },
+            unix_offset_ns: 0,
+            shown: Shown::Span,
+            span_id,
+            lineage: Lineage::default(),
+            partner: None,
+            state: State::Open,
+        }
+    }
+
+    /// Returns the facts of a client's end.
+    pub fn calling(&self) -> Option<&Calling> {
+        match &self.side {
+            Side::Client(calling) => Some(calling),
+            Side::Server(_) => None,
+        }
+    }
+
+    /// Returns the facts of a server's end.
+    pub fn serving(&self) -> Option<&Serving> {
+        match &self.side {
+            Side::Server(serving) => Some(serving),
+            Side::Client(_) => None,
+        }
+    }
+
+    /// Returns the facts of a client's end, to be changed.
+    pub fn calling_mut(&mut self) -> Option<&mut Calling> {
+        match &mut self.side {
+            Side::Client(calling) => Some(calling),
+            Side::Server(_) => None,
+        }
+    }
+
+    /// Returns the facts of a server's end, to be changed.
+    pub fn serving_mut(&mut self) -> Option<&mut Serving> {
+        match &mut self.side {
+            Side::Server(serving) => Some(serving),
+            Side::Client(_) => None,
+        }
+    }
+
+    /// Returns whether this is a request that waits for its call at the other end to be found.
+    pub fn waits_for_partner(&self) -> bool {
+        self.serving().is_some() && self.partner.is_none() && self.lineage.parent == Parent::Open
+    }
+
+    /// Returns whether this call repeats a request, as a proxy passes it on.
+    pub fn passes_on(&self, request: &Self) -> bool {
+        let Some(request) = &request.messages.call else {
+            return false;
+        };
+        // A connect that failed has no request yet.
+        self.messages.call.as_ref().is_none_or(|call| call.passes_on(request))
+    }
+}

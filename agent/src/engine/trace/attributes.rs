@@ -1,0 +1,178 @@
+//! The list of a span's attributes while it grows.
+
+use std::{borrow::Cow, fmt::Write, net::IpAddr};
+
+use opentelemetry_semantic_conventions::attribute as semconv;
+
+use super::{Attribute, Value, text};
+use crate::record::Endpoint;
+
+/// The attribute that lists the keys of the values that were cut.
+const TRUNCATED: &str = "spoor.truncated";
+
+pub(in crate::engine::trace) struct Attributes {
+    list: Vec<Attribute>,
+    truncated: Vec<String>,
+}
+
+impl Default for Attributes {
+    fn default() -> Self {
+        Self {
+            // Room for all that a usual exchange has and for what the caller adds, in just under the kilobyte up to
+            // which allocators are fast.
+            list: Vec::with_capacity(18),
+            truncated: Vec::new(),
+        }
+    }
+}
+
+impl Attributes {
+    /// Text that is known to be short.
+    pub(in crate::engine::trace) fn push_str(&mut self, key: &'static str, value: impl Into<Cow<'static, str>>) {
+        self.list.push(Attribute::str(key, value));
+    }
+
+    pub(in crate::engine::trace) fn push_int(&mut self, key: &'static str, value: i64) {
+        self.list.push(Attribute::int(key, value));
+    }
+
+    /// Text from outside, of any length.
+    pub(in crate::engine::trace) fn push_text(&mut self, key: &'static str, value: impl Into<String>) {
+        let mut value = value.into();
+        if text::cut(&mut value) {
+            self.truncated.push(key.into());
+        }
+        self.list.push(Attribute::str(key, value));
+    }
+
+    pub(in crate::engine::trace) fn push_ip(&mut self, key: &'static str, address: IpAddr) {
+        self.list.push(Attribute::str(key, ip_text(address)));
+    }
+
+    /// A captured header, if it has values.
+    pub(in crate::engine::trace) fn push_header<'a>(
+        &mut self,
+        prefix: &str,
+        name: &str,
+        values: impl Iterator<Item = Cow<'a, str>>,
+    ) {
+        let mut values: Vec<_> = values.map(Cow::into_owned).collect();
+        if values.is_empty() {
+            return;
+        }
+        let key = [prefix, ".", name].concat();
+        // All of them are to be looked at: no `any` here.
+        if values
+            .iter_mut()
+            .filter_map(|value| text::cut(value).then_some(()))
+            .count()
+            > 0
+        {
+            self.truncated.push(key.clone());
+        }
+        self.list.push(Attribute {
+            key: Cow::Owned(key),
+            value: Value::Strs(values),
+        });
+    }
+
+    /// An address, unless it is a Unix socket's that has none.
+    pub(in crate::engine::trace) fn push_address(&mut self, key: &'static str, endpoint: &Endpoint) {
+        match endpoint {
+            Endpoint::Ip(address, _) => self.push_ip(key, *address),
+            Endpoint::Unix(Some(path)) => self.push_text(key, &**path),
+            Endpoint::Unix(None) => {}
+        }
+    }
+
+    /// The server, where nothing but its socket names it.
+    pub(in crate::engine::trace) fn push_server_socket(&mut self, server: &Endpoint) {
+        self.push_address(semconv::SERVER_ADDRESS, server);
+        if let Endpoint::Ip(_, port) = *server {
+            self.push_int(semconv::SERVER_PORT, port.into());
+        }
+    }
+
+    /// The socket at the other end.
+    pub(in crate::engine::trace) fn push_peer(&mut self, remote: &Endpoint) {
+        self.push_address(semconv::NETWORK_PEER_ADDRESS, remote);
+        match *remote {
+            Endpoint::Ip(_, port) => self.push_int(semconv::NETWORK_PEER_PORT, port.into()),
+            // Opt-in, and TCP goes without saying: what follows of it here are addresses that are paths.
+            Endpoint::Unix(_) => self.push_str(semconv::NETWORK_TRANSPORT, "unix"),
+        }
+    }
+
+    pub(in crate::engine::trace) fn finish(mut self) -> Vec<Attribute> {
+        if !self.truncated.is_empty() {
+            self.list.push(Attribute {
+                key: Cow::Borrowed(TRUNCATED),
+                value: Value::Strs(self.truncated),
+            });
+        }
+        self.list
+    }
+}
+
+/// An address as text. IPv4 by hand: each span has one or two, and `Display` was the dearest part of an attribute.
+fn ip_text(address: IpAddr) -> String {
+    let address = match address.to_canonical() {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(address) => return address.to_string(),
+    };
+    let mut text = String::with_capacity("255.255.255.255".len());
+    for (index, octet) in address.octets().into_iter().enumerate() {
+        if index > 0 {
+            text.push('.');
+        }
+        for (unit, least) in [(100, 100), (10, 10), (1, 0)] {
+            if octet >= least {
+                text.push(char::from(b'0' + octet / unit % 10));
+            }
+        }
+    }
+    text
+}
+
+/// A socket's address as the authority of a URL; the path of a Unix socket percent-encoded (RFC 3986, section 3.2.2).
+pub(in crate::engine::trace) fn push_authority(url: &mut String, endpoint: &Endpoint) {
+    // Writing to a String cannot fail.
+    let _ = match endpoint {
+        Endpoint::Ip(address, port) => {
+            let written = match address.to_canonical() {
+                IpAddr::V4(address) => write!(url, "{address}"),
+                IpAddr::V6(address) => write!(url, "[{address}]"),
+            };
+            match port {
+                80 => written,
+                port => written.and_then(|()| write!(url, ":{port}")),
+            }
+        }
+        Endpoint::Unix(path) => path
+            .as_deref()
+            .unwrap_or_default()
+            .bytes()
+            .try_for_each(|byte| match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                    url.push(byte.into());
+                    Ok(())
+                }
+                _ => write!(url, "%{byte:02X}"),
+            }),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        for octet in 0..=255 {
+            let address = std::net::Ipv4Addr::new(octet, 0, 10, 255 - octet);
+            assert_eq!(ip_text(address.into()), address.to_string());
+            assert_eq!(ip_text(address.to_ipv6_mapped().into()), address.to_string());
+        }
+        assert_eq!(ip_text("2001:db8::1".parse().unwrap()), "2001:db8::1");
+    }
+}

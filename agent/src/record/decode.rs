@@ -1,0 +1,256 @@
+//! From the binary interface to [`Record`].
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    num::NonZeroU64,
+};
+
+use agent_ebpf::abi::{
+    self, Direction, FAMILY_INET, FAMILY_UNIX, Header, Kind, LOST, Role, SEGMENT_EOF, SEGMENT_MORE, SEGMENT_NOT_HTTP,
+    STATE_LOST_READ, STATE_LOST_WRITTEN, STATE_OPEN, STATE_RELEASED, StateChange, UnseenCause, WAITED,
+};
+
+use super::{
+    Address, Base, Change, Connect, ConnectionId, EndOfStream, Exec, Execution, Exit, Fork, Held, Identity, Listen,
+    Open, Record, Rest, Segment, Since, Socket, Stamp, State, TcpState, Tgid, Tid, Unseen,
+};
+
+/// `TCP_SYN_SENT` and `TCP_CLOSE_WAIT` of the kernel's state numbers.
+const SYN_SENT: u8 = 2;
+const CLOSE_WAIT: u8 = 8;
+
+/// `SHUTDOWN_MASK`: both directions, of `sk_shutdown`.
+const SHUT_BOTH: u8 = 3;
+
+impl<'a> Record<'a> {
+    /// Decodes a record; `None` if it is none of this version's.
+    pub fn decode(record: &'a [u8]) -> Option<Self> {
+        let (header, _) = abi::split::<Header>(record)?;
+        let is = |kind: Kind| header.kind == kind as u8;
+        match () {
+            // The usual one first.
+            () if is(Kind::Segment) => segment(record),
+            () if is(Kind::Open) => open(record).map(Self::Open),
+            () if is(Kind::Connect) => connect(record).map(Self::Connect),
+            () if is(Kind::State) => state(record).map(Self::State),
+            () if is(Kind::Fork) => {
+                let (fork, _) = abi::split::<abi::Fork>(record)?;
+                let child = Tgid(fork.child);
+                Some(Self::Fork(Fork {
+                    stamp: stamp(&header),
+                    child,
+                }))
+            }
+            () if is(Kind::Exec) => exec(record).map(Self::Exec),
+            () if is(Kind::Exit) => {
+                let (exit, _) = abi::split::<abi::Exit>(record)?;
+                Some(Self::Exit(Exit {
+                    stamp: stamp(&header),
+                    code: exit.exit_code,
+                    lost_unix: header.flags & LOST != 0,
+                }))
+            }
+            () if is(Kind::Listen) => {
+                let (listen, _) = abi::split::<abi::Listen>(record)?;
+                Some(Self::Listen(Listen {
+                    stamp: stamp(&header),
+                    port: listen.port.try_into().ok()?,
+                }))
+            }
+            () if is(Kind::Unseen) => {
+                let (unseen, _) = abi::split::<abi::Unseen>(record)?;
+                let io_uring = unseen.cause == UnseenCause::IoUring as u32;
+                io_uring.then(|| Self::Unseen(stamp(&header), Unseen::IoUring))
+            }
+            () => None,
+        }
+    }
+}
+
+/// The record by which the agent says that a Unix connection is over ([`Change::Gone`]): as bytes, for a tape to keep.
+pub fn gone(conn: ConnectionId, now_ns: u64) -> Vec<u8> {
+    let state = abi::State {
+        header: Header {
+            kind: Kind::State as u8,
+            time_ns: now_ns,
+            ..Header::default()
+        },
+        conn: conn.0,
+        state: StateChange::Gone as u8,
+        ..abi::State::default()
+    };
+    abi::bytes_of(&state).to_vec()
+}
+
+fn segment(record: &[u8]) -> Option<Record<'_>> {
+    let (segment, rest) = abi::split::<abi::Segment>(record)?;
+    let header = &segment.header;
+    let (stamp, conn) = (stamp(header), ConnectionId(segment.conn));
+    if header.flags & SEGMENT_EOF != 0 {
+        return Some(Record::EndOfStream(EndOfStream {
+            stamp,
+            conn,
+            end: segment.end,
+        }));
+    }
+    Some(Record::Segment(Segment {
+        stamp,
+        since: since(header),
+        conn,
+        direction: if header.direction == Direction::Read as u8 {
+            Direction::Read
+        } else {
+            Direction::Write
+        },
+        offset: segment.offset,
+        end: segment.end,
+        call_bytes: segment.call_bytes,
+        until: NonZeroU64::new(segment.until),
+        bytes: rest.get(..segment.captured as usize)?,
+        rest: if header.flags & SEGMENT_MORE == 0 {
+            Rest::Gap
+        } else {
+            Rest::Follows
+        },
+        unknown_opening: header.flags & SEGMENT_NOT_HTTP != 0,
+    }))
+}
+
+fn open(record: &[u8]) -> Option<Open> {
+    let (open, _) = abi::split::<abi::Open>(record)?;
+    let base = match open.family {
+        FAMILY_UNIX => Base::Unix(NonZeroU64::new(open.peer)),
+        _ if open.counted == 1 => Base::Counted,
+        _ => Base::Sequences {
+            sent: open.sent_base,
+            received: open.received_base,
+        },
+    };
+    Some(Open {
+        stamp: stamp(&open.header),
+        conn: ConnectionId(open.conn),
+        socket: Socket {
+            address: open.sock,
+            inode: open.inode,
+        },
+        base,
+        written: open.written,
+        read: open.read,
+        role: role(open.role),
+        local: address(open.family, open.local, open.local_port),
+        remote: address(open.family, open.remote, open.remote_port),
+        from_birth: open.from_birth == 1,
+    })
+}
+
+fn connect(record: &[u8]) -> Option<Connect<'_>> {
+    let (connect, rest) = abi::split::<abi::Connect>(record)?;
+    Some(Connect {
+        stamp: stamp(&connect.header),
+        since: since(&connect.header),
+        conn: ConnectionId(connect.conn),
+        start_ns: connect.start_ns,
+        errno: connect.result.saturating_neg(),
+        remote: address(connect.family, connect.remote, connect.remote_port),
+        path: rest.get(..connect.path_bytes as usize)?,
+    })
+}
+
+fn state(record: &[u8]) -> Option<State> {
+    let (state, _) = abi::split::<abi::State>(record)?;
+    let is = |change: StateChange| state.state == change as u8;
+    let change = match () {
+        () if is(StateChange::LocalFin) => Change::LocalFin,
+        () if is(StateChange::RemoteFin) => Change::RemoteFin,
+        () if is(StateChange::Closed) => Change::Closed,
+        () if is(StateChange::Released) => Change::Released,
+        () if is(StateChange::Gone) => Change::Gone,
+        () => return None,
+    };
+    let has = |flag: u8| state.flags & flag != 0;
+    Some(State {
+        stamp: stamp(&state.header),
+        conn: ConnectionId(state.conn),
+        change,
+        errno: state.error,
+        before: match state.old {
+            SYN_SENT => TcpState::SynSent,
+            CLOSE_WAIT => TcpState::CloseWait,
+            _ => TcpState::Other,
+        },
+        shut_both: state.shutdown == SHUT_BOTH,
+        held: match (has(STATE_OPEN), has(STATE_RELEASED)) {
+            (_, true) => Held::Released,
+            (true, false) => Held::Open,
+            (false, false) => Held::Unknown,
+        },
+        lost_read: has(STATE_LOST_READ),
+        lost_written: has(STATE_LOST_WRITTEN),
+    })
+}
+
+fn exec(record: &[u8]) -> Option<Exec<'_>> {
+    let (exec, rest) = abi::split::<abi::Exec>(record)?;
+    let strings = rest.get(..exec.strings_len as usize)?;
+    let (command_line, environment) = strings
+        .split_at_checked(exec.cmdline_len as usize)
+        .unwrap_or((strings, &[]));
+    Some(Exec {
+        stamp: stamp(&exec.header),
+        command_line,
+        environment,
+        provisional: exec.provisional == 1,
+        comm: exec.comm,
+    })
+}
+
+fn stamp(header: &Header) -> Stamp {
+    let abi::Execution {
+        tgid,
+        tid,
+        identity,
+        parent,
+        generation,
+        source,
+    } = header.execution;
+    let identity = NonZeroU64::new(identity).map(|word| Identity {
+        word,
+        generation,
+        parent: NonZeroU64::new(parent),
+        source,
+    });
+    Stamp {
+        time_ns: header.time_ns,
+        execution: Execution {
+            tgid: Tgid(tgid),
+            tid: Tid(tid),
+            identity,
+        },
+    }
+}
+
+fn since(header: &Header) -> Since {
+    Since {
+        waited: header.flags & WAITED != 0,
+        lost: header.flags & LOST != 0,
+    }
+}
+
+fn role(number: u8) -> Role {
+    match number {
+        number if number == Role::Client as u8 => Role::Client,
+        number if number == Role::Server as u8 => Role::Server,
+        _ => Role::Unknown,
+    }
+}
+
+fn address(family: u8, address: [u8; 16], port: u16) -> Address {
+    match family {
+        FAMILY_UNIX => Address::Unix,
+        FAMILY_INET => {
+            let [a, b, c, d, ..] = address;
+            Address::Ip(IpAddr::V4(Ipv4Addr::new(a, b, c, d)), port)
+        }
+        _ => Address::Ip(IpAddr::V6(Ipv6Addr::from(address)).to_canonical(), port),
+    }
+}

@@ -1,0 +1,220 @@
+//! Decoding, from the binary interface's own structs.
+
+use agent_ebpf::abi::{self, Header, Kind, Plain, bytes_of};
+
+use super::*;
+
+/// A header of the kind, by process 10, thread 11, at 12 ns.
+fn header(kind: Kind) -> Header {
+    Header {
+        kind: kind as u8,
+        time_ns: 12,
+        execution: abi::Execution {
+            tgid: 10,
+            tid: 11,
+            ..abi::Execution::default()
+        },
+        ..Header::default()
+    }
+}
+
+fn stamp() -> Stamp {
+    Stamp {
+        time_ns: 12,
+        execution: Execution {
+            tgid: Tgid(10),
+            tid: Tid(11),
+            identity: None,
+        },
+    }
+}
+
+fn with(record: &impl Plain, rest: &[u8]) -> Vec<u8> {
+    [bytes_of(record), rest].concat()
+}
+
+fn segment(flags: u16) -> abi::Segment {
+    abi::Segment {
+        header: Header {
+            flags,
+            direction: Direction::Write as u8,
+            ..header(Kind::Segment)
+        },
+        conn: 1,
+        offset: 5,
+        end: 8,
+        captured: 2,
+        call_bytes: 3,
+        until: 9,
+    }
+}
+
+#[test]
+fn a_segment_has_its_bytes_and_its_flags_words() {
+    let flags = abi::SEGMENT_MORE | abi::SEGMENT_NOT_HTTP | abi::WAITED | abi::LOST;
+    let expected = Segment {
+        stamp: stamp(),
+        since: Since {
+            waited: true,
+            lost: true,
+        },
+        conn: ConnectionId(1),
+        direction: Direction::Write,
+        offset: 5,
+        end: 8,
+        call_bytes: 3,
+        until: NonZeroU64::new(9),
+        bytes: b"ab",
+        rest: Rest::Follows,
+        unknown_opening: true,
+    };
+    let bytes = with(&segment(flags), b"abc");
+    assert_eq!(Record::decode(&bytes), Some(Record::Segment(expected)));
+    assert!(expected.begins_call());
+    let plain = Segment {
+        since: Since::default(),
+        rest: Rest::Gap,
+        unknown_opening: false,
+        ..expected
+    };
+    assert_eq!(Record::decode(&with(&segment(0), b"ab")), Some(Record::Segment(plain)));
+    assert_eq!(Record::decode(&with(&segment(0), b"a")), None, "cut off");
+    let end = EndOfStream {
+        stamp: stamp(),
+        conn: ConnectionId(1),
+        end: 8,
+    };
+    let bytes = with(&segment(abi::SEGMENT_EOF), b"");
+    assert_eq!(Record::decode(&bytes), Some(Record::EndOfStream(end)));
+}
+
+#[test]
+fn an_identity_is_there_only_if_it_has_a_word() {
+    let mut fork = abi::Fork {
+        header: header(Kind::Fork),
+        child: 13,
+        pad: 0,
+    };
+    fork.header.execution.parent = 7;
+    let decoded = |fork: &abi::Fork| match Record::decode(bytes_of(fork)) {
+        Some(Record::Fork(fork)) => fork,
+        other => panic!("{other:?}"),
+    };
+    let expected = Fork {
+        stamp: stamp(),
+        child: Tgid(13),
+    };
+    assert_eq!(decoded(&fork), expected);
+    fork.header.execution.identity = 6;
+    fork.header.execution.generation = 2;
+    let identity = Identity {
+        word: NonZeroU64::new(6).unwrap(),
+        generation: 2,
+        parent: NonZeroU64::new(7),
+        source: 0,
+    };
+    assert_eq!(decoded(&fork).stamp.execution.identity, Some(identity));
+}
+
+#[test]
+fn addresses_and_bases_by_family() {
+    let open = |family: u8, counted: u8| {
+        let mut local = [0; 16];
+        local[..4].copy_from_slice(&[127, 0, 0, 1]);
+        let open = abi::Open {
+            header: header(Kind::Open),
+            conn: 1,
+            peer: 3,
+            sent_base: 4,
+            received_base: 5,
+            local,
+            local_port: 80,
+            family,
+            counted,
+            role: 7,
+            from_birth: 1,
+            ..abi::Open::default()
+        };
+        match Record::decode(bytes_of(&open)) {
+            Some(Record::Open(open)) => (open.base, open.local, open.role, open.from_birth),
+            other => panic!("{other:?}"),
+        }
+    };
+    let loopback = Address::Ip([127, 0, 0, 1].into(), 80);
+    let sequences = Base::Sequences { sent: 4, received: 5 };
+    assert_eq!(
+        open(abi::FAMILY_INET, 0),
+        (sequences, loopback, Role::Unknown, true),
+        "a role that is none is unknown"
+    );
+    assert_eq!(open(abi::FAMILY_INET, 1).0, Base::Counted);
+    let unix = Base::Unix(NonZeroU64::new(3));
+    assert_eq!(open(abi::FAMILY_UNIX, 1), (unix, Address::Unix, Role::Unknown, true));
+}
+
+#[test]
+fn a_number_that_is_not_known_is_no_record() {
+    let state = |change: u8| abi::State {
+        header: header(Kind::State),
+        state: change,
+        old: 2,
+        shutdown: 3,
+        flags: abi::STATE_RELEASED | abi::STATE_LOST_READ,
+        ..abi::State::default()
+    };
+    assert_eq!(Record::decode(bytes_of(&state(77))), None);
+    let closed = state(abi::StateChange::Closed as u8);
+    let expected = State {
+        stamp: stamp(),
+        conn: ConnectionId(0),
+        change: Change::Closed,
+        errno: 0,
+        before: TcpState::SynSent,
+        shut_both: true,
+        held: Held::Released,
+        lost_read: true,
+        lost_written: false,
+    };
+    assert_eq!(Record::decode(bytes_of(&closed)), Some(Record::State(expected)));
+    let mut other = closed;
+    other.header.kind = 99;
+    assert_eq!(Record::decode(bytes_of(&other)), None);
+    let gone = gone(ConnectionId(4), 5);
+    assert!(matches!(
+        Record::decode(&gone),
+        Some(Record::State(State {
+            change: Change::Gone,
+            conn: ConnectionId(4),
+            ..
+        }))
+    ));
+}
+
+#[test]
+fn words_of_an_exec_are_taken_apart() {
+    let exec = |strings_len, cmdline_len| abi::Exec {
+        header: header(Kind::Exec),
+        strings_len,
+        cmdline_len,
+        provisional: 1,
+        pad: 0,
+        comm: [0; 16],
+    };
+    let parts = |strings_len, cmdline_len| {
+        let bytes = with(&exec(strings_len, cmdline_len), b"sh\0A=b\0");
+        let Some(Record::Exec(exec)) = Record::decode(&bytes) else {
+            return None;
+        };
+        Some((exec.command_line.to_vec(), exec.environment.to_vec()))
+    };
+    assert_eq!(parts(7, 3), Some((b"sh\0".to_vec(), b"A=b\0".to_vec())));
+    assert_eq!(parts(3, 9), Some((b"sh\0".to_vec(), vec![])), "more than there is");
+    assert_eq!(parts(8, 3), None, "cut off");
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_bytes_can_be_decoded(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+        let _ = Record::decode(&bytes);
+    }
+}

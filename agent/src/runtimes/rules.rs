@@ -1,0 +1,56 @@
+//! The causality rules that hold in each runtime.
+
+use super::Runtime;
+
+/// A causality rule that holds in some runtimes only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// A thread serves one request at a time: the calls that it makes meanwhile are that request's.
+    Thread,
+    /// A loop makes the call in the turn in which it reads the request.
+    Turn,
+    /// A worker serves one request at a time, which another thread may have read: whoever writes the response made the
+    /// calls.
+    Worker,
+}
+
+/// A set of rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules(u8);
+
+impl Rules {
+    /// The rules that may turn out to hold in a process whose runtime is not known yet. Each of them keeps its answer until it
+    /// is known. [`Rule::Worker`] is not among them: it has no answer before the response, which waits for the runtime.
+    pub const POSSIBLE: Self = Self::of(&[Rule::Thread, Rule::Turn]);
+
+    /// No rule.
+    pub const NONE: Self = Self::of(&[]);
+
+    const fn of(rules: &[Rule]) -> Self {
+        let mut set = 0;
+        let mut place = 0;
+        while place < rules.len() {
+            set |= 1 << rules[place] as u8;
+            place += 1;
+        }
+        Self(set)
+    }
+
+    /// Returns whether a rule is among them.
+    pub fn has(self, rule: Rule) -> bool {
+        self.0 & 1 << rule as u8 != 0
+    }
+}
+
+impl Runtime {
+    /// Returns the rules that hold in this runtime. None where many requests share a thread, and nothing that is seen from
+    /// outside tells them apart.
+    pub fn rules(self) -> Rules {
+        match self {
+            Self::Unknown | Self::Python | Self::Jvm | Self::Ruby | Self::Php => Rules::of(&[Rule::Thread]),
+            Self::Nginx => Rules::of(&[Rule::Turn]),
+            Self::Puma => Rules::of(&[Rule::Worker]),
+            Self::Go | Self::Node | Self::Beam | Self::Dotnet | Self::Loop => Rules::of(&[]),
+        }
+    }
+}
