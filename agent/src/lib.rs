@@ -1,6 +1,7 @@
 //! Spoor, a zero-code distributed tracing agent: from system calls to OpenTelemetry spans.
 //!
-//! [`probe`] reads the ring buffer, [`engine`] turns its records into spans, [`export`] sends them. [`targets`] decides
+//! [`probe`] reads the ring buffer, [`engine`] turns its records into spans, [`sink`] takes them to the [`console`] or to the
+//! [`export`]. [`targets`] decides
 //! which processes are traced, [`process`] describes them, [`runtimes`] tells their runtimes apart. [`session`] is the
 //! loop that drives all of it, [`cmd`] holds the commands.
 
@@ -29,5 +30,7 @@ pub mod runtimes;
 pub mod screen;
 pub mod serve;
 pub mod session;
+pub mod sink;
 pub mod tape;
 pub mod targets;
+pub mod traces;

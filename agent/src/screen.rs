@@ -13,7 +13,14 @@ use std::{
 use tracing_subscriber::fmt::MakeWriter;
 use unicode_width::UnicodeWidthChar;
 
-use crate::export::config::Stream;
+/// One of the process's own streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
 
 /// Moves to the first column and erases the row (ECMA-48: EL 2).
 const ERASE: &str = "\r\x1b[2K";

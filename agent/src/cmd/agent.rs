@@ -7,14 +7,13 @@ use anyhow::Context;
 use super::{announce::announce, status_line::StatusLine};
 use crate::{
     config::TraceSettings,
-    export::config::Stream,
     launch::{Launch, Stop, survivors},
     metrics::Metrics,
     preflight,
     probe::{self, Probe, Settings, Withheld},
     process::ProcRoot,
     record::Tgid,
-    screen::say,
+    screen::{Stream, say},
     session::{LaunchedCommand, Parts, Published, Session, Sink},
     targets::rules::Rules,
 };

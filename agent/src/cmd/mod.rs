@@ -1,6 +1,6 @@
 //! Commands of the `spoor` program, one file each.
 //!
-//! [`agent`] holds what `run` and `record` share: the agent's life from settings to an exit code.
+//! `agent.rs` holds what `run` and `record` share: the agent's life from settings to an exit code.
 
 mod agent;
 mod announce;

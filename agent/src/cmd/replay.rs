@@ -5,14 +5,12 @@ use std::{fs::File, io::BufReader, path::Path, sync::Arc, time::Duration};
 use anyhow::Context;
 
 use crate::{
-    config::{CoreSettings, Output, ReplaySettings},
+    config::{CoreSettings, ReplaySettings},
     engine::{Core, trace::Span},
-    export::{
-        Exporter,
-        config::{Choice, ExportConfig, Stream},
-    },
     metrics::Metrics,
     record::Tgid,
+    screen::Stream,
+    sink::{Destination, SpanSink},
     tape::{Frame, TapeReader},
 };
 
@@ -24,22 +22,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// # Errors
 /// If the tape cannot be read to its end (what it gave until then has left), or not all of its spans could leave.
 pub(super) fn replay(settings: &ReplaySettings) -> anyhow::Result<()> {
-    let choice = match &settings.output {
-        Output::Console => Choice::Console(Stream::Stdout),
-        Output::Otlp => Choice::Otlp,
-        Output::OtlpJson(path) => Choice::OtlpJson(path.clone()),
-    };
-    let config = ExportConfig {
-        max_queue_bytes: settings.queue_bytes,
-        ..ExportConfig::from_env(choice, |name| std::env::var_os(name))?
-    };
+    let destination = Destination::new(&settings.output, Stream::Stdout, settings.queue_bytes)?;
     let metrics = Arc::new(Metrics::default());
-    let exporter = Exporter::start(config, Arc::clone(&metrics))?;
+    let sink = SpanSink::start(destination, Arc::clone(&metrics))?;
     let result = play(&settings.file, |spans| {
-        exporter.wait_for_room(PATIENCE);
-        exporter.push(spans);
+        sink.wait_for_room(PATIENCE);
+        sink.push(spans);
     });
-    exporter.shutdown(PATIENCE);
+    sink.shutdown(PATIENCE);
     result?;
     // A replay that loses spans is of no use.
     match metrics.export.lost() {

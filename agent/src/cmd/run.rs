@@ -7,16 +7,13 @@ use super::{
     status_line,
 };
 use crate::{
-    config::{Output, RunSettings},
-    export::{
-        Exporter,
-        config::{Choice, ExportConfig, Stream},
-    },
+    config::RunSettings,
     metrics::Metrics,
     probe::Withheld,
-    screen::SCREEN,
+    screen::{SCREEN, Stream},
     serve::{ServeError, Server},
     session::{self, Published, Sink},
+    sink::{Destination, SpanSink},
 };
 
 /// Traces until a signal, or the end of the command that was launched. Returns the exit code.
@@ -33,12 +30,14 @@ pub(super) fn run(settings: &RunSettings) -> anyhow::Result<i32> {
 /// If nothing can be traced, or spans cannot go where they should.
 pub fn run_without(settings: &RunSettings, withheld: Withheld) -> anyhow::Result<i32> {
     let launched = settings.trace.launch.is_some();
-    let config = export_config(settings)?;
+    // The command's own output goes to standard output.
+    let console = if launched { Stream::Stderr } else { Stream::Stdout };
+    let destination = Destination::new(&settings.output, console, settings.queue_bytes)?;
     let metrics = Arc::new(Metrics::default());
     let published = Arc::<Published>::default();
     session::register(&published, &metrics);
     agent::prepare_system()?;
-    let exporter = Exporter::start(config, Arc::clone(&metrics))?;
+    let spans = SpanSink::start(destination, Arc::clone(&metrics))?;
     let status = status_line::place(launched, &settings.output);
     if status.is_some() {
         SCREEN.reserve();
@@ -47,27 +46,13 @@ pub fn run_without(settings: &RunSettings, withheld: Withheld) -> anyhow::Result
     let code = agent::run(Agent {
         settings: &settings.trace,
         verb: "traces",
-        sink: Sink::Export(exporter),
+        sink: Sink::Spans(spans),
         published,
         status: status.map(|stream| (stream, metrics)),
         withheld,
     })?;
     drop(server);
     Ok(code)
-}
-
-fn export_config(settings: &RunSettings) -> anyhow::Result<ExportConfig> {
-    let choice = match &settings.output {
-        // The command's own output goes to standard output.
-        Output::Console if settings.trace.launch.is_some() => Choice::Console(Stream::Stderr),
-        Output::Console => Choice::Console(Stream::Stdout),
-        Output::Otlp => Choice::Otlp,
-        Output::OtlpJson(path) => Choice::OtlpJson(path.clone()),
-    };
-    Ok(ExportConfig {
-        max_queue_bytes: settings.queue_bytes,
-        ..ExportConfig::from_env(choice, |name| std::env::var_os(name))?
-    })
 }
 
 /// Serves metrics and health, if the settings name an address.

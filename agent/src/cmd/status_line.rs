@@ -12,9 +12,8 @@ use rustix::fs::FileType;
 
 use crate::{
     config::Output,
-    export::config::Stream,
     metrics::{ExportMetrics, Metrics},
-    screen::{Line, SCREEN, fitted},
+    screen::{Line, SCREEN, Stream, fitted},
     session::{Published, Snapshot},
 };
 

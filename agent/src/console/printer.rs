@@ -1,64 +1,141 @@
-//! The console on a thread, with a clock and a stream.
+//! The printer: a thread that assembles traces and writes them to a stream.
 
 use std::{
     io::{self, IsTerminal, Write},
     mem,
+    ops::ControlFlow,
     os::fd::AsFd,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use super::{Console, QUIET, Style, nanos};
+use super::{Style, render};
 use crate::{
     engine::trace::Span,
     export::{
-        ExportThread, blocked,
-        config::Stream,
         losses::{Loss, Losses},
-        queue::Unsent,
+        thread::{ExportThread, Unsent},
     },
     metrics::Metrics,
-    screen::SCREEN,
+    screen::{SCREEN, Stream},
+    traces::{Assembler, QUIET, Trace},
 };
 
-/// Columns of what is not a terminal.
+/// Columns of a stream that is no terminal.
 const PLAIN_COLUMNS: usize = 120;
-/// Traces that are due within so long are printed together.
+/// Shortest sleep of the thread. Traces that are due within it are printed together.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(50);
 
-/// Prints traces, on a thread of its own that sleeps while there are none.
+/// Prints traces, on a thread of its own that sleeps while no trace is due.
 #[derive(Debug)]
 pub struct Printer {
     shared: Arc<Shared>,
-    metrics: Arc<Metrics>,
     thread: ExportThread,
 }
 
+/// State that [`Printer`] and its thread share.
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
-    begun: Instant,
     losses: Losses,
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    console: Console,
+    assembler: Assembler,
+    /// Spans that found no room since the last output.
+    unseen: u64,
     /// Spans whose trace is being printed.
     in_flight: usize,
-    closed: bool,
-    /// All spans are counted, whatever becomes of those in flight.
+    /// No more spans come: print all that is there, and end.
+    is_closed: bool,
+    /// Set by [`Shared::give_up`]: all spans are counted, so a write that ends later counts none.
     is_given_up: bool,
-    /// Until when the thread sleeps; `None` if it is awake.
-    sleeps_until_ns: Option<u64>,
+    sleep: Sleep,
+}
+
+/// Sleep of the thread.
+#[derive(Debug, Default)]
+enum Sleep {
+    #[default]
+    Awake,
+    /// Until then, unless it is woken.
+    Until(Instant),
+    /// Until it is woken.
+    UntilWoken,
+}
+
+impl Printer {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub fn start(stream: Stream, metrics: Arc<Metrics>) -> io::Result<Self> {
+        match stream {
+            Stream::Stdout => Self::spawn(io::stdout(), metrics),
+            Stream::Stderr => Self::spawn(io::stderr(), metrics),
+        }
+    }
+
+    fn spawn(stream: impl Write + IsTerminal + AsFd + Send + 'static, metrics: Arc<Metrics>) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            losses: Losses::new("the console".to_owned()),
+            metrics,
+        });
+        let of_thread = Arc::clone(&shared);
+        let thread = ExportThread::spawn(move || run(&of_thread, Writer::new(stream)))?;
+        Ok(Self { shared, thread })
+    }
+
+    /// Adds spans. Never waits for a write.
+    pub fn push(&self, spans: Vec<Span>) {
+        let now = Instant::now();
+        let mut state = self.shared.lock();
+        let mut unseen = 0;
+        for span in spans {
+            if state.assembler.add(span, now).is_err() {
+                unseen += 1;
+            }
+        }
+        state.unseen += unseen;
+        // The new spans make no trace due before it has been quiet for a while.
+        let wakes = match state.sleep {
+            Sleep::Awake => false,
+            Sleep::Until(until) => until > now + QUIET,
+            Sleep::UntilWoken => true,
+        };
+        if wakes {
+            state.sleep = Sleep::Awake;
+            self.shared.changed.notify_one();
+        }
+        drop(state);
+        self.shared.tell_unseen(unseen);
+    }
+
+    /// Returns which part of the room for spans is taken, from 0 to 1.
+    pub fn fill(&self) -> f64 {
+        self.shared.lock().assembler.fill()
+    }
+
+    /// Prints all that is there, for at most `within`, and ends. Spans that are left then are counted as dropped.
+    pub fn shutdown(self, within: Duration) {
+        let Self { shared, thread } = self;
+        shared.lock().is_closed = true;
+        shared.changed.notify_one();
+        if !thread.join(within) {
+            let unsent = shared.give_up();
+            shared.metrics.export.dropped.shutdown.inc_by(unsent.spans() as u64);
+            tracing::warn!("{}", unsent.warning(shared.losses.destination(), within));
+        }
+        shared.losses.finish();
+    }
 }
 
 impl Shared {
-    fn now_ns(&self) -> u64 {
-        nanos(self.begun.elapsed())
-    }
-
     /// Ends the flight of so many spans, which the caller then counts. False if [`Shared::give_up`] has counted them.
     fn land(&self, spans: usize) -> bool {
         let mut state = self.lock();
@@ -73,9 +150,62 @@ impl Shared {
         let mut state = self.lock();
         state.is_given_up = true;
         Unsent {
-            waiting: mem::take(&mut state.console).spans,
+            waiting: mem::take(&mut state.assembler).spans(),
             in_flight: mem::take(&mut state.in_flight),
         }
+    }
+
+    fn tell_unseen(&self, unseen: u64) {
+        if unseen > 0 {
+            self.metrics.export.dropped.console_full.inc_by(unseen);
+            self.losses.lost(Loss::Console, unseen, || {
+                "spans are dropped: more come at once than the console can keep; select fewer processes, or use a collector"
+                    .to_owned()
+            });
+        }
+        // Also where the thread hangs in a write.
+        self.losses.poll();
+    }
+
+    /// Waits until a trace is due, spans come or the end is near, and returns what is to be printed then.
+    fn next(&self) -> Output {
+        let mut state = self.lock();
+        loop {
+            let now = Instant::now();
+            let traces = if state.is_closed {
+                state.assembler.take_all()
+            } else {
+                state.assembler.take_due(now)
+            };
+            // Spans that found no room are told with the next trace, or now if no trace comes.
+            let only_unseen = state.unseen > 0 && state.assembler.spans() == 0;
+            if state.is_closed || only_unseen || !traces.is_empty() {
+                state.in_flight = traces.iter().map(|trace| trace.nodes.len()).sum();
+                return Output {
+                    traces,
+                    unseen: mem::take(&mut state.unseen),
+                    is_last: state.is_closed,
+                };
+            }
+            state = self.sleep(state, now);
+        }
+    }
+
+    fn sleep<'a>(&'a self, mut awake: MutexGuard<'a, State>, now: Instant) -> MutexGuard<'a, State> {
+        let mut woken = match awake.assembler.next_due() {
+            None => {
+                awake.sleep = Sleep::UntilWoken;
+                self.changed.wait(awake).unwrap_or_else(PoisonError::into_inner)
+            }
+            Some(due) => {
+                awake.sleep = Sleep::Until(due);
+                let wait = due.saturating_duration_since(now).max(SHORTEST_SLEEP);
+                let woken = self.changed.wait_timeout(awake, wait);
+                woken.unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
+        woken.sleep = Sleep::Awake;
+        woken
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -83,142 +213,103 @@ impl Shared {
     }
 }
 
-impl Printer {
-    /// Starts the thread.
-    ///
-    /// # Errors
-    /// If there can be no thread.
-    pub fn start(stream: Stream, metrics: Arc<Metrics>) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
-            state: Mutex::default(),
-            changed: Condvar::new(),
-            begun: Instant::now(),
-            losses: Losses::new("the console".to_owned()),
-        });
-        let (of_thread, counts) = (shared.clone(), metrics.clone());
-        let thread = ExportThread::spawn(move || match stream {
-            Stream::Stdout => run(&of_thread, io::stdout(), &counts),
-            Stream::Stderr => run(&of_thread, io::stderr(), &counts),
-        })?;
-        Ok(Self {
-            shared,
-            metrics,
-            thread,
-        })
-    }
+/// Traces that are to be printed now.
+struct Output {
+    traces: Vec<Trace>,
+    unseen: u64,
+    is_last: bool,
+}
 
-    /// Adds spans.
-    pub fn push(&self, spans: &[Span]) {
-        let now_ns = self.shared.now_ns();
-        let mut state = self.shared.lock();
-        let unseen = spans.iter().filter(|span| !state.console.add(span, now_ns)).count();
-        // No trace is due earlier than when it has been quiet for a while.
-        if state
-            .sleeps_until_ns
-            .is_some_and(|until_ns| until_ns > now_ns.saturating_add(nanos(QUIET)))
-        {
-            state.sleeps_until_ns = None;
-            self.shared.changed.notify_one();
+fn run<S: Write + AsFd>(shared: &Shared, mut writer: Writer<S>) {
+    loop {
+        let output = shared.next();
+        if writer.write(shared, &output).is_break() || output.is_last {
+            return;
         }
-        drop(state);
-        let losses = &self.shared.losses;
-        if unseen > 0 {
-            let unseen = unseen as u64;
-            self.metrics.export.dropped.console_full.inc_by(unseen);
-            losses.lost(Loss::Console, unseen, || {
-                "spans are dropped: more come at once than the console keeps; select fewer processes, or use a collector"
-                    .to_owned()
-            });
-        }
-        losses.poll();
-    }
-
-    /// Which part of the room for spans is taken.
-    pub fn fill(&self) -> f64 {
-        self.shared.lock().console.fill()
-    }
-
-    /// Prints all that is there, and ends, for which it has so long.
-    pub fn shutdown(self, within: Duration) {
-        self.shared.lock().closed = true;
-        self.shared.changed.notify_one();
-        if !self.thread.join(within) {
-            let unsent = self.shared.give_up();
-            self.metrics.export.dropped.shutdown.inc_by(unsent.spans() as u64);
-            tracing::warn!("{}", blocked(self.shared.losses.destination(), within, unsent));
-        }
-        self.shared.losses.finish();
     }
 }
 
-fn run(shared: &Shared, mut stream: impl Write + IsTerminal + AsFd, metrics: &Metrics) {
-    // https://no-color.org
-    let is_terminal = stream.is_terminal();
-    let colour = is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let mut broken = false;
-    let mut state = shared.lock();
-    loop {
-        let closed = state.closed;
-        let now_ns = shared.now_ns();
-        let style = Style {
-            colour,
-            columns: terminal_size::terminal_size_of(&stream).map_or(PLAIN_COLUMNS, |(width, _)| width.0.into()),
-        };
-        let texts = if closed {
-            state.console.finish(style)
-        } else {
-            state.console.due(now_ns, style)
-        };
-        state.in_flight = texts.iter().map(|(_, spans)| spans).sum();
-        drop(state);
-        for (text, spans) in texts {
-            let mut write = || stream.write_all(text.as_bytes()).and_then(|()| stream.flush());
-            // A pipe that nobody reads any more does not end the agent: it may be a traced command's parent.
-            let lost = |reason: &str| {
-                metrics.export.failed.write.inc_by(spans as u64);
+/// Writes traces to a stream.
+struct Writer<S> {
+    stream: S,
+    is_terminal: bool,
+    has_colour: bool,
+    /// The stream's reader is gone.
+    is_broken: bool,
+}
+
+impl<S: Write + AsFd> Writer<S> {
+    fn new(stream: S) -> Self
+    where
+        S: IsTerminal,
+    {
+        let is_terminal = stream.is_terminal();
+        // https://no-color.org
+        let has_colour = is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self {
+            stream,
+            is_terminal,
+            has_colour,
+            is_broken: false,
+        }
+    }
+
+    /// Writes the traces, and counts their spans. Breaks if the spans in flight have been counted already.
+    fn write(&mut self, shared: &Shared, output: &Output) -> ControlFlow<()> {
+        let style = self.style();
+        for trace in &output.traces {
+            self.print(shared, &render(trace, style), trace.nodes.len())?;
+        }
+        match output.unseen {
+            0 => ControlFlow::Continue(()),
+            unseen => self.print(shared, &format!("… {unseen} spans more than can be shown\n\n"), 0),
+        }
+    }
+
+    fn print(&mut self, shared: &Shared, text: &str, spans: usize) -> ControlFlow<()> {
+        let written = self.emit(text);
+        if !shared.land(spans) {
+            return ControlFlow::Break(());
+        }
+        let spans = spans as u64;
+        match written {
+            Ok(()) => {
+                shared.metrics.export.exported.inc_by(spans);
+            }
+            Err(reason) => {
+                shared.metrics.export.failed.write.inc_by(spans);
                 let line = || format!("traces cannot be printed, their spans are lost: {reason}");
-                shared.losses.lost(Loss::NotWritten, spans as u64, line);
-            };
-            let written = match broken {
-                true => None,
-                false if is_terminal => Some(SCREEN.around(write)),
-                false => Some(write()),
-            };
-            if !shared.land(spans) {
-                return;
-            }
-            match written {
-                None => lost("nobody reads them any more"),
-                Some(Err(error)) => {
-                    broken = error.kind() == io::ErrorKind::BrokenPipe;
-                    lost(&error.to_string());
-                }
-                Some(Ok(())) => {
-                    metrics.export.exported.inc_by(spans as u64);
-                }
+                shared.losses.lost(Loss::NotWritten, spans, line);
             }
         }
-        if closed {
-            return;
+        ControlFlow::Continue(())
+    }
+
+    /// Writes a text, or returns why it cannot be written. A pipe that nobody reads any more does not end the agent: it may
+    /// be the parent of a traced command.
+    fn emit(&mut self, text: &str) -> Result<(), String> {
+        if self.is_broken {
+            return Err("nobody reads them any more".to_owned());
         }
-        state = shared.lock();
-        if state.closed {
-            continue;
-        }
-        let due_ns = state.console.next_due();
-        state.sleeps_until_ns = Some(due_ns.unwrap_or(u64::MAX));
-        state = match due_ns {
-            None => shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
-            Some(due_ns) => {
-                let wait = Duration::from_nanos(due_ns.saturating_sub(shared.now_ns())).max(SHORTEST_SLEEP);
-                let (state, _) = shared
-                    .changed
-                    .wait_timeout(state, wait)
-                    .unwrap_or_else(PoisonError::into_inner);
-                state
-            }
+        let stream = &mut self.stream;
+        let mut write = || stream.write_all(text.as_bytes()).and_then(|()| stream.flush());
+        let written = if self.is_terminal {
+            SCREEN.around(write)
+        } else {
+            write()
         };
-        state.sleeps_until_ns = None;
+        written.map_err(|error| {
+            self.is_broken = error.kind() == io::ErrorKind::BrokenPipe;
+            error.to_string()
+        })
+    }
+
+    /// Returns the style for the stream as it is now: a terminal's width may change.
+    fn style(&self) -> Style {
+        Style {
+            colour: self.has_colour,
+            columns: terminal_size::terminal_size_of(&self.stream).map_or(PLAIN_COLUMNS, |(width, _)| width.0.into()),
+        }
     }
 }
 
@@ -235,19 +326,7 @@ mod tests {
 
     fn start(stream: OwnedFd) -> (Printer, Arc<Metrics>) {
         let metrics = Arc::new(Metrics::default());
-        let shared = Arc::new(Shared {
-            state: Mutex::default(),
-            changed: Condvar::new(),
-            begun: Instant::now(),
-            losses: Losses::new("the console".to_owned()),
-        });
-        let (of_thread, counts) = (shared.clone(), metrics.clone());
-        let thread = ExportThread::spawn(move || run(&of_thread, File::from(stream), &counts)).unwrap();
-        let printer = Printer {
-            shared,
-            metrics: metrics.clone(),
-            thread,
-        };
+        let printer = Printer::spawn(File::from(stream), metrics.clone()).unwrap();
         (printer, metrics)
     }
 
@@ -259,9 +338,9 @@ mod tests {
         let mut orphan = span(1);
         orphan.trace_id = crate::engine::trace::TraceId::new([1; 16]).unwrap();
         orphan.parent = Some((orphan.span_id, crate::engine::trace::ParentMethod::Thread));
-        printer.push(&[orphan]);
+        printer.push(vec![orphan]);
         std::thread::sleep(Duration::from_millis(20));
-        printer.push(&[span(2)]);
+        printer.push(vec![span(2)]);
         let mut first = [0; 8];
         reader.read_exact(&mut first).unwrap();
         let took = begun.elapsed();
@@ -278,7 +357,7 @@ mod tests {
         let (reader, writer) = pipe().unwrap();
         drop(reader);
         let (printer, metrics) = start(writer.into());
-        printer.push(&[span(1), span(2)]);
+        printer.push(vec![span(1), span(2)]);
         printer.shutdown(Duration::from_secs(5));
         assert_eq!(
             (metrics.export.exported.get(), metrics.export.failed.write.get()),
@@ -291,12 +370,12 @@ mod tests {
         let (reader, writer) = pipe().unwrap();
         let (printer, metrics) = start(writer.into());
         let spans: Vec<Span> = (1..5000).map(span).collect();
-        printer.push(&spans);
+        printer.push(spans.clone());
         // The thread begins to print them, and more come.
         while printer.shared.lock().in_flight == 0 {
             std::thread::sleep(Duration::from_millis(5));
         }
-        printer.push(&spans[..7]);
+        printer.push(spans[..7].to_vec());
         let begun = Instant::now();
         let shared = printer.shared.clone();
         printer.shutdown(Duration::from_millis(50));

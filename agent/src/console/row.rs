@@ -1,51 +1,94 @@
-//! What the console keeps of a span.
-
-use std::sync::Arc;
+//! A span as a row of the printed tree: its texts, and where it stands.
 
 use opentelemetry_semantic_conventions::attribute::{ERROR_TYPE, HTTP_RESPONSE_STATUS_CODE};
+use unicode_width::UnicodeWidthStr;
 
-use crate::engine::trace::{Resource, Span, SpanId, SpanKind, Status, Value};
+use super::text::printable;
+use crate::{
+    engine::trace::{Span, SpanKind, Status, Value},
+    traces::{Node, Trace},
+};
 
-/// What the console keeps of a span.
+/// Deeper spans are not indented further.
+const MAX_INDENT: usize = 12;
+
+/// A span as a row of the printed tree.
 #[derive(Debug)]
-pub struct Row {
-    pub span_id: SpanId,
-    pub parent: Option<SpanId>,
-    /// `spoor.parent.method`.
-    pub method: Option<&'static str>,
-    pub is_root: bool,
-    pub kind: SpanKind,
-    pub resource: Arc<Resource>,
+pub struct Row<'a> {
+    pub span: &'a Span,
+    /// The lines that lead to the row from its parent and pass by to siblings of its ancestors.
+    pub branch: String,
+    /// The service, without characters that steer a terminal.
+    pub service: String,
+    /// The span's name, with an arrow before that of a client.
     pub name: String,
-    pub start_ns: u64,
-    pub end_ns: u64,
-    pub failed: bool,
     /// The status code, or what went wrong, or both.
     pub result: String,
+    /// The way by which the parent was found; empty for a root.
+    pub method: String,
 }
 
-impl From<&Span> for Row {
-    fn from(span: &Span) -> Self {
+impl<'a> Row<'a> {
+    /// Returns the rows of a trace, from the top down.
+    pub fn of_trace(trace: &'a Trace) -> Vec<Self> {
+        let mut rails = Vec::new();
+        trace
+            .nodes
+            .iter()
+            .map(|node| Self::new(node, branch(node, &mut rails)))
+            .collect()
+    }
+
+    fn new(node: &'a Node, branch: String) -> Self {
+        let span = &node.span;
+        let arrow = match span.kind {
+            SpanKind::Client => "→ ",
+            SpanKind::Server => "",
+        };
+        let method = match span.parent {
+            Some((_, method)) if node.misses_parent() => format!("← {}, parent not seen", method.name()),
+            Some((_, method)) => format!("← {}", method.name()),
+            None => String::new(),
+        };
         Self {
-            span_id: span.span_id,
-            parent: span.parent.map(|(id, _)| id),
-            method: span.parent.map(|(_, method)| method.name()),
-            is_root: span.is_topmost(),
-            kind: span.kind,
-            resource: span.resource.clone(),
-            name: printable(&span.name),
-            start_ns: span.start_unix_ns,
-            end_ns: span.end_unix_ns,
-            failed: span.status != Status::Unset,
+            span,
+            branch,
+            service: printable(&span.resource.service_name),
+            name: format!("{arrow}{}", printable(&span.name)),
             result: printable(&result(span)),
+            method,
         }
     }
+
+    pub fn duration_ns(&self) -> u64 {
+        self.span.end_unix_ns.saturating_sub(self.span.start_unix_ns)
+    }
+
+    pub fn has_failed(&self) -> bool {
+        self.span.status != Status::Unset
+    }
+
+    /// Returns the columns of branch, service and name.
+    pub fn label_columns(&self) -> usize {
+        self.branch.width() + self.service.width() + 1 + self.name.width()
+    }
 }
 
-impl Row {
-    pub fn duration_ns(&self) -> u64 {
-        self.end_ns.saturating_sub(self.start_ns)
-    }
+/// Returns the branch of a node. `rails` is for the rows to come: a rail for each ancestor that is a child itself.
+fn branch(node: &Node, rails: &mut Vec<&'static str>) -> String {
+    let Some(ancestors_below_top) = node.depth.checked_sub(1) else {
+        rails.clear();
+        return String::new();
+    };
+    rails.truncate(ancestors_below_top);
+    let (knee, rail) = match node.is_last_child {
+        _ if node.depth > MAX_INDENT => ("… ", None),
+        true => ("└─ ", Some("   ")),
+        false => ("├─ ", Some("│  ")),
+    };
+    let branch = rails.concat() + knee;
+    rails.extend(rail);
+    branch
 }
 
 fn result(span: &Span) -> String {
@@ -74,13 +117,4 @@ fn result(span: &Span) -> String {
         parts.push("error".to_owned());
     }
     parts.join(" ")
-}
-
-/// Text from outside must not steer the terminal: no control characters, nor those that turn the direction of writing.
-pub fn printable(text: &str) -> String {
-    let steers = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().map(|c| if steers(c) { '\u{fffd}' } else { c }).collect()
 }

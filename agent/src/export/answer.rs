@@ -1,4 +1,4 @@
-//! What collectors answer, whatever carries it.
+//! Answers of collectors, for all protocols.
 
 use std::time::Duration;
 
@@ -18,17 +18,17 @@ pub const MAX_ANSWER_BYTES: usize = 4 << 20;
 
 /// An answer's body, as far as it came.
 pub enum Read {
-    /// All of it.
+    /// The whole body.
     Whole(Collected<Bytes>),
-    /// The connection ended in the middle of it.
+    /// The connection ended within the body.
     Cut(hyper::Error),
-    /// It is longer than is read. The rest is still on its way: the connection is of no more use.
+    /// The body is longer than [`MAX_ANSWER_BYTES`]. The rest is still on its way: the connection is of no more use.
     TooLong,
 }
 
-/// Reads an answer's body, and no more of it than may be.
+/// Reads an answer's body, up to [`MAX_ANSWER_BYTES`].
 pub async fn read(body: Incoming) -> Read {
-    // What says its length is not even begun.
+    // A body that announces such a length is not even begun.
     if body.size_hint().lower() > MAX_ANSWER_BYTES as u64 {
         return Read::TooLong;
     }
@@ -42,14 +42,14 @@ pub async fn read(body: Incoming) -> Read {
     }
 }
 
-/// The outcome of an answer that is too long: "the client MUST treat the response as a non-retryable error".
+/// Returns the outcome of an answer that is too long: "the client MUST treat the response as a non-retryable error".
 pub fn too_long() -> Outcome {
     Outcome::Malformed {
         reason: format!("its answer is longer than {} MiB", MAX_ANSWER_BYTES >> 20),
     }
 }
 
-/// The outcome that an `ExportTraceServiceResponse` tells.
+/// Returns the outcome that an `ExportTraceServiceResponse` tells.
 pub fn taken(response: ExportTraceServiceResponse) -> Outcome {
     let partial = response.partial_success.unwrap_or_default();
     Outcome::Taken {
@@ -58,17 +58,17 @@ pub fn taken(response: ExportTraceServiceResponse) -> Outcome {
     }
 }
 
-/// What an HTTP answer says. What cannot be read says nothing.
+/// Content of an HTTP answer. A body that cannot be decoded counts as empty.
 #[derive(Debug, Default)]
 pub struct Answer {
-    /// Of a success.
+    /// The response, of a success.
     pub response: ExportTraceServiceResponse,
-    /// Of a failure: text for people.
+    /// Text for people, of a failure.
     pub message: String,
 }
 
 impl Answer {
-    /// From protobuf: an `ExportTraceServiceResponse`, or a `google.rpc.Status`.
+    /// Decodes protobuf: an `ExportTraceServiceResponse` of a success, or a `google.rpc.Status`.
     pub fn from_protobuf(body: &[u8], success: bool) -> Self {
         if success {
             return Self {
@@ -82,7 +82,7 @@ impl Answer {
         }
     }
 
-    /// From JSON: either of the two.
+    /// Decodes JSON: either of the two.
     pub fn from_json(body: &[u8]) -> Self {
         let JsonAnswer {
             partial_success,
@@ -115,7 +115,7 @@ struct JsonPartialSuccess {
 }
 
 impl JsonPartialSuccess {
-    /// 64-bit integers are texts in protobuf's JSON; numbers are to be taken too.
+    /// Returns the number. Protobuf's JSON writes 64-bit integers as texts, and readers must take numbers too.
     fn rejected_spans(&self) -> i64 {
         let number = &self.rejected_spans;
         number
@@ -151,7 +151,7 @@ pub struct RpcDetail {
 /// `google.rpc.RetryInfo` (`google/rpc/error_details.proto`).
 #[derive(Clone, PartialEq, Message)]
 pub struct RetryInfo {
-    /// How long to wait.
+    /// The pause before the request is sent again.
     #[prost(message, optional, tag = "1")]
     pub retry_delay: Option<RpcDuration>,
 }
@@ -168,7 +168,7 @@ pub struct RpcDuration {
 }
 
 impl RpcStatus {
-    /// The pause that a `RetryInfo` among the details asks for. `Some` with nothing to wait also says that the request
+    /// Returns the pause that a `RetryInfo` among the details asks for. `Some` with nothing to wait also says that the request
     /// may be sent again.
     pub fn retry_delay(&self) -> Option<Duration> {
         let info = self

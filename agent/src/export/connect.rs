@@ -1,4 +1,4 @@
-//! Connections to a collector. Its name is looked up for each of them, so one that moved is found.
+//! Connections to a collector. Its name is looked up for each connection, so a collector that moved is found.
 
 use std::{error::Error, io, net::SocketAddr};
 
@@ -20,10 +20,10 @@ use super::{
     tls::{self, TlsError, TlsFiles},
 };
 
-/// A connection, whatever is below.
+/// A connection, with or without TLS.
 pub type Stream = Box<dyn Io>;
 
-/// What a connection can do.
+/// Operations of a connection.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
@@ -43,50 +43,50 @@ struct Tls {
     protocol: &'static [u8],
 }
 
-/// Why there is no connection.
+/// Reason why there is no connection.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The name is not known, or nobody said in time.
+    /// The name is unknown, or no name server answered in time.
     #[error("cannot look up {host}")]
     Lookup {
         /// The name.
         host: String,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// No address of it takes connections.
+    /// None of the collector's addresses takes connections.
     #[error("cannot connect to {address}")]
     Connect {
         /// The last address that was tried.
         address: SocketAddr,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// The files have become unusable.
+    /// A file of certificates or keys cannot be used any more.
     #[error(transparent)]
     Files(#[from] TlsError),
-    /// It is not who it should be, does not speak TLS, or does not trust us.
+    /// The peer does not speak TLS, has no certificate that we trust, or does not trust ours.
     #[error("no TLS with {host} ({hint})")]
     Handshake {
         /// The name.
         host: String,
-        /// What to look for.
+        /// A question that leads to the mistake.
         hint: &'static str,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// It went before the first answer. With TLS 1.3, a collector says only after the handshake that it wants a
+    /// The peer closed the connection before its first answer. With TLS 1.3, a collector says only after the handshake that it wants a
     /// certificate of ours, and then closes the connection, which may be all that is seen.
     #[error("no answer (does the collector want OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and _CLIENT_KEY?)")]
     Unanswered(#[source] hyper::Error),
 }
 
-/// Why connections cannot even be tried.
+/// Reason why connections cannot even be tried.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ConnectorError {
-    /// A file of certificates or keys.
+    /// A file of certificates or keys cannot be used.
     #[error(transparent)]
     Files(#[from] TlsError),
     /// No certificate can have this name.
@@ -94,13 +94,13 @@ pub enum ConnectorError {
     Name {
         /// The host.
         host: String,
-        /// Why not.
+        /// The cause.
         source: InvalidDnsNameError,
     },
 }
 
 impl Connector {
-    /// For an endpoint, and what will be spoken there, by its ALPN name.
+    /// Prepares connections to an endpoint. `protocol` is spoken there, by its ALPN name.
     ///
     /// # Errors
     /// If TLS is asked for and a file of it cannot be used.
@@ -133,7 +133,7 @@ impl Connector {
         })
     }
 
-    /// A new connection.
+    /// Makes a new connection.
     ///
     /// # Errors
     /// If the collector is away, or not to be trusted.
@@ -153,7 +153,7 @@ impl Connector {
         }
     }
 
-    /// What went wrong with the first request on a connection.
+    /// Returns the error of the first request on a connection, with what may have caused it.
     pub fn explain(&self, error: hyper::Error) -> Box<dyn Error + Send + Sync> {
         match &self.tls {
             Some(Tls { files, .. }) if files.client.is_none() => ConnectError::Unanswered(error).into(),
@@ -188,7 +188,7 @@ impl Connector {
     }
 }
 
-/// A collector's port: without one in the URL, the scheme's.
+/// Returns the URL's port, or else the scheme's.
 fn port(url: &Uri) -> u16 {
     let default = if url.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 };
     url.port_u16().unwrap_or(default)

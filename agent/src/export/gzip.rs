@@ -8,14 +8,14 @@ use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 /// The name in `content-encoding` and `grpc-encoding`.
 pub const GZIP: &str = "gzip";
 
-/// A request, compressed. At the fastest level: spans repeat each other so much that the others gain little.
+/// Compresses a request, at the fastest level: spans repeat each other so much that higher levels gain little.
 pub fn compress(request: &[u8]) -> Bytes {
     let mut encoder = GzEncoder::new(Vec::with_capacity(request.len() / 8), Compression::fast());
     let compressed = encoder.write_all(request).and_then(|()| encoder.finish());
     compressed.expect("memory can be written to").into()
 }
 
-/// An answer, decompressed. No more than `limit` bytes of it are made.
+/// Decompresses an answer, to at most `limit` bytes.
 ///
 /// # Errors
 /// If it is no gzip, or longer: then of the kind [`io::ErrorKind::FileTooLarge`].

@@ -1,5 +1,5 @@
-//! Spans that are lost on their way out, as the log tells it: one line when losses of a kind begin, with the reason and what
-//! to do, and one when they are over. The numbers are in the metrics.
+//! Log of spans that are lost on their way out: one line when losses of a kind begin, with the reason and what to do, and one
+//! when they are over. The numbers are in the metrics.
 
 use std::{
     sync::{
@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use crate::episode::{Episode, Past};
 
-/// Why spans are lost, or late.
+/// Reason why spans are lost, or late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
     /// Requests fail and are sent again: no loss yet.
@@ -65,14 +65,14 @@ pub struct Losses {
 struct State {
     /// In the order of [`Loss::ALL`].
     episodes: [Episode; Loss::ALL.len()],
-    /// Why the last request failed; `None` if it was taken, or there was none.
+    /// Reason of the last request's failure; `None` if it was taken, or there was none.
     trouble: Option<String>,
-    /// How long the last request that was taken took.
+    /// Duration of the last request that was taken.
     took: Option<Duration>,
 }
 
 impl Losses {
-    /// Nothing was lost yet.
+    /// Creates a log without losses.
     pub fn new(destination: String) -> Self {
         Self {
             destination,
@@ -87,19 +87,19 @@ impl Losses {
         &self.destination
     }
 
-    /// A request was taken.
+    /// Notes that a request was taken.
     pub fn taken(&self, took: Duration) {
         let mut state = self.lock();
         state.trouble = None;
         state.took = Some(took);
     }
 
-    /// A request failed.
+    /// Notes that a request failed.
     pub fn failed(&self, reason: &str) {
         self.lock().trouble = Some(reason.to_owned());
     }
 
-    /// Spans were lost (or requests failed). `line` is logged if an episode begins with it.
+    /// Notes lost spans (or failed requests). `line` is logged if an episode begins with it.
     pub fn lost(&self, loss: Loss, count: u64, line: impl FnOnce() -> String) {
         self.lost_at(loss, count, now(), line);
     }
@@ -118,7 +118,7 @@ impl Losses {
         })
     }
 
-    /// The queue dropped its oldest spans.
+    /// Notes that the queue dropped its oldest spans.
     pub fn queue_full(&self, dropped: u64, spans: usize, bytes: usize) {
         self.lost(Loss::Queue, dropped, || {
             let why = self.why_full();
@@ -145,14 +145,14 @@ impl Losses {
         }
     }
 
-    /// Logs what is over. Nearly free while no episode is open.
+    /// Logs the episodes that are over. Nearly free while none is open.
     pub fn poll(&self) {
         if self.is_open.load(Ordering::Relaxed) {
             self.close(|episode| episode.over(now()), false);
         }
     }
 
-    /// Logs the episodes that are open: it is the end.
+    /// Logs the episodes that are open, at the end.
     pub fn finish(&self) {
         self.close(Episode::end, true);
     }
@@ -175,7 +175,7 @@ impl Losses {
         }
     }
 
-    /// `ends`: nothing more comes, so what is open is not mended.
+    /// Logs the episodes for which `over` returns something. `ends`: nothing more comes, so trouble that is open stays.
     fn close(&self, over: impl Fn(&mut Episode) -> Option<Past>, ends: bool) -> Vec<String> {
         let mut in_trouble = false;
         let past: Vec<(Loss, Past)> = {
@@ -220,8 +220,8 @@ impl Losses {
             Loss::Console => "because more came at once than the console keeps".to_owned(),
             Loss::Refused => format!("because {destination} refused them"),
             Loss::RequestTooLarge => format!("because requests were too large for {destination}"),
-            Loss::MalformedAnswer => format!("because the answers of {destination} were too long"),
-            Loss::PartialSuccess => format!("because {destination} took their requests, but not them"),
+            Loss::MalformedAnswer => format!("because the answers of {destination} were too long to read"),
+            Loss::PartialSuccess => format!("because {destination} rejected them from requests that it took"),
             Loss::NotWritten => format!("because {destination} could not be written"),
         };
         format!("dropping is over: {count} spans were lost within {seconds:.1} s, {why}")

@@ -1,9 +1,8 @@
-//! Sends spans away: to a collector, to a file, or as trees to a terminal.
+//! Sends spans away as OTLP requests: to a collector, or as JSON lines to a file or to standard output.
 //!
 //! The way of a span: [`Exporter::push`] encodes it ([`encode`]) and puts it into the [`queue`]; on a thread of its own
 //! the [`worker`] takes batches from there and hands them to a transport ([`otlp_grpc`], [`otlp_http`], [`json`]). Those to
 //! a collector compress them ([`gzip`]) and have their connections made ([`mod@connect`], [`tls`]).
-//! For people, [`crate::console`] collects spans to traces instead and prints those that are complete.
 
 mod answer;
 pub mod config;
@@ -15,16 +14,15 @@ pub mod losses;
 pub mod otlp_grpc;
 pub mod otlp_http;
 pub mod queue;
+pub mod thread;
 pub mod tls;
 pub mod worker;
 
 use std::{
-    convert::Infallible,
     fs::File,
     io::{self, Stdout},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, mpsc},
-    thread,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -33,69 +31,67 @@ use thiserror::Error;
 use tokio::{runtime, time::Instant};
 
 use self::{
-    config::{ExportConfig, Output, Target},
+    config::{ExportConfig, Target},
     connect::ConnectorError,
     encode::Encoder,
     json::JsonTransport,
     losses::Losses,
     otlp_grpc::GrpcTransport,
     otlp_http::HttpTransport,
-    queue::{Limits, Queue, Unsent},
+    queue::{Limits, Queue},
+    thread::ExportThread,
     worker::{Outcome, Pace, Transport},
 };
-use crate::{console::Printer, engine::trace::Span, metrics::Metrics};
+use crate::{engine::trace::Span, metrics::Metrics};
 
-/// How long connecting may take. A collector's host that is away is tried again rather than waited for.
+/// Longest time that connecting may take. A host that does not answer is tried again rather than waited for.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// What the export thread may take to end beyond the time that it has for sending.
+/// Time that the export thread has to end, beyond the time that it has for sending.
 const END_GRACE: Duration = Duration::from_millis(100);
-/// Who we say we are.
+/// Value of `user-agent`.
 const USER_AGENT_NAME: &str = concat!("spoor/", env!("CARGO_PKG_VERSION"));
 
-/// Takes finished spans and sends them away, on a thread of its own.
+/// Takes finished spans and sends them away as OTLP requests, on a thread of its own.
 #[derive(Debug)]
 pub struct Exporter {
-    inner: Inner,
+    encoder: Mutex<Encoder>,
+    queue: Arc<Queue>,
+    losses: Arc<Losses>,
+    thread: ExportThread,
 }
 
-#[derive(Debug)]
-enum Inner {
-    Requests(Requests),
-    Console(Printer),
-}
-
-/// Why the export cannot begin.
+/// Reason why the export cannot begin.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum StartError {
     /// The file of `otlp-json` cannot be opened.
-    #[error("cannot open {} for appending spans: {source}; name a file in a directory that can be written", path.display())]
+    #[error("cannot open {} for appending spans: {source}; name a file in a writable directory", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// No thread, or no runtime on it.
+    /// There is no thread, or no runtime on it.
     #[error("cannot start the export thread: {0}; raise the limits on threads and open files (ulimit -u, ulimit -n)")]
     Thread(#[source] io::Error),
-    /// TLS was asked for and cannot be done.
+    /// TLS is asked for, and its files or the host's name cannot be used.
     #[error(transparent)]
     Connector(#[from] ConnectorError),
-    /// The endpoint is no server.
+    /// The endpoint names no server.
     #[error("cannot use {url} for HTTP: {source}; write it as http://HOST:PORT")]
     Http {
         /// The endpoint.
         url: String,
-        /// Why not.
+        /// The cause.
         source: hyper::http::Error,
     },
-    /// The endpoint is no server.
+    /// The endpoint names no server.
     #[error("cannot use {url} for gRPC: {source}; write it as http://HOST:PORT")]
     Grpc {
         /// The endpoint.
         url: String,
-        /// Why not.
+        /// The cause.
         source: hyper::http::Error,
     },
 }
@@ -104,89 +100,8 @@ impl Exporter {
     /// Starts the thread. A collector that is away is no error: it may come.
     ///
     /// # Errors
-    /// If the file cannot be opened or the thread not be started.
+    /// If the thread cannot be started, the file not be opened, or TLS not be set up.
     pub fn start(config: ExportConfig, metrics: Arc<Metrics>) -> Result<Self, StartError> {
-        let inner = match config.output.clone() {
-            Output::Console(stream) => Inner::Console(Printer::start(stream, metrics).map_err(StartError::Thread)?),
-            Output::Requests(target) => Inner::Requests(Requests::start(target, &config, metrics)?),
-        };
-        Ok(Self { inner })
-    }
-
-    /// Takes spans over. Never waits for whoever gets them.
-    pub fn push(&self, spans: Vec<Span>) {
-        if spans.is_empty() {
-            return;
-        }
-        match &self.inner {
-            Inner::Requests(requests) => {
-                let mut encoder = requests.encoder.lock().unwrap_or_else(PoisonError::into_inner);
-                // Under the lock, so that spans of several threads keep their order.
-                requests.queue.push(encoder.encode(&spans));
-                drop(encoder);
-                // Also where the export thread hangs in a write.
-                requests.losses.poll();
-            }
-            Inner::Console(printer) => printer.push(&spans),
-        }
-    }
-
-    /// Waits until half of the room for spans is free, for those that come as fast as a tape is read. Not for ever: a
-    /// collector that takes nothing for `patience` loses the oldest, as always.
-    pub fn wait_for_room(&self, patience: Duration) {
-        let mut least = f64::MAX;
-        let mut since = Instant::now();
-        loop {
-            let fill = match &self.inner {
-                Inner::Requests(requests) => requests.queue.fill(),
-                Inner::Console(printer) => printer.fill(),
-            };
-            if fill <= 0.5 {
-                return;
-            }
-            if fill < least {
-                (least, since) = (fill, Instant::now());
-            } else if since.elapsed() >= patience {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    /// Sends what waits, for at most `within`, and ends. What is left then is counted as dropped.
-    pub fn shutdown(self, within: Duration) {
-        match self.inner {
-            Inner::Requests(Requests {
-                encoder: _,
-                queue,
-                losses,
-                thread,
-            }) => {
-                queue.close(Instant::now() + within);
-                let within = within + END_GRACE;
-                let has_ended = thread.join(within);
-                let unsent = queue.give_up();
-                if !has_ended {
-                    tracing::warn!("{}", blocked(losses.destination(), within, unsent));
-                }
-                losses.finish();
-            }
-            Inner::Console(printer) => printer.shutdown(within),
-        }
-    }
-}
-
-/// Spans that leave as OTLP requests.
-#[derive(Debug)]
-struct Requests {
-    encoder: Mutex<Encoder>,
-    queue: Arc<Queue>,
-    losses: Arc<Losses>,
-    thread: ExportThread,
-}
-
-impl Requests {
-    fn start(target: Target, config: &ExportConfig, metrics: Arc<Metrics>) -> Result<Self, StartError> {
         let limits = Limits {
             max_spans: config.max_queue_spans,
             max_bytes: config.max_queue_bytes,
@@ -202,7 +117,7 @@ impl Requests {
             .map_err(StartError::Thread)?;
         let (transport, destination) = {
             let _within = runtime.enter();
-            AnyTransport::new(target)?
+            AnyTransport::new(config.target)?
         };
         let losses = Arc::new(Losses::new(destination));
         let queue = Arc::new(Queue::new(limits, metrics.clone(), losses.clone()));
@@ -225,42 +140,39 @@ impl Requests {
             thread,
         })
     }
-}
 
-/// The thread that does the export, whose end is waited for only so long: it may hang in a write to a pipe that nobody
-/// reads, or to a terminal that is stopped.
-#[derive(Debug)]
-pub(crate) struct ExportThread {
-    /// Disconnected when the thread ends.
-    running: mpsc::Receiver<Infallible>,
-}
-
-impl ExportThread {
-    pub(crate) fn spawn(run: impl FnOnce() + Send + 'static) -> io::Result<Self> {
-        let (runs, running) = mpsc::sync_channel(0);
-        thread::Builder::new().name("spoor-export".to_owned()).spawn(move || {
-            let _runs = runs;
-            run();
-        })?;
-        Ok(Self { running })
+    /// Takes spans over. Never waits for the collector.
+    pub fn push(&self, spans: &[Span]) {
+        let mut encoder = self.encoder.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock, so that spans of several threads keep their order.
+        self.queue.push(encoder.encode(spans));
+        drop(encoder);
+        // Also where the export thread hangs in a write.
+        self.losses.poll();
     }
 
-    /// Waits for its end. False if it has not ended in time.
-    pub(crate) fn join(self, within: Duration) -> bool {
-        self.running.recv_timeout(within) != Err(mpsc::RecvTimeoutError::Timeout)
+    /// Returns which part of the room for spans is taken, from 0 to 1.
+    pub fn fill(&self) -> f64 {
+        self.queue.fill()
     }
-}
 
-/// The warning at the end, if the export thread hangs.
-pub(crate) fn blocked(destination: &str, within: Duration, unsent: Unsent) -> String {
-    format!(
-        "the export to {destination} has not ended within {} ms, {} spans are lost ({} waiting, {} in a write): is what it \
-         writes to blocked?",
-        within.as_millis(),
-        unsent.spans(),
-        unsent.waiting,
-        unsent.in_flight,
-    )
+    /// Sends what waits, for at most `within`, and ends. Spans that are left then are counted as dropped.
+    pub fn shutdown(self, within: Duration) {
+        let Self {
+            encoder: _,
+            queue,
+            losses,
+            thread,
+        } = self;
+        queue.close(Instant::now() + within);
+        let within = within + END_GRACE;
+        let has_ended = thread.join(within);
+        let unsent = queue.give_up();
+        if !has_ended {
+            tracing::warn!("{}", unsent.warning(losses.destination(), within));
+        }
+        losses.finish();
+    }
 }
 
 /// The transports: a closed set, so that the worker has no boxed futures.
@@ -272,7 +184,7 @@ enum AnyTransport {
 }
 
 impl AnyTransport {
-    /// The transport, and what to call its other end. To be called within a tokio runtime.
+    /// Returns the transport, and the name of its destination for log lines. To be called within a tokio runtime.
     fn new(target: Target) -> Result<(Self, String), StartError> {
         Ok(match target {
             Target::Grpc(endpoint) => {

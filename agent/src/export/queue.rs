@@ -14,6 +14,7 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     encode::{Batch, EncodedSpan},
     losses::{Loss, Losses},
+    thread::Unsent,
 };
 use crate::metrics::Metrics;
 
@@ -21,18 +22,18 @@ use crate::metrics::Metrics;
 /// grpc-go's `MaxRecvMsgSize`).
 pub const MAX_REQUEST_BYTES: usize = 4 << 20;
 
-/// How much waits at most, and what makes a batch.
+/// Bounds of the queue, and of a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Spans that wait at most.
+    /// Upper bound on the spans that wait.
     pub max_spans: usize,
-    /// Bytes that wait at most.
+    /// Upper bound on the bytes that wait.
     pub max_bytes: usize,
-    /// Spans in a batch at most.
+    /// Upper bound on the spans of a batch.
     pub max_batch_spans: usize,
 }
 
-/// Spans that wait. Full, it drops the oldest.
+/// Queue of spans that wait for export. When it is full, the oldest are dropped.
 #[derive(Debug)]
 pub struct Queue {
     limits: Limits,
@@ -47,15 +48,15 @@ struct State {
     spans: VecDeque<EncodedSpan>,
     bytes: usize,
     waiting: Waiting,
-    /// Spans that were taken, and of which the worker has not said what became of them.
+    /// Spans that the worker has taken, and has not booked yet.
     in_flight: usize,
-    /// Set by [`Queue::give_up`]: all spans are counted, whatever becomes of those in flight.
+    /// Set by [`Queue::give_up`]: all spans are counted, so what becomes of those in flight does not count.
     is_given_up: bool,
-    /// Set by [`Queue::close`]: by when all must have been sent.
+    /// Set by [`Queue::close`]: the time by which all must have been sent.
     close_by: Option<Instant>,
 }
 
-/// What the exporter waits for.
+/// Event that the exporter waits for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Waiting {
     /// Nothing: it is busy.
@@ -63,36 +64,20 @@ enum Waiting {
     Nothing,
     /// Any span.
     Any,
-    /// As many spans as make a batch; it has set itself a timer for fewer.
+    /// A full batch. A timer ends the wait with fewer spans.
     Batch,
-}
-
-/// Spans that were not sent in the time that a shutdown may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unsent {
-    /// Those that waited.
-    pub waiting: usize,
-    /// Those that the transport had.
-    pub in_flight: usize,
 }
 
 /// Spans that had no room.
 struct Overflow {
     dropped: usize,
-    /// What the queue held with them.
+    /// Spans that the queue held with them.
     spans: usize,
     bytes: usize,
 }
 
-impl Unsent {
-    /// All of them.
-    pub fn spans(self) -> usize {
-        self.waiting + self.in_flight
-    }
-}
-
 impl Queue {
-    /// An empty queue.
+    /// Creates an empty queue.
     pub fn new(limits: Limits, metrics: Arc<Metrics>, losses: Arc<Losses>) -> Self {
         Self {
             limits,
@@ -140,14 +125,14 @@ impl Queue {
         self.tell(dropped);
     }
 
-    /// Which part of the room is taken: of that for spans, or of that for bytes, whichever is more.
+    /// Returns which part of the room is taken, from 0 to 1: of that for spans or of that for bytes, whichever is more.
     pub fn fill(&self) -> f64 {
         let state = self.lock();
         let spans = state.spans.len() as f64 / self.limits.max_spans as f64;
         spans.max(state.bytes as f64 / self.limits.max_bytes as f64)
     }
 
-    /// Puts a batch that was not taken back to where it was.
+    /// Puts a batch that was not taken back to the front.
     pub fn give_back(&self, batch: Batch) {
         let mut state = self.lock();
         if state.is_given_up {
@@ -194,13 +179,13 @@ impl Queue {
         }
     }
 
-    /// What is in the queue must leave by then; batches no longer wait to be full.
+    /// Closes the queue: its spans must leave by then, and batches no longer wait to be full.
     pub fn close(&self, close_by: Instant) {
         self.lock().close_by = Some(close_by);
         self.wake.notify_one();
     }
 
-    /// By when all must have been sent, once the queue has been closed.
+    /// Returns the time by which all must have been sent, once the queue has been closed.
     pub fn close_by(&self) -> Option<Instant> {
         self.lock().close_by
     }

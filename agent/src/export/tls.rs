@@ -1,4 +1,4 @@
-//! TLS to collectors: what is trusted, and who we are.
+//! TLS to collectors: the certificates that we trust, and our own.
 //!
 //! Trusted is the CA of `OTEL_EXPORTER_OTLP_CERTIFICATE` alone; without one, what the system trusts. No list of CAs is
 //! built in: nobody could take one off it. All files are read anew for each connection, so certificates that are
@@ -20,65 +20,65 @@ use tokio_rustls::rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
 };
 
-/// Most bytes of a file. The list of CAs of a distribution has a quarter of that.
+/// Upper bound on the bytes of a file. The list of CAs of a distribution has a quarter of that.
 const MOST_BYTES: u64 = 1 << 20;
 /// The variable that names the system's certificates (OpenSSL, `SSL_CTX_load_verify_locations(3)`).
 const SYSTEM_VARIABLE: &str = "SSL_CERT_FILE";
 
-/// The files that say whom to trust and who we are, all PEM.
+/// Files with the certificates that we trust, and our own. All are PEM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsFiles {
     /// Certificates that are trusted in place of the system's.
     pub trusted: Option<PathBuf>,
-    /// Our own certificate, with those that lead from it to its CA, and its key.
+    /// Our own certificate, with the chain to its CA, and the key.
     pub client: Option<(PathBuf, PathBuf)>,
 }
 
-/// Why no TLS connection can be made.
+/// Reason why no TLS connection can be made.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TlsError {
-    /// A file that cannot be read.
-    #[error("cannot read {what} in {}: {source}; name a PEM file that is there in {variable}", path.display())]
+    /// The file cannot be read.
+    #[error("cannot read {what} in {}: {source}; name an existing PEM file in {variable}", path.display())]
     File {
-        /// What should be in it.
+        /// The expected content.
         what: &'static str,
         /// The file.
         path: PathBuf,
         /// The variable that names it.
         variable: &'static str,
-        /// Why not.
+        /// The cause.
         source: pem::Error,
     },
-    /// A device, a pipe or a directory.
+    /// The file is a device, a pipe or a directory.
     #[error("cannot read {what} in {}: it is no regular file; name a PEM file in {variable}", path.display())]
     NotRegular {
-        /// What should be in it.
+        /// The expected content.
         what: &'static str,
         /// The file.
         path: PathBuf,
         /// The variable that names it.
         variable: &'static str,
     },
-    /// A file that is larger than is read.
+    /// The file is larger than 1 MiB.
     #[error(
         "cannot read {what} in {}: it is larger than {} MiB; name a PEM file with only what is needed in {variable}",
         path.display(), MOST_BYTES >> 20
     )]
     TooLarge {
-        /// What should be in it.
+        /// The expected content.
         what: &'static str,
         /// The file.
         path: PathBuf,
         /// The variable that names it.
         variable: &'static str,
     },
-    /// A certificate that is no CA's.
+    /// The certificate is no CA's.
     #[error("a certificate in {} cannot be trusted: {source}; put the CA's certificate there", path.display())]
     Trust {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: rustls::Error,
     },
     /// The system trusts nobody.
@@ -87,13 +87,13 @@ pub enum TlsError {
          OTEL_EXPORTER_OTLP_CERTIFICATE"
     )]
     NoneTrusted {
-        /// Why, if that is known.
+        /// The cause, if it is known.
         problem: String,
     },
-    /// Certificate and key are not of each other, or of a kind that is not supported.
+    /// Certificate and key do not belong together, or are of a kind that is not supported.
     #[error(
-        "cannot use the client certificate with its key: {0}; are OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and \
-         OTEL_EXPORTER_OTLP_CLIENT_KEY of each other?"
+        "cannot use the client certificate with its key: {0}; do OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and \
+         OTEL_EXPORTER_OTLP_CLIENT_KEY belong together?"
     )]
     Client(#[source] rustls::Error),
 }
@@ -176,7 +176,7 @@ struct PemFile<'a> {
 }
 
 impl PemFile<'_> {
-    /// At least one certificate.
+    /// Reads at least one certificate.
     fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         let bytes = self.read()?;
         let certificates = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
@@ -186,7 +186,7 @@ impl PemFile<'_> {
         }
     }
 
-    /// All bytes, if it is a regular file of at most [`MOST_BYTES`]. Never waits for a pipe's writer.
+    /// Reads the file, if it is a regular file of at most [`MOST_BYTES`]. Never waits for a pipe's writer.
     fn read(&self) -> Result<Vec<u8>, TlsError> {
         let Self { what, path, variable } = *self;
         let failed = |source| self.unreadable(pem::Error::Io(source));
@@ -232,7 +232,7 @@ fn bounded_system_file(path: &Path) -> Result<(), TlsError> {
     }
 }
 
-/// What the user can do about a handshake that failed.
+/// Returns a question that leads to the mistake behind a failed handshake.
 pub fn hint(error: &io::Error) -> &'static str {
     let error = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
     match error {
@@ -243,7 +243,7 @@ pub fn hint(error: &io::Error) -> &'static str {
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         )) => "is the endpoint's host one that the collector's certificate names?",
         Some(rustls::Error::InvalidCertificate(CertificateError::Other(_))) => {
-            "is the collector's certificate its own, signed by its CA's, and not the CA's itself?"
+            "does the collector use its CA's certificate as its own? It needs one that the CA has signed"
         }
         Some(rustls::Error::AlertReceived(
             AlertDescription::CertificateRequired | AlertDescription::HandshakeFailure,

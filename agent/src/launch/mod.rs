@@ -1,10 +1,10 @@
 //! `spoor run -- CMD`: starts a command that is traced from its first system call on, and ends with it.
 //!
-//! The child is forked and waits before its exec until [`Launch::release`]: in between, its pid can be made a target.
+//! The child is forked, and waits before its exec until [`Launch::release`]. In between, the session makes its pid a target.
 //!
-//! Signals: what the terminal sends (Ctrl-C, Ctrl-\, Ctrl-Z, a new window size) goes to the whole foreground process
-//! group, the command included, so it is not passed on. What a process sends to Spoor alone (`kill`, systemd, a
-//! container's runtime) is passed on, see [`FORWARDED`].
+//! Signals: the terminal sends its signals (Ctrl-C, Ctrl-\, Ctrl-Z, a new window size) to the whole foreground process group,
+//! the command included, so they are not passed on. Signals that a process sends to Spoor alone (`kill`, systemd, a
+//! container's runtime) are passed on: [`FORWARDED`].
 
 mod stop;
 mod survivors;
@@ -29,7 +29,7 @@ pub use stop::Stop;
 pub use survivors::{Survivor, survivors};
 use user::Account;
 
-/// The signals that are passed on to the command when a process sent them to Spoor.
+/// Signals that are passed on to the command when a process sends them to Spoor.
 pub const FORWARDED: &[c_int] = &[
     libc::SIGINT,
     libc::SIGTERM,
@@ -41,48 +41,50 @@ pub const FORWARDED: &[c_int] = &[
     libc::SIGCONT,
 ];
 
-/// Why the command does not run.
+/// Reason why the command does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
-    /// There is no word.
+    /// The command line has no command.
     #[error("no command was given: spoor run -- CMD…")]
     Empty,
-    /// The user who called sudo cannot be told.
-    #[error("the user who called sudo cannot be told ({0}); to start the command as root, give --as-root")]
+    /// sudo's variables do not say which user called it.
+    #[error("cannot tell which user called sudo ({0}); give --as-root to start the command as root")]
     User(String),
     /// There is no such program.
     #[error(
-        "{command} cannot be started: there is no such program (or the interpreter that its first line names is \
-         missing); it was looked for in PATH={}, which sudo may have changed: give the whole path", .path.display()
+        "cannot start {command}: there is no such program, or the interpreter in its first line (#!) is missing; it was \
+         searched in PATH={}, which sudo may have changed: give the full path", .path.display()
     )]
     NotFound {
         /// The program.
         command: String,
-        /// Where it was looked for.
+        /// The directories that were searched.
         path: OsString,
     },
-    /// It may not be executed.
-    #[error("{command} cannot be started as {user}: {source}; check its permissions (chmod +x) and its directories'")]
+    /// The user may not execute the program.
+    #[error(
+        "cannot start {command} as {user}: {source}; check the permissions of the file (chmod +x) and of its directories"
+    )]
     NotExecutable {
         /// The program.
         command: String,
-        /// Who wanted to execute it.
+        /// The user who would have executed it.
         user: String,
-        /// What the kernel said.
+        /// The kernel's reason.
         source: io::Error,
     },
-    /// Something else.
-    #[error("{command} cannot be started: {source}")]
+    /// The kernel gives another reason.
+    #[error("cannot start {command}: {source}")]
     Other {
         /// The program.
         command: String,
-        /// What the kernel said.
+        /// The kernel's reason.
         source: io::Error,
     },
 }
 
 impl LaunchError {
-    /// The exit code that shells give for it.
+    /// Returns the exit code that shells give in this case.
     pub fn exit_code(&self) -> i32 {
         match self {
             Self::NotFound { .. } => 127,
@@ -97,12 +99,12 @@ impl LaunchError {
 pub struct Launch {
     pid: u32,
     gate: PipeWriter,
-    // `Command::spawn` returns after the exec only, so it has a thread of its own.
+    /// `Command::spawn` returns after the exec only, so it has a thread of its own.
     spawn: JoinHandle<io::Result<Child>>,
     names: Names,
 }
 
-/// What errors speak of.
+/// Names that errors mention.
 #[derive(Clone, Debug)]
 struct Names {
     command: String,
@@ -112,6 +114,9 @@ struct Names {
 
 impl Launch {
     /// Forks a child that will run the command: as the user who called sudo, unless `as_root`.
+    ///
+    /// # Errors
+    /// If that user is not known, or the child cannot be forked.
     pub fn spawn(words: &[OsString], as_root: bool) -> Result<Self, LaunchError> {
         let account = if as_root { None } else { Account::of_sudo_caller()? };
         Self::spawn_as(words, account)
@@ -141,8 +146,8 @@ impl Launch {
         let before_exec = move || {
             wait_at_gate(&pid_writer, &gate_reader, gate_writer_fd).and_then(|()| become_user(account.as_ref()))
         };
-        // SAFETY: between fork and exec only async-signal-safe calls are made: the closure makes system calls on what
-        // was prepared before, allocates nothing and takes no lock.
+        // SAFETY: the closure runs in the child, between fork and exec, where another thread's lock may be held for ever.
+        // It makes only system calls, on data that was prepared before the fork; it allocates nothing and takes no lock.
         unsafe { command.pre_exec(before_exec) };
 
         let spawn = std::thread::Builder::new()
@@ -166,13 +171,16 @@ impl Launch {
         }
     }
 
-    /// The child's process id.
+    /// Returns the child's process id.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// Lets the command run. From here on, signals are passed on to it, and no longer end Spoor by themselves, not
-    /// even when the command has ended: handle SIGINT and SIGTERM too (tokio's handlers and these live together).
+    /// Lets the command run. From here on, signals are passed on to it, and no longer end Spoor by themselves, not even when
+    /// the command has ended: the caller must handle SIGINT and SIGTERM too. Its handlers and these run side by side.
+    ///
+    /// # Errors
+    /// If the command cannot be executed, or the child has ended.
     pub fn release(self) -> Result<Running, LaunchError> {
         let Self {
             pid,
@@ -181,7 +189,7 @@ impl Launch {
             names,
         } = self;
         let failed = |source| names.error(source);
-        // Opened before the release, so that it is this child's although its pid might be used again.
+        // Opened before the release: later, the pid might be another process's.
         let pidfd = Arc::new(pidfd_open(pid).map_err(failed)?);
         let forwarding = Forwarding::begin(pid, &pidfd).map_err(failed)?;
         io::Write::write_all(&mut &gate, &[1]).map_err(failed)?;
@@ -212,10 +220,11 @@ impl Names {
     }
 }
 
-/// In the child: tells its pid, then waits for the word. Async-signal-safe.
+/// Writes the child's pid, then waits for the release. Runs in the child; async-signal-safe.
 fn wait_at_gate(mut pid_writer: &PipeWriter, mut gate: &PipeReader, gate_writer_fd: RawFd) -> io::Result<()> {
-    // SAFETY: the number is of the child's own copy of the gate's writing end, which nothing in the child uses. While
-    // it is open here, the agent's death would not end the wait below.
+    // While the child's copy of the gate's writing end is open, the agent's death would not end the wait below.
+    // SAFETY: the descriptor is open, for the parent holds its `PipeWriter` until the release. The child has a copy of that
+    // object too, and never drops it: it ends by exec or `_exit`.
     unsafe { libc::close(gate_writer_fd) };
     io::Write::write_all(&mut pid_writer, &std::process::id().to_ne_bytes())?;
     let mut word = [0];
@@ -230,8 +239,10 @@ fn wait_at_gate(mut pid_writer: &PipeWriter, mut gate: &PipeReader, gate_writer_
     }
 }
 
-/// In the child: takes on the user's identity. Signals need nothing: std empties the mask and restores SIGPIPE, exec
-/// resets what has a handler, and what is ignored (nohup) stays so. Async-signal-safe.
+/// Takes on the user's identity. Runs in the child; async-signal-safe.
+///
+/// Signals need nothing: std empties the mask and restores SIGPIPE, exec resets signals that have a handler, and ignored ones
+/// (nohup) stay ignored.
 fn become_user(account: Option<&Account>) -> io::Result<()> {
     let Some(Account { uid, gid, groups, .. }) = account else {
         return Ok(());
@@ -242,7 +253,7 @@ fn become_user(account: Option<&Account>) -> io::Result<()> {
     Ok(())
 }
 
-/// A command that runs.
+/// A running command.
 #[derive(Debug)]
 pub struct Running {
     child: Child,
@@ -251,12 +262,12 @@ pub struct Running {
 }
 
 impl Running {
-    /// The command's process id.
+    /// Returns the command's process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Sends the command a signal; that it has ended already is no error.
+    /// Sends the command a signal. A command that has ended already is no error.
     pub fn signal(&self, signal: c_int) -> io::Result<()> {
         match pidfd_send_signal(&self.pidfd, signal) {
             Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(error),
@@ -270,7 +281,7 @@ impl Running {
     }
 }
 
-/// How the command ended, as a shell tells it: its exit code, or 128 + the number of the signal that ended it.
+/// Exit code of the command as a shell tells it: its own, or 128 + the number of the signal that ended it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExitCode(pub i32);
 
@@ -282,8 +293,8 @@ impl From<ExitStatus> for ExitCode {
     }
 }
 
-/// Passes signals on for as long as it lives. Afterwards these signals do nothing (their handlers stay installed), so
-/// whoever wants to end by them needs a handler as well, as tokio's.
+/// Passes signals on until it is dropped. Afterwards these signals do nothing, for their handlers stay installed: a program
+/// that is to end by them needs handlers of its own.
 struct Forwarding(Vec<signal_hook_registry::SigId>);
 
 impl Forwarding {
@@ -293,12 +304,12 @@ impl Forwarding {
             let pidfd = Arc::clone(pidfd);
             let forward = move |info: &libc::siginfo_t| {
                 if comes_from_a_process(info, child) {
-                    // Nobody to tell in a signal handler; the one failure there is is that the command has ended.
+                    // The only failure is that the command has ended.
                     let _ = pidfd_send_signal(&pidfd, signal);
                 }
             };
-            // SAFETY: the action reads a struct and makes one system call, which is async-signal-safe; it does not
-            // allocate, lock or panic, and it preserves errno as far as signal-hook-registry does for every action.
+            // SAFETY: the action is async-signal-safe: it reads a struct and makes one system call, and does not allocate,
+            // lock or panic. signal-hook-registry restores errno after it.
             this.0
                 .push(unsafe { signal_hook_registry::register_sigaction(signal, forward)? });
         }
@@ -320,21 +331,22 @@ impl fmt::Debug for Forwarding {
     }
 }
 
-/// True unless the kernel sent the signal (for the terminal, to the whole group), or the command itself did (which
-/// signals its own group, and has got it by that).
+/// Returns whether a process other than the command sent the signal. The kernel sends the terminal's signals to the whole
+/// group, and a command that signals its own group gets the signal by that.
 fn comes_from_a_process(info: &libc::siginfo_t, child: u32) -> bool {
-    // sigaction(2): SI_USER, SI_QUEUE and SI_TKILL are 0 and below, what the kernel sends is above.
+    // sigaction(2): the codes of processes (SI_USER, SI_QUEUE, SI_TKILL) are 0 and below, those of the kernel above.
     if info.si_code > 0 {
         return false;
     }
-    // SAFETY: a signal that was sent by a process has its pid in the union.
+    // SAFETY: the union is of integers and pointers, and the kernel fills all of it. It holds the sender's pid where a process
+    // sent the signal.
     let sender = unsafe { info.si_pid() };
     sender != child as libc::pid_t
 }
 
-/// pidfd_open(2), Linux 5.3.
+/// Opens a pidfd: pidfd_open(2), Linux 5.3.
 fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
-    // SAFETY: takes two numbers, returns a new file descriptor (with close-on-exec) or -1.
+    // SAFETY: the call takes two numbers and touches no memory. It returns a new descriptor (with close-on-exec) or -1.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
@@ -343,7 +355,7 @@ fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
-/// pidfd_send_signal(2), Linux 5.1. Async-signal-safe.
+/// Sends a signal: pidfd_send_signal(2), Linux 5.1. Async-signal-safe.
 fn pidfd_send_signal(pidfd: &OwnedFd, signal: c_int) -> io::Result<()> {
     let none = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: the descriptor is open for as long as it is borrowed; without siginfo the kernel reads no memory of ours.

@@ -5,9 +5,9 @@ use std::{fmt, fs, path::Path};
 /// A process that still runs when the command that started it has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Survivor {
-    /// Its process id.
+    /// The process id.
     pub pid: u32,
-    /// Its name (`comm`), control characters escaped.
+    /// The process's name (`comm`), control characters escaped.
     pub name: String,
 }
 
@@ -17,8 +17,8 @@ impl fmt::Display for Survivor {
     }
 }
 
-/// Which of these processes still run. Give it the command's descendants without those of which an exit was seen, so
-/// that a pid that was used again is not taken for one of them.
+/// Returns which of these processes still run. `descendants` must not hold processes whose exit was seen: their pids may be
+/// other processes' now.
 pub fn survivors(descendants: impl IntoIterator<Item = u32>) -> Vec<Survivor> {
     survivors_below(Path::new("/proc"), descendants)
 }
@@ -32,7 +32,7 @@ fn survivors_below(proc: &Path, descendants: impl IntoIterator<Item = u32>) -> V
     descendants.into_iter().filter_map(alive).collect()
 }
 
-/// From proc_pid_stat(5): `pid (comm) state …`, where comm may hold anything, parentheses too.
+/// Reads proc_pid_stat(5): `pid (comm) state …`, where comm may hold anything, parentheses too.
 fn name_if_alive(stat: &str) -> Option<String> {
     let (start, rest) = stat.rsplit_once(") ")?;
     let (_, name) = start.split_once(" (")?;

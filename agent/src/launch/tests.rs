@@ -84,7 +84,7 @@ fn a_command_that_cannot_run_says_why() {
     assert!(
         missing
             .to_string()
-            .contains("no-such-program cannot be started: there is no such program"),
+            .contains("cannot start no-such-program: there is no such program"),
         "{missing}"
     );
     let forbidden = start(plain.to_str().unwrap());

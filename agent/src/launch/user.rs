@@ -11,10 +11,10 @@ use nix::unistd::{Gid, Uid, User, getgrouplist};
 
 use super::LaunchError;
 
-/// Variables by which sudo tells who called it; the command is not below sudo any more.
+/// Variables by which sudo tells who called it. The command does not get them: it does not run under sudo any more.
 const SUDO_VARIABLES: [&str; 5] = ["SUDO_UID", "SUDO_GID", "SUDO_USER", "SUDO_COMMAND", "SUDO_HOME"];
 
-/// A user, with all that a process takes on to be theirs.
+/// A user, with the identity that a process of theirs has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Account {
     pub(super) uid: Uid,
@@ -25,7 +25,7 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// The user who called sudo; `None` if it was root, or if there was no sudo.
+    /// Returns the user who called sudo; `None` if it was root, or if there was no sudo.
     pub(super) fn of_sudo_caller() -> Result<Option<Self>, LaunchError> {
         if !nix::unistd::geteuid().is_root() {
             return Ok(None);
@@ -40,7 +40,7 @@ impl Account {
             };
             match value.to_str().and_then(|text| text.parse::<u32>().ok()) {
                 Some(number) => Ok(Some(number)),
-                None => Err(LaunchError::User(format!("{name}={} is no number", value.display()))),
+                None => Err(LaunchError::User(format!("{name}={} is not a number", value.display()))),
             }
         };
         let Some(uid) = number("SUDO_UID")? else {
@@ -54,7 +54,7 @@ impl Account {
             return Ok(None);
         }
 
-        // A static binary reads /etc/passwd only: for users of a directory service, what sudo says must do.
+        // A static binary reads /etc/passwd only. For users of a directory service, sudo's variables must do.
         let entry = User::from_uid(uid).ok().flatten();
         let (name, home) = match entry {
             Some(user) => (user.name, Some(user.dir)),
@@ -81,7 +81,7 @@ impl Account {
         }))
     }
 
-    /// Makes the command's environment the user's. PATH stays what sudo made of it.
+    /// Sets the user's HOME, USER and LOGNAME for the command. PATH stays as sudo set it.
     pub(super) fn set_environment(&self, command: &mut Command) {
         for name in SUDO_VARIABLES {
             command.env_remove(name);
@@ -134,7 +134,10 @@ mod tests {
     #[test]
     fn what_cannot_be_told_is_not_taken_for_root() {
         for (variables, says) in [
-            (&[("SUDO_UID", "me"), ("SUDO_GID", "0")][..], "SUDO_UID=me is no number"),
+            (
+                &[("SUDO_UID", "me"), ("SUDO_GID", "0")][..],
+                "SUDO_UID=me is not a number",
+            ),
             (&[("SUDO_UID", "1000")], "SUDO_GID is not"),
             (&[("SUDO_UID", "3999999"), ("SUDO_GID", "1")], "no user 3999999"),
         ] {

@@ -1,4 +1,4 @@
-//! The capabilities that Spoor uses, and what each is for. docs/capabilities.md is this table for people.
+//! Table of the capabilities that Spoor uses. docs/capabilities.md is this table for users.
 
 use super::{Facts, OLDEST_KERNEL, Tracefs, kernel_version};
 
@@ -7,18 +7,18 @@ const SYS_ADMIN: u32 = 21;
 /// The first kernel that accounts maps to cgroups, and not to RLIMIT_MEMLOCK.
 pub(super) const WITHOUT_MEMLOCK: (u32, u32) = (5, 11);
 
-/// A capability, and what it is for.
+/// A capability, with its purpose.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Capability {
-    /// Its name, as in capabilities(7).
+    /// The name, as in capabilities(7).
     pub name: &'static str,
-    /// The capabilities of which one is enough: its own number, then the others (include/uapi/linux/capability.h).
+    /// Capabilities of which one is enough: the number of this one, then others (include/uapi/linux/capability.h).
     pub enough: &'static [u32],
-    /// What it is for.
+    /// The purpose.
     pub purpose: &'static str,
-    /// What does not work without it.
+    /// The consequence of lacking it.
     pub without: &'static str,
-    /// The first kernel that knows it, or needs it; kernels from 5.10 on are meant.
+    /// The supported kernels on which it matters.
     pub kernels: &'static str,
 }
 
@@ -52,8 +52,8 @@ pub const CAPABILITIES: &[Capability] = &[
         enough: &[19],
         purpose: "reads executable, environment and descriptors of other users' processes",
         without: "processes of other users, or with more rights than spoor's own, are not found by --exe and --port; \
-                  of others it is not known what they are, so that fewer parents are found, and on some kernels \
-                  those that run already have no OTEL_SERVICE_NAME",
+                  their runtimes are not known, so fewer parents are found; and on some kernels processes that run \
+                  already have no OTEL_SERVICE_NAME",
         kernels: "all",
     },
     Capability {
@@ -74,14 +74,14 @@ pub const CAPABILITIES: &[Capability] = &[
     Capability {
         name: "CAP_SYS_NICE",
         enough: &[23],
-        purpose: "lets the reader of the ring buffer go before other programs",
+        purpose: "raises the priority of the ring buffer's reader",
         without: "on a machine without idle time more records may be lost",
         kernels: "all",
     },
 ];
 
 impl Capability {
-    /// The names for `setcap` and `--cap-add`: what Spoor should have on every kernel.
+    /// Returns the capabilities that Spoor should have on every kernel, as `setcap` takes them.
     pub fn setcap_list() -> String {
         let common = [
             "CAP_BPF",
@@ -93,12 +93,12 @@ impl Capability {
         common.join(",").to_lowercase()
     }
 
-    /// True if the process has it, or one that is as good.
+    /// Returns whether the process has it, or one that is as good.
     pub fn is_held(&self, effective: u64) -> bool {
         self.enough.iter().any(|number| effective & (1 << number) != 0)
     }
 
-    /// What it means that the process lacks it, on such a system.
+    /// Returns how much it matters on such a system.
     pub fn need(&self, facts: &Facts) -> Need {
         match self.name {
             "CAP_BPF" | "CAP_PERFMON" => Need::Always,
@@ -112,24 +112,25 @@ impl Capability {
     }
 }
 
-/// How much a capability matters on a system.
+/// Importance of a capability on a system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     /// Nothing can be traced without it.
     Always,
-    /// Something does not work without it.
+    /// A feature does not work without it.
     Wanted,
-    /// It would change nothing here.
+    /// The capability would change nothing here.
     Never,
 }
 
-/// A version that cannot be read is no proof of a new kernel.
+/// Returns whether maps count against a limit on locked memory that the process cannot lift by itself. A version that
+/// cannot be read is no proof of a new kernel.
 fn needs_memlock(facts: &Facts) -> bool {
     let version = kernel_version(&facts.kernel).unwrap_or(OLDEST_KERNEL);
     version < WITHOUT_MEMLOCK && !facts.memlock_unlimited
 }
 
-/// The capabilities that the process lacks and that matter so much here.
+/// Returns the capabilities that the process lacks, and that matter so much here.
 pub fn lacking(facts: &Facts, need: Need) -> impl Iterator<Item = &'static Capability> {
     CAPABILITIES
         .iter()

@@ -1,4 +1,4 @@
-//! What must be so before programs can be loaded, looked at first, so that an error says what to do and not `EPERM`.
+//! Checks before programs are loaded, so that an error says what to do, and not just `EPERM`.
 
 pub mod capability;
 mod system;
@@ -18,7 +18,7 @@ const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 /// Inode number of the initial user namespace: `PROC_USER_INIT_INO`.
 const INITIAL_USER_NAMESPACE: u64 = 0xEFFF_FFFD;
 
-/// What was read of the system.
+/// Facts about the system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
     /// `CapEff` of /proc/self/status.
@@ -33,16 +33,16 @@ pub struct Facts {
     pub has_btf: bool,
     /// /sys/kernel/security/lockdown; `None` if it is not there (no lockdown, or securityfs is not mounted).
     pub lockdown: Option<String>,
-    /// Whether tracepoints can be looked up.
+    /// State of tracefs, which lists the tracepoints.
     pub tracefs: Tracefs,
     /// The hard limit RLIMIT_MEMLOCK is infinite: the process may lift its own.
     pub memlock_unlimited: bool,
 }
 
-/// Whether tracepoints can be looked up.
+/// State of tracefs, which lists the tracepoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tracefs {
-    /// They can.
+    /// Tracefs is mounted, and this process may read it.
     Readable,
     /// Tracefs is mounted, and this process may not read it.
     Unreadable,
@@ -50,32 +50,32 @@ pub enum Tracefs {
     NotMounted,
 }
 
-/// Why Spoor cannot work here, and what to do.
+/// Reason why Spoor cannot work here, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// Neither root nor the capabilities.
+    /// The process is not root, and lacks capabilities.
     #[error(
         "spoor lacks {}: start it with sudo, or give its binary the capabilities: sudo setcap {}+ep \
          $(command -v spoor); in a container use --privileged, or --cap-add for each of them (docs/capabilities.md)",
         Names(.missing), setcap_list(.missing)
     )]
     Capabilities {
-        /// What is missing.
+        /// Names of the missing capabilities.
         missing: Vec<&'static str>,
     },
-    /// Process ids would mean something else than what the kernel reports.
+    /// The process is in a PID namespace, whose process ids are not the kernel's.
     #[error(
         "spoor is in a PID namespace of its own, where the process ids that the kernel reports mean nothing: start the \
          container with --pid=host (Docker, Podman) or hostPID: true (Kubernetes)"
     )]
     PidNamespace,
-    /// Capabilities of a user namespace are not enough for bpf(2).
+    /// The process is in a user namespace, whose capabilities do not count for bpf(2).
     #[error(
         "spoor is in a user namespace, where even root may not load eBPF programs: start it outside of rootless \
          containers, or with --userns=host"
     )]
     UserNamespace,
-    /// No type information.
+    /// The kernel has no type information, or this process may not read it.
     #[error(
         "the kernel {kernel} has no readable /sys/kernel/btf/vmlinux, from which spoor learns the layout of kernel \
          structures: use a kernel that is built with CONFIG_DEBUG_INFO_BTF=y (all major distributions' are); in a \
@@ -85,13 +85,13 @@ pub enum Problem {
         /// `uname -r`
         kernel: String,
     },
-    /// Programs may not read memory.
+    /// The kernel's lockdown lets no eBPF program read memory.
     #[error(
         "the kernel is locked down in mode `confidentiality`, where eBPF programs may not read memory: boot with \
          lockdown=integrity, which Secure Boot allows"
     )]
     Lockdown,
-    /// Helpers and maps are missing.
+    /// The kernel lacks helpers and maps that all programs need.
     #[error("the kernel is {kernel}, and spoor needs {}.{} or newer: upgrade the kernel", OLDEST_KERNEL.0, OLDEST_KERNEL.1)]
     OldKernel {
         /// `uname -r`
@@ -99,7 +99,7 @@ pub enum Problem {
     },
 }
 
-/// What spoor should have on every kernel, and what is missing here beyond that.
+/// Returns the capabilities that Spoor should have on every kernel, with those that are missing here beyond that.
 fn setcap_list(missing: &[&str]) -> String {
     let mut list = Capability::setcap_list();
     for name in missing.iter().map(|name| name.to_lowercase()) {
@@ -118,7 +118,7 @@ impl fmt::Display for Names<'_> {
     }
 }
 
-/// All reasons why Spoor cannot work on such a system; none: it can.
+/// Returns all reasons why Spoor cannot work on such a system.
 pub fn problems(facts: &Facts) -> Vec<Problem> {
     let Facts {
         capabilities: _,
@@ -158,20 +158,22 @@ pub fn problems(facts: &Facts) -> Vec<Problem> {
     problems
 }
 
-/// Whether the process may load and attach programs, as far as capabilities say it.
+/// Returns whether the process has the capabilities that loading and attaching programs needs.
 pub fn may_load(facts: &Facts) -> bool {
     let needed = ["CAP_BPF", "CAP_PERFMON"];
     !lacking(facts, Need::Always).any(|capability| needed.contains(&capability.name))
 }
 
-/// Major and minor version from `uname -r`.
+/// Returns major and minor version from `uname -r`.
 pub fn kernel_version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// Looks at this system: an error lists all that is in the way, each with what to do. What works less well for want of
-/// a capability is logged.
+/// Checks this system, and logs what works less well without a capability.
+///
+/// # Errors
+/// If Spoor cannot work here: all reasons, each with what to do.
 pub fn check() -> anyhow::Result<()> {
     let facts = Facts::read()?;
     let problems = problems(&facts);

@@ -1,4 +1,4 @@
-//! The thin part that reads the system, and sets right what can be set right.
+//! Reading of the system, and two repairs: mounting tracefs, and lifting the limit on locked memory.
 
 use std::{
     fs::{self, File},
@@ -60,20 +60,20 @@ fn effective_capabilities(status: &str) -> Option<u64> {
     u64::from_str_radix(line.trim(), 16).ok()
 }
 
-/// Where tracefs is.
+/// Place of tracefs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TracefsState {
-    /// It was mounted here already.
+    /// Tracefs was mounted here already.
     Present(PathBuf),
-    /// It was mounted here just now: to be logged, for it stays.
+    /// Tracefs has been mounted here just now, and stays so: the caller logs that.
     Mounted(PathBuf),
 }
 
 /// Tracefs is not mounted, and could not be.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "tracefs, where the kernel lists its tracepoints, is not mounted, and mounting it at {TRACEFS} failed: {0}; do it \
-     by hand (sudo mount -t tracefs tracefs {TRACEFS}), or give the container the host's /sys/kernel/tracing"
+    "cannot mount tracefs, where the kernel lists its tracepoints, at {TRACEFS}: {0}; mount it by hand (sudo mount -t \
+     tracefs tracefs {TRACEFS}), or give the container the host's /sys/kernel/tracing"
 )]
 pub struct TracefsError(#[source] io::Error);
 
@@ -114,18 +114,18 @@ fn tracefs_in(mountinfo: &str) -> Option<PathBuf> {
                 && file_system.split(' ').next() == Some("tracefs")
         })
     };
-    // The second is where it was mounted by itself together with debugfs.
+    // debugfs mounts it at the second place by itself.
     [TRACEFS, "/sys/kernel/debug/tracing"]
         .into_iter()
         .find(|place| mounted(place))
         .map(|place| Path::new(place).to_owned())
 }
 
-/// The limit on locked memory is in the way of maps.
+/// The limit on locked memory cannot be lifted, and leaves no room for maps.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "kernels before 5.11 count maps as locked memory, of which {limit} bytes are allowed, and raising that failed: \
-     {source}; give spoor CAP_SYS_RESOURCE, or start it with `ulimit -l unlimited` (LimitMEMLOCK=infinity in systemd, \
+    "cannot raise the limit on locked memory, which is {limit} bytes: {source}; kernels before 5.11 count eBPF maps \
+     against it; give spoor CAP_SYS_RESOURCE, or start it with `ulimit -l unlimited` (LimitMEMLOCK=infinity in systemd, \
      --ulimit memlock=-1 in Docker)"
 )]
 pub struct MemlockError {
@@ -188,6 +188,6 @@ mod tests {
             limit: 65536,
             source: io::Error::from_raw_os_error(libc::EPERM),
         };
-        assert!(error.to_string().contains("65536 bytes are allowed"), "{error}");
+        assert!(error.to_string().contains("which is 65536 bytes"), "{error}");
     }
 }

@@ -1,22 +1,24 @@
-//! Where this kernel keeps its fields: offsets of struct members, read from its own BTF.
+//! Offsets of struct members of the running kernel, read from its BTF.
 //!
 //! Format: <https://docs.kernel.org/bpf/btf.html>. rustc writes no CO-RE relocations, so the programs get these numbers
 //! as constants.
 
-/// Why there are no offsets.
+use std::ffi::CStr;
+
+/// Reason why there are no offsets.
 #[derive(Debug, thiserror::Error)]
 pub enum BtfError {
-    /// The file could not be read.
+    /// The kernel has no BTF, or this process may not read it.
     #[error(
         "cannot read {path}: {source}. The kernel must be built with CONFIG_DEBUG_INFO_BTF (all current distributions' are)"
     )]
     Unreadable {
-        /// What was tried.
+        /// The file.
         path: &'static str,
-        /// What the kernel said.
+        /// The kernel's reason.
         source: std::io::Error,
     },
-    /// It is not what the format says.
+    /// The file does not follow the format.
     #[error("the kernel's BTF is malformed at byte {0}")]
     Malformed(usize),
 }
@@ -42,7 +44,7 @@ mod kind {
     pub const ENUM64: u32 = 19;
 }
 
-/// Anonymous members that are looked into for one name: without a bound, one that holds itself would have no end.
+/// Upper bound on the anonymous members that are searched for one name: one that holds itself would have no end.
 const MOST_ANONYMOUS: u32 = 1000;
 
 /// The running kernel's types.
@@ -55,12 +57,18 @@ pub struct Btf {
 
 impl Btf {
     /// Reads the running kernel's BTF.
+    ///
+    /// # Errors
+    /// If it is not there, cannot be read, or is malformed.
     pub fn of_kernel() -> Result<Self, BtfError> {
         let bytes = std::fs::read(PATH).map_err(|source| BtfError::Unreadable { path: PATH, source })?;
         Self::parse(bytes)
     }
 
-    /// Takes these bytes for BTF.
+    /// Indexes the types in these bytes.
+    ///
+    /// # Errors
+    /// If the bytes are no BTF, or end within a type.
     pub fn parse(bytes: Vec<u8>) -> Result<Self, BtfError> {
         let word = |at: usize| word(&bytes, at);
         if word(0)? as u16 != MAGIC {
@@ -88,8 +96,8 @@ impl Btf {
         Ok(Self { strings, types, bytes })
     }
 
-    /// Byte offset of a member, which may lie in an anonymous struct or union, or behind dots in a named one
-    /// (`ns.inum`). `None`: this kernel has no such struct or member, or it is no whole number of bytes in.
+    /// Returns the byte offset of a member, which may lie in an anonymous struct or union, or behind dots in a named one
+    /// (`ns.inum`). `None`: this kernel has no such struct or member, or the member is a bit field within a byte.
     pub fn offset(&self, structure: &str, path: &str) -> Option<u32> {
         let mut at = self.place(structure)?;
         let mut bits = 0;
@@ -104,24 +112,24 @@ impl Btf {
         (bits % 8 == 0).then_some(bits / 8)
     }
 
-    /// Number of the function of this name.
+    /// Returns the type id of the function of this name.
     pub fn function(&self, name: &str) -> Option<u32> {
         self.id(kind::FUNC, name)
     }
 
-    /// Number of the struct of this name.
+    /// Returns the type id of the struct of this name.
     pub fn structure(&self, name: &str) -> Option<u32> {
         self.id(kind::STRUCT, name)
     }
 
-    /// Where the struct of this name is.
+    /// Returns the byte offset of the struct of this name in the file.
     fn place(&self, name: &str) -> Option<usize> {
         let index = self.structure(name)? as usize - 1;
         Some(*self.types.get(index)? as usize)
     }
 
-    /// Number of the struct or function of this name. A search among some 100,000 types: a map of all would take megabytes,
-    /// for the dozen that are asked for.
+    /// Searches the struct or function of this name among some 100,000 types, and returns its id. A map of all would take
+    /// megabytes, for the dozen that are asked for.
     fn id(&self, kind: u32, wanted: &str) -> Option<u32> {
         let index = self.types.iter().map(|&at| at as usize).position(|at| {
             let is_kind = word(&self.bytes, at + 4).is_ok_and(|info| info >> 24 & 0x1f == kind);
@@ -136,7 +144,7 @@ impl Btf {
             .is_some_and(|end| end.first() == Some(&0))
     }
 
-    /// Bit offset and type id of a member. `left`: anonymous ones that may still be looked into.
+    /// Returns the bit offset and type id of a member. `left`: anonymous members that may still be searched.
     fn member(&self, at: usize, wanted: &str, left: &mut u32) -> Option<(u32, u32)> {
         let info = word(&self.bytes, at + 4).ok()?;
         let bitfields = info >> 31 == 1;
@@ -163,7 +171,7 @@ impl Btf {
         None
     }
 
-    /// Where the struct or union with this id is, behind typedefs and qualifiers.
+    /// Returns the byte offset in the file of the struct or union with this id, behind typedefs and qualifiers.
     fn aggregate(&self, mut id: u32) -> Option<usize> {
         for _ in 0..8 {
             let at = *self.types.get((id as usize).checked_sub(1)?)? as usize;
@@ -187,8 +195,8 @@ fn word(bytes: &[u8], at: usize) -> Result<u32, BtfError> {
 
 fn string(bytes: &[u8], at: usize) -> Result<&str, BtfError> {
     let rest = bytes.get(at..).ok_or(BtfError::Malformed(at))?;
-    let end = rest.iter().position(|&byte| byte == 0).ok_or(BtfError::Malformed(at))?;
-    str::from_utf8(&rest[..end]).map_err(|_| BtfError::Malformed(at))
+    let text = CStr::from_bytes_until_nul(rest).map_err(|_| BtfError::Malformed(at))?;
+    text.to_str().map_err(|_| BtfError::Malformed(at))
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
-//! What does not work on this kernel, and tests of that: nobody has all kernels that lack something.
+//! Features that do not work on this kernel, and a way to test that: nobody has all kernels that lack something.
 
-/// Something that this kernel does not have or refuses, and what that costs.
+/// A program or field that this kernel lacks or refuses, and what that costs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lost {
     /// The program's name, or `struct.member` of a field.
     pub what: String,
-    /// What does not work without it.
+    /// The feature that does not work without it.
     pub feature: &'static str,
-    /// Why.
+    /// The kernel's reason.
     pub reason: String,
 }
 
@@ -20,17 +20,17 @@ impl Lost {
         }
     }
 
-    /// Logs it.
+    /// Logs the loss.
     pub(super) fn tell(&self) {
         let Self { what, feature, reason } = self;
         tracing::warn!(what, reason, "not available on this kernel: {feature}");
     }
 }
 
-/// The reason, where a test refuses.
+/// Reason of a program that a test withholds.
 pub(super) const WITHHELD: &str = "withheld by a test";
 
-/// For tests: what is dealt with as if this kernel did not have it. Nothing that a user can set.
+/// Programs and fields to do without, as if this kernel lacked them. For tests only: users cannot set it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Withheld {
     /// Programs, by name: refused.

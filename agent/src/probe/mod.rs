@@ -1,7 +1,10 @@
-//! The kernel side, as the agent handles it: loading, attaching, shared memory, and the ring of records. All use of aya
-//! is here.
+//! The kernel side, as the agent handles it: loading, attaching, shared memory, and the ring of records.
+//!
+//! Nothing outside of this folder uses aya.
 
 mod btf;
+mod calibrate;
+mod error;
 mod load;
 mod lost;
 mod mapped;
@@ -10,18 +13,22 @@ mod plan;
 pub mod reference;
 mod ring;
 mod skipped;
+mod start;
 mod survey;
 
 #[cfg(feature = "fuzzing")]
 pub use btf::Btf;
-pub use load::{Later, ProbeError, REPORTER, Settings, give_back_memory};
+pub use error::ProbeError;
+pub use load::{Later, REPORTER, Settings};
 pub use lost::{Lost, Withheld};
 pub use offsets::{Feature, fields};
 pub use plan::{Attachment, Hook, PLAN, When};
 pub use ring::{Ring, Waker};
+pub use start::give_back_memory;
 pub use survey::{Survey, Trial, survey};
 
 use std::{
+    mem::offset_of,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -30,33 +37,32 @@ use agent_ebpf::abi::{COUNTER_COLUMNS, Control, Counter, Hint, Hints, MARKS, Sea
 use mapped::Mapped;
 use skipped::Skipped;
 
-/// The loaded and attached programs. Dropping it detaches them; nothing is pinned, so that a killed agent leaves
-/// nothing.
+/// Programs that are loaded and attached. Dropping this detaches them. Nothing is pinned: a killed agent leaves nothing.
 pub struct Probe {
-    /// The records.
+    /// Records that the programs submit.
     pub ring: Ring,
-    /// What else is shared.
+    /// Other memory that is shared with the programs.
     pub shared: Shared,
-    /// What this kernel does not have or refuses, programs and fields, and why.
+    /// Programs and fields that this kernel does not have or refuses, and why.
     pub lost: Vec<Lost>,
     programs: Arc<Mutex<aya::Ebpf>>,
     skipped: Skipped,
-    /// The programs hold their way into the reporter by this.
+    /// Holds the reporter, which the programs of system calls end in.
     _next: aya::maps::ProgramArray<aya::maps::MapData>,
 }
 
 impl Probe {
-    /// The programs that are attached later, to be attached on another thread.
+    /// Returns a handle that attaches the remaining programs, on another thread.
     pub fn later(&self) -> Later {
         Later(Arc::clone(&self.programs))
     }
 
-    /// Takes over the kernel's own counts into [`Probe::counters`].
+    /// Reads the kernel's own counts, which [`Probe::counters`] returns then.
     pub fn look_at_skipped(&self) {
         self.skipped.look();
     }
 
-    /// The counters of the kernel side, and the kernel's own.
+    /// Returns the counters of the programs, and the kernel's own.
     pub fn counters(&self) -> Vec<(Counter, u64)> {
         let mut counters = self.shared.counters();
         let own = counters.iter_mut().filter(|(counter, _)| *counter == Counter::Skipped);
@@ -65,7 +71,7 @@ impl Probe {
     }
 }
 
-/// The memory that is shared with the programs.
+/// Memory that the agent shares with the programs.
 pub struct Shared {
     targets: Mapped<[u8; MARKS]>,
     ports: Mapped<[u8; MARKS]>,
@@ -75,72 +81,52 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Makes a process a target, or none any more. False for an id that no kernel gives
+    /// Makes a process a target, or none any more. Returns false for an id that no kernel gives
     /// ([`agent_ebpf::abi::PID_LIMIT`]).
     pub fn set_target(&self, tgid: u32, on: bool) -> bool {
-        let place = tgid as usize % MARKS;
-        // SAFETY: the index is within the entry.
-        self.targets.set(
-            tgid as usize / MARKS,
-            |entry| unsafe { (&raw mut *entry).cast::<u8>().add(place) },
-            on as u8,
-        )
+        let tgid = tgid as usize;
+        self.targets.set(tgid / MARKS, tgid % MARKS, u8::from(on))
     }
 
-    /// Whether a process is a target.
+    /// Returns whether a process is a target.
     pub fn is_target(&self, tgid: u32) -> bool {
-        self.targets
-            .get(tgid as usize / MARKS)
-            .is_some_and(|entry| entry[tgid as usize % MARKS] != 0)
+        let tgid = tgid as usize;
+        let marks = self.targets.get(tgid / MARKS);
+        marks.is_some_and(|marks| marks.get(tgid % MARKS).is_some_and(|&mark| mark != 0))
     }
 
     /// Makes every process that listens on the port from now on a target.
     pub fn watch_port(&self, port: u16) {
-        let place = port as usize % MARKS;
-        // SAFETY: the index is within the entry.
-        self.ports.set(
-            port as usize / MARKS,
-            |entry| unsafe { (&raw mut *entry).cast::<u8>().add(place) },
-            1,
-        );
+        let port = usize::from(port);
+        self.ports.set(port / MARKS, port % MARKS, 1u8);
     }
 
-    /// Whether programs that are started become (provisional) targets.
+    /// Switches whether programs that are started become (provisional) targets.
     pub fn capture_new(&self, on: bool) {
-        // SAFETY: a field of the entry.
-        self.control
-            .set(0, |entry| unsafe { (&raw mut (*entry).capture_new).cast() }, on as u32);
+        self.control.set(0, offset_of!(Control, capture_new), u32::from(on));
     }
 
-    /// Gives the programs Core's hints for the directions of a connection. Each word is written by itself: a program
-    /// that reads between two writes finds that the seal does not fit, and has no hint.
+    /// Gives the programs Core's hints for the directions of a connection.
+    ///
+    /// Each word is written by itself: a program that reads between two writes finds that the seal does not fit, and has no
+    /// hint.
     pub fn hint(&self, conn: u64, hints: [Hint; 2]) {
         let slot = hint_slot(conn) as usize;
         for (way, hint) in hints.into_iter().enumerate() {
             let SealedHint { until, state, seal } = SealedHint::new(conn, hint);
-            // SAFETY: fields of the entry.
-            self.hints
-                .set(slot, |entry| unsafe { &raw mut (*entry).ways[way & 1].until }, until);
-            // SAFETY: as above.
-            self.hints
-                .set(slot, |entry| unsafe { &raw mut (*entry).ways[way & 1].state }, state);
-            // SAFETY: as above.
-            self.hints
-                .set(slot, |entry| unsafe { &raw mut (*entry).ways[way & 1].seal }, seal);
+            let at = offset_of!(Hints, ways) + way * size_of::<SealedHint>();
+            self.hints.set(slot, at + offset_of!(SealedHint, until), until);
+            self.hints.set(slot, at + offset_of!(SealedHint, state), state);
+            self.hints.set(slot, at + offset_of!(SealedHint, seal), seal);
         }
     }
 
     /// Says that the reader sleeps, or works.
     fn reader_sleeps(&self, on: bool) {
-        // SAFETY: a field of the entry.
-        self.control.set(
-            0,
-            |entry| unsafe { (&raw mut (*entry).reader_sleeps).cast() },
-            on as u32,
-        );
+        self.control.set(0, offset_of!(Control, reader_sleeps), u32::from(on));
     }
 
-    /// The counters of the programs, summed over processors.
+    /// Returns the counters of the programs, summed over processors.
     fn counters(&self) -> Vec<(Counter, u64)> {
         let mut sums = [0u64; COUNTER_COLUMNS];
         for cpu in 0..self.counters.len() {
@@ -148,12 +134,10 @@ impl Shared {
                 *sum = sum.wrapping_add(count);
             }
         }
-        Counter::ALL
-            .iter()
-            .map(|&counter| (counter, sums[counter as usize]))
-            .collect()
+        let sum = |counter: Counter| sums.get(counter as usize).copied().unwrap_or_default();
+        Counter::ALL.iter().map(|&counter| (counter, sum(counter))).collect()
     }
 }
 
-/// How long the reader sleeps between two looks while records come.
+/// Sleep of the reader between two looks while records come.
 pub const BUSY_PERIOD: Duration = Duration::from_millis(10);

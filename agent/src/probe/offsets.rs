@@ -1,10 +1,10 @@
-//! The kernel's field offsets, as the programs want them, and what is lost where a kernel does not have one.
+//! Offsets of kernel fields, as the programs need them, and what is lost where a kernel lacks one.
 
 use agent_ebpf::abi::Offsets;
 
-use super::{btf::Btf, load::ProbeError, lost::Lost};
+use super::{ProbeError, btf::Btf, lost::Lost};
 
-/// What came of looking for all fields.
+/// Result of the look for all fields.
 pub struct Found {
     /// The offsets; a field that this kernel does not have is [`Offsets::MISSING`].
     pub offsets: Offsets,
@@ -14,12 +14,12 @@ pub struct Found {
     pub essential: Vec<String>,
 }
 
-/// What does not work without a field; `None`: nothing works.
+/// Feature that is lost without a field; `None`: nothing works without it.
 pub type Feature = Option<&'static str>;
 
-/// All depends on it.
+/// Nothing works without the field.
 const ALL: Feature = None;
-/// How a descriptor's socket is told from the one that had its address before.
+/// The inode number tells a socket from an earlier one at the same address.
 const GENERATIONS: Feature = Some("sockets that have the address of an earlier one are not told from it");
 const PROGRAMS: Feature = Some("programs that end before they are looked at have no name");
 const ENDS: Feature = Some("exchanges of processes that die end late");
@@ -35,7 +35,7 @@ const NAMESPACES: Feature = Some("which network namespace a connection is in is 
 const ERRORS: Feature = Some("why a connection ended (a reset, a time limit)");
 const SHUTDOWNS: Feature = Some("which direction of a connection was shut down is not recorded");
 const UPPER_LAYERS: Feature = Some("encryption by the kernel (kTLS) is not told from other bytes that make no sense");
-/// Their streams are counted then, as those of Unix sockets are.
+/// Without sequence numbers, the bytes of TCP streams are counted, as those of Unix sockets are.
 const SEQUENCES: Feature = Some("which call a request over TCP came from, and bytes that no program saw");
 
 /// Looks for all fields, but for those that are `withheld` (as `struct.member`).
@@ -60,8 +60,7 @@ pub fn offsets(btf: &Btf, withheld: &[String]) -> Found {
     }
 }
 
-/// All fields of the running kernel that are looked for, as `struct.member`, and what does not work without each (`None`:
-/// nothing does).
+/// Returns all fields of the running kernel that are looked for, as `struct.member`, with the feature that needs each.
 ///
 /// # Errors
 /// If the kernel's BTF cannot be read.
@@ -75,7 +74,7 @@ pub fn fields() -> Result<Vec<(String, Feature)>, ProbeError> {
     Ok(fields)
 }
 
-/// Asks for each field: by its name, where it is, and what it is for.
+/// Calls `take` for each field, with its name, its offset and the feature that needs it.
 fn look(btf: &Btf, take: &mut dyn FnMut(String, Option<u32>, Feature) -> Option<u32>) -> Offsets {
     let mut of = |structure: &str, member: &str, feature: Feature| {
         let offset = btf.offset(structure, member);
@@ -135,7 +134,7 @@ fn look(btf: &Btf, take: &mut dyn FnMut(String, Option<u32>, Feature) -> Option<
     }
 }
 
-/// Where one field of several is missing, the others are of no use: the programs ask for the first one only.
+/// Marks the field that the programs check as missing, if another field of its group is: they are of use together only.
 fn degrade(offsets: &mut Offsets) {
     let missing = |fields: &[u32]| fields.contains(&Offsets::MISSING);
     let Offsets {

@@ -1,6 +1,6 @@
-//! Which program goes where, and what is lost without it.
+//! Table of all programs: where each is attached, and what is lost without it.
 
-/// How a program is attached.
+/// Tracepoint that a program is attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     /// A tracepoint of the category `syscalls`.
@@ -14,17 +14,17 @@ pub enum Hook {
 pub struct Attachment {
     /// The program's name in the object.
     pub program: &'static str,
-    /// Where it goes.
+    /// The tracepoint.
     pub hook: Hook,
-    /// What does not work without it; `None`: nothing works without it.
+    /// The feature that does not work without it; `None`: nothing works without it.
     pub feature: Option<&'static str>,
-    /// When it is attached. All are loaded at the start, so that what this kernel refuses is known then.
+    /// When it is attached. All programs are loaded at the start, so that it is known then what this kernel refuses.
     pub when: When,
-    /// Kernels that Spoor runs on lack the system call: then nobody makes it, and nothing is lost.
+    /// True if a supported kernel may lack the system call. Nobody makes it there, and nothing is lost.
     pub may_be_unknown: bool,
 }
 
-/// When a program is attached: its hook slows everybody's calls, so not before it is needed.
+/// Time when a program is attached. A hook slows the calls of all processes, so it is not attached before it is needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
     /// At the start.
@@ -43,7 +43,7 @@ const fn syscall(program: &'static str, name: &'static str, feature: Option<&'st
     }
 }
 
-/// What ends Unix connections: calls that every process makes all the time.
+/// Returns the attachment of a call that ends Unix connections. Every process makes such calls all the time.
 const fn unix(program: &'static str, name: &'static str, feature: &'static str) -> Attachment {
     Attachment {
         program,
@@ -64,11 +64,11 @@ pub(super) const fn raw(program: &'static str, name: &'static str, feature: Opti
     }
 }
 
-/// What is lost without the hooks of epoll_wait(2).
+/// Feature that needs the hooks of epoll_wait(2).
 const EVENT_LOOPS: &str = "threads that wait for events are not told from threads that block";
 
-/// All programs, in the order of attaching: processes first, so that none forks unseen; then births, then bytes, so that
-/// no byte is told before its connection.
+/// All programs, in the order of attaching: processes first, so that none forks unseen; then opens of connections, then
+/// bytes, so that no byte is reported before its connection.
 pub const PLAN: &[Attachment] = &[
     raw("process_fork", "sched_process_fork", None),
     raw(

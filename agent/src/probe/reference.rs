@@ -1,4 +1,4 @@
-//! For the benchmarks: the kernel's statistics of programs, and programs that costs are compared with.
+//! Tools of the benchmarks: the kernel's statistics of programs, and programs to compare costs with.
 
 use std::{
     os::fd::OwnedFd,
@@ -22,29 +22,30 @@ use super::{
     load::{OBJECT, take},
 };
 
-/// Room for 15 ms of the fastest server that we know.
+/// Size of the ring: room for 15 ms of the fastest server that we know.
 const RING_BYTES: u32 = 8 * 1024 * 1024;
-/// How often the ring is emptied.
+/// Period at which the ring is emptied.
 const PERIOD: Duration = Duration::from_millis(2);
 
-/// Makes the kernel count runs and run time of all programs, as long as the result lives: it ends with the process,
-/// however that dies, which a sysctl does not.
+/// Makes the kernel count runs and run time of all programs until the result is dropped. Unlike a sysctl, that ends with the
+/// process, however it dies.
 pub fn enable_run_statistics() -> Result<OwnedFd, ProbeError> {
     enable_stats(Stats::RunTime).map_err(|error| failed(&error))
 }
 
-/// Whether the kernel holds a program of this name, whoever loaded it.
+/// Returns whether the kernel holds a program of this name, whoever loaded it.
 pub fn is_loaded(name: &str) -> bool {
     // The kernel keeps so many bytes of a name.
     const NAME_BYTES: usize = 15;
     let wanted = name.get(..NAME_BYTES.min(name.len()));
-    // One that has just ended is not there.
+    // Programs that are unloaded meanwhile are skipped.
     loaded_programs()
         .flatten()
         .any(|program| program.name_as_str() == wanted)
 }
 
-/// The reference program, on each recvfrom(2) of the host: it copies 256 bytes of the caller's buffer and submits them.
+/// Reference program on each recvfrom(2) of the host: it copies 256 bytes of the caller's buffer and submits them.
+///
 /// A program costs several times more between the misses of a busy server than in a loop of its own, so it is measured
 /// in the same place as what it is compared with.
 pub struct Reference {
@@ -54,7 +55,10 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// Attaches it, and empties its ring in a thread.
+    /// Attaches the program, and empties its ring in a thread.
+    ///
+    /// # Errors
+    /// If the kernel refuses it.
     pub fn attach() -> Result<Self, ProbeError> {
         let mut programs = object()?;
         let mut ring = RingBuf::try_from(take(&mut programs, "EVENTS")?).map_err(|error| failed(&error))?;
@@ -84,7 +88,10 @@ impl Reference {
         })
     }
 
-    /// What a run has cost on average. Needs [`enable_run_statistics`].
+    /// Returns the average cost of a run. Needs [`enable_run_statistics`].
+    ///
+    /// # Errors
+    /// If the program never ran.
     pub fn cost(&self) -> Result<Duration, ProbeError> {
         let program = self.programs.program("reference");
         let program = program.ok_or_else(|| failed(&"it is not in the object"))?;
@@ -110,13 +117,16 @@ impl Drop for Reference {
     }
 }
 
-/// Programs that do nothing, on all hooks that an agent takes at its start: what the hooks themselves cost.
+/// Programs that do nothing, on all hooks that an agent takes at its start: they measure what the hooks themselves cost.
 pub struct Empty {
     _programs: Ebpf,
 }
 
 impl Empty {
-    /// Attaches them. A hook that this kernel does not have is none of the agent's either.
+    /// Attaches the programs. A hook that this kernel lacks is left out: the agent does not have it either.
+    ///
+    /// # Errors
+    /// If the kernel refuses a program.
     pub fn attach() -> Result<Self, ProbeError> {
         let mut programs = object()?;
         let missing = || failed(&"it is not in the object");

@@ -25,7 +25,7 @@ pub struct Ring {
     waker: Waker,
 }
 
-/// How long a program may take from its look whether the reader sleeps to its record: far longer than an interrupt.
+/// Upper bound on the time from a program's check whether the reader sleeps to its record: far longer than an interrupt.
 const SETTLE: Duration = Duration::from_millis(50);
 
 /// Ends the reader's wait from another thread.
@@ -33,20 +33,23 @@ const SETTLE: Duration = Duration::from_millis(50);
 pub struct Waker(Arc<OwnedFd>);
 
 impl Waker {
-    /// For a wait that is in nobody's hands yet.
+    /// Creates a waker that no ring waits for yet.
     ///
     /// # Errors
     /// If there are too many open files.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: a plain system call; the result is checked, and owned once.
-        let event = unsafe { owned(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK)) }?;
+        // SAFETY: eventfd(2) takes two numbers and touches no memory.
+        let event = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        // SAFETY: the call has just returned it.
+        let event = unsafe { owned(event) }?;
         Ok(Self(Arc::new(event)))
     }
 
     /// Ends the present wait, or the next one.
     pub fn wake(&self) {
         let one = 1u64;
-        // SAFETY: eight bytes are readable; an eventfd takes eight. A full counter means that a wake-up is pending.
+        // A full counter refuses the write: a wake-up is pending then.
+        // SAFETY: the kernel reads the eight bytes of `one`, which lives until the call returns.
         unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), 8) };
     }
 }
@@ -55,20 +58,22 @@ impl Ring {
     pub(super) fn new(map: Map) -> Result<Self, ProbeError> {
         let map_error = |source| ProbeError::Map { map: "EVENTS", source };
         let records = RingBuf::try_from(map).map_err(|error| map_error(io::Error::other(error)))?;
-        // SAFETY: a plain system call; the result is checked, and owned once.
-        let epoll = unsafe { owned(libc::epoll_create1(libc::EPOLL_CLOEXEC)) }.map_err(map_error)?;
+        // SAFETY: epoll_create1(2) takes a number and touches no memory.
+        let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+        // SAFETY: the call has just returned it.
+        let epoll = unsafe { owned(epoll) }.map_err(map_error)?;
         let waker = Waker::new().map_err(map_error)?;
         add(&epoll, records.as_raw_fd()).map_err(map_error)?;
         add(&epoll, waker.0.as_raw_fd()).map_err(map_error)?;
         Ok(Self { records, epoll, waker })
     }
 
-    /// A handle that ends the wait.
+    /// Returns a handle that ends the wait.
     pub fn waker(&self) -> Waker {
         self.waker.clone()
     }
 
-    /// Hands the records that are there to `take`, at most `most`. Returns how many there were.
+    /// Hands the records that are there to `take`, at most `most`. Returns their number.
     pub fn drain(&mut self, most: usize, mut take: impl FnMut(&[u8])) -> usize {
         for taken in 0..most {
             let Some(record) = self.records.next() else {
@@ -98,32 +103,38 @@ impl Ring {
         shared.reader_sleeps(false);
     }
 
-    /// Whether a record waits: the descriptor says so to poll(2), woken or not.
+    /// Returns whether a record waits. poll(2) tells, also of records that wake nobody.
     fn has_records(&self) -> bool {
         let mut ask = libc::pollfd {
             fd: self.records.as_raw_fd(),
             events: libc::POLLIN,
             revents: 0,
         };
-        // SAFETY: one entry, writable. An error counts as yes: the next turn finds out.
+        // An error counts as yes: the next turn finds out.
+        // SAFETY: the kernel reads and writes one entry, and `ask` is one.
         unsafe { libc::poll(&raw mut ask, 1, 0) != 0 }
     }
 
-    /// True: something ended it, not the time.
+    /// Waits for at most `longest`. Returns whether something else ended the wait.
     fn wait(&self, longest: Duration) -> bool {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; 2];
         // Rounded up: a wait that ends just before its time would be followed by a useless one.
         let milliseconds = longest.as_micros().div_ceil(1000).min(i32::MAX as u128) as i32;
-        // SAFETY: the array has the length that is passed. An interrupted wait is as good as an ended one.
+        // An interrupted wait is as good as an ended one.
+        // SAFETY: the kernel writes at most two events, and the array has room for two.
         unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), 2, milliseconds) != 0 }
     }
 }
 
+/// Owns the descriptor that a system call returned.
+///
+/// # Safety
+/// The descriptor must be new: nobody else may close it. A negative one is the call's error in `errno`.
 unsafe fn owned(fd: RawFd) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: a new descriptor, the caller's own.
+    // SAFETY: the descriptor is open, and by this function's contract nobody else's.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -132,7 +143,7 @@ fn add(epoll: &OwnedFd, fd: RawFd) -> io::Result<()> {
         events: (libc::EPOLLIN | libc::EPOLLET) as u32,
         u64: fd as u64,
     };
-    // SAFETY: both descriptors are open, the event is readable.
+    // SAFETY: the kernel reads `event`, which lives until the call returns. A descriptor that is not open is an error.
     if unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) } != 0 {
         return Err(io::Error::last_os_error());
     }

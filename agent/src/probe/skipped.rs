@@ -1,5 +1,7 @@
-//! How often the kernel did not run a program, by its own count: while bpf(2) is called on the same processor (since 6.7 it
-//! counts these), or while the same program was preempted there (7.x).
+//! Runs of programs that the kernel skipped, by its own count.
+//!
+//! It skips a program while bpf(2) is called on the same processor (counted since 6.7), or while the same program was
+//! preempted there (7.x).
 
 use std::{
     cell::Cell,
@@ -9,15 +11,15 @@ use std::{
 
 use aya::Ebpf;
 
-/// The kernel's counts of all programs that are loaded.
+/// Kernel's counts of skipped runs, of all programs that are loaded.
 pub struct Skipped {
-    /// Their texts in /proc: to read one is no bpf(2).
+    /// The programs' files in /proc/self/fdinfo: reading one is no bpf(2).
     files: Vec<String>,
     count: Cell<u64>,
 }
 
 impl Skipped {
-    /// Of these, which must stay loaded.
+    /// Prepares to read the counts of these programs, which must stay loaded.
     pub fn of(programs: &Ebpf) -> Self {
         let loaded = programs.programs().filter_map(|(_, program)| program.fd().ok());
         Self {
@@ -28,20 +30,20 @@ impl Skipped {
         }
     }
 
-    /// Reads what the kernel says now: some dozens of files, so not on each wake-up.
+    /// Reads the counts. That takes some dozens of files, so it is not done on each wake-up.
     pub fn look(&self) {
         let texts = self.files.iter().filter_map(|file| fs::read_to_string(file).ok());
         self.count.set(texts.filter_map(|text| skipped(&text)).sum());
     }
 
-    /// How many runs were skipped, of all processes, as of the last [`Skipped::look`]; 0 on kernels that do not tell
-    /// (before 5.12).
+    /// Returns the runs that were skipped, for all processes, as of the last [`Skipped::look`]. 0 on kernels before 5.12,
+    /// which do not count.
     pub fn count(&self) -> u64 {
         self.count.get()
     }
 }
 
-/// The number behind `recursion_misses:`, see `bpf_prog_show_fdinfo`
+/// Returns the number behind `recursion_misses:`, see `bpf_prog_show_fdinfo`
 /// (<https://github.com/torvalds/linux/blob/v6.12/kernel/bpf/syscall.c>).
 fn skipped(text: &str) -> Option<u64> {
     let count = text.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?;

@@ -1,7 +1,7 @@
 //! Language runtimes that Spoor tells apart.
 //!
-//! A [`Runtime`] decides which causality rules apply to a process. [`recognise`] finds it from the executable's name
-//! and from the marks that its binary holds; [`table`] has one row for each kind of executable. This room reads no file
+//! A [`Runtime`] decides which causality rules apply to a process. `recognise` finds it from the executable's name
+//! and from the marks that its binary holds; `table.rs` has one row for each kind of executable. This room reads no file
 //! and knows no process: its callers read, and pass on what they read.
 
 mod rules;

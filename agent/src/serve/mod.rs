@@ -42,28 +42,28 @@ use tokio::{
 
 use crate::metrics::{self, Metrics};
 
-/// Where it listens unless told otherwise. Not on port 9464, OpenTelemetry's default for Prometheus, which belongs to the
+/// Default address. Not port 9464, OpenTelemetry's default for Prometheus, which belongs to the
 /// services that we trace.
 pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9469);
 
-/// Connections at once; more wait in the kernel for a place.
+/// Upper bound on open connections. More wait in the kernel for a place.
 const MAX_CONNECTIONS: usize = 32;
-/// So long may a connection be open, so that nobody keeps the others out.
+/// Longest time that a connection may be open, so that nobody keeps the others out.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
-/// So long may a request's head take.
+/// Longest time that a request's head may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// So long may it take also where others want the place. Who means it sends the head at once; and somebody who opens
-/// connections all the time gets no more than 32 of them in this time.
+/// Time that a head may take although another connection wants the place. Honest clients send the head at once, and a client
+/// that opens connections all the time gets no more than 32 of them in this time.
 const HEAD_GRACE: Duration = Duration::from_millis(20);
-/// After a connection could not be accepted (too many open files), a pause.
+/// Pause after a connection could not be accepted (too many open files).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(500);
 
-/// How the agent fares, a reason a line.
+/// Health of the agent. `/healthz` shows each reason in a line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Health {
-    /// Why it does not do its work: 503.
+    /// Reasons why it does not do its work: status 503.
     pub problems: Vec<String>,
-    /// What it cannot do for some workloads, through no fault of its own: it is degraded, and a restart helps nobody.
+    /// Features that some workloads go without, through no fault of the agent. It is degraded, and a restart does not help.
     pub limits: Vec<String>,
 }
 
@@ -75,14 +75,14 @@ pub struct Server {
     _running: oneshot::Sender<Infallible>,
 }
 
-/// Why there is no server.
+/// Reason why there is no server.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// Somebody else listens there.
+    /// Another process listens there.
     #[error(
         "cannot serve metrics and health on {0}: the port is taken, perhaps by another spoor; choose another one with \
-             --metrics-listen, or port 0 for any"
+         --metrics-listen, or port 0 for any free one"
     )]
     Taken(SocketAddr),
     /// The address cannot be listened on.
@@ -90,10 +90,10 @@ pub enum ServeError {
     Listen {
         /// The address.
         address: SocketAddr,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// No thread, or no runtime on it.
+    /// There is no thread, or no runtime on it.
     #[error("cannot start the server's thread: {0}; raise the limits on threads and open files (ulimit -u, ulimit -n)")]
     Thread(#[source] io::Error),
 }
@@ -145,7 +145,7 @@ impl Server {
         })
     }
 
-    /// Where it listens.
+    /// Returns the address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -179,7 +179,7 @@ struct Connections {
 struct Connection {
     task: AbortHandle,
     since: Instant,
-    /// The head of its request is whole.
+    /// True once the head of its request is whole.
     has_head: Arc<AtomicBool>,
 }
 
@@ -221,10 +221,10 @@ impl Connections {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)
-                // Between two requests it would wait for a head again; no scraper comes back within HEAD_TIMEOUT.
+                // A kept connection would wait for the next head; no scraper comes back within HEAD_TIMEOUT.
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service);
-            // How a scraper leaves is its own affair.
+            // A scraper that breaks off is no error of ours.
             drop(timeout(CONNECTION_TIMEOUT, connection).await);
         });
         self.open.push_back(Connection {
@@ -249,7 +249,7 @@ impl fmt::Debug for Pages {
 impl Pages {
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if request.method() != Method::GET && request.method() != Method::HEAD {
-            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".to_owned());
             response
                 .headers_mut()
                 .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -267,7 +267,10 @@ impl Pages {
                 let lines = word.map(str::to_owned).into_iter().chain(problems).chain(limits);
                 text(status, lines.map(|line| line + "\n").collect())
             }
-            _ => text(StatusCode::NOT_FOUND, "there are /metrics and /healthz\n".to_owned()),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "not found: the pages are /metrics and /healthz\n".to_owned(),
+            ),
         }
     }
 }
@@ -286,192 +289,4 @@ fn page(status: StatusCode, content_type: &'static str, body: String) -> Respons
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        io::{Read, Write},
-        net::TcpStream,
-        sync::atomic::{AtomicU8, AtomicUsize},
-        time::Instant,
-    };
-
-    use super::*;
-
-    fn ask(address: SocketAddr, line: &str) -> (String, String) {
-        let mut stream = TcpStream::connect(address).unwrap();
-        write!(stream, "{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        (head.lines().next().unwrap().to_owned(), body.to_owned())
-    }
-
-    #[test]
-    fn pages() {
-        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let metrics = Arc::new(Metrics::default());
-        let sick = Arc::new(AtomicU8::new(0));
-        let health = {
-            let sick = sick.clone();
-            move || {
-                let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
-                match sick.load(Ordering::Relaxed) {
-                    0 => Health::default(),
-                    1 => Health {
-                        problems: vec![],
-                        limits: words(&["three"]),
-                    },
-                    _ => Health {
-                        problems: words(&["one", "two"]),
-                        limits: words(&["three"]),
-                    },
-                }
-            }
-        };
-        let server = Server::start(any, metrics.clone(), health).unwrap();
-        let address = server.address();
-        metrics.export.exported.inc_by(42);
-        let answer = |line: &str, body: &str| (line.to_owned(), body.to_owned());
-
-        assert_eq!(
-            ask(address, "GET /metrics"),
-            answer("HTTP/1.1 200 OK", &metrics.render())
-        );
-        assert_eq!(ask(address, "GET /healthz?x"), answer("HTTP/1.1 200 OK", "ok\n"));
-        sick.store(1, Ordering::Relaxed);
-        assert_eq!(
-            ask(address, "GET /healthz"),
-            answer("HTTP/1.1 200 OK", "degraded\nthree\n")
-        );
-        sick.store(2, Ordering::Relaxed);
-        assert_eq!(
-            ask(address, "GET /healthz"),
-            answer("HTTP/1.1 503 Service Unavailable", "one\ntwo\nthree\n")
-        );
-        assert_eq!(
-            ask(address, "GET /"),
-            answer("HTTP/1.1 404 Not Found", "there are /metrics and /healthz\n")
-        );
-        assert_eq!(
-            ask(address, "POST /metrics"),
-            answer("HTTP/1.1 405 Method Not Allowed", "only GET\n")
-        );
-        assert!(matches!(
-            Server::start(address, metrics.clone(), Health::default),
-            Err(ServeError::Taken(taken)) if taken == address
-        ));
-        drop(server);
-        let begun = Instant::now();
-        while StdListener::bind(address).is_err() {
-            assert!(begun.elapsed() < Duration::from_secs(5), "the port is not given back");
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    fn open(address: SocketAddr, bytes: &[u8]) -> TcpStream {
-        let mut stream = TcpStream::connect(address).unwrap();
-        stream.write_all(bytes).unwrap();
-        stream
-    }
-
-    #[test]
-    fn half_heads_that_are_opened_again_keep_nobody_out() {
-        const HALF: &[u8] = b"GET /healthz HTTP/1.1\r\nhost: x\r\n";
-        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let server = Server::start(any, Arc::default(), Health::default).unwrap();
-        let address = server.address();
-        let (ended, opened) = (AtomicBool::new(false), AtomicUsize::new(0));
-        thread::scope(|scope| {
-            for _ in 0..100 {
-                scope.spawn(|| {
-                    while !ended.load(Ordering::Relaxed) {
-                        let mut stream = open(address, HALF);
-                        opened.fetch_add(1, Ordering::Relaxed);
-                        stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-                        // Until it is closed, or it is the test's end.
-                        let mut is_open = true;
-                        while is_open && !ended.load(Ordering::Relaxed) {
-                            is_open = matches!(stream.read(&mut [0; 64]), Err(error) if error.kind() == ErrorKind::WouldBlock);
-                        }
-                    }
-                });
-            }
-            while opened.load(Ordering::Relaxed) < 200 {
-                thread::sleep(Duration::from_millis(1));
-            }
-            let took: Vec<Duration> = (0..5)
-                .map(|_| {
-                    let begun = Instant::now();
-                    let (line, body) = ask(address, "GET /healthz");
-                    assert_eq!((line.as_str(), body.as_str()), ("HTTP/1.1 200 OK", "ok\n"));
-                    begun.elapsed()
-                })
-                .collect();
-            ended.store(true, Ordering::Relaxed);
-            assert!(took.iter().all(|took| *took < Duration::from_secs(1)), "{took:?}");
-        });
-    }
-
-    #[tokio::test]
-    async fn only_a_connection_without_a_whole_head_makes_room() {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let mut connections = Connections::default();
-        let mut place = |has_head: bool, age: Duration| {
-            let task = connections.tasks.spawn(std::future::pending());
-            connections.open.push_back(Connection {
-                task,
-                since: tokio::time::Instant::now() - age,
-                has_head: Arc::new(AtomicBool::new(has_head)),
-            });
-        };
-        // From the oldest on: one that is answered, two that wait for their heads, the rest is answered.
-        place(true, Duration::from_secs(3));
-        place(false, Duration::from_secs(2));
-        place(false, Duration::ZERO);
-        (3..MAX_CONNECTIONS).for_each(|_| place(true, Duration::ZERO));
-        let waiting = |connections: &Connections| {
-            let open = connections.open.iter();
-            open.filter(|connection| !connection.has_head.load(Ordering::Relaxed))
-                .count()
-        };
-        connections.make_room().await;
-        assert_eq!(
-            (connections.open.len(), waiting(&connections)),
-            (MAX_CONNECTIONS - 1, 1)
-        );
-        let pages = Arc::new(Pages {
-            metrics: Arc::default(),
-            health: Box::new(Health::default),
-        });
-        let _client = TcpStream::connect(address).unwrap();
-        connections.serve(listener.accept().await.unwrap().0, pages);
-        // The older one of the two goes, when its grace is over.
-        connections.make_room().await;
-        assert_eq!(
-            (connections.open.len(), waiting(&connections)),
-            (MAX_CONNECTIONS - 1, 1)
-        );
-        assert_eq!(
-            connections
-                .open
-                .back()
-                .map(|newest| newest.has_head.load(Ordering::Relaxed)),
-            Some(false)
-        );
-        // Where all are answered, the new one waits.
-        connections
-            .open
-            .iter()
-            .for_each(|connection| connection.has_head.store(true, Ordering::Relaxed));
-        connections.open.push_back(Connection {
-            task: connections.tasks.spawn(std::future::pending()),
-            since: tokio::time::Instant::now(),
-            has_head: Arc::new(AtomicBool::new(true)),
-        });
-        let patience = Duration::from_millis(100);
-        assert!(timeout(patience, connections.make_room()).await.is_err());
-        connections.open[0].task.abort();
-        connections.make_room().await;
-        assert_eq!(connections.open.len(), MAX_CONNECTIONS - 1);
-    }
-}
+mod tests;

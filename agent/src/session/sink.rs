@@ -6,14 +6,14 @@ use anyhow::Context;
 
 use crate::{
     engine::trace::Span,
-    export::Exporter,
+    sink::SpanSink,
     tape::{Frame, TapeError, TapeWriter},
 };
 
 /// Destination of a session's outcome.
 pub enum Sink {
-    /// Spans go to the export.
-    Export(Exporter),
+    /// Spans leave.
+    Spans(SpanSink),
     /// Everything that Core is fed goes to a tape.
     Tape(Box<Recorder>),
 }
@@ -50,8 +50,8 @@ impl Sink {
 
     /// Hands spans to the export, if there is one.
     pub(super) fn export(&self, spans: Vec<Span>) {
-        if let Self::Export(exporter) = self {
-            exporter.push(spans);
+        if let Self::Spans(way_out) = self {
+            way_out.push(spans);
         }
     }
 
@@ -61,9 +61,9 @@ impl Sink {
     /// If the tape is not whole.
     pub(super) fn finish(self, spans: Vec<Span>, within: Duration) -> anyhow::Result<()> {
         match self {
-            Self::Export(exporter) => {
-                exporter.push(spans);
-                exporter.shutdown(within);
+            Self::Spans(way_out) => {
+                way_out.push(spans);
+                way_out.shutdown(within);
             }
             Self::Tape(recorder) => {
                 let Recorder { tape, broken } = *recorder;

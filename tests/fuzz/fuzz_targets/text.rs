@@ -26,7 +26,7 @@ use spoor::{
             span_name::SpanNames,
         },
     },
-    export::config::{Choice, ExportConfig, Output, Stream, Target, names_endpoint},
+    export::config::{Choice, ExportConfig, Target, names_endpoint},
     record::Endpoint,
 };
 use spoor_fuzz::{byte, number, short, text};
@@ -264,8 +264,7 @@ fn trace_context(input: &mut Unstructured<'_>) {
 
 fn environment(input: &mut Unstructured<'_>) {
     let choice = match byte(input) % 4 {
-        0 => Choice::Console(Stream::Stdout),
-        1 => Choice::OtlpJson(None),
+        0 => Choice::OtlpJson(None),
         _ => Choice::Otlp,
     };
     let mut variables = BTreeMap::new();
@@ -279,7 +278,7 @@ fn environment(input: &mut Unstructured<'_>) {
         Ok(config) => {
             assert!(config.max_batch_spans >= 1 && config.max_batch_spans <= config.max_queue_spans);
             assert!(!config.timeout.is_zero());
-            if let Output::Requests(Target::Http(_, encoding)) = config.output {
+            if let Target::Http(_, encoding) = config.target {
                 assert!(encoding.content_type().starts_with("application/"));
             }
         }

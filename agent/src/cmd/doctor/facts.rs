@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     control,
-    export::config::{Choice, ExportConfig, Output, Target, names_endpoint},
+    export::config::{Choice, ExportConfig, Target, names_endpoint},
     preflight::{self, Tracefs},
     probe::{self, Survey},
     process::{ProcRoot, Unseen, unseen},
@@ -144,7 +144,7 @@ fn collector<V: Into<OsString>>(env: impl Fn(&str) -> Option<V>) -> Collector {
     }
     let url = match ExportConfig::from_env(Choice::Otlp, env) {
         Ok(ExportConfig {
-            output: Output::Requests(Target::Grpc(endpoint) | Target::Http(endpoint, _)),
+            target: Target::Grpc(endpoint) | Target::Http(endpoint, _),
             ..
         }) => endpoint.url,
         Ok(_) => return Collector::None,
@@ -226,6 +226,6 @@ mod tests {
         };
         assert!(why.contains("refused"), "{why}");
         assert!(matches!(ask("nonsense".to_owned()), Collector::Wrong(why) if why.contains("nonsense")));
-        assert_eq!(collector(|_| None), Collector::None);
+        assert_eq!(collector(|_| None::<OsString>), Collector::None);
     }
 }

@@ -1,15 +1,18 @@
 //! A secret in a request's URL, from the wire through every writer there is.
 
+use std::time::Instant;
+
 use bytes::{Bytes, BytesMut};
 
 use super::*;
 use crate::{
-    console::{Console, Style},
+    console::{Style, render},
     export::{
         encode::{Batch, Encoder},
         json,
     },
     tape::{Frame, TapeReader, TapeWriter},
+    traces::Assembler,
 };
 
 const SECRET: &str = "S3CRET";
@@ -76,15 +79,15 @@ fn written(spans: &[Span]) -> (Bytes, String, String) {
     }
     let request = batch.to_request(&mut BytesMut::new());
     let json = String::from_utf8(json::request(&request).unwrap()).unwrap();
-    let mut console = Console::default();
+    let mut assembler = Assembler::default();
     for span in spans {
-        assert!(console.add(span, 0));
+        assembler.add(span.clone(), Instant::now()).unwrap();
     }
     let style = Style {
         colour: false,
         columns: 200,
     };
-    let shown = console.finish(style).into_iter().map(|(text, _)| text).collect();
+    let shown = assembler.take_all().iter().map(|trace| render(trace, style)).collect();
     (request, json, shown)
 }
 

@@ -18,33 +18,13 @@ use thiserror::Error;
 
 use super::tls::TlsFiles;
 
-/// An output as the command line chooses it.
+/// Kind of destination, as the command line names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// Trees on this stream of the process.
-    Console(Stream),
     /// OTLP to a collector, which the environment names.
     Otlp,
     /// One `ExportTraceServiceRequest` a line: to this file, or to stdout.
     OtlpJson(Option<PathBuf>),
-}
-
-/// A stream of the process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stream {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
-}
-
-/// An output with all that is needed to send spans to it.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Output {
-    /// Trees on this stream of the process.
-    Console(Stream),
-    /// OTLP requests.
-    Requests(Target),
 }
 
 /// A receiver of OTLP requests.
@@ -103,8 +83,8 @@ pub enum Compression {
 /// Settings of the export.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExportConfig {
-    /// The output.
-    pub output: Output,
+    /// Destination of the requests.
+    pub target: Target,
     /// Upper bound on the spans that wait; beyond, the oldest is dropped. `OTEL_BSP_MAX_QUEUE_SIZE`.
     pub max_queue_spans: usize,
     /// Upper bound on the bytes of the spans that wait; beyond, the oldest is dropped.
@@ -119,10 +99,10 @@ pub struct ExportConfig {
 }
 
 impl ExportConfig {
-    /// Returns the defaults for this output.
-    pub fn new(output: Output) -> Self {
+    /// Returns the defaults for this target.
+    pub fn new(target: Target) -> Self {
         Self {
-            output,
+            target,
             max_queue_spans: 65_536,
             max_queue_bytes: 64 << 20,
             max_batch_spans: 2048,
@@ -139,12 +119,11 @@ impl ExportConfig {
     pub fn from_env<V: Into<OsString>>(choice: Choice, env: impl Fn(&str) -> Option<V>) -> Result<Self, ConfigError> {
         let env = |name: &str| env(name).map(Into::into);
         let env = Env(&env);
-        let output = match choice {
-            Choice::Console(stream) => Output::Console(stream),
-            Choice::OtlpJson(path) => Output::Requests(Target::JsonLines(path)),
-            Choice::Otlp => Output::Requests(env.collector()?),
+        let target = match choice {
+            Choice::OtlpJson(path) => Target::JsonLines(path),
+            Choice::Otlp => env.collector()?,
         };
-        let defaults = Self::new(output);
+        let defaults = Self::new(target);
         let max_queue_spans = env.positive("OTEL_BSP_MAX_QUEUE_SIZE", defaults.max_queue_spans)?;
         let max_batch_spans = env.positive("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", defaults.max_batch_spans)?;
         let request_timeout = env.otlp_timeout(defaults.timeout)?;

@@ -9,10 +9,8 @@ fn parse(choice: Choice, env: &[(&str, &str)]) -> Result<ExportConfig, ConfigErr
 }
 
 fn otlp(env: &[(&str, &str)]) -> Result<Target, String> {
-    match parse(Choice::Otlp, env).map_err(|error| error.to_string())?.output {
-        Output::Requests(target) => Ok(target),
-        Output::Console(_) => panic!("the console was not chosen"),
-    }
+    let config = parse(Choice::Otlp, env).map_err(|error| error.to_string())?;
+    Ok(config.target)
 }
 
 fn endpoint(url: &str) -> Box<Endpoint> {
@@ -106,7 +104,7 @@ fn what_is_wrong_is_said() {
     assert_eq!(
         words("OTEL_EXPORTER_OTLP_CLIENT_KEY", "k"),
         "OTEL_EXPORTER_OTLP_CLIENT_KEY is set and OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE is not; \
-         a client certificate and its key are of use together only"
+         set both: a client certificate needs its key"
     );
     assert_eq!(
         otlp(&[("OTEL_EXPORTER_OTLP_HEADERS", "a=b,secret")]),
@@ -217,10 +215,7 @@ fn headers_are_decoded() {
 #[test]
 fn sizes_and_times() {
     let json = || Choice::OtlpJson(None);
-    assert_eq!(
-        parse(json(), &[]),
-        Ok(ExportConfig::new(Output::Requests(Target::JsonLines(None))))
-    );
+    assert_eq!(parse(json(), &[]), Ok(ExportConfig::new(Target::JsonLines(None))));
     let env = [
         ("OTEL_BSP_MAX_QUEUE_SIZE", "100"),
         ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "200"),
@@ -234,7 +229,7 @@ fn sizes_and_times() {
         max_batch_spans: 100,
         schedule_delay: Duration::ZERO,
         timeout: Duration::from_secs(5),
-        ..ExportConfig::new(Output::Requests(Target::JsonLines(None)))
+        ..ExportConfig::new(Target::JsonLines(None))
     };
     assert_eq!(parse(json(), &env), Ok(expected));
 }
@@ -249,6 +244,5 @@ fn a_value_that_is_no_text_is_an_error_and_not_shown() {
         error.to_string(),
         "OTEL_EXPORTER_OTLP_CERTIFICATE: the value is not UTF-8 text; set it anew"
     );
-    assert!(ExportConfig::from_env(Choice::Console(Stream::Stdout), env).is_ok());
     assert!(!names_endpoint(env));
 }

@@ -36,19 +36,19 @@ const RESOURCES_BEFORE_SWEEP: usize = 64;
 #[derive(Clone, Debug)]
 pub struct EncodedSpan {
     resource: Arc<[u8]>,
-    /// It is the first span of its resource, which counts with it: of a process that lives briefly, often the only one.
+    /// The first span of its resource, whose memory counts with it. Short-lived processes often have no other span.
     is_first: bool,
     bytes: Bytes,
 }
 
 impl EncodedSpan {
-    /// What it takes while it waits, in bytes.
+    /// Returns the memory that it takes while it waits, in bytes.
     pub fn footprint(&self) -> usize {
         let resource = if self.is_first { self.resource.len() } else { 0 };
         self.bytes.len() + resource + mem::size_of::<Self>()
     }
 
-    /// What a request of this span alone takes, in bytes.
+    /// Returns the length of a request of this span alone, in bytes.
     pub fn request_bytes(&self) -> usize {
         self.bytes.len() + group_overhead(&self.resource)
     }
@@ -57,7 +57,7 @@ impl EncodedSpan {
 /// Encodes spans. Each resource is encoded once for as long as somebody else holds it.
 #[derive(Debug)]
 pub struct Encoder {
-    /// By address; the `Arc` keeps the address from being used again.
+    /// Encoded resources by address. The `Arc` keeps the address from being used again.
     resources: HashMap<usize, (Arc<Resource>, Arc<[u8]>)>,
     sweep_at: usize,
 }
@@ -72,7 +72,7 @@ impl Default for Encoder {
 }
 
 impl Encoder {
-    /// The spans, encoded, in their order. They share one buffer.
+    /// Encodes the spans, in their order. They share one buffer.
     pub fn encode(&mut self, spans: &[Span]) -> Vec<EncodedSpan> {
         let lengths: Vec<usize> = spans.iter().map(span_len).collect();
         let mut buf = Vec::with_capacity(lengths.iter().map(|&len| field_len(len)).sum());
@@ -98,7 +98,7 @@ impl Encoder {
             .collect()
     }
 
-    /// The resource, encoded, and whether it was not known yet.
+    /// Encodes the resource, unless that was done before. Returns true with it if it was not.
     fn resource(&mut self, resource: &Arc<Resource>) -> (Arc<[u8]>, bool) {
         let address = Arc::as_ptr(resource).addr();
         if let Some((_, encoded)) = self.resources.get(&address) {
@@ -141,17 +141,17 @@ struct Group {
 }
 
 impl Batch {
-    /// The number of spans.
+    /// Returns the number of spans.
     pub fn len(&self) -> usize {
         self.spans.len()
     }
 
-    /// True without spans.
+    /// Returns whether there is no span.
     pub fn is_empty(&self) -> bool {
         self.spans.is_empty()
     }
 
-    /// An upper bound of the request's length if `span` were added, in bytes.
+    /// Returns an upper bound of the request's length if `span` were added, in bytes.
     pub fn bytes_with(&self, span: &EncodedSpan) -> usize {
         match self.group_of(span) {
             Some(_) => self.bytes + span.bytes.len(),
@@ -181,13 +181,14 @@ impl Batch {
             self.groups.len() - 1
         });
         self.last_group = group;
-        let group = &mut self.groups[group];
-        group.spans.push(self.spans.len());
-        group.span_bytes += span.bytes.len();
+        if let Some(group) = self.groups.get_mut(group) {
+            group.spans.push(self.spans.len());
+            group.span_bytes += span.bytes.len();
+        }
         self.spans.push(span);
     }
 
-    /// The `ExportTraceServiceRequest`: grouped by resource, otherwise in the order in which the spans came. It is written
+    /// Writes the `ExportTraceServiceRequest`: grouped by resource, otherwise in the order of the spans. It is written
     /// to `buf`, whose memory is used again once the request before is gone.
     pub fn to_request(&self, buf: &mut BytesMut) -> Bytes {
         buf.reserve(self.bytes);
@@ -200,8 +201,8 @@ impl Batch {
             put_message(1, scope_body_len(), buf);
             put_str(1, SCOPE_NAME, buf);
             put_str(2, SCOPE_VERSION, buf);
-            for &span in &group.spans {
-                buf.put_slice(&self.spans[span].bytes);
+            for span in group.spans.iter().filter_map(|&index| self.spans.get(index)) {
+                buf.put_slice(&span.bytes);
             }
             put_str(3, SCHEMA_URL, buf);
             put_str(3, SCHEMA_URL, buf);
@@ -209,7 +210,10 @@ impl Batch {
         buf.split().freeze()
     }
 
-    /// Two batches of about half of the bytes each, in order; the batch itself if it is a single span.
+    /// Splits into two batches of about half of the bytes each, in order.
+    ///
+    /// # Errors
+    /// If there is a single span, or none: the batch itself.
     pub fn split(self) -> Result<[Self; 2], Self> {
         if self.spans.len() < 2 {
             return Err(self);
@@ -230,13 +234,13 @@ impl Batch {
         Ok(halves)
     }
 
-    /// The spans in the order in which they were added.
+    /// Returns the spans in the order in which they were added.
     pub fn into_spans(self) -> Vec<EncodedSpan> {
         self.spans
     }
 }
 
-/// What a group adds to a request beside its spans, at most.
+/// Returns an upper bound of the bytes that a group adds to a request beside its spans.
 fn group_overhead(resource: &[u8]) -> usize {
     const TWO_KEYS_AND_LENGTHS: usize = 2 * (1 + 5);
     TWO_KEYS_AND_LENGTHS + resource.len() + scope_len() + 2 * str_len(SCHEMA_URL)
@@ -362,12 +366,12 @@ fn put_attributes(tag: u32, attributes: &[Attribute], buf: &mut Vec<u8>) {
     }
 }
 
-/// The length of a `KeyValue` whose `AnyValue` has this length.
+/// Returns the length of a `KeyValue` whose `AnyValue` has this length.
 fn attribute_len(key: &str, value_len: usize) -> usize {
     str_len(key) + field_len(value_len)
 }
 
-/// The length of an `AnyValue`.
+/// Returns the length of an `AnyValue`.
 fn value_len(value: &Value) -> usize {
     match value {
         Value::Str(text) => str_len(text),
@@ -398,7 +402,7 @@ fn put_value(value: &Value, buf: &mut Vec<u8>) {
     }
 }
 
-/// The length of an `ArrayValue` of texts.
+/// Returns the length of an `ArrayValue` of texts.
 fn array_len(texts: &[String]) -> usize {
     texts.iter().map(|text| field_len(str_len(text))).sum()
 }
@@ -413,7 +417,7 @@ fn str_len(text: &str) -> usize {
     field_len(text.len())
 }
 
-/// Key and length. Nearly all lengths take one byte, and a span has some sixty of them: those two bytes are written at
+/// Writes key and length. Nearly all lengths take one byte, and a span has some sixty of them: those two bytes are written at
 /// once, which more than halves what encoding costs.
 fn put_message(tag: u32, len: usize, buf: &mut impl BufMut) {
     match (u8::try_from(tag), u8::try_from(len)) {

@@ -13,13 +13,13 @@ use prost::Message;
 
 use super::worker::{Outcome, Transport};
 
-/// An `ExportTraceServiceRequest` as OTLP's JSON.
+/// Encodes an `ExportTraceServiceRequest` as OTLP's JSON.
 pub fn request(protobuf: &Bytes) -> io::Result<Vec<u8>> {
     let request = ExportTraceServiceRequest::decode(protobuf.clone()).map_err(io::Error::other)?;
     Ok(serde_json::to_vec(&request)?)
 }
 
-/// Writes lines.
+/// Writes requests as lines.
 #[derive(Debug)]
 pub struct JsonTransport<W> {
     writer: W,
@@ -59,7 +59,7 @@ impl<W: Write> Transport for JsonTransport<W> {
     }
 }
 
-/// Opens the file to append to. A new one is readable for its owner only: spans tell what users ask for.
+/// Opens the file to append to. A new file is readable for its owner only: spans tell what users ask for.
 pub fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }

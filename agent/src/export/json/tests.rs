@@ -1,4 +1,4 @@
-//! What the lines look like, and what becomes of one that cannot be written.
+//! Lines as they are written, and the outcome of a line that cannot be written.
 
 use std::sync::Arc;
 

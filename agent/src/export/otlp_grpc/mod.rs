@@ -34,14 +34,14 @@ use super::{
     worker::{Outcome, Transport},
 };
 
-/// What both sides must want to speak, with TLS (RFC 9113, section 3.2).
+/// ALPN name that both sides must agree on, with TLS (RFC 9113, section 3.2).
 const ALPN: &[u8] = b"h2";
 const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 const GRPC_ENCODING: &str = "grpc-encoding";
 const GRPC_ACCEPT_ENCODING: &str = "grpc-accept-encoding";
-/// What stands before a message.
+/// Length of the prefix of a message: the flag for compression, and the length.
 const PREFIX_BYTES: usize = 5;
-/// What is written at once. HTTP/2's frames have 16 KiB unless the collector asks for more, and each would be a system
+/// Bytes that are written at once. HTTP/2's frames have 16 KiB unless the collector asks for more, and each would be a system
 /// call of its own.
 const WRITE_BUFFER_BYTES: usize = 256 << 10;
 
@@ -60,7 +60,7 @@ pub struct GrpcTransport {
 }
 
 impl GrpcTransport {
-    /// Connects at the first request.
+    /// Prepares calls. The connection is made at the first one.
     ///
     /// # Errors
     /// If the URL has no server, or certificates cannot be used.
@@ -133,7 +133,7 @@ impl GrpcTransport {
         let stream = self.connector.connect().await?;
         let stream = TokioIo::new(BufWriter::with_capacity(WRITE_BUFFER_BYTES, stream));
         let (connection, driver) = http2::handshake(TokioExecutor::new(), stream).await?;
-        // How it ended shows at the next call.
+        // The next call finds a connection that has ended.
         tokio::spawn(async move { drop(driver.await) });
         Ok(connection)
     }
@@ -149,7 +149,7 @@ impl Transport for GrpcTransport {
     }
 }
 
-/// Which codes may be retried: OTLP specification, section "OTLP/gRPC Response", "Failures".
+/// Judges an answer. Codes that may be retried: OTLP specification, section "OTLP/gRPC Response", "Failures".
 fn judge(http: StatusCode, headers: &HeaderMap, body: Collected<Bytes>) -> Outcome {
     // A failure can come without a body; then the head has what else the trailers have.
     let trailers = match body.trailers() {
@@ -180,13 +180,13 @@ fn judge(http: StatusCode, headers: &HeaderMap, body: Collected<Bytes>) -> Outco
             Outcome::Again { after, reason }
         }
         "RESOURCE_EXHAUSTED" if after.is_some() => Outcome::Again { after, reason },
-        // What servers say of a request that is too large for them.
+        // Servers say so of a request that is too large for them.
         "RESOURCE_EXHAUSTED" => Outcome::TooLarge { reason },
         _ => Outcome::Refused { reason },
     }
 }
 
-/// The message behind its prefix. Servers compress their answers as the request was.
+/// Returns the message behind its prefix. Servers compress their answers as the request was.
 fn message(framed: &[u8]) -> io::Result<Cow<'_, [u8]>> {
     let (prefix, message) = framed
         .split_at_checked(PREFIX_BYTES)
@@ -197,7 +197,7 @@ fn message(framed: &[u8]) -> io::Result<Cow<'_, [u8]>> {
     }
 }
 
-/// Somebody answered who does not speak gRPC, as a proxy on the way (gRPC, `doc/http-grpc-status-mapping.md`).
+/// Judges an answer without a gRPC status, as of a proxy on the way (gRPC, `doc/http-grpc-status-mapping.md`).
 fn judge_http(status: StatusCode) -> Outcome {
     let reason = format!("HTTP status {status}, and no gRPC status");
     match status.as_u16() {

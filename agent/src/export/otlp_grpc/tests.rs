@@ -112,16 +112,17 @@ fn taken(rejected: u64, message: &str) -> Outcome {
     }
 }
 
-#[tokio::test]
-async fn requests_and_answers() {
-    let listener = TcpListener::bind(any()).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let partial = ExportTraceServiceResponse {
+fn partial() -> ExportTraceServiceResponse {
+    ExportTraceServiceResponse {
         partial_success: Some(ExportTracePartialSuccess {
             rejected_spans: 3,
             error_message: "too old".to_owned(),
         }),
-    };
+    }
+}
+
+/// Asks for a pause of 7.5 s.
+fn slow_down() -> RpcStatus {
     let delay = RpcDuration {
         seconds: 7,
         nanos: 500_000_000,
@@ -129,20 +130,27 @@ async fn requests_and_answers() {
     let retry_info = RetryInfo {
         retry_delay: Some(delay),
     };
-    let details = RpcStatus {
+    RpcStatus {
         message: "slow down".to_owned(),
         details: vec![RpcDetail {
             type_url: "type.googleapis.com/google.rpc.RetryInfo".to_owned(),
             value: retry_info.encode_to_vec(),
         }],
-    };
+    }
+}
+
+#[tokio::test]
+async fn requests_and_answers() {
+    let listener = TcpListener::bind(any()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let slow_down = slow_down();
     let script = [
         success(&ExportTraceServiceResponse::default()),
-        success(&partial),
+        success(&partial()),
         failure(14, None),
-        failure(14, Some(&details)),
+        failure(14, Some(&slow_down)),
         failure(8, None),
-        failure(8, Some(&details)),
+        failure(8, Some(&slow_down)),
         failure(3, None),
     ];
     let seen = Seen::default();

@@ -23,7 +23,7 @@ use super::{
     worker::{Outcome, Transport, retry_after},
 };
 
-/// What both sides must want to speak, with TLS.
+/// ALPN name that both sides must agree on, with TLS.
 const ALPN: &[u8] = b"http/1.1";
 
 type AnyError = Box<dyn Error + Send + Sync>;
@@ -42,7 +42,7 @@ pub struct HttpTransport {
 }
 
 impl HttpTransport {
-    /// Connects at the first request.
+    /// Prepares requests. The connection is made at the first one.
     ///
     /// # Errors
     /// If the URL has no server, or certificates cannot be used.
@@ -79,7 +79,7 @@ impl HttpTransport {
 
     async fn post(&mut self, body: Bytes) -> Result<Outcome, AnyError> {
         let kept = match self.connection.take() {
-            // Not, if the collector has closed it meanwhile.
+            // The collector may have closed it meanwhile.
             Some(mut connection) => connection.ready().await.is_ok().then_some(connection),
             None => None,
         };
@@ -106,7 +106,7 @@ impl HttpTransport {
         let (head, body) = response.into_parts();
         let body = match answer::read(body).await {
             Read::Whole(body) => body.to_bytes(),
-            // What the status says holds, also if the rest is cut off.
+            // The status holds, also if the body is cut off.
             Read::Cut(_) => Bytes::new(),
             Read::TooLong => return Ok(answer::too_long()),
         };
@@ -117,7 +117,7 @@ impl HttpTransport {
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, AnyError> {
         let stream = TokioIo::new(self.connector.connect().await?);
         let (connection, driver) = http1::handshake(stream).await?;
-        // How it ended shows at the next request.
+        // The next request finds a connection that has ended.
         tokio::spawn(async move { drop(driver.await) });
         Ok(connection)
     }
@@ -145,7 +145,7 @@ fn outcome(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Outcome {
     judge(status, after, answer)
 }
 
-/// The codes that may be retried are those of the OTLP specification, section "Retryable Response Codes".
+/// Judges an answer. Codes that may be retried: OTLP specification, section "Retryable Response Codes".
 fn judge(status: StatusCode, after: Option<Duration>, answer: Answer) -> Outcome {
     if status.is_success() {
         return taken(answer.response);
@@ -164,7 +164,7 @@ fn judge(status: StatusCode, after: Option<Duration>, answer: Answer) -> Outcome
     }
 }
 
-/// The error and what caused it: hyper's own text leaves the cause out.
+/// Returns the error's text with its causes: hyper's own text leaves them out.
 pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

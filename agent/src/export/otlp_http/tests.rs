@@ -69,23 +69,26 @@ fn any() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
 }
 
-#[tokio::test]
-async fn requests_and_answers() {
-    let listener = listen(any()).await;
-    let address = listener.local_addr().unwrap();
-    let partial = ExportTraceServiceResponse {
+fn partial() -> ExportTraceServiceResponse {
+    ExportTraceServiceResponse {
         partial_success: Some(ExportTracePartialSuccess {
             rejected_spans: 3,
             error_message: "too old".to_owned(),
         }),
-    };
+    }
+}
+
+#[tokio::test]
+async fn requests_and_answers() {
+    let listener = listen(any()).await;
+    let address = listener.local_addr().unwrap();
     let status = RpcStatus {
         message: "no such tenant".to_owned(),
         details: vec![],
     };
     let script = [
         response(200, &[], Bytes::new()),
-        response(200, &[], partial.encode_to_vec()),
+        response(200, &[], partial().encode_to_vec()),
         response(503, &[("retry-after", "7")], Bytes::new()),
         response(429, &[], Bytes::new()),
         response(400, &[], status.encode_to_vec()),

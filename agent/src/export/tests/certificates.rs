@@ -33,7 +33,7 @@ impl Ca {
         ca
     }
 
-    /// Its certificate.
+    /// Returns the file of the CA's certificate.
     pub fn file(&self) -> PathBuf {
         self.files.path().join("ca.pem")
     }
@@ -48,7 +48,7 @@ impl Ca {
         (certificate, key)
     }
 
-    /// What a collector needs that has these names; of callers it wants certificates of `clients`, if there is one.
+    /// Returns the TLS settings of a collector with these names. It wants certificates of `clients`, if that is given.
     pub fn server(&self, names: &[&str], clients: Option<&Ca>) -> ServerConfig {
         let (certificate, key) = self.issue("collector", names, ExtendedKeyUsagePurpose::ServerAuth);
         let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];

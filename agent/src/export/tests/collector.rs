@@ -44,7 +44,7 @@ use super::super::{
     gzip,
 };
 
-/// What a collector speaks.
+/// Protocol of a collector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     Grpc,
@@ -52,7 +52,7 @@ pub enum Protocol {
     HttpJson,
 }
 
-/// What it does, one a request (or, for `Reset`, a connection).
+/// Action of the collector, one a request (or, for `Reset`, a connection).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Takes it.
@@ -88,9 +88,9 @@ pub enum Step {
 /// A request that came as a whole, and what was done with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Came {
-    /// Its spans.
+    /// The request's spans.
     pub spans: Vec<u64>,
-    /// What was done.
+    /// The collector's action.
     pub step: Step,
 }
 
@@ -154,12 +154,12 @@ impl Collector {
         }
     }
 
-    /// What came, in order.
+    /// Returns the requests that came, in order.
     pub fn came(&self) -> Vec<Came> {
         self.shared.came.lock().unwrap().clone()
     }
 
-    /// How many connections there were.
+    /// Returns the number of connections.
     pub fn connections(&self) -> usize {
         *self.shared.connections.lock().unwrap()
     }

@@ -9,11 +9,12 @@ use std::{
     io::{Read, Write},
     net::{Ipv4Addr, TcpListener},
     os::unix::fs::PermissionsExt,
-    process,
+    process, thread,
 };
 
 use super::{
     config::{Compression, Encoding, Endpoint},
+    thread::Unsent,
     *,
 };
 use crate::engine::trace::{Attribute, Resource, SpanId, SpanKind, Status, TraceId};
@@ -42,11 +43,10 @@ pub fn span(id: u64) -> Span {
 fn spans_reach_the_file_by_the_end() {
     let path = env::temp_dir().join(format!("spoor-export-{}.jsonl", process::id()));
     let metrics = Arc::new(Metrics::default());
-    let config = ExportConfig::new(Output::Requests(Target::JsonLines(Some(path.clone()))));
+    let config = ExportConfig::new(Target::JsonLines(Some(path.clone())));
     let exporter = Exporter::start(config, metrics.clone()).unwrap();
-    exporter.push(vec![]);
-    exporter.push(vec![span(1), span(2)]);
-    exporter.push(vec![span(3)]);
+    exporter.push(&[span(1), span(2)]);
+    exporter.push(&[span(3)]);
     exporter.shutdown(Duration::from_secs(5));
     let written = fs::read_to_string(&path).unwrap();
     let mode = fs::metadata(&path).unwrap().permissions().mode();
@@ -57,23 +57,6 @@ fn spans_reach_the_file_by_the_end() {
 }
 
 #[test]
-fn who_waits_for_room_loses_nothing() {
-    let metrics = Arc::new(Metrics::default());
-    let config = ExportConfig {
-        max_queue_spans: 64,
-        max_batch_spans: 16,
-        ..ExportConfig::new(Output::Requests(Target::JsonLines(Some("/dev/null".into()))))
-    };
-    let exporter = Exporter::start(config, metrics.clone()).unwrap();
-    for id in 1..=5000 {
-        exporter.wait_for_room(Duration::from_secs(60));
-        exporter.push(vec![span(id), span(id)]);
-    }
-    exporter.shutdown(Duration::from_secs(60));
-    assert_eq!((metrics.export.exported.get(), metrics.export.lost()), (10_000, 0));
-}
-
-#[test]
 fn spans_that_a_blocked_pipe_keeps_are_counted_once() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("pipe");
@@ -81,19 +64,16 @@ fn spans_that_a_blocked_pipe_keeps_are_counted_once() {
     // Both ends, so that neither open waits.
     let mut pipe = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
     let metrics = Arc::new(Metrics::default());
-    let mut config = ExportConfig::new(Output::Requests(Target::JsonLines(Some(path))));
+    let mut config = ExportConfig::new(Target::JsonLines(Some(path)));
     config.schedule_delay = Duration::ZERO;
     let exporter = Exporter::start(config, metrics.clone()).unwrap();
     // Longer than a pipe holds.
-    exporter.push((1..=1000).map(span).collect());
+    exporter.push(&(1..=1000).map(span).collect::<Vec<_>>());
     while metrics.export.queue_spans.get() > 0 {
         thread::sleep(Duration::from_millis(1));
     }
-    exporter.push((1..=7).map(span).collect());
-    let Inner::Requests(Requests { queue, .. }) = &exporter.inner else {
-        panic!("requests leave");
-    };
-    let queue = queue.clone();
+    exporter.push(&(1..=7).map(span).collect::<Vec<_>>());
+    let queue = exporter.queue.clone();
     exporter.shutdown(Duration::from_millis(50));
     let counts = || (metrics.export.exported.get(), metrics.export.dropped.shutdown.get());
     assert_eq!((counts(), metrics.export.lost()), ((0, 1007), 1007));
@@ -110,20 +90,20 @@ fn spans_that_a_blocked_pipe_keeps_are_counted_once() {
         in_flight: 1000,
     };
     assert_eq!(
-        blocked("stdout", Duration::from_millis(5100), unsent),
-        "the export to stdout has not ended within 5100 ms, 1007 spans are lost (7 waiting, 1000 in a write): is what it \
-         writes to blocked?"
+        unsent.warning("stdout", Duration::from_millis(5100)),
+        "the export to stdout has not ended within 5100 ms, 1007 spans are lost (7 waiting, 1000 in a write); is its \
+         output blocked?"
     );
 }
 
 #[test]
 fn a_file_that_cannot_be_written_is_an_error() {
-    let config = ExportConfig::new(Output::Requests(Target::JsonLines(Some("/nowhere/spans".into()))));
+    let config = ExportConfig::new(Target::JsonLines(Some("/nowhere/spans".into())));
     let error = Exporter::start(config, Arc::default()).unwrap_err();
     assert_eq!(
         error.to_string(),
         "cannot open /nowhere/spans for appending spans: No such file or directory (os error 2); \
-         name a file in a directory that can be written"
+         name a file in a writable directory"
     );
 }
 
@@ -138,11 +118,11 @@ fn an_idle_exporter_wakes_when_spans_come_and_ends_when_told() {
         tls: None,
         compression: Compression::None,
     };
-    let mut config = ExportConfig::new(Output::Requests(Target::Http(Box::new(endpoint), Encoding::Protobuf)));
+    let mut config = ExportConfig::new(Target::Http(Box::new(endpoint), Encoding::Protobuf));
     config.schedule_delay = Duration::from_millis(10);
     let exporter = Exporter::start(config, metrics.clone()).unwrap();
     thread::sleep(Duration::from_millis(50));
-    exporter.push(vec![span(1)]);
+    exporter.push(&[span(1)]);
     let (mut stream, _) = listener.accept().unwrap();
     let mut head = [0; 15];
     stream.read_exact(&mut head).unwrap();
@@ -154,7 +134,7 @@ fn an_idle_exporter_wakes_when_spans_come_and_ends_when_told() {
     while metrics.export.exported.get() < 1 {
         thread::sleep(Duration::from_millis(1));
     }
-    exporter.push(vec![span(2), span(3)]);
+    exporter.push(&[span(2), span(3)]);
     thread::sleep(Duration::from_millis(100));
     let begun = std::time::Instant::now();
     exporter.shutdown(Duration::from_millis(200));

@@ -1,4 +1,4 @@
-//! Takes batches from the queue and gets them across: again and again if need be.
+//! Takes batches from the queue and sends each until it is taken or refused.
 //!
 //! A batch that could not be sent goes back to the front of the queue, where it is the oldest. So nothing is given up
 //! for its age, only when the queue is full (or at the end, when time is up).
@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use prometheus_client::metrics::counter::Counter;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
@@ -26,57 +27,57 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 /// The longest pause that a collector may ask for.
 const LONGEST_ASKED_PAUSE: Duration = Duration::from_secs(300);
 
-/// What became of a request.
+/// Outcome of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was taken, except for so many spans.
+    /// The collector took the request, except for so many spans.
     Taken {
         /// OTLP's `rejected_spans`.
         rejected: u64,
         /// OTLP's `error_message`: why, or a warning.
         message: String,
     },
-    /// It was not taken, and may be sent again.
+    /// The request was not taken, and may be sent again.
     Again {
-        /// How long the collector asks to wait.
+        /// The pause that the collector asks for.
         after: Option<Duration>,
-        /// What happened.
+        /// The cause, for log lines.
         reason: String,
     },
-    /// It is too large: parts of it may be taken.
+    /// The request is too large: parts of it may be taken.
     TooLarge {
-        /// What happened.
+        /// The cause, for log lines.
         reason: String,
     },
-    /// The answer cannot be read: it is not known whether it was taken, and it must not be sent again.
+    /// The answer cannot be read: whether the request was taken is not known, and it must not be sent again.
     Malformed {
-        /// What happened.
+        /// The cause, for log lines.
         reason: String,
     },
-    /// It will never be taken.
+    /// The collector will never take the request.
     Refused {
-        /// What happened.
+        /// The cause, for log lines.
         reason: String,
     },
-    /// It could not be written.
+    /// The request could not be written to the file or stream.
     NotWritten {
-        /// What happened.
+        /// The cause, for log lines.
         reason: String,
     },
 }
 
-/// Something that takes requests.
+/// A destination that takes requests.
 pub trait Transport {
     /// Sends an `ExportTraceServiceRequest`.
     fn send(&mut self, request: Bytes) -> impl Future<Output = Outcome>;
 }
 
-/// How the worker paces itself.
+/// Delays of the worker.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// How long a span waits for others.
+    /// Longest time that a span waits for others to share its request.
     pub schedule_delay: Duration,
-    /// How long a request may take.
+    /// Longest time that a request may take.
     pub timeout: Duration,
 }
 
@@ -138,11 +139,11 @@ pub async fn run(queue: &Queue, mut transport: impl Transport, pace: Pace, losse
 /// The batch of one request.
 struct Part {
     batch: Batch,
-    /// It is one half of a batch that was too large.
+    /// One half of a batch that was too large.
     is_half: bool,
 }
 
-/// When a request was sent, and how large it was.
+/// Times and size of a request.
 struct Sent {
     started: Instant,
     answered: Instant,
@@ -155,7 +156,7 @@ struct Worker<'a> {
     metrics: &'a Metrics,
     /// Failures in a row.
     failures: u32,
-    /// What is left of a batch that was too large: two parts at most, sent before anything else.
+    /// Halves of a batch that was too large: two at most, sent before anything else.
     halves: VecDeque<Batch>,
     limit: RequestLimit,
 }
@@ -169,111 +170,119 @@ impl Worker<'_> {
         Some(Part { batch, is_half: false })
     }
 
-    /// Books the outcome. If it is to be sent again: when.
+    /// Books the outcome. Returns when to send again, if the batch is kept for that.
     fn settle(&mut self, part: Part, outcome: Outcome, sent: Sent) -> Option<Instant> {
-        let Part { batch, is_half } = part;
-        let destination = self.losses.destination();
-        let spans = batch.len() as u64;
-        let export = &self.metrics.export;
-        let is_sent_again = match outcome {
+        let spans = part.batch.len() as u64;
+        let is_kept = match outcome {
             Outcome::Again { .. } => true,
-            Outcome::TooLarge { .. } => !is_half && spans > 1,
+            Outcome::TooLarge { .. } => !part.is_half && spans > 1,
             _ => false,
         };
-        if !is_sent_again && !self.queue.land(spans) {
+        if !is_kept && !self.queue.land(spans) {
             return None;
         }
+        let destination = self.losses.destination();
+        let failed = &self.metrics.export.failed;
         match outcome {
-            Outcome::Taken { rejected, message } => {
-                self.failures = 0;
-                self.limit.taken();
-                self.losses.taken(sent.answered - sent.started);
-                let rejected = rejected.min(spans);
-                export.batches.inc();
-                export.exported.inc_by(spans - rejected);
-                export.failed.partial_success.inc_by(rejected);
-                if rejected > 0 || !message.is_empty() {
-                    self.losses.lost(Loss::PartialSuccess, rejected, || {
-                        format!("{destination} takes a request, but {rejected} of its {spans} spans not, and says: {message:?}")
-                    });
-                }
-                None
+            Outcome::Again { after, reason } => return Some(self.send_again(part, after, &reason, &sent)),
+            Outcome::Taken { rejected, message } => self.taken(spans, rejected.min(spans), &message, &sent),
+            Outcome::TooLarge { reason } => self.too_large(part, &reason, &sent),
+            Outcome::Malformed { reason } => self.lose(Loss::MalformedAnswer, &failed.malformed_answer, spans, &reason, || {
+                format!("{destination} may have taken {spans} spans or not, they are not sent again: {reason}; is it a collector?")
+            }),
+            Outcome::Refused { reason } => self.lose(Loss::Refused, &failed.refused, spans, &reason, || {
+                format!(
+                    "{destination} refuses spans, {spans} are lost: {reason}; are endpoint, protocol and \
+                     OTEL_EXPORTER_OTLP_HEADERS right?"
+                )
+            }),
+            Outcome::NotWritten { reason } => self.lose(Loss::NotWritten, &failed.write, spans, &reason, || {
+                format!("spans cannot be written to {destination}, {spans} are lost: {reason}; free space, or write elsewhere")
+            }),
+        }
+        None
+    }
+
+    fn taken(&mut self, spans: u64, rejected: u64, message: &str, sent: &Sent) {
+        let export = &self.metrics.export;
+        self.failures = 0;
+        self.limit.taken();
+        self.losses.taken(sent.answered - sent.started);
+        export.batches.inc();
+        export.exported.inc_by(spans - rejected);
+        export.failed.partial_success.inc_by(rejected);
+        if rejected > 0 || !message.is_empty() {
+            self.losses.lost(Loss::PartialSuccess, rejected, || {
+                let destination = self.losses.destination();
+                format!("{destination} rejects {rejected} of the {spans} spans of a request, and says: {message:?}")
+            });
+        }
+    }
+
+    /// Gives the batch back to where it came from. Returns when to send it again.
+    fn send_again(&mut self, part: Part, after: Option<Duration>, reason: &str, sent: &Sent) -> Instant {
+        let Part { batch, is_half } = part;
+        let destination = self.losses.destination();
+        let export = &self.metrics.export;
+        export.retries.inc();
+        self.losses.failed(reason);
+        if is_half {
+            self.halves.push_front(batch);
+        } else {
+            self.queue.give_back(batch);
+        }
+        self.losses.lost(Loss::Late, 1, || {
+            let waiting = export.queue_spans.get();
+            format!(
+                "spans cannot be sent to {destination}: {reason}; {waiting} are kept and sent later; is a collector running there?"
+            )
+        });
+        tracing::debug!("a request to {destination} failed: {reason}");
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(8)).min(LONGEST_PAUSE);
+        self.failures = self.failures.saturating_add(1);
+        let backoff = sent.started + pause.mul_f64(1.0 - fastrand::f64() / 2.0);
+        // From the answer on (RFC 9110, section 10.2.3), and never sooner than without being asked: a collector that asks
+        // for no pause at all must not be asked in a loop.
+        let asked = after.map(|after| sent.answered + after.min(LONGEST_ASKED_PAUSE));
+        asked.map_or(backoff, |asked| asked.max(backoff))
+    }
+
+    /// Halves the batch, which is sent next. A batch that is a half already, or a single span, is lost.
+    fn too_large(&mut self, part: Part, reason: &str, sent: &Sent) {
+        let Part { batch, is_half } = part;
+        let spans = batch.len() as u64;
+        self.limit.refused(sent.bytes);
+        match batch.split() {
+            Ok(halves) if !is_half => {
+                self.losses.failed(reason);
+                self.halves.extend(halves);
             }
-            Outcome::Again { after, reason } => {
-                export.retries.inc();
-                self.losses.failed(&reason);
-                if is_half {
-                    self.halves.push_front(batch);
-                } else {
-                    self.queue.give_back(batch);
-                }
-                self.losses.lost(Loss::Late, 1, || {
-                    let waiting = export.queue_spans.get();
+            _ => {
+                let destination = self.losses.destination();
+                let counter = &self.metrics.export.failed.request_too_large;
+                self.lose(Loss::RequestTooLarge, counter, spans, reason, || {
                     format!(
-                        "spans cannot be sent to {destination}: {reason}; {waiting} are kept and sent later, is a collector \
-                         running there?"
+                        "{destination} refuses a request of {} KiB as too large, and each half of it, {spans} spans are lost: \
+                         {reason}; requests become smaller now, raise the collector's limit if this goes on",
+                        sent.bytes / 1024
                     )
                 });
-                tracing::debug!("a request to {destination} failed: {reason}");
-                let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(8)).min(LONGEST_PAUSE);
-                self.failures = self.failures.saturating_add(1);
-                let backoff = sent.started + pause.mul_f64(1.0 - fastrand::f64() / 2.0);
-                // From the answer on (RFC 9110, section 10.2.3), and never sooner than without being asked: a collector that
-                // asks for no pause at all must not be asked in a loop.
-                let asked = after.map(|after| sent.answered + after.min(LONGEST_ASKED_PAUSE));
-                Some(asked.map_or(backoff, |asked| asked.max(backoff)))
-            }
-            Outcome::TooLarge { reason } => {
-                self.limit.refused(sent.bytes);
-                self.losses.failed(&reason);
-                match batch.split() {
-                    Ok(halves) if !is_half => self.halves.extend(halves),
-                    _ => {
-                        export.failed.request_too_large.inc_by(spans);
-                        self.losses.lost(Loss::RequestTooLarge, spans, || {
-                            format!(
-                                "{destination} refuses a request of {} KiB for its size, halved too, {spans} spans are lost: \
-                                 {reason}; requests become smaller now, raise the limit there if this goes on",
-                                sent.bytes / 1024
-                            )
-                        });
-                    }
-                }
-                None
-            }
-            Outcome::Malformed { reason } => {
-                export.failed.malformed_answer.inc_by(spans);
-                self.losses.failed(&reason);
-                self.losses.lost(Loss::MalformedAnswer, spans, || {
-                    format!("whether {destination} took {spans} spans is not known, they are not sent again: {reason}; is it a collector?")
-                });
-                None
-            }
-            Outcome::Refused { reason } => {
-                export.failed.refused.inc_by(spans);
-                self.losses.failed(&reason);
-                self.losses.lost(Loss::Refused, spans, || {
-                    format!(
-                        "{destination} refuses spans, {spans} are lost: {reason}; are endpoint, protocol and \
-                         OTEL_EXPORTER_OTLP_HEADERS right?"
-                    )
-                });
-                None
-            }
-            Outcome::NotWritten { reason } => {
-                export.failed.write.inc_by(spans);
-                self.losses.failed(&reason);
-                self.losses.lost(Loss::NotWritten, spans, || {
-                    format!("spans cannot be written to {destination}, {spans} are lost: {reason}; free space, or write elsewhere")
-                });
-                None
             }
         }
     }
+
+    /// Counts spans as lost. `line` is logged if an episode begins with it.
+    fn lose(&self, loss: Loss, counter: &Counter, spans: u64, reason: &str, line: impl FnOnce() -> String) {
+        counter.inc_by(spans);
+        self.losses.failed(reason);
+        self.losses.lost(loss, spans, line);
+    }
 }
 
-/// How large requests may be, as far as the collector has let us know. What it refuses is lost but for what fits when it is
-/// halved once, so the later ones are made smaller, and after many that were taken larger again.
+/// Largest request, as far as the collector's answers tell.
+///
+/// A refused request is halved once, and lost if that does not help. So later requests are made smaller, and larger again
+/// after many that were taken.
 #[derive(Debug)]
 struct RequestLimit {
     bytes: usize,
@@ -290,9 +299,9 @@ impl Default for RequestLimit {
 }
 
 impl RequestLimit {
-    /// Not smaller: who refuses that does so for another reason.
+    /// Smallest limit. A collector that refuses so little does so for another reason.
     const LEAST: usize = 64 << 10;
-    /// So many requests must be taken before larger ones are tried. The first of those costs being sent once more in halves.
+    /// Requests that must be taken before larger ones are tried. If the larger one is refused, it is sent again in halves.
     const TAKEN: u32 = 256;
 
     fn refused(&mut self, request_bytes: usize) {
@@ -309,7 +318,7 @@ impl RequestLimit {
     }
 }
 
-/// The pause of a `Retry-After` header (RFC 9110, section 10.2.3): seconds or a date.
+/// Returns the pause of a `Retry-After` header (RFC 9110, section 10.2.3): seconds or a date.
 pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     match value.trim().parse() {
         Ok(seconds) => Some(Duration::from_secs(seconds)),

@@ -1,4 +1,7 @@
-//! A scripted transport, and time that stands still until all wait for it.
+//! The worker against a scripted transport, in virtual time.
+
+mod sizes;
+mod warnings;
 
 use std::{
     collections::VecDeque,
@@ -45,19 +48,19 @@ fn too_large() -> Outcome {
     Outcome::TooLarge { reason }
 }
 
-/// What came: when, and the span ids in order.
+/// Requests that came: the time of each, and its span ids in order.
 type Log = Arc<Mutex<Vec<(Duration, Vec<u64>)>>>;
 
-/// Answers by a script, then as it is told to.
+/// A transport that answers by a script, then takes all requests.
 struct Scripted {
     begun: Instant,
-    /// How long an answer takes.
+    /// Delay of each answer.
     takes: Duration,
     script: VecDeque<Outcome>,
-    /// Away until then.
+    /// Every request before this time fails.
     back: Option<Instant>,
     hangs: bool,
-    /// The largest request that it takes.
+    /// The largest request that is taken.
     most_bytes: usize,
     log: Log,
 }
@@ -265,158 +268,6 @@ async fn longer_loses_the_oldest_and_counts() {
     .await;
 }
 
-/// The warnings that this thread logs.
-#[derive(Clone, Default)]
-struct Warnings(Arc<Mutex<Vec<u8>>>);
-
-impl Warnings {
-    /// Until the guard is dropped.
-    fn capture() -> (Self, tracing::subscriber::DefaultGuard) {
-        let warnings = Self::default();
-        let writer = warnings.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .with_writer(move || writer.clone())
-            .with_ansi(false)
-            .with_max_level(tracing::Level::WARN)
-            .finish();
-        (warnings, tracing::subscriber::set_default(subscriber))
-    }
-
-    fn lines(&self) -> Vec<String> {
-        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        text.lines().map(str::to_owned).collect()
-    }
-}
-
-impl std::io::Write for Warnings {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn dropping_is_told_when_it_begins_and_when_it_is_over() {
-    local(async {
-        let (warnings, _guard) = Warnings::capture();
-        let limits = Limits {
-            max_spans: 1000,
-            max_batch_spans: 100,
-            ..LIMITS
-        };
-        // 100 spans a second, and three times as many come.
-        let mut rig = Rig::new(limits, |transport| transport.takes = Duration::from_secs(1));
-        for _ in 0..10 {
-            rig.push(300, 0);
-            sleep_ms(1000).await;
-        }
-        let dropped = rig.metrics.export.dropped.queue_spans.get();
-        assert!((900..=1300).contains(&dropped), "{dropped}");
-        assert_eq!(warnings.lines().len(), 1, "{:?}", warnings.lines());
-        sleep_ms(60_000).await;
-        let lines = warnings.lines();
-        assert_eq!(lines.len(), 2, "{lines:?}");
-        assert!(
-            lines[0].contains("spans are dropped, the oldest first: the queue is full (1000 spans, ")
-                && lines[0].contains(
-                    "because a test takes them too slowly (its last answer took 1000 ms); mend that, or raise"
-                ),
-            "{lines:?}"
-        );
-        assert!(
-            lines[1].contains(&format!("dropping is over: {dropped} spans were lost within "))
-                && lines[1].ends_with("because the queue was full"),
-            "{lines:?}"
-        );
-        let (_, metrics, _) = rig.shutdown().await;
-        assert_eq!(counts(&metrics), (3000 - dropped, [dropped, 0, 0, 0], 0, 0, 0));
-        assert_eq!(warnings.lines().len(), 2);
-    })
-    .await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_day_without_collector_is_two_lines_and_what_is_refused_is_told_once() {
-    local(async {
-        let (warnings, _guard) = Warnings::capture();
-        let limits = Limits {
-            max_spans: 10,
-            ..LIMITS
-        };
-        let mut rig = Rig::new(limits, |transport| {
-            transport.back = Some(Instant::now() + Duration::from_secs(86_400));
-            transport.script = (0..99)
-                .map(|_| Outcome::Refused {
-                    reason: "HTTP status 401".to_owned(),
-                })
-                .collect();
-        });
-        for _ in 0..1440 {
-            rig.push(10, 0);
-            sleep_ms(60_000).await;
-        }
-        let lines = warnings.lines();
-        let begins = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
-        assert_eq!(
-            begins("spans cannot be sent to a test: scripted; 10 are kept"),
-            1,
-            "{lines:?}"
-        );
-        // Ten spans a minute are lost all day. The first minutes count as episodes of their own.
-        assert!((1..=3).contains(&begins("spans are dropped")), "{lines:?}");
-        rig.push(10, 0);
-        for _ in 0..20 {
-            sleep_ms(1000).await;
-            rig.push(10, 0);
-        }
-        let lines = warnings.lines();
-        let refused = "a test refuses spans, 10 are lost: HTTP status 401; are endpoint, protocol and";
-        assert_eq!(
-            lines.iter().filter(|line| line.contains(refused)).count(),
-            1,
-            "{lines:?}"
-        );
-        rig.shutdown().await;
-        assert!(
-            warnings
-                .lines()
-                .last()
-                .unwrap()
-                .ends_with("because a test refused them")
-        );
-    })
-    .await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn bytes_bound_the_queue_and_the_request() {
-    local(async {
-        let mut rig = Rig::new(LIMITS, |transport| transport.hangs = true);
-        rig.push(1, 5 << 20);
-        for _ in 0..100 {
-            rig.push(1, 1 << 20);
-        }
-        let bytes = rig.metrics.export.queue_bytes.get();
-        assert!((63 << 20..=64 << 20).contains(&bytes), "{bytes} bytes");
-        assert_eq!(counts(&rig.metrics).1, [0, 37, 1, 0]);
-        rig.worker.abort();
-
-        let mut rig = Rig::new(LIMITS, |_| ());
-        for _ in 0..10 {
-            rig.push(1, 1 << 20);
-        }
-        let (log, metrics, _) = rig.shutdown().await;
-        let sizes: Vec<usize> = log.iter().map(|(_, ids)| ids.len()).collect();
-        assert_eq!(sizes, [3, 3, 3, 1]);
-        assert_eq!(counts(&metrics), (10, [0; 4], 0, 0, 0));
-    })
-    .await;
-}
-
 #[tokio::test(start_paused = true)]
 async fn retry_after_partial_success_and_refusal() {
     local(async {
@@ -445,85 +296,6 @@ async fn retry_after_partial_success_and_refusal() {
 
 fn shape(log: &[(Duration, Vec<u64>)]) -> Vec<(u128, usize)> {
     log.iter().map(|(at, ids)| (at.as_millis(), ids.len())).collect()
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_is_too_large_is_halved_once_and_then_lost() {
-    local(async {
-        let mut rig = Rig::new(LIMITS, |transport| {
-            transport.script = [too_large(), taken(), too_large(), too_large()].into();
-        });
-        rig.push(9, 100);
-        sleep_ms(2000).await;
-        rig.push(1, 0);
-        let (log, metrics, _) = rig.shutdown().await;
-        let ids: Vec<Vec<u64>> = log.iter().map(|(_, ids)| ids.clone()).collect();
-        let all: Vec<u64> = (1..=9).collect();
-        assert_eq!(ids, [all.clone(), all[..4].to_vec(), all[4..].to_vec(), vec![10]]);
-        // Both halves at once: nothing is to be waited for.
-        assert_eq!(log[0].0, log[2].0);
-        // A single span has no halves.
-        assert_eq!(metrics.export.failed.request_too_large.get(), 5 + 1);
-        assert_eq!(counts(&metrics), (4, [0; 4], 0, 0, 0));
-    })
-    .await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_half_that_fails_is_sent_again_as_a_half() {
-    local(async {
-        let mut rig = Rig::new(LIMITS, |transport| {
-            transport.script = [too_large(), again(None), again(None)].into();
-        });
-        rig.push(8, 0);
-        sleep_ms(20_000).await;
-        let (log, metrics, _) = rig.shutdown().await;
-        let sizes: Vec<usize> = log.iter().map(|(_, ids)| ids.len()).collect();
-        assert_eq!(sizes, [8, 4, 4, 4, 4]);
-        assert_eq!(counts(&metrics), (8, [0; 4], 0, 0, 2));
-
-        // At the end, each is counted.
-        let mut rig = Rig::new(LIMITS, |transport| {
-            transport.script = [too_large()].into_iter().chain((0..99).map(|_| again(None))).collect();
-        });
-        rig.push(8, 0);
-        sleep_ms(3000).await;
-        let (_, metrics, _) = rig.shutdown().await;
-        assert_eq!(counts(&metrics).1, [0, 0, 0, 8]);
-    })
-    .await;
-}
-
-/// A proxy that takes 1 MiB, in front of spans of 4 KiB: what is lost is what it takes to learn that.
-#[tokio::test(start_paused = true)]
-async fn requests_become_as_small_as_the_collector_wants_them_and_larger_again() {
-    local(async {
-        let mut rig = Rig::new(LIMITS, |transport| transport.most_bytes = 1 << 20);
-        for _ in 0..40 {
-            rig.push(1000, 4096);
-            sleep_ms(1000).await;
-        }
-        let (log, metrics, _) = rig.shutdown().await;
-        let lost = metrics.export.failed.request_too_large.get();
-        assert!(lost > 0 && lost <= 1100, "{lost} lost");
-        assert_eq!(counts(&metrics), (40_000 - lost, [0; 4], 0, 0, 0));
-        let sizes: Vec<usize> = log.iter().map(|(_, ids)| ids.len()).collect();
-        assert!(sizes[10..].iter().all(|&size| size <= 260), "{sizes:?}");
-    })
-    .await;
-    let mut limit = RequestLimit::default();
-    limit.refused(4 << 20);
-    limit.refused(2 << 20);
-    assert_eq!(limit.bytes, 1 << 20);
-    for taken in 0..2 * RequestLimit::TAKEN {
-        assert!(limit.bytes < MAX_REQUEST_BYTES, "{taken}");
-        limit.taken();
-    }
-    assert_eq!(limit.bytes, MAX_REQUEST_BYTES);
-    for _ in 0..20 {
-        limit.refused(1000);
-    }
-    assert_eq!(limit.bytes, RequestLimit::LEAST);
 }
 
 #[tokio::test(start_paused = true)]
@@ -634,28 +406,4 @@ fn retry_after_is_seconds_or_a_date() {
     assert_eq!(retry_after("Sun, 06 Nov 1994 08:48:37 GMT", now), Some(Duration::ZERO));
     assert_eq!(retry_after("soon", now), None);
     assert_eq!(retry_after("-1", now), None);
-}
-
-/// Spans of processes that live for one request: their resources are bounded with them.
-#[tokio::test(start_paused = true)]
-async fn the_resources_of_brief_processes_count() {
-    local(async {
-        let limits = Limits {
-            max_bytes: 1 << 20,
-            ..LIMITS
-        };
-        let mut rig = Rig::new(limits, |transport| transport.hangs = true);
-        for number in 0..1000 {
-            rig.resource = Arc::new(Resource {
-                service_name: format!("job-{number}"),
-                attributes: vec![Attribute::str("process.command_line", "x".repeat(4000))],
-            });
-            rig.push(1, 0);
-        }
-        let spans = rig.metrics.export.queue_spans.get();
-        assert!((200..=262).contains(&spans), "{spans} spans of 4 KB in 1 MiB");
-        assert_eq!(counts(&rig.metrics).1, [0, 1000 - spans, 0, 0]);
-        rig.worker.abort();
-    })
-    .await;
 }

@@ -1,0 +1,68 @@
+//! Housekeeping of the session: it compares the clocks, publishes the counters and logs losses.
+
+use std::time::Instant;
+
+use agent_ebpf::abi::Counter;
+
+use super::{
+    Session, Snapshot,
+    clock::{monotonic_ns, unix_ns},
+};
+use crate::tape::Frame;
+
+/// Period of comparing the clocks and publishing the counters, while anything happens.
+const HOUSEKEEPING_NS: u64 = 1_000_000_000;
+
+impl Session {
+    /// Compares the clocks and publishes the counters.
+    pub(super) fn housekeeping(&mut self, now_ns: u64) {
+        self.next_housekeeping_ns = now_ns + HOUSEKEEPING_NS;
+        let (monotonic_ns, unix_ns) = (monotonic_ns(), unix_ns());
+        self.sink.record(&Frame::Clock { monotonic_ns, unix_ns });
+        self.core.clock(monotonic_ns, unix_ns);
+        self.probe.look_at_skipped();
+        let lost = self.publish();
+        self.look_again(lost, now_ns);
+    }
+
+    /// Publishes the counters, and logs the losses that begin and end. Returns how many records found no room in the
+    /// ring.
+    pub(super) fn publish(&mut self) -> u64 {
+        let kernel = self.probe.counters();
+        let ring_full = kernel.iter().find(|(cause, _)| *cause == Counter::RingFull);
+        let lost = ring_full.map_or(0, |&(_, count)| count);
+        let now = Instant::now();
+        self.published.heartbeat.ring(now, lost, self.records.0);
+        let kernel: Vec<_> = kernel.into_iter().map(|(cause, count)| (cause.name(), count)).collect();
+        let core = self.core.counters();
+        for line in self.losses.look(now, kernel.iter().chain(&core)) {
+            tracing::warn!("{line}");
+        }
+        self.published.set(Snapshot {
+            kernel,
+            core,
+            records: self.records,
+            under_way: self.core.under_way(),
+            talking: self.core.talking(),
+            facts: self.inspector.counters().to_vec(),
+            lost: self.probe.lost.iter().map(|lost| lost.feature.to_owned()).collect(),
+        });
+        lost
+    }
+
+    /// Warns of losses of the kernel side, at the end.
+    pub(super) fn warn_of_kernel_losses(&self) {
+        let mut counters = self.probe.counters();
+        counters.retain(|&(_, count)| count > 0);
+        if !counters.iter().any(|(cause, _)| cause.is_loss()) {
+            return;
+        }
+        // What the kernel skipped is no loss by itself, but may be why there is one.
+        counters.retain(|&(cause, _)| cause.is_loss() || cause == Counter::Skipped);
+        let lost: Vec<String> = counters
+            .iter()
+            .map(|(cause, count)| format!("{} {count}", cause.name()))
+            .collect();
+        tracing::warn!("the kernel side lost records or bytes: {}", lost.join(", "));
+    }
+}
