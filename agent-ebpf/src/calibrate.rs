@@ -15,7 +15,7 @@ use crate::{
     socket::file,
 };
 
-/// The question and the answer.
+/// Question and answer of the calibration.
 #[map]
 static CALIBRATION: Array<Calibration> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
@@ -48,7 +48,8 @@ pub fn calibrate(ctx: RawTracePointContext) -> u32 {
     0
 }
 
-/// Walks to a file by typed loads. Only loaded, with `typed_task` set: if the verifier takes it, so it does the others.
+/// Walks to a file by typed loads. The agent only loads it, with `typed_task` set: a verifier that accepts it accepts
+/// the other programs' loads as well.
 #[raw_tracepoint(tracepoint = "sys_enter")]
 pub fn typed_walk(_ctx: RawTracePointContext) -> u32 {
     let task = Task::current();

@@ -1,29 +1,29 @@
-//! What the first bytes of a segment look like: cheap tests that run in the kernel and in user space.
+//! Cheap tests of a segment's first bytes, for the kernel and for user space.
 //!
 //! They look at no more than 8 bytes, with shifts and masks only, so that the verifier has one path to walk.
 
-/// What some bytes look like.
+/// Verdict on a segment's first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Looks {
-    /// They can hardly be anything else.
+    /// Hardly anything else begins like this.
     Yes,
-    /// They cannot be it.
+    /// The bytes cannot begin like this.
     No,
-    /// They can be it, and something else: too few bytes, or a method that nobody registered.
+    /// Undecided: too few bytes, or a method that nobody registered.
     Maybe,
 }
 
-/// The first eight of some bytes, and how many there are, as the tests take them.
+/// Returns the first eight bytes and their number, as the tests take them.
 pub fn first_bytes<'a>(bytes: impl IntoIterator<Item = &'a u8>) -> ([u8; 8], usize) {
     let mut first = [0; 8];
     let n = first.iter_mut().zip(bytes).map(|(to, from)| *to = *from).count();
     (first, n)
 }
 
-/// Whether a segment that begins with the first `n` of `bytes` begins with an HTTP/1 request.
+/// Tests whether a segment that begins with the first `n` of `bytes` begins with an HTTP/1 request.
 ///
-/// `Yes` for the methods of RFC 9110 section 9.1 and PATCH (RFC 5789) with the space behind them. Empty lines before the
-/// request line are allowed (RFC 9112 section 2.2), so CR and LF are `Maybe`.
+/// `Yes` for the methods of RFC 9110 section 9.1 and PATCH (RFC 5789), each with the space behind it. Empty lines
+/// before the request line are allowed (RFC 9112 section 2.2), so CR and LF are `Maybe`.
 #[inline(always)]
 pub fn looks_like_request(bytes: [u8; 8], n: usize) -> Looks {
     let word = u64::from_le_bytes(bytes);
@@ -47,7 +47,7 @@ pub fn looks_like_request(bytes: [u8; 8], n: usize) -> Looks {
     token_then_space(word, n)
 }
 
-/// Whether a segment that begins with the first `n` of `bytes` begins with an HTTP/1 response.
+/// Tests whether a segment that begins with the first `n` of `bytes` begins with an HTTP/1 response.
 #[inline(always)]
 pub fn looks_like_response(bytes: [u8; 8], n: usize) -> Looks {
     let word = u64::from_le_bytes(bytes);
@@ -59,7 +59,7 @@ pub fn looks_like_response(bytes: [u8; 8], n: usize) -> Looks {
     }
 }
 
-/// `Yes`: the first `n` bytes of `word` begin with the first `length` bytes of `pattern`. `Maybe`: they end before they
+/// Compares the first `n` bytes of `word` with the first `length` bytes of `pattern`. `Maybe`: they end before they
 /// differ.
 #[inline(always)]
 fn prefix(word: u64, n: u32, pattern: [u8; 8], length: u32) -> Looks {
@@ -78,7 +78,7 @@ fn prefix(word: u64, n: u32, pattern: [u8; 8], length: u32) -> Looks {
     }
 }
 
-/// The one of two verdicts that says more in favour.
+/// Returns the verdict that says more in favour.
 #[inline(always)]
 fn better(one: Looks, other: Looks) -> Looks {
     match (one, other) {
@@ -88,7 +88,7 @@ fn better(one: Looks, other: Looks) -> Looks {
     }
 }
 
-/// `Maybe`: token characters, as many as there are or up to a space or a line's end, or an empty line first. Else `No`.
+/// Returns `Maybe` for an empty line, and for token characters up to a space, a line's end or the last byte; else `No`.
 #[inline(always)]
 fn token_then_space(word: u64, n: u32) -> Looks {
     let mut rest = word;
@@ -101,7 +101,8 @@ fn token_then_space(word: u64, n: u32) -> Looks {
         if i == 0 && (byte == b'\r' || byte == b'\n') {
             return Looks::Maybe;
         }
-        // A line of one word is no request, but a server of HTTP refuses it as one. Other protocols' begin with `*`, `+`, `-`.
+        // A server of HTTP answers a line of one word with a refusal. Lines of other protocols begin with `*`, `+` or
+        // `-`.
         let ends_word = byte == b' ' || (word as u8).is_ascii_uppercase() && (byte == b'\r' || byte == b'\n');
         if i > 0 && ends_word {
             return Looks::Maybe;
@@ -115,7 +116,7 @@ fn token_then_space(word: u64, n: u32) -> Looks {
     Looks::Maybe
 }
 
-/// Whether a byte is a `tchar` (RFC 9110 section 5.6.2).
+/// Returns whether a byte is a `tchar` (RFC 9110 section 5.6.2).
 #[inline(always)]
 pub const fn is_token(byte: u8) -> bool {
     // Bit n stands for the character n (LOW) or n + 64 (HIGH).
@@ -130,7 +131,7 @@ pub const fn is_token(byte: u8) -> bool {
     }
 }
 
-/// A bit for each of some characters: only evaluated by the compiler.
+/// Returns a word with a bit for each character. Only the compiler evaluates it.
 const fn bits(characters: &[u8], base: u8) -> u64 {
     let mut bits = 0;
     let mut i = 0;
@@ -146,7 +147,7 @@ mod tests {
     use super::*;
 
     fn first_eight(text: &[u8]) -> ([u8; 8], usize) {
-        // What lies behind the n bytes must not matter.
+        // The bytes behind the first n must not matter.
         let mut bytes = [0xAA; 8];
         let n = text.len().min(8);
         bytes[..n].copy_from_slice(&text[..n]);

@@ -1,4 +1,4 @@
-//! Copying the bytes of a call from the process that made it.
+//! Copies of a call's bytes from the process that made it.
 
 use agent_ebpf::{
     abi::{Counter, PIECE_BYTES},
@@ -13,20 +13,20 @@ use crate::{
     scratch::{Scratch, scratch},
 };
 
-/// Most buffers of one call that are walked. Heads come in a dozen or two (a line each); a walk costs no more than there
-/// are.
+/// Upper bound of the buffers of one call that a walk visits. A head that is written line by line has a dozen or two.
+/// Only existing buffers cost time.
 pub const BUFFERS: usize = 64;
 
-/// Where the bytes of a call lie in user memory.
+/// Kind of memory that holds a call's bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     /// One buffer.
     Buffer = 0,
     /// An array of `struct iovec`.
     Vector = 1,
-    /// Nowhere: the kernel moved them itself (sendfile, splice), or threw them away (MSG_TRUNC).
+    /// No user memory: the kernel moved the bytes itself (sendfile, splice), or discarded them (MSG_TRUNC).
     Nowhere = 2,
-    /// As [`Source::Vector`], and the array is in [`Buffers`] already.
+    /// As [`Source::Vector`], with the array already in [`Buffers`].
     Gathered = 3,
 }
 
@@ -35,18 +35,18 @@ pub enum Source {
 pub struct Buffers {
     /// Address and length of each.
     pub entries: Slot<[[u64; 2]; BUFFERS]>,
-    /// How many are filled in, while an array of messages is walked.
+    /// Number of entries, while a walk over an array of messages adds them.
     pub filled: Slot<u64>,
-    /// Bytes of all messages that were walked.
+    /// Bytes of all messages that the walk visited.
     pub bytes: Slot<u64>,
-    /// Bytes that are still to be passed over, or to be filled.
+    /// Bytes to skip, or to distribute over the next buffers.
     left: Slot<u64>,
-    /// Bytes that are in the payload.
+    /// Bytes that the payload holds.
     done: Slot<u64>,
 }
 
 impl Buffers {
-    /// A buffer, by an index below [`BUFFERS`].
+    /// Returns a buffer, by an index below [`BUFFERS`].
     #[inline(always)]
     fn entry(&self, index: usize) -> [u64; 2] {
         let entries = self.entries.as_ptr().cast::<[u64; 2]>();
@@ -54,7 +54,7 @@ impl Buffers {
         unsafe { entries.add(index & (BUFFERS - 1)).read_volatile() }
     }
 
-    /// Appends a buffer. False: there is no room.
+    /// Appends a buffer. Returns false if there is no room.
     #[inline(always)]
     fn push(&self, entry: [u64; 2]) -> bool {
         let at = self.filled.get();
@@ -69,7 +69,7 @@ impl Buffers {
     }
 }
 
-/// Whether the call's bytes lie in memory that can be read. Its array of buffers is there then.
+/// Returns whether the call's bytes lie in readable memory. Loads the call's array of buffers if it has one.
 #[inline(always)]
 pub fn is_visible(scratch: &Scratch) -> bool {
     match scratch.call.source.get() {
@@ -97,8 +97,8 @@ fn load_buffers(scratch: &Scratch) -> bool {
     !failed
 }
 
-/// Copies bytes `from..from + bytes` of the call to a place of the payload, 0 or [`FIRST_BYTES`]. Returns how many came:
-/// fewer where memory faults or there are too many buffers (counted).
+/// Copies bytes `from..from + bytes` of the call to a place of the payload, 0 or [`FIRST_BYTES`]. Returns the number of
+/// bytes copied: fewer if memory faults or if there are too many buffers (counted).
 #[inline(always)]
 pub fn copy(scratch: &Scratch, from: u64, bytes: u64, place: u64) -> u64 {
     const PIECE: u64 = PIECE_BYTES as u64;
@@ -124,8 +124,8 @@ pub fn copy(scratch: &Scratch, from: u64, bytes: u64, place: u64) -> u64 {
     if done > PIECE { PIECE } else { done }
 }
 
-/// Copies bytes `from..from + bytes` of the call's buffers to a place of the payload, and leaves in `done` how many came.
-/// A global function: the verifier walks its loop once.
+/// Copies bytes `from..from + bytes` of the call's buffers to a place of the payload, and leaves the number copied in
+/// `done`. A global function, because the verifier then walks its loop once and not for each caller.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn gather(from: u64, bytes: u64, place: u64) -> u32 {
@@ -175,22 +175,23 @@ pub extern "C" fn gather(from: u64, bytes: u64, place: u64) -> u32 {
     0
 }
 
-/// Bytes of `struct msghdr` of user space: its array of buffers is at byte 16, the array's length at 24.
+/// Size of user space's `struct msghdr`. The address of its array of buffers is at byte 16, the array's length at byte
+/// 24.
 const MSGHDR_BYTES: u64 = 56;
-/// Bytes of `struct mmsghdr`: a message, and how many bytes of it were moved.
+/// Size of `struct mmsghdr`: a message, and the number of its bytes that were moved.
 const MMSGHDR_BYTES: u64 = 64;
-/// Most messages of one call (`UIO_MAXIOV` of the kernel).
+/// Upper bound of the messages of one call (the kernel's `UIO_MAXIOV`).
 const MESSAGES: u32 = 1024;
 
-/// Address and length of the array of buffers of the `struct msghdr` at an address.
+/// Returns address and length of the array of buffers of the `struct msghdr` at an address.
 #[inline(always)]
 pub fn message(header: u64) -> Option<[u64; 2]> {
     user_words(header + 16)
 }
 
-/// Gathers the buffers of `messages` messages, an array of `struct mmsghdr`, as far as messages fill them, and leaves in
-/// [`Buffers::bytes`] how many bytes all of them have. Returns how many buffers there are, 0 if they are more than are
-/// walked. A global function, as [`gather`].
+/// Collects the filled part of the buffers of `messages` messages, an array of `struct mmsghdr`, and leaves the sum of
+/// their bytes in [`Buffers::bytes`]. Returns the number of buffers, 0 if there are too many. A global function, as
+/// [`gather`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn gather_messages(first: u64, messages: u32) -> u32 {
@@ -215,10 +216,11 @@ pub extern "C" fn gather_messages(first: u64, messages: u32) -> u32 {
     buffers.filled.get() as u32
 }
 
-/// In [`Buffers::filled`]: there are more than are walked.
+/// Value of [`Buffers::filled`]: more buffers than the walk visits.
 const TOO_MANY: u64 = u32::MAX as u64;
 
-/// [`gather_messages`], of one message. 0: there is no more room, or memory faulted.
+/// Collects the buffers of one message for [`gather_messages`]. Returns 0 if there is no more room, or if memory
+/// faulted.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn gather_message(header: u64) -> u32 {
@@ -252,7 +254,7 @@ pub extern "C" fn gather_message(header: u64) -> u32 {
     (buffers.left.get() == 0) as u32
 }
 
-/// Words of user memory.
+/// Reads words of user memory.
 #[inline(always)]
 fn user_words<const N: usize>(address: u64) -> Option<[u64; N]> {
     let mut words = [0u64; N];

@@ -1,4 +1,4 @@
-//! Reading the kernel's own structs, by offsets that user space took from this kernel's BTF.
+//! Reads of the kernel's own structs, by offsets that user space took from this kernel's BTF.
 
 use core::ffi::c_void;
 
@@ -10,7 +10,7 @@ use aya_ebpf::helpers::{
 
 use crate::counters::count;
 
-/// Filled in before the programs are loaded; a constant to the verifier.
+/// Facts about this kernel. The agent fills them in before loading; to the verifier they are constants.
 #[unsafe(no_mangle)]
 static OFFSETS: Offsets = Offsets::UNKNOWN;
 
@@ -21,20 +21,20 @@ macro_rules! offset {
 }
 pub(crate) use offset;
 
-/// The offsets, for [`offset!`].
+/// Returns the offsets, for [`offset!`].
 #[inline(always)]
 pub fn offsets() -> &'static Offsets {
     &OFFSETS
 }
 
-/// The value, for [`offset!`]: read when the program runs, for it is put in after compilation.
+/// Reads a value for [`offset!`] at run time, because the agent fills it in after compilation.
 #[inline(always)]
 pub fn known<T: Copy>(value: &T) -> T {
     // SAFETY: a reference is valid.
     unsafe { (&raw const *value).read_volatile() }
 }
 
-/// Reads a value at an address of the kernel; `None` (counted) if that faults.
+/// Reads a value at a kernel address; returns `None` (counted) if that faults. A helper call, about 20 ns.
 #[inline(always)]
 pub fn read<T>(address: u64) -> Option<T> {
     let mut value = core::mem::MaybeUninit::<T>::uninit();
@@ -49,8 +49,8 @@ pub fn read<T>(address: u64) -> Option<T> {
     Some(unsafe { value.assume_init() })
 }
 
-/// The word at an address of the kernel that is a field's: a load where the kernel lets a program make one ([`cast`]), else
-/// as by [`read`]. A load that faults gives 0, and is not counted.
+/// Reads the word of a field at a kernel address: by a load where the kernel allows it ([`cast`]), else as [`read`]. A
+/// load that faults gives 0 and is not counted.
 #[inline(always)]
 pub fn word(address: u64) -> Option<u64> {
     if offset!(word_type) == 0 {
@@ -60,38 +60,39 @@ pub fn word(address: u64) -> Option<u64> {
     Some(unsafe { typed(cast(address)) })
 }
 
-/// The half of a word, as [`word`].
+/// Reads half a word, as [`word`].
 #[inline(always)]
 pub fn half_word(address: u64) -> Option<u32> {
     if offset!(word_type) == 0 {
         return read(address);
     }
-    // SAFETY: as above.
+    // SAFETY: the address comes from a cast.
     Some(unsafe { typed(cast(address)) })
 }
 
-/// Makes an address one of a struct that begins with a word, in the verifier's eyes: then it may be loaded from. The call
-/// is no instruction to the processor.
+/// Turns an address into a pointer that the verifier lets the program load from: to a struct that begins with a word.
+/// The processor executes no call.
 ///
 /// The kernel's `bpf_rdonly_cast` (since 6.2,
-/// <https://github.com/torvalds/linux/commit/a35b9af4ec2c7f69286ef861fd2074a577e354cb>). aya knows no functions of the
-/// kernel, so the agent puts its number in the place of this helper's, which is none.
+/// <https://github.com/torvalds/linux/commit/a35b9af4ec2c7f69286ef861fd2074a577e354cb>). aya does not support kernel
+/// functions, so the agent replaces the number of this helper, which does not exist, by the function's id.
 #[inline(always)]
 fn cast(address: u64) -> u64 {
-    // SAFETY: not called unless the agent has put a function there that takes these arguments.
+    // SAFETY: only called after the agent has put in a function that takes these arguments.
     let cast: unsafe extern "C" fn(u64, u32) -> u64 = unsafe { core::mem::transmute(READ_ONLY_CAST as usize) };
-    // SAFETY: it touches no memory.
+    // SAFETY: the function touches no memory.
     unsafe { cast(address, offset!(word_type)) }
 }
 
-/// The memory that a process gave a system call by this address, to be read by `bpf_probe_read_user`.
+/// Returns the user address that a process passed to a system call, for `bpf_probe_read_user`.
 #[cfg(not(bpf_target_arch = "aarch64"))]
 #[inline(always)]
 pub fn user(address: u64) -> *const c_void {
     address as *const c_void
 }
 
-/// As above: the highest byte is not the address's; system calls pass over what processes keep there, the helper does not
+/// Returns the user address that a process passed to a system call, without its highest byte. Processes may keep a tag
+/// there, which system calls ignore and the helper does not
 /// (<https://docs.kernel.org/arch/arm64/tagged-address-abi.html>).
 #[cfg(bpf_target_arch = "aarch64")]
 #[inline(always)]
@@ -99,12 +100,12 @@ pub fn user(address: u64) -> *const c_void {
     (address & (u64::MAX >> 8)) as *const c_void
 }
 
-/// The current `task_struct`, by its address.
+/// Address of the current `task_struct`.
 #[derive(Clone, Copy)]
 pub struct Task(u64);
 
 impl Task {
-    /// Asks the kernel, which knows no cheaper way than a call.
+    /// Returns the current task. No cheaper way than a helper call exists.
     #[inline(always)]
     pub fn current() -> Self {
         // SAFETY: the helpers have no preconditions.
@@ -117,34 +118,34 @@ impl Task {
         })
     }
 
-    /// Address of the field at an offset.
+    /// Returns the address of the field at an offset.
     #[inline(always)]
     pub fn field(self, offset: u32) -> u64 {
         self.0 + offset as u64
     }
 }
 
-/// The arguments of the system call that the current thread is in: the first to the fourth.
+/// First to fourth argument of the system call that the current thread is in.
 #[derive(Clone, Copy)]
 pub struct Args([u64; 4]);
 
-/// Where `struct pt_regs` keeps the arguments, in bytes from its begin: di, si, dx, r10
+/// Offsets of the arguments in `struct pt_regs`, in bytes: di, si, dx, r10
 /// (<https://github.com/torvalds/linux/blob/v6.12/arch/x86/include/asm/ptrace.h#L103>).
 #[cfg(not(bpf_target_arch = "aarch64"))]
 const ARGUMENTS: [u64; 4] = [112, 104, 96, 56];
 
-/// As above: `orig_x0`, for x0 holds the result by then, and x1 to x3
-/// (<https://github.com/torvalds/linux/blob/v6.12/arch/arm64/include/asm/ptrace.h#L145>).
+/// Offsets of the arguments in `struct pt_regs`, in bytes: `orig_x0`, because x0 holds the result at the exit, and x1
+/// to x3 (<https://github.com/torvalds/linux/blob/v6.12/arch/arm64/include/asm/ptrace.h#L145>).
 #[cfg(bpf_target_arch = "aarch64")]
 const ARGUMENTS: [u64; 4] = [272, 8, 16, 24];
 
 impl Args {
-    /// Reads them from the registers that were saved at the call's entry.
+    /// Reads the arguments from the registers that the kernel saved at the call's entry.
     #[inline(always)]
     pub fn of(task: Task) -> Option<Self> {
         if offset!(typed_task) == 1 {
-            // SAFETY: the helper takes the current task, and its result has a type as that has. Nobody writes the words
-            // meanwhile, so those that are not asked for need not be loaded.
+            // SAFETY: the helper takes the current task, and the verifier knows the type of its result. The saved
+            // registers do not change during the call, so the compiler may leave out loads that are not used.
             return Some(unsafe {
                 let registers = bpf_task_pt_regs(task.0 as *mut _) as u64;
                 Self(ARGUMENTS.map(|at| ((registers + at) as *const u64).read()))
@@ -154,7 +155,7 @@ impl Args {
         Self::read(stack + offset!(stack_to_regs) as u64)
     }
 
-    /// By one helper call: they lie near each other.
+    /// Reads all four by one helper call: they lie near each other.
     #[cfg(not(bpf_target_arch = "aarch64"))]
     #[inline(always)]
     fn read(registers: u64) -> Option<Self> {
@@ -162,7 +163,7 @@ impl Args {
         Some(Self([first, second, third, fourth]))
     }
 
-    /// By two helper calls: the first is far from the others.
+    /// Reads them by two helper calls: the first lies far from the others.
     #[cfg(bpf_target_arch = "aarch64")]
     #[inline(always)]
     fn read(registers: u64) -> Option<Self> {
@@ -171,42 +172,42 @@ impl Args {
         Some(Self([first, second, third, fourth]))
     }
 
-    /// The first argument, often a file descriptor.
+    /// Returns the first argument, often a file descriptor.
     #[inline(always)]
     pub fn first(&self) -> u64 {
         self.0[0]
     }
 
-    /// The second argument.
+    /// Returns the second argument.
     #[inline(always)]
     pub fn second(&self) -> u64 {
         self.0[1]
     }
 
-    /// The third argument.
+    /// Returns the third argument.
     #[inline(always)]
     pub fn third(&self) -> u64 {
         self.0[2]
     }
 
-    /// The fourth argument.
+    /// Returns the fourth argument.
     #[inline(always)]
     pub fn fourth(&self) -> u64 {
         self.0[3]
     }
 }
 
-/// A field of a struct that the verifier knows by its type: a load, where [`read`] is a call of 20 ns.
+/// Loads a field of a struct whose type the verifier knows. A plain load, where [`read`] is a helper call of 20 ns.
 ///
 /// # Safety
 /// `address` must come from `bpf_get_current_task_btf` by such loads and constant offsets, or from [`cast`].
 #[inline(always)]
 pub unsafe fn typed<T>(address: u64) -> T {
-    // SAFETY: the caller's; the kernel handles a fault.
+    // SAFETY: guaranteed by the caller; the kernel handles a fault.
     unsafe { (address as *const T).read_volatile() }
 }
 
-/// Whether this kernel has no such field.
+/// Tests whether this kernel lacks a field.
 macro_rules! is_missing {
     ($field:ident) => {
         $crate::kernel::offset!($field) == agent_ebpf::abi::Offsets::MISSING

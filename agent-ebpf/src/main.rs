@@ -1,12 +1,12 @@
 //! The eBPF programs: they report what targets do on their sockets, and decide nothing that can wait.
 //!
-//! [`hooks`] are what the kernel runs; [`socket`] finds the connection and the place in its stream; [`report`] makes the
-//! records of a call as [`agent_ebpf::plan`] says, [`copy`] copies its bytes, [`submit`] submits.
+//! [`hooks`] holds the entry points; [`socket`] finds the connection and the place in its stream; [`report`] makes the
+//! records of a call as [`agent_ebpf::plan`] decides, [`copy`] copies its bytes, [`submit`] submits them.
 //!
-//! All programs of system calls are perf-attached tracepoints. Most kernels run them with preemption off and never one
-//! inside another, so they may share one memory a processor; where one can preempt another (7.3), it is taken and
-//! given back ([`scratch::enter`]), and no program may have a stack of the processor's ([`scratch::on_own_stack`]). Raw
-//! tracepoints fire in interrupts too: they touch none of it.
+//! All programs of system calls are perf-attached tracepoints. Most kernels run them with preemption off and never nest
+//! them, so they share one scratch memory for each processor. Where one can preempt another (Linux 7.3), a program
+//! takes the memory and gives it back ([`scratch::enter`]), and must not run on a stack of the processor
+//! ([`scratch::on_own_stack`]). Raw tracepoints fire in interrupts too: they do not touch that memory.
 #![no_std]
 #![no_main]
 
@@ -28,7 +28,7 @@ fn panic(_info: &core::panic::PanicInfo) -> ! {
     loop {}
 }
 
-/// What the kernel asks for before it lets a program use tracing helpers.
+/// Licence of the programs. The kernel allows tracing helpers only to GPL-compatible programs.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

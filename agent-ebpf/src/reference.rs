@@ -1,6 +1,6 @@
-//! What the cost of programs is compared with, as absolute times differ from machine to machine and from hour to hour: one
-//! that copies 256 bytes of user memory and submits them, and some that do nothing. The benchmarks attach them, the agent
-//! never does.
+//! Reference programs of the benchmarks: one copies 256 bytes of user memory and submits them, others do nothing.
+//! Absolute times differ from machine to machine and from hour to hour, so costs are multiples of theirs. The agent
+//! never attaches them.
 
 use aya_ebpf::{
     bindings::BPF_RB_NO_WAKEUP,
@@ -11,14 +11,14 @@ use aya_ebpf::{
 
 use crate::maps::EVENTS;
 
-/// Bytes that are copied.
+/// Size of the copy, in bytes.
 const BYTES: usize = 256;
 
-/// `struct syscall_trace_enter { struct trace_entry ent; int nr; unsigned long args[]; }`: recvfrom's second argument,
-/// the buffer.
+/// Offset of recvfrom's second argument, the buffer, in `struct syscall_trace_enter { struct trace_entry ent; int nr;
+/// unsigned long args[]; }`.
 const ADDRESS: usize = 24;
 
-/// sys_enter_recvfrom: what a server calls for each request.
+/// Copies and submits 256 bytes at sys_enter_recvfrom, which a server calls for each request.
 #[tracepoint]
 pub fn reference(ctx: TracePointContext) -> u32 {
     // SAFETY: a field of the tracepoint's record.
@@ -34,13 +34,13 @@ pub fn reference(ctx: TracePointContext) -> u32 {
     0
 }
 
-/// What a hook of a system call costs that nobody needs.
+/// Does nothing at a system call: the cost of the hook alone.
 #[tracepoint]
 pub fn empty(_ctx: TracePointContext) -> u32 {
     0
 }
 
-/// The same of a raw tracepoint.
+/// Does nothing at a raw tracepoint.
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
 pub fn empty_raw(_ctx: RawTracePointContext) -> u32 {
     0

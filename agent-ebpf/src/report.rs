@@ -1,7 +1,7 @@
 //! From the bytes of one system call to records: locate, plan, copy, submit.
 //!
-//! The hook finds the socket and leaves the call in this processor's memory ([`report`]). One program for all hooks takes
-//! it from there ([`report_call`]): it *locates* the bytes in the stream, and carries out the *plan*
+//! The hook finds the socket and leaves the call in this processor's memory ([`report`]). One program for all hooks
+//! continues ([`report_call`]): it *locates* the bytes in the stream, and carries out the *plan*
 //! ([`agent_ebpf::plan`]), which is tested on the host.
 
 use agent_ebpf::{
@@ -25,7 +25,7 @@ use crate::{
     submit,
 };
 
-/// Bytes that tell a protocol which is not HTTP/1.
+/// Bytes of a connection's opening that a record of another protocol carries.
 const OPENING_BYTES: u64 = 64;
 
 /// A system call that moved bytes.
@@ -33,9 +33,9 @@ const OPENING_BYTES: u64 = 64;
 pub struct Bytes {
     /// [`Direction`](agent_ebpf::abi::Direction) as a number (the verifier does not know an enum's range).
     pub way: u64,
-    /// [`Source`](copy::Source) as a number: what `address` is.
+    /// [`Source`](copy::Source) as a number: the kind of `address`.
     pub source: u64,
-    /// How many bytes were moved.
+    /// Number of bytes that the call moved.
     pub bytes: u64,
     /// Address of the buffer, or of the array.
     pub address: u64,
@@ -43,23 +43,23 @@ pub struct Bytes {
     pub count: u64,
 }
 
-/// The call that is reported: written by its hook, read by the program that makes its records.
+/// The call that is reported. Its hook writes it, the program that makes its records reads it.
 #[repr(C)]
 pub struct Reported {
-    /// The thread that made it: process id above, thread id below.
+    /// Thread of the call: process id in the upper half, thread id in the lower.
     pub thread: Slot<u64>,
-    /// The connection's key.
+    /// Key of the connection.
     pub sock: Slot<u64>,
-    /// The file by which the call named the socket.
+    /// File of the descriptor that the call named.
     pub file: Slot<u64>,
     pub way: Slot<u64>,
     pub source: Slot<u64>,
     pub bytes: Slot<u64>,
     pub address: Slot<u64>,
     pub count: Slot<u64>,
-    /// Stream offset of its first byte, once that is known.
+    /// Stream offset of the first byte, once it is known.
     pub start: Slot<u64>,
-    /// 1: the connection that was described is closed already, and no event will tell its end.
+    /// 1: the described connection is closed already, and no event will report its end.
     pub dead: Slot<u64>,
 }
 
@@ -72,7 +72,7 @@ pub fn report(ctx: &TracePointContext, socket: &Socket, call: &Bytes) -> u32 {
     0
 }
 
-/// [`report`], by a program that has taken this processor's memory. It is given back.
+/// Makes the records of a call for a program that has taken this processor's memory, and gives the memory back.
 #[inline(always)]
 pub fn report_entered(ctx: &TracePointContext, socket: &Socket, call: &Bytes) {
     let Some(scratch) = scratch() else { return };
@@ -84,14 +84,14 @@ pub fn report_entered(ctx: &TracePointContext, socket: &Socket, call: &Bytes) {
     reported.bytes.set(call.bytes);
     reported.address.set(call.address);
     reported.count.set(call.count);
-    // SAFETY: a tail call of a tracepoint program into another one. It returns only if that is not there.
+    // SAFETY: a tail call of a tracepoint program into another one. It returns only if that program is missing.
     unsafe { NEXT.tail_call(ctx, REPORTER) };
     leave();
     count(Counter::NoReporter, 1);
 }
 
-/// Makes the records of the call that this processor's memory holds. A program of its own: the verifier walks it once, not
-/// for each system call.
+/// Makes the records of the call in this processor's memory. A program of its own, so that the verifier walks it once
+/// and not for each system call.
 #[tracepoint]
 pub fn report_call(ctx: TracePointContext) -> u32 {
     on_own_stack(&ctx);
@@ -108,8 +108,7 @@ pub fn report_call(ctx: TracePointContext) -> u32 {
     0
 }
 
-/// Finds the connection of the call, and where its bytes lie in the stream. `None`: nothing is to be told of them, or all
-/// is told.
+/// Finds the connection of the call, and the place of its bytes in the stream. `None`: nothing is left to report.
 #[inline(always)]
 fn locate(scratch: &'static Scratch) -> Option<Reporter> {
     let call = &scratch.call;
@@ -138,7 +137,7 @@ fn locate(scratch: &'static Scratch) -> Option<Reporter> {
     let direction = &connection.ways[way];
     let start = match found {
         Place::At(start) => start,
-        // The bytes have passed, and which ones the call moved is not known.
+        // The bytes have passed, and which of them the call moved is unknown.
         Place::Before(end) => {
             call.start.set(direction.offset.get());
             call.bytes.set(end - direction.offset.get());
@@ -157,7 +156,7 @@ fn locate(scratch: &'static Scratch) -> Option<Reporter> {
     }
     connection.adopt(way, start);
     if direction.is_ignored() {
-        // If only this direction is: a server of HTTP may still answer what it refuses.
+        // If only one direction is ignored, a server of HTTP may still answer the other with a refusal.
         if direction.is_given_up() || connection.ways[1 - way].is_ignored() {
             connection.add(OPAQUE);
         }
@@ -174,7 +173,7 @@ struct Reporter {
 }
 
 impl Reporter {
-    /// The same in a function of its own.
+    /// Finds the same call and connection again, in a function that the verifier walks separately.
     #[inline(always)]
     fn again() -> Option<Self> {
         let scratch = scratch()?;
@@ -219,13 +218,13 @@ impl Call for Reporter {
     #[inline(always)]
     fn first(&self) -> [u64; 2] {
         let payload = self.scratch.record.payload.as_ptr().cast::<u64>();
-        // SAFETY: the payload is longer; nobody else writes it between `enter` and `leave`.
+        // SAFETY: the payload is longer; no other program writes it between `enter` and `leave`.
         unsafe { [payload.read_volatile(), payload.add(1).read_volatile()] }
     }
 
     #[inline(always)]
     fn byte(&self, index: u64) -> u8 {
-        // Through memory, so that the bound is the verifier's, too.
+        // Through memory, so that the verifier sees the bound.
         self.scratch.at.set(index);
         let index = self.scratch.at.get() & (LINE_BYTES - 1);
         let payload = self.scratch.record.payload.as_ptr().cast::<u8>();
@@ -236,13 +235,13 @@ impl Call for Reporter {
     #[inline(always)]
     fn submit(&self, offset: u64, captured: u64, flags: u16) -> Option<()> {
         let (way, _) = self.ways();
-        let told = submit::Told {
+        let fields = submit::Fields {
             offset,
             captured,
             until: way.claim(),
             flags,
         };
-        let submitted = submit::segment(self.scratch, self.connection.id.get(), told);
+        let submitted = submit::segment(self.scratch, self.connection.id.get(), fields);
         self.connection
             .submitted(self.scratch.call.way.get() as usize, submitted.is_some());
         if submitted.is_none() && self.connection.has(UNIX) {
@@ -284,7 +283,7 @@ impl Call for Reporter {
     fn is_recognised(&self) -> bool {
         self.connection.has(FOLLOWED)
             || self.connection.has(FROM_BIRTH) && self.start() != 0
-            // Read after its connection was over, under a name that Core has not heard of yet.
+            // Bytes read after the end of their connection, under a name that is new to Core.
             || self.scratch.call.dead.get() != 0
     }
 
@@ -303,7 +302,7 @@ impl Call for Reporter {
                 count(Counter::NotHttp, 1);
             }
             if other.offset.get() == 0 {
-                // A server of HTTP may answer it with a response that says so: the other direction is looked at, too.
+                // A server of HTTP may answer it with a refusal, so the other direction stays visible.
                 way.ignore();
             } else {
                 self.connection.add(OPAQUE);
@@ -313,7 +312,7 @@ impl Call for Reporter {
             return false;
         }
         if response != Looks::Yes && request != Looks::Yes {
-            // Older than the agent, and not yet picked up: only what may be a boundary is worth its bytes.
+            // Older than the agent, and not yet picked up: only a possible boundary is worth its bytes.
             let _ = self.submit(from, 0, SEGMENT_OPAQUE);
             return false;
         }
@@ -327,8 +326,8 @@ impl Call for Reporter {
     }
 }
 
-/// Scans the head that lies in the payload. A function of its own to the verifier (a global one): it walks its loops once,
-/// not for each way by which the caller came.
+/// Scans the head in the payload. A global function: the verifier walks its loops once, and not for each path of the
+/// caller.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn scan_head(bytes: u32) -> u32 {
@@ -339,8 +338,8 @@ pub extern "C" fn scan_head(bytes: u32) -> u32 {
     0
 }
 
-/// [`Call::read_line`]: the length of the line; its size is left in this processor's memory. A global function, as
-/// [`scan_head`].
+/// Runs [`Call::read_line`]. Returns the length of the line and leaves its size in this processor's memory. A global
+/// function, as [`scan_head`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn chunk_line() -> u32 {
@@ -350,7 +349,7 @@ pub extern "C" fn chunk_line() -> u32 {
     line.bytes as u32
 }
 
-/// [`Call::walk_chunks`]. A global function, as [`scan_head`].
+/// Runs [`Call::walk_chunks`]. A global function, as [`scan_head`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn walk_chunks(known: u64) -> u32 {
@@ -360,7 +359,7 @@ pub extern "C" fn walk_chunks(known: u64) -> u32 {
     0
 }
 
-/// [`Call::copy_whole`]. A global function, as [`scan_head`].
+/// Runs [`Call::copy_whole`]. A global function, as [`scan_head`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn copy_whole(from: u64) -> u32 {

@@ -1,4 +1,4 @@
-//! Memory of this processor in which a record is put together: on the stack, which has 512 bytes, there is no room.
+//! Memory of each processor, in which a program puts a record together: the stack has only 512 bytes.
 
 use agent_ebpf::{
     abi::{CPU_LIMIT, Counter, PIECE_BYTES, Segment},
@@ -16,55 +16,55 @@ use aya_ebpf::{
 
 use crate::{copy::Buffers, counters::count, kernel::offset, maps::NEXT, report::Reported, socket::Connection};
 
-/// A processor's memory, a part for each user.
+/// Memory of one processor, with a part for each user.
 #[repr(C)]
 pub struct Scratch {
-    /// copy.rs and submit.rs: the record that is put together.
+    /// Record that is put together, for copy.rs and submit.rs.
     pub record: Record,
-    /// copy.rs: where the call's bytes lie.
+    /// Places of the call's bytes, for copy.rs.
     pub buffers: Buffers,
-    /// report.rs: the call that is reported, from its hook to its records.
+    /// Call from its hook to its records, for report.rs.
     pub call: Reported,
-    /// plan: the scan of a head.
+    /// Scan of a head, for the plan.
     pub scan: Scan,
-    /// plan: a loop variable.
+    /// Loop variable of the plan.
     pub at: Slot<u64>,
-    /// plan: the size in the chunk line that was read last.
+    /// Size in the last chunk line that was read, for the plan.
     pub line_size: Slot<u64>,
-    /// socket/: a new entry of the table of connections.
+    /// New entry of the table of connections, for socket/.
     pub connection: Connection,
 }
 
-/// The beginning of a record; its payload follows without a gap.
+/// Fixed part of a record, and its payload without a gap.
 #[repr(C)]
 pub struct Record {
-    /// The beginning.
+    /// Fixed part of a segment's record.
     pub segment: Slot<Segment>,
-    /// Twice as long as any copy, and what may lie before it, so that start and length can be bounded apart.
+    /// Payload. Longer than twice the largest copy, because the verifier bounds start and length of a copy separately.
     pub payload: Slot<[u64; (2 * PIECE_BYTES + FIRST_BYTES as usize) / 8]>,
 }
 
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 
-/// Processors whose memory is in use, where programs can preempt one another.
+/// Processors whose memory is in use. Only used where programs can preempt one another.
 #[map]
 static BUSY: HashMap<u32, u32> = HashMap::with_max_entries(CPU_LIMIT, 0);
 
-/// This processor's memory. Between [`enter`] and [`leave`] no other program of a system call uses it.
+/// Returns this processor's memory. Between [`enter`] and [`leave`] no other program of a system call uses it.
 #[inline(always)]
 pub fn scratch() -> Option<&'static Scratch> {
     SCRATCH.get(0)
 }
 
-/// Takes this processor's memory; to be given back by [`leave`]. False: the program that was preempted has it
-/// (counted). Where no program can be preempted, this costs nothing.
+/// Takes this processor's memory, until [`leave`]. Returns false if the preempted program has it (counted). Costs
+/// nothing where no program can be preempted.
 #[inline(always)]
 pub fn enter() -> bool {
     offset!(preemptible) == 0 || take() == 1
 }
 
-/// Gives the memory back.
+/// Gives this processor's memory back.
 #[inline(always)]
 pub fn leave() {
     if offset!(preemptible) != 0 {
@@ -72,7 +72,8 @@ pub fn leave() {
     }
 }
 
-/// By an insertion that fails if there is an entry: Linux 5.10 has no other instruction that takes and tells.
+/// Marks the memory as taken. An insertion that fails on an existing entry is the only atomic test-and-set for programs
+/// of Linux 5.10.
 #[inline(never)]
 fn take() -> u32 {
     // SAFETY: the helper has no preconditions.
@@ -91,13 +92,13 @@ fn give_back() {
     let _ = BUSY.remove(cpu);
 }
 
-/// A tail call that is never made. A program that has one keeps its variables on the task's own stack: others get a stack
-/// for each processor on newer kernels, which two of them would share where one can preempt the other (seen on 7.3: the
-/// kernel then reads through pointers that are another program's numbers, and dies).
+/// Makes the kernel run the program on the task's own stack, by a tail call that is never made. Newer kernels give
+/// other programs a stack for each processor. Two programs would share it where one can preempt the other: on 7.3 the
+/// kernel then read through pointers that were numbers of the other program, and died.
 #[inline(always)]
 pub fn on_own_stack(ctx: &TracePointContext) {
     if offset!(preemptible) > 1 {
-        // SAFETY: a tail call of a tracepoint program, to an entry that there is not.
+        // SAFETY: a tail call of a tracepoint program, to an index without a program.
         unsafe { NEXT.tail_call(ctx, 1) };
     }
 }

@@ -1,19 +1,19 @@
-//! Words in memory that the programs share with each other, or that the verifier must not follow.
+//! Words in memory that programs share, or whose values the verifier must not follow.
 
 use core::cell::UnsafeCell;
 
 /// A value that is read and written whole, by volatile loads and stores.
 ///
-/// Two kinds of memory are made of slots. Entries of maps: other processors write them while a program reads, so no
-/// reference to the plain value may exist. Scratch memory: the verifier does not follow what lies in a map, so a loop
-/// variable there has one state to it instead of one for each value.
+/// Two kinds of memory consist of slots. Entries of maps: other processors write them while a program reads, so no
+/// reference to the plain value may exist. Scratch memory: the verifier does not follow values in a map, so a loop
+/// variable there has one state, not one for each value.
 ///
-/// A `T` of up to eight aligned bytes is never torn. The order of two slots' writes is not kept on every processor.
+/// A `T` of up to eight aligned bytes is never torn. Some processors (64-bit ARM) reorder the writes of two slots.
 #[repr(transparent)]
 pub struct Slot<T>(UnsafeCell<T>);
 
 impl<T: Copy> Slot<T> {
-    /// A slot that holds `value`.
+    /// Creates a slot that holds `value`.
     #[inline(always)]
     pub const fn new(value: T) -> Self {
         Self(UnsafeCell::new(value))
@@ -33,12 +33,12 @@ impl<T: Copy> Slot<T> {
         unsafe { self.0.get().write_volatile(value) }
     }
 
-    /// The address of the value, for helpers that fill it.
+    /// Returns the address of the value, for helpers that fill it.
     #[inline(always)]
     pub const fn as_ptr(&self) -> *mut T {
         self.0.get()
     }
 }
 
-// SAFETY: a slot is shared memory by its nature, and only copies leave it.
+// SAFETY: a slot is shared memory, and hands out copies only.
 unsafe impl<T: Copy + Send> Sync for Slot<T> {}

@@ -1,4 +1,4 @@
-//! Submitting records.
+//! Submission of records to the ring buffer.
 
 use agent_ebpf::abi::{Counter, Execution, Header, Kind, LOST, PIECE_BYTES, Segment};
 use aya_ebpf::{
@@ -12,17 +12,17 @@ use aya_ebpf::{
 
 use crate::{
     counters::count,
-    maps::{CONTROL, EVENTS, THREADS, befell, mark, marked},
+    maps::{CONTROL, EVENTS, THREADS, mark, marked, note_flags},
     scratch::Scratch,
 };
 
-/// Bytes waiting in the ring from which a record wakes the reader at once.
+/// Fill level of the ring at which a large record wakes the reader, in bytes.
 const PRESSING_BYTES: u64 = 2 * 1024 * 1024;
 
-/// Records with a payload from this size on ask how full the ring is.
+/// Payload size from which on a record checks the fill level: the query costs a helper call.
 const LARGE_BYTES: u64 = 2048;
 
-/// The header of a record that the current thread causes now.
+/// Returns the header of a record that the current thread causes now.
 #[inline(always)]
 pub fn header(kind: Kind, direction: u8, flags: u16) -> Header {
     let id = bpf_get_current_pid_tgid();
@@ -45,12 +45,12 @@ pub fn header(kind: Kind, direction: u8, flags: u16) -> Header {
     }
 }
 
-/// Flags for a submission: a wake-up costs the sender 12 µs instead of 0.85, so only a reader that sleeps is woken (one
-/// that works polls by a timer).
+/// Returns the flags of a submission. A wake-up costs the sender 12 µs instead of 0.85, so only a sleeping reader is
+/// woken; a working one polls by a timer.
 #[inline(always)]
 fn wakeup() -> u64 {
     if let Some(control) = CONTROL.get(0) {
-        // A race makes one wake-up too many at most.
+        // Two programs may both see the flag: one wake-up too many.
         if control.reader_sleeps.get() != 0 {
             control.reader_sleeps.set(0);
             count(Counter::Wakeups, 1);
@@ -60,11 +60,12 @@ fn wakeup() -> u64 {
     BPF_RB_NO_WAKEUP as u64
 }
 
-/// Submits a record of fixed size. Works in interrupts, too. False: the ring is full (counted).
+/// Submits a record of fixed size; works in interrupts, too. Returns false if the ring is full (counted).
 #[inline(always)]
 pub fn submit<T: 'static>(record: T) -> bool {
-    // Before there is an entry: what is reserved must stay in a register, for Linux 5.10 does not know it again from the
-    // stack. If the ring is full, a reader that sleeps has been woken, or looks into the ring at its time limit.
+    // Called before the reservation: Linux 5.10 forgets that a value is a reserved entry once it is on the stack, so it
+    // must stay in a register. If the ring is full, a sleeping reader has now been woken, or looks into the ring at its
+    // time limit.
     let flags = wakeup();
     let Some(mut entry) = EVENTS.reserve::<T>(0) else {
         count(Counter::RingFull, 1);
@@ -76,10 +77,10 @@ pub fn submit<T: 'static>(record: T) -> bool {
 }
 
 /// Fields of a segment that neither the connection nor the call in this processor's memory has.
-pub struct Told {
+pub struct Fields {
     /// [`Segment::offset`]
     pub offset: u64,
-    /// Bytes of the payload that go with it.
+    /// Bytes of the payload that the record carries.
     pub captured: u64,
     /// [`Segment::until`]
     pub until: u64,
@@ -89,16 +90,16 @@ pub struct Told {
 
 /// Submits a segment of the connection `conn` with the first bytes of the payload.
 #[inline(always)]
-pub fn segment(scratch: &Scratch, conn: u64, told: Told) -> Option<()> {
-    let Told {
+pub fn segment(scratch: &Scratch, conn: u64, fields: Fields) -> Option<()> {
+    let Fields {
         offset,
         captured,
         until,
         flags,
-    } = told;
+    } = fields;
     let record = scratch.record.segment.as_ptr();
     let call = &scratch.call;
-    // Field by field: the struct would take a third of the stack that calls in a row may use.
+    // Field by field: the struct would take a third of the 512 bytes of stack that nested calls share.
     macro_rules! put {
         ($($field:ident).+, $value:expr) => {
             // SAFETY: a field of the record, which nobody else writes between `enter` and `leave`.
@@ -110,7 +111,7 @@ pub fn segment(scratch: &Scratch, conn: u64, told: Told) -> Option<()> {
     let (cpu, time_ns) = unsafe { (bpf_get_smp_processor_id(), bpf_ktime_get_ns()) };
     put!(header.kind, Kind::Segment as u8);
     put!(header.direction, call.way.get() as u8);
-    put!(header.flags, flags | since(id as u32));
+    put!(header.flags, flags | take_flags(id as u32));
     put!(header.cpu, cpu);
     put!(header.time_ns, time_ns);
     put!(header.execution.tgid, (id >> 32) as u32);
@@ -129,13 +130,14 @@ pub fn segment(scratch: &Scratch, conn: u64, told: Told) -> Option<()> {
     put!(until, until);
     let mut flags = wakeup();
     if captured > LARGE_BYTES {
-        // SAFETY: a ring buffer map; 0 asks for the bytes that wait.
+        // SAFETY: a ring buffer map; 0 asks for the number of bytes that wait.
         let waiting = unsafe { bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), 0) };
         if waiting > PRESSING_BYTES {
             flags = BPF_RB_FORCE_WAKEUP as u64;
         }
     }
-    // Read and bounded right here: older verifiers forget the bounds of what the compiler puts on the stack meanwhile.
+    // Read back and bounded right here: older verifiers forget the bounds of a value that the compiler spills to the
+    // stack.
     // SAFETY: a field of the record.
     let captured = unsafe { (&raw const (*record).captured).read_volatile() } as u64;
     let bytes = size_of::<Segment>() as u64 + (captured & (2 * PIECE_BYTES as u64 - 1));
@@ -144,7 +146,7 @@ pub fn segment(scratch: &Scratch, conn: u64, told: Told) -> Option<()> {
     if result != 0 {
         count(Counter::RingFull, 1);
         // SAFETY: a field of the record.
-        lost(id as u32, unsafe {
+        note_loss(id as u32, unsafe {
             (&raw const (*record).header.flags).read_volatile()
         });
         return None;
@@ -152,24 +154,24 @@ pub fn segment(scratch: &Scratch, conn: u64, told: Told) -> Option<()> {
     Some(())
 }
 
-/// Takes what befell a thread since its last record, as flags.
+/// Takes the flags of a thread's events since its last record.
 #[inline(always)]
-pub fn since(tid: u32) -> u16 {
-    let befell = marked(&THREADS, tid);
-    if befell == 0 {
+pub fn take_flags(tid: u32) -> u16 {
+    let flags = marked(&THREADS, tid);
+    if flags == 0 {
         return 0;
     }
     mark(&THREADS, tid, false);
-    (befell as u16) << 8
+    (flags as u16) << 8
 }
 
-/// A record with these flags found no room in the ring: the thread's next one says that, and what this one would have said.
+/// Notes that a record found no room in the ring. The thread's next record has [`LOST`], and the flags of this one.
 #[inline(always)]
-pub fn lost(tid: u32, flags: u16) {
-    befell(tid, flags | LOST);
+pub fn note_loss(tid: u32, flags: u16) {
+    note_flags(tid, flags | LOST);
 }
 
-/// Submits a record that was reserved and filled in.
+/// Submits a reserved record that has been filled in.
 #[inline(always)]
 pub fn submit_entry<T: 'static>(entry: RingBufEntry<T>) {
     entry.submit(wakeup());

@@ -1,6 +1,12 @@
+//! Compares docs/ with the code, and holds doc comments to a form.
+//!
 //! docs/loss.md explains each counter that there is, and none that there is not.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use agent_ebpf::abi::Counter;
 use spoor::{
@@ -9,6 +15,14 @@ use spoor::{
     metrics::Metrics,
     preflight::capability::{CAPABILITIES, Capability},
 };
+
+/// Words that begin no doc comment: its first line is to name the item's subject or its action.
+const NO_SUBJECTS: [&str; 10] = [
+    "What", "It", "Its", "Of", "These", "They", "That", "Those", "Who", "Whose",
+];
+
+/// The folders whose doc comments are held to that, from the root of the workspace.
+const DOCUMENTED: [&str; 4] = ["agent-ebpf", "agent/tests", "tests", "xtask"];
 
 fn page() -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/loss.md");
@@ -84,4 +98,44 @@ fn each_capability() {
     });
     assert_eq!(explained, used.collect::<Vec<_>>());
     assert!(page.contains(&format!("setcap {}+ep", Capability::setcap_list())));
+}
+
+#[test]
+fn doc_comments_begin_with_a_subject_or_a_verb() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut files = Vec::new();
+    for folder in DOCUMENTED {
+        rust_files(&root.join(folder), &mut files);
+    }
+    let mut wrong = String::new();
+    for file in &files {
+        let text = fs::read_to_string(file).expect("the file can be read");
+        let lines: Vec<Option<&str>> = text.lines().map(doc_line).collect();
+        for (index, line) in lines.iter().enumerate() {
+            let begins = index.checked_sub(1).is_none_or(|before| lines[before].is_none());
+            let word = line.and_then(|line| line.split(|c: char| !c.is_alphanumeric()).next());
+            if begins && word.is_some_and(|word| NO_SUBJECTS.contains(&word)) {
+                wrong += &format!("{}:{}: {}\n", file.display(), index + 1, line.unwrap_or_default());
+            }
+        }
+    }
+    assert!(files.len() > 100, "{files:?}");
+    assert!(wrong.is_empty(), "first lines that do not stand alone:\n{wrong}");
+}
+
+fn doc_line(line: &str) -> Option<&str> {
+    let line = line.trim_start();
+    line.strip_prefix("///").or(line.strip_prefix("//!")).map(str::trim)
+}
+
+fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("the folder can be read") {
+        let path = entry.expect("the folder can be read").path();
+        // Corpora hold tens of thousands of inputs, target directories other crates.
+        if path.is_dir() && !path.ends_with("corpus") && !path.ends_with("target") {
+            rust_files(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! The agent under test, by its command line alone.
+//! The agent under test, run by its command line alone.
 
 #[cfg(feature = "whole")]
 use std::collections::BTreeMap;
@@ -33,13 +33,13 @@ use crate::{
     services::directory,
 };
 
-/// How long the agent may take to attach.
+/// Time limit of the attach.
 const READY_LIMIT: Duration = Duration::from_secs(20);
-/// How long it may take to end: 5 s are promised for the flush.
+/// Time limit of the agent's end: it promises 5 s for the flush.
 const END_LIMIT: Duration = Duration::from_secs(8);
-/// A whole number in the environment: so many times slower is this machine, being emulated.
+/// Variable with a whole number: the factor by which this machine is slower, because it is emulated.
 const SLOWNESS: &str = "SPOOR_TEST_SLOWNESS";
-/// How long a command under the agent may take.
+/// Time limit of a command under the agent.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
 /// A running agent.
@@ -51,19 +51,19 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts it with a selection (`--pid=7` …) and an `--output`, and waits until it is attached.
+    /// Starts an agent with a selection (`--pid=7` …) and an `--output`, and waits until it is attached.
     pub fn start(selection: &[String], output: &str, environment: &[(&str, &str)], stdout: Stdio) -> Result<Self> {
         let mut command = Command::new(binary()?);
         command.envs(environment.iter().copied());
         Self::start_as(command, selection, output, stdout)
     }
 
-    /// The same, where `command` is what starts the agent, as with other rights.
+    /// Starts an agent by `command`, for example with other rights.
     pub fn start_as(command: Command, selection: &[String], output: &str, stdout: Stdio) -> Result<Self> {
         Self::start_at(free_address(), command, selection, output, stdout)
     }
 
-    /// The same, with its metrics at this address, which may be taken.
+    /// Starts an agent with its metrics at this address, which may be taken.
     pub fn start_at(
         metrics: SocketAddr,
         mut command: Command,
@@ -88,7 +88,7 @@ impl Agent {
             move || {
                 for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                     if line.contains("tracing") && line.contains("ready") {
-                        // Nobody listens any more when it says so again.
+                        // The receiver is gone once the agent has said so before.
                         let _ = ready_sender.send(());
                     }
                     log.lock().unwrap_or_else(PoisonError::into_inner).push(line);
@@ -110,22 +110,22 @@ impl Agent {
         Ok(agent)
     }
 
-    /// Its process id.
+    /// Returns the agent's process id.
     pub fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// Sends it a signal.
+    /// Sends the agent a signal.
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
         self.process.signal(signal)
     }
 
-    /// Fails if it has ended.
+    /// Fails if the agent has ended.
     pub fn check_running(&mut self) -> Result<()> {
         self.process.check_running().with_context(|| self.said())
     }
 
-    /// Waits until it has said this; it needs `--log-level=debug` to say all.
+    /// Waits until the agent's log has these words. Some are there only with `--log-level=debug`.
     pub fn wait_until_said(&self, words: &str, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
         while !self.said().contains(words) {
@@ -140,18 +140,18 @@ impl Agent {
         Ok(())
     }
 
-    /// Where it serves its metrics and its health, if it does.
+    /// Returns the address of the agent's metrics and health, if it serves them.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics
     }
 
-    /// Its metrics now. Those of Core and of the programs are at most a second old while there is traffic.
+    /// Reads the agent's metrics. Those of Core and of the programs are at most a second old while there is traffic.
     pub fn metrics(&self) -> Result<Metrics> {
         let address = self.metrics.context("an agent that records serves no metrics")?;
         Ok(Metrics::parse(&http::get(address, "/metrics")?))
     }
 
-    /// Stops it (SIGSTOP) while something is done.
+    /// Stops the agent (SIGSTOP) while `work` runs.
     pub fn while_stopped<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         self.process.signal(Signal::SIGSTOP)?;
         let done = work();
@@ -159,7 +159,7 @@ impl Agent {
         done
     }
 
-    /// Ends it as Ctrl-C does; gives what it said on stderr.
+    /// Ends the agent as Ctrl-C does; returns its standard error.
     pub fn finish(mut self) -> Result<String> {
         self.process.signal(Signal::SIGINT)?;
         let status = self.process.wait(END_LIMIT * slowness()).with_context(|| self.said())?;
@@ -168,7 +168,7 @@ impl Agent {
             "the agent ended with {status}; it said:\n{}",
             self.said()
         );
-        // Its end closed the pipe, so the reader ends when it has read all.
+        // The agent's end closed the pipe, so the reader ends after the last line.
         let Self {
             process, log, reader, ..
         } = self;
@@ -177,15 +177,15 @@ impl Agent {
         Ok(said(&log))
     }
 
-    /// What it said on stderr so far.
+    /// Returns the agent's standard error so far.
     pub fn said(&self) -> String {
         said(&self.log)
     }
 }
 
-/// An agent that writes its spans to a file, to be read when it has ended.
+/// An agent that writes its spans to a file. The test reads them after the agent's end.
 pub struct Recorder {
-    /// The agent.
+    /// The running agent.
     pub agent: Agent,
     directory: TempDir,
 }
@@ -199,7 +199,7 @@ impl Recorder {
         Ok(Self { agent, directory })
     }
 
-    /// Ends it as Ctrl-C does; gives all of its spans, and what it said on stderr.
+    /// Ends the agent as Ctrl-C does; returns all spans, and its standard error.
     pub fn finish(self) -> Result<(Vec<Span>, String)> {
         let said = self.agent.finish()?;
         let spans =
@@ -208,14 +208,14 @@ impl Recorder {
     }
 }
 
-/// An agent that records a tape; then the tape.
+/// An agent that records a tape.
 pub struct Tape {
-    /// The agent.
+    /// The running agent.
     pub agent: Agent,
     directory: TempDir,
 }
 
-/// A tape that is recorded to its end.
+/// A tape that was recorded to its end.
 pub struct Recorded(TempDir);
 
 impl Tape {
@@ -227,14 +227,14 @@ impl Tape {
             .arg("record")
             .arg("-o")
             .arg(tape_file(directory.path()))
-            // A tape holds all that was captured, and a disk may be slow.
+            // A tape holds all captured bytes, and the disk may be slow.
             .args(["--ring-bytes", "64MiB", "--capture-body-sizes"])
             .args(selection);
         let agent = Agent::attach(command, Stdio::null(), None)?;
         Ok(Self { agent, directory })
     }
 
-    /// Ends it as Ctrl-C does; gives the tape, and what it said on stderr.
+    /// Ends the agent as Ctrl-C does; returns the tape, and its standard error.
     pub fn finish(self) -> Result<(Recorded, String)> {
         let said = self.agent.finish()?;
         Ok((Recorded(self.directory), said))
@@ -242,13 +242,13 @@ impl Tape {
 }
 
 impl Recorded {
-    /// Leaves a copy of the tape.
+    /// Copies the tape to a path.
     pub fn copy_to(&self, path: &Path) -> Result<()> {
         std::fs::copy(tape_file(self.0.path()), path).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(())
     }
 
-    /// Plays the tape here; gives Core's counters at its end.
+    /// Replays the tape in this process; returns Core's counters at its end.
     #[cfg(feature = "whole")]
     pub fn counters(&self) -> Result<BTreeMap<&'static str, u64>> {
         let mut tape = TapeReader::new(BufReader::new(File::open(tape_file(self.0.path()))?))?;
@@ -276,17 +276,17 @@ impl Recorded {
         Ok(core.counters().into_iter().collect())
     }
 
-    /// Replays the tape; gives the OTLP JSON as it was written, and its spans.
+    /// Replays the tape; returns the OTLP JSON as written, and its spans.
     pub fn replay(&self) -> Result<(Vec<u8>, Vec<Span>)> {
         let file = spans_file(self.0.path());
-        // Spans are appended to what is there.
+        // The agent appends spans to the file.
         if file.exists() {
             std::fs::remove_file(&file)?;
         }
         let mut command = Command::new(binary()?);
         command.arg("replay").arg(tape_file(self.0.path()));
         command.args(["--output", &format!("otlp-json={}", file.display())]);
-        // What a line holds is not to depend on the time that it took.
+        // Long, so that the time that a replay takes does not decide which spans a line holds.
         command.env("OTEL_BSP_SCHEDULE_DELAY", "600000");
         let mut process = Process::start_with("the replay", command, Stdio::null(), Stdio::null(), Stdio::inherit())?;
         let status = process.wait(COMMAND_LIMIT)?;
@@ -294,7 +294,7 @@ impl Recorded {
         Ok((std::fs::read(&file)?, otlp::read(&file)?))
     }
 
-    /// Replays the tape to the collector that the environment names; gives what was said on stderr.
+    /// Replays the tape to the collector that the environment names; returns standard error.
     pub fn export(&self, environment: &[(&str, &str)]) -> Result<String> {
         let mut command = Command::new(binary()?);
         command.arg("replay").arg(tape_file(self.0.path()));
@@ -309,8 +309,7 @@ impl Recorded {
     }
 }
 
-/// Lets the agent start `command` itself (`spoor run -- …`), to its end; gives the exit code, all spans, and what was printed on
-/// standard output.
+/// Runs `command` under the agent (`spoor run -- …`) to its end; returns the exit code, all spans, and standard output.
 pub fn run_command(command: &[&str]) -> Result<(Option<i32>, Vec<Span>, String)> {
     let directory = directory("agent")?;
     let output = format!("otlp-json={}", spans_file(directory.path()).display());
@@ -335,7 +334,7 @@ fn slowness() -> u32 {
     value.and_then(|value| value.parse().ok()).unwrap_or(1)
 }
 
-/// The agent's binary: `SPOOR_BIN`, else the one that was built beside the running test or demo.
+/// Returns the agent's binary: `SPOOR_BIN`, else the one that was built beside the running test or demo.
 pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("SPOOR_BIN") {
         return Ok(path.into());

@@ -1,4 +1,4 @@
-//! The clients: each sends so many requests, so many at once, with an id in each.
+//! Clients: each sends a number of requests, some of them at once, with an id in each.
 
 use std::{
     path::{Path, PathBuf},
@@ -46,27 +46,27 @@ pub enum Client {
     Hyper,
 }
 
-/// What a client is to do.
+/// Load that a client sends.
 #[derive(Clone, Copy, Debug)]
 pub struct Load<'a> {
-    /// Where to.
+    /// URL of the requests.
     pub url: &'a str,
-    /// How many requests.
+    /// Number of requests.
     pub count: usize,
-    /// How many at once.
+    /// Number of requests in flight.
     pub in_flight: usize,
-    /// What the ids begin with.
+    /// Prefix of the ids.
     pub prefix: &'a str,
 }
 
-/// A client at work, until it is told to stop.
+/// A client that works until it is told to stop.
 pub struct Running {
     name: String,
     process: Process,
     directory: TempDir,
 }
 
-/// A client that has a process, but has not begun.
+/// A client with a process that has not begun yet.
 pub struct Prepared {
     name: String,
     gated: Gated,
@@ -79,37 +79,41 @@ impl Client {
     pub fn prepare(self, name: &str, load: Load<'_>) -> Result<Prepared> {
         let directory = directory(name)?;
         let path = directory.path();
-        let Load {
-            url,
+        let mut command = self.command(name, &load, path)?;
+        let output = path.join("output.log");
+        // curl writes its log on its standard output.
+        let stdout = if self == Self::Curl {
+            truth_log(path)
+        } else {
+            output.clone()
+        };
+        command
+            .env("SERVICE", name)
+            .env("OTEL_SERVICE_NAME", name)
+            .env("TRUTH_LOG", truth_log(path))
+            .env("STOP", stop_file(path));
+        let gated = Gated::prepare(name, command, &stdout, &output)?;
+        let (name, count) = (name.to_owned(), load.count);
+        Ok(Prepared {
+            name,
+            gated,
+            directory,
             count,
-            in_flight,
-            prefix,
-        } = load;
-        let arguments = [url, &count.to_string(), &in_flight.to_string(), prefix];
-        let mut stdout = path.join("output.log");
+        })
+    }
+
+    fn command(self, name: &str, load: &Load<'_>, directory: &Path) -> Result<Command> {
+        let arguments = [
+            load.url,
+            &load.count.to_string(),
+            &load.in_flight.to_string(),
+            load.prefix,
+        ];
         let mut command;
         match self {
-            Self::Curl => {
-                let requests = (0..count).map(|number| {
-                    format!(
-                        "url = \"{url}\"\nheader = \"x-request-id: {prefix}-{number}\"\noutput = \"/dev/null\"\n\
-                        write-out = \"C {name} {prefix}-{number} %{{http_code}}\\n\"\n"
-                    )
-                });
-                let config = path.join("curl.conf");
-                std::fs::write(&config, requests.collect::<Vec<_>>().join("next\n"))?;
-                command = Command::new("curl");
-                command.args([
-                    "--no-progress-meter",
-                    "--parallel",
-                    "--parallel-immediate",
-                    "--parallel-max",
-                ]);
-                command.arg(in_flight.to_string()).arg("--config").arg(config);
-                stdout = truth_log(path);
-            }
+            Self::Curl => return curl(name, load, directory),
             Self::PythonRequests | Self::PythonConnections => {
-                // Debian's, for there `requests` is a package.
+                // Debian's Python, because `requests` is a package there.
                 command = Command::new("/usr/bin/python3");
                 command.arg(sources().join("client.py")).args(arguments);
                 command.env("SESSION", if self == Self::PythonRequests { "1" } else { "0" });
@@ -121,7 +125,7 @@ impl Client {
             }
             Self::Wget => {
                 command = Command::new("sh");
-                // A wget may be gone before the agent looks at it, and of its environment the kernel keeps 4 KiB.
+                // A wget may end before the agent looks at it, and the kernel keeps only 4 KiB of its environment.
                 command
                     .env_clear()
                     .envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
@@ -153,42 +157,59 @@ impl Client {
                 command = Command::new(built::go()?);
                 command.args(arguments);
             }
-            Self::Wrk => {
-                command = Command::new("wrk");
-                // It ends itself after the last response.
-                command.args([
-                    "--threads=1",
-                    "--duration=300s",
-                    "--timeout=60s",
-                    &format!("--connections={in_flight}"),
-                ]);
-                command.arg("--script").arg(sources().join("wrk.lua")).arg(url);
-                command.env("COUNT", count.to_string()).env("PREFIX", prefix);
-            }
+            Self::Wrk => return Ok(wrk(load)),
         }
-        command
-            .env("SERVICE", name)
-            .env("OTEL_SERVICE_NAME", name)
-            .env("TRUTH_LOG", truth_log(path))
-            .env("STOP", stop_file(path));
-        let gated = Gated::prepare(name, command, &stdout, &path.join("output.log"))?;
-        let name = name.to_owned();
-        Ok(Prepared {
-            name,
-            gated,
-            directory,
-            count,
-        })
+        Ok(command)
     }
 }
 
+fn curl(name: &str, load: &Load<'_>, directory: &Path) -> Result<Command> {
+    let Load {
+        url,
+        count,
+        in_flight,
+        prefix,
+    } = load;
+    let requests = (0..*count).map(|number| {
+        format!(
+            "url = \"{url}\"\nheader = \"x-request-id: {prefix}-{number}\"\noutput = \"/dev/null\"\n\
+            write-out = \"C {name} {prefix}-{number} %{{http_code}}\\n\"\n"
+        )
+    });
+    let config = directory.join("curl.conf");
+    std::fs::write(&config, requests.collect::<Vec<_>>().join("next\n"))?;
+    let mut command = Command::new("curl");
+    command.args([
+        "--no-progress-meter",
+        "--parallel",
+        "--parallel-immediate",
+        "--parallel-max",
+    ]);
+    command.arg(in_flight.to_string()).arg("--config").arg(config);
+    Ok(command)
+}
+
+fn wrk(load: &Load<'_>) -> Command {
+    let mut command = Command::new("wrk");
+    // The script ends the program after the last response.
+    command.args([
+        "--threads=1",
+        "--duration=300s",
+        "--timeout=60s",
+        &format!("--connections={}", load.in_flight),
+    ]);
+    command.arg("--script").arg(sources().join("wrk.lua")).arg(load.url);
+    command.env("COUNT", load.count.to_string()).env("PREFIX", load.prefix);
+    command
+}
+
 impl Prepared {
-    /// The argument that makes the agent trace it.
+    /// Returns the argument that selects it for tracing.
     pub fn selection(&self) -> String {
         format!("--pid={}", self.gated.id())
     }
 
-    /// Lets it work to its end; gives what it logged.
+    /// Runs the client to its end; returns its log.
     pub fn run(self, limit: Duration) -> Result<Vec<Event>> {
         let (name, count) = (self.name.clone(), self.count);
         let truth = self.start()?.end(limit)?;
@@ -196,14 +217,14 @@ impl Prepared {
         Ok(truth)
     }
 
-    /// Lets it work to its end, which may tell of responses that it does not take; gives what it logged.
+    /// Runs the client to its end, which may report responses that it refuses; returns its log.
     pub fn run_to_any_end(self, limit: Duration) -> Result<Vec<Event>> {
         let mut running = self.start()?;
         running.process.wait(limit).with_context(|| running.output())?;
         truth::read(&truth_log(running.directory.path()))
     }
 
-    /// Lets it work.
+    /// Starts the requests.
     pub fn start(self) -> Result<Running> {
         Ok(Running {
             name: self.name,
@@ -214,7 +235,7 @@ impl Prepared {
 }
 
 impl Running {
-    /// Waits until what it has logged will do.
+    /// Waits until its log is enough.
     pub fn wait_for(&mut self, limit: Duration, is_enough: impl Fn(&[Event]) -> bool) -> Result<()> {
         let until = Instant::now() + limit;
         loop {
@@ -233,8 +254,8 @@ impl Running {
         }
     }
 
-    /// Tells it to begin no more requests; gives what it logged when the last is answered. Not all clients listen: those
-    /// that log when they begin do.
+    /// Tells the client to begin no more requests; returns its log when the last is answered. Only clients that log the
+    /// beginning of a request obey.
     pub fn stop(self, limit: Duration) -> Result<Vec<Event>> {
         let stop = stop_file(self.directory.path());
         std::fs::write(&stop, "").with_context(|| format!("cannot write {}", stop.display()))?;

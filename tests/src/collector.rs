@@ -1,4 +1,4 @@
-//! A real OpenTelemetry Collector (`services/collector`) with certificates of its own, and what it wrote.
+//! A real OpenTelemetry Collector (`services/collector`) with certificates of its own, and its output.
 
 use std::{
     fs,
@@ -14,16 +14,16 @@ use tempfile::TempDir;
 
 use crate::{net, otlp, process::Process, services::directory};
 
-/// The program's name; `cargo xtask setup` builds it.
+/// Name of the program, which `cargo xtask setup` builds.
 const PROGRAM: &str = "otel-collector";
 
-/// A certificate authority with files for a collector and for those who call it.
+/// A certificate authority with files for a collector and its callers.
 pub struct Authority {
     directory: TempDir,
 }
 
 impl Authority {
-    /// A new one, whose collectors are at these names and addresses.
+    /// Creates an authority for collectors at these names and addresses.
     pub fn new(collectors: &[&str]) -> Result<Self> {
         let directory = directory("certificates")?;
         let mut params = CertificateParams::default();
@@ -41,24 +41,26 @@ impl Authority {
         Ok(Self { directory })
     }
 
-    /// `ca.pem`, or certificate and key of `collector` and `agent`: `collector.pem`, `collector.key`.
+    /// Returns the path of `ca.pem`, or of certificate and key of `collector` and `agent`: `collector.pem`,
+    /// `collector.key`.
     pub fn file(&self, name: &str) -> String {
         self.directory.path().join(name).display().to_string()
     }
 }
 
-/// A running Collector that takes OTLP over TLS: by gRPC from those with a certificate of the authority, by HTTP from all.
+/// A running Collector that accepts OTLP over TLS: by gRPC from holders of a certificate of the authority, by HTTP from
+/// all.
 pub struct Collector {
-    /// OTLP/gRPC.
+    /// Address of OTLP/gRPC.
     pub grpc: SocketAddr,
-    /// OTLP/HTTP.
+    /// Address of OTLP/HTTP.
     pub http: SocketAddr,
     directory: TempDir,
     process: Process,
 }
 
 impl Collector {
-    /// Starts one at these ports of an address, and waits until it accepts connections.
+    /// Starts a Collector at these ports of an address, and waits until it accepts connections.
     pub fn start(address: IpAddr, (grpc, http): (u16, u16), authority: &Authority) -> Result<Self> {
         let [grpc, http] = [grpc, http].map(|port| SocketAddr::new(address, port));
         let directory = directory(PROGRAM)?;
@@ -102,7 +104,7 @@ service:
         })
     }
 
-    /// Ends it at once; gives the file that it wrote, which is there as long as the directory.
+    /// Kills the Collector; returns its output file, which exists as long as the directory.
     pub fn kill(self) -> (TempDir, PathBuf) {
         let Self { directory, process, .. } = self;
         drop(process);
@@ -110,22 +112,22 @@ service:
         (directory, file)
     }
 
-    /// How many spans it wrote until now.
+    /// Returns the number of spans that it has written.
     pub fn spans(&self) -> Result<usize> {
         Ok(otlp::read(&written(self.directory.path()))?.len())
     }
 
-    /// Takes what it wrote until now.
+    /// Takes the output that it has written.
     pub fn take_written(&self) -> Result<String> {
         let file = written(self.directory.path());
         let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        // It appends.
+        // The Collector appends to the file.
         fs::File::options().write(true).open(&file)?.set_len(0)?;
         Ok(text)
     }
 }
 
-/// Each span of OTLP JSON lines with its resource and scope, in one way of writing and in order, whoever wrote them.
+/// Returns each span of OTLP JSON lines with its resource and scope, normalised and sorted.
 pub fn plain_spans(lines: &str) -> Result<Vec<Value>> {
     let mut spans = Vec::new();
     for line in lines.lines() {
@@ -155,7 +157,8 @@ fn each<'a>(value: &'a Value, name: &str) -> Result<&'a [Value]> {
     }
 }
 
-/// Without fields at their defaults, which protobuf's JSON may leave out; numbers are texts, as it may write them.
+/// Normalises a value: drops fields at their defaults, which protobuf's JSON may leave out, and turns numbers into
+/// texts.
 fn plain(value: &Value) -> Value {
     let is_default = |value: &Value| match value {
         Value::Null => true,
@@ -181,7 +184,7 @@ fn written(directory: &Path) -> PathBuf {
     directory.join("spans.json")
 }
 
-/// Where `cargo xtask setup` puts it; also found so where a test is run by hand.
+/// Returns the place where `cargo xtask setup` puts the program, also for tests that are run by hand.
 fn program() -> PathBuf {
     let built = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../.cache/tools/bin")

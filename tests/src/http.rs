@@ -1,4 +1,4 @@
-//! The least HTTP that is needed: one GET, and clients with a steady rate.
+//! A minimal HTTP client: one GET, and a steady rate of them.
 
 use std::{
     io::{Read as _, Write as _},
@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-/// The body of a GET on a connection of its own. HTTP/1.0, so that it is not chunked.
+/// Returns the body of a GET on a connection of its own. HTTP/1.0, so that the body is not chunked.
 pub fn get(address: SocketAddr, path: &str) -> Result<String> {
     let what = || format!("GET http://{address}{path} failed");
     let mut stream = TcpStream::connect(address).with_context(what)?;
@@ -29,7 +29,7 @@ pub fn get(address: SocketAddr, path: &str) -> Result<String> {
     Ok(body.to_owned())
 }
 
-/// A keep-alive connection on which one request after the other is made.
+/// A keep-alive connection with one request after the other.
 pub struct Client {
     stream: TcpStream,
     request: Vec<u8>,
@@ -38,7 +38,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects, and makes a first request, which says how long the responses are: they are all the same.
+    /// Connects, and makes a first request, which tells the length of all responses.
     pub fn connect(address: SocketAddr, path: &str) -> Result<Self> {
         let stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
         stream.set_nodelay(true)?;
@@ -59,7 +59,7 @@ impl Client {
         Ok(client)
     }
 
-    /// Makes one request; says when its response had been read.
+    /// Makes one request; returns the time at which its response had been read.
     pub fn request(&mut self) -> Result<SystemTime> {
         self.stream.write_all(&self.request)?;
         self.read_rest(0)?;
@@ -80,7 +80,7 @@ impl Client {
     }
 }
 
-/// Length of the response, head and body, once its head is complete.
+/// Returns the length of the response, head and body, once its head is complete.
 fn response_bytes(text: &[u8]) -> Option<usize> {
     let head = text.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
     let lines = std::str::from_utf8(&text[..head]).ok()?.lines();
@@ -89,15 +89,15 @@ fn response_bytes(text: &[u8]) -> Option<usize> {
     Some(head + body.parse::<usize>().ok()?)
 }
 
-/// Makes `rate` requests a second over `connections` for a time, evenly; gives how many it made. One that falls behind makes
-/// up for it.
+/// Makes `rate` requests a second over `connections` for a time, evenly; returns their number. A connection that falls
+/// behind catches up.
 pub fn steady(address: SocketAddr, path: &str, connections: u32, rate: f64, time: Duration) -> Result<u64> {
     let period = Duration::from_secs_f64(f64::from(connections) / rate);
     let one = |offset: Duration| -> Result<u64> {
         let mut client = Client::connect(address, path)?;
         let start = Instant::now();
         let mut next = start + offset;
-        // The request that opened the connection.
+        // Counts the request that opened the connection.
         let mut made = 1;
         while start.elapsed() < time {
             if let Some(early) = next.checked_duration_since(Instant::now()) {

@@ -1,5 +1,5 @@
-//! Instructions that Core takes for a request, counted by callgrind: a number that does not move with the machine's load, so it
-//! is in the repository, and growing is a failed test.
+//! Instructions of Core for a request, counted by callgrind. The number does not move with the machine's load, so it is
+//! in the repository, and a test fails when it grows.
 
 use std::{
     env, fs,
@@ -9,26 +9,26 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 
-/// Names the program `corecost`, built as the release binary is.
+/// Variable with the path of the program `corecost`, built as the release binary is.
 pub const CORE_COST: &str = "SPOOR_CORE_COST";
 
-/// Which ends of the connections are traced, as the program calls them.
+/// Traced ends of the connections, as the program calls them.
 pub const ENDS: [&str; 2] = ["server", "both"];
 
-/// Growth that needs no announcement.
+/// Growth that the test accepts.
 pub const TOLERANCE: f64 = 0.05;
 
-/// Requests of a run: what is done once is lost among them.
+/// Number of requests of a run: enough to hide one-time work.
 const REQUESTS: &str = "20000";
 
-/// The program.
+/// Returns the path of the program.
 pub fn program() -> Result<PathBuf> {
     let path = env::var_os(CORE_COST);
     path.map(PathBuf::from)
         .with_context(|| format!("{CORE_COST} does not name the program: run this by cargo xtask"))
 }
 
-/// Instructions of one request.
+/// Returns the number of instructions of one request.
 pub fn per_request(program: &Path, ends: &str) -> Result<f64> {
     let feed = collected(program, ends, "feed")?;
     let prepare = collected(program, ends, "prepare")?;
@@ -51,19 +51,19 @@ fn collected(program: &Path, ends: &str, what: &str) -> Result<f64> {
     parse(&text).with_context(|| format!("valgrind printed:\n{text}"))
 }
 
-/// `==7== Collected : 168465118`
+/// Parses `==7== Collected : 168465118`.
 fn parse(text: &str) -> Option<f64> {
     text.lines()
         .find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok())
 }
 
-/// The numbers in the repository, in the order of [`ENDS`].
+/// Returns the numbers in the repository, in the order of [`ENDS`].
 pub fn announced() -> Result<[f64; 2]> {
     let text = fs::read_to_string(file()).with_context(|| format!("cannot read {}", file().display()))?;
     parse_announced(&text).with_context(|| format!("{} does not hold a number for each end", file().display()))
 }
 
-/// Writes these numbers down.
+/// Writes these numbers into the repository.
 pub fn announce(numbers: [f64; 2]) -> Result<()> {
     let lines = ENDS
         .iter()
@@ -80,7 +80,7 @@ fn parse_announced(text: &str) -> Option<[f64; 2]> {
     Some([number(ENDS[0])?, number(ENDS[1])?])
 }
 
-/// Where they are.
+/// Returns the path of the file with the numbers.
 pub fn file() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/core.instructions")
 }

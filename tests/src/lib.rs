@@ -1,8 +1,8 @@
 //! End-to-end tests of Spoor, and the tools that they share with the demo.
 //!
-//! Real services and clients that nobody instrumented ([`services`], [`clients`]; their sources are in `tests/services`)
-//! log each request that they serve and each call that they make ([`truth`]), while an [`agent`] watches them. Then all of its
-//! spans ([`otlp`]) are held against all that was logged ([`compare`]).
+//! Real, uninstrumented services and clients ([`services`], [`clients`]; their sources are in `tests/services`) log
+//! each request that they serve and each call that they make ([`truth`]), while an [`agent`] watches them. Then all
+//! spans ([`otlp`]) are compared with all log entries ([`compare`]).
 
 pub mod agent;
 pub mod clients;

@@ -1,4 +1,4 @@
-//! Processes that are told what to do line by line, and answer so.
+//! Processes that read commands and answer them, a line each.
 
 use std::{
     io::{BufRead, BufReader, PipeWriter, Write},
@@ -23,7 +23,7 @@ pub struct LineProcess {
 }
 
 impl LineProcess {
-    /// Starts one, which may take so long for a line. `name` is also its `service.name`.
+    /// Starts a process, with a time limit for each line. `name` is also its `service.name`.
     pub fn start(name: &str, mut command: Command, limit: Duration) -> Result<Self> {
         command.env("OTEL_SERVICE_NAME", name);
         let (stdin, commands) = std::io::pipe()?;
@@ -32,7 +32,7 @@ impl LineProcess {
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                // Nobody asks any more when the test has ended.
+                // The receiver is gone when the test has ended.
                 if sender.send(line).is_err() {
                     return;
                 }
@@ -48,22 +48,22 @@ impl LineProcess {
         })
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// What it is called.
+    /// Returns its name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Of the last command, as much as a message can show.
+    /// Returns the last command, shortened for messages.
     pub fn told(&self) -> &str {
         &self.told
     }
 
-    /// Lets it begin something; [`LineProcess::line`] waits for what it says of it.
+    /// Sends a command; [`LineProcess::line`] waits for its answer.
     pub fn tell(&mut self, command: &str) -> Result<()> {
         self.told = command.chars().take(80).collect();
         let line = format!("{command}\n");
@@ -71,19 +71,19 @@ impl LineProcess {
         sent.with_context(|| format!("{} has ended before: {}", self.name, self.told))
     }
 
-    /// The next line that it says.
+    /// Returns the next line of its output.
     pub fn line(&self) -> Result<String> {
         let line = self.lines.recv_timeout(self.limit);
         line.with_context(|| format!("{} does not answer to: {}", self.name, self.told))
     }
 
-    /// Lets it do something, and gives what it says.
+    /// Sends a command, and returns the answer.
     pub fn ask(&mut self, command: &str) -> Result<String> {
         self.tell(command)?;
         self.line()
     }
 
-    /// Ends it with a signal.
+    /// Ends the process with a signal.
     pub fn end(&mut self, signal: Signal) -> Result<()> {
         self.process.signal(signal)?;
         self.process.wait(self.limit)?;

@@ -6,34 +6,34 @@ use std::collections::BTreeMap;
 pub struct Metrics(BTreeMap<String, f64>);
 
 impl Metrics {
-    /// Reads an exposition. Lines that are no samples are comments.
+    /// Parses an exposition. Lines without a sample are comments.
     pub fn parse(text: &str) -> Self {
         let samples = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
-            // A label's value may hold blanks; a timestamp does not occur in ours.
+            // A label's value may hold blanks; our samples have no timestamp.
             let (series, value) = line.rsplit_once(' ')?;
             Some((series.to_owned(), value.parse().ok()?))
         });
         Self(samples.collect())
     }
 
-    /// The value of one series, as `name{label="x"}`.
+    /// Returns the value of one series, as `name{label="x"}`.
     pub fn value(&self, series: &str) -> Option<f64> {
         self.0.get(series).copied()
     }
 
-    /// The sum of all series of a metric, if there is one.
+    /// Returns the sum of all series of a metric, if it has one.
     pub fn sum(&self, name: &str) -> Option<f64> {
         let values: Vec<f64> = self.series(name).map(|(_, value)| value).collect();
         (!values.is_empty()).then(|| values.iter().sum())
     }
 
-    /// All series with which something was dropped or given up, as far as they are not 0.
+    /// Returns all series of losses that are not 0.
     pub fn losses(&self) -> Vec<(&str, f64)> {
         let is_loss = |series: &str| {
             let words = ["lost", "dropped", "failed", "missed", "gaps", "limit"];
             let name = series.split('{').next().unwrap_or(series);
-            // Counted with the causes of loss, but two are the rule at work, and what the kernel skips is any process's: if
-            // bytes were lost by it, other counters say so.
+            // Among the causes of loss, two are normal operation, and `program_skipped` counts any process: other
+            // counters tell if bytes were lost.
             let harmless = ["connection_not_http", "reader_wakeups", "program_skipped"];
             words.iter().any(|word| name.split('_').any(|part| part == *word))
                 && !harmless.iter().any(|cause| series.contains(cause))

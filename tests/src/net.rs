@@ -11,8 +11,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::process::Process;
 
-/// A loopback address that nobody listens on. It is below the range that the kernel gives to connecting sockets, so that none
-/// of the many connections of a test takes it before the service does.
+/// Returns a free loopback address. Its port is below the range of connecting sockets, so that none of a test's many
+/// connections takes it before the service does.
 pub fn free_address() -> SocketAddr {
     const FIRST: u16 = 10_000;
     const PORTS: u16 = 20_000;
@@ -28,7 +28,7 @@ pub fn free_address() -> SocketAddr {
     }
 }
 
-/// Waits until somebody accepts connections at `address`.
+/// Waits until a server accepts connections at `address`.
 pub fn wait_accepting(address: SocketAddr, process: &mut Process) -> Result<()> {
     const LIMIT: Duration = Duration::from_secs(30);
     let deadline = Instant::now() + LIMIT;
@@ -44,7 +44,7 @@ pub fn wait_accepting(address: SocketAddr, process: &mut Process) -> Result<()> 
     }
 }
 
-/// The status of a GET on a connection of its own. Nothing but what is said here is on the wire.
+/// Returns the status of a GET on a connection of its own. The request has no other headers than these.
 pub fn get(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Result<u16> {
     let mut request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
     for (name, value) in headers {

@@ -1,14 +1,14 @@
-//! Spans as they are in a file of OTLP JSON lines: one `ExportTraceServiceRequest` a line.
+//! Spans of a file of OTLP JSON lines, one `ExportTraceServiceRequest` a line.
 
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// The header that carries the ids of requests, as an attribute.
+/// Attribute of the header that carries the ids of requests.
 pub const ID_ATTRIBUTE: &str = "http.request.header.x-request-id";
 
-/// Which end of an exchange a span is.
+/// End of an exchange that a span is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// The serving end.
@@ -22,9 +22,9 @@ pub enum Kind {
 pub struct Span {
     /// `service.name` of the resource.
     pub service: String,
-    /// Which end.
+    /// End of the exchange.
     pub kind: Kind,
-    /// The span's name.
+    /// Name of the span.
     pub name: String,
     /// Trace id.
     pub trace_id: String,
@@ -32,18 +32,18 @@ pub struct Span {
     pub span_id: String,
     /// The parent's span id; empty for a root.
     pub parent_id: String,
-    /// Whether the parent is of another process; `None`: the flags do not say.
+    /// Whether the parent is of another process; `None` if the flags do not tell.
     pub parent_is_remote: Option<bool>,
     /// Start, in nanoseconds of wall-clock time.
     pub start_ns: u64,
     /// End, in nanoseconds of wall-clock time.
     pub end_ns: u64,
-    /// The span's attributes.
+    /// Attributes of the span.
     pub attributes: BTreeMap<String, Value>,
 }
 
 impl Span {
-    /// The captured request id, if there is exactly one.
+    /// Returns the captured request id, if there is exactly one.
     pub fn request_id(&self) -> Option<&str> {
         match self.attributes.get(ID_ATTRIBUTE)?.as_array()?.as_slice() {
             [id] => id.as_str(),
@@ -51,7 +51,7 @@ impl Span {
         }
     }
 
-    /// `http.response.status_code`.
+    /// Returns `http.response.status_code`.
     pub fn status(&self) -> Option<u16> {
         self.attributes
             .get("http.response.status_code")?
@@ -60,24 +60,24 @@ impl Span {
             .ok()
     }
 
-    /// A text attribute.
+    /// Returns a text attribute.
     pub fn text(&self, key: &str) -> Option<&str> {
         self.attributes.get(key)?.as_str()
     }
 
-    /// Duration in nanoseconds.
+    /// Returns the duration in nanoseconds.
     pub fn duration_ns(&self) -> u64 {
         self.end_ns.saturating_sub(self.start_ns)
     }
 }
 
-/// All spans of a file.
+/// Reads all spans of a file.
 pub fn read(path: &Path) -> Result<Vec<Span>> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the spans in {}", path.display()))?;
     parse(&text).with_context(|| path.display().to_string())
 }
 
-/// All spans of such lines.
+/// Parses all spans of such lines.
 pub fn parse(text: &str) -> Result<Vec<Span>> {
     let mut spans = Vec::new();
     for (number, line) in text.lines().enumerate() {
@@ -127,7 +127,7 @@ fn parse_span(span: &Value, service: &str) -> Option<Span> {
     })
 }
 
-/// Bits 8 and 9 of `Span.flags`: whether it is known, and whether it is so.
+/// Decodes bits 8 and 9 of `Span.flags`: whether it is known that the parent is remote, and whether it is.
 fn is_remote(flags: u64) -> Option<bool> {
     (flags & 0x100 != 0).then_some(flags & 0x200 != 0)
 }
@@ -140,7 +140,7 @@ fn attributes(list: &Value) -> Option<BTreeMap<String, Value>> {
         .collect()
 }
 
-/// An `AnyValue` as the JSON value that it stands for.
+/// Returns the JSON value that an `AnyValue` stands for.
 fn plain(value: &Value) -> Option<Value> {
     let (form, inner) = value.as_object()?.iter().next()?;
     match form.as_str() {
@@ -153,7 +153,7 @@ fn plain(value: &Value) -> Option<Value> {
     }
 }
 
-/// 64-bit integers are strings in protobuf's JSON; plain numbers are to be accepted too.
+/// Parses a 64-bit integer. Protobuf's JSON writes it as a string; a plain number is accepted too.
 fn integer(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_str()?.parse().ok())
 }

@@ -17,8 +17,8 @@ use nix::{
     unistd::Pid,
 };
 
-/// A process that leads its own process group. The group is killed when this is dropped, and also when this process itself is
-/// killed: the leader by the kernel, the others by a guard.
+/// A process that leads its own process group. The group is killed on drop, and also when this process is killed: the
+/// leader by the kernel, the others by a guard.
 pub struct Process {
     name: String,
     child: Child,
@@ -26,7 +26,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command`, whose output goes to the end of `log` unless it says otherwise.
+    /// Starts `command`. Its output goes to the end of `log` unless the command says otherwise.
     pub fn start(name: &str, command: Command, log: &Path) -> Result<Self> {
         let log = append_to(log)?;
         let mut command = dying_with_parent(&[], command);
@@ -34,7 +34,7 @@ impl Process {
         Self::spawn(name, command)
     }
 
-    /// Starts `command` with the handles that it has been given, and nothing of the above.
+    /// Starts `command` with these handles.
     pub fn start_with(name: &str, command: Command, stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Result<Self> {
         let mut command = dying_with_parent(&[], command);
         command.stdin(stdin).stdout(stdout).stderr(stderr);
@@ -51,19 +51,19 @@ impl Process {
         Ok(Self { name, child, guard })
     }
 
-    /// The id of the process, which is also that of its group.
+    /// Returns the id of the process, which is also that of its group.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// All processes of the group that run now.
+    /// Returns all processes of the group that run now.
     pub fn group(&self) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
         for entry in std::fs::read_dir("/proc").context("cannot list the processes in /proc")? {
             let Some(id) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
                 continue;
             };
-            // A process may end while we look: then it has no stat.
+            // A process may end meanwhile: then it has no stat.
             if stat(id, GROUP) == Some(self.id()) {
                 ids.push(id);
             }
@@ -71,8 +71,8 @@ impl Process {
         Ok(ids)
     }
 
-    /// Those of the process group that are no child of another one: the rest is found by its parents, and may be gone by
-    /// then.
+    /// Returns the processes of the group that are no child of another one. The agent finds the others by their
+    /// parents.
     pub fn heads(&self) -> Result<Vec<u32>> {
         let group = self.group()?;
         let is_head = |&id: &u32| stat(id, PARENT).is_some_and(|parent| !group.contains(&parent));
@@ -87,7 +87,7 @@ impl Process {
         }
     }
 
-    /// Sends a signal to the leader alone.
+    /// Sends a signal to the leader only.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         kill(pid(self.id()), signal).with_context(|| format!("cannot send {signal} to {}", self.name))
     }
@@ -106,17 +106,17 @@ impl Process {
         }
     }
 
-    /// What it reads, if that comes from a pipe; given once.
+    /// Takes its standard input, if that is a pipe.
     pub fn take_stdin(&mut self) -> Option<std::process::ChildStdin> {
         self.child.stdin.take()
     }
 
-    /// What it prints, if that goes to a pipe; given once.
+    /// Takes its standard output, if that is a pipe.
     pub fn take_stdout(&mut self) -> Option<std::process::ChildStdout> {
         self.child.stdout.take()
     }
 
-    /// What it prints to its standard error, if that goes to a pipe.
+    /// Takes its standard error, if that is a pipe.
     pub fn take_stderr(&mut self) -> Option<std::process::ChildStderr> {
         self.child.stderr.take()
     }
@@ -124,11 +124,11 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // First, so that it never kills a group that only has the same id.
+        // Before the group, so that the guard never kills another group with the same id.
         if let Err(error) = self.guard.kill().and_then(|()| self.guard.wait()) {
             eprintln!("cannot end the guard of {}: {error}", self.name);
         }
-        // What is left of the group keeps its id from being given to others; with nothing left there is no such group (ESRCH).
+        // A remaining member keeps the group's id from reuse. Without members the group does not exist (ESRCH).
         match killpg(pid(self.id()), Signal::SIGKILL) {
             Ok(()) | Err(Errno::ESRCH) => {}
             Err(error) => eprintln!("cannot kill the processes of {}: {error}", self.name),
@@ -139,12 +139,12 @@ impl Drop for Process {
     }
 }
 
-/// A process that is there, with its id, but starts its program only when told: so an agent can be told to trace it from its
-/// first instruction on.
+/// A process with an id that waits before it starts its program, so that an agent can trace it from its first
+/// instruction.
 pub struct Gated(Process);
 
 impl Gated {
-    /// Prepares `command`; its standard output goes to the end of `stdout`, its errors to the end of `log`.
+    /// Prepares `command`. Standard output goes to the end of `stdout`, errors to the end of `log`.
     pub fn prepare(name: &str, command: Command, stdout: &Path, log: &Path) -> Result<Self> {
         let gate = ["sh", "-c", "read go && exec \"$@\" </dev/null", "sh"];
         let mut command = dying_with_parent(&gate, command);
@@ -155,12 +155,12 @@ impl Gated {
         Ok(Self(Process::spawn(name, command)?))
     }
 
-    /// The id that the program will have.
+    /// Returns the id that the program will have.
     pub fn id(&self) -> u32 {
         self.0.id()
     }
 
-    /// Lets the program start.
+    /// Starts the program.
     pub fn go(mut self) -> Result<Process> {
         let mut stdin = self.0.child.stdin.take().context("the gate has no input")?;
         stdin
@@ -189,7 +189,7 @@ fn dying_with_parent(prefix: &[&str], command: Command) -> Command {
     wrapped
 }
 
-/// A shell that kills the group when the other end of its input is closed, as it is when this process dies, however it does.
+/// Starts a shell that kills the group when its input is closed, as it is however this process dies.
 fn guard(group: u32) -> Result<Child> {
     let mut command = Command::new("sh");
     command
@@ -207,13 +207,13 @@ fn append_to(path: &Path) -> Result<File> {
     file.with_context(|| format!("cannot open {}", path.display()))
 }
 
-/// Places in /proc/PID/stat, behind the command's name.
+/// Indices of fields in /proc/PID/stat, behind the command's name.
 const PARENT: usize = 1;
 const GROUP: usize = 2;
 
 fn stat(id: u32, place: usize) -> Option<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
-    // `pid (comm) state ppid pgrp …`, where comm may hold anything.
+    // Format: `pid (comm) state ppid pgrp …`, where comm may hold any bytes.
     stat.rsplit_once(')')?
         .1
         .split_ascii_whitespace()
@@ -226,7 +226,7 @@ fn pid(id: u32) -> Pid {
     Pid::from_raw(i32::try_from(id).expect("process ids fit in an i32"))
 }
 
-/// Runs a tool to its end; an error has what it printed.
+/// Runs a tool to its end. An error has its output.
 pub fn run(name: &str, program: impl AsRef<OsStr>, args: &[&OsStr], directory: &Path) -> Result<()> {
     let output = Command::new(program)
         .args(args)

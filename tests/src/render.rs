@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write};
 
 use crate::otlp::{Kind, Span};
 
-/// One trace as a tree, a span a line: how long it took, when, which service, what, with what result.
+/// Formats one trace as a tree, a line for each span: duration, time, service, operation and result.
 pub fn tree(spans: &[&Span]) -> String {
     let mut children = BTreeMap::<&str, Vec<&Span>>::new();
     for &span in spans {
@@ -60,7 +60,7 @@ fn bar(span: &Span, (start, end): (u64, u64)) -> String {
     )
 }
 
-/// A table of what each service served.
+/// Formats a table of the requests that each service served.
 pub fn table(spans: &[Span]) -> String {
     let mut services = BTreeMap::<&str, Vec<&Span>>::new();
     for span in spans.iter().filter(|span| span.kind == Kind::Server) {

@@ -1,4 +1,4 @@
-//! What really happened, as the services and clients logged it (`services/README.md` has the format).
+//! Ground truth: the log of services and clients (`services/README.md` has the format).
 
 use std::{
     collections::BTreeMap,
@@ -13,43 +13,43 @@ use crate::otlp::Kind;
 /// The end of one exchange, as the process at that end logged it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Who logged it.
+    /// Name of the service or client that logged it.
     pub service: String,
-    /// Served or called.
+    /// Whether it served or called.
     pub kind: Kind,
-    /// The id in `x-request-id`.
+    /// Id in `x-request-id`.
     pub id: String,
-    /// How it ended.
+    /// Outcome of the exchange.
     pub outcome: Outcome,
-    /// When the one who called began, before it sent anything, in nanoseconds of wall-clock time: only clients log it.
+    /// Time at which the caller began, before it sent anything, in nanoseconds of wall-clock time. Only clients log it.
     pub began_ns: Option<u64>,
 }
 
-/// How an exchange ended for the one who logged it.
+/// Outcome of an exchange at the end that logged it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// With this status.
+    /// Ended with this status.
     Status(u16),
-    /// Without an answer.
+    /// Ended without an answer.
     NoAnswer,
-    /// Nobody listened: no request was sent, so there is no id on the wire.
+    /// Could not connect: no request was sent, so no id was on the wire.
     NotConnected,
-    /// It was not logged.
+    /// Not logged.
     Unknown,
 }
 
-/// All events in a log file; none if it does not exist, for then nothing happened there.
+/// Reads all events of a log file; none if it does not exist.
 pub fn read(path: &Path) -> Result<Vec<Event>> {
     if !path.exists() {
         return Ok(Vec::new());
     }
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the log {}", path.display()))?;
-    // The last line may be under way.
+    // The last line may be incomplete.
     let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
     parse(whole).with_context(|| format!("in the log {}", path.display()))
 }
 
-/// All events in the text of a log.
+/// Parses all events of a log's text.
 pub fn parse(text: &str) -> Result<Vec<Event>> {
     let mut events = Vec::new();
     for line in text.lines() {
@@ -58,7 +58,7 @@ pub fn parse(text: &str) -> Result<Vec<Event>> {
     Ok(events)
 }
 
-/// Events by id: at most one at the serving end, more than one call only where a proxy tried again.
+/// Groups events by id: at most one at the serving end, and several calls only where a proxy tried again.
 pub fn by_id(events: &[Event]) -> BTreeMap<(&str, Kind), Vec<&Event>> {
     let mut map = BTreeMap::<_, Vec<_>>::new();
     for event in events {
@@ -67,7 +67,8 @@ pub fn by_id(events: &[Event]) -> BTreeMap<(&str, Kind), Vec<&Event>> {
     map
 }
 
-/// Calls that nobody served, and requests that nobody made, in words: none where all ends log and nothing failed.
+/// Describes calls without a server's entry, and requests without a caller's: none where all ends log and nothing
+/// failed.
 pub fn unpaired(events: &[Event]) -> Vec<String> {
     let map = by_id(events);
     let ends = |id, kind| map.get(&(id, kind)).map_or(0, Vec::len);
@@ -81,8 +82,8 @@ pub fn unpaired(events: &[Event]) -> Vec<String> {
         .collect()
 }
 
-/// What `read` gives once both ends of each exchange are in it: servers log after they have answered, and some of them
-/// seconds later. Fails if an end has not been logged in time, for then it is not known what happened.
+/// Repeats `read` until both ends of each exchange are logged: servers log after they have answered, some of them
+/// seconds later. Fails if an end is not logged in time, because the truth is then unknown.
 pub fn settled(read: impl Fn() -> Result<Vec<Event>>) -> Result<Vec<Event>> {
     const LIMIT: Duration = Duration::from_secs(15);
     let until = Instant::now() + LIMIT;
@@ -122,7 +123,7 @@ fn parse_line(line: &str, events: &mut Vec<Event>) -> Option<()> {
         "S" => push(Kind::Server, id.to_owned(), outcome(status)?, None),
         "P" => {
             push(Kind::Server, id.to_owned(), outcome(status)?, None);
-            // nginx writes the statuses of its tries as `502, 200`.
+            // nginx writes the statuses of its attempts as `502, 200`.
             for status in words {
                 push(
                     Kind::Client,

@@ -1,5 +1,5 @@
-//! docs/capabilities.md, each line by dropping it: the agent with exactly the listed capabilities traces, and without one
-//! of them it loses what the table says, says so, and loses no more.
+//! Tests docs/capabilities.md by dropping each capability: with exactly the listed ones the agent traces, and without
+//! one of them it loses what the table says, reports it, and loses no more.
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +18,8 @@ use spoor_tests::{
 };
 use tempfile::TempDir;
 
-/// A server of another user than the agent's. Debian's own interpreter: others may be closed to that user.
+/// Program of a server of another user than the agent's. It runs Debian's own interpreter, because others may not be
+/// readable for that user.
 const SERVER: &str = r#"
 import http.server, sys
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -33,7 +34,7 @@ const PYTHON: &str = "/usr/bin/python3";
 const AGENTS_USER: u32 = 61_001;
 const SERVERS_USER: u32 = 61_002;
 
-/// As setpriv names them: those that it may be too old to know by number.
+/// Names for setpriv, and numbers for capabilities that it may be too old to know.
 const LISTED: [(&str, &str); 5] = [
     ("CAP_BPF", "cap_39"),
     ("CAP_PERFMON", "cap_38"),
@@ -42,11 +43,11 @@ const LISTED: [(&str, &str); 5] = [
     ("CAP_SYS_NICE", "sys_nice"),
 ];
 
-/// What is left of it.
+/// Expected effect of a missing capability.
 enum Outcome {
-    /// It does not start.
+    /// The agent does not start.
     Refused,
-    /// Servers that were selected in these ways are traced, `named`: with the names that they were given.
+    /// Servers that were selected in these ways are traced. `named`: their spans have their `OTEL_SERVICE_NAME`.
     Traces { ways: &'static [&'static str], named: bool },
 }
 
@@ -63,7 +64,7 @@ fn each_capability_is_worth_what_is_said() -> Result<()> {
         (AGENTS_USER, Some("CAP_BPF"), Refused),
         (AGENTS_USER, Some("CAP_PERFMON"), Refused),
         (AGENTS_USER, Some("CAP_DAC_READ_SEARCH"), Refused),
-        // Whether the environment can be read depends on the kernel: see the table.
+        // The kernel decides whether the environment can be read: see the table.
         (
             AGENTS_USER,
             Some("CAP_SYS_PTRACE"),
@@ -118,7 +119,7 @@ struct Server {
 impl World {
     fn new() -> Result<Self> {
         let directory = directory("capabilities")?;
-        // For all users.
+        // All users must be able to enter it.
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755))?;
         let agent = directory.path().join("spoor");
         fs::copy(binary()?, &agent)?;

@@ -1,4 +1,4 @@
-//! `spoor run -- CMD…`: traces CMD and all that it starts from the first byte on, and ends as it ends.
+//! `spoor run -- CMD…`: traces CMD and its children from the first byte, and exits as CMD does.
 
 use std::{fs::OpenOptions, process::Command};
 
@@ -16,7 +16,7 @@ fn short_lived_children_are_traced_from_their_first_byte() -> Result<()> {
     const REQUESTS: usize = 500;
     let leaf = Service::start(Server::NginxStatic, "leaf", &[])?;
     let url = leaf.url("/leaf");
-    // A process a request, 32 at a time.
+    // A process for each request, 32 at a time.
     let script = format!(
         "seq {REQUESTS} | OTEL_SERVICE_NAME=client xargs -P 32 -I NUMBER \
         curl -s -o /dev/null -w 'C client command-NUMBER %{{http_code}}\\n' -H 'x-request-id: command-NUMBER' {url}"
@@ -50,7 +50,7 @@ fn its_end_is_that_of_the_command() -> Result<()> {
     Ok(())
 }
 
-/// A disk that is full, where standard error goes: neither the agent nor the command ends by it.
+/// Runs with standard error on a full disk: neither the agent nor the command ends.
 #[test]
 #[ignore = "needs root and the agent"]
 fn nothing_ends_because_the_log_cannot_be_written() -> Result<()> {

@@ -1,4 +1,4 @@
-//! What Core costs has not grown unannounced.
+//! Guards against unannounced growth of Core's cost.
 
 use anyhow::{Result, ensure};
 use spoor_tests::instructions::{self, ENDS, TOLERANCE};

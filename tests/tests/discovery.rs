@@ -1,5 +1,5 @@
-//! Finding processes and what they are: files that never answer stop nobody but their own process, and services that
-//! restart under load leave no gap.
+//! Discovery of processes: files that never answer stop only their own process, and services that restart under load
+//! leave no gap.
 
 use std::{
     fs::{self, File},
@@ -30,7 +30,7 @@ fn alone() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A mounted file system with a server of its own. Dropping it lets everybody go who waits for it.
+/// A mounted file system with a server of its own. On drop, all processes that wait for it continue.
 struct Hanging {
     server: Process,
     directory: TempDir,
@@ -48,7 +48,7 @@ impl Hanging {
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
         ensure!(line == "mounted\n", "it said {line:?}");
-        // All of it is in the page cache: who runs it needs no more of it.
+        // Reads everything into the page cache, so that a process that runs the file needs no answers.
         let mut content = Vec::new();
         File::open(mounted.program())?.read_to_end(&mut content)?;
         Ok(mounted)
@@ -67,11 +67,11 @@ impl Hanging {
 
 impl Drop for Hanging {
     fn drop(&mut self) {
-        // The end of its server ends the file system's connection: what waits for it gets an error.
+        // The server's end closes the file system's connection, so that waiting calls get an error.
         let _ = self.server.signal(nix::sys::signal::Signal::SIGKILL);
         let _ = self.server.wait(LIMIT);
         let target = self.directory.path().join("mnt");
-        // It may have unmounted itself.
+        // The file system may have unmounted itself.
         let _ = Command::new("umount")
             .arg("-lq")
             .arg(&target)
@@ -80,7 +80,7 @@ impl Drop for Hanging {
     }
 }
 
-/// Python's own file server.
+/// Starts Python's own file server.
 fn service(program: &Path, name: &str, directory: &Path) -> Result<(Process, SocketAddr)> {
     let address = net::free_address();
     Ok((service_at(program, name, directory, address)?, address))
@@ -136,7 +136,7 @@ fn an_executable_on_a_file_system_that_hangs() -> Result<()> {
 
     let recorder = Recorder::start(&selection)?;
     let agent = &recorder.agent;
-    // It starts while the victim's executable is being read.
+    // Started while the victim's executable is being read.
     let (later, later_address) = service(Path::new("/usr/bin/python3"), "later", empty.path())?;
     for _ in 0..3 {
         ensure!(net::get(later_address, "/", &[])? == 200);
@@ -159,7 +159,7 @@ fn an_executable_on_a_file_system_that_hangs() -> Result<()> {
     let listing = String::from_utf8_lossy(&listing.stdout).into_owned();
     ensure!(listing.contains("files that do not answer"), "{listing}");
 
-    // It ends within its limit although a read of its does not.
+    // The agent ends within its limit although one of its reads does not.
     let (spans, said) = recorder.finish()?;
     let warned = said.lines().filter(|line| line.contains("does not end")).count();
     ensure!(warned == 1, "{warned} warnings:\n{said}");
@@ -187,11 +187,11 @@ fn a_file_system_that_answers_again() -> Result<()> {
     Ok(())
 }
 
-/// Asks again and again until it is told to stop. Returns how many requests were answered.
+/// Sends requests until it is told to stop. Returns how many were answered.
 fn ask_all_the_time(address: SocketAddr, stop: &AtomicBool) -> usize {
     let mut answered = 0;
     while !stop.load(Ordering::Relaxed) {
-        // Nobody listens while the service restarts.
+        // No server listens during a restart.
         answered += usize::from(net::get(address, "/", &[]).is_ok_and(|status| status == 200));
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -224,7 +224,7 @@ fn a_service_that_restarts_under_load_leaves_no_gap() -> Result<()> {
     let (spans, said) = recorder.finish()?;
     let spans = served(&spans, "shop");
     let whole = spans.iter().filter(|span| span.status() == Some(200)).count();
-    // Each life was asked something, or it shows nothing.
+    // Each life must have served requests, or the test shows nothing.
     ensure!(answered > 20 * RESTARTS, "only {answered} requests were answered");
     ensure!(
         whole == answered,

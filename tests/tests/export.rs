@@ -1,4 +1,4 @@
-//! What a real OpenTelemetry Collector gets: by each protocol, over TLS, and when it goes and comes back somewhere else.
+//! Spans at a real OpenTelemetry Collector: by each protocol, over TLS, and after it moved to another address.
 
 use std::{
     fs,
@@ -30,7 +30,7 @@ fn ask(service: &Service, first: usize, count: usize) -> Result<()> {
     Ok(())
 }
 
-/// Waits until all has been logged that was answered: nginx logs a little later.
+/// Waits until all answered requests are logged: nginx logs a little later.
 fn logged(services: &[&Service], count: usize) -> Result<Vec<Event>> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
@@ -46,8 +46,8 @@ fn logged(services: &[&Service], count: usize) -> Result<Vec<Event>> {
     }
 }
 
-/// The spans of one tape, as the agent writes them into a file and as the Collector writes what it got: field by field the
-/// same, by gRPC with a client certificate and by HTTP as protobuf and as JSON, all over TLS with gzip.
+/// Compares the spans of one tape in the agent's file with the Collector's output, field by field: by gRPC with a
+/// client certificate and by HTTP as protobuf and as JSON, all over TLS with gzip.
 #[test]
 #[ignore = "needs root, the services and the Collector"]
 fn a_collector_gets_every_field_of_every_span() -> Result<()> {
@@ -88,7 +88,7 @@ fn a_collector_gets_every_field_of_every_span() -> Result<()> {
             collector.http.port(),
             "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE",
         ),
-        // What the system trusts.
+        // The certificates that the system trusts.
         ("http/json", collector.http.port(), "SSL_CERT_FILE"),
     ] {
         let said = tape.export(&[
@@ -112,8 +112,8 @@ fn a_collector_gets_every_field_of_every_span() -> Result<()> {
     Ok(())
 }
 
-/// The Collector is killed, requests go on, its name gets another address, and another Collector starts there: every span is
-/// at one of the two, once.
+/// Kills the Collector while requests continue, and starts another one at another address of the same name: each span
+/// arrives at exactly one of the two.
 #[test]
 #[ignore = "needs root, the services and the Collector"]
 fn a_collector_that_comes_back_at_another_address_gets_the_rest() -> Result<()> {
@@ -145,7 +145,7 @@ fn a_collector_that_comes_back_at_another_address_gets_the_rest() -> Result<()> 
 
         ask(&service, REQUESTS, REQUESTS)?;
         wait_until("the agent to miss it", || Ok(agent.said().contains("cannot be sent")))?;
-        // The same file, as it is mounted.
+        // Written in place: a mount shows the same file.
         fs::write(&hosts, format!("{after} {NAME}\n"))?;
         let second = Collector::start(after, (grpc, http), &authority)?;
         ask(&service, 2 * REQUESTS, REQUESTS)?;
@@ -178,8 +178,8 @@ fn a_collector_that_comes_back_at_another_address_gets_the_rest() -> Result<()> 
     Ok(())
 }
 
-/// A collector that takes ten spans a second, and hundreds come: the oldest are dropped and counted, and the log says so when it
-/// begins and when it is over, and no more.
+/// Sends hundreds of spans to a collector that accepts ten a second: the oldest are dropped and counted, and the log
+/// has exactly two lines, at the beginning and at the end.
 #[test]
 #[ignore = "needs root, and the services"]
 fn a_collector_that_is_too_slow_is_told_twice() -> Result<()> {
@@ -188,7 +188,7 @@ fn a_collector_that_is_too_slow_is_told_twice() -> Result<()> {
     // Ends with the test's process: it waits for a connection that does not come.
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            // How its connections end is the agent's matter.
+            // The agent may end its connections in any way.
             drop(take_slowly(stream));
         }
     });
@@ -249,7 +249,7 @@ fn take_slowly(mut stream: TcpStream) -> std::io::Result<()> {
     }
 }
 
-/// The agent where `hosts` takes the place of `/etc/hosts`.
+/// Returns the command of an agent with `hosts` in place of `/etc/hosts`.
 fn with_hosts(hosts: &Path) -> Result<Command> {
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]);

@@ -1,5 +1,5 @@
-//! Event loops of real programs: a request waits while a task beside it calls out. No such call is the request's child,
-//! although it is the only request there is, and its thread makes the call.
+//! Event loops of real programs: a request waits while a task beside it makes calls. No such call is the request's
+//! child, although it is the only request and its thread makes the call.
 
 use std::{
     net::SocketAddr,
@@ -17,9 +17,9 @@ use spoor_tests::{
     services::{Server, Service, built, sources},
 };
 
-/// Requests, one after the other, each of which waits for a second.
+/// Number of requests, one after the other, each of which waits for a second.
 const REQUESTS: usize = 3;
-/// Calls that the task makes at least meanwhile: it pauses for 100 ms after each.
+/// Least number of calls of the task meanwhile: it pauses for 100 ms after each.
 const CALLS: usize = REQUESTS * 5;
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 

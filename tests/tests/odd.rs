@@ -1,5 +1,5 @@
-//! Real programs with sockets in odd hands, and proxies with odd habits: every span and every parent is held against what
-//! they logged.
+//! Real programs with sockets in odd hands, and proxies with odd habits: all spans and parents are compared with their
+//! log.
 
 use std::{
     collections::BTreeSet,
@@ -37,7 +37,7 @@ struct Site {
 }
 
 impl Site {
-    /// Starts what `command` makes of an address and a directory, and waits until it accepts connections.
+    /// Starts the command for an address and a directory, and waits until it accepts connections.
     fn start(name: &'static str, command: impl FnOnce(SocketAddr, &Path) -> Result<Command>) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("spoor-odd-").tempdir()?;
         let address = net::free_address();
@@ -77,7 +77,7 @@ fn log_of(directory: &TempDir) -> PathBuf {
     directory.path().join("truth.log")
 }
 
-/// What the programs of tests/services read.
+/// Returns the environment of the programs of tests/services.
 fn environment(name: &str, address: SocketAddr, log: &Path) -> [(&'static str, String); 4] {
     [
         ("SERVICE", name.to_owned()),
@@ -87,7 +87,7 @@ fn environment(name: &str, address: SocketAddr, log: &Path) -> [(&'static str, S
     ]
 }
 
-/// A command of Debian's Python with this way to a socket and one call for each request.
+/// Returns a command of Debian's Python that gets its socket in this way and makes one call for each request.
 fn handed(socket: &str, leaf: &Service) -> Command {
     let mut command = Command::new("/usr/bin/python3");
     command.arg(sources().join("handed.py"));
@@ -99,7 +99,7 @@ fn calls_leaf(leaf: &Service) -> String {
     route("/call", 200, 0, &[leaf.url("/leaf")])
 }
 
-/// nginx with two workers. `server`: what stands in its `server` block.
+/// Returns the command of nginx with two workers. `server`: content of its `server` block.
 fn nginx(name: &str, directory: &Path, more: &str, server: &str) -> Result<Command> {
     let here = directory.display();
     let config = format!(
@@ -123,12 +123,12 @@ fn nginx(name: &str, directory: &Path, more: &str, server: &str) -> Result<Comma
     Ok(command)
 }
 
-/// Where nginx passes requests on to, with the id of their n-th call.
+/// Returns nginx's directives that pass requests on, with the id of their n-th call.
 fn pass(to: SocketAddr, call: u32) -> String {
     format!("proxy_pass http://{to}; proxy_set_header X-Request-Id ${{http_x_request_id}}.{call};")
 }
 
-/// What came of a run.
+/// Result of a run.
 struct Story {
     events: Vec<Event>,
     spans: Vec<Span>,
@@ -136,7 +136,7 @@ struct Story {
     said: String,
 }
 
-/// Lets a client, or whatever `run` is, send requests, and holds all spans against all logs. `ends`: how many ends must be
+/// Runs a client, or another `run`, and compares all spans with all log entries. `ends`: number of ends that must be
 /// logged.
 fn story(
     sites: &[&Site],
@@ -192,7 +192,7 @@ fn story(
 }
 
 impl Story {
-    /// Fails unless all spans and all parents are right, but for those that are allowed to have none.
+    /// Fails unless all spans and all parents are correct. Spans of `may_be_root` may lack a parent.
     fn check(&self, may_be_root: impl Fn(&Span) -> bool) -> Result<()> {
         let Self {
             events,
@@ -214,7 +214,7 @@ impl Story {
     }
 }
 
-/// A site that calls the leaf once for each request.
+/// Tests a site that calls the leaf once for each request.
 fn calling(
     name: &str,
     client: Client,
@@ -279,7 +279,7 @@ fn socket_activation_passes_connections() -> Result<()> {
     })
 }
 
-/// inetd with one service.
+/// Returns the command of inetd with one service.
 fn inetd(address: SocketAddr, directory: &Path, wait: &str, service: &Command) -> Result<Command> {
     let file = directory.join("inetd.conf");
     let words: Vec<_> = service.get_args().map(|word| word.to_string_lossy()).collect();
@@ -294,7 +294,7 @@ fn inetd(address: SocketAddr, directory: &Path, wait: &str, service: &Command) -
         ),
     )?;
     let mut command = Command::new("inetd");
-    // In the foreground, with the environment as it is, and as often as asked.
+    // In the foreground, with the environment unchanged, and with a high rate limit.
     command.args(["-i", "-E", "-R", "100000"]).arg(file);
     for (key, value) in service.get_envs() {
         command.env(key, value.unwrap_or_default());
@@ -348,7 +348,7 @@ fn nginx_workers_with_a_listener_each() -> Result<()> {
     })
 }
 
-/// Requests wait in nginx for their turn: its timers let them go on after the reads of others.
+/// Delays requests in nginx: its timers continue them after the reads of others.
 #[test]
 #[ignore = "needs root, the agent and nginx"]
 fn nginx_delays_requests() -> Result<()> {
@@ -368,13 +368,13 @@ fn nginx_delays_requests() -> Result<()> {
     })
 }
 
-/// For each request nginx asks whether it may pass, and sends a copy: two calls more.
+/// Lets nginx ask for permission and send a copy for each request: two more calls.
 #[test]
 #[ignore = "needs root, the agent and nginx"]
 fn nginx_asks_and_mirrors() -> Result<()> {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     const REQUESTS: usize = 200;
-    // Each answer in one write: nginx closes when it has read what it wants of it.
+    // Each answer in one write: nginx closes once it has read what it needs.
     let back = Site::start("back", |address, directory| {
         let log = directory.join("truth.log");
         let server = format!(
@@ -407,7 +407,7 @@ fn nginx_asks_and_mirrors() -> Result<()> {
     let client = Client::Curl.prepare("client", load)?;
     let selected = vec![client.selection()];
     let story = story(&[&front, &back], &[], selected, 8 * REQUESTS, || client.run(LIMIT))?;
-    // nginx is not seen to decide: what it sends itself has another target than the request.
+    // No rule covers nginx here: the targets of its own calls differ from the request's.
     story.check(|span| span.kind == Kind::Client && span.service != "client")
 }
 
@@ -419,7 +419,7 @@ fn haproxy(directory: &Path, name: &str, address: SocketAddr, more: &str, server
     Ok(command)
 }
 
-/// HAProxy tells nginx who the client is, before the first request on each connection.
+/// Lets HAProxy tell nginx the client's address before the first request on each connection.
 fn proxy_protocol(option: &str) -> Result<()> {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     const REQUESTS: usize = 40;
@@ -458,7 +458,7 @@ fn proxy_protocol(option: &str) -> Result<()> {
         let client = span.text("client.address");
         ensure!(client == Some(FROM), "the client is {client:?} in {span:?}");
     }
-    // HAProxy is no program of which it is certain for whom it calls.
+    // No rule is certain for HAProxy's calls.
     story.check(|span| span.kind == Kind::Client)
 }
 
@@ -474,7 +474,7 @@ fn proxy_protocol_2() -> Result<()> {
     proxy_protocol("send-proxy-v2")
 }
 
-/// HAProxy reads heads, and lets the kernel move bodies from socket to socket.
+/// Lets HAProxy read heads, and the kernel move bodies between sockets.
 #[test]
 #[ignore = "needs root, the agent, nginx and HAProxy"]
 fn haproxy_splices() -> Result<()> {
@@ -515,7 +515,7 @@ fn haproxy_splices() -> Result<()> {
     story.check(|span| span.kind == Kind::Client && span.service == "front")
 }
 
-/// Go listens by Multipath TCP since 1.24. `client`: whether the client speaks it, too.
+/// Listens with Multipath TCP, as Go does since 1.24. `client`: whether the client uses it, too.
 fn multipath(name: &'static str, client: bool) -> Result<()> {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     const REQUESTS: usize = 400;
@@ -554,7 +554,7 @@ fn multipath(name: &'static str, client: bool) -> Result<()> {
         linked == expected,
         "{linked} requests are linked to their calls, not {expected}"
     );
-    // Of a Go program's calls nothing is certain.
+    // No rule is certain for a Go program's calls.
     story.check(|span| span.service == "server" && (client || span.kind == Kind::Client))
 }
 

@@ -1,5 +1,5 @@
-//! A pool that gives a connection that one thread dialed to another one, which serves another request: the call on it is
-//! that request's.
+//! A pool that gives one thread's connection to another thread, which serves another request: the call on it belongs to
+//! that request.
 
 use std::{
     process::{Command, Stdio},
@@ -34,7 +34,7 @@ fn a_connection_that_another_thread_dialed() -> Result<()> {
     for round in 0..ROUNDS {
         thread::scope(|scope| {
             let dial = scope.spawn(move || net::get(address, "/dial", &[("x-request-id", &format!("dial-{round}"))]));
-            // Long enough that the connection waits, mostly; in any order, the call is the second request's.
+            // Long enough that the connection usually waits. In any order, the call is the second request's.
             thread::sleep(Duration::from_millis(20));
             let used = net::get(address, "/use", &[("x-request-id", &format!("use-{round}"))])?;
             let dialed = dial.join().expect("the request does not panic")?;

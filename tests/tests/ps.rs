@@ -1,4 +1,4 @@
-//! What `spoor ps` says of a running agent and without one, agents that know of each other, and requests that are ignored.
+//! `spoor ps` with and without a running agent, agents that know each other, and ignored requests.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -18,7 +18,7 @@ use spoor_tests::{
     services::{Server, Service},
 };
 
-/// How long anything may take.
+/// Time limit of each wait.
 const LIMIT: Duration = Duration::from_secs(20);
 
 fn ps(arguments: &[&str]) -> Result<Output> {
@@ -33,7 +33,7 @@ fn listing(arguments: &[&str]) -> Result<Value> {
     serde_json::from_slice(&output.stdout).context("spoor ps --json gave no JSON")
 }
 
-/// The rows of these processes.
+/// Returns the rows of these processes.
 fn rows<'a>(listing: &'a Value, pids: &[u64]) -> Vec<&'a Value> {
     let rows = listing["workloads"].as_array().into_iter().flatten();
     rows.filter(|row| row["pid"].as_u64().is_some_and(|pid| pids.contains(&pid)))
@@ -44,7 +44,7 @@ fn pids(service: &Service) -> Result<Vec<u64>> {
     Ok(service.processes()?.into_iter().map(u64::from).collect())
 }
 
-/// That of the service's processes, the one that its rule names is selected for the rule, its children for their parent.
+/// Returns whether exactly one process of the service is selected by this rule, and its children by their parent.
 fn is_selected(rows: &[&Value], rule: &str) -> bool {
     let head = rule.strip_prefix("--pid=").and_then(|pid| pid.parse::<u64>().ok());
     let of_head = format!("child of {}", head.unwrap_or_default());
@@ -58,7 +58,7 @@ fn sum(rows: &[&Value], key: &str) -> u64 {
     rows.iter().filter_map(|row| row[key].as_u64()).sum()
 }
 
-/// Asks until it is as it should be: what the agent read of the last request is taken over with the next look.
+/// Repeats the command until its output is right: the agent shows its latest numbers with the next look.
 fn until(what: &str, arguments: &[&str], is_there: impl Fn(&Value) -> bool) -> Result<Value> {
     let until = Instant::now() + LIMIT;
     loop {
@@ -70,7 +70,7 @@ fn until(what: &str, arguments: &[&str], is_there: impl Fn(&Value) -> bool) -> R
     }
 }
 
-/// A program that says the first bytes of three protocols to `port`, and stays.
+/// Starts a program that sends the first bytes of three protocols to `port`, and stays.
 fn speaker(port: u16, log: &Path) -> Result<Process> {
     let openings = [
         r"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
@@ -82,7 +82,7 @@ fn speaker(port: u16, log: &Path) -> Result<Process> {
         .map(|opening| format!("exec 3<>/dev/tcp/127.0.0.1/{port}; printf '{opening}' >&3; exec 3>&-;"))
         .collect();
     let mut command = Command::new("bash");
-    // It begins when it is told to, which the agent is told first.
+    // It waits for a line, which the test sends once the agent runs.
     command.args([
         "-c",
         &format!(
@@ -91,6 +91,57 @@ fn speaker(port: u16, log: &Path) -> Result<Process> {
         ),
     ]);
     Process::start("a program that speaks", command, log)
+}
+
+/// Returns the protocols that a listing names for these processes, with their counts.
+fn unseen(listing: &Value, pids: &[u64]) -> Vec<(String, u64)> {
+    let row = rows(listing, pids);
+    let unseen = row
+        .first()
+        .and_then(|row| row["unseen"].as_array())
+        .into_iter()
+        .flatten();
+    unseen
+        .filter_map(|unseen| Some((unseen["what"].as_str()?.to_owned(), unseen["count"].as_u64()?)))
+        .collect()
+}
+
+/// Checks the rows of a traced nginx.
+fn check_traced(rows: &[&Value], processes: usize, rule: &str, port: u16) -> Result<()> {
+    // nginx writes its title over the name in its environment.
+    let is_nginx = |row: &&Value| row["runtime"] == "nginx" && row["service"] == "nginx";
+    ensure!(
+        rows.len() == processes
+            && is_selected(rows, rule)
+            && rows.iter().all(is_nginx)
+            && sum(rows, "missed") == 0
+            && rows.iter().any(|row| row["listens"] == serde_json::json!([port])),
+        "{rows:#?}"
+    );
+    Ok(())
+}
+
+/// Checks that `spoor ps --watch` draws until its reader closes.
+fn watches(control: [&str; 2], agent: u32) -> Result<()> {
+    let mut watch = Command::new(binary()?);
+    watch.args(["ps", "--watch", "--json"]).args(control);
+    let (reader, writer) = std::io::pipe()?;
+    let mut watch = Process::start_with(
+        "spoor ps --watch",
+        watch,
+        Stdio::null(),
+        writer.into(),
+        Stdio::inherit(),
+    )?;
+    let mut lines = BufReader::new(reader).lines();
+    for _ in 0..2 {
+        let line = lines.next().context("it has ended")??;
+        ensure!(serde_json::from_str::<Value>(&line)?["agent"]["pid"] == agent);
+    }
+    drop(lines);
+    let status = watch.wait(LIMIT)?;
+    ensure!(status.success(), "its reader went away, and it ended with {status}");
+    Ok(())
 }
 
 #[test]
@@ -126,17 +177,7 @@ fn it_says_what_is_traced_and_why_and_what_is_not_visible() -> Result<()> {
     let control = ["--control", socket.as_str()];
     let of_traced = pids(&traced)?;
     let speaking = [u64::from(speaker.id())];
-    let names = |listing: &Value| -> Vec<(String, u64)> {
-        let row = rows(listing, &speaking);
-        let unseen = row
-            .first()
-            .and_then(|row| row["unseen"].as_array())
-            .into_iter()
-            .flatten();
-        unseen
-            .filter_map(|unseen| Some((unseen["what"].as_str()?.to_owned(), unseen["count"].as_u64()?)))
-            .collect()
-    };
+    let names = |listing: &Value| unseen(listing, &speaking);
     let listing = until("all is counted", &control, |listing| {
         sum(&rows(listing, &of_traced), "requests") == REQUESTS && names(listing).len() == 3
     })?;
@@ -145,23 +186,12 @@ fn it_says_what_is_traced_and_why_and_what_is_not_visible() -> Result<()> {
     ensure!(listing["agent"]["rules"] == serde_json::json!(told), "{listing:#}");
     let expected = ["TLS", "HTTP/2", "FastCGI"].map(|name| (name.to_owned(), 1));
     ensure!(names(&listing) == expected, "{:?}", names(&listing));
-    // nginx writes its title over the name that its environment gives it.
-    let traced_rows = rows(&listing, &of_traced);
-    ensure!(
-        traced_rows.len() == of_traced.len()
-            && is_selected(&traced_rows, &of_head)
-            && traced_rows
-                .iter()
-                .all(|row| row["runtime"] == "nginx" && row["service"] == "nginx")
-            && sum(&traced_rows, "missed") == 0,
-        "{traced_rows:#?}"
-    );
-    ensure!(
-        traced_rows
-            .iter()
-            .any(|row| row["listens"] == serde_json::json!([traced.address.port()])),
-        "{traced_rows:#?}"
-    );
+    check_traced(
+        &rows(&listing, &of_traced),
+        of_traced.len(),
+        &of_head,
+        traced.address.port(),
+    )?;
     let of_other = pids(&other)?;
     let other_rows = rows(&listing, &of_other);
     ensure!(
@@ -180,29 +210,11 @@ fn it_says_what_is_traced_and_why_and_what_is_not_visible() -> Result<()> {
     );
     ensure!(table.contains("FastCGI") && table.contains("yes: --pid"), "{table}");
 
-    // It draws until its reader goes away.
-    let mut watch = Command::new(binary()?);
-    watch.args(["ps", "--watch", "--json"]).args(control);
-    let (reader, writer) = std::io::pipe()?;
-    let mut watch = Process::start_with(
-        "spoor ps --watch",
-        watch,
-        Stdio::null(),
-        writer.into(),
-        Stdio::inherit(),
-    )?;
-    let mut lines = BufReader::new(reader).lines();
-    for _ in 0..2 {
-        let line = lines.next().context("it has ended")??;
-        ensure!(serde_json::from_str::<Value>(&line)?["agent"]["pid"] == agent.id());
-    }
-    drop(lines);
-    let status = watch.wait(LIMIT)?;
-    ensure!(status.success(), "its reader went away, and it ended with {status}");
+    watches(control, agent.id())?;
 
     agent.finish()?;
     ensure!(!Path::new(&socket).exists(), "the socket is left");
-    // Without an agent: what would be.
+    // Without an agent: the processes that it would trace.
     let rules: Vec<&str> = control.into_iter().chain(rules.iter().map(String::as_str)).collect();
     let listing = self::listing(&rules)?;
     ensure!(listing["agent"].is_null());
@@ -231,7 +243,7 @@ fn a_second_agent_names_the_first_and_traces_all_the_same() -> Result<()> {
         Agent::start_at(metrics, Command::new(binary()?), &selection, &output, Stdio::null())
     };
     let mut first = start("first", "one.sock")?;
-    // Another control socket: they know of each other all the same. The port is the first one's.
+    // Another control socket: the agents know each other nevertheless. The first one has the port.
     let second = start("second", "two.sock")?;
     let rule = service.selection()?.join(" ").replace('=', " ");
     let names_first = format!(
@@ -244,7 +256,7 @@ fn a_second_agent_names_the_first_and_traces_all_the_same() -> Result<()> {
     let said = second.finish()?;
     ensure!(said.contains(&names_first), "{said}");
     ensure!(said.contains("the port is taken"), "{said}");
-    // The same control socket: asked there, the first one answers.
+    // The same control socket: the first agent answers there.
     let (first_id, third) = (first.id(), start("third", "one.sock")?);
     let control = directory.path().join("one.sock").display().to_string();
     ensure!(listing(&["--control", &control])?["agent"]["pid"] == first_id);
@@ -253,7 +265,7 @@ fn a_second_agent_names_the_first_and_traces_all_the_same() -> Result<()> {
         said.contains(&names_first) && said.contains("another spoor has the control socket"),
         "{said}"
     );
-    // Killed, it leaves its socket and its entry, which do not keep the next one from its work.
+    // A killed agent leaves its socket and its entry; the next one works nevertheless.
     first.signal(Signal::SIGKILL)?;
     drop(first);
     ensure!(Path::new(&control).exists());

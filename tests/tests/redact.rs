@@ -1,4 +1,4 @@
-//! Tapes that are safe to show: what services said is not on them, and they give the same spans.
+//! Redacted tapes: they hold nothing that services said, and give the same spans.
 
 use std::{path::Path, process::Command};
 
@@ -11,7 +11,8 @@ use spoor_tests::{
 };
 
 const REQUESTS: usize = 20;
-/// In a path, in a query, in headers; none of it has six bytes that a known word of HTTP or the name of a secret has.
+/// Texts in a path, in a query and in headers. None has six bytes in common with a known word of HTTP or the name of a
+/// secret.
 const SECRETS: [&str; 4] = [
     "QZJXKWVQ-hunter2",
     "wq7Zk9XjVbQ",
@@ -26,7 +27,7 @@ fn what_was_said_is_not_on_a_redacted_tape() -> Result<()> {
     let url = leaf.url(&format!("/leaf/{}?key={}", SECRETS[0], SECRETS[1]));
     let front = Service::start(Server::Perl, "front", &[route("/call", 200, 0, &[url])])?;
     let selection = [leaf.selection()?, front.selection()?].concat();
-    // Two agents see the same.
+    // Two agents record the same traffic.
     let plain = Tape::record(&selection)?;
     let redacted = Tape::record(&[vec!["--redact".to_owned()], selection].concat())?;
     for number in 0..REQUESTS {
@@ -61,14 +62,14 @@ fn what_was_said_is_not_on_a_redacted_tape() -> Result<()> {
     );
     for tape in [&b, &c] {
         for secret in SECRETS {
-            // Shorter ones may be there by chance.
+            // Shorter parts may occur by chance.
             for part in secret.as_bytes().windows(6) {
                 let part = String::from_utf8_lossy(part);
                 ensure!(!finds(tape, &part)?, "{part:?} of {secret:?} is on {}", tape.display());
             }
         }
     }
-    // Of the very same recording every id and time is the same, of the other one what happened.
+    // The same recording has the same ids and times; the other one has the same exchanges.
     let later = replay(&c)?;
     ensure!(
         shape(&first, true) == shape(&later, true),
@@ -103,8 +104,8 @@ fn replay(tape: &Path) -> Result<Vec<Span>> {
     spoor_tests::otlp::read(&spans)
 }
 
-/// What spans say but for values, sorted: of each its service, kind, status, the length of its name, and its parent's
-/// service and kind; `exact`: its ids and times too.
+/// Returns the spans without values, sorted: service, kind, status, length of the name, and the parent's service and
+/// kind. `exact`: with ids and times.
 fn shape(spans: &[Span], exact: bool) -> Vec<String> {
     let parent = |span: &Span| spans.iter().find(|other| other.span_id == span.parent_id);
     let mut shapes: Vec<String> = spans

@@ -1,4 +1,4 @@
-//! What a person sees at a terminal: traces, and under them the status line.
+//! Output at a terminal: traces, and the status line below them.
 
 use std::{
     fs,
@@ -17,10 +17,10 @@ use spoor_tests::{
 };
 
 const ROWS: u16 = 40;
-/// How long anything may take.
+/// Time limit of each wait.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A program at a terminal of its own (script(1) makes it), whose screen is drawn here.
+/// A program at a terminal of its own, which script(1) provides; this draws its screen.
 struct Terminal {
     process: Process,
     keyboard: PipeWriter,
@@ -57,14 +57,14 @@ impl Terminal {
         })
     }
 
-    /// The rows of the screen that hold anything.
+    /// Returns the rows of the screen that are not empty.
     fn rows(&self) -> Vec<String> {
         let contents = self.screen.screen().contents();
         let rows = contents.lines().filter(|row| !row.trim().is_empty());
         rows.map(str::to_owned).collect()
     }
 
-    /// Draws what comes until the screen is as it should be.
+    /// Draws output until the screen is as expected.
     fn wait(&mut self, what: &str, is_there: impl Fn(&[String]) -> bool) -> Result<Vec<String>> {
         let until = Instant::now() + LIMIT;
         loop {
@@ -81,7 +81,7 @@ impl Terminal {
         }
     }
 
-    /// Draws all until the program has ended; gives its exit code and the screen.
+    /// Draws all output until the program has ended; returns its exit code and the screen.
     fn end(mut self) -> Result<(Option<i32>, Vec<String>, Vec<u8>)> {
         let status = self.process.wait(LIMIT)?;
         while let Ok(bytes) = self.output.recv_timeout(LIMIT) {
@@ -97,7 +97,7 @@ fn is_status(row: &str) -> bool {
     row.contains("workload")
 }
 
-/// One status line, at the foot, and all else as it was printed.
+/// Checks that the last row is the only status line, and all other rows are as printed.
 fn check(rows: &[String], columns: u16) -> Result<()> {
     let (last, above) = rows.split_last().context("the screen is empty")?;
     let begins = last.split(' ').next().is_some_and(|count| count.parse::<u32>().is_ok());
@@ -144,7 +144,7 @@ fn traces_scroll_above_the_status_line() -> Result<()> {
             "it ended with {code:?} and left:\n{}",
             rows.join("\n")
         );
-        // SGR is what colours are made of; the others move the cursor.
+        // SGR sets colours; other sequences move the cursor.
         let text = String::from_utf8_lossy(&raw);
         let sequences = text.split('\x1b').skip(1);
         let coloured = sequences
@@ -187,7 +187,7 @@ fn nothing_is_drawn_where_there_is_no_terminal() -> Result<()> {
         );
         said.extend(byte);
     }
-    // The thread that would draw, and wake up for it.
+    // The thread that would draw the line and wake up for it.
     let tasks = fs::read_dir(format!("/proc/{}/task", agent.id()))?;
     let names = tasks.map(|task| Ok(fs::read_to_string(task?.path().join("comm"))?));
     let names: Vec<String> = names.collect::<Result<_>>()?;

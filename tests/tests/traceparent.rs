@@ -1,6 +1,6 @@
-//! A `traceparent` from an untraced caller, handed on unchanged by what stands between it and a leaf: the leaf's request is a
-//! child of the call that it came by, not a sibling of it. And one that a traced client writes itself, as a tracing library
-//! does: both ends of the call are children of the span that it names.
+//! A `traceparent` from an untraced caller that a service passes on unchanged to a leaf: the leaf's request is a child
+//! of the service's call, not its sibling. And a `traceparent` that a traced client writes itself, like a tracing
+//! library: both ends of the call are children of the span that it names.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -23,7 +23,7 @@ use spoor_tests::{
 const REQUESTS: usize = 20;
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// Which calls of the one in the middle must name their request; a parent that is named must be right in any case.
+/// Calls of the service in the middle that must have a parent. A named parent must be right in any case.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Calls {
     Certain,
@@ -38,7 +38,7 @@ fn forwarded(name: &str, middle: impl FnOnce(&Service) -> Server, calls: Calls) 
         report.differences.iter().all(|difference| allowed(difference.fault)),
         "{report}\nthe agent said:\n{said}"
     );
-    // What may be missing is the parents of calls: each request came by something that is known.
+    // Only parents of calls may be missing: each request's call is known.
     ensure!(report.links.recall() == 1.0, "{report}\nthe agent said:\n{said}");
     let expected = 3 * REQUESTS;
     ensure!(
@@ -49,7 +49,7 @@ fn forwarded(name: &str, middle: impl FnOnce(&Service) -> Server, calls: Calls) 
     Ok(())
 }
 
-/// With the flag for "not sampled" there is no span at all, neither in the middle nor behind it.
+/// Checks that the flag for "not sampled" leaves no span, in the middle or behind it.
 fn not_sampled(name: &str, middle: impl FnOnce(&Service) -> Server) -> Result<()> {
     let story = Story::run(name, middle, "00")?;
     ensure!(
@@ -204,7 +204,7 @@ fn not_sampled_through_an_app() -> Result<()> {
     not_sampled("app", app)
 }
 
-/// A client that writes a `traceparent` of its own into every other request on one connection.
+/// Program of a client that writes its own `traceparent` into every other request on one connection.
 const CLIENT: &str = r#"
 import http.client, sys
 connection = http.client.HTTPConnection(sys.argv[1])
@@ -216,7 +216,7 @@ for number in range(1, int(sys.argv[2]) + 1):
     connection.getresponse().read()
 "#;
 
-/// Both ends of the n-th call of [`CLIENT`]: the client's, then the server's.
+/// Returns both ends of the n-th call of [`CLIENT`]: the client's, then the server's.
 fn ends(spans: &[Span], number: usize) -> Vec<&Span> {
     let id = format!("own-{number}");
     let mut ends: Vec<_> = spans

@@ -1,6 +1,9 @@
-//! The services and clients without an agent: what they log must be whole, or it is no truth to hold spans against.
+//! Services and clients without an agent: their log must be complete to be the ground truth.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use spoor_tests::{
@@ -11,12 +14,25 @@ use spoor_tests::{
 
 const REQUESTS: usize = 200;
 
-#[test]
-#[ignore = "needs the servers and clients to be installed"]
-fn every_server_logs_what_every_client_does() -> Result<()> {
-    let leaf = Service::start(Server::NginxStatic, "leaf", &[])?;
-    let upstream = leaf.address;
-    let servers = [
+/// Clients, in the order in which the servers get them.
+const CLIENTS: [Client; 12] = [
+    Client::Curl,
+    Client::PythonRequests,
+    Client::NodeFetch,
+    Client::Go,
+    Client::Wrk,
+    Client::Wget,
+    Client::Aiohttp,
+    Client::NodeHttp,
+    Client::JavaHttpClient,
+    Client::RubyNetHttp,
+    Client::PhpCurl,
+    Client::Hyper,
+];
+
+/// Returns all servers; the proxies pass requests on to `upstream`.
+fn servers(upstream: SocketAddr) -> [Server; 25] {
+    [
         Server::NginxProxy {
             upstream,
             keepalive: false,
@@ -48,22 +64,19 @@ fn every_server_logs_what_every_client_does() -> Result<()> {
         Server::Jetty,
         Server::Hyper,
         Server::Inets,
-    ];
-    let clients = [
-        Client::Curl,
-        Client::PythonRequests,
-        Client::NodeFetch,
-        Client::Go,
-        Client::Wrk,
-        Client::Wget,
-        Client::Aiohttp,
-        Client::NodeHttp,
-        Client::JavaHttpClient,
-        Client::RubyNetHttp,
-        Client::PhpCurl,
-        Client::Hyper,
-    ];
-    for (number, (server, client)) in servers.into_iter().zip(clients.into_iter().cycle()).enumerate() {
+    ]
+}
+
+#[test]
+#[ignore = "needs the servers and clients to be installed"]
+fn every_server_logs_what_every_client_does() -> Result<()> {
+    let leaf = Service::start(Server::NginxStatic, "leaf", &[])?;
+    let upstream = leaf.address;
+    for (number, (server, client)) in servers(upstream)
+        .into_iter()
+        .zip(CLIENTS.into_iter().cycle())
+        .enumerate()
+    {
         let start = Instant::now();
         let service = Service::start(
             server,

@@ -26,7 +26,7 @@ const UNIT_TESTS: &str = "unit, property and golden tests";
 
 const END_TO_END: &str = "end-to-end tests";
 
-/// What cargo test's result lines said.
+/// Sums of cargo test's result lines.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
     passed: u64,
@@ -34,7 +34,7 @@ struct Tally {
 }
 
 impl Tally {
-    /// Adds a line such as `test result: ok. 12 passed; 0 failed; 1 ignored; …`; other lines count nothing.
+    /// Adds a line such as `test result: ok. 12 passed; 0 failed; 1 ignored; …`; ignores other lines.
     fn add(&mut self, line: &str) {
         let Some((_, counts)) = line.split_once("test result: ") else {
             return;
@@ -51,13 +51,13 @@ impl Tally {
 /// Runs all steps. Each fuzz target runs for `fuzz_minutes`.
 pub fn all(fuzz_minutes: f64) -> Result<()> {
     tallied(|tally| {
-        // In folders of their own, so cargo does both at once; the linker works on one processor.
+        // Two target folders, so that cargo builds both at once: linking uses one processor only.
         println!("\nThe release binary and programs of the tests are built beside the next steps.");
         let ((), (release, programs)) = both(|| without_release(fuzz_minutes, tally), what_is_measured)?;
         println!("{release}");
         let core_cost = programs.join(release::CORE_COST);
         tests(END_TO_END, end_to_end(&release, Some(&core_cost), None)?, tally)?;
-        // A virtual machine, and packages that are unpacked.
+        // One step emulates a machine, the other unpacks packages: neither uses both processors.
         both(
             || {
                 step("setup and demo on a bare system", || {
@@ -74,7 +74,7 @@ pub fn all(fuzz_minutes: f64) -> Result<()> {
     })
 }
 
-/// Does both at once. If both fail, the second one's error is printed.
+/// Runs both at once. If both fail, prints the second one's error and returns the first one's.
 fn both<A, B: Send>(one: impl FnOnce() -> Result<A>, other: impl FnOnce() -> Result<B> + Send) -> Result<(A, B)> {
     thread::scope(|scope| {
         let beside = scope.spawn(other);
@@ -89,7 +89,7 @@ fn both<A, B: Send>(one: impl FnOnce() -> Result<A>, other: impl FnOnce() -> Res
     })
 }
 
-/// The steps that need no release binary.
+/// Runs the steps that need no release binary.
 fn without_release(fuzz_minutes: f64, tally: &mut Tally) -> Result<()> {
     lints()?;
     tests(
@@ -103,7 +103,7 @@ fn without_release(fuzz_minutes: f64, tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// The release binary, and the folder of the programs that measure Core and try kernels.
+/// Builds the release binary, and the programs that measure Core and try kernels. Returns the folder of the programs.
 fn what_is_measured() -> Result<(Release, PathBuf)> {
     step("release binary and programs of the tests", || {
         let release = release::build()?;
@@ -112,8 +112,8 @@ fn what_is_measured() -> Result<(Release, PathBuf)> {
     })
 }
 
-/// Builds the release binary, and runs the end-to-end tests of the file `filter`, or those whose name contains it. Shows
-/// their output.
+/// Builds the release binary, and runs the end-to-end tests of the file `filter`, or those whose name contains it.
+/// Shows their output.
 pub fn only(filter: &str) -> Result<()> {
     tallied(|tally| {
         let release = release_binary()?;
@@ -133,7 +133,7 @@ pub fn only(filter: &str) -> Result<()> {
     })
 }
 
-/// Whether the filter chooses the test that measures Core.
+/// Returns whether the filter chooses the test that measures Core.
 fn measures_core(filter: &str) -> bool {
     let (file, name) = CORE_COST_TEST;
     filter == file || name.contains(filter)
@@ -158,7 +158,7 @@ fn end_to_end(release: &Release, core_cost: Option<&Path>, filter: Option<&str>)
     })
 }
 
-/// The files of the end-to-end tests, in the order in which they run.
+/// Lists the files of the end-to-end tests, in the order in which they run.
 fn files() -> Result<Vec<String>> {
     let folder = tools::root().join("tests/tests");
     let mut files = Vec::new();
@@ -174,8 +174,8 @@ fn files() -> Result<Vec<String>> {
     Ok(files)
 }
 
-/// Arguments of `cargo test` for the end-to-end tests, which are in such files. Of the whole workspace, as the unit tests:
-/// by themselves, the crates that both need would be built once more.
+/// Returns the arguments of `cargo test` for the end-to-end tests in these files. They name the whole workspace, as the
+/// unit tests do: else cargo would build the shared crates once more.
 fn chosen<'a>(files: &'a [String], filter: Option<&'a str>) -> Vec<&'a str> {
     let file = filter.filter(|filter| files.iter().any(|file| file == filter));
     let wanted = files.iter().filter(|name| file.is_none_or(|file| file == *name));
@@ -200,7 +200,7 @@ pub fn services() -> Result<()> {
     })
 }
 
-/// The steps that need neither root nor services.
+/// Runs the steps that need neither root nor services.
 pub fn without_end_to_end() -> Result<()> {
     tallied(|tally| {
         lints()?;
@@ -215,7 +215,7 @@ fn lints() -> Result<()> {
     })?;
     step("lints", || {
         Run::cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]).status()?;
-        // In the same target directory: its dependencies are the same.
+        // In the same target directory, because the dependencies are the same.
         Run::cargo(["clippy", "--locked", "--manifest-path", fuzz::MANIFEST, "--target-dir"])
             .arg(target_dir()?)
             .args(["--", "-D", "warnings"])

@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: installs what the demo needs, builds agent and demo meanwhile, and runs it.
+//! `cargo xtask demo`: installs what the demo needs, builds agent and demo meanwhile, and runs the demo.
 
 use std::{convert::Infallible, ffi::OsString, path::Path, time::Instant};
 
@@ -25,8 +25,8 @@ pub fn run(args: Vec<OsString>) -> Result<Infallible> {
         name: CRATES.to_owned(),
         after: Vec::new(),
         cpu_seconds: if fresh { 80 } else { 0 },
-        // Until the linker of the eBPF programs is there, the agent's build script fails; all else is built by then. What
-        // else is wrong the next step finds again, and says.
+        // The agent's build script fails until the linker of the eBPF programs is there; everything else is built by
+        // then. The next step reports any other error.
         work: Box::new(move |log: &Path| {
             if fresh {
                 let _failure_is_expected = build(log, &["--keep-going"]);
@@ -49,8 +49,8 @@ pub fn run(args: Vec<OsString>) -> Result<Infallible> {
         .exec()
 }
 
-/// Builds both in the profile that compiles fastest: where a first trace is waited for, it matters more than the
-/// agent's speed. The eBPF programs are always optimised.
+/// Builds both in the profile that compiles fastest: the time to a first trace matters more here than the agent's
+/// speed. The eBPF programs are always optimised.
 fn build(log: &Path, options: &[&str]) -> Result<()> {
     Run::cargo(["build", "--package", "spoor", "--package", "spoor-demo"])
         .args(["--bin", "spoor", "--bin", "demo"])
@@ -58,7 +58,7 @@ fn build(log: &Path, options: &[&str]) -> Result<()> {
         .logged(log)
 }
 
-/// Whether a line of the demo's output begins its first trace.
+/// Returns whether a line of the demo's output begins its first trace.
 pub fn begins_trace(line: &str) -> bool {
     line.contains(": one request, eight services")
 }

@@ -143,7 +143,7 @@ fn run(task: Task) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Becomes the benchmarks, with the release binary in `SPOOR_BIN`.
+/// Builds the release binary and becomes the benchmarks, with its path in `SPOOR_BIN`.
 fn bench(args: Vec<OsString>) -> Result<Infallible> {
     setup::install(Scope::Bench)?;
     let release = release::build()?;

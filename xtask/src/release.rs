@@ -6,18 +6,18 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::tools::{self, Run};
 
-/// The musl target links everything in, so the binary runs on any distribution.
+/// Target of the release binary. musl is linked in, so the binary runs on any distribution.
 pub const TARGET: &str = "x86_64-unknown-linux-musl";
 
-/// The same for 64-bit ARM.
+/// Target of the release binary for 64-bit ARM.
 pub const ARM_TARGET: &str = "aarch64-unknown-linux-musl";
 
-/// Most bytes that the binary may have.
+/// Upper bound of the binary's size, in bytes.
 const SIZE_LIMIT: u64 = 20 * 1024 * 1024;
 
 /// A release binary that was checked.
 pub struct Release {
-    /// Where it is.
+    /// Path of the binary.
     pub path: PathBuf,
     size_bytes: u64,
 }
@@ -34,12 +34,12 @@ impl fmt::Display for Release {
     }
 }
 
-/// Builds the release binary, and makes sure that it is static and not too large.
+/// Builds the release binary, and checks that it is static and not too large.
 pub fn build() -> Result<Release> {
     build_for(TARGET)
 }
 
-/// Variables with which cargo builds for a target that is not this machine's.
+/// Returns the variables that cargo needs to build for another target than this machine's.
 pub fn cross_environment(target: &str) -> &'static [(&'static str, &'static str)] {
     match target {
         ARM_TARGET => &[
@@ -49,7 +49,7 @@ pub fn cross_environment(target: &str) -> &'static [(&'static str, &'static str)
             ),
             ("CC_aarch64_unknown_linux_musl", "aarch64-linux-gnu-gcc"),
             ("AR_aarch64_unknown_linux_musl", "aarch64-linux-gnu-ar"),
-            // The headers are another C library's: nothing that only that one has.
+            // The headers are those of glibc: no function that musl lacks may be used.
             (
                 "CFLAGS_aarch64_unknown_linux_musl",
                 "-U_FORTIFY_SOURCE -mno-outline-atomics",
@@ -95,10 +95,10 @@ pub fn build_for(target: &str) -> Result<Release> {
     Ok(Release { path, size_bytes })
 }
 
-/// The program that measures Core.
+/// Name of the program that measures Core.
 pub const CORE_COST: &str = "corecost";
 
-/// Builds programs of the tests for one of the targets, as the release binary is built. Returns the folder where they are.
+/// Builds programs of the tests for one of the targets, like the release binary. Returns their folder.
 pub fn test_binaries(target: &str, names: &[&str]) -> Result<PathBuf> {
     let mut build = Run::cargo([
         "build",
@@ -124,7 +124,7 @@ pub fn core_cost() -> Result<PathBuf> {
     Ok(test_binaries(TARGET, &[CORE_COST])?.join(CORE_COST))
 }
 
-/// Builds a file of integration tests, and says where its program is.
+/// Builds a file of integration tests, and returns the path of its program.
 pub fn test_program(name: &str) -> Result<PathBuf> {
     let mut path = None;
     let kind = r#""kind":["test"]"#;
@@ -138,14 +138,14 @@ pub fn test_program(name: &str) -> Result<PathBuf> {
     path.with_context(|| format!("cargo did not say where it put the test {name}"))
 }
 
-/// The executable that a message of cargo names. Paths with characters that JSON escapes are none of ours.
+/// Returns the executable that a message of cargo names. Our paths have no characters that JSON escapes.
 fn executable(message: &str) -> Option<PathBuf> {
     let (_, path) = message.split_once(r#""executable":""#)?;
     Some(path.split('"').next()?.into())
 }
 
-/// Whether an ELF file (64 bits, little-endian) names an interpreter, as everything does that is linked dynamically;
-/// nothing if it is no such file. See elf(5).
+/// Returns whether an ELF file (64 bits, little-endian) names an interpreter, as every dynamically linked file does;
+/// `None` for other files. See elf(5).
 fn wants_loader(elf: &[u8]) -> Option<bool> {
     const PT_INTERP: u32 = 3;
     if !elf.starts_with(b"\x7fELF\x02\x01") {
@@ -168,7 +168,7 @@ fn wants_loader(elf: &[u8]) -> Option<bool> {
 mod tests {
     use super::*;
 
-    /// An ELF header and one program header of the given type.
+    /// Returns an ELF header and one program header of the given type.
     fn elf(kind: u32) -> Vec<u8> {
         let mut bytes = b"\x7fELF\x02\x01".to_vec();
         bytes.resize(64 + 56, 0);

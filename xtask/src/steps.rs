@@ -1,4 +1,4 @@
-//! Steps of an installation: several at once, each with its log, progress and times.
+//! Steps of an installation: they run side by side, each with a log, progress and times.
 
 use std::{
     collections::BTreeSet,
@@ -13,15 +13,15 @@ use anyhow::{Context as _, Result, anyhow};
 /// The work of a step. It writes its output to the log at the given path.
 pub type Work<'a> = Box<dyn FnOnce(&Path) -> Result<()> + Send + 'a>;
 
-/// A step, and which steps must be done before it begins.
+/// A step, with the steps that must be done before.
 pub struct Step<'a> {
     /// Unique among the steps of a run; shown to the user.
     pub name: String,
     /// Names of steps. One that is not among the steps of the run counts as done.
     pub after: Vec<String>,
-    /// Processor time that it takes on the machine on which it was measured, in seconds.
+    /// Processor time on the machine on which it was measured, in seconds.
     pub cpu_seconds: u32,
-    /// Does it.
+    /// Work of the step.
     pub work: Work<'a>,
 }
 
@@ -30,12 +30,12 @@ pub struct Step<'a> {
 pub struct Times(Vec<(String, Duration)>);
 
 impl Times {
-    /// Adds a part that was not one of the steps.
+    /// Adds a part that was no step.
     pub fn add(&mut self, name: &str, took: Duration) {
         self.0.push((name.to_owned(), took));
     }
 
-    /// A line for each part. Parts that ran at the same time add up to more than the whole.
+    /// Returns a line for each part. Parts that ran side by side add up to more than the whole.
     pub fn summary(&self) -> String {
         let lines = self.0.iter();
         lines
@@ -44,7 +44,7 @@ impl Times {
     }
 }
 
-/// Minutes that steps take with two processors, rounded up; nothing for no steps.
+/// Returns the minutes that the steps take with two processors, rounded up; 0 for no steps.
 ///
 /// Packages are installed one after the other, so twice the processors is not half the time.
 pub fn estimated_minutes(steps: &[Step<'_>]) -> u32 {
@@ -59,8 +59,8 @@ struct State {
     failure: Option<anyhow::Error>,
 }
 
-/// Runs all steps, each as soon as those before it are done. Shows when each begins and ends; `start` is when the
-/// clock of the shown times began. After a failure no further step begins.
+/// Runs all steps, each as soon as those before it are done. Prints when each begins and ends, in time since `start`.
+/// After a failure no further step begins.
 ///
 /// # Errors
 /// The first failure, with the step's name.
@@ -103,7 +103,7 @@ pub fn run(steps: Vec<Step<'_>>, start: Instant, logs: &Path) -> Result<Times> {
                     Err(error) if guard.failure.is_none() => {
                         guard.failure = Some(error.context(format!("{}: failed", step.name)));
                     }
-                    // Only the first failure is the cause; the others' logs stay.
+                    // Only the first failure is the cause; the logs of the others stay.
                     Err(_) => {}
                 }
                 changed.notify_all();
@@ -118,13 +118,13 @@ pub fn run(steps: Vec<Step<'_>>, start: Instant, logs: &Path) -> Result<Times> {
     }
 }
 
-/// Minutes and seconds, as ` 3:07`.
+/// Formats minutes and seconds, as ` 3:07`.
 pub fn clock(elapsed: Duration) -> String {
     let seconds = elapsed.as_secs();
     format!("{:>3}:{:02}", seconds / 60, seconds % 60)
 }
 
-/// The log of a step, without characters that need quotes in a shell.
+/// Returns the path of a step's log, without characters that need quotes in a shell.
 fn log_file(logs: &Path, name: &str) -> PathBuf {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
     logs.join(format!("{}.log", name.chars().map(plain).collect::<String>()))

@@ -1,4 +1,4 @@
-//! Where things are, and how other programs are run.
+//! Paths of the project, and a way to run other programs.
 
 use std::{
     convert::Infallible,
@@ -14,32 +14,32 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-/// Tells the demo, the benchmarks and the end-to-end tests where the agent's binary is.
+/// Variable with the path of the agent's binary, for the demo, the benchmarks and the end-to-end tests.
 pub const SPOOR_BIN: &str = "SPOOR_BIN";
 
-/// Of the LLVM that rustc 1.95 and Debian's rustc-web 1.96 have.
+/// Major version of the LLVM that rustc 1.95 and Debian's rustc-web 1.96 have.
 pub const LLVM: &str = "22";
 
-/// Tells the benchmarks and the tests where the program is that measures Core.
+/// Variable with the path of the program that measures Core, for the benchmarks and the tests.
 pub const CORE_COST: &str = "SPOOR_CORE_COST";
 
-/// The folder of the workspace.
+/// Returns the folder of the workspace.
 pub fn root() -> PathBuf {
     let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
     xtask.parent().unwrap_or(xtask).to_owned()
 }
 
-/// Tools that are built for this project alone.
+/// Returns the folder of tools that are built for this project alone.
 pub fn cache() -> PathBuf {
     root().join(".cache/tools")
 }
 
-/// Logs of what xtask installs.
+/// Returns the folder of the logs of installations.
 pub fn logs() -> PathBuf {
     root().join(".cache/logs")
 }
 
-/// Cargo's target directory: this program is in `TARGET/debug`.
+/// Returns cargo's target directory. This program is in `TARGET/debug`.
 pub fn target_dir() -> Result<PathBuf> {
     let program = env::current_exe().context("cannot find the path of xtask itself")?;
     let target = program
@@ -49,7 +49,7 @@ pub fn target_dir() -> Result<PathBuf> {
     Ok(target.to_owned())
 }
 
-/// `PATH` with the places added where tools are found that a user's `PATH` often lacks.
+/// Returns `PATH` with folders of tools that a user's `PATH` often lacks.
 pub fn search_path() -> OsString {
     let mut folders = vec![cache().join("bin")];
     folders.extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
@@ -57,7 +57,7 @@ pub fn search_path() -> OsString {
     env::join_paths(folders).unwrap_or_else(|_| env::var_os("PATH").unwrap_or_default())
 }
 
-/// All files of this name on [`search_path`], in its order.
+/// Lists all files of this name on [`search_path`], in its order.
 pub fn find_all(command: &str) -> impl Iterator<Item = PathBuf> {
     let folders: Vec<_> = env::split_paths(&search_path()).collect();
     let command = command.to_owned();
@@ -67,12 +67,12 @@ pub fn find_all(command: &str) -> impl Iterator<Item = PathBuf> {
         .filter(|file| file.is_file())
 }
 
-/// Whether a command of this name can be found.
+/// Returns whether a command of this name can be found.
 pub fn exists(command: &str) -> bool {
     find_all(command).next().is_some()
 }
 
-/// A tool of the LLVM that `cargo xtask setup` installs.
+/// Returns the path of a tool of the LLVM that `cargo xtask setup` installs.
 pub fn llvm(tool: &str) -> PathBuf {
     Path::new("/usr/lib")
         .join(format!("llvm-{LLVM}"))
@@ -80,7 +80,7 @@ pub fn llvm(tool: &str) -> PathBuf {
         .join(tool)
 }
 
-/// What a command writes to its standard output, or nothing if it cannot be run or fails.
+/// Returns a command's standard output; `None` if it cannot be run or fails.
 pub fn output(program: impl AsRef<OsStr>, args: &[&str]) -> Option<String> {
     let output = Command::new(program)
         .args(args)
@@ -101,13 +101,13 @@ pub struct Run {
 }
 
 impl Run {
-    /// The cargo that runs xtask.
+    /// Runs the cargo that runs xtask.
     pub fn cargo<const N: usize>(args: [&str; N]) -> Self {
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         Self::program(cargo).args(args)
     }
 
-    /// Any program.
+    /// Runs any program.
     pub fn program(program: impl AsRef<OsStr>) -> Self {
         let mut command = Command::new(program);
         command.current_dir(root()).env("PATH", search_path());
@@ -137,13 +137,13 @@ impl Run {
         self
     }
 
-    /// Takes a variable away.
+    /// Removes a variable from the environment.
     pub fn without(mut self, name: &str) -> Self {
         self.command.env_remove(name);
         self
     }
 
-    /// Runs it to its end.
+    /// Runs the program to its end.
     pub fn status(mut self) -> Result<()> {
         let status = self
             .command
@@ -152,7 +152,8 @@ impl Run {
         self.judge(status)
     }
 
-    /// Becomes the program: signals reach it, and whoever waits for xtask waits for it. Returns only if it cannot start.
+    /// Becomes the program: it gets the signals, and a parent that waits for xtask waits for it. Returns only if it
+    /// cannot start.
     ///
     /// # Errors
     /// The program cannot be started.
@@ -161,7 +162,7 @@ impl Run {
         Err(error).with_context(|| format!("cannot start `{}`", self.line()))
     }
 
-    /// Runs it to its end; all that it says goes to the end of `log`. An error has the last lines.
+    /// Runs the program to its end, and appends its output to `log`. An error has the last lines.
     pub fn logged(mut self, log: &Path) -> Result<()> {
         const LINES: usize = 15;
         let open = || {
@@ -190,7 +191,7 @@ impl Run {
         })
     }
 
-    /// Runs it to its end; each line of its standard output is printed and handed over.
+    /// Runs the program to its end. Prints each line of its standard output and hands it over.
     pub fn lines(self, mut each: impl FnMut(&str)) -> Result<()> {
         self.quiet_lines(|line| {
             println!("{line}");
@@ -198,7 +199,7 @@ impl Run {
         })
     }
 
-    /// Runs it to its end; each line of its standard output is handed over.
+    /// Runs the program to its end. Hands over each line of its standard output.
     pub fn quiet_lines(mut self, mut each: impl FnMut(&str)) -> Result<()> {
         let mut child = self
             .command
@@ -224,7 +225,7 @@ impl Run {
         Ok(())
     }
 
-    /// The command as one would type it.
+    /// Returns the command as one would type it.
     pub fn line(&self) -> String {
         let mut line = String::new();
         for (name, value) in &self.shown {

@@ -2,7 +2,7 @@
 
 macro_rules! counters {
     ($($(#[doc = $doc:expr])+ $name:ident = $text:literal,)+) => {
-        /// Why the kernel side lost or gave up something. Each is a row of the per-CPU counters.
+        /// Cause of a loss on the kernel side. Each is a column of the table of counters.
         #[repr(u32)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Counter { $($(#[doc = $doc])+ $name,)+ }
@@ -10,7 +10,7 @@ macro_rules! counters {
         impl Counter {
             /// All counters, in the order of their numbers.
             pub const ALL: &'static [Counter] = &[$(Counter::$name,)+];
-            /// Whether it counts something lost (the others are told for information).
+            /// Returns whether it counts a loss; the others inform.
             pub const fn is_loss(self) -> bool {
                 !matches!(
                     self,
@@ -23,7 +23,7 @@ macro_rules! counters {
                         | Self::Skipped
                 )
             }
-            /// The `cause` label of the metric `spoor_kernel_lost_total`.
+            /// Returns the `cause` label of the metric `spoor_kernel_lost_total`.
             pub const fn name(self) -> &'static str { match self { $(Counter::$name => $text,)+ } }
         }
     };
@@ -42,27 +42,27 @@ counters! {
     UserFault = "user_fault",
     /// A read of kernel memory failed.
     KernelFault = "kernel_fault",
-    /// Bytes in the middle of a call that moved more than is copied of one call: body, mostly; Core counts what was not.
+    /// Bytes in the middle of a call that is too large to be copied whole. Mostly body; Core counts the rest.
     TooLarge = "call_too_large",
-    /// The bytes lay in more buffers than are walked.
+    /// The bytes lay in more buffers than a walk visits.
     TooManyBuffers = "too_many_buffers",
     /// A connection began with something else than HTTP/1.
     NotHttp = "connection_not_http",
     /// Two readings of a socket's sequence numbers disagreed.
     TornSequence = "torn_sequence",
-    /// The program that makes records was not there.
+    /// The program that makes records was missing.
     NoReporter = "no_reporter",
     /// A reader was woken.
     Wakeups = "reader_wakeups",
-    /// A connection whose socket has another protocol on top in the kernel (`TCP_ULP`: kTLS), and is not looked at: what
-    /// calls move is not what is on the wire.
+    /// A connection was ignored because its socket has another protocol on top in the kernel (`TCP_ULP`: kTLS): calls move
+    /// other bytes than the wire.
     UpperLayer = "connection_upper_layer",
-    /// A program did nothing, for the one that it had preempted on its processor was not done.
+    /// A program did nothing, because the program that it preempted on its processor was not done.
     Preempted = "program_preempted",
-    /// A close_range(2) of a process with Unix connections named more descriptors than are looked at: the ends of others are
-    /// told when they are found gone.
+    /// A close_range(2) of a process with Unix connections named more descriptors than the program looks at: the ends of the
+    /// others are reported when the agent finds them gone.
     CloseRange = "close_range_not_walked",
-    /// The kernel did not run a program. It is the kernel that counts these; the agent puts them here.
+    /// The kernel did not run a program. The kernel counts these; the agent copies the number.
     Skipped = "program_skipped",
 }
 

@@ -1,27 +1,27 @@
-//! Hints: Core's word to the programs of a connection, and where the programs find it.
+//! Hints from Core to the programs, and the table that holds them.
 
-/// Slots of [`Hints`], a power of two. [`hint_slot`] says which one a connection has: a collision loses a hint, never a
-/// message boundary.
+/// Number of slots of [`Hints`], a power of two. [`hint_slot`] assigns connections to slots. A collision loses a hint,
+/// never a message boundary.
 pub const HINT_SLOTS: u32 = 16384;
 
-/// Low bits of a connection's name that say on which processor it was given; above them each processor counts.
+/// Low bits of a connection's name: the processor that gave the name. The bits above count on each processor.
 pub const CONN_CPU_BITS: u32 = 12;
 
-/// Returns the slot of a connection in the table of [`Hints`]. Connections that a processor names one after the other
-/// have slots one after the other; processors begin far apart.
+/// Returns the slot of a connection in the table of [`Hints`]. Connections that a processor names in sequence have
+/// slots in sequence; the sequences of different processors begin far apart.
 #[inline(always)]
 pub const fn hint_slot(conn: u64) -> u32 {
-    // About the golden ratio of the slots, and odd: no two processors begin at the same slot.
+    // Near the golden ratio of the slots, and odd: no two processors begin at the same slot.
     const APART: u32 = 10_125;
     let cpu = conn as u32 & ((1 << CONN_CPU_BITS) - 1);
     ((conn >> CONN_CPU_BITS) as u32).wrapping_add(cpu.wrapping_mul(APART)) & (HINT_SLOTS - 1)
 }
 
-/// The meaning of a stream offset of one direction: the kind of bytes that begin there.
+/// Kind of the bytes that begin at a stream offset of one direction.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// Not known: every byte from there on is wanted.
+    /// Unknown: every byte from there on is wanted.
     Unknown = 0,
     /// The first byte of a message's head.
     Head = 1,
@@ -35,13 +35,13 @@ pub enum Mode {
     Ignored = 5,
 }
 
-/// The offset of [`Mode::Close`].
+/// Value of `until` in [`Mode::Close`].
 pub const UNTIL_CLOSE: u64 = u64::MAX - 1;
 
-/// The offset of [`Mode::Ignored`].
+/// Value of `until` in [`Mode::Ignored`].
 pub const IGNORED: u64 = u64::MAX;
 
-/// Mode, kind of messages, numbers and epoch of one direction, in a word that is never torn.
+/// Mode, kind of messages, numbers and epoch of one direction, in one word so that no reader sees parts of two states.
 ///
 /// ```text
 /// bits 0..7: Mode | 7: carries responses | 8..24: number | 24..32: HEAD requests | 32..64: epoch
@@ -54,29 +54,29 @@ impl WayState {
     const RESPONSES: u64 = 0x80;
     const NUMBER_SHIFT: u32 = 8;
     const HEADS_SHIFT: u32 = 24;
-    /// Requests whose method is remembered until their responses come.
+    /// Number of requests whose method is remembered until their responses come.
     pub const REMEMBERED: u16 = 8;
 
-    /// A state with number and epoch 0.
+    /// Creates a state with number and epoch 0.
     #[inline(always)]
     pub const fn new(mode: Mode, responses: bool) -> Self {
         Self(mode as u64 | if responses { Self::RESPONSES } else { 0 })
     }
 
-    /// The same with another mode.
+    /// Returns the state with another mode.
     #[inline(always)]
     pub const fn with_mode(self, mode: Mode) -> Self {
         Self(self.0 & !0x7f | mode as u64)
     }
 
-    /// The same with another number, and no HEAD request remembered.
+    /// Returns the state with another number, and no HEAD request remembered.
     #[inline(always)]
     pub const fn with_number(self, number: u16) -> Self {
         const MASK: u64 = 0x00ff_ffff << WayState::NUMBER_SHIFT;
         Self(self.0 & !MASK | (number as u64) << Self::NUMBER_SHIFT)
     }
 
-    /// The same one message later. `head`: this one is a HEAD request.
+    /// Returns the state one message later. `head`: that message is a HEAD request.
     #[inline(always)]
     pub const fn after_message(self, head: bool) -> Self {
         let heads = (self.0 >> Self::HEADS_SHIFT << 1 | head as u64) & 0xff;
@@ -84,7 +84,8 @@ impl WayState {
         Self(self.with_number(number).0 | heads << Self::HEADS_SHIFT)
     }
 
-    /// Whether the request with this number was a HEAD request; `None`: it has not been seen, or is forgotten.
+    /// Returns whether the request with this number was a HEAD request; `None` if it has not been seen, or is
+    /// forgotten.
     #[inline(always)]
     pub const fn asked_by_head(self, number: u16) -> Option<bool> {
         let back = self.number().wrapping_sub(number);
@@ -94,34 +95,34 @@ impl WayState {
         Some(self.0 >> Self::HEADS_SHIFT >> (back - 1) & 1 != 0)
     }
 
-    /// The same with another epoch.
+    /// Returns the state with another epoch.
     #[inline(always)]
     pub const fn with_epoch(self, epoch: u32) -> Self {
         Self(self.0 & u32::MAX as u64 | (epoch as u64) << 32)
     }
 
-    /// Whether this is the mode.
+    /// Returns whether the state has this mode.
     #[inline(always)]
     pub const fn is(self, mode: Mode) -> bool {
         self.0 & 0x7f == mode as u64
     }
 
-    /// Whether the direction carries responses, not requests. Means nothing in [`Mode::Unknown`].
+    /// Returns whether the direction carries responses, not requests. Without meaning in [`Mode::Unknown`].
     #[inline(always)]
     pub const fn carries_responses(self) -> bool {
         self.0 & Self::RESPONSES != 0
     }
 
-    /// Number of the exchange that the next message belongs to, modulo 2¹⁶.
+    /// Returns the number of the exchange that the next message belongs to, modulo 2¹⁶.
     #[inline(always)]
     pub const fn number(self) -> u16 {
         (self.0 >> Self::NUMBER_SHIFT) as u16
     }
 
-    /// The epoch of a connection that Core has given up: later than any that Core counts to.
+    /// Epoch of a connection that Core has given up. Core never counts that far.
     pub const GIVEN_UP: u32 = u32::MAX;
 
-    /// How many times Core has spoken of the connection, modulo 2³²; 0: never.
+    /// Returns the number of Core's hints for the connection, modulo 2³²; 0: none.
     #[inline(always)]
     pub const fn epoch(self) -> u32 {
         (self.0 >> 32) as u32
@@ -137,11 +138,11 @@ pub struct Hint {
     pub state: WayState,
 }
 
-/// A hint, and whose it is.
+/// A hint, sealed for one connection.
 ///
-/// The agent writes while programs read, another connection may get the slot meanwhile, and some processors (64-bit ARM)
-/// keep the order neither of writes nor of reads: so the seal says whether these two words were written together, and
-/// for this connection. docs/dev/kernel-contract.md has the races.
+/// The agent writes while programs read, another connection may get the slot meanwhile, and 64-bit ARM reorders writes
+/// and reads. The seal shows whether both words were written together, and for this connection.
+/// docs/dev/kernel-contract.md has the races.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SealedHint {
@@ -149,7 +150,7 @@ pub struct SealedHint {
     pub until: u64,
     /// [`Hint::state`]
     pub state: WayState,
-    /// Both words, mixed with the name of the connection.
+    /// Mix of both words and the name of the connection.
     pub seal: u64,
 }
 
@@ -164,7 +165,7 @@ impl SealedHint {
         }
     }
 
-    /// The words of an entry, each read by itself.
+    /// Assembles an entry from its words, each of which was read by itself.
     #[inline(always)]
     pub const fn from_words([until, state, seal]: [u64; 3]) -> Self {
         Self {
@@ -174,7 +175,7 @@ impl SealedHint {
         }
     }
 
-    /// The hint, if it is whole and for this connection.
+    /// Returns the hint, if it is whole and for this connection.
     #[inline(always)]
     pub const fn open(self, conn: u64) -> Option<Hint> {
         let hint = Hint {
@@ -189,8 +190,8 @@ impl SealedHint {
     }
 }
 
-/// Mixes three words so that no two of them can stand for others by accident. The factors are odd: the fractional parts of
-/// the square roots of 2 and 3.
+/// Mixes three words so that no other combination gives the same seal by accident. The factors are odd: the fractional
+/// parts of the square roots of 2 and 3.
 #[inline(always)]
 const fn seal(conn: u64, hint: Hint) -> u64 {
     (hint.until ^ conn.rotate_left(32)).wrapping_mul(0x6a09_e667_f3bc_c909)
@@ -201,7 +202,7 @@ const fn seal(conn: u64, hint: Hint) -> u64 {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Hints {
-    /// By [`Direction`](super::Direction).
+    /// Hints by [`Direction`](super::Direction).
     pub ways: [SealedHint; 2],
 }
 
@@ -266,7 +267,7 @@ mod tests {
             for other in hints.into_iter().filter(|&other| other != one) {
                 for conn in [CONN, other_conn] {
                     let later = SealedHint::new(conn, other);
-                    // Each mix of the words of two writes, as a reader may find it between them.
+                    // Each mix of the words of two writes, as a reader between them may find it.
                     for mix in 1..7u8 {
                         let pick = |bit: u8, old, new| if mix & bit == 0 { old } else { new };
                         let torn = SealedHint {
@@ -292,7 +293,7 @@ mod tests {
         };
         let conn = |cpu: u64, number: u64| number << CONN_CPU_BITS | cpu;
         assert_eq!(taken(&mut (0..16_384).map(|number| conn(7, number))), 16_384);
-        // Nor do the first hundred of each of 64 processors.
+        // The first hundred names of each of 64 processors share no slot either.
         let first = &mut (0..64).flat_map(|cpu| (1..=100).map(move |number| conn(cpu, number)));
         assert_eq!(taken(first), 6_400);
     }

@@ -1,7 +1,8 @@
-//! What the agent tells the programs of this kernel before it loads them, and how it measures it.
+//! Facts about the running kernel that the agent puts into the programs, and the calibration that measures some of
+//! them.
 
-/// What the agent measures before it loads the programs: offsets in kernel structs (bytes, from BTF) and facts found by
-/// trying. A field that this kernel does not have is [`Offsets::MISSING`].
+/// Facts about the running kernel, in the programs before they are loaded: offsets in kernel structs (bytes, from BTF),
+/// and abilities found by trying. A field that this kernel does not have is [`Offsets::MISSING`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Offsets {
@@ -21,7 +22,7 @@ pub struct Offsets {
     pub mm_arg_start: u32,
     /// `signal_struct.live`
     pub signal_live: u32,
-    /// From `task->stack` to the saved registers of a system call, measured at start.
+    /// Distance from `task->stack` to the saved registers of a system call, measured at start.
     pub stack_to_regs: u32,
     /// `files_struct.fdt`
     pub files_fdt: u32,
@@ -87,28 +88,27 @@ pub struct Offsets {
     pub unix_peer: u32,
     /// `inet_connection_sock.icsk_ulp_ops`
     pub upper_layer: u32,
-    /// 1: the current task's fields can be loaded without a helper (since 5.11), found by trying.
+    /// 1: the verifier accepts loads from the current task's fields without a helper (since 5.11), found by trying.
     pub typed_task: u32,
-    /// Number in BTF of a struct that begins with a word: kernel memory can be loaded as that, without a helper (since
+    /// BTF id of a struct that begins with a word: kernel memory can be loaded as that struct without a helper (since
     /// 6.2), found by trying. 0: it cannot.
     pub word_type: u32,
-    /// Number in BTF of the kernel's function `bpf_rdonly_cast`; 0: there is none.
+    /// BTF id of the kernel's function `bpf_rdonly_cast`; 0: none.
     pub read_only_cast: u32,
-    /// `file_operations` of sockets, as an address; learned from a socket of the agent's own.
+    /// Address of the `file_operations` of sockets, learned from a socket of the agent.
     pub socket_file_ops: u64,
-    /// 1: a program of a system call can be preempted by another one, as BTF's functions say.
+    /// 1: one program of a system call can preempt another one, as the functions in BTF show.
     pub preemptible: u64,
 }
 
-/// The number of a helper that no kernel has: in the place of the kernel's function `bpf_rdonly_cast`, until the agent puts
-/// that function's number there.
+/// Number of a helper that no kernel has. The agent replaces it by the id of the kernel's function `bpf_rdonly_cast`.
 pub const READ_ONLY_CAST: i32 = 0x7053_6f72;
 
 impl Offsets {
-    /// In place of an offset: this kernel has no such field.
+    /// Value in place of an offset: this kernel has no such field.
     pub const MISSING: u32 = u32::MAX;
 
-    /// Before user space has filled them in.
+    /// Offsets before user space has filled them in.
     pub const UNKNOWN: Self = Self {
         task_stack: Self::MISSING,
         task_files: Self::MISSING,
@@ -159,21 +159,22 @@ impl Offsets {
     };
 }
 
-/// The measurement of what BTF does not tell: one memory-mapped entry. The agent fills in the first half, makes the
-/// system call, and reads the second.
+/// Measurement of facts that BTF does not hold: one memory-mapped entry. The agent fills in the first half, makes the
+/// system call, and reads the second half.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Calibration {
-    /// The thread that makes the call.
+    /// Thread that makes the call.
     pub tid: u32,
-    /// The call's number.
+    /// Number of the call.
     pub syscall: u32,
-    /// A socket of that thread's.
+    /// Descriptor of a socket of that thread.
     pub fd: u32,
     /// Always 0.
     pub pad: u32,
-    /// From `task->stack` to the saved registers: it varies with the kernel's configuration (`CONFIG_X86_FRED`).
+    /// Distance from `task->stack` to the saved registers. It depends on the kernel's configuration
+    /// (`CONFIG_X86_FRED`).
     pub stack_to_regs: u64,
-    /// Address of `socket_file_ops`: what makes a file a socket.
+    /// Address of `socket_file_ops`, which shows that a file is a socket.
     pub socket_file_ops: u64,
 }

@@ -1,26 +1,27 @@
-//! The lines between the chunks of a body (RFC 9112 section 7.1), as far as they are plain.
+//! Lines between the chunks of a body (RFC 9112 section 7.1), in their plain form.
 
-/// Bytes of a chunk line that are read: CR LF of the chunk before, eight digits, CR LF, and what shows it to be longer.
+/// Bytes of a chunk line that are read: CR LF of the chunk before, eight digits, CR LF, and more to detect a longer
+/// line.
 pub const LINE_BYTES: u64 = 16;
 
-/// Digits of the largest size that is understood: a chunk below 4 GiB.
+/// Upper bound of the digits of a size: a chunk below 4 GiB.
 const DIGITS: u32 = 8;
 
 /// A chunk line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// Length of the line, 0: it is cut off, or none that is understood. Of the last chunk, with the empty line behind it.
+    /// Length of the line, for the last chunk with the empty line behind it; 0: the line is cut off, or not plain.
     pub bytes: u64,
     /// Size of the chunk; 0: it is the last one, and no trailers follow.
     pub size: u64,
 }
 
 impl Line {
-    /// In place of a line that is not understood.
+    /// Result for a line that is not plain.
     pub const NONE: Self = Self { bytes: 0, size: 0 };
 
-    /// Reads the line that `byte` gives, of which `known` bytes are there, at most [`LINE_BYTES`]. All but the first
-    /// chunk's line begin with the line end behind the data of the chunk before.
+    /// Reads the line that `byte` returns, of which `known` bytes are there, at most [`LINE_BYTES`]. Only the first
+    /// chunk's line does not begin with the line end behind the data of the chunk before.
     #[inline(always)]
     pub fn read(is_first: bool, known: u64, byte: impl Fn(u64) -> u8) -> Self {
         let mut index = 0u64;
@@ -44,7 +45,7 @@ impl Line {
                 b'\r' if digits > 0 && byte(index + 1) == b'\n' => {
                     index += 2;
                     if size == 0 {
-                        // Trailers are Core's to read.
+                        // Trailers are left to Core.
                         if index + 2 > known || byte(index) != b'\r' || byte(index + 1) != b'\n' {
                             return Self::NONE;
                         }

@@ -1,8 +1,8 @@
-//! How long a message's body is, read from its head by the cheapest scan there is.
+//! Length of a message's body, from a cheap scan of its head.
 
 use crate::slot::Slot;
 
-/// Most bytes of a head that are scanned. A request with large cookies fits in.
+/// Upper bound of the bytes of a head that are scanned. A request with large cookies fits in.
 pub const SCAN_BYTES: usize = 2048;
 
 /// Bytes that [`Scan::scan`] may read: a line that begins at the last scanned byte is read up to here.
@@ -12,11 +12,11 @@ const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;
 const LINE_FEEDS: u64 = 0x0a0a_0a0a_0a0a_0a0a;
 const CARRIAGE_RETURNS: u64 = 0x0d0d_0d0d_0d0d_0d0d;
-/// Makes ASCII letters lower case, and leaves digits and most punctuation alone.
+/// Bits that make ASCII letters lower case and leave digits and most punctuation alone.
 const LOWER: u64 = 0x2020_2020_2020_2020;
-/// Most turns of the scan: a turn for each word, and one more for each line of a word that has two.
+/// Upper bound of the scan's turns: one for each word, and one more for each line of a word with two.
 const TURNS: usize = SCAN_BYTES / 8 + 64;
-/// Most digits of a `Content-Length`: no offset of a stream gets near the largest.
+/// Upper bound of the digits of a `Content-Length`. No stream offset gets near the largest.
 const DIGITS: usize = 18;
 
 /// Framing of a body, as the head gives it.
@@ -32,19 +32,19 @@ pub enum Body {
     Chunked,
 }
 
-/// A scan of a head, and what it has found so far. It lives in memory that the verifier does not follow: were it in
-/// registers, the verifier would walk each of its values through the rest of the loop.
+/// State and result of a scan of a head. It lives in memory whose values the verifier does not follow: for values in
+/// registers, the verifier would walk the rest of the loop once for each.
 #[repr(C)]
 pub struct Scan {
-    /// Bytes that may be looked at.
+    /// Bytes that the scan may look at.
     bytes: Slot<u64>,
-    /// Bytes that were looked at, a multiple of 8.
+    /// Bytes that the scan has looked at, a multiple of 8.
     at: Slot<u32>,
-    /// Ends of lines in the word at `at` that were not looked at yet; 0: the word was not.
+    /// Ends of lines in the word at `at` that are still to be handled; 0: the word is new.
     left: Slot<u64>,
-    /// 0x80: the last byte that was looked at is a CR.
+    /// 0x80 if the last byte was a CR.
     behind_cr: Slot<u64>,
-    /// Behind the first line end that is no CR LF, or in front of a CR that ends no line; 0: there is none.
+    /// Offset behind the first line end without CR, or of the first CR that ends no line; 0: none.
     odd_at: Slot<u32>,
     /// Length of the head with its empty line; 0: it does not end within the bytes.
     head_bytes: Slot<u32>,
@@ -52,23 +52,23 @@ pub struct Scan {
     lines: Slot<u32>,
     /// 1: the first line ends with ` HTTP/1.1`.
     version: Slot<u32>,
-    /// 1: a line may frame for one peer and not for another.
+    /// 1: peers may read a line's framing in two ways.
     doubtful: Slot<u32>,
-    /// `Transfer-Encoding: chunked` lines.
+    /// Number of `Transfer-Encoding: chunked` lines.
     chunked: Slot<u32>,
-    /// `Content-Length` lines.
+    /// Number of `Content-Length` lines.
     lengths: Slot<u32>,
-    /// Where the last one's value begins.
+    /// Offset of the value of the last one.
     length_at: Slot<u32>,
-    /// The number, and whether there is one.
+    /// Value of the last one, and whether it is a number.
     length: Slot<u64>,
     is_number: Slot<u32>,
-    /// A place that is to be bounded.
+    /// Offset that goes through memory to be bounded.
     place: Slot<u32>,
 }
 
 impl Scan {
-    /// A scan that has not begun.
+    /// Creates a scan that has not begun.
     pub const fn new() -> Self {
         Self {
             bytes: Slot::new(0),
@@ -105,13 +105,13 @@ impl Scan {
         self.is_number.set(0);
     }
 
-    /// Length of the head with its empty line; 0: it does not end within the bytes that were scanned.
+    /// Returns the length of the head with its empty line; 0 if it does not end within the scanned bytes.
     #[inline(always)]
     pub fn head_bytes(&self) -> u32 {
         self.head_bytes.get()
     }
 
-    /// Whether the first line, as far as it was seen, ends with ` HTTP/1.1`: then it is a request line.
+    /// Returns whether the seen part of the first line ends with ` HTTP/1.1`: then it is a request line.
     #[inline(always)]
     pub fn is_request_line(&self) -> bool {
         self.version.get() != 0
@@ -123,7 +123,7 @@ impl Scan {
         let odd_at = self.odd_at.get();
         let lengths = self.lengths.get();
         let chunked = self.chunked.get();
-        // A length beside a coding, two lengths, two codings: each peer has its own opinion (RFC 9112 section 6.3).
+        // A length beside a coding, two lengths, two codings: peers read each in different ways (RFC 9112 section 6.3).
         if odd_at != 0 && odd_at <= self.head_bytes.get() || self.doubtful.get() != 0 || lengths + chunked > 1 {
             return Body::Unknown;
         }
@@ -138,11 +138,11 @@ impl Scan {
         }
     }
 
-    /// Scans up to `length` bytes of a head, a word at a time: about 100 ns for a usual head. With more bytes, all of them
-    /// are scanned again: where the first bytes ended, a line may have been cut in its name.
+    /// Scans up to `length` bytes of a head, a word at a time: about 100 ns for a usual head. A second call with more
+    /// bytes scans all of them again, because the first end may have cut a field name.
     ///
     /// # Safety
-    /// `bytes` must be aligned to 8 and readable for [`READ_BYTES`] (what lies behind `length` does not count).
+    /// `bytes` must be aligned to 8 and readable for [`READ_BYTES`]. The bytes behind `length` do not matter.
     #[inline(always)]
     pub unsafe fn scan(&self, bytes: *const u8, length: u32) {
         self.begin();
@@ -150,7 +150,7 @@ impl Scan {
         let mut turn = 0;
         while turn < TURNS {
             turn += 1;
-            // From memory, and masked: so the turns are alike to the verifier.
+            // From memory, and masked: the verifier then sees the same state in each turn.
             let at = self.at.get();
             if at as u64 >= self.bytes.get() || self.head_bytes.get() != 0 {
                 break;
@@ -162,7 +162,7 @@ impl Scan {
                 (words.read(), words.add(1).read())
             };
             let left = self.left.get();
-            // Most words are inside a line.
+            // Most words lie inside a line.
             if left | self.behind_cr.get() == 0 && below_space(word) == 0 {
                 self.at.set(at + if below_space(next) == 0 { 16 } else { 8 });
                 continue;
@@ -170,7 +170,7 @@ impl Scan {
             let ends = zeros(word ^ LINE_FEEDS);
             if left == 0 {
                 let returns = zeros(word ^ CARRIAGE_RETURNS);
-                // Each LF has a CR right before it, and each CR a LF behind.
+                // Each LF needs a CR right before it, and each CR an LF behind.
                 let odd = ends ^ (returns << 8 | self.behind_cr.get());
                 self.behind_cr.set(returns >> 56);
                 if odd != 0 && self.odd_at.get() == 0 {
@@ -182,7 +182,7 @@ impl Scan {
                 // SAFETY: the caller's.
                 unsafe { self.line(bytes, at + bytes_through_first(ends)) };
             }
-            // One line a turn: another one of the same word is the next turn's.
+            // One line for each turn: a second one in the same word waits for the next turn.
             let rest = ends & ends.wrapping_sub(1);
             self.left.set(rest);
             if rest == 0 {
@@ -198,10 +198,10 @@ impl Scan {
     /// Reads the line that begins at `start`.
     ///
     /// # Safety
-    /// As of [`Scan::scan`].
+    /// As for [`Scan::scan`].
     #[inline(always)]
     unsafe fn line(&self, bytes: *const u8, start: u32) {
-        // What lies behind the empty line of a head is another message's.
+        // Bytes behind the empty line belong to another message.
         if start as u64 >= self.bytes.get() || self.head_bytes.get() != 0 {
             return;
         }
@@ -209,7 +209,7 @@ impl Scan {
         // SAFETY: the caller's.
         let word = |at: usize| unsafe { word_at(bytes, place + at) };
         if self.lines.get() == 0 && start >= 10 {
-            // Through memory, so that the bound is the verifier's, too.
+            // Through memory, so that the verifier sees the bound.
             self.place.set(start - 10);
             let before = (self.place.get() & (2 * SCAN_BYTES as u32 - 1)) as usize;
             // SAFETY: within the bytes in front of `start`.
@@ -218,7 +218,7 @@ impl Scan {
         }
         self.lines.set(self.lines.get() + 1);
         let first = word(0);
-        // A bare LF ends a head for many; that it is odd is known already.
+        // Many servers end a head at a bare LF. `odd_at` already makes the body unknown.
         if first as u8 == b'\n' {
             return self.head_bytes.set(start + 1);
         }
@@ -228,7 +228,7 @@ impl Scan {
         if first as u16 == u16::from_le_bytes(*b"\r\n") {
             return self.head_bytes.set(start + 2);
         }
-        // A folded line belongs to the one before, and a name does not begin with a control character.
+        // A folded line continues the one before, and no name begins with a control character.
         if first as u8 <= b' ' {
             return self.doubtful.set(1);
         }
@@ -259,7 +259,7 @@ impl Scan {
     /// Reads the decimal number at `length_at`, behind blanks, up to the line's end.
     ///
     /// # Safety
-    /// As of [`Scan::scan`].
+    /// As for [`Scan::scan`].
     #[inline(always)]
     unsafe fn number(&self, bytes: *const u8) {
         let at = self.length_at.get() as usize;
@@ -297,27 +297,27 @@ impl Default for Scan {
     }
 }
 
-/// Not 0 if there is a control character in the word, of those below 0x20.
+/// Returns a word that is not 0 if a byte of `word` is below 0x20.
 #[inline(always)]
 const fn below_space(word: u64) -> u64 {
     word.wrapping_sub(ONES * b' ' as u64) & !word & HIGHS
 }
 
-/// Sets the high bit of each byte that is zero, and no other bit.
+/// Returns a word with the high bit set in each byte that is zero in `word`.
 #[inline(always)]
 const fn zeros(word: u64) -> u64 {
     !(((word & !HIGHS) + !HIGHS) | word) & HIGHS
 }
 
-/// How many bytes there are up to and with the lowest one whose high bit is set. (The BPF target has no instruction for
-/// it, and branches would multiply the verifier's paths.)
+/// Returns the number of bytes up to and with the lowest one whose high bit is set. BPF has no instruction for it, and
+/// branches would multiply the verifier's paths.
 #[inline(always)]
 const fn bytes_through_first(bits: u64) -> u32 {
     let lowest = bits & bits.wrapping_neg();
     (((lowest - 1) & ONES).wrapping_mul(ONES) >> 56) as u32
 }
 
-/// The eight bytes at a place. By two aligned loads: of an unaligned one the compiler makes eight.
+/// Returns the eight bytes at a place. Two aligned loads, because the compiler makes eight loads of an unaligned one.
 ///
 /// # Safety
 /// `bytes` must be aligned to 8, and readable for 16 bytes from `place`.
@@ -329,24 +329,24 @@ unsafe fn word_at(bytes: *const u8, place: usize) -> u64 {
         let words = bytes.add(place & !7).cast::<u64>();
         (words.read(), words.add(1).read())
     };
-    // Two shifts: by 64 none is defined.
+    // Two shifts: a shift by 64 is undefined.
     low >> shift | high << 1 << (63 - shift)
 }
 
-/// Scans the head that some bytes begin with, as a program does: its length, 0 if it does not end, and what it says of its
-/// body. `behind` fills the memory behind them, where another call's bytes are in the kernel.
+/// Scans the head at the beginning of some bytes, as a program does. Returns its length, 0 if it does not end, and the
+/// framing of its body. `behind` fills the memory behind the bytes, where the kernel has another call's.
 pub fn read(bytes: &[u8], behind: u8) -> (usize, Body) {
     let scan = Scan::new();
     Buffer::new(bytes, behind).scan(&scan, bytes.len());
     (scan.head_bytes() as usize, scan.body())
 }
 
-/// A buffer that a head can be scanned in outside the kernel, where what lies behind the bytes is another call's.
+/// Buffer for scans outside the kernel, with bytes behind the call's as in the kernel.
 #[repr(C, align(8))]
 pub struct Buffer(pub [u8; READ_BYTES]);
 
 impl Buffer {
-    /// A buffer that begins with `bytes`, and holds `behind` behind them.
+    /// Creates a buffer that begins with `bytes`, and holds `behind` in the rest.
     pub fn new(bytes: &[u8], behind: u8) -> Self {
         let mut buffer = Self([behind; READ_BYTES]);
         let length = bytes.len().min(SCAN_BYTES);
@@ -354,7 +354,7 @@ impl Buffer {
         buffer
     }
 
-    /// Scans up to `length` bytes.
+    /// Scans up to `length` bytes of the buffer.
     pub fn scan(&self, scan: &Scan, length: usize) {
         // SAFETY: the buffer is aligned, and has READ_BYTES.
         unsafe { scan.scan(self.0.as_ptr(), length.min(SCAN_BYTES) as u32) }
@@ -408,7 +408,7 @@ mod tests {
         buffer.scan(&scan, text.len());
         assert_eq!((scan.head_bytes(), scan.body()), (1400, Body::Length(77_777_777)));
         assert!(scan.is_request_line());
-        // The first copy cuts a line that frames, wherever in its name.
+        // The first copy ends inside a framing line, at each byte of its name.
         for cut in 1000..1024 {
             text[1024..1028].fill(b'x');
             text[1000..1024].fill(b'x');
@@ -481,7 +481,7 @@ mod tests {
                 Body::Unknown,
             ),
             ("HTTP/1.1 200 OK\r\nTransfer-Id: 1\r\n\r\n", 35, Body::Unsaid),
-            // Bytes behind the head do not count.
+            // Bytes behind the head do not matter.
             ("HTTP/1.1 200 OK\r\n\r\nX\nY", 19, Body::Unsaid),
             (
                 "PUT / HTTP/1.1\n\nPUT / HTTP/1.1\r\nContent-Length: 9\r\n\r\n",

@@ -1,6 +1,6 @@
-//! Framing that is certain: from a message's first byte to where the next one begins.
+//! Framing that is certain: the distance from a message's first byte to the next message.
 //!
-//! Advice that errs towards "unknown": where two peers could read a head in two ways, nothing is said of its body.
+//! It errs towards "unknown": where two peers could read a head in two ways, it says nothing about the body.
 
 pub mod chunk;
 pub mod head;

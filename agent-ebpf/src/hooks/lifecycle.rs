@@ -1,4 +1,4 @@
-//! Birth and death of connections: accept, connect, TCP's states, and the last close of a Unix socket.
+//! Birth and end of connections: accept, connect, TCP's states, and the last close of a Unix socket.
 
 use agent_ebpf::abi::{
     Connect, Control, Counter, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Kind, Listen, Role, STATE_OPEN, STATE_RELEASED,
@@ -19,7 +19,7 @@ use crate::{
     scratch::{enter, leave, on_own_stack},
     socket::{
         self, CONNECT_RETURNED, Connection, DESCRIBED, Moved, OPAQUE, RELEASED, UNIX, connection, inode, is_given_up,
-        read_to, socket, tell_ends, tell_last, tell_unread,
+        read_to, report_ends, report_last, report_unread, socket,
     },
     submit,
 };
@@ -29,18 +29,28 @@ const EALREADY: i64 = 114;
 const EISCONN: i64 = 106;
 const EINPROGRESS: i64 = 115;
 
+// TCP's states: include/net/tcp_states.h.
+const SYN_SENT: u32 = 2;
+const FIN_WAIT1: u32 = 4;
+const FIN_WAIT2: u32 = 5;
+const CLOSE: u32 = 7;
+const CLOSE_WAIT: u32 = 8;
+const LAST_ACK: u32 = 9;
+const LISTEN: u32 = 10;
+const CLOSING: u32 = 11;
+
 #[tracepoint]
 pub fn accept_exit(ctx: TracePointContext) -> u32 {
-    accepted(&ctx)
+    open_accepted(&ctx)
 }
 
 #[tracepoint]
 pub fn accept4_exit(ctx: TracePointContext) -> u32 {
-    accepted(&ctx)
+    open_accepted(&ctx)
 }
 
 #[inline(always)]
-fn accepted(ctx: &TracePointContext) -> u32 {
+fn open_accepted(ctx: &TracePointContext) -> u32 {
     on_own_stack(ctx);
     let fd = returned(ctx);
     if fd < 0 || !is_target() {
@@ -49,7 +59,7 @@ fn accepted(ctx: &TracePointContext) -> u32 {
     let Some(socket) = socket(Task::current(), fd as u32) else {
         return 0;
     };
-    // An entry from another life of this address would be older than this call.
+    // An accepted socket is new, so an entry at this address is a former socket's.
     if connection(socket.sock).is_some() {
         socket::remove(socket.sock);
     }
@@ -60,7 +70,7 @@ fn accepted(ctx: &TracePointContext) -> u32 {
     0
 }
 
-/// Notes when a connect began: one that fails after two minutes began two minutes ago.
+/// Notes the start of a connect: one that fails after two minutes began two minutes ago.
 #[tracepoint]
 pub fn connect_enter(ctx: TracePointContext) -> u32 {
     on_own_stack(&ctx);
@@ -71,7 +81,7 @@ pub fn connect_enter(ctx: TracePointContext) -> u32 {
         return 0;
     };
     if let Some(connection) = connection(socket.sock) {
-        // A second connect(2) asks how the first went.
+        // A second connect(2) on the same socket asks for the result of the first.
         if Some(connection.inode.get()) == inode(socket.file) {
             return 0;
         }
@@ -98,12 +108,12 @@ pub fn connect_exit(ctx: TracePointContext) -> u32 {
     if result == -EALREADY || result == -EISCONN || !is_target() {
         return 0;
     }
-    let _ = connected(result);
+    let _ = report_connected(result);
     0
 }
 
 #[inline(always)]
-fn connected(result: i64) -> Option<()> {
+fn report_connected(result: i64) -> Option<()> {
     let task = Task::current();
     let args = Args::of(task)?;
     let socket = socket(task, args.first() as u32)?;
@@ -117,24 +127,25 @@ fn connected(result: i64) -> Option<()> {
     if entry.connect_ns.get() == 0 {
         return None;
     }
-    // Between two processes of a host it is established by now, though a call that does not wait says EINPROGRESS. The
-    // server may have answered before the first write returns: its end must find this one.
+    // On one host the connection is established by now, even if a call that does not wait returns EINPROGRESS. It is
+    // described here, because the server may answer before the client's first write returns, and its end must find this
+    // one.
     if (result == 0 || result == -EINPROGRESS) && !entry.has(DESCRIBED) && enter() {
         socket::describe(socket.sock, Moved::NONE);
         leave();
     }
-    tell_connect(socket.sock, result as i32, args.second(), args.third());
+    report_connect(socket.sock, result as i32, args.second(), args.third());
     Some(())
 }
 
-/// Tells how a connect to this address went. A global function: its record is not on the stack while the connection is
-/// described, which takes most of it.
+/// Reports the result of a connect to this address. A global function: its record is not on the stack while the
+/// connection is described, which takes most of the 512 bytes.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn tell_connect(sock: u64, result: i32, address: u64, length: u64) -> u32 {
+pub extern "C" fn report_connect(sock: u64, result: i32, address: u64, length: u64) -> u32 {
     let Some(entry) = connection(sock) else { return 0 };
     let mut connect = Connect {
-        header: submit::header(Kind::Connect, 0, submit::since(bpf_get_current_pid_tgid() as u32)),
+        header: submit::header(Kind::Connect, 0, submit::take_flags(bpf_get_current_pid_tgid() as u32)),
         conn: entry.id.get(),
         start_ns: entry.connect_ns.get(),
         result,
@@ -147,7 +158,7 @@ pub extern "C" fn tell_connect(sock: u64, result: i32, address: u64, length: u64
         submit::submit(connect)
     };
     if !submitted {
-        submit::lost(connect.header.execution.tid, connect.header.flags);
+        submit::note_loss(connect.header.execution.tid, connect.header.flags);
     }
     if result != 0 && result as i64 != -EINPROGRESS && result as i64 != -EINTR {
         socket::remove(sock);
@@ -157,7 +168,7 @@ pub extern "C" fn tell_connect(sock: u64, result: i32, address: u64, length: u64
     1
 }
 
-/// The address that connect(2) was given: a socket forgets it when the connect fails.
+/// Reads the address that connect(2) was given. Not from the socket, which forgets it when the connect fails.
 #[inline(always)]
 fn peer_address(address: u64, connect: &mut Connect) {
     // struct sockaddr_in6: family, port, flow, address; struct sockaddr_in: family, port, address.
@@ -184,14 +195,14 @@ fn peer_address(address: u64, connect: &mut Connect) {
     }
 }
 
-/// A record of a connect with the longest address.
+/// Record of a connect with the longest address.
 #[repr(C)]
 struct UnixConnect {
     connect: Connect,
     path: [u8; 128],
 }
 
-/// Tells a connect to a Unix socket, with the address that it was given. False: the ring is full (counted).
+/// Reports a connect to a Unix socket, with the address that it was given. Returns false if the ring is full (counted).
 #[inline(always)]
 fn connect_unix(connect: &Connect, address: u64, length: u64) -> bool {
     let Some(mut entry) = EVENTS.reserve::<UnixConnect>(0) else {
@@ -215,7 +226,9 @@ fn connect_unix(connect: &Connect, address: u64, length: u64) -> bool {
     true
 }
 
-/// TCP's states. Fires in interrupts, with whoever is current: the socket alone says whose it is.
+/// Reports changes of TCP's states. A raw tracepoint, because it fires in interrupts (measured: the birth of an
+/// accepted connection fires with the connecting client as `current`). So only the socket tells the owner, never the
+/// thread.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
     // TRACE_EVENT(inet_sock_set_state, TP_PROTO(const struct sock *sk, const int oldstate, const int newstate)).
@@ -224,22 +237,14 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
         let words = ctx.as_ptr().cast::<u64>();
         (*words, *words.add(1) as u32, *words.add(2) as u32)
     };
-    const SYN_SENT: u32 = 2;
-    const FIN_WAIT1: u32 = 4;
-    const FIN_WAIT2: u32 = 5;
-    const CLOSE: u32 = 7;
-    const CLOSE_WAIT: u32 = 8;
-    const LAST_ACK: u32 = 9;
-    const LISTEN: u32 = 10;
-    const CLOSING: u32 = 11;
     if new == LISTEN {
-        listening(sock);
+        report_listening(sock);
         return 0;
     }
     let Some(entry) = connection(sock) else { return 0 };
     let id = entry.id.get();
     let owner = owner(entry);
-    // close(2) behind shutdown(2) sets the state that is there already.
+    // close(2) after shutdown(2) sets the same state again.
     let again = new == old;
     if again && (owner != STATE_RELEASED || entry.has(RELEASED)) {
         return 0;
@@ -247,33 +252,22 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
     if owner == STATE_RELEASED {
         entry.add(RELEASED);
     }
-    let change = match new {
-        FIN_WAIT2 | CLOSING if again => StateChange::LocalFin,
-        FIN_WAIT1 | LAST_ACK => StateChange::LocalFin,
-        CLOSE_WAIT | CLOSING => StateChange::RemoteFin,
-        CLOSE if !again => StateChange::Closed,
-        _ => return 0,
-    };
+    let Some(change) = change(new, again) else { return 0 };
     let mut error = 0i32;
     if new == CLOSE {
         if !is_missing!(sock_err) {
             error = read(sock + offset!(sock_err) as u64).unwrap_or(0);
         }
         if old == SYN_SENT && !entry.has(CONNECT_RETURNED) {
-            // It failed within connect(2), whose exit tells it: a call that does not wait says EINPROGRESS all the same.
+            // The connect failed within connect(2), whose exit reports it: a call that does not wait returns
+            // EINPROGRESS nevertheless.
             entry.connect_error.set(error);
             return 0;
         }
     }
     let opaque = entry.has(OPAQUE) || is_given_up(id);
     if !opaque {
-        match change {
-            // By then the FIN has its sequence number.
-            StateChange::LocalFin if again => {}
-            StateChange::LocalFin => tell_last(sock, entry),
-            StateChange::Closed => tell_ends(entry),
-            _ => {}
-        }
+        report_streams(sock, entry, change, again);
     }
     let read_to = if new == CLOSE && owner == STATE_OPEN && !opaque {
         read_to(entry)
@@ -291,28 +285,63 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
             error,
             state: change as u8,
             old: old as u8,
-            shutdown: if is_missing!(sock_shutdown) {
-                0
-            } else {
-                read(sock + offset!(sock_shutdown) as u64).unwrap_or(0) & 3
-            },
+            shutdown: shutdown(sock),
             flags: owner | lost,
         });
     }
     if let Some(read_to) = read_to {
-        let fin_received = match old {
-            CLOSE_WAIT | LAST_ACK | CLOSING => true,
-            // A FIN leads from here to CLOSE (tcp_time_wait), and so does a reset.
-            FIN_WAIT2 => error == 0,
-            _ => false,
-        };
-        tell_unread(sock, id, read_to, fin_received);
+        report_unread(sock, id, read_to, fin_received(old, error));
     }
     0
 }
 
-/// Whether a process still has the socket of a connection, as `STATE_*`. Its file, of which there is one, has no reference
-/// left when the last close reaches the socket, and is freed only behind that.
+/// Returns the change that a new TCP state means; `None` for states that end nothing. `again`: the state was the same before.
+#[inline(always)]
+fn change(new: u32, again: bool) -> Option<StateChange> {
+    Some(match new {
+        FIN_WAIT2 | CLOSING if again => StateChange::LocalFin,
+        FIN_WAIT1 | LAST_ACK => StateChange::LocalFin,
+        CLOSE_WAIT | CLOSING => StateChange::RemoteFin,
+        CLOSE if !again => StateChange::Closed,
+        _ => return None,
+    })
+}
+
+/// Returns `sk_shutdown` of a socket; 0 if this kernel lacks the field.
+#[inline(always)]
+fn shutdown(sock: u64) -> u8 {
+    if is_missing!(sock_shutdown) {
+        0
+    } else {
+        read(sock + offset!(sock_shutdown) as u64).unwrap_or(0) & 3
+    }
+}
+
+/// Reports how far the streams have come at a change.
+#[inline(always)]
+fn report_streams(sock: u64, entry: &Connection, change: StateChange, again: bool) {
+    match change {
+        // The FIN has its sequence number by now, so `write_seq` is one too high for the bytes.
+        StateChange::LocalFin if again => {}
+        StateChange::LocalFin => report_last(sock, entry),
+        StateChange::Closed => report_ends(entry),
+        _ => {}
+    }
+}
+
+/// Returns whether a socket that closes with `error` from the state `old` has received the other end's FIN.
+#[inline(always)]
+fn fin_received(old: u32, error: i32) -> bool {
+    match old {
+        CLOSE_WAIT | LAST_ACK | CLOSING => true,
+        // The socket goes from here to CLOSE with a FIN (tcp_time_wait), and with a reset.
+        FIN_WAIT2 => error == 0,
+        _ => false,
+    }
+}
+
+/// Returns whether a process still has the socket of a connection, as `STATE_*`. A socket has one file. Its reference
+/// count is 0 when the last close reaches the socket, and the file is freed only after that.
 #[inline(always)]
 fn owner(connection: &Connection) -> u8 {
     if connection.has(RELEASED) {
@@ -325,16 +354,16 @@ fn owner(connection: &Connection) -> u8 {
     let Some(references) = read::<u64>(file + offset!(file_count) as u64) else {
         return 0;
     };
-    // `FILE_REF_DEAD` has the highest bit set.
+    // `FILE_REF_DEAD` sets the highest bit.
     match references.wrapping_add(offset!(file_count_bias) as u64) {
         0 | 0x8000_0000_0000_0000.. => STATE_RELEASED,
         _ => STATE_OPEN,
     }
 }
 
-/// Somebody listens: a target from now on if a rule names the port. listen(2) fires this in the caller.
+/// Makes the process a target if a rule names the port that it listens on. listen(2) fires this in the caller.
 #[inline(always)]
-fn listening(sock: u64) {
+fn report_listening(sock: u64) {
     if is_missing!(sock_num) {
         return;
     }
@@ -351,7 +380,7 @@ fn listening(sock: u64) {
     {
         return;
     }
-    // Told of a target too: it may be one only until it is looked at, and listened after that.
+    // Reported for a target too: it may be a provisional one, which this port selects.
     mark(&TARGETS, tgid, true);
     submit::submit(Listen {
         header: submit::header(Kind::Listen, 0, 0),
@@ -360,40 +389,40 @@ fn listening(sock: u64) {
     });
 }
 
-/// The last close of a Unix socket: TCP tells its end by its states, Unix sockets have no such event.
+/// Reports the last close of a Unix socket. TCP's states report a connection's end; Unix sockets have no such event.
 #[tracepoint]
 pub fn close_enter(ctx: TracePointContext) -> u32 {
     on_own_stack(&ctx);
-    closing(argument(&ctx, 0) as u32)
+    report_closing(argument(&ctx, 0) as u32)
 }
 
 #[tracepoint]
 pub fn dup2_enter(ctx: TracePointContext) -> u32 {
     on_own_stack(&ctx);
-    closing(argument(&ctx, 1) as u32)
+    report_closing(argument(&ctx, 1) as u32)
 }
 
 #[tracepoint]
 pub fn dup3_enter(ctx: TracePointContext) -> u32 {
     on_own_stack(&ctx);
-    closing(argument(&ctx, 1) as u32)
+    report_closing(argument(&ctx, 1) as u32)
 }
 
-/// close_range(2): the first descriptors of the range.
+/// Reports the closing of the first eight descriptors of a close_range(2).
 #[tracepoint]
 pub fn close_range_enter(ctx: TracePointContext) -> u32 {
     on_own_stack(&ctx);
     let first = argument(&ctx, 0) as u32;
     let last = argument(&ctx, 1) as u32;
-    // Spelt out: of a loop the compiler makes one that counts down from an unknown number, which no verifier walks.
-    closing_one(first, last, 0);
-    closing_one(first, last, 1);
-    closing_one(first, last, 2);
-    closing_one(first, last, 3);
-    closing_one(first, last, 4);
-    closing_one(first, last, 5);
-    closing_one(first, last, 6);
-    closing_one(first, last, 7);
+    // Not a loop: the compiler would count down from an unknown number, which no verifier walks.
+    report_closing_at(first, last, 0);
+    report_closing_at(first, last, 1);
+    report_closing_at(first, last, 2);
+    report_closing_at(first, last, 3);
+    report_closing_at(first, last, 4);
+    report_closing_at(first, last, 5);
+    report_closing_at(first, last, 6);
+    report_closing_at(first, last, 7);
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     if last.wrapping_sub(first) > 7 && last > first && is_marked(&UNIX_USERS, unix_user(tgid)) && is_target() {
         count(Counter::CloseRange, 1);
@@ -402,25 +431,25 @@ pub fn close_range_enter(ctx: TracePointContext) -> u32 {
 }
 
 #[inline(always)]
-fn closing_one(first: u32, last: u32, index: u32) {
+fn report_closing_at(first: u32, last: u32, index: u32) {
     if first as u64 + index as u64 <= last as u64 {
-        closing(first.wrapping_add(index));
+        report_closing(first.wrapping_add(index));
     }
 }
 
-/// A global function: the verifier walks it once.
+/// Reports the closing of a descriptor. A global function: the verifier walks it once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn closing(fd: u32) -> u32 {
+pub extern "C" fn report_closing(fd: u32) -> u32 {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     if is_marked(&UNIX_USERS, unix_user(tgid)) && is_target() {
-        let _ = closed(fd);
+        let _ = report_closed(fd);
     }
     0
 }
 
 #[inline(always)]
-fn closed(fd: u32) -> Option<()> {
+fn report_closed(fd: u32) -> Option<()> {
     if is_missing!(file_count) {
         return None;
     }
@@ -431,10 +460,10 @@ fn closed(fd: u32) -> Option<()> {
     }
     let id = entry.id.get();
     let references: u64 = read(socket.file + offset!(file_count) as u64)?;
-    // A forked or duplicated descriptor is left: not the last close.
+    // A forked or duplicated descriptor remains: not the last close.
     let last = references.wrapping_add(offset!(file_count_bias) as u64) <= 1;
     if last {
-        tell_ends(entry);
+        report_ends(entry);
     }
     let lost = entry.lost();
     if last {
@@ -456,19 +485,19 @@ fn closed(fd: u32) -> Option<()> {
     Some(())
 }
 
-/// shutdown(2) of a Unix socket's sending side (TCP tells it by its state).
+/// Reports shutdown(2) of a Unix socket's sending side. TCP's states report it for TCP.
 #[tracepoint]
 pub fn shutdown_exit(ctx: TracePointContext) -> u32 {
     on_own_stack(&ctx);
     if returned(&ctx) != 0 || !is_target() {
         return 0;
     }
-    let _ = shut();
+    let _ = report_shut();
     0
 }
 
 #[inline(always)]
-fn shut() -> Option<()> {
+fn report_shut() -> Option<()> {
     const SHUT_RD: u64 = 0;
     let task = Task::current();
     let args = Args::of(task)?;
@@ -478,7 +507,7 @@ fn shut() -> Option<()> {
         return None;
     }
     let id = entry.id.get();
-    tell_ends(entry);
+    report_ends(entry);
     submit::submit(State {
         header: submit::header(Kind::State, 0, 0),
         conn: id,

@@ -1,4 +1,4 @@
-//! The hooks: what the kernel runs, and how each reads its arguments.
+//! Hooks: the programs that the kernel runs, and how each reads its arguments.
 
 pub mod lifecycle;
 pub mod syscall;
@@ -8,20 +8,20 @@ use aya_ebpf::{EbpfContext, helpers::bpf_get_current_pid_tgid, programs::TracePo
 
 use crate::maps::{TARGETS, is_marked};
 
-/// Whether the current process is a target.
+/// Returns whether the current process is a target.
 #[inline(always)]
 pub fn is_target() -> bool {
     is_marked(&TARGETS, (bpf_get_current_pid_tgid() >> 32) as u32)
 }
 
-/// Result of the system call (`sys_exit_*`: `long ret` at byte 16).
+/// Returns the result of the system call (`sys_exit_*`: `long ret` at byte 16).
 #[inline(always)]
 pub fn returned(ctx: &TracePointContext) -> i64 {
     // SAFETY: the tracepoint's record is 24 bytes long, and its words are loaded without a helper.
     unsafe { ctx.as_ptr().cast::<i64>().add(2).read() }
 }
 
-/// An argument at the system call's entry (`sys_enter_*`: words from byte 16 on).
+/// Returns an argument at the system call's entry (`sys_enter_*`: words from byte 16 on).
 #[inline(always)]
 pub fn argument(ctx: &TracePointContext, index: usize) -> u64 {
     // SAFETY: the tracepoint's record holds all arguments of the call.

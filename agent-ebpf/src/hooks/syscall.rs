@@ -1,5 +1,7 @@
-//! The system calls by which stream sockets move bytes, and those that wait for them. One program a call, on its exit:
-//! there the bytes are known, the arguments are still in the saved registers, and the user's pages have just been touched.
+//! System calls by which stream sockets move bytes, and those that wait for them. One program for each call, on its
+//! exit: there the number of bytes is known, the arguments are still in the saved registers, and the user's pages have
+//! just been touched, so reading them does not fault. An entry program would cost a second hook and a map between the
+//! two.
 
 use agent_ebpf::abi::{Direction, WAITED};
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::tracepoint, programs::TracePointContext};
@@ -8,10 +10,10 @@ use crate::{
     copy::{Source, gather_messages, message},
     hooks::{is_target, returned},
     kernel::{Args, Task},
-    maps::{TARGETS, UNIX_USERS, befell, is_marked, unix_user},
+    maps::{TARGETS, UNIX_USERS, is_marked, note_flags, unix_user},
     report::{Bytes, report, report_entered},
     scratch::{enter, leave, scratch},
-    socket::{connection, end_of_file, socket, stream},
+    socket::{connection, report_end_of_file, socket, stream},
 };
 
 const MSG_OOB: u64 = 0x1;
@@ -19,13 +21,13 @@ const MSG_PEEK: u64 = 0x2;
 const MSG_TRUNC: u64 = 0x20;
 const MSG_ERRQUEUE: u64 = 0x2000;
 
-/// A call with a buffer or an array of buffers.
+/// Reports a call with a buffer or an array of buffers.
 #[inline(always)]
-fn plain(ctx: &TracePointContext, direction: Direction, source: Source) -> u32 {
+fn report_buffers(ctx: &TracePointContext, direction: Direction, source: Source) -> u32 {
     let bytes = returned(ctx);
     if bytes <= 0 || !is_target() {
         return if bytes == 0 && direction == Direction::Read {
-            read_to_end(true)
+            report_empty_read(true)
         } else {
             0
         };
@@ -45,10 +47,10 @@ fn plain(ctx: &TracePointContext, direction: Direction, source: Source) -> u32 {
     report(ctx, &socket, &call)
 }
 
-/// A read that returned 0 on a Unix socket: its other end has closed. `sized`: the third argument says how much was asked
-/// for, and a read of nothing is no end.
+/// Reports a read that returned 0 on a Unix socket: its other end has closed. `sized`: the third argument is the
+/// requested size, and a read of nothing is no end.
 #[inline(always)]
-fn read_to_end(sized: bool) -> u32 {
+fn report_empty_read(sized: bool) -> u32 {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     if !is_marked(&UNIX_USERS, unix_user(tgid)) || !is_marked(&TARGETS, tgid) {
         return 0;
@@ -62,40 +64,40 @@ fn read_to_end(sized: bool) -> u32 {
         return 0;
     };
     if let Some(connection) = connection(socket.sock) {
-        end_of_file(connection);
+        report_end_of_file(connection);
     }
     0
 }
 
 #[tracepoint]
 pub fn read_exit(ctx: TracePointContext) -> u32 {
-    plain(&ctx, Direction::Read, Source::Buffer)
+    report_buffers(&ctx, Direction::Read, Source::Buffer)
 }
 
 #[tracepoint]
 pub fn write_exit(ctx: TracePointContext) -> u32 {
-    plain(&ctx, Direction::Write, Source::Buffer)
+    report_buffers(&ctx, Direction::Write, Source::Buffer)
 }
 
 #[tracepoint]
 pub fn readv_exit(ctx: TracePointContext) -> u32 {
-    plain(&ctx, Direction::Read, Source::Vector)
+    report_buffers(&ctx, Direction::Read, Source::Vector)
 }
 
 #[tracepoint]
 pub fn writev_exit(ctx: TracePointContext) -> u32 {
-    plain(&ctx, Direction::Write, Source::Vector)
+    report_buffers(&ctx, Direction::Write, Source::Vector)
 }
 
-/// On a socket only offset −1 succeeds.
+/// Reports a vectored read; on a socket only offset −1 succeeds.
 #[tracepoint]
 pub fn preadv2_exit(ctx: TracePointContext) -> u32 {
-    plain(&ctx, Direction::Read, Source::Vector)
+    report_buffers(&ctx, Direction::Read, Source::Vector)
 }
 
 #[tracepoint]
 pub fn pwritev2_exit(ctx: TracePointContext) -> u32 {
-    plain(&ctx, Direction::Write, Source::Vector)
+    report_buffers(&ctx, Direction::Write, Source::Vector)
 }
 
 #[tracepoint]
@@ -119,8 +121,8 @@ pub fn sendto_exit(ctx: TracePointContext) -> u32 {
     report(&ctx, &socket, &call)
 }
 
-/// Where sent bytes lie by the call's flags. The last one of urgent data reaches the receiver beside the stream, if at all
-/// (tcp(7)), so what the stream says there is not known.
+/// Returns the source of sent bytes by the call's flags. The last byte of urgent data reaches the receiver beside the
+/// stream, if at all (tcp(7)), so the content of the stream is unknown.
 #[inline(always)]
 fn sent(flags: u64, source: Source) -> Source {
     if flags & MSG_OOB != 0 { Source::Nowhere } else { source }
@@ -130,7 +132,7 @@ fn sent(flags: u64, source: Source) -> Source {
 pub fn recvfrom_exit(ctx: TracePointContext) -> u32 {
     let bytes = returned(&ctx);
     if bytes <= 0 || !is_target() {
-        return if bytes == 0 { read_to_end(true) } else { 0 };
+        return if bytes == 0 { report_empty_read(true) } else { 0 };
     }
     let task = Task::current();
     let Some(args) = Args::of(task) else { return 0 };
@@ -150,7 +152,7 @@ pub fn recvfrom_exit(ctx: TracePointContext) -> u32 {
     report(&ctx, &socket, &call)
 }
 
-/// Where received bytes lie by the call's flags; `None`: they were not taken from the stream.
+/// Returns the source of received bytes by the call's flags; `None`: they were not taken from the stream.
 #[inline(always)]
 fn received(flags: u64, source: Source) -> Option<Source> {
     if flags & (MSG_PEEK | MSG_ERRQUEUE | MSG_OOB) != 0 {
@@ -167,14 +169,14 @@ fn received(flags: u64, source: Source) -> Option<Source> {
 pub fn recvmsg_exit(ctx: TracePointContext) -> u32 {
     let bytes = returned(&ctx);
     if bytes <= 0 || !is_target() {
-        return if bytes == 0 { read_to_end(false) } else { 0 };
+        return if bytes == 0 { report_empty_read(false) } else { 0 };
     }
     let task = Task::current();
     let Some(args) = Args::of(task) else { return 0 };
     let Some(source) = received(args.third(), Source::Vector) else {
         return 0;
     };
-    let _ = of_message(&ctx, task, &args, Direction::Read, source, bytes as u64, args.second());
+    let _ = report_message(&ctx, task, &args, Direction::Read, source, bytes as u64, args.second());
     0
 }
 
@@ -187,13 +189,13 @@ pub fn sendmsg_exit(ctx: TracePointContext) -> u32 {
     let task = Task::current();
     let Some(args) = Args::of(task) else { return 0 };
     let source = sent(args.third(), Source::Vector);
-    let _ = of_message(&ctx, task, &args, Direction::Write, source, bytes as u64, args.second());
+    let _ = report_message(&ctx, task, &args, Direction::Write, source, bytes as u64, args.second());
     0
 }
 
 /// Reports the bytes of the `struct msghdr` at `header`.
 #[inline(always)]
-fn of_message(
+fn report_message(
     ctx: &TracePointContext,
     task: Task,
     args: &Args,
@@ -226,7 +228,7 @@ pub fn recvmmsg_exit(ctx: TracePointContext) -> u32 {
     let Some(source) = received(args.fourth(), Source::Vector) else {
         return 0;
     };
-    let _ = several(&ctx, task, &args, Direction::Read, source, messages as u64);
+    let _ = report_messages(&ctx, task, &args, Direction::Read, source, messages as u64);
     0
 }
 
@@ -239,13 +241,13 @@ pub fn sendmmsg_exit(ctx: TracePointContext) -> u32 {
     let task = Task::current();
     let Some(args) = Args::of(task) else { return 0 };
     let source = sent(args.fourth(), Source::Vector);
-    let _ = several(&ctx, task, &args, Direction::Write, source, messages as u64);
+    let _ = report_messages(&ctx, task, &args, Direction::Write, source, messages as u64);
     0
 }
 
-/// Several messages of one call: to a stream, one run of bytes.
+/// Reports several messages of one call: on a stream, one run of bytes.
 #[inline(always)]
-fn several(
+fn report_messages(
     ctx: &TracePointContext,
     task: Task,
     args: &Args,
@@ -254,7 +256,7 @@ fn several(
     messages: u64,
 ) -> Option<()> {
     let socket = socket(task, args.first() as u32)?;
-    // Datagrams, mostly: their messages are not looked at.
+    // Most such calls move datagrams, whose messages need no walk.
     stream(socket.sock)?;
     let scratch = scratch()?;
     if !enter() {
@@ -290,7 +292,7 @@ pub fn sendfile64_exit(ctx: TracePointContext) -> u32 {
     }
     let task = Task::current();
     let Some(args) = Args::of(task) else { return 0 };
-    moved(&ctx, task, args.first() as u32, Direction::Write, bytes as u64);
+    report_moved(&ctx, task, args.first() as u32, Direction::Write, bytes as u64);
     0
 }
 
@@ -302,15 +304,15 @@ pub fn splice_exit(ctx: TracePointContext) -> u32 {
     }
     let task = Task::current();
     let Some(args) = Args::of(task) else { return 0 };
-    if !moved(&ctx, task, args.third() as u32, Direction::Write, bytes as u64) {
-        moved(&ctx, task, args.first() as u32, Direction::Read, bytes as u64);
+    if !report_moved(&ctx, task, args.third() as u32, Direction::Write, bytes as u64) {
+        report_moved(&ctx, task, args.first() as u32, Direction::Read, bytes as u64);
     }
     0
 }
 
-/// Bytes that the kernel moved by itself. False: not a socket.
+/// Reports bytes that the kernel moved itself. Returns false if the descriptor is no socket.
 #[inline(always)]
-fn moved(ctx: &TracePointContext, task: Task, fd: u32, direction: Direction, bytes: u64) -> bool {
+fn report_moved(ctx: &TracePointContext, task: Task, fd: u32, direction: Direction, bytes: u64) -> bool {
     let Some(socket) = socket(task, fd) else { return false };
     let call = Bytes {
         way: direction as u64,
@@ -323,26 +325,26 @@ fn moved(ctx: &TracePointContext, task: Task, fd: u32, direction: Direction, byt
     true
 }
 
-/// epoll_wait(2) returned: a thread that waits so between a request and its response serves others meanwhile.
+/// Marks the thread: one that waits in epoll_wait(2) between a request and its response serves others meanwhile.
 #[tracepoint]
 pub fn epoll_wait_exit(_ctx: TracePointContext) -> u32 {
-    waited()
+    note_wait()
 }
 
 #[tracepoint]
 pub fn epoll_pwait_exit(_ctx: TracePointContext) -> u32 {
-    waited()
+    note_wait()
 }
 
 #[tracepoint]
 pub fn epoll_pwait2_exit(_ctx: TracePointContext) -> u32 {
-    waited()
+    note_wait()
 }
 
 #[inline(always)]
-fn waited() -> u32 {
+fn note_wait() -> u32 {
     if is_target() {
-        befell(bpf_get_current_pid_tgid() as u32, WAITED);
+        note_flags(bpf_get_current_pid_tgid() as u32, WAITED);
     }
     0
 }

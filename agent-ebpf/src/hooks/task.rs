@@ -1,4 +1,5 @@
-//! Processes: children of targets are targets before their first system call, new programs are captured provisionally.
+//! Processes: children of targets are targets before their first system call, and new programs are captured
+//! provisionally.
 
 use agent_ebpf::abi::{Counter, Exec, Exit, Fork, Kind, LOST, STRINGS_BYTES, Unseen, UnseenCause};
 use aya_ebpf::{
@@ -20,8 +21,8 @@ use crate::{
     submit,
 };
 
-/// TRACE_EVENT(sched_process_fork, TP_PROTO(struct task_struct *parent, struct task_struct *child)): runs before the
-/// child does.
+/// Makes the child of a target a target, before the child runs. TRACE_EVENT(sched_process_fork, TP_PROTO(struct
+/// task_struct *parent, struct task_struct *child)).
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
 pub fn process_fork(ctx: RawTracePointContext) -> u32 {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
@@ -43,26 +44,27 @@ pub fn process_fork(ctx: RawTracePointContext) -> u32 {
     if is_marked(&UNIX_USERS, unix_user(tgid)) {
         mark(&UNIX_USERS, unix_user(child), true);
     }
-    let told = submit::submit(Fork {
+    let submitted = submit::submit(Fork {
         header: submit::header(Kind::Fork, 0, 0),
         child,
         pad: 0,
     });
-    // What nobody knows of is no target: it is looked for when there is room again.
-    if !told {
+    // Without the record Core never learns of the child. The agent looks for it in /proc once the ring has room again.
+    if !submitted {
         mark(&TARGETS, child, false);
     }
     0
 }
 
-/// A record of an exec with the longest strings.
+/// Record of an exec with the longest strings.
 #[repr(C)]
 struct LongExec {
     exec: Exec,
     strings: [u8; STRINGS_BYTES],
 }
 
-/// TRACE_EVENT(sched_process_exec, …): runs in the new program, before its first instruction.
+/// Reports a new program before its first instruction, and captures it provisionally. TRACE_EVENT(sched_process_exec,
+/// …).
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 pub fn process_exec(_ctx: RawTracePointContext) -> u32 {
     let Some(control) = CONTROL.get(0) else { return 0 };
@@ -73,7 +75,8 @@ pub fn process_exec(_ctx: RawTracePointContext) -> u32 {
     }
     let wanted = strings();
     let Some(mut entry) = EVENTS.reserve::<LongExec>(0) else {
-        // Nobody would decide whether it is selected: it is looked for when there is room again.
+        // Without the record nothing would decide whether it is selected. The agent looks for it in /proc once the ring
+        // has room again.
         count(Counter::RingFull, 1);
         return 0;
     };
@@ -81,7 +84,7 @@ pub fn process_exec(_ctx: RawTracePointContext) -> u32 {
         mark(&TARGETS, tgid, true);
     }
     let record = entry.as_mut_ptr();
-    // SAFETY: the record is reserved; its strings have STRINGS_BYTES bytes, and the length is bounded by that.
+    // SAFETY: the record is reserved; its strings have STRINGS_BYTES bytes, which bounds the length.
     unsafe {
         let mut length = 0;
         let mut cmdline = 0;
@@ -106,8 +109,8 @@ pub fn process_exec(_ctx: RawTracePointContext) -> u32 {
     0
 }
 
-/// Where the current process has its command line and environment: one behind the other, in pages that the exec has
-/// just filled.
+/// Memory of the current process with its command line and environment: adjacent, in pages that the exec has just
+/// filled.
 struct Strings {
     start: u64,
     bytes: u32,
@@ -136,21 +139,21 @@ fn strings() -> Option<Strings> {
     })
 }
 
-/// TRACE_EVENT(sched_process_exit, …): when the last thread ends, the process is no target any more.
+/// Ends the target when its last thread ends. TRACE_EVENT(sched_process_exit, …).
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 pub fn process_exit(_ctx: RawTracePointContext) -> u32 {
     let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
     if !is_marked(&TARGETS, tgid) {
         return 0;
     }
-    // To the next thread with this id nothing has happened yet.
+    // The next thread with this id starts without flags.
     mark(&THREADS, bpf_get_current_pid_tgid() as u32, false);
-    let _ = exited(tgid);
+    let _ = end_process(tgid);
     0
 }
 
 #[inline(always)]
-fn exited(tgid: u32) -> Option<()> {
+fn end_process(tgid: u32) -> Option<()> {
     if is_missing!(signal_live) {
         return None;
     }

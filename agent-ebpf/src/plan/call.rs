@@ -10,58 +10,58 @@ use crate::{
     slot::Slot,
 };
 
-/// Bytes that are copied of a call before its framing is known: heads are shorter, mostly.
+/// Bytes of a call that are copied before its framing is known. Most heads are shorter.
 pub const FIRST_BYTES: u64 = 1024;
 
-/// Calls up to this size are copied whole if there is a chunk line in them: a record for each line would be no less.
+/// Size up to which a call with a chunk line in it is copied whole: a record for each line would be no smaller.
 pub const SMALL_BYTES: u64 = 2048;
 
-/// Bytes at the end of a call that is too large to be copied whole.
+/// Bytes that are copied of the end of a call that is too large to be copied whole.
 const TAIL_BYTES: u64 = 1024;
 
-/// Most lines of chunks that are walked in one call. Of shorter chunks the bytes are copied.
+/// Upper bound of the chunk lines that are walked in one call. Shorter chunks are copied instead.
 const LINES: usize = 16;
 
-/// A call that moved bytes of a connection: what the plan is made of, and what carries it out.
+/// A call that moved bytes of a connection, with the actions of the plan.
 ///
-/// The programs split it into functions that the verifier walks once each ([`Call::chunks`], [`Call::whole`]); the tests
-/// call through.
+/// The programs split it into functions that the verifier walks once each ([`Call::chunks`], [`Call::whole`]); the
+/// tests call straight through.
 pub trait Call {
-    /// Both directions, the call's own first.
+    /// Returns both directions, the call's own first.
     fn ways(&self) -> (&Way, &Way);
-    /// Stream offset of the call's first byte.
+    /// Returns the stream offset of the call's first byte.
     fn start(&self) -> u64;
-    /// Stream offset behind its last byte.
+    /// Returns the stream offset behind the call's last byte.
     fn end(&self) -> u64;
-    /// Where its head is scanned.
+    /// Returns the scan of the call's head.
     fn scan(&self) -> &Scan;
     /// Copies `bytes` bytes, at most [`PIECE_BYTES`], from the stream offset `from` to `place` of the payload (0 or
-    /// [`FIRST_BYTES`]). Returns how many came: fewer where memory faults, or there are too many buffers.
+    /// [`FIRST_BYTES`]). Returns the number of bytes copied: fewer if memory faults or if there are too many buffers.
     fn copy(&self, from: u64, bytes: u64, place: u64) -> u64;
     /// Scans the payload's first `length` bytes, at most [`SCAN_BYTES`].
     fn scan_to(&self, length: u64);
-    /// The payload's first 16 bytes.
+    /// Returns the payload's first 16 bytes.
     fn first(&self) -> [u64; 2];
-    /// A byte of the payload, below [`LINE_BYTES`](crate::frame::chunk::LINE_BYTES).
+    /// Returns a byte of the payload, below [`LINE_BYTES`](crate::frame::chunk::LINE_BYTES).
     fn byte(&self, index: u64) -> u8;
     /// Submits a record with the first `captured` bytes of the payload, which lie at the stream offset `offset`.
     fn submit(&self, offset: u64, captured: u64, flags: u16) -> Option<()>;
-    /// [`Call::walk_chunks`], as a function of its own.
+    /// Runs [`Call::walk_chunks`] as a function of its own.
     fn chunks(&self, known: u64);
-    /// [`Call::copy_whole`], as a function of its own.
+    /// Runs [`Call::copy_whole`] as a function of its own.
     fn whole(&self, from: u64);
-    /// [`Call::read_line`], as a function of its own.
+    /// Runs [`Call::read_line`] as a function of its own.
     fn line(&self) -> Line;
-    /// A loop variable of the three.
+    /// Returns the loop variable of these three.
     fn at(&self) -> &Slot<u64>;
-    /// The middle of a call that is too large was passed over: so many bytes.
+    /// Counts the bytes in the middle of a call that is too large.
     fn count_too_large(&self, bytes: u64);
-    /// Whether the connection is known to carry HTTP/1: if not, [`Call::is_worth`] is asked.
+    /// Returns whether the connection is known to carry HTTP/1. If not, the plan calls [`Call::is_worth`].
     fn is_recognised(&self) -> bool;
-    /// The payload holds `copied` bytes from the stream offset `from` on: whether they are worth a look. If not, the
-    /// records of the call are made.
+    /// Returns whether the payload, `copied` bytes from the stream offset `from` on, is worth a look. If not, this
+    /// makes the records of the call.
     fn is_worth(&self, from: u64, copied: u64) -> bool;
-    /// Whether the call's bytes lie where they can be read.
+    /// Returns whether the call's bytes lie in readable memory.
     fn is_visible(&self) -> bool;
 
     /// Makes the records of a call.
@@ -82,7 +82,7 @@ pub trait Call {
             if end - start > SMALL_BYTES {
                 self.chunks(from);
             } else {
-                // The lines are walked all the same: the next call depends on where the next one is.
+                // Walks the lines all the same: the next call depends on the place of the next line.
                 self.chunks(end);
                 self.whole(from);
             }
@@ -95,7 +95,7 @@ pub trait Call {
         self.message(from)
     }
 
-    /// Makes the records of a call whose wanted bytes begin a message, or may.
+    /// Makes the records of a call whose wanted bytes may begin a message.
     #[inline(always)]
     fn message(&self, from: u64) -> Option<()> {
         let (way, other) = self.ways();
@@ -123,14 +123,14 @@ pub trait Call {
         self.pieces(from, copied)
     }
 
-    /// Submits what the payload holds, the bytes from `from` on, and as much behind it as is wanted.
+    /// Submits the payload, the bytes from `from` on, and the wanted bytes behind it.
     #[inline(always)]
     fn pieces(&self, from: u64, copied: u64) -> Option<()> {
         let (way, _) = self.ways();
         let end = self.end();
         let is_chunked = way.is(Mode::FirstChunk);
         if is_chunked && end - self.start() > SMALL_BYTES {
-            // The head alone: of what follows, the lines are told.
+            // The head alone: behind it only chunk lines make records.
             let head_end = way.claim();
             self.submit(from, head_end - from, if head_end < end { SEGMENT_MORE } else { 0 })?;
             self.chunks(head_end);
@@ -149,7 +149,7 @@ pub trait Call {
         Some(())
     }
 
-    /// Copies the call's bytes from the stream offset `from` on, whatever they are.
+    /// Copies the call's bytes from the stream offset `from` on, without looking at them.
     #[inline(always)]
     fn copy_whole(&self, from: u64) -> Option<()> {
         const PIECE: u64 = PIECE_BYTES as u64;
@@ -170,7 +170,7 @@ pub trait Call {
             if last {
                 break;
             }
-            // Of a call that is too large to be copied whole, the end: there a chunk's last bytes are.
+            // Too large to be copied whole: the end may hold a chunk's last bytes, so it is copied.
             let mut next = behind;
             if turn == 1 && end - behind > ((PIECES - 1) * PIECE_BYTES) as u64 {
                 next = end - TAIL_BYTES;
@@ -181,8 +181,8 @@ pub trait Call {
         Some(())
     }
 
-    /// Reads the chunk line at which the call's direction is, the beginning of which may have come with an earlier call. Of
-    /// a line that is not read whole, the size is how many of the call's bytes were looked at.
+    /// Reads the chunk line at the direction's boundary. An earlier call may have brought its beginning. For a line
+    /// that is not whole, `size` is the number of this call's bytes that were looked at.
     #[inline(always)]
     fn read_line(&self) -> Line {
         let (way, _) = self.ways();
@@ -206,8 +206,8 @@ pub trait Call {
         }
     }
 
-    /// Walks the lines between chunks and makes a record of each; the data makes none. What lies before `known` is in
-    /// records already, which may be all. Where a line is not as it must be, all from there on is copied.
+    /// Walks the lines between chunks and makes a record of each; the data makes none. Records have all bytes before
+    /// `known` already. From a malformed line on, everything is copied.
     #[inline(always)]
     fn walk_chunks(&self, known: u64) -> Option<()> {
         let (way, _) = self.ways();
@@ -217,14 +217,14 @@ pub trait Call {
             turn += 1;
             let at = way.claim();
             if at >= end {
-                // Nothing to say, but for a call whose begin was told.
+                // Only a call whose beginning is in a record still needs its end reported.
                 return if known > start && known < end {
                     self.submit(known, 0, 0)
                 } else {
                     Some(())
                 };
             }
-            // The last chunk has ended, and one more message begins in this call: its head is not looked at.
+            // The last chunk ended, and another message begins in this call: its head is not scanned.
             if way.is(Mode::Head) {
                 break;
             }
@@ -232,7 +232,7 @@ pub trait Call {
             let from = at + carried;
             let line = self.line();
             if line.bytes == 0 && line.size < end - from && line.size < LINE_BYTES {
-                // It is not in memory that can be read.
+                // The line lies in unreadable memory.
                 way.lose();
                 let told = if from > known { from } else { known };
                 return if end > told {
@@ -242,7 +242,7 @@ pub trait Call {
                 };
             }
             if line.bytes == 0 && carried == 0 && end - from < LINE_BYTES {
-                // Cut off by the call's end: the rest comes with the next one.
+                // The call's end cuts the line off: the next call brings the rest.
                 way.carry.set(self.first());
                 return if end > known {
                     self.submit(at, end - from, 0)

@@ -1,4 +1,5 @@
-//! The plan of a call: the bytes that become records, and the next boundary of its direction. Pure; tests run the same code.
+//! The plan of a call: the bytes that become records, and the next boundary of its direction. Pure, so that tests run
+//! the same code.
 //!
 //! ```text
 //! hook ─► locate: which connection, from which stream offset ─► adopt Core's hint ─► Call::report ─► copy ─► submit
@@ -6,10 +7,10 @@
 //!                                 Mode::Head: the head, then its body ── Chunk: the lines ── Unknown: all bytes
 //! ```
 //!
-//! A [`Way`] is one direction of a connection. It trusts its own framing only from a message boundary that is known: the
-//! connection's first byte, the end of a message that began at such a boundary, or an offset that Core told. What it
-//! cannot be sure of makes it [`Mode::Unknown`]: that costs bytes, and never hides a boundary. docs/dev/kernel-contract.md
-//! has the reasons and the races.
+//! A [`Way`] is one direction of a connection. It trusts its own framing only from a known message boundary: the
+//! connection's first byte, the end of a message that began at such a boundary, or an offset in a hint of Core. Doubt
+//! makes it [`Mode::Unknown`], which costs bytes and never hides a boundary. docs/dev/kernel-contract.md has the
+//! reasons and the races.
 
 mod call;
 #[cfg(test)]
@@ -32,27 +33,27 @@ use crate::{
 pub struct Way {
     /// Stream offset of the next byte.
     pub offset: Slot<u64>,
-    /// No byte below this stream offset is wanted.
+    /// Stream offset below which no byte is wanted.
     until: Slot<u64>,
-    /// Mode, number and epoch: the mode says what comes at `until`.
+    /// Mode, number and epoch. The mode is that of the bytes at `until`.
     state: Slot<WayState>,
-    /// The beginning of the chunk line at `until` that the last call cut off: the bytes up to `offset`.
+    /// Beginning of the chunk line at `until` that the last call cut off: its bytes up to `offset`.
     carry: Slot<[u64; 2]>,
 }
 
-/// Which bytes of a call are wanted before any of them is looked at.
+/// Bytes of a call that are wanted before any of them is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// None, and no record.
+    /// No bytes, and no record.
     Nothing,
-    /// None, but that a body ends with the call.
+    /// No bytes, but a record, because a body ends with the call.
     End,
-    /// All from this stream offset on.
+    /// All bytes from this stream offset on.
     From(u64),
 }
 
 impl Way {
-    /// A direction of which only the offset is known.
+    /// Creates a direction of which only the offset is known.
     pub const fn new(offset: u64) -> Self {
         Self {
             offset: Slot::new(offset),
@@ -62,7 +63,7 @@ impl Way {
         }
     }
 
-    /// Begins at a stream offset of which nothing is known.
+    /// Begins at a stream offset about which nothing is known.
     #[inline(always)]
     pub fn begin(&self, offset: u64) {
         self.offset.set(offset);
@@ -70,7 +71,7 @@ impl Way {
         self.state.set(WayState::new(Mode::Unknown, false));
     }
 
-    /// Begins with the first byte of a connection, which is the first of a message.
+    /// Begins with the first byte of a connection, which begins a message.
     #[inline(always)]
     pub fn begin_at_birth(&self, responses: bool) {
         self.offset.set(0);
@@ -78,21 +79,21 @@ impl Way {
         self.state.set(WayState::new(Mode::Head, responses));
     }
 
-    /// Whether this is what comes at the next boundary.
+    /// Returns whether the bytes at the next boundary have this mode.
     #[inline(always)]
     pub fn is(&self, mode: Mode) -> bool {
         self.state.get().is(mode)
     }
 
-    /// The stream offset of the next place where something begins that is known, which may lie behind what was seen; 0:
-    /// there is none. A record says it ([`Segment::until`](crate::abi::Segment::until)), so that Core can object.
+    /// Returns the stream offset of the next known boundary, which may lie behind the last byte; 0: none. A record
+    /// carries it ([`Segment::until`](crate::abi::Segment::until)), so that Core can object.
     #[inline(always)]
     pub fn claim(&self) -> u64 {
         if self.is(Mode::Unknown) { 0 } else { self.until.get() }
     }
 
-    /// Takes Core's hint, if it is a new one; says whether it is. A hint that comes late speaks of bytes that have passed:
-    /// whatever was concluded since may rest on what Core denies, so it is forgotten.
+    /// Takes Core's hint if it is new; returns whether it is. A late hint is about bytes that have passed: later
+    /// conclusions of the programs may rest on framing that Core denies, so they are forgotten.
     #[inline(always)]
     pub fn adopt(&self, hint: Hint, start: u64) -> bool {
         if hint.state.epoch() == self.state.get().epoch() {
@@ -108,21 +109,21 @@ impl Way {
         true
     }
 
-    /// Forgets what comes next.
+    /// Forgets the next boundary.
     #[inline(always)]
     pub fn lose(&self) {
         self.until.set(0);
         self.state.set(self.state.get().with_mode(Mode::Unknown));
     }
 
-    /// Nothing that comes in this direction matters.
+    /// Ignores all further bytes of this direction.
     #[inline(always)]
     pub fn ignore(&self) {
         self.until.set(IGNORED);
         self.state.set(self.state.get().with_mode(Mode::Ignored));
     }
 
-    /// Bytes up to `end` have passed, and nobody has looked at them.
+    /// Passes bytes up to `end` that no program has looked at.
     #[inline(always)]
     pub fn pass(&self, end: u64) {
         self.offset.set(end);
@@ -131,7 +132,7 @@ impl Way {
         }
     }
 
-    /// Which bytes of the call that moved `start..end` are wanted. To be asked once for each call, behind
+    /// Returns which bytes of the call that moved `start..end` are wanted. Called once for each call, after
     /// [`Way::adopt`].
     #[inline(always)]
     pub fn wanted(&self, start: u64, end: u64) -> Wanted {
@@ -149,25 +150,25 @@ impl Way {
         Wanted::From(start)
     }
 
-    /// Whether the line at `until` was cut off so many bytes later.
+    /// Returns whether the line at `until` was cut off that many bytes later.
     #[inline(always)]
     fn is_line_carried(&self, bytes: u64) -> bool {
         bytes < LINE_BYTES && (self.is(Mode::Chunk) || self.is(Mode::FirstChunk))
     }
 
-    /// Whether nothing that comes in this direction matters.
+    /// Returns whether all further bytes of this direction are ignored.
     #[inline(always)]
     pub fn is_ignored(&self) -> bool {
         self.until.get() == IGNORED && self.is(Mode::Ignored)
     }
 
-    /// Whether Core has given up the connection.
+    /// Returns whether Core has given up the connection.
     #[inline(always)]
     pub fn is_given_up(&self) -> bool {
         self.is_ignored() && self.state.get().epoch() == WayState::GIVEN_UP
     }
 
-    /// Takes a head that was scanned, which begins at a known boundary; the call ends at `end`. `first` are its first 16
+    /// Takes a scanned head that begins at a known boundary. The call ends at `end`. `first` are the head's first 16
     /// bytes, of which `known` are there.
     #[inline(always)]
     fn head(&self, other: &Self, end: u64, first: [u64; 2], known: usize, scan: &Scan) {
@@ -188,7 +189,7 @@ impl Way {
             Body::Chunked => (at, Mode::FirstChunk),
             Body::Unknown => (0, Mode::Unknown),
         };
-        // One more message begins in this call: its head is not looked at.
+        // Another message begins in this call: its head is not scanned.
         let mode = if matches!(mode, Mode::Head) && until < end {
             Mode::Unknown
         } else {
@@ -198,11 +199,12 @@ impl Way {
         self.state.set(state.with_mode(mode));
     }
 
-    /// A byte of the line that was cut off, below [`LINE_BYTES`].
+    /// Returns a byte of the line that was cut off, below [`LINE_BYTES`].
     #[inline(always)]
     fn carried(&self, index: u64) -> u8 {
         let byte = (index & (LINE_BYTES - 1)) as usize;
-        // SAFETY: a byte of the 16 that the slot has. Not by a copy: older verifiers refuse a variable place on the stack.
+        // SAFETY: one of the 16 bytes of the slot. Not copied first: older verifiers refuse a variable offset on the
+        // stack.
         unsafe { self.carry.as_ptr().cast::<u8>().add(byte).read_volatile() }
     }
 
@@ -219,16 +221,16 @@ const HEAD: u64 = u64::from_le_bytes(*b"HEAD \0\0\0");
 const CONNECT: u64 = u64::from_le_bytes(*b"CONNECT ");
 const FIVE_BYTES: u64 = u64::MAX >> 24;
 
-/// A request whose head begins with these bytes: the state behind it, and its body. `None`: it may be none, or what
-/// follows it is no HTTP.
+/// Returns the state behind a request whose head begins with these bytes, and its body. `None`: it may be no request,
+/// or no HTTP follows it.
 ///
-/// A request counts as soon as its method is certain: how its response is framed depends on no more.
+/// A request counts once its method is certain: the framing of its response depends on nothing else.
 #[inline(always)]
 fn request(state: WayState, first: [u64; 2], known: usize, scan: &Scan) -> Option<(WayState, Body)> {
     let [word, _] = first;
     let is_request = match looks_like_request(word.to_le_bytes(), known) {
         Looks::Yes => true,
-        // An empty line, or what a proxy sends first, is no request line.
+        // An empty line, or a proxy's header, is no request line.
         Looks::Maybe => scan.is_request_line() && !matches!(word as u8, b'\r' | b'\n'),
         Looks::No => false,
     };
@@ -243,7 +245,7 @@ fn request(state: WayState, first: [u64; 2], known: usize, scan: &Scan) -> Optio
     Some((state.after_message(word & FIVE_BYTES == HEAD), body))
 }
 
-/// The same for a response. `requests`: the state of the other direction.
+/// Returns the state behind a response and its body, as [`request`]. `requests`: the state of the other direction.
 #[inline(always)]
 fn response(
     state: WayState,
@@ -252,7 +254,7 @@ fn response(
     known: usize,
     scan: &Scan,
 ) -> Option<(WayState, Body)> {
-    // "HTTP/1.1 200 OK": the digits are bytes 9 to 11. Other forms are Core's to read.
+    // In "HTTP/1.1 200 OK" the digits are bytes 9 to 11. Other forms are left to Core.
     let [space, class, tens, ones, behind, ..] = first[1].to_le_bytes();
     let is_plain = space == b' '
         && class.is_ascii_digit()
@@ -262,7 +264,7 @@ fn response(
     if !matches!(looks_like_response(first[0].to_le_bytes(), known), Looks::Yes) || known < 13 || !is_plain {
         return None;
     }
-    // Numbers of two epochs have nothing to do with each other.
+    // Each epoch counts anew, so numbers of two epochs cannot be compared.
     if requests.epoch() != state.epoch() {
         return None;
     }
@@ -270,16 +272,16 @@ fn response(
     let is_current = first[0] == u64::from_le_bytes(*b"HTTP/1.1");
     let has_none = tens == b'0' && ones == b'4' && (class == b'2' || class == b'3');
     if class == b'1' {
-        // Another response follows for the same request; behind 101 (Switching Protocols) something else.
+        // Another response to the same request follows; after 101 (Switching Protocols) another protocol.
         return (ones != b'1' || tens != b'0').then_some((state, Body::Unsaid));
     }
     let body = match scan.body() {
-        // Odd lines may hide where the head ends, for one of the peers.
+        // Peers may find the head's end at different lines.
         Body::Unknown => Body::Unknown,
         _ if by_head || has_none => Body::Unsaid,
-        // RFC 9112 section 6.1: chunks are of HTTP/1.1.
+        // RFC 9112 section 6.1: chunked coding exists only in HTTP/1.1.
         Body::Chunked if !is_current => Body::Unknown,
-        // It ends with the connection, which is for Core to say.
+        // The body ends with the connection: Core decides that.
         Body::Unsaid => Body::Unknown,
         body => body,
     };

@@ -1,4 +1,4 @@
-//! Describing a connection: its name, its sequence numbers, its addresses.
+//! Description of a connection: its name, its sequence numbers, its addresses.
 
 use agent_ebpf::abi::{Counter, FAMILY_INET, FAMILY_UNIX, Kind, Open, Role};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
@@ -15,7 +15,7 @@ use crate::{
     submit,
 };
 
-/// A socket's place in its two streams.
+/// Positions of a socket in its two streams.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Sequences {
     copied: u32,
@@ -39,8 +39,8 @@ impl Sequences {
         })
     }
 
-    /// The fields change under the reader: two equal readings, or none (measured: 2 torn pairs in 615,626). A short request
-    /// and the FIN behind it, as both come, make two changes.
+    /// Reads the fields until two readings are equal, four times at most: they change meanwhile (measured: 2 torn pairs
+    /// in 615,626). A short request and the FIN behind it make two changes.
     #[inline(always)]
     fn stable(sock: u64) -> Option<Self> {
         let mut one = Self::read(sock)?;
@@ -58,13 +58,13 @@ impl Sequences {
     }
 }
 
-/// Finds out all about a connection and tells it. False: it could not be told (counted), try again at the next call.
+/// Describes a connection to Core. Returns false if it could not (counted); the next call tries again.
 #[inline(always)]
 pub fn describe(sock: u64, moved: Moved) -> bool {
     describe_socket(sock, moved.read, moved.written) == 1
 }
 
-/// [`describe`], as a global function: the verifier walks it once.
+/// Runs [`describe`]. A global function: the verifier walks it once.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn describe_socket(sock: u64, moved_read: u64, moved_written: u64) -> u32 {
@@ -79,11 +79,11 @@ pub extern "C" fn describe_socket(sock: u64, moved_read: u64, moved_written: u64
 
 #[inline(always)]
 fn describe_open(sock: u64, connection: &Connection, moved: Moved) -> Option<()> {
-    // Filled in where it is submitted from: on the stack it would be half of what there is.
+    // Filled in inside the ring: on the stack it would take half of the 512 bytes.
     let Some(mut entry) = EVENTS.reserve::<Open>(0) else {
         count(Counter::RingFull, 1);
-        // Nor is the call told that this is described for.
-        submit::lost(bpf_get_current_pid_tgid() as u32, 0);
+        // The call that needs this description is not reported either.
+        submit::note_loss(bpf_get_current_pid_tgid() as u32, 0);
         return None;
     };
     // SAFETY: the record is reserved, and all of it is written.
@@ -103,7 +103,7 @@ fn describe_open(sock: u64, connection: &Connection, moved: Moved) -> Option<()>
     Some(())
 }
 
-/// Whether it is not established yet: then it is told again.
+/// Fills in the record. Returns true while the connection is not established: then it is described again.
 #[inline(always)]
 fn fill(open: &mut Open, sock: u64, connection: &Connection, moved: Moved) -> Option<bool> {
     let mut early = false;
@@ -119,13 +119,13 @@ fn fill(open: &mut Open, sock: u64, connection: &Connection, moved: Moved) -> Op
             connection.add(OPAQUE);
         }
         let state: u8 = read(sock + offset!(sock_state) as u64)?;
-        // Fast Open sends before it is established: by then all is told again.
+        // Fast Open sends data before the connection is established. Once it is, the description is complete.
         early = state == TCP_SYN_SENT;
         if early && moved.written == 0 || state == TCP_LISTEN {
             return None;
         }
         if state == TCP_CLOSE {
-            // It is closed already, and no event will tell its end.
+            // The socket is closed already, and no event will report its end.
             if moved.read == 0 && moved.written == 0 {
                 remove(sock);
                 return None;
@@ -143,7 +143,8 @@ fn fill(open: &mut Open, sock: u64, connection: &Connection, moved: Moved) -> Op
             received -= 1;
         }
         open.read = if early { 0 } else { received.wrapping_sub(moved.read) };
-        // The SYN alone was sent before, and nothing was read: it connected, if by sendto(2) (MSG_FASTOPEN).
+        // Only the SYN was sent before, and nothing was read: this end connected, perhaps by sendto(2) with
+        // MSG_FASTOPEN.
         let first = open.read == 0 && written.wrapping_sub(moved.written) == 1;
         if first && connection.role.get() == Role::Unknown as u32 && state != TCP_CLOSE {
             connection.role.set(Role::Client as u32);
@@ -172,7 +173,7 @@ fn fill(open: &mut Open, sock: u64, connection: &Connection, moved: Moved) -> Op
     Some(early)
 }
 
-/// Whether the kernel has another protocol on top of a TCP socket, as kTLS is (counted).
+/// Returns whether another protocol sits on top of a TCP socket in the kernel, such as kTLS (counted).
 #[inline(always)]
 pub fn upper_layer(sock: u64) -> Option<bool> {
     if is_missing!(upper_layer) {

@@ -1,4 +1,4 @@
-//! From a file descriptor to the kernel's socket.
+//! The walk from a file descriptor to the kernel's socket.
 
 use crate::kernel::{Task, is_missing, offset, read, typed, word};
 
@@ -12,7 +12,7 @@ pub struct Socket {
     pub file: u64,
 }
 
-/// How many descriptors the task's table has, and where it is.
+/// Returns the size and the address of the task's table of descriptors.
 #[inline(always)]
 fn descriptors(task: Task) -> Option<(u32, u64)> {
     if offset!(typed_task) == 1 {
@@ -40,8 +40,8 @@ fn descriptors(task: Task) -> Option<(u32, u64)> {
     ))
 }
 
-/// The file that a descriptor of the current task names. No cache: a descriptor may name another file at any time
-/// (close, dup2, another thread), and the walk is always right.
+/// Returns the file that a descriptor of the current task names. Not cached: close, dup2 or another thread may change
+/// it at any time, and the walk is always right.
 #[inline(always)]
 pub fn file(task: Task, fd: u32) -> Option<u64> {
     let (size, slots) = descriptors(task)?;
@@ -52,10 +52,11 @@ pub fn file(task: Task, fd: u32) -> Option<u64> {
     (file != 0).then_some(file)
 }
 
-/// Most bytes between two fields that are read at once: a read costs the same for eight bytes as for 64.
+/// Upper bound of the distance between two fields that one read covers: a helper call costs the same for 8 bytes as for
+/// 64.
 const WINDOW_BYTES: usize = 64;
 
-/// `f_op` of a file, and `private_data` if it lies near: it does from Linux 6.9 or so on.
+/// Returns `f_op` of a file, and `private_data` if it lies near, as it does from about Linux 6.9 on.
 #[inline(always)]
 fn operations_and_private(file: u64) -> Option<(u64, Option<u64>)> {
     let (operations, private) = (offset!(file_op), offset!(file_private));
@@ -67,7 +68,7 @@ fn operations_and_private(file: u64) -> Option<(u64, Option<u64>)> {
     Some((window[0], Some(window[(distance / 8) & (WINDOW_BYTES / 8 - 1)])))
 }
 
-/// The socket that a descriptor of the current task names; `None` if it names something else.
+/// Returns the socket that a descriptor of the current task names; `None` if it names something else.
 #[inline(always)]
 pub fn socket(task: Task, fd: u32) -> Option<Socket> {
     let file = file(task, fd)?;
@@ -83,7 +84,7 @@ pub fn socket(task: Task, fd: u32) -> Option<Socket> {
     (sock != 0).then_some(Socket { sock, file })
 }
 
-/// Inode number of a file; 0 for all, if this kernel does not tell.
+/// Returns the inode number of a file; 0 for all if this kernel lacks the field.
 #[inline(always)]
 pub fn inode(file: u64) -> Option<u64> {
     if is_missing!(inode_ino) {

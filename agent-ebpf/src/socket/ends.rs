@@ -9,10 +9,10 @@ use crate::{
     submit,
 };
 
-/// Tells that a Unix socket's other end has closed.
+/// Reports that a Unix socket's other end has closed.
 #[inline(always)]
-pub fn end_of_file(connection: &Connection) {
-    tell_ends(connection);
+pub fn report_end_of_file(connection: &Connection) {
+    report_ends(connection);
     let way = &connection.ways[Direction::Read as usize];
     let at = way.offset.get();
     let submitted = submit::submit(Segment {
@@ -24,34 +24,34 @@ pub fn end_of_file(connection: &Connection) {
         call_bytes: 0,
         until: way.claim(),
     });
-    // Core looks for no gap before it: what was lost before stays told.
+    // Core looks for no gap before this record, so an earlier loss stays noted.
     if !submitted {
         connection.submitted(Direction::Read as usize, false);
     }
 }
 
-/// Tells how far the streams have come, where only the connection's end ends a body: none of its bytes made a record.
-/// Works in interrupts, and in nobody's name.
+/// Reports how far the streams have come, where a body ends with the connection: none of its bytes made a record. Works
+/// in interrupts, so the record names no execution.
 #[inline(always)]
-pub fn tell_ends(connection: &Connection) {
-    tell_end(connection, Direction::Read, 0);
-    tell_end(connection, Direction::Write, 0);
+pub fn report_ends(connection: &Connection) {
+    report_end(connection, Direction::Read, 0);
+    report_end(connection, Direction::Write, 0);
 }
 
-/// The same where the process itself ends its side. A call that no program saw (the kernel skips them at times) shows here
-/// at the latest: without its bytes, the connection would seem to end without them.
+/// Reports the same where the process itself ends its side. Includes the bytes of calls that the kernel ran no program
+/// for: this is the last occasion to notice them, and without them the connection would seem to end early.
 #[inline(always)]
-pub fn tell_last(sock: u64, connection: &Connection) {
+pub fn report_last(sock: u64, connection: &Connection) {
     let [read, written] = if connection.has(DESCRIBED) && !connection.has(COUNTED) {
         [unseen(sock, connection, 0), unseen(sock, connection, 1)]
     } else {
         [0, 0]
     };
-    tell_end(connection, Direction::Read, read);
-    tell_end(connection, Direction::Write, written);
+    report_end(connection, Direction::Read, read);
+    report_end(connection, Direction::Write, written);
 }
 
-/// Whether the sequence number of what was read counts the other end's FIN, too: it is the last one that comes.
+/// Returns whether the sequence number of the bytes read includes the other end's FIN, which comes last.
 #[inline(always)]
 pub fn fin_read(sock: u64, copied: u32) -> bool {
     const ESTABLISHED: u8 = 1;
@@ -64,8 +64,8 @@ pub fn fin_read(sock: u64, copied: u32) -> bool {
     received && read::<u32>(sock + offset!(tcp_rcv_nxt) as u64) == Some(copied)
 }
 
-/// Bytes behind the last that was seen, as the socket's own sequence numbers say. No FIN was sent yet; one that was
-/// received may have been read. The socket has its state of before.
+/// Returns the number of bytes behind the last seen one, from the socket's own sequence numbers. Called before this
+/// end's FIN has a number, while the socket has its former state; a received FIN may have been read.
 #[inline(always)]
 fn unseen(sock: u64, connection: &Connection, way: usize) -> u64 {
     let field = if way == 0 {
@@ -92,15 +92,15 @@ fn unseen(sock: u64, connection: &Connection, way: usize) -> u64 {
 }
 
 #[inline(always)]
-fn tell_end(connection: &Connection, direction: Direction, unseen: u64) {
+fn report_end(connection: &Connection, direction: Direction, unseen: u64) {
     let way = &connection.ways[direction as usize];
     let at = way.offset.get();
-    // Core may have said that only the end of the connection ends the body, and no call has passed since.
+    // Core may have sent the hint that the body ends with the connection after the last call.
     let is_awaited = || {
         connection.adopt(direction as usize, at);
         way.is(Mode::Close)
     };
-    // Bytes that no program saw are told even if Core has not said yet that it follows: it may not have come so far.
+    // Unseen bytes are reported even without that hint: Core may not have come so far.
     if unseen == 0 && !is_awaited() {
         return;
     }
@@ -119,7 +119,7 @@ fn tell_end(connection: &Connection, direction: Direction, unseen: u64) {
     connection.submitted(direction as usize, submitted);
 }
 
-/// How far a connection was read: the stream offset, and its sequence number. `None`: it has no sequence numbers.
+/// Returns how far a connection was read: stream offset and sequence number. `None`: it has no sequence numbers.
 #[inline(always)]
 pub fn read_to(connection: &Connection) -> Option<(u64, u32)> {
     let at = connection.ways[Direction::Read as usize].offset.get();
@@ -127,10 +127,10 @@ pub fn read_to(connection: &Connection) -> Option<(u64, u32)> {
     (connection.has(DESCRIBED) && !connection.has(COUNTED)).then_some((at, sequence))
 }
 
-/// Tells where the bytes end that a socket received, if some were not read when its connection ended: what is read of
-/// them later comes under another name.
+/// Reports the end of the received bytes, if some were not read when the connection ended: later reads of them come
+/// under another name.
 #[inline(always)]
-pub fn tell_unread(sock: u64, id: u64, read_to: (u64, u32), fin_received: bool) {
+pub fn report_unread(sock: u64, id: u64, read_to: (u64, u32), fin_received: bool) {
     let (offset, sequence) = read_to;
     let Some(received) = read::<u32>(sock + offset!(tcp_rcv_nxt) as u64) else {
         return;

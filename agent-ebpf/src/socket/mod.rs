@@ -1,7 +1,7 @@
 //! Connections: the kernel's socket, its name, and the positions of its two streams.
 //!
-//! [`descriptor`] walks from a file descriptor to a socket, [`describe`] tells Core of a connection, [`place`] finds where
-//! the bytes of a call lie in the stream, [`ends`] tells how far the streams have come when they end.
+//! [`descriptor`] walks from a file descriptor to a socket, [`describe`] describes a connection to Core, [`place`]
+//! finds the bytes of a call in the stream, [`ends`] reports how far the streams have come when they end.
 
 mod describe;
 mod descriptor;
@@ -23,7 +23,7 @@ use aya_ebpf::{
 };
 pub use describe::{describe, upper_layer};
 pub use descriptor::{Socket, file, inode, socket};
-pub use ends::{end_of_file, fin_read, read_to, tell_ends, tell_last, tell_unread};
+pub use ends::{fin_read, read_to, report_end_of_file, report_ends, report_last, report_unread};
 pub use place::{Place, place};
 
 use crate::{
@@ -44,7 +44,7 @@ const TCP_LISTEN: u8 = 10;
 #[map]
 static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entries(65536, 0);
 
-/// How many connections this processor has named.
+/// Number of connections that this processor has named.
 #[map]
 static NAMED: PerCpuArray<Slot<u64>> = PerCpuArray::with_max_entries(1, 0);
 
@@ -55,70 +55,69 @@ pub struct Connection {
     pub id: Slot<u64>,
     /// Inode number of the socket.
     pub inode: Slot<u64>,
-    /// Address of its file, for a comparison that needs no read. It may be used again sooner than the inode number.
+    /// Address of the file, compared without a read. The kernel may reuse it sooner than the inode number.
     pub file: Slot<u64>,
-    /// When connect(2) was called; 0 if it was not.
+    /// Time at which connect(2) was called; 0 if it was not.
     pub connect_ns: Slot<u64>,
-    /// By [`Direction`](agent_ebpf::abi::Direction).
+    /// Directions, by [`Direction`](agent_ebpf::abi::Direction).
     pub ways: [Way; 2],
-    /// Sequence number of stream offset 0, by direction.
+    /// Sequence numbers of stream offset 0, by direction.
     pub base: [Slot<u32>; 2],
-    /// `OPAQUE` and following.
+    /// Flags: `OPAQUE` and following.
     flags: Slot<u32>,
     /// [`Role`] as a number.
     pub role: Slot<u32>,
-    /// Why the connect failed, positive errno, if it did before connect(2) returned.
+    /// Positive errno of a connect that failed before connect(2) returned.
     pub connect_error: Slot<i32>,
-    /// 1: the last record of this direction found no room in the ring.
+    /// 1: the ring had no room for the last record of this direction.
     lost: [Slot<u8>; 2],
     pad: Slot<u16>,
 }
 
-/// Not looked at any more.
+/// The connection is ignored from now on.
 pub const OPAQUE: u32 = 1;
-/// Offsets are counted: there are no sequence numbers (Unix, MPTCP).
+/// Offsets are counted: sequence numbers cannot be read (Unix, MPTCP).
 pub const COUNTED: u32 = 2;
 /// The record Open was submitted.
 pub const DESCRIBED: u32 = 4;
-/// Seen from its first byte.
+/// The connection was seen from its first byte.
 pub const FROM_BIRTH: u32 = 8;
 /// A Unix socket.
 pub const UNIX: u32 = 16;
 /// connect(2) has returned.
 pub const CONNECT_RETURNED: u32 = 32;
-/// Each call is reported: a call began like a message's head, or Core has spoken of the connection. Set for good: the slot
-/// of the hint may be another connection's by the next call.
+/// Each call is reported: one began like a message's head, or Core has sent a hint. Never cleared, because the slot of
+/// the hint may be another connection's by the next call.
 pub const FOLLOWED: u32 = 64;
-/// No process has the socket any more. Kept here because the memory of its file may be another file's by now.
+/// No process has the socket any more. Kept here, because the memory of its file may hold another file by now.
 pub const RELEASED: u32 = 128;
 
 impl Connection {
-    /// Whether one of the flags is set.
+    /// Returns whether one of the flags is set.
     #[inline(always)]
     pub fn has(&self, flags: u32) -> bool {
         self.flags.get() & flags != 0
     }
 
-    /// Sets flags. Two programs that set different ones at once may lose one of them: then what it stands for is found out
-    /// again.
+    /// Sets flags. Two programs that set different flags at once may lose one; the next call finds it out again.
     #[inline(always)]
     pub fn add(&self, flags: u32) {
         self.flags.set(self.flags.get() | flags);
     }
 
-    /// A record of bytes was submitted, or found no room in the ring.
+    /// Notes whether the ring had room for a record of bytes.
     #[inline(always)]
     pub fn submitted(&self, way: usize, done: bool) {
         self.lost[way & 1].set(!done as u8);
     }
 
-    /// [`STATE_LOST_READ`] and [`STATE_LOST_WRITTEN`], as far as they are so.
+    /// Returns [`STATE_LOST_READ`] and [`STATE_LOST_WRITTEN`] for the directions whose last record was lost.
     #[inline(always)]
     pub fn lost(&self) -> u8 {
         self.lost[0].get() * STATE_LOST_READ | self.lost[1].get() * STATE_LOST_WRITTEN
     }
 
-    /// Takes Core's hint for a direction, whose next byte is at `start`, if there is a new one.
+    /// Takes a new hint of Core for a direction whose next byte is at `start`.
     #[inline(always)]
     pub fn adopt(&self, way: usize, start: u64) {
         if let Some(hint) = hint(self.id.get(), way)
@@ -128,7 +127,7 @@ impl Connection {
         }
     }
 
-    /// Begins both directions at stream offsets of which nothing else is known.
+    /// Begins both directions at stream offsets about which nothing else is known.
     #[inline(always)]
     fn begin(&self, read: u64, written: u64) {
         self.ways[0].begin(read);
@@ -148,8 +147,8 @@ impl Connection {
     }
 }
 
-/// The entry of a socket. It stays readable while a program runs, but may become another socket's meanwhile, if this one
-/// is closed: then its name, its file and its sequence numbers are others, too.
+/// Returns the entry of a socket. It stays readable while a program runs. If the socket is closed meanwhile, it may
+/// become another socket's: its name, file and sequence numbers then differ.
 #[inline(always)]
 pub fn connection(sock: u64) -> Option<&'static Connection> {
     // SAFETY: memory of a map lives longer than the programs that use it, and all its fields are slots.
@@ -162,32 +161,32 @@ pub fn remove(sock: u64) {
     let _ = CONNECTIONS.remove(&sock);
 }
 
-/// Removes the entry of the socket whose address lies here. The key stays where it is: on the stack it would be a word
-/// more, and older kernels count them.
+/// Removes the entry of the socket whose address lies here. The key stays in its slot: older verifiers would count it
+/// as one more word of stack.
 #[inline(always)]
 pub fn remove_at(sock: &Slot<u64>) {
-    // SAFETY: the slot is this processor's memory, which nobody else writes between `enter` and `leave`.
+    // SAFETY: the slot is this processor's memory, which no other program writes between `enter` and `leave`.
     let _ = CONNECTIONS.remove(unsafe { &*sock.as_ptr() });
 }
 
-/// Whether Core follows a connection no more. What it carried may have been seen in part: its process may be no target any
-/// more.
+/// Returns whether Core has given up a connection. Perhaps only a part of its bytes was seen, because its process may
+/// be no target any more.
 #[inline(always)]
 pub fn is_given_up(id: u64) -> bool {
     let is_ignored = |way| hint(id, way).is_some_and(|hint| hint.until == IGNORED);
     is_ignored(0) && is_ignored(1)
 }
 
-/// What kind of stream a socket carries.
+/// Kind of stream that a socket carries.
 #[derive(Clone, Copy)]
 pub struct Stream {
     /// One of `FAMILY_*`.
     pub family: u8,
-    /// Whether its offsets are counted: it has no sequence numbers that could be read.
+    /// Whether offsets are counted, because sequence numbers cannot be read.
     pub counted: bool,
 }
 
-/// The stream of a socket; `None` if it carries none that is looked at (UDP, netlink, raw …).
+/// Returns the stream of a socket; `None` for other sockets (UDP, netlink, raw …).
 #[inline(always)]
 pub fn stream(sock: u64) -> Option<Stream> {
     let family: u16 = read(sock + offset!(sock_family) as u64)?;
@@ -203,7 +202,7 @@ pub fn stream(sock: u64) -> Option<Stream> {
         return None;
     }
     match read::<u16>(sock + offset!(sock_protocol) as u64)? {
-        // Sequence numbers of which a field is missing are of no use: user space leaves out this one then.
+        // Without one of the fields, sequence numbers are useless: user space then marks this one as missing.
         IPPROTO_TCP => Some(Stream {
             family,
             counted: is_missing!(tcp_copied_seq),
@@ -213,7 +212,7 @@ pub fn stream(sock: u64) -> Option<Stream> {
     }
 }
 
-/// Bytes that the present call has moved already, when its connection is described.
+/// Bytes that the present call had already moved when its connection is described.
 #[derive(Clone, Copy)]
 pub struct Moved {
     /// Received.
@@ -223,11 +222,11 @@ pub struct Moved {
 }
 
 impl Moved {
-    /// The call moved none.
+    /// A call without bytes.
     pub const NONE: Self = Self { read: 0, written: 0 };
 }
 
-/// A name that is never used twice while the agent runs.
+/// Returns a name that is never used twice while the agent runs.
 #[inline(always)]
 fn next_id() -> u64 {
     // SAFETY: the helper has no preconditions.
@@ -238,11 +237,11 @@ fn next_id() -> u64 {
     number << CONN_CPU_BITS | cpu & ((1 << CONN_CPU_BITS) - 1)
 }
 
-/// Puts a socket into the table, nothing known of it yet.
+/// Inserts a socket into the table, with nothing known about it yet.
 #[inline(always)]
 pub fn insert(socket: Socket, stream: Stream, role: Role) -> Option<&'static Connection> {
     let flags = (if stream.counted { COUNTED } else { 0 }) | (if stream.family == FAMILY_UNIX { UNIX } else { 0 });
-    // Not on the stack: older kernels give a program and what it calls 512 bytes.
+    // Not on the stack: a program and the functions that it calls share 512 bytes.
     let new = &scratch()?.connection;
     new.id.set(next_id());
     new.inode.set(inode(socket.file)?);
@@ -266,20 +265,20 @@ pub fn insert(socket: Socket, stream: Stream, role: Role) -> Option<&'static Con
     connection(socket.sock)
 }
 
-/// Whether an entry says that a socket's connection is of no interest. Nothing more is looked at then: the file tells
-/// that the entry is not of another socket at the same address.
+/// Returns whether an entry marks the socket's connection as ignored. The file shows that the entry is not of a former
+/// socket at the same address.
 #[inline(always)]
 pub fn is_opaque(connection: &Connection, socket: Socket) -> bool {
     connection.has(OPAQUE)
         && (connection.file.get() == socket.file || inode(socket.file) == Some(connection.inode.get()))
 }
 
-/// The connection of a socket, described if it is seen for the first time. `known`: the table's entry. `moved` are the
-/// bytes that the present call has moved already: the description tells how far the streams were before it.
+/// Returns the connection of a socket, and describes it if it is new. `known`: the table's entry. `moved`: bytes that
+/// the present call has moved already, so that the description has the positions before it.
 #[inline(always)]
 pub fn of(socket: Socket, known: Option<&'static Connection>, moved: Moved) -> Option<&'static Connection> {
     if let Some(connection) = known {
-        // A Unix socket has no sequence number that would betray another life at the same address.
+        // A Unix socket has no sequence number that would show a former socket at the same address.
         let same = !connection.has(UNIX) || inode(socket.file)? == connection.inode.get();
         if same && connection.has(DESCRIBED) {
             return Some(connection);
@@ -292,7 +291,7 @@ pub fn of(socket: Socket, known: Option<&'static Connection>, moved: Moved) -> O
     open(socket, Role::Unknown, moved)
 }
 
-/// Puts a socket into the table and describes it.
+/// Inserts a socket into the table and describes it.
 #[inline(always)]
 pub fn open(socket: Socket, role: Role, moved: Moved) -> Option<&'static Connection> {
     let stream = stream(socket.sock)?;

@@ -1,4 +1,4 @@
-//! Where the bytes of a call lie in the stream.
+//! Place of a call's bytes in the stream.
 
 use agent_ebpf::abi::{Counter, Direction};
 
@@ -8,21 +8,22 @@ use crate::{
     kernel::{half_word, offset},
 };
 
-/// Where the bytes of a call lie in the stream.
+/// Place of a call's bytes in the stream.
 #[derive(PartialEq, Eq)]
 pub enum Place {
-    /// From this offset on.
+    /// The bytes begin at this offset.
     At(u64),
-    /// Somewhere before this offset, which the stream has reached.
+    /// The bytes lie somewhere before this offset, which the stream has reached.
     Before(u64),
-    /// The socket's sequence number says nothing of them.
+    /// The socket's sequence number does not tell.
     Unknown,
-    /// The table's entry is of another socket that had the same address.
+    /// The table's entry belongs to a former socket at the same address.
     OtherLife,
 }
 
-/// Compares the `bytes` of a call with how far the socket's own sequence number moved. At the exit of a call that can
-/// block, the descriptor may name another socket than the call used, and two threads may be at work at once.
+/// Compares the `bytes` of a call with the advance of the socket's own sequence number. At the exit of a call that
+/// blocked, the descriptor may name another socket (measured: dup2 over a blocked read), and two threads may use the
+/// socket at once: no match is a counted gap, never a segment.
 #[inline(always)]
 pub fn place(socket: Socket, connection: &Connection, way: usize, bytes: u64) -> Place {
     let way = way & 1;
@@ -41,7 +42,7 @@ pub fn place(socket: Socket, connection: &Connection, way: usize, bytes: u64) ->
     let mut ahead = now
         .wrapping_sub(connection.base[way].get())
         .wrapping_sub((start + bytes) as u32) as i32;
-    // A read that met the FIN has one more.
+    // A read that met the FIN advances by one more.
     if ahead > 0 && way == Direction::Read as usize && fin_read(socket.sock, now) {
         ahead -= 1;
     }

@@ -1,5 +1,5 @@
-//! A small shop of services in eight languages that nobody instrumented, watched by Spoor: shows whole traces, and checks every
-//! one of them against what the services logged.
+//! A small shop of services in eight languages without instrumentation, watched by Spoor. Shows whole traces, and
+//! checks all of them against the log of the services.
 //!
 //! `cargo xtask demo` installs what it needs, builds it and runs it.
 
@@ -27,7 +27,7 @@ use spoor_tests::{
     truth::Event,
 };
 
-/// What visitors of the shop do: path, the status that they get, and what is worth seeing.
+/// Visits to the shop: path, expected status, and the point of the visit.
 const VISITS: [(&str, u16, &str); 4] = [
     ("/checkout", 200, "one request, eight services"),
     ("/pay", 502, "a failing call: the bank answers 500"),
@@ -36,13 +36,13 @@ const VISITS: [(&str, u16, &str); 4] = [
 ];
 const VISITORS: usize = 4;
 
-/// Shows what Spoor sees of a small shop of uninstrumented services.
+/// Shows how Spoor sees a small shop of uninstrumented services
 #[derive(Parser)]
 struct Arguments {
-    /// How many requests to send.
+    /// Number of requests to send
     #[arg(long, default_value_t = 300)]
     requests: usize,
-    /// Leave the shop running, with a request now and then and an agent that tells of them, until Ctrl-C.
+    /// Leave the shop running until Ctrl-C, with a request now and then and an agent that prints traces
     #[arg(long)]
     keep: bool,
     /// Also export the traces to this OTLP endpoint.
@@ -98,7 +98,7 @@ fn main() -> Result<()> {
 }
 
 struct Shop {
-    /// The front is the last one.
+    /// Services of the shop; the last one is the front.
     services: Vec<Service>,
 }
 
@@ -193,7 +193,7 @@ impl Shop {
     }
 }
 
-/// Sends so many requests, and fails if one is not answered as it should be.
+/// Sends that many requests, and fails unless each is answered as expected.
 fn visit(shop: &Shop, requests: usize, stop: &AtomicBool) -> Result<()> {
     let next = AtomicUsize::new(0);
     let visitor = || -> Result<()> {
@@ -291,7 +291,7 @@ impl Outcome {
     }
 }
 
-/// An agent that exports to `endpoint`, or else prints traces.
+/// Starts an agent that exports to `endpoint`, or else prints traces.
 fn watcher(shop: &Shop, endpoint: Option<&str>) -> Result<Agent> {
     let selection = shop.selection()?;
     match endpoint {
@@ -303,7 +303,7 @@ fn watcher(shop: &Shop, endpoint: Option<&str>) -> Result<Agent> {
     }
 }
 
-/// A visit every second, told by an agent, until Ctrl-C.
+/// Sends a visit every second until Ctrl-C, with an agent that prints its trace.
 fn keep(shop: &Shop, exporter: Option<Agent>, stop: &AtomicBool) -> Result<()> {
     let mut watcher = exporter.map_or_else(|| watcher(shop, None), Ok)?;
     println!(

@@ -1,5 +1,5 @@
-//! Core on streams of events that were never told so: nothing panics, what is kept is bounded by the settings, the same
-//! stream gives the same spans, and when all connections have ended nothing is held.
+//! Core on impossible streams of events: nothing panics, the settings bound the memory, the same stream gives the same
+//! spans, and nothing is held once all connections have ended.
 #![no_main]
 
 use arbitrary::Unstructured;
@@ -11,7 +11,7 @@ use spoor::{
 };
 use spoor_fuzz::events::{Step, stream};
 
-/// Requests that may wait on one connection (`MAX_PENDING` of the parser).
+/// Upper bound of waiting requests on one connection (`MAX_PENDING` of the parser).
 const MOST_PENDING: usize = 1024;
 
 fuzz_target!(|data: &[u8]| {
@@ -55,7 +55,7 @@ fn play(settings: &CoreSettings, steps: &[Step]) -> (Vec<Span>, Vec<(&'static st
             "{exchanges} exchanges"
         );
     }
-    // What a reset left open ends now; then all that is over leaves.
+    // Ends the exchanges that a reset left open; then all spans leave.
     core.tick(u64::MAX - 1);
     spans.extend(core.flush());
     assert_eq!(core.drain(), [], "what is over has left");

@@ -1,5 +1,5 @@
-//! The programs' framing, held against Core's parser: the programs are sure of a head's end, of its body and of a chunk only
-//! where Core's parser reads the same.
+//! The programs' framing, compared with Core's parser: where the programs are sure of a head's end, its body or a
+//! chunk, Core's parser reads the same.
 #![no_main]
 
 use agent_ebpf::frame::{
@@ -24,14 +24,14 @@ fuzz_target!(|data: &[u8]| {
     }
     let head = &head[..head.len().min(SCAN_BYTES)];
     let response = first & 1 == 1;
-    // Behind the head lies another call in the memory that is scanned.
+    // In the kernel, another call's bytes lie behind the head.
     let behind = if first & 2 == 0 { 0 } else { b'\n' };
     let (head_bytes, body) = head::read(head, behind);
     assert!(head_bytes <= head.len());
     if head_bytes == 0 || body == Body::Unknown {
         return;
     }
-    // The programs ask more of the first line; here it is what they accept.
+    // The programs demand more of the first line; here the test does.
     let plain = match response {
         true => head.starts_with(b"HTTP/1.1 200 "),
         false => is_request_line(head),
@@ -75,7 +75,7 @@ fuzz_target!(|data: &[u8]| {
     );
 });
 
-/// A system call that moved these bytes.
+/// Returns a system call that moved these bytes.
 fn piece(offset: u64, bytes: &[u8]) -> Piece<'_> {
     Piece {
         offset,
@@ -85,7 +85,7 @@ fn piece(offset: u64, bytes: &[u8]) -> Piece<'_> {
     }
 }
 
-/// A chunk's line, the first one of a body or one behind a chunk.
+/// Compares a chunk's line, the first one of a body or a later one.
 fn chunk(is_first: bool, bytes: &[u8]) {
     let known = bytes.len().min(LINE_BYTES as usize);
     let line = Line::read(is_first, known as u64, |index| bytes[index as usize]);
@@ -114,7 +114,7 @@ fn chunk(is_first: bool, bytes: &[u8]) {
     }
 }
 
-/// Whether the first line is `POST`, a target of printable characters, and `HTTP/1.1`.
+/// Returns whether the first line is `POST`, a target of printable characters, and `HTTP/1.1`.
 fn is_request_line(head: &[u8]) -> bool {
     let line = head.split(|&byte| byte == b'\r').next().unwrap_or_default();
     let target = line

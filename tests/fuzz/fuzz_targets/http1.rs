@@ -1,6 +1,6 @@
-//! Both halves of an HTTP/1 connection: any bytes, in any pieces, with gaps. Nothing panics, the story is one that can
-//! be, and where calls are told in smaller pieces it is the same, but for when a fault is noticed: a long line is looked at
-//! when it ends. What is not HTTP/1 is looked at as an opening of other protocols.
+//! Both halves of an HTTP/1 connection: any bytes, in any pieces, with gaps. Nothing panics, the events are consistent,
+//! and smaller pieces give the same events, except for the time at which a fault is noticed: a long line is parsed when
+//! it ends. Bytes that are no HTTP/1 go to the detection of other protocols.
 #![no_main]
 
 use std::borrow::Cow;
@@ -17,15 +17,15 @@ use spoor::{
 };
 use spoor_fuzz::{byte, number, short, text};
 
-/// Of more steps nothing new comes, and pieces that wait are bounded by their number.
+/// Upper bound of steps: longer inputs find nothing new, and the number of pieces bounds the waiting ones.
 const MOST_STEPS: usize = 200;
-/// Steps that say a text again and again: they reach the parser's bounds, and take long.
+/// Upper bound of steps that repeat a text: they reach the parser's bounds, and take long.
 const MOST_REPEATED: usize = 2;
-/// Longest of these, in bytes: more than the parser keeps.
+/// Upper bound of a repeated text, in bytes: more than the parser keeps.
 const REPEATED_BYTES: usize = 80 << 10;
 
 enum Step<'a> {
-    /// A call that moved these bytes, or a part of one; told again in two pieces, cut at so many sixteenths.
+    /// A call that moved these bytes, or a part of one. Played again in two pieces, cut at this many sixteenths.
     Bytes(Half, bool, Cow<'a, [u8]>, u8),
     Gap(Half, u64),
     End(Half),
@@ -60,7 +60,7 @@ fuzz_target!(|data: &[u8]| {
     check(&whole, from_birth);
     let pieces = play(from_birth, at_server, &steps, true);
     let (whole, pieces) = (up_to_loss(&whole), up_to_loss(&pieces));
-    // How the halves' stories are interleaved depends on the pieces: a request that was held may be told within a response.
+    // The pieces decide how the events of the halves interleave: a held request may be reported within a response.
     for half in [Half::Request, Half::Response] {
         let (whole, pieces) = (of_half(whole, half), of_half(pieces, half));
         let told = whole.len().min(pieces.len());
@@ -83,14 +83,14 @@ fn of_half(events: &[Event], half: Half) -> Vec<&Event> {
     events.iter().filter(of).collect()
 }
 
-/// The events before the first one that gives something up.
+/// Returns the events before the first one that gives something up.
 fn up_to_loss(events: &[Event]) -> &[Event] {
     let lost = |event: &Event| matches!(event, Event::Lost { .. } | Event::Opaque { .. });
     &events[..events.iter().position(lost).unwrap_or(events.len())]
 }
 
-/// Where a call is cut. Of a long head only whole lines are looked at, so what is wrong in the second piece must be seen
-/// with it where that decides at which call a search for requests goes on.
+/// Returns the place of a cut. A long head is parsed line by line, so a fault in the second piece must be visible there
+/// if it decides at which call the search for requests continues.
 fn place(bytes: &[u8], sixteenths: u8, from_birth: bool) -> usize {
     let at = bytes.len() * usize::from(sixteenths) / 16;
     if from_birth || bytes[at..].contains(&b'\n') {
@@ -100,7 +100,7 @@ fn place(bytes: &[u8], sixteenths: u8, from_birth: bool) -> usize {
     }
 }
 
-/// What the parser says, without the stamps.
+/// Returns the parser's events, without the stamps.
 fn play(from_birth: bool, at_server: bool, steps: &[Step<'_>], in_pieces: bool) -> Vec<Event> {
     let name = |name: &str| name.parse().expect("a header name");
     let config = Config::new(&[name("x-a")], &[name("x-b")], false);
@@ -168,12 +168,12 @@ fn play(from_birth: bool, at_server: bool, steps: &[Step<'_>], in_pieces: bool) 
     out
 }
 
-/// Numbers are given in order, ends follow heads, and nothing is told of what was lost.
+/// Checks that numbers rise, ends follow heads, and no event is about a lost exchange.
 fn check(events: &[Event], from_birth: bool) {
     let mut next = 0;
     let mut sending = None;
     let mut oldest = 0;
-    // Exchanges from this one on are lost.
+    // First exchange that is lost.
     let mut lost_from = u64::MAX;
     let mut answering = false;
     let mut opaque = false;
@@ -186,7 +186,7 @@ fn check(events: &[Event], from_birth: bool) {
                 if !synchronised {
                     assert!(!answering, "{events:?}");
                     (oldest, lost_from, synchronised) = (next, u64::MAX, true);
-                    // One that was answered before it was whole: its end was lost.
+                    // It was answered before it was whole, so its end is lost.
                     sending = None;
                 }
                 assert_eq!(sending, None, "{events:?}");
@@ -207,7 +207,7 @@ fn check(events: &[Event], from_birth: bool) {
                 oldest += 1;
             }
             Event::Lost { exchange, .. } => {
-                // Those before it go on: it is the end of the last that is in doubt.
+                // Earlier exchanges continue: only the end of the last one is in doubt.
                 assert!((oldest..=next).contains(exchange), "{events:?}");
                 sending = sending.filter(|sending| sending < exchange);
                 answering &= oldest < *exchange;

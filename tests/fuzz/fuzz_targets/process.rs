@@ -1,5 +1,5 @@
-//! What processes and the kernel say of themselves: a process file system with any content (command lines, environments,
-//! cgroups, mounts, executables, state files of container runtimes), and any bytes as the kernel's BTF.
+//! Facts about processes and the kernel, from any bytes: a process file system (command lines, environments, cgroups,
+//! mounts, executables, state files of container runtimes), and the kernel's BTF.
 #![no_main]
 
 use std::{
@@ -22,7 +22,7 @@ use spoor::{
 use spoor_fuzz::{byte, text};
 use tempfile::TempDir;
 
-/// The process that is looked at.
+/// Id of the described process.
 const PID: u32 = 4_000_000;
 
 /// Files below the process's directory, and below the host's root.
@@ -45,7 +45,7 @@ const FILES: [&str; 16] = [
     "1/root/run/containers/storage/overlay-containers/ID/userdata/config.json",
 ];
 
-/// Further ones: of the host, and of the agent itself.
+/// Further files, of the host and of the agent.
 const MORE_FILES: [&str; 7] = [
     "1/root/etc/hostname",
     "1/root/etc/machine-id",
@@ -56,10 +56,10 @@ const MORE_FILES: [&str; 7] = [
     "4000000/root/app/app.py",
 ];
 
-/// The name that the state files have in place of `ID`.
+/// Container id in the place of `ID` in the names of the state files.
 const CONTAINER: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
-/// What the executable may be called.
+/// Names of the executable.
 const NAMES: [&str; 20] = [
     "python3.11",
     "node",
@@ -98,7 +98,7 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-/// A process file system whose files are empty. The fuzzer ends without taking it away: whoever runs it clears `TMPDIR`.
+/// Creates a process file system of empty files. The fuzzer's exit does not delete it: its caller clears `TMPDIR`.
 fn make() -> TempDir {
     let directory = tempfile::Builder::new().prefix("spoor-fuzz-").tempdir();
     let directory = directory.expect("a directory can be made");
@@ -125,7 +125,7 @@ fn file(proc: &Path, name: &str) -> PathBuf {
     proc.join(name.replace("ID", CONTAINER))
 }
 
-/// Fills in the files, and gathers what they say.
+/// Fills in the files, and gathers the facts.
 fn look(proc: &Path, name: usize, input: &mut Unstructured<'_>) {
     let process = proc.join(PID.to_string());
     let executable = process.join("root/jdk/bin").join(NAMES[name]);
@@ -146,7 +146,7 @@ fn look(proc: &Path, name: usize, input: &mut Unstructured<'_>) {
         };
         link(directory, &process.join("cwd"));
     }
-    // Whether the agent's host name is the host's.
+    // Decides whether the agent's host name is the host's.
     link(
         if flags & 8 == 0 { "uts:[4]" } else { "uts:[5]" },
         &proc.join("self/ns/uts"),

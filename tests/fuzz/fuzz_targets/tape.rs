@@ -1,4 +1,4 @@
-//! Tapes of any bytes, played to Core as `spoor replay` does, and redacted as `spoor redact` does.
+//! Tapes of any bytes, replayed to Core as `spoor replay` does, and redacted as `spoor redact` does.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -72,7 +72,7 @@ fn frames(tape: &[u8]) -> Vec<Frame<'static>> {
         frames.push(match frame {
             Frame::Config(json) => Frame::Config(json.into_owned().into()),
             Frame::Process(facts) => Frame::Process(std::borrow::Cow::Owned(facts.into_owned())),
-            // Its bytes do not outlive the reader.
+            // The reader reuses the record's memory.
             Frame::Record(record) => Frame::Config(format!("{record:?}").into()),
             Frame::Seed(seed) => Frame::Seed(seed),
             Frame::Clock { monotonic_ns, unix_ns } => Frame::Clock { monotonic_ns, unix_ns },

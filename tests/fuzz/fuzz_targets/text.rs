@@ -1,4 +1,4 @@
-//! Text from outside that ends up in spans or in settings: targets, headers, trace context, environment variables, options.
+//! Text from outside that gets into spans or settings: targets, headers, trace context, environment variables, options.
 #![no_main]
 
 use std::{
@@ -31,7 +31,7 @@ use spoor::{
 };
 use spoor_fuzz::{byte, number, short, text};
 
-/// Values are cut at this length, in bytes.
+/// Length at which values are cut, in bytes.
 const VALUE_BYTES: usize = 4096;
 
 const HEADERS: [Header; 10] = [
@@ -47,7 +47,7 @@ const HEADERS: [Header; 10] = [
     Header::Captured(9),
 ];
 
-/// The variables that the exporter reads.
+/// Variables that the exporter reads.
 const VARIABLES: [&str; 21] = [
     "OTEL_EXPORTER_OTLP_ENDPOINT",
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
@@ -72,7 +72,7 @@ const VARIABLES: [&str; 21] = [
     "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE",
 ];
 
-/// Different names that spans may get from paths (`MAX_TEMPLATES`), one of them with the method alone.
+/// Upper bound of the span names from paths (`MAX_TEMPLATES`), and one more for the method alone.
 const MOST_NAMES: usize = 201;
 
 fuzz_target!(|data: &[u8]| {
@@ -175,7 +175,7 @@ fn span(input: &mut Unstructured<'_>) {
     assert!(!redact::authority(&query).contains(':') || query.contains(':') || query.contains('@'));
 }
 
-/// Many paths: the number of names stays bounded.
+/// Checks that the number of names stays bounded for many paths.
 fn names(input: &mut Unstructured<'_>) {
     let socket = Endpoint::Unix(None);
     let mut names = SpanNames::default();
@@ -221,7 +221,7 @@ fn names(input: &mut Unstructured<'_>) {
     }
 }
 
-/// No value is longer than is promised, and no key comes twice.
+/// Checks that no value is longer than promised, and that no key occurs twice.
 fn bounded(attributes: &[Attribute]) {
     for (index, attribute) in attributes.iter().enumerate() {
         match &attribute.value {
@@ -291,7 +291,7 @@ fn arguments(input: &mut Unstructured<'_>) {
     let mut environment = None;
     while !input.is_empty() && arguments.len() < 20 {
         match text(input) {
-            // No argument has a NUL byte: this is what all variables say.
+            // No argument has a NUL byte, so this input is the value of all variables.
             [0, value @ ..] => environment = Some(OsString::from_vec(value.to_vec())),
             argument => arguments.push(OsString::from_vec(argument.to_vec())),
         }
@@ -318,7 +318,7 @@ fn arguments(input: &mut Unstructured<'_>) {
     }
 }
 
-/// Rules can be shown, and looked at with any path.
+/// Formats rules, and matches them with any path.
 fn selection(selection: &Selection, path: &Path) {
     assert_eq!(selection.rules().is_empty(), selection.is_empty());
     for glob in &selection.exes {

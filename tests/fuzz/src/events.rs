@@ -1,5 +1,5 @@
-//! Streams of events that a kernel could tell, and what can go wrong on the way: records lost, told twice, told later than
-//! others, cut, or of things that were never there.
+//! Streams of events that a kernel could send, with faults on the way: records that are lost, repeated, late, cut, or
+//! about unknown objects.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -21,12 +21,12 @@ use spoor::{
 
 use crate::{byte, number, text};
 
-/// Connections that a stream names, and processes.
+/// Number of connections, and of processes, that a stream names.
 pub const CONNECTIONS: u64 = 8;
 const PROCESSES: u32 = 4;
-/// Of longer streams nothing new comes.
+/// Upper bound of steps: longer streams find nothing new.
 const MOST_STEPS: usize = 400;
-/// A connect that has not ended yet says so.
+/// Result of a connect that has not ended yet.
 const EINPROGRESS: i32 = 115;
 /// `TCP_SYN_SENT`
 const SYN_SENT: u8 = 2;
@@ -68,24 +68,24 @@ const RUNTIMES: [Runtime; 7] = [
     Runtime::Jvm,
 ];
 
-/// What Core is told.
+/// An input of Core.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// A record.
+    /// A record arrives.
     Record(Vec<u8>),
-    /// Time passes, to this time of `CLOCK_MONOTONIC`.
+    /// Time advances to this time of `CLOCK_MONOTONIC`.
     Tick(u64),
-    /// Spans are taken.
+    /// The caller takes the spans.
     Drain,
-    /// A process is this.
+    /// Facts of a process arrive.
     Process(ProcessFacts),
-    /// Whether a process is selected.
+    /// The decision whether a process is selected arrives.
     Selected(u32, bool),
-    /// Both clocks.
+    /// Both clocks are read.
     Clock(u64, u64),
 }
 
-/// The settings and the steps of an input.
+/// Returns the settings and the steps of an input.
 pub fn stream(input: &mut Unstructured<'_>) -> (CoreSettings, Vec<Step>) {
     let flags = byte(input);
     let settings = CoreSettings {
@@ -115,7 +115,7 @@ pub fn stream(input: &mut Unstructured<'_>) -> (CoreSettings, Vec<Step>) {
     }
     steps.extend(teller.late.drain(..).map(Step::Record));
     steps.extend((0..PROCESSES).map(|place| Step::Process(facts(place, RUNTIMES[0]))));
-    // Nothing is told for a second: no call is under way when the connections end.
+    // A second without records: no call is in progress when the connections end.
     teller.now_ns += 1_000_000_000;
     steps.push(Step::Tick(teller.now_ns));
     for conn in (1..=CONNECTIONS).chain(teller.others.iter().copied()) {
@@ -124,13 +124,13 @@ pub fn stream(input: &mut Unstructured<'_>) -> (CoreSettings, Vec<Step>) {
     (settings, steps)
 }
 
-/// Where a stream is.
+/// State of a stream.
 #[derive(Default)]
 struct Teller {
     now_ns: u64,
-    /// Offsets by connection and direction.
+    /// Stream offsets by connection and direction.
     offsets: [[u64; 2]; CONNECTIONS as usize + 1],
-    /// Told later.
+    /// Records that arrive later.
     late: VecDeque<Vec<u8>>,
     delayed: bool,
     /// Connections that records of any bytes may name.
@@ -186,7 +186,7 @@ impl Teller {
                 record
             }
             220..=224 => {
-                // The order of two processors' records is not that of their times.
+                // The order of two processors' records differs from that of their times.
                 self.delayed = true;
                 return;
             }
@@ -244,9 +244,9 @@ impl Teller {
         let (mut offset, mut length) = (*at, bytes.len() as u64);
         let mut captured = bytes.len();
         match what >> 4 {
-            // Lost: what follows begins behind it.
+            // Lost: the next record begins behind it.
             8 => *at = at.saturating_add(number(input)),
-            // Told again, wholly or in part.
+            // Repeated, wholly or in part.
             9 => offset = offset.saturating_sub(number(input)),
             10 => offset = number(input),
             11 => {
@@ -368,7 +368,7 @@ impl Teller {
         with(exec, strings)
     }
 
-    /// Nothing follows on a connection.
+    /// Returns the record that ends a connection.
     fn end(&self, conn: u64) -> Vec<u8> {
         let mut header = Header {
             time_ns: self.now_ns,
@@ -388,7 +388,7 @@ impl Teller {
     }
 }
 
-/// The connection that a record names, if it is of a kind that does: the name is behind the header.
+/// Returns the connection that a record names, if its kind has one: the name is behind the header.
 fn named_by(record: &[u8]) -> Option<u64> {
     let name = record.get(size_of::<Header>()..)?.first_chunk()?;
     Some(u64::from_ne_bytes(*name))

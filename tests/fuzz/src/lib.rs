@@ -1,21 +1,21 @@
-//! What the fuzz targets share: how an input is taken apart.
+//! Reading of inputs, shared by the fuzz targets.
 //!
 //! Inputs are read from front to back, a few bytes for each step, so that a mutation of one step leaves the others as
 //! they are.
 
 use arbitrary::Unstructured;
 
-/// A byte; 0 when the input is used up.
+/// Reads a byte; 0 when the input is used up.
 pub fn byte(input: &mut Unstructured<'_>) -> u8 {
     input.arbitrary().unwrap_or(0)
 }
 
-/// A number of 16 bits; 0 when the input is used up.
+/// Reads a number of 16 bits; 0 when the input is used up.
 pub fn short(input: &mut Unstructured<'_>) -> u16 {
     u16::from(byte(input)) << 8 | u16::from(byte(input))
 }
 
-/// Up to 255 bytes behind a byte that says how many, fewer at the input's end. A length of 255 takes all that is left.
+/// Reads a byte with a length and that many bytes, fewer at the input's end. A length of 255 takes the rest.
 pub fn text<'a>(input: &mut Unstructured<'a>) -> &'a [u8] {
     let length = match usize::from(byte(input)) {
         255 => input.len(),
@@ -24,7 +24,7 @@ pub fn text<'a>(input: &mut Unstructured<'a>) -> &'a [u8] {
     input.bytes(length).unwrap_or_default()
 }
 
-/// A number that is small, at an edge, or anything.
+/// Reads a number that is small, at an edge, or arbitrary.
 pub fn number(input: &mut Unstructured<'_>) -> u64 {
     match byte(input) {
         small @ 0..=199 => u64::from(small),

@@ -1,4 +1,4 @@
-//! The agent under measurement, by its command line alone.
+//! The agent under measurement, run by its command line alone.
 
 use std::{
     ffi::OsString,
@@ -16,11 +16,11 @@ use spoor_tests::{agent::binary, http, metrics::Metrics, net::free_address, proc
 
 use super::proc;
 
-/// How long it may take to attach: on a busy machine the kernel waits long for all processors, for each program.
+/// Time limit of the attach. On a busy machine the kernel waits long for all processors, for each program.
 const READY_LIMIT: Duration = Duration::from_secs(90);
-/// How long it may take to end.
+/// Time limit of the agent's end.
 const END_LIMIT: Duration = Duration::from_secs(15);
-/// A started process may be captured for up to a second before it is known not to be selected.
+/// Time for which a started process may be captured until it is known not to be selected.
 pub const SELECTION_TIME: Duration = Duration::from_millis(1200);
 
 /// A running agent that exports to a sink.
@@ -30,12 +30,12 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Starts it with these arguments, and waits until it is attached.
+    /// Starts the agent with these arguments, and waits until it is attached.
     pub fn start(args: &[OsString], sink: SocketAddr, environment: &[(&str, &str)]) -> Result<Self> {
         Self::start_program(&binary()?, args, sink, environment)
     }
 
-    /// Starts this agent, whichever it is, as [`Agent::start`] does.
+    /// Starts the agent at this path, as [`Agent::start`] does.
     pub fn start_program(
         program: &Path,
         args: &[OsString],
@@ -55,7 +55,7 @@ impl Agent {
         let (said, ready) = mpsc::channel();
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                // Nobody listens any more once it is ready: then its warnings are ours.
+                // The receiver is gone once the agent is ready: from then on its warnings go to our standard error.
                 if let Err(mpsc::SendError(line)) = said.send(line)
                     && (line.contains("WARN") || line.contains("ERROR"))
                 {
@@ -77,24 +77,24 @@ impl Agent {
         Ok(Self { process, metrics })
     }
 
-    /// Its process.
+    /// Returns the agent's process id.
     pub fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// Its metrics now.
+    /// Reads the agent's metrics.
     pub fn metrics(&self) -> Result<Metrics> {
         Ok(Metrics::parse(&http::get(self.metrics, "/metrics")?))
     }
 
-    /// Its programs and maps.
+    /// Returns the agent's programs and maps.
     pub fn objects(&self) -> Result<proc::Objects> {
         let objects = proc::objects(self.id())?;
         ensure!(objects.programs > 0, "the agent holds no eBPF program");
         Ok(objects)
     }
 
-    /// Ends it as Ctrl-C does, so that it flushes.
+    /// Ends the agent as Ctrl-C does, so that it flushes.
     pub fn finish(mut self) -> Result<()> {
         self.process.signal(Signal::SIGINT)?;
         let status = self.process.wait(END_LIMIT)?;

@@ -1,4 +1,4 @@
-//! What a large body costs: the calls that lie wholly inside it, and what it leaves in the ring.
+//! Cost of a large body: the calls inside it, and its records in the ring.
 
 use std::{
     fs::File,
@@ -27,13 +27,13 @@ use super::{
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
-/// What the server hands to one write(2).
+/// Bytes of one write(2) of the server.
 const WRITE_BYTES: usize = 64 * 1024;
-/// How long the agent may take to count what is in the ring.
+/// Time that the agent may need to count the records in the ring.
 const COUNTING_TIME: Duration = Duration::from_millis(1500);
 
-/// Fetches 1 MiB and 1 GiB from a traced server, and 1 GiB from an untraced one for the cost of a run that finds no target,
-/// which is then taken off for each call of the client's.
+/// Fetches 1 MiB and 1 GiB from a traced server, and 1 GiB from an untraced one. The latter gives the cost of a run
+/// that finds no target, which is subtracted for each call of the client.
 pub fn run(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     let _statistics = reference::enable_run_statistics()?;
     let (plain, traced) = (Server::start(rig, Side::Plain)?, Server::start(rig, Side::Traced)?);
@@ -99,15 +99,15 @@ pub fn run(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     ])
 }
 
-/// What one response has cost.
+/// Cost of one response.
 struct Fetch {
     runs: f64,
     run_ns: f64,
     client_calls: f64,
     server_calls: f64,
-    /// Not a number if the agent does not say.
+    /// Records; NaN if the agent does not report them.
     records: f64,
-    /// As above.
+    /// Bytes in the ring; NaN if the agent does not report them.
     ring_bytes: f64,
 }
 
@@ -134,12 +134,12 @@ fn fetch(agent: &Agent, server: &Server, stream: &mut BufReader<TcpStream>, byte
     })
 }
 
-/// Asks for a body and reads it; gives the number of calls on the socket.
+/// Requests a body and reads it; returns the number of calls on the socket.
 fn request(stream: &mut BufReader<TcpStream>, bytes: u64) -> Result<u64> {
     stream
         .get_mut()
         .write_all(format!("GET /{bytes} HTTP/1.1\r\nHost: bench\r\n\r\n").as_bytes())?;
-    // The head is written by itself, and the client is never ahead: one read.
+    // The server writes the head by itself and waits for the client: one read.
     skip_head(stream)?;
     let mut calls = 2;
     let buffered = stream.buffer().len();
@@ -160,7 +160,7 @@ fn connect(server: &Server) -> Result<BufReader<TcpStream>> {
     let stream = TcpStream::connect(server.address)?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     let mut stream = BufReader::new(stream);
-    // A first response, so that the connection is known.
+    // A first response, after which the programs know the connection.
     request(&mut stream, MIB)?;
     Ok(stream)
 }
@@ -183,13 +183,13 @@ impl Server {
     }
 }
 
-/// The server: a body of N bytes for `GET /N`, by write(2) of 64 KiB each.
+/// Serves a body of N bytes for `GET /N`, by write(2) of 64 KiB each.
 pub fn serve(address: SocketAddr) -> Result<ExitCode> {
     let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
     for stream in listener.incoming() {
         let stream = stream?;
         std::thread::spawn(move || {
-            // A client that goes away, as the one does that only waited for us to listen.
+            // Some clients only test whether the server listens, and close.
             if let Err(error) = respond(stream) {
                 eprintln!("{error:#}");
             }
@@ -199,7 +199,7 @@ pub fn serve(address: SocketAddr) -> Result<ExitCode> {
 }
 
 fn respond(stream: TcpStream) -> Result<()> {
-    // A file writes by write(2), a stream by sendto(2).
+    // A `File` writes by write(2), a stream by sendto(2).
     let mut output = File::from(OwnedFd::from(stream.try_clone()?));
     let mut input = BufReader::new(stream);
     let chunk = vec![b'x'; WRITE_BYTES];

@@ -1,4 +1,4 @@
-//! What system calls cost a process: it makes them in a loop and says how long each took.
+//! Cost of system calls in a process: it makes them in a loop and prints the time of each.
 
 use std::{
     fs::{File, OpenOptions},
@@ -16,41 +16,41 @@ use super::{
     role::Role,
 };
 
-/// What is asked for at once.
+/// Number of batches for one question.
 const BATCHES: usize = 15;
-/// Calls between two looks at the clock.
+/// Calls between two readings of the clock.
 const CALLS: usize = 10_000;
-/// Of each read and write of the file.
+/// Size of each read and write of the file, in bytes.
 const BLOCK_BYTES: usize = 4096;
-/// Length of the file: it stays in the page cache.
+/// Length of the file in blocks. It stays in the page cache.
 const BLOCKS: usize = 1024;
 
-/// ns of one call, by kind: CPU time of the thread, the least of several batches, for that is what the call costs when
-/// nobody disturbs it.
+/// Time of one call by kind, in ns: CPU time of the thread. The least of several batches, because that is the cost
+/// without disturbance.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Cost {
-    /// read(2) of one byte of /dev/zero: it is hooked.
+    /// read(2) of one byte of /dev/zero, which is hooked.
     pub read: f64,
-    /// getppid(2): it is not.
+    /// getppid(2), which is not hooked.
     pub other: f64,
-    /// read(2) of 4 KiB of a file that is in memory.
+    /// read(2) of 4 KiB of a file in the page cache.
     pub file_read: f64,
     /// write(2) of 4 KiB to a file.
     pub file_write: f64,
 }
 
-/// A process that makes calls when it is asked to.
+/// A process that makes calls on request.
 pub struct Caller(Role);
 
 impl Caller {
-    /// Starts it.
+    /// Starts the process.
     pub fn start(rig: &Rig, side: Side) -> Result<Self> {
         let file = rig.path().join(format!("{side:?}.blocks"));
         let file = file.to_str().context("the folder's name is no UTF-8")?;
         Ok(Self(rig.role(side, &["calls", file])?))
     }
 
-    /// What calls cost it now.
+    /// Measures the current cost of its calls.
     pub fn cost(&mut self) -> Result<Cost> {
         let line = self.0.ask("go")?;
         let mut values = line.split_ascii_whitespace().map(str::parse::<f64>);
@@ -69,7 +69,7 @@ impl Caller {
     }
 }
 
-/// The process itself.
+/// Runs the process itself.
 pub fn run(path: &Path) -> Result<ExitCode> {
     let mut zero = File::open("/dev/zero").context("cannot open /dev/zero")?;
     let mut file = OpenOptions::new()
@@ -107,7 +107,7 @@ pub fn run(path: &Path) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The least ns of a call, of all batches.
+/// Returns the least time of a call over all batches, in ns.
 fn least(mut call: impl FnMut(usize) -> Result<()>) -> Result<f64> {
     let mut least = f64::INFINITY;
     for _ in 0..BATCHES {
@@ -120,7 +120,7 @@ fn least(mut call: impl FnMut(usize) -> Result<()>) -> Result<f64> {
     Ok(least)
 }
 
-/// CPU time of this thread, ns.
+/// Returns the CPU time of this thread, in ns.
 pub fn cpu_ns() -> Result<u64> {
     let time = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).context("cannot read the thread's CPU time")?;
     Ok(time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)

@@ -1,4 +1,4 @@
-//! What Core takes for a request: by the clock, and in instructions.
+//! Cost of a request in Core: in time, and in instructions.
 
 use std::process::Command;
 
@@ -10,10 +10,10 @@ use super::{
     report::{Bar, Bound, Table, figure, median, progress},
 };
 
-/// Requests of a round.
+/// Number of requests of a round.
 const REQUESTS: &str = "100000";
 
-/// Rounds by the clock, then instructions. `bless`: these are the numbers of the repository from now on.
+/// Measures rounds by the clock, then instructions. `bless`: writes these numbers into the repository.
 pub fn run(options: Options, bless: bool) -> Result<Vec<Bar>> {
     let program = instructions::program()?;
     let mut ns = [Vec::new(), Vec::new()];

@@ -1,4 +1,4 @@
-//! Does each of a million requests become one span?
+//! Number of spans for a million requests.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use super::{
 
 /// Seconds of one run of wrk.
 const RUN_SECONDS: u64 = 5;
-/// How long no span may arrive before we believe that no more come.
+/// Time without a new span after which none is expected.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Saturates nginx until it has answered `requests`.
 ///
-/// wrk cuts off what is under way when its time is over: such a request reaches nginx, which answers it (a span), but wrk does
-/// not count the response. So nginx's own count of the requests that it has read is what the spans are compared with; it
-/// may be above wrk's by up to 16 for each run, and the question for it is a request, too.
+/// wrk abandons its open requests when its time is over: nginx reads and answers such a request, which gives a span,
+/// but wrk does not count the response. So the spans are compared with nginx's own count of requests. It may exceed
+/// wrk's by up to 16 for each run, and the query for it is a request, too.
 pub fn run(rig: &Rig, requests: u64) -> Result<Vec<Bar>> {
     let nginx = rig.nginx(Side::Traced)?;
     let before = rig.sink.spans();

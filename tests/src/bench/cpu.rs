@@ -13,7 +13,7 @@ use super::{
     wrk::Wrk,
 };
 
-/// What is judged: both come out of the same rounds.
+/// Figure to judge: both come from the same rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject {
     /// CPU time for each request.
@@ -22,15 +22,15 @@ pub enum Subject {
     Throughput,
 }
 
-/// How long no span may arrive before a round is over.
+/// Time without a new span after which a round is over.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Measures pairs of rounds, one with the agent and one without, each pair in the other order than the pair before. Without
-/// means that no program is loaded: the agent is started for each round, and ready before the load begins.
+/// Measures pairs of rounds, one with the agent and one without, in alternating order. Without means that no program is
+/// loaded: the agent is started for each of its rounds, and ready before the load begins.
 pub fn run(rig: &Rig, options: Options, subjects: &[Subject]) -> Result<Vec<Bar>> {
     let nginx = rig.nginx(Side::Traced)?;
     let seconds = options.seconds(2);
-    // Fills caches, and the first round is not the first.
+    // Fills caches before the first round.
     Wrk::start(nginx.address, 1, rig.path())?.finish()?;
 
     let mut pairs = Vec::new();
@@ -90,7 +90,8 @@ pub fn run(rig: &Rig, options: Options, subjects: &[Subject]) -> Result<Vec<Bar>
     Ok(bars)
 }
 
-/// CPU times are of the scheduler, which counts ns for each thread, from before the load until the last span has arrived.
+/// Result of a round. CPU times are the scheduler's, in ns for each thread, from before the load until the last span
+/// has arrived.
 struct Round {
     rate: f64,
     nginx_us: f64,

@@ -1,4 +1,4 @@
-//! How long after a response its span is there.
+//! Delay from a response to its span.
 
 use std::{
     thread::sleep,
@@ -16,33 +16,33 @@ use super::{
     sink::Arrival,
 };
 
-/// Requests on the connection that is idle between them.
+/// Number of requests on the connection that is idle between them.
 const EXCHANGES: u32 = 100;
-/// A span that has not come by then never will: what the other agents need is 8 to 23 s.
+/// Time after which a missing span counts as lost: other agents need 8 to 23 s.
 const LIMIT: Duration = Duration::from_secs(30);
 /// Requests a second of the steady load.
 const RATE: f64 = 1000.0;
 
-/// Measures from outside, with an exporter that sends at once (a batch waits for 1 ms): what comes out is above what is
-/// asked for by the way to the sink.
+/// Measures from outside, with an exporter that sends at once (a batch waits for 1 ms). The result includes the way to
+/// the sink.
 pub fn run(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     let nginx = rig.nginx(Side::Traced)?;
     let agent = rig.agent(&[("OTEL_BSP_SCHEDULE_DELAY", "1")])?;
     rig.sink.keep();
 
-    // On one connection, a request is made only when the span of the one before has come: so each is the last one on an
-    // idle connection, for as long as it takes.
+    // On one connection, the next request waits for the span of the last: each request is the last one on an idle
+    // connection.
     let mut client = http::Client::connect(nginx.address, "/")?;
     wait(rig)?;
     let mut idle_ms = Vec::new();
     for exchange in 0..if options.quick { EXCHANGES / 5 } else { EXCHANGES } {
-        // Not in step with any timer.
+        // Varied, so that no timer runs in step.
         sleep(Duration::from_millis(u64::from(50 + exchange * 37 % 101)));
         let answered = client.request()?;
         idle_ms.push(ms_between(answered, wait(rig)?.at));
     }
 
-    // Spans of a steady load, each by its own end.
+    // Spans of a steady load, each measured from its own end.
     let time = options.time(5);
     let before = rig.sink.spans();
     let made = http::steady(nginx.address, "/", 16, RATE, time)?;
@@ -77,7 +77,7 @@ pub fn run(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     ])
 }
 
-/// The next span.
+/// Waits for the next span.
 fn wait(rig: &Rig) -> Result<Arrival> {
     let start = Instant::now();
     loop {
@@ -91,7 +91,7 @@ fn wait(rig: &Rig) -> Result<Arrival> {
     }
 }
 
-/// Negative if the second was first: the client may see the response's end after the span has left.
+/// Returns a negative value if `second` came first: the client may read the response's end after the span has left.
 fn ms_between(first: SystemTime, second: SystemTime) -> f64 {
     match second.duration_since(first) {
         Ok(time) => time.as_secs_f64() * 1e3,

@@ -1,4 +1,4 @@
-//! What Spoor adds to an exchange: both ends of a connection in one process, on one processor, with and without the agent.
+//! Cost of an exchange with and without the agent: both ends of a connection in one process, on one processor.
 
 use std::{
     io::{BufRead as _, Read as _, Write as _},
@@ -26,21 +26,21 @@ use super::{
 
 /// Calls of an exchange: the client writes, the server reads, the server writes, the client reads.
 const CALLS: usize = 4;
-/// Exchanges between two looks at the clock.
+/// Exchanges between two readings of the clock.
 const EXCHANGES: usize = 5_000;
 /// Batches for each start of an agent.
 const BATCHES: usize = 40;
-/// Exchanges before the first batch: the connection is described, and caches are warm.
+/// Exchanges before the first batch: afterwards the connection is described, and caches are warm.
 const WARM_UP: usize = 500;
 
-/// The calling thread, to the scheduler's calls.
+/// The calling thread, in the scheduler's calls.
 const MYSELF: Pid = Pid::from_raw(0);
 
 const REQUEST: &[u8] = b"GET /exchange HTTP/1.1\r\nHost: bench.test\r\n\r\n";
 const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// Measures rounds with and without the agent, and with another agent if one is given; they take turns in being first. An
-/// agent is started for each of its rounds, and no program is loaded in the rounds without.
+/// Measures rounds with and without the agent, and with another agent if one is given, in rotating order. An agent is
+/// started for each of its rounds, and the rounds without have no program loaded.
 pub fn run(rig: &Rig, options: Options, against: Option<PathBuf>) -> Result<Vec<Bar>> {
     let mut peers = Peers::start(rig)?;
     let mut agents = vec![("with", binary()?)];
@@ -89,14 +89,15 @@ pub fn run(rig: &Rig, options: Options, against: Option<PathBuf>) -> Result<Vec<
     )])
 }
 
-/// A round with an agent. It must have been told of every call, and have lost nothing: else a call costs less than it should.
+/// Measures a round with an agent. The agent must have seen every call and lost nothing: a lost call costs less than a
+/// reported one.
 fn traced(rig: &Rig, peers: &mut Peers, program: &Path, batches: usize) -> Result<Vec<f64>> {
     let sampler = [("OTEL_TRACES_SAMPLER", "always_off")];
     let agent = Agent::start_program(program, &rig.traced(), rig.sink.address, &sampler)?;
     sleep(SELECTION_TIME);
     let before = recorded(&agent.metrics()?)?;
     let ns = peers.exchanges(batches)?;
-    // The agent takes its counters over once a second.
+    // The agent reads its counters once a second.
     sleep(SELECTION_TIME);
     let metrics = agent.metrics()?;
     let records = recorded(&metrics)? - before;
@@ -113,7 +114,7 @@ fn recorded(metrics: &Metrics) -> Result<f64> {
     records.context("the agent does not count records")
 }
 
-/// ns of an exchange, a value for each batch; and the median of each round.
+/// Times of an exchange in ns: a value for each batch, and the median of each round.
 #[derive(Default)]
 struct Batches {
     all: Vec<f64>,
@@ -126,12 +127,12 @@ impl Batches {
         self.all.extend(ns);
     }
 
-    /// What it costs when nobody disturbs it.
+    /// Returns the time without disturbance.
     fn best(&self) -> f64 {
         self.all.iter().copied().fold(f64::INFINITY, f64::min)
     }
 
-    /// Medians of rounds, compared with those of the same rounds without.
+    /// Compares the medians of rounds with those of the same rounds without the agent.
     fn compared(&self, without: &Self, compare: fn(f64, f64) -> f64) -> Vec<f64> {
         let pairs = self.rounds.iter().zip(&without.rounds);
         pairs.map(|(&with, &without)| compare(with, without)).collect()
@@ -142,16 +143,16 @@ impl Batches {
     }
 }
 
-/// The process with both ends.
+/// The process with both ends of the connection.
 struct Peers {
     role: Role,
-    /// Processors that this process had before.
+    /// Processors that this process could use before.
     processors: CpuSet,
 }
 
 impl Peers {
-    /// Starts it on the last processor that there is. As long as it lives, this thread and what it starts, agents above all, are
-    /// kept off that one.
+    /// Starts the process on the last processor. As long as it lives, this thread and its children, above all agents,
+    /// are kept off that processor.
     fn start(rig: &Rig) -> Result<Self> {
         let processors = sched_getaffinity(MYSELF).context("cannot tell which processors there are")?;
         let is_ours = |cpu: &usize| processors.is_set(*cpu).unwrap_or(false);
@@ -167,7 +168,7 @@ impl Peers {
         Ok(Self { role, processors })
     }
 
-    /// Makes a connection and so many batches of exchanges on it.
+    /// Opens a connection and runs that many batches of exchanges on it.
     fn exchanges(&mut self, batches: usize) -> Result<Vec<f64>> {
         let line = self.role.ask(&batches.to_string())?;
         let values = line.split_ascii_whitespace().map(str::parse);
@@ -187,7 +188,7 @@ impl Drop for Peers {
     }
 }
 
-/// The process itself: for each line with a number, it says what an exchange took in each of so many batches.
+/// Runs the process itself: for each line with a number N, it prints the time of an exchange in each of N batches.
 pub fn peers(cpu: usize) -> Result<ExitCode> {
     let mut set = CpuSet::new();
     set.set(cpu)?;
@@ -220,7 +221,7 @@ pub fn peers(cpu: usize) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A message, in one call at each end.
+/// Passes a message, by one call at each end.
 fn pass(from: &mut TcpStream, to: &mut TcpStream, message: &[u8], buffer: &mut [u8]) -> Result<()> {
     let sent = from.write(message)?;
     let received = to.read(buffer)?;

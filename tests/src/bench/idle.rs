@@ -1,4 +1,4 @@
-//! What an agent costs that has nothing to do.
+//! Cost of an agent that has nothing to do.
 
 use std::{thread::sleep, time::Instant};
 
@@ -12,11 +12,11 @@ use super::{
     rig::{Rig, Side},
 };
 
-/// A traced nginx that nobody asks anything; the host does what it does otherwise.
+/// Measures an agent whose only target is an nginx without requests. The host does its usual work.
 pub fn run(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     let _nginx = rig.nginx(Side::Traced)?;
     let agent = rig.agent(&[])?;
-    // What follows the start is not idleness.
+    // Waits for the work after the start to end.
     sleep(SELECTION_TIME * 4);
     let (cpu_before, sleeps_before, start) = (proc::cpu_ns(agent.id())?, proc::sleeps(agent.id())?, Instant::now());
     sleep(options.time(30));

@@ -1,4 +1,4 @@
-//! What the eBPF programs cost for each request.
+//! Run time of the eBPF programs for each request.
 
 use std::{path::PathBuf, thread::sleep, time::Duration};
 
@@ -16,17 +16,17 @@ use super::{
     wrk::Wrk,
 };
 
-/// The agent's program that runs when epoll_wait(2) returns. Agents before it have none.
+/// The agent's program at the exit of epoll_wait(2). Older agents have none.
 const WAITS_PROGRAM: &str = "epoll_wait_exit";
 
-/// Measures rounds of: an untraced server, the reference program on an untraced server, a traced server, all under one agent
-/// and the same load. Another agent has rounds of its own, which alternate with these.
+/// Measures rounds of an untraced server, the reference program on an untraced server, and a traced server, all under
+/// one agent and the same load. Another agent has rounds of its own, which alternate with these.
 ///
-/// The kernel's statistics are of all runs of a program, whoever caused them; only the server's are wanted. In the round
-/// with an untraced server all runs (wrk's, nginx's) find that this is no target and end: that gives what such a run
-/// costs. wrk reads and writes by read(2) and write(2) alone, which /proc/PID/io counts, and waits by epoll_wait(2), which a
-/// performance event counts; each is one run. So the
-/// server's share of the other round is its total, less wrk's calls times that cost.
+/// The kernel's statistics cover all runs of a program, in any process; only the server's are wanted. In the round with
+/// an untraced server, all runs (in wrk and nginx) find no target and end: that gives the cost of such a run. wrk reads
+/// and writes by read(2) and write(2) alone, which /proc/PID/io counts, and waits by epoll_wait(2), which a performance
+/// event counts; each is one run. So the server's share of the other round is the total, less wrk's calls times that
+/// cost.
 pub fn run(rig: &Rig, options: Options, proxy: bool, against: Option<PathBuf>) -> Result<Vec<Bar>> {
     let _statistics = reference::enable_run_statistics()?;
     let servers = [
@@ -71,7 +71,7 @@ pub fn run(rig: &Rig, options: Options, proxy: bool, against: Option<PathBuf>) -
     })
 }
 
-/// One value a round each.
+/// Results, one value for each round.
 #[derive(Default)]
 struct Rounds {
     reference_ns: Vec<f64>,
@@ -115,7 +115,7 @@ impl Rounds {
     }
 }
 
-/// nginx with a file, and maybe one in front of it.
+/// An nginx with a file, and optionally one in front of it.
 struct Servers {
     file: Nginx,
     proxy: Option<Nginx>,
@@ -142,7 +142,7 @@ struct Sample {
     client_calls: f64,
 }
 
-/// What a time of saturation costs, from when wrk is known to be no target.
+/// Measures a time of saturation that begins once wrk is known to be no target.
 fn measure(rig: &Rig, agent: &Agent, servers: &Servers, time: Duration) -> Result<Sample> {
     let wrk = Wrk::start(
         servers.front().address,
@@ -150,7 +150,7 @@ fn measure(rig: &Rig, agent: &Agent, servers: &Servers, time: Duration) -> Resul
         rig.path(),
     )?;
     sleep(SELECTION_TIME);
-    // Runs of wrk's, if the agent has a program there.
+    // wrk causes runs here if the agent has this program.
     let mut waits = reference::is_loaded(WAITS_PROGRAM)
         .then(|| Waits::count(wrk.id()))
         .transpose()?;
@@ -171,7 +171,7 @@ fn measure(rig: &Rig, agent: &Agent, servers: &Servers, time: Duration) -> Resul
     Ok(sample)
 }
 
-/// What the reference program costs on the server's recvfrom(2); wrk makes none.
+/// Measures the reference program on the server's recvfrom(2), which wrk never calls.
 fn reference_ns(rig: &Rig, servers: &Servers, time: Duration) -> Result<f64> {
     let wrk = Wrk::start(servers.front().address, time.as_secs() + 2, rig.path())?;
     sleep(Duration::from_millis(500));

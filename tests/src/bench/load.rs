@@ -1,5 +1,5 @@
-//! Load that takes processes of its own: servers and clients of tens of thousands of connections that stay open, clients
-//! whose connections do not, and somebody who starts processes. Each is this program in a role.
+//! Load from processes of their own: servers and clients of tens of thousands of open connections, clients of short
+//! connections, and a process that starts processes. Each is this program in a role.
 
 use std::{
     io::{self, BufRead as _},
@@ -20,19 +20,19 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 const REQUEST: &[u8] = b"GET /keep HTTP/1.1\r\nHost: bench\r\nUser-Agent: spoor-bench\r\n\r\n";
 const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok";
 
-/// Longest message.
+/// Upper bound of a message, in bytes.
 const MESSAGE_BYTES: usize = 1024;
 
-/// Addresses that connections come from in turn: each has some 28,000 ports, and a port rests for a minute.
+/// Number of source addresses, used in turn: each has about 28,000 ports, and a closed port rests for a minute.
 const SOURCES: u64 = 16;
 
-/// Connections of the churn at one time: with 1,000 a second, a machine that keeps up has a few.
+/// Upper bound of the open connections of the churn. A fast machine has a few at 1,000 new ones a second.
 const MOST_AT_A_TIME: u64 = 1000;
 
-/// How often more connections are begun, or processes.
+/// Interval in which new connections or processes are started.
 const BEAT: Duration = Duration::from_millis(10);
 
-/// Connections that stay open.
+/// Arguments of a client whose connections stay open.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Keep {
     /// Where the server listens
@@ -43,7 +43,7 @@ pub struct Keep {
     count: usize,
 }
 
-/// Connections that are opened, used for one request, and closed.
+/// Arguments of a client that opens a connection for each request.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Churn {
     /// Where the server listens
@@ -52,7 +52,7 @@ pub struct Churn {
     rate: f64,
 }
 
-/// Answers requests on any number of connections; says `ready` when it listens.
+/// Answers requests on any number of connections; prints `ready` when it listens.
 pub fn serve(address: SocketAddr) -> Result<ExitCode> {
     raise_limit()?;
     runtime()?.block_on(async {
@@ -63,7 +63,7 @@ pub fn serve(address: SocketAddr) -> Result<ExitCode> {
         loop {
             let (stream, _) = listener.accept().await.context("cannot accept a connection")?;
             tokio::spawn(async move {
-                // A client that goes away ends its connection as it likes.
+                // A client may close its connection at any time.
                 let _ = answer(&stream).await;
             });
         }
@@ -77,7 +77,7 @@ async fn answer(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens connections, makes one request on each, says `open`, and keeps them until its input ends.
+/// Opens connections, makes one request on each, prints `open`, and keeps them until its input ends.
 pub fn keep(keep: &Keep) -> Result<ExitCode> {
     raise_limit()?;
     let source = keep.source.into();
@@ -97,8 +97,8 @@ pub fn keep(keep: &Keep) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes requests, each on a connection of its own, until its input ends; tells how many it made, and how many failed, when
-/// it is asked.
+/// Makes requests, each on a connection of its own, until its input ends. Prints the numbers of requests and of
+/// failures for each line of input.
 pub fn churn(churn: &Churn) -> Result<ExitCode> {
     raise_limit()?;
     let Churn { server, rate } = *churn;
@@ -109,7 +109,7 @@ pub fn churn(churn: &Churn) -> Result<ExitCode> {
         loop {
             tokio::time::sleep(BEAT).await;
             let over = || counts.iter().map(|count| count.load(Relaxed)).sum::<u64>();
-            // A machine that is too slow makes fewer, not ever more at a time.
+            // A machine that is too slow makes fewer requests, not ever more at a time.
             while (begun as f64) < begin.elapsed().as_secs_f64() * rate && begun - over() < MOST_AT_A_TIME {
                 let source = Ipv4Addr::from(u32::from(Ipv4Addr::LOCALHOST) + 1 + (begun % SOURCES) as u32);
                 begun += 1;
@@ -126,7 +126,7 @@ pub fn churn(churn: &Churn) -> Result<ExitCode> {
     })
 }
 
-/// Starts `true` this often in a second, until its input ends; tells how often when it is asked.
+/// Starts `true` this often a second, until its input ends. Prints the number of starts for each line of input.
 pub fn spawn(rate: f64) -> Result<ExitCode> {
     let counts = tell_counts();
     let begin = Instant::now();
@@ -141,7 +141,7 @@ pub fn spawn(rate: f64) -> Result<ExitCode> {
     }
 }
 
-/// What was done and what failed so far, told for each line of the input. The process ends with its input.
+/// Prints the counts of successes and failures for each line of the input. The process ends with its input.
 fn tell_counts() -> Arc<[AtomicU64; 2]> {
     let counts = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
     let told = Arc::clone(&counts);
@@ -157,10 +157,10 @@ fn tell_counts() -> Arc<[AtomicU64; 2]> {
     counts
 }
 
-/// One request and its response on a new connection.
+/// Makes one request on a new connection and reads the response.
 async fn exchange(source: IpAddr, server: SocketAddr) -> Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
-    // A port of a connection that has ended is as good.
+    // A port in TIME_WAIT can be used again.
     socket.set_reuseaddr(true)?;
     socket.bind(SocketAddr::new(source, 0))?;
     let stream = socket.connect(server).await?;
@@ -169,7 +169,7 @@ async fn exchange(source: IpAddr, server: SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
-/// Reads a message, which comes whole; false: the other end has closed.
+/// Reads a whole message. Returns false if the other end has closed.
 async fn read(stream: &TcpStream) -> io::Result<bool> {
     loop {
         stream.readable().await?;
@@ -182,7 +182,7 @@ async fn read(stream: &TcpStream) -> io::Result<bool> {
     }
 }
 
-/// Writes a message: the socket's buffer is empty, and larger.
+/// Writes a message, which fits into the socket's empty buffer.
 async fn write(stream: &TcpStream, message: &[u8]) -> io::Result<()> {
     loop {
         stream.writable().await?;
@@ -202,7 +202,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
         .context("cannot start a runtime")
 }
 
-/// As many open files as are allowed.
+/// Raises the limit of open files to the allowed maximum.
 fn raise_limit() -> Result<()> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most).context("cannot raise the limit of open files")

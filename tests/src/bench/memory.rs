@@ -1,7 +1,8 @@
-//! Memory of the agent, and of what it holds in the kernel: under a steady load, with very many connections, and while
+//! Memory of the agent and of its objects in the kernel: under a steady load, with very many connections, and while
 //! connections and processes come and go.
 
 use std::{
+    net::SocketAddr,
     thread::{scope, sleep},
     time::{Duration, Instant},
 };
@@ -11,37 +12,37 @@ use spoor_tests::{http, net::free_address};
 
 use super::{
     Options,
-    agent::SELECTION_TIME,
+    agent::{Agent, SELECTION_TIME},
     proc,
     report::{Bar, Bound, Table, figure, median},
     rig::{Rig, Side},
     role::Role,
 };
 
-/// Connections that stay open, and processes on either side among which they are divided: one may have 20,000 open files on
-/// many machines, and one address has 28,000 ports.
+/// Connections that stay open, divided among several processes on either side: on many machines one process may have
+/// 20,000 open files, and one address has 28,000 ports.
 const OPEN: usize = 100_000;
 const OPEN_PROCESSES: usize = 10;
-/// The agent's limit of connections, above that.
+/// Limit of connections of the agent, above that number.
 const MOST_CONNECTIONS: usize = 131_072;
 
-/// New connections a second, and processes that are started in a second.
+/// New connections a second, and process starts a second.
 const CHURN: (f64, f64) = (1000.0, 200.0);
-/// Time of churn after which the agent has all that it needs: what is known of processes that have ended is kept for half a
+/// Time of churn after which the agent's memory is stable: it keeps what it knows of an ended process for half a
 /// minute.
 const WARM_UP: Duration = Duration::from_secs(60);
-/// The median of so long is what is resident.
+/// Time over which the median of resident memory is taken.
 const WINDOW: Duration = Duration::from_secs(15);
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Requests a second.
+/// Requests of the load, a second.
 const RATE: f64 = 10_000.0;
 /// Connections of the load.
 const CONNECTIONS: u32 = 16;
 const MIB: f64 = (1 << 20) as f64;
 
-/// The greatest of what is resident, looked at ten times a second. Pages of the ring that the agent has mapped are counted in
-/// both figures.
+/// Measures the maximum of resident memory, sampled ten times a second. Pages of the ring that the agent has mapped
+/// count in both figures.
 pub fn run(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     let nginx = rig.nginx(Side::Traced)?;
     let agent = rig.agent(&[])?;
@@ -89,9 +90,54 @@ pub fn run(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     ])
 }
 
-/// The greatest of what is resident while 100,000 connections are opened, each with a request, and kept.
+/// Measures the maximum of resident memory while 100,000 connections are opened, each with a request, and kept.
 pub fn connections(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     let each = OPEN / OPEN_PROCESSES / if options.quick { 10 } else { 1 };
+    let servers = keep_servers(rig)?;
+    let mut select = rig.traced();
+    select.extend(["--max-connections".into(), MOST_CONNECTIONS.to_string().into()]);
+    let agent = rig.agent_with(&select)?;
+    let at_rest = proc::resident_bytes(agent.id())?;
+    let before = rig.sink.spans();
+    let opened = each * OPEN_PROCESSES;
+    let (most, settled) = while_opened(rig, options, &agent, &servers, each)?;
+    let objects = agent.objects()?;
+    agent.finish()?;
+    rig.sink.settle(before + opened as u64, Duration::from_secs(3));
+
+    let mut table = Table::new(&["", ""]);
+    table.row(["connections, with a request each".to_owned(), opened.to_string()]);
+    let spans = rig.sink.spans() - before;
+    table.row(["spans".to_owned(), spans.to_string()]);
+    for (what, bytes) in [
+        ("resident at rest, MiB", at_rest),
+        ("resident while they are opened, greatest, MiB", most),
+        ("resident when they are open, MiB", settled),
+        ("kernel memory of the maps, MiB", objects.map_bytes),
+    ] {
+        table.row([what.to_owned(), figure(bytes as f64 / MIB)]);
+    }
+    println!("{table}");
+    Ok(vec![
+        Bar::new(
+            format!("memory: resident with {opened} open connections, MiB"),
+            Bound::AtMost(128.0),
+            Bound::AtMost(96.0),
+            most as f64 / MIB,
+        ),
+        // The clients start while Spoor runs, so Spoor captures them until it refuses them: they have no connections in
+        // its tables.
+        Bar::new(
+            "memory: spans / requests of the servers",
+            Bound::Exactly(1.0),
+            Bound::Exactly(1.0),
+            spans as f64 / opened as f64,
+        ),
+    ])
+}
+
+/// Starts servers whose connections stay open.
+fn keep_servers(rig: &Rig) -> Result<Vec<(Role, SocketAddr)>> {
     let mut servers = Vec::new();
     for _ in 0..OPEN_PROCESSES {
         let address = free_address();
@@ -99,11 +145,18 @@ pub fn connections(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
         server.line()?;
         servers.push((server, address));
     }
-    let mut select = rig.traced();
-    select.extend(["--max-connections".into(), MOST_CONNECTIONS.to_string().into()]);
-    let agent = rig.agent_with(&select)?;
-    let at_rest = proc::resident_bytes(agent.id())?;
-    let before = rig.sink.spans();
+    Ok(servers)
+}
+
+/// Opens `each` connections to every server. Returns the greatest resident size of the agent meanwhile, and the size once
+/// they are open.
+fn while_opened(
+    rig: &Rig,
+    options: Options,
+    agent: &Agent,
+    servers: &[(Role, SocketAddr)],
+    each: usize,
+) -> Result<(u64, u64)> {
     let clients: Vec<Role> = servers
         .iter()
         .enumerate()
@@ -115,13 +168,13 @@ pub fn connections(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
             )
         })
         .collect::<Result<_>>()?;
-    let (most, settled) = scope(|scope| -> Result<(u64, u64)> {
+    scope(|scope| {
         let opening = scope.spawn(|| -> Result<Vec<Role>> {
             let mut clients = clients;
             for client in &mut clients {
                 client.line()?;
             }
-            // They stay open until this is dropped.
+            // They stay open until this value is dropped.
             Ok(clients)
         });
         let mut most = 0;
@@ -147,43 +200,10 @@ pub fn connections(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
             "the agent knows {known} connections of {opened}"
         );
         Ok((most, settled))
-    })?;
-    let opened = each * OPEN_PROCESSES;
-    let objects = agent.objects()?;
-    agent.finish()?;
-    rig.sink.settle(before + opened as u64, Duration::from_secs(3));
-
-    let mut table = Table::new(&["", ""]);
-    table.row(["connections, with a request each".to_owned(), opened.to_string()]);
-    let spans = rig.sink.spans() - before;
-    table.row(["spans".to_owned(), spans.to_string()]);
-    for (what, bytes) in [
-        ("resident at rest, MiB", at_rest),
-        ("resident while they are opened, greatest, MiB", most),
-        ("resident when they are open, MiB", settled),
-        ("kernel memory of the maps, MiB", objects.map_bytes),
-    ] {
-        table.row([what.to_owned(), figure(bytes as f64 / MIB)]);
-    }
-    println!("{table}");
-    Ok(vec![
-        Bar::new(
-            format!("memory: resident with {opened} open connections, MiB"),
-            Bound::AtMost(128.0),
-            Bound::AtMost(96.0),
-            most as f64 / MIB,
-        ),
-        // The clients begin while Spoor runs, and are looked at: they are not selected, and have none.
-        Bar::new(
-            "memory: spans / requests of the servers",
-            Bound::Exactly(1.0),
-            Bound::Exactly(1.0),
-            spans as f64 / opened as f64,
-        ),
-    ])
+    })
 }
 
-/// How much is resident at the end of a time of churn, more than when it has begun.
+/// Measures by how much resident memory grows over a time of churn.
 pub fn churn(rig: &Rig, _: Options, minutes: f64) -> Result<Vec<Bar>> {
     let time = Duration::from_secs_f64(minutes * 60.0);
     ensure!(
@@ -200,7 +220,7 @@ pub fn churn(rig: &Rig, _: Options, minutes: f64) -> Result<Vec<Bar>> {
         Side::Plain,
         &["churn-client", &address.to_string(), &connections.to_string()],
     )?;
-    // What a target starts is a target.
+    // Children of a target are targets.
     let mut spawner = rig.role(Side::Traced, &["spawner", &processes.to_string()])?;
     let begin = Instant::now();
     let mut resident = Vec::new();

@@ -29,7 +29,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use report::Bar;
 use rig::Rig;
 
-/// What Spoor costs, against its bars (docs/bench.md says what each measures)
+/// Measures the cost of Spoor, against its bars (docs/bench.md explains each measurement)
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
 struct Cli {
@@ -40,7 +40,7 @@ struct Cli {
     options: Options,
 }
 
-/// How long and how often.
+/// Number and length of rounds.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Options {
     /// Rounds of a comparison [default: 5; 15 of cpu and throughput]
@@ -61,12 +61,12 @@ pub struct Options {
 }
 
 impl Options {
-    /// How many rounds, where this many are usual.
+    /// Returns the number of rounds; `usual` unless an option says otherwise.
     fn rounds(&self, usual: u32) -> u32 {
         self.rounds.unwrap_or(if self.quick { 2 } else { usual })
     }
 
-    /// How many seconds, where this many are usual.
+    /// Returns the number of seconds; `usual` unless an option says otherwise.
     fn seconds(&self, usual: u64) -> u64 {
         self.seconds
             .unwrap_or(if self.quick { usual.div_ceil(6) } else { usual })
@@ -87,17 +87,17 @@ enum What {
     },
     /// Run time of the eBPF programs for each request
     Kernel {
-        /// Of a request that goes through a proxy, both hops
+        /// Measure a request that goes through a proxy, both hops
         #[arg(long, conflicts_with = "body")]
         proxy: bool,
-        /// Of each call inside a large body, and what such a body leaves in the ring
+        /// Measure each call inside a large body, and its records in the ring
         #[arg(long)]
         body: bool,
         /// Another agent's binary to measure in the same rounds
         #[arg(long, value_name = "BINARY", conflicts_with = "body")]
         against: Option<PathBuf>,
     },
-    /// What is added to an exchange of four calls, both ends in one process on one processor
+    /// CPU time added to an exchange of four calls, both ends in one process on one processor
     Exchange {
         /// Another agent's binary to measure in the same rounds
         #[arg(long, value_name = "BINARY")]
@@ -117,17 +117,17 @@ enum What {
         /// Growth under 1,000 new connections and 200 process starts a second
         #[arg(long)]
         churn: bool,
-        /// How long, of --churn; at least 1.5
+        /// Minutes of --churn, at least 1.5
         #[arg(long, default_value_t = 10.0, requires = "churn")]
         minutes: f64,
     },
-    /// What is added to system calls of processes that are not traced
+    /// Time added to system calls of processes that are not traced
     Untraced,
-    /// What traced processes pay for what is no HTTP
+    /// Cost of other traffic than HTTP in traced processes
     Other,
-    /// What Core takes for a request: time, and instructions against the number in the repository
+    /// Time and instructions of Core for a request; instructions against the number in the repository
     Core {
-        /// Write the instructions down as the number that the tests hold them against
+        /// Write the instructions into the repository, as the number that the tests use
         #[arg(long)]
         bless: bool,
     },
@@ -140,7 +140,7 @@ enum What {
     Role(RoleName),
 }
 
-/// What this program does when a benchmark starts it.
+/// Role of this program when a benchmark starts it.
 #[derive(Clone, Debug, Subcommand)]
 enum RoleName {
     /// The server of `kernel --body`

@@ -1,4 +1,4 @@
-//! What a target costs with what is no HTTP: another protocol, and files.
+//! Cost of a target's other traffic than HTTP: another protocol, and files.
 
 use std::{ffi::OsString, net::SocketAddr, process::Command, thread::sleep, time::Duration};
 
@@ -20,10 +20,10 @@ use super::{
     untraced::Rounds,
 };
 
-/// The agent takes its counters over once a second.
+/// Time in which the agent reads its counters.
 const COUNTING_TIME: Duration = Duration::from_millis(1200);
 
-/// Redis under its own benchmark, then a process that reads and writes a file.
+/// Measures Redis under its own benchmark, then a process that reads and writes a file.
 pub fn run(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     let mut bars = redis(rig, options)?;
     let rounds = Rounds::measure(rig, options)?;
@@ -47,13 +47,13 @@ pub fn run(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     Ok(bars)
 }
 
-/// A round is a time with an untraced server, which tells what a run costs that finds no target, and one with a traced
-/// server. redis-benchmark is never traced; the server's calls are those that /proc counts, as it makes no others on its
+/// Measures pairs of times. One with an untraced server gives the cost of a run that finds no target, one has a traced
+/// server. redis-benchmark is never traced. The server's calls come from /proc, because it makes no others on its
 /// sockets.
 fn redis(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     let _statistics = reference::enable_run_statistics()?;
     let (plain, traced) = (Redis::start(rig, Side::Plain)?, Redis::start(rig, Side::Traced)?);
-    // By its id alone: programs that start elsewhere meanwhile leave no records.
+    // Selected by process id, so that programs that start elsewhere meanwhile make no records.
     let select = [OsString::from("--pid"), traced.process.id().to_string().into()];
     let agent = rig.agent_with(&select)?;
     let (mut passed_over_ns, mut call_ns, mut records) = (Vec::new(), Vec::new(), Vec::new());
@@ -115,7 +115,7 @@ fn measure(rig: &Rig, agent: &Agent, redis: &Redis, options: Options) -> Result<
         ])
         .args(["-t", "get", "-c", "16", "-n", "1000000000", "-q"]);
     let mut load = Process::start("redis-benchmark", command, &rig.path().join("redis-benchmark.log"))?;
-    // Its connections are known to be something else after their first calls; the counters are shown once a second.
+    // After their first calls its connections are known to be no HTTP; the agent shows its counters once a second.
     sleep(SELECTION_TIME + COUNTING_TIME);
     let count = || -> Result<[f64; 4]> {
         let records = agent.metrics()?.sum("spoor_ring_records_total");

@@ -1,15 +1,15 @@
-//! What /proc tells of processes, and of the eBPF objects that a process holds.
+//! Facts from /proc about processes, and about the eBPF objects that a process holds.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context as _, Result};
 
-/// CPU time of all threads of a process that live, ns. A thread that ends takes its time with it: what is measured here
-/// keeps its threads.
+/// Returns the CPU time of all live threads of a process, in ns. A thread that ends takes its time with it; the
+/// measured processes keep their threads.
 pub fn cpu_ns(process: u32) -> Result<u64> {
     let mut sum = 0;
     for thread in threads(process)? {
-        // `time on the CPU, time waiting, slices`; a thread may end while we look.
+        // Format: `time on the CPU, time waiting, slices`. A thread may end meanwhile.
         let Ok(text) = fs::read_to_string(thread.join("schedstat")) else {
             continue;
         };
@@ -18,7 +18,7 @@ pub fn cpu_ns(process: u32) -> Result<u64> {
     Ok(sum)
 }
 
-/// How often threads of the process have gone to sleep by themselves: each such switch ends with a wake-up.
+/// Returns how often threads of the process have gone to sleep voluntarily: each such switch ends with a wake-up.
 pub fn sleeps(process: u32) -> Result<u64> {
     let mut sum = 0;
     for thread in threads(process)? {
@@ -29,14 +29,15 @@ pub fn sleeps(process: u32) -> Result<u64> {
     Ok(sum)
 }
 
-/// Resident memory of the process, bytes.
+/// Returns the resident memory of the process, in bytes.
 pub fn resident_bytes(process: u32) -> Result<u64> {
     let path = format!("/proc/{process}/status");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     Ok(field(&text, "VmRSS").with_context(|| format!("{path} has no VmRSS"))? * 1024)
 }
 
-/// Calls of read(2), write(2) and their like that the process has made. recvfrom(2) and sendto(2) are not among them.
+/// Returns the number of calls of read(2), write(2) and their variants by the process. recvfrom(2) and sendto(2) are
+/// not among them.
 pub fn read_write_calls(process: u32) -> Result<u64> {
     let path = format!("/proc/{process}/io");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
@@ -45,29 +46,29 @@ pub fn read_write_calls(process: u32) -> Result<u64> {
     Ok(reads + writes)
 }
 
-/// What the eBPF objects of a process have cost.
+/// Costs of the eBPF objects of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Objects {
-    /// Programs.
+    /// Number of programs.
     pub programs: usize,
-    /// How often they ran, all together; counted only while the kernel's statistics are on.
+    /// Sum of their runs, counted only while the kernel's statistics are on.
     pub runs: u64,
-    /// How long, ns.
+    /// Sum of their run times, in ns.
     pub run_ns: u64,
-    /// How often one was skipped because another one ran.
+    /// Number of runs that were skipped because another program ran.
     pub skipped: u64,
-    /// Maps, the ring among them.
+    /// Number of maps, the ring among them.
     pub maps: usize,
-    /// Kernel memory of the maps, bytes.
+    /// Kernel memory of the maps, in bytes.
     pub map_bytes: u64,
 }
 
-/// The programs and maps whose descriptors a process holds.
+/// Reads the programs and maps whose descriptors a process holds.
 pub fn objects(process: u32) -> Result<Objects> {
     let folder = format!("/proc/{process}/fdinfo");
     let mut texts = Vec::new();
     for entry in fs::read_dir(&folder).with_context(|| format!("cannot list {folder}"))? {
-        // A descriptor may be closed while we look.
+        // A descriptor may be closed meanwhile.
         texts.extend(fs::read_to_string(entry?.path()).ok());
     }
     Ok(count_objects(texts.iter().map(String::as_str)))
@@ -99,7 +100,7 @@ fn count_objects<'a>(texts: impl Iterator<Item = &'a str>) -> Objects {
     }
 }
 
-/// The number in the line `name: number …`.
+/// Returns the number in the line `name: number …`.
 fn field(text: &str, name: &str) -> Option<u64> {
     let value = text
         .lines()
@@ -111,7 +112,7 @@ fn number(text: Option<&str>) -> Option<u64> {
     text?.parse().ok()
 }
 
-/// The folders of a process's threads; each has its thread's id as its name.
+/// Returns the folders of a process's threads, named by thread id.
 pub fn threads(process: u32) -> Result<Vec<std::path::PathBuf>> {
     let folder = format!("/proc/{process}/task");
     let entries = fs::read_dir(Path::new(&folder)).with_context(|| format!("cannot list {folder}: has it ended?"))?;

@@ -5,11 +5,11 @@ use std::fmt;
 /// Least and greatest value that a bar allows.
 #[derive(Clone, Copy, Debug)]
 pub enum Bound {
-    /// Not above this.
+    /// This value or less.
     AtMost(f64),
-    /// Not below this.
+    /// This value or more.
     AtLeast(f64),
-    /// This and nothing else.
+    /// This value only.
     Exactly(f64),
 }
 
@@ -33,21 +33,21 @@ impl fmt::Display for Bound {
     }
 }
 
-/// A figure that is promised.
+/// A figure with a promise.
 #[derive(Debug)]
 pub struct Bar {
-    /// What was measured, and its unit.
+    /// Name of the figure, with its unit.
     pub what: String,
-    /// What is promised.
+    /// The promise.
     pub must: Bound,
-    /// What is wanted.
+    /// The aim.
     pub aim: Bound,
-    /// What came out; nothing if it cannot be measured with this agent.
+    /// Measured value; `None` if this agent does not allow the measurement.
     pub measured: Option<f64>,
 }
 
 impl Bar {
-    /// A bar with its result.
+    /// Creates a bar with its result.
     pub fn new(what: impl Into<String>, must: Bound, aim: Bound, measured: f64) -> Self {
         Self {
             what: what.into(),
@@ -57,7 +57,7 @@ impl Bar {
         }
     }
 
-    /// Whether the promise is kept.
+    /// Returns whether the promise is kept.
     pub fn kept(&self) -> bool {
         self.measured.is_some_and(|value| self.must.holds(value))
     }
@@ -72,7 +72,7 @@ impl Bar {
     }
 }
 
-/// The bars as a table.
+/// Returns the bars as a table.
 pub fn bars(bars: &[Bar]) -> Table {
     let mut table = Table::new(&["bar", "must", "aim", "measured", ""]);
     for bar in bars {
@@ -91,7 +91,7 @@ pub fn bars(bars: &[Bar]) -> Table {
 pub struct Table(Vec<Vec<String>>);
 
 impl Table {
-    /// A table with its heads.
+    /// Creates a table with its heads.
     pub fn new(heads: &[&str]) -> Self {
         Self(vec![heads.iter().map(|&head| head.to_owned()).collect()])
     }
@@ -101,13 +101,13 @@ impl Table {
         self.0.push(cells.into());
     }
 
-    /// Adds a line for a series: median, least and greatest.
+    /// Adds a line for a series: median, minimum and maximum.
     pub fn series(&mut self, name: &str, values: &[f64]) {
         let (least, greatest) = range(values);
         self.row([name.to_owned(), figure(median(values)), figure(least), figure(greatest)]);
     }
 
-    /// Adds a line for a figure and the series behind it: the figure, then as [`Table::series`].
+    /// Adds a line for a figure and the series behind it: the figure, then the series as [`Table::series`] does.
     pub fn figure_and_series(&mut self, name: &str, value: f64, values: &[f64]) {
         let (least, greatest) = range(values);
         self.row([
@@ -134,7 +134,7 @@ impl fmt::Display for Table {
             for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
                 let pad = " ".repeat(width - cell.chars().count());
                 let has_head = self.0[0].get(column).is_some_and(|head| !head.is_empty());
-                // Names to the left, figures to the right, the verdict, which has no head, to the left again.
+                // Names are left-aligned, figures right-aligned; the verdict, which has no head, left-aligned again.
                 match column {
                     0 => line += &format!("{cell}{pad}"),
                     _ if !has_head => line += &format!("  {cell}"),
@@ -147,7 +147,7 @@ impl fmt::Display for Table {
     }
 }
 
-/// The least and the greatest value.
+/// Returns the minimum and the maximum.
 fn range(values: &[f64]) -> (f64, f64) {
     values
         .iter()
@@ -156,12 +156,12 @@ fn range(values: &[f64]) -> (f64, f64) {
         })
 }
 
-/// Says on stderr how far a comparison has come.
+/// Prints the progress of a comparison on stderr.
 pub fn progress(round: u32, rounds: u32) {
     eprintln!("round {} of {rounds}", round + 1);
 }
 
-/// The middle value; of an even number, the mean of the two in the middle; of none, not a number.
+/// Returns the median: for an even number of values the mean of the two in the middle, for none NaN.
 pub fn median(values: &[f64]) -> f64 {
     let sorted = sorted(values);
     match (sorted.len(), sorted.len() / 2) {
@@ -171,7 +171,7 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// The value that this share of all does not exceed (nearest rank); of none, not a number.
+/// Returns the value that this share of all does not exceed (nearest rank); for no values NaN.
 pub fn quantile(values: &[f64], share: f64) -> f64 {
     let sorted = sorted(values);
     let rank = (share * sorted.len() as f64).ceil() as usize;
@@ -187,7 +187,7 @@ fn sorted(values: &[f64]) -> Vec<f64> {
     sorted
 }
 
-/// A figure with as many places as its size lets make sense.
+/// Formats a figure with as many decimals as its size justifies.
 pub fn figure(value: f64) -> String {
     let places = match value.abs() {
         _ if value.fract() == 0.0 => 0,
@@ -197,7 +197,7 @@ pub fn figure(value: f64) -> String {
         _ => 3,
     };
     let text = format!("{value:.places$}");
-    // 0.999999 must not look like the 1 that is asked for.
+    // 0.999999 must not look like the 1 that is promised.
     if value != 1.0 && text.parse() == Ok(1.0) {
         return format!("{value:.6}");
     }

@@ -1,4 +1,4 @@
-//! What all benchmarks have in common: a folder, the servers in it, and the sink.
+//! Common parts of all benchmarks: a folder, the servers in it, and the sink.
 
 use std::{
     ffi::OsString,
@@ -18,26 +18,26 @@ use tempfile::TempDir;
 
 use super::{agent::Agent, proc, role::Role, sink::Sink};
 
-/// Servers are started from copies of their binaries, in two folders: programs of the first are selected for tracing, by
-/// their path, and programs of the second are not. So nobody else's nginx is traced, and traced and untraced servers run
-/// side by side under one agent.
+/// Folders with copies of the servers' binaries. Programs of the first folder are selected for tracing by their path,
+/// programs of the second are not. So traced and untraced servers run side by side under one agent, and no other nginx
+/// of the host is traced.
 pub struct Rig {
     directory: TempDir,
-    /// Where spans go.
+    /// Collector of the spans.
     pub sink: Sink,
 }
 
 /// Whether the agent traces a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// Yes.
+    /// The server is traced.
     Traced,
-    /// No.
+    /// The server is not traced.
     Plain,
 }
 
 impl Rig {
-    /// A folder with a file of 1 KiB to serve.
+    /// Creates a folder with a file of 1 KiB to serve.
     pub fn new() -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("spoor-bench-").tempdir()?;
         for folder in ["traced", "plain", "www"] {
@@ -50,12 +50,12 @@ impl Rig {
         })
     }
 
-    /// Where logs go.
+    /// Returns the folder of the logs.
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Copies a program to where it is traced, or not.
+    /// Copies a program into the folder of a side.
     pub fn program(&self, side: Side, name: &str, program: &Path) -> Result<PathBuf> {
         let copy = self.folder(side).join(name);
         if !copy.exists() {
@@ -70,7 +70,7 @@ impl Rig {
         self.nginx_with(side, "", &location)
     }
 
-    /// Starts an nginx that passes all on to another one, over connections that stay open.
+    /// Starts an nginx that passes everything to another one, over connections that stay open.
     pub fn proxy(&self, side: Side, upstream: SocketAddr) -> Result<Nginx> {
         let upstreams =
             format!("upstream static {{ server {upstream}; keepalive 64; keepalive_requests 1000000000; }}");
@@ -99,24 +99,24 @@ impl Rig {
         Ok(Nginx { process, address })
     }
 
-    /// Starts the agent for what is traced.
+    /// Starts the agent with the traced side selected.
     pub fn agent(&self, environment: &[(&str, &str)]) -> Result<Agent> {
         Agent::start(&self.traced(), self.sink.address, environment)
     }
 
-    /// The arguments that select what is traced.
+    /// Returns the arguments that select the traced side.
     pub fn traced(&self) -> Vec<OsString> {
         let mut programs = self.folder(Side::Traced).into_os_string();
         programs.push("/*");
         vec!["--exe".into(), programs]
     }
 
-    /// Starts the agent with these arguments, and for nothing else.
+    /// Starts the agent with these arguments only.
     pub fn agent_with(&self, args: &[OsString]) -> Result<Agent> {
         Agent::start(args, self.sink.address, &[])
     }
 
-    /// Starts this very program, as one that is traced or not, in another role.
+    /// Starts this program on a side, in another role.
     pub fn role(&self, side: Side, args: &[&str]) -> Result<Role> {
         let this = std::env::current_exe().context("cannot tell where this program is")?;
         let name = args.first().context("a role has a name")?;
@@ -136,24 +136,24 @@ impl Rig {
 /// A running nginx.
 pub struct Nginx {
     process: Process,
-    /// Where it listens.
+    /// Address at which it listens.
     pub address: SocketAddr,
 }
 
 impl Nginx {
-    /// Requests that it has read since its start, this question included.
+    /// Returns the number of requests that it has read since its start, this query included.
     pub fn requests(&self) -> Result<u64> {
         let text = http::get(self.address, "/requests")?;
         stub_status_requests(&text).with_context(|| format!("nginx's stub_status said {text:?}"))
     }
 
-    /// CPU time of the master and its worker, ns.
+    /// Returns the CPU time of the master and its worker, in ns.
     pub fn cpu_ns(&self) -> Result<u64> {
         self.process.group()?.into_iter().map(proc::cpu_ns).sum()
     }
 }
 
-/// The fixed configuration: one worker, no access log, sendfile, connections that stay open.
+/// Returns the fixed configuration: one worker, no access log, sendfile, connections that stay open.
 fn nginx_conf(address: SocketAddr, upstreams: &str, location: &str) -> String {
     format!(
         "daemon off;
@@ -183,7 +183,7 @@ http {{
     )
 }
 
-/// `Active connections: 1 \nserver accepts handled requests\n 3 3 7 \nReading: …`
+/// Parses `Active connections: 1 \nserver accepts handled requests\n 3 3 7 \nReading: …`.
 fn stub_status_requests(text: &str) -> Option<u64> {
     text.lines().nth(2)?.split_ascii_whitespace().nth(2)?.parse().ok()
 }
@@ -192,7 +192,7 @@ fn nginx_binary() -> Result<PathBuf> {
     installed("nginx")
 }
 
-/// A program that `cargo xtask setup` installs.
+/// Returns the path of a program that `cargo xtask setup` installs.
 pub fn installed(name: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let places = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);

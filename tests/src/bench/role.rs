@@ -1,5 +1,5 @@
-//! Processes that a benchmark starts from its own binary: they are told what to do on their standard input, and answer on
-//! their standard output. They end when their input does.
+//! Processes that a benchmark starts from its own binary. They read commands from their standard input, answer on their
+//! standard output, and end with their input.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -18,7 +18,7 @@ pub struct Role {
 }
 
 impl Role {
-    /// Starts it.
+    /// Starts the process.
     pub fn start(name: &str, command: Command) -> Result<Self> {
         let mut process = Process::start_with(name, command, Stdio::piped(), Stdio::piped(), Stdio::inherit())?;
         let pipes = process.take_stdin().zip(process.take_stdout());
@@ -31,13 +31,13 @@ impl Role {
         })
     }
 
-    /// Asks it for something, and waits for the answer: a line.
+    /// Sends a line, and waits for the line that answers it.
     pub fn ask(&mut self, question: &str) -> Result<String> {
         writeln!(self.input, "{question}").with_context(|| format!("cannot ask {}", self.name))?;
         self.line()
     }
 
-    /// Waits for its next line.
+    /// Waits for the next line.
     pub fn line(&mut self) -> Result<String> {
         let mut line = String::new();
         self.output.read_line(&mut line)?;

@@ -1,4 +1,4 @@
-//! A collector that only counts: OTLP over gRPC, in a thread of the benchmark, so that it is in nobody's figures.
+//! A collector that only counts: OTLP over gRPC, in a thread of the benchmark, so that no figure includes its cost.
 
 use std::{
     net::SocketAddr,
@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// The collector.
 pub struct Sink {
-    /// Where it listens.
+    /// Address at which it listens.
     pub address: SocketAddr,
     received: Arc<Received>,
 }
@@ -26,9 +26,9 @@ pub struct Sink {
 /// A span that has arrived.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
-    /// When its request was complete.
+    /// Time at which its request was complete.
     pub at: SystemTime,
-    /// When it ended, ns since 1970.
+    /// End of the span, in ns since 1970.
     pub end_unix_ns: u64,
 }
 
@@ -40,7 +40,7 @@ struct Received {
 }
 
 impl Sink {
-    /// Starts it, for the rest of this process.
+    /// Starts the collector, until this process ends.
     pub fn start() -> Result<Self> {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").context("cannot listen on 127.0.0.1")?;
         listener.set_nonblocking(true)?;
@@ -59,23 +59,23 @@ impl Sink {
         Ok(Self { address, received })
     }
 
-    /// Spans that have arrived since the start.
+    /// Returns the number of spans since the start.
     pub fn spans(&self) -> u64 {
         self.received.spans.load(Ordering::Relaxed)
     }
 
-    /// From now on keeps what arrives, not only its number; forgets what was kept.
+    /// Keeps arrivals from now on, not only their number; forgets earlier ones.
     pub fn keep(&self) {
         self.received.keep.store(true, Ordering::Relaxed);
         self.take();
     }
 
-    /// What was kept since the last time.
+    /// Takes the arrivals since the last call.
     pub fn take(&self) -> Vec<Arrival> {
         std::mem::take(&mut *self.received.arrivals.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Waits until this many have arrived since the start, or none comes any more.
+    /// Waits until this many spans have arrived since the start, or no more come.
     pub fn settle(&self, expected: u64, patience: Duration) {
         let (mut last, mut changed) = (self.spans(), Instant::now());
         while last < expected && changed.elapsed() < patience {
@@ -92,7 +92,7 @@ async fn accept(listener: TcpListener, received: Arc<Received>) {
     while let Ok((socket, _)) = listener.accept().await {
         let received = Arc::clone(&received);
         tokio::spawn(async move {
-            // An agent that is killed ends its connection as it likes.
+            // An agent that is killed may close its connection at any point.
             if let Err(error) = connection(socket, received).await
                 && !error.is_io()
             {
@@ -143,7 +143,7 @@ async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, 
         .header("content-type", "application/grpc")
         .body(())?;
     let mut stream = respond.send_response(response, false)?;
-    // An empty message: all was taken.
+    // An empty message: all spans were accepted.
     stream.send_data(Bytes::from_static(&[0; 5]), false)?;
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
@@ -151,8 +151,7 @@ async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, 
     Ok(())
 }
 
-/// The spans of a gRPC message: a byte that says whether it is compressed, the length in four, an
-/// ExportTraceServiceRequest.
+/// Decodes the spans of a gRPC message: a byte for compression, four for the length, an ExportTraceServiceRequest.
 fn decode(message: &[u8]) -> Result<Vec<Span>> {
     let (prefix, message) = message.split_at_checked(5).context("no gRPC message")?;
     ensure!(prefix[0] == 0, "the message is compressed, which was not asked for");

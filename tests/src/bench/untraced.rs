@@ -1,4 +1,4 @@
-//! What system calls cost, of who is traced and who is not: without programs, with empty ones on the agent's hooks, and
+//! Cost of system calls in traced and untraced processes: without programs, with empty ones on the agent's hooks, and
 //! with the agent.
 
 use std::{thread::sleep, time::Duration};
@@ -14,21 +14,21 @@ use super::{
     rig::{Rig, Side},
 };
 
-/// Programs settle into the caches.
+/// Time in which programs settle into the caches.
 const SETTLING_TIME: Duration = Duration::from_millis(200);
 
-/// What is on the hooks.
+/// Programs on the hooks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hooks {
-    /// Nothing: there are none.
+    /// No programs.
     Free,
     /// Programs that do nothing.
     Empty,
-    /// The agent's.
+    /// The agent's programs.
     Agent,
 }
 
-/// A round: calls of a process that is not traced and of one that is, each with nothing, with empty programs, with the agent.
+/// Results by state (no programs, empty programs, the agent): calls of an untraced and of a traced process.
 #[derive(Default)]
 pub struct Rounds {
     plain: [Vec<Cost>; 3],
@@ -36,7 +36,7 @@ pub struct Rounds {
 }
 
 impl Rounds {
-    /// Measures rounds. The states take turns in being first.
+    /// Measures rounds, with the states in rotating order.
     pub fn measure(rig: &Rig, options: Options) -> Result<Self> {
         let mut plain = Caller::start(rig, Side::Plain)?;
         let mut traced = Caller::start(rig, Side::Traced)?;
@@ -72,21 +72,21 @@ impl Rounds {
         costs[hooks as usize].iter().map(kind).collect()
     }
 
-    /// What the hooks add to a call of a process that is not traced.
+    /// Returns the time that the hooks add to a call of an untraced process.
     fn added(&self, hooks: Hooks, kind: fn(&Cost) -> f64) -> Vec<f64> {
         let free = Self::of(&self.plain, Hooks::Free, kind);
         let with = Self::of(&self.plain, hooks, kind);
         with.iter().zip(free).map(|(with, free)| with - free).collect()
     }
 
-    /// What a call of a traced process costs with the agent, as a multiple of what it costs with empty programs.
+    /// Returns the time of a traced process's call with the agent, as a multiple of its time with empty programs.
     pub fn traced_ratios(&self, kind: fn(&Cost) -> f64) -> Vec<f64> {
         let empty = Self::of(&self.traced, Hooks::Empty, kind);
         let agent = Self::of(&self.traced, Hooks::Agent, kind);
         agent.iter().zip(empty).map(|(agent, empty)| agent / empty).collect()
     }
 
-    /// Lines of a table: the calls of a traced process.
+    /// Adds lines for the calls of a traced process to a table.
     pub fn traced_lines(&self, table: &mut Table, name: &str, kind: fn(&Cost) -> f64) {
         for (hooks, with) in [
             (Hooks::Free, "no hooks"),
@@ -98,7 +98,7 @@ impl Rounds {
     }
 }
 
-/// What the agent adds to calls of processes that nobody asked it to trace.
+/// Measures the time that the agent adds to calls of processes that are not selected.
 pub fn run(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     let rounds = Rounds::measure(rig, options)?;
     let mut table = Table::new(&["", "median", "least", "greatest"]);

@@ -1,5 +1,5 @@
-//! How often a process calls epoll_wait(2), counted by the kernel's performance events: where calls begin, for where they
-//! return the agent's program keeps the events from perf.
+//! Number of a process's epoll_wait(2) calls, from the kernel's performance events. They count entries, because at the
+//! exit the agent's program keeps the event from perf.
 
 use std::{
     fs::{self, File},
@@ -13,14 +13,14 @@ use super::proc::threads;
 
 /// `PERF_TYPE_TRACEPOINT` of perf_event_open(2).
 const TRACEPOINT: u32 = 2;
-/// `PERF_ATTR_SIZE_VER0`: its first fields are all that is asked for.
+/// `PERF_ATTR_SIZE_VER0`: only the first fields are needed.
 const ATTRIBUTES_BYTES: usize = 64;
 
-/// Counters of the calls of each thread that a process has.
+/// Counters of the calls, for each thread of a process.
 pub struct Waits(Vec<File>);
 
 impl Waits {
-    /// Counts from now on, in the threads that there are.
+    /// Counts from now on, in the threads that exist now.
     pub fn count(process: u32) -> Result<Self> {
         let folder = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
         let paths = folder.map(|folder| format!("{folder}/events/syscalls/sys_enter_epoll_wait/id"));
@@ -36,7 +36,7 @@ impl Waits {
         Ok(Self(counters.collect::<Result<_>>()?))
     }
 
-    /// How many calls there were so far.
+    /// Returns the number of calls so far.
     pub fn calls(&mut self) -> Result<u64> {
         let mut sum = 0;
         for counter in &mut self.0 {
@@ -57,7 +57,7 @@ fn open(tracepoint: u64, thread: i32) -> Result<File> {
     const ANY_PROCESSOR: i32 = -1;
     const NO_GROUP: i32 = -1;
     const CLOSE_ON_EXEC: u64 = 1 << 3;
-    // SAFETY: the kernel reads as many bytes of the attributes as they say that they have.
+    // SAFETY: the kernel reads as many bytes of the attributes as their size field says.
     let fd = unsafe {
         libc::syscall(
             libc::SYS_perf_event_open,
@@ -71,6 +71,6 @@ fn open(tracepoint: u64, thread: i32) -> Result<File> {
     if fd < 0 {
         return Err(io::Error::last_os_error().into());
     }
-    // SAFETY: a descriptor that was just opened, and that nobody else has.
+    // SAFETY: a new descriptor that nothing else owns.
     Ok(unsafe { File::from_raw_fd(fd as i32) })
 }

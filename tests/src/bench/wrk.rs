@@ -1,4 +1,4 @@
-//! The load generator.
+//! The load generator wrk.
 
 use std::{
     fs,
@@ -11,24 +11,24 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use spoor_tests::process::Process;
 
-/// Connections of all runs.
+/// Number of connections of all runs.
 const CONNECTIONS: &str = "-c16";
 
-/// A run that is under way.
+/// A run in progress.
 pub struct Wrk {
     process: Process,
     log: PathBuf,
     time: Duration,
 }
 
-/// What it has counted.
+/// Counts of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Count {
-    /// Responses.
+    /// Number of responses.
     pub responses: u64,
     /// Responses a second.
     pub rate: f64,
-    /// Responses that are not 2xx or 3xx, and connections that failed.
+    /// Number of responses that are not 2xx or 3xx, and of connections that failed.
     pub errors: u64,
 }
 
@@ -36,7 +36,7 @@ impl Wrk {
     /// Starts a run against `/` with 16 connections and 2 threads.
     pub fn start(address: SocketAddr, seconds: u64, directory: &Path) -> Result<Self> {
         let log = directory.join("wrk.log");
-        // Each run has its own output.
+        // A log for each run.
         fs::write(&log, "").with_context(|| format!("cannot write {}", log.display()))?;
         let mut command = Command::new("wrk");
         command.args([
@@ -52,12 +52,12 @@ impl Wrk {
         })
     }
 
-    /// Its process.
+    /// Returns wrk's process id.
     pub fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the run.
     pub fn finish(mut self) -> Result<Count> {
         let status = self.process.wait(self.time + Duration::from_secs(20))?;
         let text = fs::read_to_string(&self.log).context("cannot read what wrk printed")?;
@@ -78,7 +78,7 @@ fn parse(text: &str) -> Result<Count> {
         Some(number) => number.trim().parse()?,
         None => 0,
     };
-    // `connect 0, read 8, write 0, timeout 0`
+    // Format: `connect 0, read 8, write 0, timeout 0`.
     for number in broken.into_iter().flat_map(|line| line.split(',')) {
         let number = number.split_ascii_whitespace().nth(1).context("no number of errors")?;
         errors += number.parse::<u64>()?;

@@ -1,4 +1,5 @@
-//! What Spoor costs, against its bars: `cargo xtask bench SUBCOMMAND`. docs/bench.md says what each measures.
+//! Measures the cost of Spoor, against its bars: `cargo xtask bench SUBCOMMAND`. docs/bench.md explains each
+//! measurement.
 
 #[path = "../bench/mod.rs"]
 mod bench;

@@ -1,11 +1,11 @@
-//! What Core takes for an HTTP/1 request: the program that `cargo xtask bench core` runs, by the clock and under callgrind.
+//! Cost of an HTTP/1 request in Core: the program that `cargo xtask bench core` runs, by the clock and under callgrind.
 //!
 //! ```text
 //! corecost ENDS REQUESTS time      prints the ns of each request: median of the batches, and the least
 //! corecost ENDS REQUESTS feed      feeds Core, prints nothing
-//! corecost ENDS REQUESTS prepare   makes the records and nothing else: what to take off from `feed`
+//! corecost ENDS REQUESTS prepare   makes the records and nothing else: subtracted from `feed`
 //! ```
-//! ENDS is `server`, whose clients are not traced: a span for each request; or `both`: two spans for each request, joined.
+//! ENDS is `server` for a span a request, with untraced clients, or `both` for two joined spans a request.
 
 use std::{
     env,
@@ -27,13 +27,13 @@ use spoor::{
     runtimes::Runtime,
 };
 
-/// The product's.
+/// The allocator of the agent.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Connections that stay open, in turn.
+/// Connections that stay open, used in turn.
 const CONNECTIONS: usize = 16;
-/// Requests between two drains: what the agent takes out of the ring in some 10 ms.
+/// Requests between two drains: the agent takes about that many from the ring in 10 ms.
 const BATCH: usize = 250;
 /// Process ids.
 const CLIENT: u32 = 20;
@@ -97,7 +97,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// As the agent does with what it takes out of the ring.
+/// Feeds Core as the agent does with records from the ring.
 fn feed(core: &mut Core, records: &[Vec<u8>]) -> usize {
     for record in records {
         if let Some(record) = Record::decode(record) {
@@ -138,7 +138,7 @@ fn facts(tgid: u32, name: &str) -> ProcessFacts {
     }
 }
 
-/// Connections that stay open, and one request after the other on them.
+/// Traffic on connections that stay open, one request after the other.
 struct Traffic {
     both: bool,
     now_ns: u64,
@@ -257,7 +257,7 @@ impl Traffic {
     }
 }
 
-/// A connection's name, as the programs give them.
+/// Returns a connection's name in the form that the programs give.
 fn conn(index: usize, role: Role) -> u64 {
     (2 * index as u64 + 1 + (role == Role::Client) as u64) << 12
 }

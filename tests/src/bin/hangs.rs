@@ -1,9 +1,9 @@
-//! A file system that answers until it is told not to: `hangs DIRECTORY FILE` mounts itself at DIRECTORY, where `app` is
-//! a copy of FILE that may be executed. It says `mounted`, and from the first line on its standard input on it takes
-//! questions and answers none, as a server does that waits for a network. It ends, and all who wait for it go on with an
-//! error, when its input does, or after two minutes.
+//! A file system that answers until it is told to hang. `hangs DIRECTORY FILE` mounts itself at DIRECTORY, where `app`
+//! is an executable copy of FILE. It prints `mounted`. From the first line of its standard input on it reads questions
+//! and answers none, like a server that waits for a network. It ends with its input, or after two minutes; processes
+//! that wait for it then get an error.
 //!
-//! The protocol is the kernel's own, include/uapi/linux/fuse.h, as far as one read-only file needs it.
+//! The protocol is the kernel's own, include/uapi/linux/fuse.h, reduced to one read-only file.
 
 use std::{
     ffi::{CStr, CString},
@@ -20,14 +20,15 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-/// So long may it last: a test that fails must not wait for it for good.
+/// Time limit of the program: a failing test must not wait for it forever.
 const LIMIT: Duration = Duration::from_secs(120);
 const HEAD_BYTES: usize = 40;
-/// FUSE_MIN_READ_BUFFER and what a read-only file system is asked at most.
+/// Size of the largest question: FUSE_MIN_READ_BUFFER, and more than a read-only file system gets.
 const MOST_QUESTION_BYTES: usize = 256 << 10;
 const ROOT: u64 = 1;
 const APP: u64 = 2;
-/// Keep what was read in the page cache (FOPEN_KEEP_CACHE): who runs the file goes on when the file system hangs.
+/// Keeps read pages in the page cache (FOPEN_KEEP_CACHE): a process that runs the file continues while the file system
+/// hangs.
 const KEEP_CACHE: u32 = 1 << 1;
 
 fn main() -> Result<()> {
@@ -51,7 +52,7 @@ fn main() -> Result<()> {
             }
             hangs.store(true, Ordering::SeqCst);
         }
-        // The other end waits for this alone.
+        // The receiver waits for this message only.
         let _ = ended.send(());
     });
     let _ = end.recv_timeout(LIMIT);
@@ -67,7 +68,7 @@ fn mount(target: &CStr, device: &File) -> Result<()> {
         "fd={},rootmode=40000,user_id=0,group_id=0,allow_other",
         device.as_raw_fd()
     ))?;
-    // SAFETY: all are strings that end in NUL and outlive the call.
+    // SAFETY: strings that end in NUL and outlive the call.
     let result = unsafe {
         libc::mount(
             source.as_ptr(),
@@ -83,7 +84,7 @@ fn mount(target: &CStr, device: &File) -> Result<()> {
     Ok(())
 }
 
-/// Answers until it hangs; then it only takes questions. Ends when the connection does.
+/// Answers until it hangs; then it only reads questions. Ends with the connection.
 fn serve(mut device: &File, content: &[u8], hangs: &AtomicBool) {
     let mut question = vec![0; MOST_QUESTION_BYTES];
     loop {
@@ -104,12 +105,12 @@ fn serve(mut device: &File, content: &[u8], hangs: &AtomicBool) {
         };
         let length = 16 + body.len() as u32;
         let bytes = [&length.to_le_bytes()[..], &error.to_le_bytes(), unique, &body].concat();
-        // Who asked may have been killed meanwhile.
+        // The asking process may have been killed meanwhile.
         let _ = device.write_all(&bytes);
     }
 }
 
-/// `None`: it wants no answer.
+/// Returns the answer to a question; `None` if it needs none.
 fn answer(question: &[u8], content: &[u8]) -> Option<Result<Vec<u8>, i32>> {
     let u32_at = |at: usize| {
         question
@@ -128,7 +129,7 @@ fn answer(question: &[u8], content: &[u8]) -> Option<Result<Vec<u8>, i32>> {
         1 if node == ROOT && question[HEAD_BYTES..].starts_with(b"app\0") => Ok([
             &APP.to_le_bytes()[..],
             &0u64.to_le_bytes(),
-            // The name is known for an hour, the attributes are asked for each time.
+            // The name is valid for an hour, the attributes for no time.
             &3600u64.to_le_bytes(),
             &[0; 16],
             &attributes(APP, size),
@@ -164,7 +165,7 @@ fn answer(question: &[u8], content: &[u8]) -> Option<Result<Vec<u8>, i32>> {
     })
 }
 
-/// `struct fuse_attr`.
+/// Returns a `struct fuse_attr`.
 fn attributes(node: u64, size: u64) -> Vec<u8> {
     let (mode, size) = match node {
         ROOT => (libc::S_IFDIR | 0o755, 0),

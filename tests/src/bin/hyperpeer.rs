@@ -1,4 +1,5 @@
-//! A service on hyper, and with arguments a client (see services/README.md): tasks on several threads, kept connections.
+//! A service on hyper, and with arguments a client (see services/README.md): tasks on several threads, with kept
+//! connections.
 
 use std::{
     collections::HashMap,
@@ -67,7 +68,7 @@ async fn serve(peer: Arc<Peer>) -> Result<()> {
                 let (peer, routes) = (Arc::clone(&peer), Arc::clone(&routes));
                 async move { peer.answer(&routes, &request).await }
             });
-            // A client that goes away is no matter.
+            // A client may close its connection at any time.
             let _ = http1::Builder::new()
                 .serve_connection(TokioIo::new(stream), service)
                 .await;
@@ -128,7 +129,7 @@ impl Peer {
         Ok(Response::builder().status(status).body(body)?)
     }
 
-    /// The status, or why there is none.
+    /// Returns the status, or the reason why there is none.
     async fn call(&self, url: &str, id: &str) -> String {
         let request = Request::get(url).header("x-request-id", id).body(Empty::new());
         let Ok(request) = request else { return "-".to_owned() };

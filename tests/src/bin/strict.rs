@@ -1,7 +1,8 @@
-//! A strict server, or a strict client, on hyper, for the torture test: what it understands of hostile bytes is the truth.
+//! A strict server, or a strict client, on hyper, for the torture test: its understanding of hostile bytes is the
+//! ground truth.
 //!
-//! `strict server` prints its port, then a line for each request that it was given: method, target, bytes of its body.
-//! `strict client` takes lines of a method and a URL, and answers each: status and bytes of the body, or `error`.
+//! `strict server` prints its port, then a line for each request: method, target, bytes of its body. `strict client`
+//! reads lines of a method and a URL, and answers each: status and bytes of the body, or `error`.
 
 use std::io::BufRead;
 
@@ -12,9 +13,9 @@ use hyper::{Request, Response, body::Incoming, client, server, service::service_
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 
-/// Heads up to here are taken: far larger ones than the agent follows.
+/// Size of the largest head that is accepted: far larger than the agent follows.
 const HEAD_BYTES: usize = 4 << 20;
-/// Header lines that are taken: far more than the agent follows.
+/// Number of header lines that are accepted: far more than the agent follows.
 const HEADERS: usize = 20_000;
 
 fn main() -> Result<()> {
@@ -44,7 +45,7 @@ async fn serve() -> Result<()> {
                 .max_buf_size(HEAD_BYTES)
                 .max_headers(HEADERS)
                 .serve_connection(TokioIo::new(socket), service_fn(answer));
-            // What is refused was answered, or closed.
+            // A refused message was answered, or the connection closed.
             let _ = connection.await;
         });
     }
@@ -52,7 +53,7 @@ async fn serve() -> Result<()> {
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, std::io::Error> {
     let (method, target) = (request.method().clone(), request.uri().clone());
-    // A body that is cut or malformed is no request: nothing is answered to it.
+    // A cut or malformed body makes the request invalid: it gets no answer.
     let Ok(body) = request.into_body().collect().await else {
         return Err(std::io::Error::other("the body does not end"));
     };
@@ -83,7 +84,7 @@ async fn call(line: &str) -> Result<String> {
         Ok(format!("{status} {bytes}"))
     };
     let answer = answer.await;
-    // The socket is closed before the answer is told.
+    // Closes the socket before it prints the answer.
     connection.abort();
     let _ = connection.await;
     answer

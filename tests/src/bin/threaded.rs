@@ -1,6 +1,6 @@
 //! A service with a thread for each connection, which serves each request by a call over a connection that the thread
-//! keeps; what it calls; and a client with threads. A program of its own: what runs in a process decides how the agent finds
-//! parents, and here nothing but threads does.
+//! keeps; its back; and a client with threads. It is a program of its own, because the agent finds parents by what runs
+//! in a process, and only threads may run here.
 
 use std::{
     io::{Read, Write},
@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// What the back answers, and the front hands on.
+/// Answer of the back, which the front passes on.
 const BODY: &str = "from the back";
 
 fn main() -> Result<()> {
@@ -23,7 +23,7 @@ fn main() -> Result<()> {
     }
 }
 
-/// Answers every request with the same.
+/// Answers every request with the same body.
 fn back() -> Result<()> {
     let listener = listen()?;
     for stream in listener.incoming() {
@@ -57,7 +57,7 @@ fn front(back: &str) -> Result<()> {
     Ok(())
 }
 
-/// Sends what standard input says, `CASE THREADS REQUESTS` a line.
+/// Sends the requests that standard input names, `CASE THREADS REQUESTS` a line.
 fn client(front: &str) -> Result<()> {
     let front: SocketAddr = front.parse()?;
     println!("ready");
@@ -106,7 +106,7 @@ fn answer(stream: &mut TcpStream) -> Result<()> {
     Ok(())
 }
 
-/// A head and so many bytes behind it; none at the connection's end.
+/// Reads a head and that many bytes behind it; `None` at the connection's end.
 fn receive(stream: &mut TcpStream, body: usize) -> Result<Option<String>> {
     let mut bytes = Vec::new();
     loop {

@@ -1,4 +1,4 @@
-//! Holds all spans against all that was logged.
+//! Comparison of all spans with all log entries.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -12,35 +12,36 @@ use crate::{
     truth::{self, Event, Outcome},
 };
 
-/// What is known beside the logs.
+/// Knowledge that the logs do not hold.
 #[derive(Default)]
 pub struct Expectation<'a> {
-    /// Services whose `OTEL_SERVICE_NAME` nobody can read, for they write a title over their environment: any name will do that
-    /// is not another service's.
+    /// Services whose `OTEL_SERVICE_NAME` cannot be read, because they write a title over their environment: any name
+    /// counts as right that is not another service's.
     pub titled: BTreeSet<String>,
     /// Trace id and span id that untraced callers sent in `traceparent`, by request id.
     pub remote_parents: HashMap<&'a str, (&'a str, &'a str)>,
-    /// When the agent was there, in nanoseconds of wall-clock time. What a request led to that its client had begun before
-    /// need not be seen, and its parents need not be found; but what is said of it must be right.
+    /// Time of the attach, in nanoseconds of wall-clock time. Requests that their client began earlier may lack spans
+    /// and parents, but wrong ones remain faults.
     pub attached_ns: Option<u64>,
 }
 
-/// In what way the spans differ from the truth.
+/// Kind of a difference between spans and truth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
-    /// It happened, but there is no span.
+    /// An exchange has no span.
     Missing,
-    /// There is a span that did not happen.
+    /// A span has no exchange.
     Extra,
     /// The span names the wrong service.
     Service,
     /// The span has the wrong status.
     Status,
-    /// The span's parent is not who caused it.
+    /// The span's parent is not its cause.
     WrongParent,
-    /// The span has no parent, but who caused it was traced.
+    /// The span has no parent, although its cause was traced.
     NoParent,
-    /// The span is in another trace than its parent, in a trace with another root, or says not how its parent was found.
+    /// The span is in another trace than its parent, in a trace with another root, or lacks the method by which its
+    /// parent was found.
     Trace,
     /// The times of the two ends of an exchange are not in order.
     Order,
@@ -49,15 +50,15 @@ pub enum Fault {
 /// One difference.
 #[derive(Clone, Debug)]
 pub struct Difference {
-    /// In what way.
+    /// Kind of the difference.
     pub fault: Fault,
-    /// The exchange's id; empty if the span does not tell.
+    /// Id of the exchange; empty if the span has none.
     pub id: String,
-    /// In words.
+    /// Description in words.
     pub text: String,
 }
 
-/// How many parents were found.
+/// Score of parents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Score {
     /// Spans whose parent was traced.
@@ -75,35 +76,35 @@ impl Score {
         self.right += more.right;
     }
 
-    /// Of the parents that there are, the part that was found; 1 if there are none.
+    /// Returns the share of existing parents that was found; 1 if there are none.
     pub fn recall(self) -> f64 {
         ratio(self.right, self.expected)
     }
 
-    /// Of the parents that were named, the part that is right; 1 if there are none.
+    /// Returns the share of named parents that is right; 1 if there are none.
     pub fn precision(self) -> f64 {
         ratio(self.right, self.claimed)
     }
 }
 
-/// The outcome of a comparison.
+/// Result of a comparison.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// How many spans there are.
+    /// Number of spans.
     pub spans: usize,
-    /// Parents of SERVER spans: the call that the request came by.
+    /// Parents of SERVER spans: the call that brought the request.
     pub links: Score,
     /// Parents of CLIENT spans: the request that the call was made for.
     pub calls: Score,
-    /// How often each `spoor.parent.method` was named.
+    /// Number of spans for each `spoor.parent.method`.
     pub methods: BTreeMap<String, u64>,
     /// All differences.
     pub differences: Vec<Difference>,
 }
 
 impl Report {
-    /// Fails, with the first differences, unless the set of spans is exact, the times are in order, links and calls have at least
-    /// this precision, links at least this recall, and calls at least `call_recall`.
+    /// Fails, with the first differences, unless the set of spans is exact, the times are in order, links and calls
+    /// have at least this precision, links at least this recall, and calls at least `call_recall`.
     pub fn check(&self, parents: f64, call_recall: f64) -> Result<()> {
         let good = self
             .differences
@@ -119,14 +120,14 @@ impl Report {
         Ok(())
     }
 
-    /// The differences of a kind.
+    /// Returns the differences of a kind.
     pub fn of(&self, fault: Fault) -> impl Iterator<Item = &Difference> {
         self.differences
             .iter()
             .filter(move |difference| difference.fault == fault)
     }
 
-    /// How many differences of a kind there are.
+    /// Returns the number of differences of a kind.
     pub fn count(&self, fault: Fault) -> usize {
         self.of(fault).count()
     }
@@ -154,7 +155,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Compares.
+/// Compares spans with the log.
 pub fn compare(events: &[Event], spans: &[Span], expectation: &Expectation<'_>) -> Report {
     let events: Vec<Event> = events.iter().map(with_visible_id).collect();
     let began_before = |event: &&Event| {
@@ -191,7 +192,8 @@ pub fn compare(events: &[Event], spans: &[Span], expectation: &Expectation<'_>) 
     comparison.report
 }
 
-/// A connection that was refused carried no id: it is known by the request that it was meant for.
+/// Returns the event with the id that the wire shows: a refused connection carried none, so it gets that of its
+/// request.
 fn with_visible_id(event: &Event) -> Event {
     let mut event = event.clone();
     if event.outcome == Outcome::NotConnected {
@@ -205,7 +207,7 @@ struct Comparison<'a> {
     truth: BTreeMap<(&'a str, Kind), Vec<&'a Event>>,
     observed: BTreeMap<(String, Kind), Vec<&'a Span>>,
     spans_by_id: HashMap<&'a str, &'a Span>,
-    /// What the requests began with that were under way when the agent came, or over.
+    /// Prefixes of the requests that had begun when the agent came.
     before: HashSet<&'a str>,
     expectation: &'a Expectation<'a>,
     report: Report,
@@ -378,8 +380,8 @@ impl<'a> Comparison<'a> {
                 continue;
             }
             let served = self.observed.get(&(id.clone(), Kind::Server)).map(Vec::as_slice);
-            // The clocks of two ends that are not known to belong together are not held against each other: that they are not is a
-            // fault of its own.
+            // The clocks of two ends are compared only if the ends are known to belong together. If they should be and
+            // are not, that is a fault of its own.
             if let ([client], Some([server])) = (spans.as_slice(), served)
                 && server.parent_id == client.span_id
             {
@@ -397,12 +399,12 @@ impl<'a> Comparison<'a> {
     }
 }
 
-/// The id of the request that all began with.
+/// Returns the id of the request that began it all.
 pub fn root(id: &str) -> &str {
     id.split('.').next().unwrap_or_default()
 }
 
-/// The id of the request that the call `id` was made for.
+/// Returns the id of the request that the call `id` was made for.
 pub fn caller(id: &str) -> Option<&str> {
     id.rsplit_once('.').map(|(request, _)| request)
 }

@@ -13,7 +13,7 @@ fn event(service: &str, kind: Kind, id: &str, status: u16) -> Event {
     }
 }
 
-/// A span `number` in trace `t`, with times that nest by `depth`.
+/// Returns a span `number` in trace `t`, with times that nest by `depth`.
 fn span(service: &str, kind: Kind, id: &str, number: &str, parent: &str, depth: u64) -> Span {
     let method = if parent.is_empty() {
         json!(null)
@@ -39,7 +39,7 @@ fn span(service: &str, kind: Kind, id: &str, number: &str, parent: &str, depth: 
     }
 }
 
-/// A client calls a shop, which makes one call.
+/// Returns events and spans of a client that calls a shop, which makes one call.
 fn story() -> (Vec<Event>, Vec<Span>) {
     let events = vec![
         event("load", Kind::Client, "a", 200),
@@ -179,7 +179,7 @@ fn what_began_before_the_agent_was_there_may_be_missing_but_not_wrong() {
         let report = compare(&events, spans, &expectation(attached_ns));
         report.differences.iter().map(|difference| difference.fault).collect()
     };
-    // The call's parent is gone, and so is the link that would have been due.
+    // The call's parent is missing, and so is the expected link.
     let less = &spans[..1];
     assert_eq!(faults(less, 10), [Fault::Missing, Fault::Missing]);
     assert_eq!(faults(less, 11), []);
@@ -187,7 +187,7 @@ fn what_began_before_the_agent_was_there_may_be_missing_but_not_wrong() {
     let report = compare(&events, &spans, &expectation(11));
     assert_eq!((report.links.recall(), report.calls.recall()), (1.0, 1.0));
 
-    // The shop's call is said to be the client's.
+    // The shop's call names the client's span.
     spans[2].parent_id = "1".to_owned();
     assert_eq!(faults(&spans, 11), [Fault::WrongParent]);
     spans[2]

@@ -1,4 +1,4 @@
-//! Bodies that look like heads: none of them may hide a message that comes later on the connection, in either direction.
+//! Bodies that look like heads: none may hide a later message on the connection, in either direction.
 
 use anyhow::{Result, ensure};
 
@@ -10,15 +10,15 @@ use super::{
 
 /// A body of 52 bytes that looks like a request with a body that never ends.
 const REQUEST_LIKE: &str = "PUT / HTTP/1.1\r\nContent-Length: 1000000000000000\r\n\r\n";
-/// The same of a response.
+/// A body that looks like such a response.
 const RESPONSE_LIKE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 1000000000000000\r\n\r\n";
-/// A head of chunks: what follows is no chunk.
+/// A head with chunked coding. The bytes behind it are no chunk.
 const CHUNKED_LIKE: &str = "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
 const CHUNKED_RESPONSE_LIKE: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-/// All of them.
+/// All these bodies.
 pub const BODIES: [&str; 4] = [REQUEST_LIKE, RESPONSE_LIKE, CHUNKED_LIKE, CHUNKED_RESPONSE_LIKE];
 
-/// Between a head and its body: before Core can have said anything, about when it does, and long after.
+/// Pauses between a head and its body: before Core can send a hint, about when it does, and long after.
 const PAUSES_MS: [u32; 3] = [0, 2, 10];
 
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -41,7 +41,7 @@ pub fn play(world: &mut World) -> Result<()> {
     world.case("blind-sizes", sizes)
 }
 
-/// Ordinary exchanges, all of which must be seen at both ends.
+/// Passes ordinary exchanges, all of which both ends must see.
 pub fn goes_on(world: &mut World, connection: &Connection, prefix: &str) -> Result<()> {
     for turn in 0..2 {
         let target = format!("{prefix}/next/{turn}/get");
@@ -54,12 +54,12 @@ pub fn goes_on(world: &mut World, connection: &Connection, prefix: &str) -> Resu
     Ok(())
 }
 
-/// A request's head that is followed by so many bytes.
+/// Returns a request's head that declares that many bytes.
 pub fn head(method: &str, target: &str, length: usize) -> String {
     format!("{method} {target} HTTP/1.1\r\nHost: raw.test\r\nContent-Length: {length}\r\n\r\n")
 }
 
-/// A head with header lines in front of its last line, so that it has some 3 KiB.
+/// Returns a head of about 3 KiB, with more header lines in front of its last line.
 pub fn long(head: &str) -> String {
     let (first, rest) = head.split_once("\r\n").unwrap_or((head, ""));
     format!(
@@ -68,7 +68,7 @@ pub fn long(head: &str) -> String {
     )
 }
 
-/// The method as spans have it.
+/// Returns the method as spans have it.
 fn shown(method: &str) -> &str {
     match method {
         "PROPFIND" | "get" => "_OTHER",
@@ -85,12 +85,12 @@ fn wait(world: &mut World, milliseconds: u32) -> Result<()> {
     Ok(())
 }
 
-/// Each piece in a write of its own, read whole before the next one.
+/// Passes each piece in a write of its own; the receiver reads it whole before the next one.
 pub fn pass_all<B: AsRef<[u8]>>(world: &mut World, connection: &Connection, way: Way, pieces: &[B]) -> Result<()> {
     pieces.iter().try_for_each(|piece| world.pass(connection, way, piece))
 }
 
-/// A request of a method whose body looks like a head.
+/// Passes requests of a method whose body looks like a head.
 fn requests(world: &mut World, name: &str, method: &str) -> Result<()> {
     for (number, body) in BODIES.into_iter().enumerate() {
         for pause in PAUSES_MS {
@@ -112,7 +112,7 @@ fn requests(world: &mut World, name: &str, method: &str) -> Result<()> {
     Ok(())
 }
 
-/// A head that is longer than what the programs scan, in one write and in several.
+/// Passes a head longer than the programs' scan, in one write and in several.
 fn long_head(world: &mut World, name: &str) -> Result<()> {
     for method in ["GET", "POST"] {
         for piece in [1 << 20, 1400, 500] {
@@ -134,7 +134,7 @@ fn long_head(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The request with the body begins inside a write.
+/// Passes a request with a body that begins inside a write.
 fn pipelined(world: &mut World, name: &str) -> Result<()> {
     for method in ["GET", "POST"] {
         for (form, body) in [("get", None), ("post", Some("body"))] {
@@ -162,7 +162,7 @@ fn pipelined(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The first byte of the head, or the first few, come alone: the writer writes them so, or the reader reads them so.
+/// Passes the first byte or bytes of the head alone, by the writer's or the reader's choice.
 fn first_byte(world: &mut World, name: &str) -> Result<()> {
     for method in ["GET", "POST"] {
         for first in [1, 2, 7] {
@@ -201,7 +201,7 @@ fn first_byte(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The body of a response looks like a head, behind heads of several forms.
+/// Passes responses with a body that looks like a head, behind heads of several forms.
 fn answers(world: &mut World, name: &str) -> Result<()> {
     for (number, body) in BODIES.into_iter().enumerate() {
         for form in ["whole", "long", "pieces", "split"] {
@@ -234,7 +234,7 @@ fn answers(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Ways to cut a chunk whose data is a body: writes of their own for its line, its data and its end.
+/// Returns a chunk with this body, cut into writes in one of several ways.
 fn chunk(body: &str, cut: &str) -> Vec<String> {
     let line = format!("{:x}\r\n", body.len());
     match cut {
@@ -298,7 +298,7 @@ fn chunked_answers(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// A body that the end of the connection ends: its size is right, and so are the exchanges before it.
+/// Passes a body that ends with the connection: its size and the exchanges before it are correct.
 fn until_close(world: &mut World, name: &str) -> Result<()> {
     for (number, body) in BODIES.into_iter().enumerate() {
         for pause in PAUSES_MS {
@@ -323,7 +323,7 @@ fn until_close(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Behind interim responses, which have no body whatever they say.
+/// Passes interim responses, which have no body whatever they declare.
 fn interim(world: &mut World, name: &str) -> Result<()> {
     for (form, lines) in [
         ("plain", ""),
@@ -359,12 +359,12 @@ fn interim(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// A proxy that streams: it passes each piece of a body on as soon as it has read it. One client's body must not blind the
-/// connection to the server that all clients share.
+/// Plays a proxy that streams: it passes each piece of a body on at once. One client's body must not hide requests on
+/// the server's connection, which all clients share.
 fn relay(world: &mut World, name: &str) -> Result<()> {
     let stranger = world.connect_between(CLIENT, PROXY, "127.0.0.1:0")?;
     let other = world.connect_between(CLIENT, PROXY, "127.0.0.1:0")?;
-    // No thread stands for a request before the agent knows what runs in the process.
+    // No thread rule applies before the agent knows what runs in the process.
     world.peers[PROXY].make("sleep 1500")?;
     let back = world.connect_between(PROXY, SERVER, "127.0.0.1:0")?;
     for (number, body) in BODIES.into_iter().enumerate() {
@@ -382,7 +382,7 @@ fn relay(world: &mut World, name: &str) -> Result<()> {
     world.close(&back)
 }
 
-/// A request that the proxy passes on, and the answer likewise: heads, then bodies.
+/// Passes a request through the proxy, and the answer back: heads, then bodies.
 fn relayed(
     world: &mut World,
     (front, back): (&Connection, &Connection),
@@ -425,9 +425,9 @@ fn relayed(
     Ok(())
 }
 
-/// Bodies of many sizes with something that looks like a head at each KiB, by calls of every kind, in both directions.
+/// Passes bodies of many sizes with a head-like text at each KiB, by calls of every kind, in both directions.
 fn sizes(world: &mut World, name: &str) -> Result<()> {
-    /// A call, and how many bytes it moves at most.
+    /// Calls, with the largest number of bytes that each moves.
     const SENDS: [(&str, usize); 5] = [
         ("write", 1 << 20),
         ("write", 1024),

@@ -1,4 +1,4 @@
-//! Large bodies: what is not captured of them must not matter.
+//! Large bodies: bytes that are not captured must not matter.
 
 use anyhow::Result;
 
@@ -24,7 +24,7 @@ pub fn play(world: &mut World) -> Result<()> {
     world.case("slow-reader", slow_reader)
 }
 
-/// The connection's framing is right behind the body.
+/// Checks that the connection's framing is known behind the body.
 fn next(world: &mut World, connection: &Connection, prefix: &str) -> Result<()> {
     let target = format!("{prefix}/next");
     world.exchange(connection, &get(&target), &response(200, "next"))?;
@@ -36,7 +36,7 @@ fn head(target: &str, length: usize) -> String {
     format!("PUT {target} HTTP/1.1\r\nHost: raw.test\r\nContent-Length: {length}\r\n\r\n")
 }
 
-/// 8 MiB with `Content-Length`, in writes of several sizes, to the server.
+/// Passes 8 MiB with `Content-Length` to the server, in writes of several sizes.
 fn upload(world: &mut World, name: &str) -> Result<()> {
     let connection = world.connect()?;
     for send_piece in [1448, 64 << 10, MIB, 16 * MIB] {
@@ -58,7 +58,7 @@ fn upload(world: &mut World, name: &str) -> Result<()> {
     world.close(&connection)
 }
 
-/// The same from the server.
+/// Passes 8 MiB with `Content-Length` from the server.
 fn download(world: &mut World, name: &str) -> Result<()> {
     let connection = world.connect()?;
     for send_piece in [1448, 64 << 10, MIB, 16 * MIB] {
@@ -80,7 +80,7 @@ fn download(world: &mut World, name: &str) -> Result<()> {
     world.close(&connection)
 }
 
-/// 8 MiB in chunks of `bytes`. `aligned`: each write is a chunk; else the head shifts all of them.
+/// Passes 8 MiB in chunks of `bytes`. `aligned`: each write is a chunk; else the head shifts all of them.
 fn chunked(world: &mut World, name: &str, bytes: usize, aligned: bool) -> Result<()> {
     let connection = world.connect()?;
     let target = format!("/{name}");
@@ -89,7 +89,7 @@ fn chunked(world: &mut World, name: &str, bytes: usize, aligned: bool) -> Result
     if aligned {
         world.pass(&connection, Way::Response, head)?;
     }
-    // Looks like the end, wherever a write or a read ends.
+    // A text that looks like the end, wherever a write or a read ends.
     let data = b"0\r\n\r\n".repeat(bytes / 5 + 1);
     let unit = [format!("{bytes:x}\r\n").as_bytes(), &data[..bytes], b"\r\n"].concat();
     let repeat = 8 * MIB / bytes;
@@ -100,8 +100,8 @@ fn chunked(world: &mut World, name: &str, bytes: usize, aligned: bool) -> Result
         tail: b"0\r\n\r\n",
         send_piece: unit.len(),
         receive_piece: 32 << 10,
-        // At full speed the agent is known to lose such a body now and then: it is copied whole, which fills the ring, and of
-        // a write of more than 64 KiB the next chunk's head is not copied before Core has said where it is.
+        // At full speed the agent may lose such a body: it is copied whole, which fills the ring. In a write of more
+        // than 64 KiB the next chunk's line is not copied unless Core has sent a hint for it.
         pause_us: 0,
     };
     world.stream(&connection, Way::Response, &bulk)?;
@@ -110,7 +110,7 @@ fn chunked(world: &mut World, name: &str, bytes: usize, aligned: bool) -> Result
     world.close(&connection)
 }
 
-/// One write of 100 MB to who reads slowly: the client's span begins before the server's all the same.
+/// Passes one write of 100 MB to a slow reader: the client's span still begins before the server's.
 fn slow_reader(world: &mut World, name: &str) -> Result<()> {
     const BYTES: usize = 100_000_000;
     let connection = world.connect()?;

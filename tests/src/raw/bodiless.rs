@@ -1,5 +1,5 @@
-//! Responses that have no body, whatever their heads say: the next message must be found right behind them, however the
-//! programs came to see the request or the response.
+//! Responses without a body in spite of their heads: the next message begins right behind the head, however the
+//! programs saw the request or the response.
 
 use anyhow::{Result, ensure};
 
@@ -10,7 +10,7 @@ use super::{
     world::{Connection, Way, World},
 };
 
-/// What heads say: about a MB, and a TiB.
+/// Declared lengths: about a MB, and a TiB.
 const LENGTHS: [u64; 2] = [1_000_000, 1 << 40];
 
 pub fn play(world: &mut World) -> Result<()> {
@@ -32,12 +32,12 @@ fn head_request(target: &str) -> String {
     format!("HEAD {target} HTTP/1.1\r\nHost: raw.test\r\n\r\n")
 }
 
-/// A response's head that speaks of a body which does not come.
+/// Returns a response's head that declares a body which does not follow.
 fn says(status: &str, length: u64) -> String {
     format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n")
 }
 
-/// Two requests in one write of which at least one is HEAD; the responses in one write, and apart.
+/// Passes two requests in one write, at least one of them HEAD; the responses in one write, and apart.
 fn pipelined(world: &mut World, name: &str) -> Result<()> {
     for length in LENGTHS {
         for order in ["get-head", "head-get", "head-head", "get-get-head-get"] {
@@ -71,7 +71,7 @@ fn pipelined(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// HEAD right behind the body of a POST, in the same write as the head, as the body, or alone.
+/// Passes HEAD right behind the body of a POST, in the same write as the head, as the body, or alone.
 fn behind_post(world: &mut World, name: &str) -> Result<()> {
     for length in LENGTHS {
         for (form, cuts) in [("whole", 0), ("body-and-head", 1), ("apart", 2)] {
@@ -99,7 +99,7 @@ fn behind_post(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// HEAD behind what a proxy says of its client, in the same write and in the next one.
+/// Passes HEAD behind a proxy's header, in the same write and in the next one.
 fn behind_proxy_line(world: &mut World, name: &str) -> Result<()> {
     let text = b"PROXY TCP4 192.0.2.1 192.0.2.2 56324 443\r\n".to_vec();
     let local = b"\r\n\r\n\0\r\nQUIT\n\x20\x11\0\0".to_vec();
@@ -125,14 +125,14 @@ fn behind_proxy_line(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The method's first bytes come alone: the writer writes them so, or the reader reads them so.
+/// Passes the method's first bytes alone, by the writer's or the reader's choice.
 fn first_byte(world: &mut World, name: &str) -> Result<()> {
     for length in LENGTHS {
         for first in [1, 2, 4] {
             for who in ["writer", "reader"] {
                 let connection = world.connect()?;
                 let target = format!("/{name}/{length}/{first}/{who}");
-                // Not the first request, and the first one too.
+                // A later request, and the first one too.
                 for target in [target.clone(), format!("{target}/again")] {
                     split_first(world, &connection, Way::Request, &head_request(&target), first, who)?;
                     world.pass(&connection, Way::Response, says("200 OK", length))?;
@@ -146,7 +146,7 @@ fn first_byte(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Passes a message whose first bytes are written alone, or read alone.
+/// Passes a message whose first bytes are written or read alone.
 fn split_first(
     world: &mut World,
     connection: &Connection,
@@ -165,7 +165,7 @@ fn split_first(
     world.receive(connection, way, "read", message.len() - first)
 }
 
-/// HEAD behind a method that nobody registered, behind empty lines, and with a long head.
+/// Passes HEAD behind an unregistered method, behind empty lines, and with a long head.
 fn behind_odd_things(world: &mut World, name: &str) -> Result<()> {
     for length in LENGTHS {
         for form in ["odd-together", "odd-before", "empty-lines", "long", "long-pieces"] {
@@ -202,7 +202,7 @@ fn behind_odd_things(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Answers to HEAD of all forms.
+/// Passes answers to HEAD of all forms.
 fn head_answers(world: &mut World, name: &str) -> Result<()> {
     let forms = [
         (
@@ -218,7 +218,7 @@ fn head_answers(world: &mut World, name: &str) -> Result<()> {
         for piece in [1 << 20, 1000, 1] {
             let connection = world.connect()?;
             let target = format!("/{name}/{form}/{piece}");
-            // One byte at a time, a long head takes too long.
+            // A long head takes too long one byte at a time.
             let piece = if form == "long" { piece.max(50) } else { piece };
             world.pass(&connection, Way::Request, head_request(&target))?;
             let pieces: Vec<&[u8]> = answer.as_bytes().chunks(piece).collect();
@@ -231,7 +231,7 @@ fn head_answers(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// `head` is not HEAD (RFC 9110 section 9.1): its answer has the body that it says.
+/// Passes `head`, which is not HEAD (RFC 9110 section 9.1): its answer has the declared body.
 fn lower_case(world: &mut World, name: &str) -> Result<()> {
     let connection = world.connect()?;
     for bytes in [5, 3000, 100_000] {
@@ -244,7 +244,8 @@ fn lower_case(world: &mut World, name: &str) -> Result<()> {
     world.close(&connection)
 }
 
-/// 204 and 304 have no body (RFC 9112 section 6.3), also when the programs do not see the status at the begin of a call.
+/// Passes 204 and 304, which have no body (RFC 9112 section 6.3), also with a status that is not at the beginning of a
+/// call.
 fn no_body_statuses(world: &mut World, name: &str) -> Result<()> {
     for (status, line) in [(204, "204 No Content"), (304, "304 Not Modified")] {
         for length in LENGTHS {
@@ -286,7 +287,7 @@ fn no_body_statuses(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Interim responses that say that they have a body.
+/// Passes interim responses that declare a body.
 fn interim_lengths(world: &mut World, name: &str) -> Result<()> {
     for line in ["100 Continue", "102 Processing", "103 Early Hints"] {
         for form in ["apart", "together", "first-byte", "first-byte-read"] {
@@ -314,8 +315,8 @@ fn interim_lengths(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// What follows a tunnel's beginning is never HTTP, whatever length the answer says and whatever it looks like; a refusal has its
-/// body, and the connection goes on.
+/// Passes tunnels, whose bytes are never HTTP, whatever length the answer declares and whatever they look like. A
+/// refused tunnel has a body, and its connection continues.
 fn connect_lengths(world: &mut World, name: &str) -> Result<()> {
     for length in [0_u64, 52, 1 << 40] {
         let connection = world.connect()?;
@@ -339,7 +340,7 @@ fn connect_lengths(world: &mut World, name: &str) -> Result<()> {
     world.close(&connection)
 }
 
-/// 101 ends the exchange at its head, whatever length it says.
+/// Passes 101, which ends the exchange at its head, whatever length it declares.
 fn upgrade_lengths(world: &mut World, name: &str) -> Result<()> {
     for length in [0_u64, 52, 1 << 40] {
         let connection = world.connect()?;
@@ -358,7 +359,8 @@ fn upgrade_lengths(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// A refusal before the body is there; the server drains the rest of it, which looks like heads, and the connection goes on.
+/// Passes a refusal before the body has arrived. The server drains the rest of the body, which looks like heads, and
+/// the connection continues.
 fn early_413(world: &mut World, name: &str) -> Result<()> {
     let like = post("/", "body").repeat(1000);
     for method in ["POST", "DELETE"] {

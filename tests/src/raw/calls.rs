@@ -1,4 +1,4 @@
-//! The system calls that move bytes, and the shapes of their buffers.
+//! System calls that move bytes, and the shapes of their buffers.
 
 use anyhow::{Result, ensure};
 
@@ -8,9 +8,9 @@ use super::{
     world::{CLIENT, SERVER, Way, World},
 };
 
-/// Calls whose bytes are in the sender's memory.
+/// Calls that send from user memory.
 const SENDS: [&str; 6] = ["write", "sendto", "writev", "pwritev2", "sendmsg", "sendmmsg"];
-/// Calls that put bytes into the receiver's memory.
+/// Calls that receive into user memory.
 const RECEIVES: [&str; 8] = [
     "read", "recvfrom", "readv", "preadv2", "recvmsg", "recvmmsg", "waitall", "dontwait",
 ];
@@ -29,7 +29,7 @@ pub fn play(world: &mut World) -> Result<()> {
     world.case("zero-length-unix", |world, name| zero_length(world, name, &path))
 }
 
-/// Each way to send with each way to receive, for requests and responses.
+/// Pairs each variant of sending with each variant of receiving, for requests and responses.
 fn every_pair(world: &mut World, name: &str) -> Result<()> {
     for send in SENDS {
         let connection = world.connect()?;
@@ -40,7 +40,7 @@ fn every_pair(world: &mut World, name: &str) -> Result<()> {
                 (Way::Response, response(200, "some answer")),
             ] {
                 world.send(&connection, way, send, &[bytes.as_bytes()])?;
-                // All that was sent is there, so that even a call that waits for a full buffer needs no more.
+                // All bytes have arrived, so a call that waits for a full buffer returns.
                 let sizes = [bytes.len()];
                 let received = world.receive_once(&connection, way, receive, &sizes)?;
                 ensure!(received == bytes.len(), "{received} of {} bytes", bytes.len());
@@ -52,7 +52,7 @@ fn every_pair(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The same with addresses whose highest byte is a tag: memory is there nevertheless.
+/// Passes messages by addresses with a tag in their highest byte: the memory is readable nevertheless.
 fn tagged_addresses(world: &mut World, name: &str) -> Result<()> {
     for peer in [CLIENT, SERVER] {
         match world.peers[peer].ask("tag-addresses")? {
@@ -71,7 +71,7 @@ fn tagged_addresses(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Twenty small buffers with empty ones between, at both ends.
+/// Passes twenty small buffers with empty ones between, at both ends.
 fn many_buffers(world: &mut World, name: &str) -> Result<()> {
     for send in ["writev", "pwritev2", "sendmsg"] {
         let connection = world.connect()?;
@@ -102,7 +102,7 @@ fn many_buffers(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Several messages of one call, by the calls that have them, against calls that do not.
+/// Passes several messages of one call, by the calls that support it, against calls that do not.
 fn many_messages(world: &mut World, name: &str) -> Result<()> {
     for (send, receive) in [("sendmmsg", "read"), ("write", "recvmmsg"), ("sendmmsg", "recvmmsg")] {
         let connection = world.connect()?;
@@ -126,7 +126,7 @@ fn many_messages(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Bodies by calls that move bytes past the process's memory.
+/// Passes bodies by calls without user memory.
 fn unseen_bodies(world: &mut World, name: &str) -> Result<()> {
     let body = "0123456789".repeat(300);
     for send in ["sendfile", "splice"] {
@@ -149,7 +149,7 @@ fn unseen_bodies(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// What is only looked at is counted when it is taken.
+/// Peeks at a message first: it counts when it is taken.
 fn peek(world: &mut World, name: &str) -> Result<()> {
     let connection = world.connect()?;
     for turn in 0..3 {
@@ -174,8 +174,8 @@ fn peek(world: &mut World, name: &str) -> Result<()> {
     world.close(&connection)
 }
 
-/// A byte of urgent data before a request is no part of it. The receiver's sequence number passes it over, and does not
-/// say where: what was read by that call is a gap.
+/// Sends a byte of urgent data before a request. The receiver's sequence number skips it without telling where, so the
+/// bytes of that call are a gap.
 fn urgent(world: &mut World, name: &str) -> Result<()> {
     let connection = world.connect()?;
     for (turn, urgent) in [false, true, false, true].into_iter().enumerate() {
@@ -190,7 +190,7 @@ fn urgent(world: &mut World, name: &str) -> Result<()> {
     world.close(&connection)
 }
 
-/// Bodies that the receiver throws away in the kernel.
+/// Receives bodies that the kernel discards.
 fn truncate(world: &mut World, name: &str) -> Result<()> {
     let connection = world.connect()?;
     let body = "thrown away".repeat(100);
@@ -214,7 +214,7 @@ fn truncate(world: &mut World, name: &str) -> Result<()> {
     world.close(&connection)
 }
 
-/// Calls that move nothing mean nothing; a read of nothing is not the end.
+/// Makes calls that move nothing, and have no effect; a read of zero bytes is not the end.
 fn zero_length(world: &mut World, name: &str, address: &str) -> Result<()> {
     let connection = world.connect_between(CLIENT, SERVER, address)?;
     for turn in 0..2 {

@@ -8,7 +8,7 @@ use super::{
     world::{CLIENT, Connection, OTHER, SERVER, VICTIMS, Way, World},
 };
 
-/// A response of which only the beginning comes.
+/// Beginning of a response whose rest never comes.
 const BEGUN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n0123456789";
 
 pub fn play(world: &mut World) -> Result<()> {
@@ -48,7 +48,7 @@ fn fail(end: End, error: &str) -> End {
     }
 }
 
-/// Two ends with these errors, and with a status if its head was sent.
+/// Expects both ends to fail with these errors, with a status if the head was sent.
 fn expect_failure(world: &mut World, target: &str, status: Option<u64>, client: &str, server: &str) {
     let end = |error| End {
         status,
@@ -57,7 +57,7 @@ fn expect_failure(world: &mut World, target: &str, status: Option<u64>, client: 
     world.expect_ends(target, Some(end(client)), Some(end(server)));
 }
 
-/// What the client finds when it reads on: an error or the end.
+/// Reads until the client gets an error or the end.
 fn read_to_the_end(world: &mut World, connection: &Connection) -> Result<()> {
     let (client, name) = &connection.client;
     let answer = world.peers[*client].ask(&format!("receive {name} read 4096"))?;
@@ -106,7 +106,7 @@ fn client_gone(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The server does not know that the client is gone: it sends its response, and that it sent.
+/// The client is gone before the server answers: the server has sent its response.
 fn client_gone_answered(world: &mut World, name: &str) -> Result<()> {
     let connection = world.connect()?;
     world.pass(&connection, Way::Request, get(&format!("/{name}")))?;
@@ -118,7 +118,7 @@ fn client_gone_answered(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The client waits for a while without an answer, then gives up.
+/// The client waits a while for an answer, then gives up.
 fn client_time_limit(world: &mut World, name: &str) -> Result<()> {
     let connection = world.connect()?;
     world.pass(&connection, Way::Request, get(&format!("/{name}")))?;
@@ -135,7 +135,7 @@ fn client_time_limit(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The client sends no more, which ends nothing: the response comes.
+/// The client shuts down sending, which ends nothing: the response arrives.
 fn half_closed(world: &mut World, name: &str) -> Result<()> {
     let connection = world.connect()?;
     let target = format!("/{name}");
@@ -160,7 +160,7 @@ fn race_closed(world: &mut World, name: &str) -> Result<()> {
     read_to_the_end(world, &connection)
 }
 
-/// The request is there, but the server closes without having read it.
+/// The server closes without having read the request that has arrived.
 fn race_reset(world: &mut World, name: &str) -> Result<()> {
     let connection = world.connect()?;
     let first = format!("/{name}/first");
@@ -173,7 +173,7 @@ fn race_reset(world: &mut World, name: &str) -> Result<()> {
     read_to_the_end(world, &connection)
 }
 
-/// One exchange waits, on another connection the response has begun.
+/// Kills the server while one exchange waits and the response to another has begun.
 fn killed_server(world: &mut World, name: &str, victim: usize, address: &str) -> Result<()> {
     let waiting = world.connect_between(CLIENT, victim, address)?;
     let begun_address = if address.starts_with("unix:") {
@@ -204,7 +204,7 @@ fn killed_client(world: &mut World, name: &str, victim: usize, address: &str) ->
     Ok(())
 }
 
-/// A connect to where nobody listens, blocking and not.
+/// Connects to a port without a listener, blocking and not.
 fn refused(world: &mut World, _: &str) -> Result<()> {
     for command in ["connect", "connect-nonblocking"] {
         let (listener, address) = world.listen(OTHER, "127.0.0.1:0")?;
@@ -222,7 +222,7 @@ fn refused(world: &mut World, _: &str) -> Result<()> {
     Ok(())
 }
 
-/// The path is there, the listener is not.
+/// Connects to a path without a listener.
 fn refused_unix(world: &mut World, _: &str) -> Result<()> {
     let path = world.unix_path();
     let (listener, _) = world.listen(OTHER, &path)?;
@@ -236,7 +236,7 @@ fn refused_unix(world: &mut World, _: &str) -> Result<()> {
     Ok(())
 }
 
-/// TCP has no way to a broadcast address.
+/// Connects to a broadcast address, which TCP refuses.
 fn unreachable(world: &mut World, _: &str) -> Result<()> {
     let name = world.name();
     let address = "255.255.255.255:7";
@@ -247,7 +247,7 @@ fn unreachable(world: &mut World, _: &str) -> Result<()> {
     Ok(())
 }
 
-/// A listener whose queue is full drops what comes; the client gives up.
+/// Connects to a listener whose queue is full, which drops connections; the client gives up.
 fn listener_full(world: &mut World, name: &str) -> Result<()> {
     let listener = world.name();
     let address = world.peers[SERVER].make(&format!("listen {listener} 127.0.0.1:0 0"))?;
@@ -260,7 +260,7 @@ fn listener_full(world: &mut World, name: &str) -> Result<()> {
     world.peers[CLIENT].make("sleep 50")?;
     world.peers[CLIENT].make(&format!("close {late}"))?;
     world.expect_ends(&address, Some(fail(End::failed("connect", ""), "cancelled")), None);
-    // What is connected works.
+    // The accepted connection works.
     let target = format!("/{name}");
     world.exchange(&connection, &get(&target), &response(200, ""))?;
     world.expect(&target, End::ok("GET", 200));

@@ -1,4 +1,4 @@
-//! What spans there must be, and what is different.
+//! Expected spans, and their differences from the real ones.
 
 use std::{
     collections::BTreeMap,
@@ -7,7 +7,7 @@ use std::{
 
 use crate::otlp::{Kind, Span};
 
-/// What one end's span says.
+/// Expected span of one end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct End {
     /// `http.request.method`; `connect` for a connect that failed.
@@ -23,7 +23,7 @@ pub struct End {
 }
 
 impl End {
-    /// Answered with this status and a body without bytes.
+    /// Returns an end that was answered with this status and an empty body.
     pub fn ok(method: &str, status: u64) -> Self {
         Self {
             method: method.to_owned(),
@@ -34,7 +34,7 @@ impl End {
         }
     }
 
-    /// Ended by this `error.type`, without a response.
+    /// Returns an end without a response, with this `error.type`.
     pub fn failed(method: &str, error: &str) -> Self {
         Self {
             method: method.to_owned(),
@@ -45,7 +45,7 @@ impl End {
         }
     }
 
-    /// Whether all that is said is right, and a body's size is not: bytes of it were lost.
+    /// Returns whether everything is correct except for a body's size, some bytes of which were lost.
     fn says_less_than(&self, end: &Self) -> bool {
         let less = |size: Option<u64>, expected| size.is_none() || size == expected;
         let Self {
@@ -60,37 +60,37 @@ impl End {
             && less(*response_bytes, end.response_bytes)
     }
 
-    /// With bodies of so many bytes; `None`: of no size that is told.
+    /// Sets the sizes of the bodies; `None`: the span has no size.
     pub fn bodies(mut self, request: Option<u64>, response: Option<u64>) -> Self {
         (self.request_bytes, self.response_bytes) = (request, response);
         self
     }
 }
 
-/// An exchange, and which of its ends have spans.
+/// An exchange, with the spans of its ends.
 #[derive(Clone, Debug)]
 pub struct Exchange {
-    /// The case it belongs to.
+    /// Case that it belongs to.
     pub case: String,
-    /// `/case/…`, or `authority` for CONNECT, or where a connect went.
+    /// Target: `/case/…`, `authority` for CONNECT, or the address of a connect.
     pub target: String,
-    /// The target of the request that the call was made for; none for a root.
+    /// Target of the request that the call was made for; `None` for a root.
     pub made_for: Option<String>,
-    /// The two ends cannot be matched: each is a root.
+    /// Whether the two ends cannot be matched: each is a root.
     pub apart: bool,
-    /// What the CLIENT span says; `None`: there is none.
+    /// Expected CLIENT span, if any.
     pub client: Option<End>,
-    /// What the SERVER span says; `None`: there is none.
+    /// Expected SERVER span, if any.
     pub server: Option<End>,
 }
 
-/// Something that is different from what must be.
+/// A difference between expected and real spans.
 #[derive(Debug)]
 pub struct Difference {
-    /// A system call that the agent did not see can lead to it: no span, a root where a child should be, a body without a
-    /// size. Never another status, size or parent.
+    /// Whether a system call that the agent did not see can cause it: a missing span, a root in place of a child, a
+    /// body without a size. Never another status, size or parent.
     pub may_be_unseen: bool,
-    /// What it is.
+    /// Description.
     pub text: String,
 }
 
@@ -116,7 +116,7 @@ impl Display for Difference {
     }
 }
 
-/// What is different from what must be, by case.
+/// Differences by case.
 #[derive(Debug, Default)]
 pub struct Differences(pub BTreeMap<String, Vec<Difference>>);
 
@@ -128,7 +128,7 @@ impl Differences {
 
 impl Display for Differences {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
-        /// More of one case are as good as these.
+        /// Number of differences that are shown for each case.
         const SHOWN: usize = 6;
         for (case, differences) in &self.0 {
             writeln!(formatter, "{case}: {} differences", differences.len())?;
@@ -140,13 +140,13 @@ impl Display for Differences {
     }
 }
 
-/// The case that a target belongs to: its first path segment, or the first label of its host.
+/// Returns the case that a target belongs to: its first path segment, or the first label of its host.
 pub fn case_of(target: &str) -> &str {
     let target = target.strip_prefix('/').unwrap_or(target);
     target.split(['/', '.', '?', ':']).next().unwrap_or_default()
 }
 
-/// Holds all spans against all exchanges.
+/// Compares all spans with all exchanges.
 pub fn compare(expected: &[Exchange], spans: &[Span]) -> Differences {
     let mut differences = Differences::default();
     let mut seen: BTreeMap<(Kind, String), Vec<&Span>> = BTreeMap::new();
@@ -199,7 +199,7 @@ pub fn compare(expected: &[Exchange], spans: &[Span]) -> Differences {
     differences
 }
 
-/// The parents, and the order of the four times.
+/// Checks the parents, and the order of the four times.
 fn wrong_link(exchange: &Exchange, parent: &str, found: &[&Span]) -> Option<Difference> {
     let wrong = |text: String| Some(Difference::wrong(text));
     if found.iter().any(|span| span.start_ns > span.end_ns) {
@@ -239,7 +239,7 @@ fn wrong_link(exchange: &Exchange, parent: &str, found: &[&Span]) -> Option<Diff
                 let early = client.start_ns - server.start_ns;
                 return wrong(format!("the server starts {early} ns before the client"));
             }
-            // Who gives up does not wait for the other end.
+            // An end that gives up does not wait for the other one.
             let whole = [&exchange.client, &exchange.server]
                 .iter()
                 .all(|end| end.as_ref().is_some_and(|end| end.error.is_none()));
@@ -254,7 +254,7 @@ fn wrong_link(exchange: &Exchange, parent: &str, found: &[&Span]) -> Option<Diff
     }
 }
 
-/// The path, or the address of a connect.
+/// Returns the path, or the address of a connect.
 pub fn target_of(span: &Span) -> String {
     let host = || span.text("server.address").unwrap_or("nowhere");
     match (span.text("http.request.method"), span.text("url.path")) {
@@ -274,7 +274,7 @@ pub fn target_of(span: &Span) -> String {
     }
 }
 
-/// What a span says of its end.
+/// Returns a span's description of its end.
 pub fn end_of(span: &Span) -> End {
     let number = |key| span.attributes.get(key).and_then(serde_json::Value::as_u64);
     End {

@@ -1,4 +1,4 @@
-//! Situations that misled agents in the field.
+//! Situations in the field that misled agents.
 
 use anyhow::Result;
 
@@ -16,7 +16,7 @@ pub fn play(world: &mut World) -> Result<()> {
     world.case("field-idle-timeout", idle_timeout)
 }
 
-/// The client says that it closes; neither end does, and the connection is used again.
+/// The client announces a close; neither end closes, and the connection is used again.
 fn close_unheeded(world: &mut World, name: &str) -> Result<()> {
     let connection = world.connect()?;
     for index in 0..3 {
@@ -28,7 +28,7 @@ fn close_unheeded(world: &mut World, name: &str) -> Result<()> {
     world.close(&connection)
 }
 
-/// The answer comes before the body, which is drained; then the next request.
+/// The answer comes before the body, which the server drains; then the next request follows.
 fn early_answer(world: &mut World, name: &str) -> Result<()> {
     let connection = world.connect()?;
     let (early, next) = (format!("/{name}/early"), format!("/{name}/next"));
@@ -40,7 +40,7 @@ fn early_answer(world: &mut World, name: &str) -> Result<()> {
         world.pass(&connection, Way::Request, part)?;
     }
     world.exchange(&connection, &get(&next), &response(200, ""))?;
-    // The exchange is over with its response, before the body was whole.
+    // The exchange ends with its response, before the body was complete.
     let server = End::ok("POST", 413).bodies(None, Some(2));
     let client = End {
         error: Some("413".to_owned()),
@@ -51,7 +51,7 @@ fn early_answer(world: &mut World, name: &str) -> Result<()> {
     world.close(&connection)
 }
 
-/// The far end of a tunnel closes first: what passes in it is no HTTP, not even what looks like it.
+/// The far end of a tunnel closes first: the tunnel's bytes are no HTTP, whatever they look like.
 fn tunnel_half_closed(world: &mut World, name: &str) -> Result<()> {
     let connection = world.connect()?;
     let target = format!("{name}.test:443");
@@ -65,7 +65,7 @@ fn tunnel_half_closed(world: &mut World, name: &str) -> Result<()> {
     world.close(&connection)
 }
 
-/// The last chunk is there, the line behind it is not.
+/// The last chunk arrives without the empty line behind it.
 fn last_chunk_cut(world: &mut World, name: &str) -> Result<()> {
     let connection = world.connect()?;
     let target = format!("/{name}");
@@ -81,7 +81,7 @@ fn last_chunk_cut(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// A server gives up on a client that asks nothing, and closes: there was no exchange.
+/// A server gives up on a client without a request, and closes: there was no exchange.
 fn idle_timeout(world: &mut World, _: &str) -> Result<()> {
     let connection = world.connect()?;
     world.pass(&connection, Way::Response, response(408, ""))?;

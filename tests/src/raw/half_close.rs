@@ -1,5 +1,5 @@
-//! Connections of which one direction ends before the other, at every point of an exchange, and sockets that are read when
-//! their connection is over.
+//! Connections whose directions end at different times, at every point of an exchange, and sockets that are read after
+//! their connection's end.
 
 use anyhow::{Result, ensure};
 
@@ -9,10 +9,10 @@ use super::{
     world::{CLIENT, Connection, SERVER, Way, World},
 };
 
-/// A response of which only the beginning comes.
+/// Beginning of a response whose rest never comes.
 const BEGUN: &str = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n0123456789";
 
-/// For so long nobody reads what is there.
+/// Command that leaves the bytes unread for a while.
 const LATE: &str = "sleep 100";
 
 type Case = (&'static str, fn(&mut World, &str, &str) -> Result<()>);
@@ -47,19 +47,19 @@ pub fn play(world: &mut World) -> Result<()> {
     world.case("half-close-answered-and-reset", answered_and_reset)
 }
 
-/// A connection whose client has sent its request.
+/// Returns a connection whose client has sent its request.
 fn asked(world: &mut World, address: &str, request: &str) -> Result<Connection> {
     let connection = world.connect_between(CLIENT, SERVER, address)?;
     world.send(&connection, Way::Request, "write", &[request.as_bytes()])?;
     Ok(connection)
 }
 
-/// The server answers and closes; the client reads later, closes later still.
+/// Lets the server answer and close; the client reads later and closes later still.
 fn answer_and_close(world: &mut World, connection: &Connection, answer: &str) -> Result<()> {
     world.send(connection, Way::Response, "write", &[answer.as_bytes()])?;
     world.at(&connection.server, "close")?;
     world.peers[CLIENT].make(LATE)?;
-    // By two reads: each finds the socket anew.
+    // Two reads: each finds the socket anew.
     let (first, rest) = (answer.len() / 2, answer.len() - answer.len() / 2);
     world.receive(connection, Way::Response, "read", first)?;
     world.receive(connection, Way::Response, "read", rest)?;
@@ -76,7 +76,7 @@ fn after_request(world: &mut World, name: &str, address: &str) -> Result<()> {
     Ok(())
 }
 
-/// The rest of the request never comes.
+/// The client shuts down sending before the request is complete.
 fn in_request(world: &mut World, name: &str, address: &str) -> Result<()> {
     let target = format!("/{name}");
     let request = post(&target, "0123456789");
@@ -127,7 +127,7 @@ fn until_close(world: &mut World, name: &str, address: &str) -> Result<()> {
     Ok(())
 }
 
-/// The server has answered and closed when the client shuts its own direction.
+/// The client shuts down sending after the server has answered and closed.
 fn behind_the_other(world: &mut World, name: &str, address: &str) -> Result<()> {
     let target = format!("/{name}");
     let connection = asked(world, address, &get(&target))?;
@@ -154,7 +154,7 @@ fn then_closed(world: &mut World, name: &str, address: &str) -> Result<()> {
     Ok(())
 }
 
-/// The response is there when the client shuts both directions, and is read.
+/// The client shuts down both directions after the response has arrived, and reads it.
 fn both_when_answered(world: &mut World, name: &str, address: &str) -> Result<()> {
     let target = format!("/{name}");
     let connection = asked(world, address, &get(&target))?;
@@ -177,7 +177,7 @@ fn both_unanswered(world: &mut World, name: &str, address: &str) -> Result<()> {
     Ok(())
 }
 
-/// The server will send no more, and keeps its socket.
+/// The server shuts down sending within the response, and keeps its socket.
 fn server_in_response(world: &mut World, name: &str, address: &str) -> Result<()> {
     let target = format!("/{name}");
     let connection = asked(world, address, &get(&target))?;
@@ -192,7 +192,7 @@ fn server_in_response(world: &mut World, name: &str, address: &str) -> Result<()
     Ok(())
 }
 
-/// The client is gone before the server accepts its connection: the server's span is its child all the same.
+/// The client is gone before the server accepts its connection: the server's span is its child nevertheless.
 fn given_up_in_backlog(world: &mut World, name: &str, address: &str) -> Result<()> {
     let (listener, address) = world.listen(SERVER, address)?;
     for answered in [false, true] {
@@ -205,13 +205,13 @@ fn given_up_in_backlog(world: &mut World, name: &str, address: &str) -> Result<(
         world.send(&connection, Way::Request, "write", &[get(&target).as_bytes()])?;
         world.peers[CLIENT].make(LATE)?;
         world.at(&connection.client, "close")?;
-        // By then the client's span has left.
+        // The client's span has left by now.
         world.peers[SERVER].make("sleep 500")?;
         world.peers[SERVER].make(&format!("accept {} {listener} accept4", connection.server.1))?;
         world.receive(&connection, Way::Request, "read", get(&target).len())?;
         let mut server = End::failed("GET", "connection_closed");
         if address.starts_with("unix:") {
-            // Without its other end it takes nothing, and only a read tells that it has none.
+            // A write fails without the other end, and only a read reports that it has gone.
             let end = world.receive_once(&connection, Way::Request, "read", &[4096])?;
             ensure!(end == 0, "the server read {end} bytes more");
         } else if answered {
@@ -225,7 +225,7 @@ fn given_up_in_backlog(world: &mut World, name: &str, address: &str) -> Result<(
     Ok(())
 }
 
-/// The response is there, and the client closes without having read it.
+/// The client closes without having read the response that has arrived.
 fn closed_unread(world: &mut World, name: &str, address: &str) -> Result<()> {
     let target = format!("/{name}");
     let connection = asked(world, address, &get(&target))?;
@@ -237,7 +237,7 @@ fn closed_unread(world: &mut World, name: &str, address: &str) -> Result<()> {
     Ok(())
 }
 
-/// TCP goes on receiving behind shutdown(2) of the receiving side.
+/// The client shuts down receiving, after which TCP continues to receive.
 fn shut_read(world: &mut World, name: &str) -> Result<()> {
     let target = format!("/{name}");
     let connection = asked(world, "127.0.0.1:0", &get(&target))?;
@@ -248,8 +248,8 @@ fn shut_read(world: &mut World, name: &str) -> Result<()> {
     world.close(&connection)
 }
 
-/// The server answers early and closes with a body that it has not read, which resets the connection; the client reads the
-/// answer later.
+/// The server answers early and closes with an unread body, which resets the connection; the client reads the answer
+/// later.
 fn answered_and_reset(world: &mut World, name: &str) -> Result<()> {
     let target = format!("/{name}");
     let request = post(&target, &"b".repeat(5000));
@@ -271,7 +271,7 @@ fn answered_and_reset(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Two ends with these errors, and with a status if its head was sent.
+/// Expects both ends to fail with these errors, with a status if the head was sent.
 fn fails(world: &mut World, target: &str, status: Option<u64>, client: &str, server: &str) {
     let end = |error| End {
         status,

@@ -1,4 +1,4 @@
-//! What the messages are: framing, order, and what is not HTTP.
+//! Messages: framing, order, and other protocols.
 
 use anyhow::Result;
 
@@ -7,18 +7,18 @@ use super::{
     world::{CLIENT, Connection, SERVER, Way, World},
 };
 
-/// A request without a body.
+/// Returns a request without a body.
 pub fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: raw.test\r\n\r\n")
 }
 
-/// A request with a body.
+/// Returns a request with a body.
 pub fn post(path: &str, body: &str) -> String {
     let length = body.len();
     format!("POST {path} HTTP/1.1\r\nHost: raw.test\r\nContent-Length: {length}\r\n\r\n{body}")
 }
 
-/// A response with a body of a known length.
+/// Returns a response with a body of a known length.
 pub fn response(status: u16, body: &str) -> String {
     let length = body.len();
     format!("HTTP/1.1 {status} Reason\r\nContent-Length: {length}\r\n\r\n{body}")
@@ -26,7 +26,7 @@ pub fn response(status: u16, body: &str) -> String {
 
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
 
-/// A connection of its own with one request and one response, each in one write.
+/// One request and one response, each in one write, on a connection of its own.
 struct Simple {
     case: &'static str,
     request: &'static str,
@@ -158,7 +158,7 @@ fn keep_alive(world: &mut World, name: &str) -> Result<()> {
     world.close(&connection)
 }
 
-/// All requests in one write, all responses in one.
+/// Passes all requests in one write, all responses in one.
 fn pipelining(world: &mut World, name: &str, depth: usize) -> Result<()> {
     let connection = world.connect()?;
     for round in ["one", "two"] {
@@ -169,7 +169,7 @@ fn pipelining(world: &mut World, name: &str, depth: usize) -> Result<()> {
             responses += &response(200, &"r".repeat(index));
             world.expect(&target, End::ok("GET", 200).bodies(None, Some(index as u64)));
         }
-        // At most the size that is copied whole, for the responses.
+        // At most the size of a call whose responses are copied whole.
         for (way, bytes) in [(Way::Request, requests), (Way::Response, responses)] {
             for piece in bytes.as_bytes().chunks(60_000) {
                 world.pass(&connection, way, piece)?;
@@ -179,7 +179,7 @@ fn pipelining(world: &mut World, name: &str, depth: usize) -> Result<()> {
     world.close(&connection)
 }
 
-/// Ten responses of 6.5 KiB in one write of nearly 64 KiB.
+/// Passes ten responses of 6.5 KiB in one write of nearly 64 KiB.
 fn merged_responses(world: &mut World, name: &str) -> Result<()> {
     let connection = world.connect()?;
     let (mut requests, mut responses) = (String::new(), String::new());
@@ -193,7 +193,7 @@ fn merged_responses(world: &mut World, name: &str) -> Result<()> {
     world.close(&connection)
 }
 
-/// Writes that end where data looks like the end of the body.
+/// Passes writes that end where data looks like the end of the body.
 fn chunk_writes(world: &mut World, name: &str) -> Result<()> {
     let connection = world.connect()?;
     for index in 0..3 {
@@ -230,7 +230,7 @@ fn close_delimited(world: &mut World, name: &str) -> Result<()> {
     world.at(&connection.client, "close")
 }
 
-/// The agent knows by then that only the end matters.
+/// Passes a body until the close, slowly: the agent knows by then that only the end matters.
 fn close_delimited_slowly(world: &mut World, name: &str, address: &str) -> Result<()> {
     let connection = world.connect_between(CLIENT, SERVER, address)?;
     let target = format!("/{name}");
@@ -290,8 +290,8 @@ fn early_hints(world: &mut World, name: &str) -> Result<()> {
     world.close(&connection)
 }
 
-/// The response is there before the request's end; the span ends with it, so it cannot say how long the body was. The
-/// connection goes on behind the rest of the body.
+/// Passes the response before the request's end. The span ends with the response, so it has no size of the body. The
+/// connection continues behind the rest of the body.
 fn early_response(world: &mut World, name: &str) -> Result<()> {
     let connection = world.connect()?;
     let early = format!("/{name}/early");
@@ -325,7 +325,7 @@ fn upgrade(world: &mut World, name: &str) -> Result<()> {
     opaque(world, &connection, name)
 }
 
-/// What follows on a connection that carries something else is never HTTP, whatever it looks like.
+/// Passes other bytes on a connection of another protocol: they are never HTTP, whatever they look like.
 fn opaque(world: &mut World, connection: &Connection, name: &str) -> Result<()> {
     world.pass(connection, Way::Request, [0x81, 0x85, 1, 2, 3, 4, 5, 6, 7, 8, 9])?;
     world.pass(connection, Way::Response, [0x81, 0x02, b'o', b'k'])?;
@@ -334,7 +334,7 @@ fn opaque(world: &mut World, connection: &Connection, name: &str) -> Result<()> 
     world.close(connection)
 }
 
-/// Heads of up to nearly 64 KiB, in one segment and in many.
+/// Passes heads of up to nearly 64 KiB, in one segment and in many.
 fn large_heads(world: &mut World, name: &str) -> Result<()> {
     let connection = world.connect()?;
     for bytes in [1000, 2000, 9000, 20_000, 60_000] {
@@ -357,7 +357,7 @@ fn large_heads(world: &mut World, name: &str) -> Result<()> {
     world.close(&connection)
 }
 
-/// Three conversations: bodies of known length, chunked ones with an interim response, and none.
+/// Returns three conversations: bodies of known length, chunked ones with an interim response, and none.
 fn conversations(target: &str) -> [(String, String, End); 3] {
     let chunked_request = format!(
         "POST {target} HTTP/1.1\r\nHost: raw.test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nT: 1\r\n\r\n"
@@ -400,7 +400,8 @@ fn one_byte_at_a_time(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Every split of a request, and of a response, into two segments, on a connection of its own, with a whole exchange behind.
+/// Splits a request, and a response, at every byte into two segments, each on a connection of its own, with a whole
+/// exchange behind.
 fn splits(world: &mut World, name: &str) -> Result<()> {
     for index in 0..3 {
         let (request, response, _) = conversations(&format!("/{name}/0/request/000"))[index].clone();
@@ -432,7 +433,7 @@ fn splits(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Other protocols, and things that begin like HTTP.
+/// Passes other protocols, and bytes that begin like HTTP.
 fn not_http(world: &mut World, name: &str) -> Result<()> {
     let hello = [
         &[0x16, 3, 1, 0, 0x31, 1, 0, 0, 0x2d, 3, 3][..],
@@ -463,7 +464,7 @@ fn not_http(world: &mut World, name: &str) -> Result<()> {
         world.pass(&connection, Way::Response, "250 fine\r\n")?;
         world.close(&connection)?;
     }
-    // Something else that has HTTP inside: a mail, or a log line that is shipped.
+    // Another protocol with HTTP inside: a mail, or a log line.
     let connection = world.connect()?;
     world.exchange(&connection, "log 1\r\n", "ok\r\n")?;
     for _ in 0..3 {

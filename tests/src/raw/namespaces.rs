@@ -1,4 +1,5 @@
-//! Two pairs of network namespaces with the same addresses: only what a connection is can tell their connections apart.
+//! Two pairs of network namespaces with the same addresses: only the identity of the socket tells their connections
+//! apart.
 
 use std::{
     path::Path,
@@ -9,18 +10,18 @@ use anyhow::{Result, ensure};
 
 use super::peer::Peer;
 
-/// Where the client of each pair is, and its server.
+/// Addresses of the client and the server of each pair.
 pub const ADDRESSES: [&str; 2] = ["10.231.0.1", "10.231.0.2"];
 
-/// The namespaces; they go away with this.
+/// Network namespaces, which are deleted on drop.
 pub struct Namespaces {
     names: Vec<String>,
-    /// Client and server of each pair, by their place in the world.
+    /// Client and server of each pair, by their index in the world.
     pub pairs: [(usize, usize); 2],
 }
 
 impl Namespaces {
-    /// Makes them and starts a peer in each. `None` where there is no `ip`.
+    /// Creates the namespaces and starts a peer in each. `None` if `ip` is missing.
     pub fn make(program: &Path, peers: &mut Vec<Peer>) -> Result<Option<Self>> {
         if Command::new("ip").arg("-V").stdout(Stdio::null()).status().is_err() {
             return Ok(None);

@@ -1,4 +1,5 @@
-//! Sockets in odd hands: several threads, several processes, several ways to begin, and bytes before the first request.
+//! Sockets in odd hands: several threads, several processes, several ways to open a connection, and bytes before the
+//! first request.
 
 use anyhow::{Result, ensure};
 
@@ -37,7 +38,7 @@ fn ok(world: &mut World, target: &str, body: usize) {
     world.expect(target, End::ok("GET", 200).bodies(None, Some(body as u64)));
 }
 
-/// Lets a thread of a peer do something to its end.
+/// Runs a script in a thread of a peer, to its end.
 fn by_thread(world: &mut World, peer: usize, script: &str) -> Result<String> {
     let thread = world.name();
     world.peers[peer].make(&format!("thread {thread} {script}"))?;
@@ -64,7 +65,7 @@ fn threads_in_turn(world: &mut World, name: &str) -> Result<()> {
     world.close(&connection)
 }
 
-/// Two threads write one body at the same time, and two read one: which bytes were whose nobody can tell.
+/// Two threads write one body at the same time, and two read one: the owner of each byte is unknowable.
 fn threads_at_once(world: &mut World, name: &str) -> Result<()> {
     const PARTS: usize = 400;
     const PART: usize = 100;
@@ -92,7 +93,7 @@ fn threads_at_once(world: &mut World, name: &str) -> Result<()> {
     world.close(&connection)
 }
 
-/// Two threads of the one peer and two of the other, each with half of the bytes.
+/// Lets two threads of each peer move half of the bytes each.
 fn at_once(world: &mut World, sender: (usize, &str), receiver: (usize, &str)) -> Result<()> {
     let mut threads = Vec::new();
     for (peer, command) in [receiver, receiver, sender, sender] {
@@ -106,8 +107,8 @@ fn at_once(world: &mut World, sender: (usize, &str), receiver: (usize, &str)) ->
     Ok(())
 }
 
-/// A thread waits in read(2); meanwhile its descriptor becomes another connection's, and then the bytes of the first one
-/// come. They are nobody's, and above all not the second one's.
+/// A thread waits in read(2) while its descriptor is replaced by another connection's, then the first connection's
+/// bytes arrive. They must not count for the second connection.
 fn replaced_under_read(world: &mut World, name: &str) -> Result<()> {
     let (first, second) = (world.connect()?, world.connect()?);
     let (before, lost) = (format!("/{name}/before"), format!("/{name}/lost"));
@@ -123,7 +124,7 @@ fn replaced_under_read(world: &mut World, name: &str) -> Result<()> {
     world.send(&first, Way::Request, "write", &[get(&lost).as_bytes()])?;
     let read = world.peers[server].make(&format!("join {reader}"))?;
     ensure!(read == bytes.to_string(), "{read} bytes were read, not {bytes}");
-    // Its last descriptor is gone, so the connection ends.
+    // The last descriptor of the connection is gone, so it ends.
     world.receive_once(&first, Way::Response, "read", &[4096])?;
     world.expect_ends(&lost, Some(End::failed("GET", "connection_closed")), None);
     for turn in 0..2 {
@@ -136,7 +137,7 @@ fn replaced_under_read(world: &mut World, name: &str) -> Result<()> {
     world.close(&second)
 }
 
-/// The head waits for the body (`MSG_MORE`), which sendfile(2) sends.
+/// Passes a head that waits for the body (`MSG_MORE`), which sendfile(2) sends.
 fn more(world: &mut World, name: &str) -> Result<()> {
     let connection = world.connect()?;
     for (turn, length) in [10, 3000, 100_000].into_iter().enumerate() {
@@ -154,7 +155,7 @@ fn more(world: &mut World, name: &str) -> Result<()> {
     world.close(&connection)
 }
 
-/// Nothing is copied by the calls that send, and what tells that the memory is free again comes by recvmsg(2), too.
+/// Sends without a copy; the notification that the memory is free arrives by recvmsg(2), too.
 fn zerocopy(world: &mut World, name: &str) -> Result<()> {
     let connection = world.connect()?;
     for (turn, length) in [10, 20_000, 60_000].into_iter().enumerate() {
@@ -176,10 +177,10 @@ fn zerocopy(world: &mut World, name: &str) -> Result<()> {
     world.close(&connection)
 }
 
-/// A proxy that reads heads, and lets the kernel move bodies from one socket to the other.
+/// Plays a proxy that reads heads, and lets the kernel move bodies between sockets.
 fn spliced_bodies(world: &mut World, name: &str) -> Result<()> {
     let front = world.connect_between(CLIENT, PROXY, "127.0.0.1:0")?;
-    // No thread stands for a request before the agent knows what runs in the process.
+    // No thread rule applies before the agent knows what runs in the process.
     world.peers[PROXY].make("sleep 1500")?;
     let back = world.connect_between(PROXY, SERVER, "127.0.0.1:0")?;
     for (turn, length) in [10, 3000, 60_000].into_iter().enumerate() {
@@ -212,8 +213,8 @@ fn spliced_bodies(world: &mut World, name: &str) -> Result<()> {
     world.close(&back)
 }
 
-/// A proxy of connections: all bytes pass it by splice(2), unseen. Its own ends give no span, and those of the others are
-/// not taken for each other's.
+/// Plays a proxy that moves all bytes by splice(2), unseen. Its own ends give no span, and the other two ends are not
+/// matched.
 fn spliced_wholly(world: &mut World, name: &str) -> Result<()> {
     let front = world.connect_between(CLIENT, PROXY, "127.0.0.1:0")?;
     let back = world.connect_between(PROXY, SERVER, "127.0.0.1:0")?;
@@ -237,7 +238,7 @@ fn spliced_wholly(world: &mut World, name: &str) -> Result<()> {
     world.close(&back)
 }
 
-/// Requests that come with the SYN: by sendto(2), and by the first write after a connect(2) that did nothing.
+/// Passes requests with the SYN: by sendto(2), and by the first write after a connect(2) without effect.
 fn fast_open(world: &mut World, name: &str) -> Result<()> {
     let Some(namespaces) = &world.namespaces else {
         world.skip(name, "there is no ip command");
@@ -278,8 +279,8 @@ fn fast_open(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Multipath TCP: offsets are counted, and the two ends of a connection cannot be matched. A listener's connections from
-/// clients without it are plain TCP.
+/// Passes exchanges over Multipath TCP: offsets are counted, and the two ends cannot be matched. A listener's
+/// connections from clients without it are plain TCP.
 fn multipath(world: &mut World, name: &str, server: &str, client: &str) -> Result<()> {
     const CONNECTIONS: usize = 3;
     let probe = world.name();
@@ -327,7 +328,7 @@ fn multipath(world: &mut World, name: &str, server: &str, client: &str) -> Resul
     Ok(())
 }
 
-/// Requests on sockets whose records the kernel encrypts are none of ours: what calls move is not what is on the wire.
+/// Passes requests on sockets with TLS in the kernel: they give no span, because calls move other bytes than the wire.
 fn kernel_tls(world: &mut World, name: &str) -> Result<()> {
     let connection = world.connect()?;
     let (client, socket) = connection.client.clone();
@@ -353,7 +354,7 @@ fn kernel_tls(world: &mut World, name: &str) -> Result<()> {
     world.close(&connection)
 }
 
-/// Old clients send CR LF behind a body (RFC 9112 section 2.2).
+/// Passes the CR LF that old clients send behind a body (RFC 9112 section 2.2).
 fn empty_lines(world: &mut World, name: &str) -> Result<()> {
     for (index, lines) in ["\r\n", "\n", "\r\n\r\n\r\n"].into_iter().enumerate() {
         let connection = world.connect()?;
@@ -378,7 +379,7 @@ fn empty_lines(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// What a proxy sends before the first request, with it and before it.
+/// Passes a proxy's header before the first request, in the same write and in its own.
 fn proxy_protocol(world: &mut World, name: &str) -> Result<()> {
     let mut addresses = vec![192, 0, 2, 1, 192, 0, 2, 2, 0xdc, 4, 1, 0xbb];
     let binary = |command: u8, addresses: &[u8]| {
@@ -391,7 +392,7 @@ fn proxy_protocol(world: &mut World, name: &str) -> Result<()> {
         binary(0x21, &addresses),
         binary(0x20, &[]),
     ];
-    // With something else that it may carry (a host's name, a checksum).
+    // Further fields that it may carry (a host's name, a checksum).
     addresses.extend(b"\x02\0\x08raw.test".repeat(30));
     headers.push(binary(0x21, &addresses));
     for (index, header) in headers.iter().enumerate() {
@@ -413,7 +414,7 @@ fn proxy_protocol(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// A child answers and ends without a close; its parent goes on with the same Unix socket.
+/// A child answers and ends without a close; its parent continues with the same Unix socket.
 fn shared_unix(world: &mut World, name: &str) -> Result<()> {
     let path = world.unix_path();
     let connection = world.connect_between(CLIENT, OTHER, &path)?;
@@ -432,7 +433,7 @@ fn shared_unix(world: &mut World, name: &str) -> Result<()> {
     world.close(&connection)
 }
 
-/// The parent accepts a Unix connection and closes it, a child serves it, and ends with an exchange under way.
+/// The parent accepts a Unix connection and closes it, a child serves it, and ends during an exchange.
 fn handed_over_unix(world: &mut World, name: &str) -> Result<()> {
     let path = world.unix_path();
     for turn in 0..3 {

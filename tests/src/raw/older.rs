@@ -1,5 +1,5 @@
-//! Connections that are older than the agent: each is picked up at its next request, and never lost after that, whatever other
-//! connections there are.
+//! Connections older than the agent: each is picked up at its next request, and never lost after that, whatever other
+//! connections exist.
 
 use agent_ebpf::abi::HINT_SLOTS;
 use anyhow::Result;
@@ -11,12 +11,13 @@ use super::{
     world::{CLIENT, Connection, OTHER, SERVER, Way, World, hex},
 };
 
-/// Connections that are made before the agent comes.
+/// Number of connections that are made before the agent comes.
 const CONNECTIONS: usize = 6;
-/// All that have to do with it run here: the programs name connections by processor, and so choose the slots of their words.
+/// Processor of all their processes: the programs name connections by processor, and the names decide the slots of
+/// hints.
 const PROCESSOR: &str = "first";
 
-/// Makes connections, with an exchange on each, for an agent that is started after this.
+/// Makes connections with an exchange on each, before the agent starts.
 pub fn open_older(world: &mut World) -> Result<()> {
     for number in 0..CONNECTIONS {
         let connection = world.connect()?;
@@ -54,7 +55,7 @@ fn pin(world: &mut World, processors: &str) -> Result<()> {
     Ok(())
 }
 
-/// Exchanges whose heads come in several calls.
+/// Passes exchanges whose heads come in several calls.
 fn heads_in_pieces(world: &mut World, connection: &Connection, prefix: &str) -> Result<()> {
     for turn in 0..3 {
         let target = format!("{prefix}/{turn}");
@@ -73,8 +74,8 @@ fn heads_in_pieces(world: &mut World, connection: &Connection, prefix: &str) -> 
     Ok(())
 }
 
-/// Short connections, so many that each slot of the words that flow back was another connection's since, and that each of them
-/// got a word: its body comes in a call of its own.
+/// Makes so many short connections that each slot of hints was another connection's meanwhile. Each gets a hint,
+/// because its body comes in a call of its own.
 fn others(world: &mut World, prefix: &str) -> Result<()> {
     // Each connection has two ends.
     let count = HINT_SLOTS as usize / 2 + 4 * CONNECTIONS;

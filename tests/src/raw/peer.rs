@@ -1,4 +1,4 @@
-//! Processes at the ends of connections, told call by call what to do.
+//! Processes at the ends of connections, which make one system call for each command.
 
 use std::{path::Path, process::Command, time::Duration};
 
@@ -7,17 +7,17 @@ use nix::sys::signal::Signal;
 
 use crate::line_process::LineProcess;
 
-/// How long a peer may take for a command.
+/// Time limit of a peer for a command.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// What a system call said: its answer, or its error number.
+/// Result of a system call: its answer, or its error number.
 pub type Answer = Result<String, i32>;
 
-/// A process that makes the system calls that it is told.
+/// A process that makes system calls on command.
 pub struct Peer(LineProcess);
 
 impl Peer {
-    /// Starts one, a process of the program `rawpeer`, in a network namespace if one is named.
+    /// Starts a process of the program `rawpeer`, in a network namespace if one is named.
     pub fn start(program: &Path, name: &str, namespace: Option<&str>) -> Result<Self> {
         let command = match namespace {
             None => Command::new(program),
@@ -28,22 +28,22 @@ impl Peer {
             }
         };
         let mut peer = Self(LineProcess::start(name, command, LIMIT)?);
-        // It is the program now, and not what starts it.
+        // After this answer the process runs the program itself, no longer the one that starts it.
         peer.ask("sleep 0")?.map_err(anyhow::Error::msg)?;
         Ok(peer)
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub fn id(&self) -> u32 {
         self.0.id()
     }
 
-    /// Lets it begin something; [`Peer::answer`] waits for the end of it.
+    /// Sends a command; [`Peer::answer`] waits for its end.
     pub fn tell(&mut self, command: &str) -> Result<()> {
         self.0.tell(command)
     }
 
-    /// What came of the oldest command that is not answered.
+    /// Returns the answer to the oldest open command.
     pub fn answer(&mut self) -> Result<Answer> {
         let answer = self.0.line()?;
         match answer.split_once(' ') {
@@ -53,13 +53,13 @@ impl Peer {
         }
     }
 
-    /// Lets it do something to its end.
+    /// Runs a command to its end.
     pub fn ask(&mut self, command: &str) -> Result<Answer> {
         self.tell(command)?;
         self.answer()
     }
 
-    /// Lets it do something that succeeds.
+    /// Runs a command that must succeed.
     pub fn make(&mut self, command: &str) -> Result<String> {
         match self.ask(command)? {
             Ok(answer) => Ok(answer),
@@ -72,7 +72,7 @@ impl Peer {
         }
     }
 
-    /// As [`Peer::make`], and it must answer with this number of bytes.
+    /// Runs a command as [`Peer::make`]; its answer must be this number of bytes.
     pub fn move_bytes(&mut self, command: &str, bytes: usize) -> Result<()> {
         let moved = self.make(command)?;
         ensure!(
@@ -84,7 +84,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Kills it with -9, and waits for its end.
+    /// Kills the process with SIGKILL, and waits for its end.
     pub fn kill(&mut self) -> Result<()> {
         self.0.end(Signal::SIGKILL)
     }

@@ -1,5 +1,5 @@
-//! Random conversations: exchanges of all kinds with hostile bodies, cut anywhere, written and read by calls of all kinds.
-//! What is said in each follows from a seed, and so does what the spans must be.
+//! Random conversations: exchanges of all kinds with hostile bodies, cut anywhere, written and read by calls of all
+//! kinds. A seed determines each conversation and its expected spans.
 
 use std::{
     collections::VecDeque,
@@ -14,23 +14,23 @@ use super::{
     world::{Connection, Way, World},
 };
 
-/// Connections that are talked on in turn.
+/// Number of connections that are used in turn.
 const AT_ONCE: usize = 4;
-/// Most exchanges on one connection.
+/// Upper bound of the exchanges on one connection.
 const EXCHANGES: u64 = 12;
-/// Most requests that are sent before their responses.
+/// Upper bound of the requests that are sent before their responses.
 const PIPELINED: usize = 4;
-/// Most bytes of a body: with all that is pipelined, they go into a socket's buffer.
+/// Upper bound of a body's bytes: all pipelined messages together fit into a socket's buffer.
 const BODY_BYTES: u64 = 20_000;
 
-/// Holds conversations until so much time has passed; each ends with ordinary exchanges. Gives how many they were.
+/// Holds conversations for that time, each with ordinary exchanges at its end. Returns their number.
 pub fn converse(world: &mut World, seed: u64, time: Duration) -> Result<usize> {
     let end = Instant::now() + time;
     let mut open = VecDeque::new();
     let (mut begun, mut ended) = (0, 0);
     loop {
         while open.len() < AT_ONCE && Instant::now() < end {
-            // Each has its own numbers: what one says does not depend on how long another one took.
+            // Numbers of its own for each conversation, so that the time of another one does not matter.
             let mut random = Random::new(seed ^ Random::new(begun).next());
             let connection = world.connect()?;
             let steps = plan(world, begun, &mut random);
@@ -51,13 +51,13 @@ pub fn converse(world: &mut World, seed: u64, time: Duration) -> Result<usize> {
     }
 }
 
-/// Bytes of one direction that are sent before any of the other direction are.
+/// Bytes of one direction that are sent before the other direction continues.
 struct Step {
     way: Way,
     bytes: Vec<u8>,
 }
 
-/// What is said on a connection.
+/// Returns the steps of a conversation, and expects its spans.
 fn plan(world: &mut World, number: u64, random: &mut Random) -> VecDeque<Step> {
     let mut steps = VecDeque::new();
     let count = 1 + random.below(EXCHANGES);
@@ -124,9 +124,9 @@ fn exchange(world: &mut World, target: &str, random: &mut Random, requests: &mut
     );
 }
 
-/// Appends a head and a body; nothing of it is there without one.
+/// Appends a head and a body, if there is one.
 fn message(random: &mut Random, line: String, body: Option<&[u8]>, into: &mut Vec<u8>) {
-    // An empty body in chunks has no size in a request's span.
+    // An empty chunked body has no size in a request's span.
     let chunked = body.is_some_and(|body| !body.is_empty()) && random.one_in(3);
     let framing = match body {
         None => String::new(),
@@ -153,7 +153,7 @@ fn message(random: &mut Random, line: String, body: Option<&[u8]>, into: &mut Ve
     into.extend(format!("0\r\n{trailer}\r\n").bytes());
 }
 
-/// A body of things that look like heads, of ends of chunks, and of padding.
+/// Returns a body of texts that look like heads or ends of chunks, and of padding.
 fn body(random: &mut Random) -> Vec<u8> {
     let at_most = random.pick(&[0, 1, 60, 2_000, BODY_BYTES]);
     let bytes = random.below(at_most + 1) as usize;
@@ -169,12 +169,12 @@ fn body(random: &mut Random) -> Vec<u8> {
     body
 }
 
-/// Passes bytes in random writes, and reads each in random reads, or some of them together.
+/// Passes bytes in random writes, and reads each by random reads, or some of them together.
 fn pass(world: &mut World, connection: &Connection, step: Step, random: &mut Random) -> Result<()> {
     let Step { way, bytes } = step;
     let mut rest = bytes.as_slice();
     let mut unread = 0;
-    // Most cuts are where a message is cut in the field: before and behind heads, lines and chunks, and anywhere.
+    // Most cuts are where messages are cut in the field: around heads, lines and chunks. Some are anywhere.
     let small = random.one_in(4);
     while !rest.is_empty() {
         let at_most = if small { 40 } else { random.pick(&[100, 2_000, 70_000]) };
@@ -182,7 +182,7 @@ fn pass(world: &mut World, connection: &Connection, step: Step, random: &mut Ran
         if random.one_in(2) {
             length = cut(rest, random).unwrap_or(length);
         }
-        // Many calls take long: not more of them for one message.
+        // Many calls take long, so a message has a limited number.
         if small && rest.len() > 2_000 {
             length = length.max(1_000).min(rest.len());
         }
@@ -205,14 +205,14 @@ fn pass(world: &mut World, connection: &Connection, step: Step, random: &mut Ran
     Ok(())
 }
 
-/// A place right behind a line, not far away.
+/// Returns a place right behind a line, not far away.
 fn cut(bytes: &[u8], random: &mut Random) -> Option<usize> {
     let ends = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
     let places: Vec<usize> = ends.map(|(at, _)| at + 1).take(12).collect();
     places.get(random.below(places.len().max(1) as u64) as usize).copied()
 }
 
-/// Reads so many bytes: the first few of them apart at times, for that is how some servers read.
+/// Reads that many bytes, sometimes the first few of them alone, as some servers do.
 fn read(world: &mut World, connection: &Connection, way: Way, bytes: usize, random: &mut Random) -> Result<()> {
     let (receiver, name) = match way {
         Way::Request => &connection.server,
@@ -222,7 +222,7 @@ fn read(world: &mut World, connection: &Connection, way: Way, bytes: usize, rand
     let mut left = bytes;
     if random.one_in(4) {
         let first = left.min(random.pick(&[1, 2, 9, 300]));
-        // What was sent apart may come apart: small writes wait for an acknowledgement (Nagle).
+        // Small writes may arrive separately, because they wait for an acknowledgement (Nagle).
         world.peers[*receiver].move_bytes(&format!("receive-all {name} {how} {first} {first} 0"), first)?;
         left -= first;
     }
@@ -230,7 +230,7 @@ fn read(world: &mut World, connection: &Connection, way: Way, bytes: usize, rand
     world.peers[*receiver].move_bytes(&format!("receive-all {name} {how} {piece} {left} 0"), left)
 }
 
-/// Numbers that follow from a seed: splitmix64 <https://prng.di.unimi.it/splitmix64.c>.
+/// Random numbers from a seed: splitmix64 <https://prng.di.unimi.it/splitmix64.c>.
 struct Random(u64);
 
 impl Random {
@@ -246,12 +246,12 @@ impl Random {
         mixed ^ mixed >> 31
     }
 
-    /// A number below a bound.
+    /// Returns a number below a bound.
     fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound.max(1)
     }
 
-    /// True once in so many times.
+    /// Returns true once in that many times.
     fn one_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
     }

@@ -1,4 +1,4 @@
-//! What a connection is: whatever its descriptors, processes, families and namespaces are.
+//! Identity of connections: any descriptors, processes, families and namespaces.
 
 use anyhow::{Context, Result, ensure};
 
@@ -32,13 +32,13 @@ pub fn play(world: &mut World) -> Result<()> {
     world.case("namespaces", namespaces)
 }
 
-/// Exchanges over a Unix socket.
+/// Passes exchanges over a Unix socket.
 pub fn over_unix(world: &mut World, name: &str) -> Result<()> {
     let path = world.unix_path();
     family(world, name, &path, &path)
 }
 
-/// Exchanges on a connection, the last of them with a body.
+/// Passes exchanges on a connection, the last of them with a body.
 fn serve(world: &mut World, connection: &Connection, prefix: &str, count: usize) -> Result<()> {
     for index in 0..count {
         let target = format!("{prefix}/{index}");
@@ -48,7 +48,7 @@ fn serve(world: &mut World, connection: &Connection, prefix: &str, count: usize)
     Ok(())
 }
 
-/// The request is read by one descriptor, the response written by another, and the first one is gone.
+/// One descriptor reads the request, another writes the response, and the first one is closed.
 fn duplicate(world: &mut World, name: &str, how: &str) -> Result<()> {
     let first = world.connect()?;
     serve(world, &first, &format!("/{name}/before"), 1)?;
@@ -67,7 +67,7 @@ fn duplicate(world: &mut World, name: &str, how: &str) -> Result<()> {
     world.close(&second)
 }
 
-/// One connection after another, all with the same descriptor and address.
+/// Makes one connection after another, all with the same descriptor and address.
 fn same_number(world: &mut World, name: &str) -> Result<()> {
     let (listener, address) = world.listen(SERVER, "127.0.0.1:0")?;
     for index in 0..50 {
@@ -91,7 +91,7 @@ fn close_range(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The parent accepts, a child of it serves.
+/// The parent accepts, a child serves.
 fn fork_after_accept(world: &mut World, name: &str) -> Result<()> {
     let connection = world.connect()?;
     let (server, socket) = connection.server.clone();
@@ -110,7 +110,7 @@ fn fork_after_accept(world: &mut World, name: &str) -> Result<()> {
     world.at(&connection.client, "close")
 }
 
-/// The parent reads, a child answers, and the parent goes on with the connection.
+/// The parent reads, a child answers, and the parent continues with the connection.
 fn fork_answers(world: &mut World, name: &str) -> Result<()> {
     let connection = world.connect()?;
     let (server, socket) = connection.server.clone();
@@ -133,7 +133,7 @@ pub fn reap(world: &mut World, parent: usize, child: &str) -> Result<()> {
     Ok(())
 }
 
-/// A target accepts and reads, another one gets the socket over a Unix socket, and answers.
+/// A target accepts and reads; another one gets the socket over a Unix socket, and answers.
 fn passed_descriptor(world: &mut World, name: &str) -> Result<()> {
     let path = world.unix_path();
     let via = world.connect_between(OTHER, SERVER, &path)?;
@@ -156,7 +156,7 @@ fn passed_descriptor(world: &mut World, name: &str) -> Result<()> {
     world.close(&via)
 }
 
-/// The request is there before the server accepts.
+/// The request arrives before the server accepts.
 fn late_accept(world: &mut World, name: &str) -> Result<()> {
     let (listener, address) = world.listen(SERVER, "127.0.0.1:0")?;
     for (index, call) in ["accept", "accept4"].into_iter().enumerate() {
@@ -181,7 +181,7 @@ fn late_accept(world: &mut World, name: &str) -> Result<()> {
 fn proxy(world: &mut World, name: &str) -> Result<()> {
     let front = world.connect_between(CLIENT, PROXY, "127.0.0.1:0")?;
     serve(world, &front, &format!("/{name}/first"), 1)?;
-    // No thread stands for a request before the agent knows what runs in the process.
+    // No thread rule applies before the agent knows what runs in the process.
     world.peers[PROXY].make("sleep 1500")?;
     let mut back = None;
     for index in 0..3 {
@@ -201,14 +201,14 @@ fn proxy(world: &mut World, name: &str) -> Result<()> {
     back.map_or(Ok(()), |back| world.close(&back))
 }
 
-/// Both ends are one process, one thread even.
+/// One process, even one thread, has both ends.
 fn one_process(world: &mut World, name: &str) -> Result<()> {
     let connection = world.connect_between(OTHER, OTHER, "127.0.0.1:0")?;
     serve(world, &connection, &format!("/{name}"), 3)?;
     world.close(&connection)
 }
 
-/// `to` is completed with the port that was chosen.
+/// Passes exchanges over a family of addresses. The chosen port completes `to`.
 fn family(world: &mut World, name: &str, address: &str, to: &str) -> Result<()> {
     let (listener, bound) = world.listen(SERVER, address)?;
     let port = bound.rsplit_once(':').map_or("", |(_, port)| port);
@@ -223,7 +223,7 @@ fn family(world: &mut World, name: &str, address: &str, to: &str) -> Result<()> 
         serve(world, &connection, &format!("/{name}/{index}"), 3)?;
         connections.push(connection);
     }
-    // All are open: each is its own.
+    // All are open at once, and must not be mixed up.
     for (index, connection) in connections.iter().enumerate() {
         serve(world, connection, &format!("/{name}/{index}/again"), 1)?;
     }
@@ -234,7 +234,7 @@ fn family(world: &mut World, name: &str, address: &str, to: &str) -> Result<()> 
     Ok(())
 }
 
-/// Two connections with the same addresses and ports at both ends, at the same time.
+/// Makes two connections with the same addresses and ports at both ends, at the same time.
 fn namespaces(world: &mut World, name: &str) -> Result<()> {
     let Some(pairs) = world.namespaces.as_ref().map(|namespaces| namespaces.pairs) else {
         world.skip(name, "there is no ip command");

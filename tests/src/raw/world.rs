@@ -1,4 +1,4 @@
-//! All peers, and what the cases do with them.
+//! All peers, and the actions of the cases.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -11,50 +11,50 @@ use super::{
     peer::Peer,
 };
 
-/// The peers that each world has, by their place in it.
+/// Indices of the peers in each world.
 pub const CLIENT: usize = 0;
 pub const SERVER: usize = 1;
-/// A second server.
+/// Index of a second server.
 pub const OTHER: usize = 2;
-/// Killed by their cases.
+/// Indices of peers that their cases kill.
 pub const VICTIMS: [usize; 4] = [3, 4, 5, 6];
-/// Serves by calling the server.
+/// Index of a peer that serves by calling the server.
 pub const PROXY: usize = 7;
 
-/// The peers, and what they must have been seen to do.
+/// The peers, and the spans that they must give.
 pub struct World {
-    /// By their place.
+    /// Peers by index.
     pub peers: Vec<Peer>,
-    /// `None`: this machine cannot make any.
+    /// Network namespaces; `None` if this machine cannot make any.
     pub namespaces: Option<Namespaces>,
-    /// For sockets that have paths.
+    /// Directory of sockets with paths.
     pub directory: TempDir,
-    /// What was done, as spans must tell it.
+    /// Expected exchanges.
     pub expected: Vec<Exchange>,
-    /// Cases that were run.
+    /// Names of the cases that ran.
     pub cases: Vec<String>,
-    /// Cases that cannot be played on this machine, and why.
+    /// Cases that this machine cannot play, with the reason.
     pub skipped: Vec<(String, &'static str)>,
-    /// What the agent's counters must be in the end.
+    /// Expected values of the agent's counters at the end.
     pub counters: BTreeMap<&'static str, f64>,
-    /// Connections that are older than the agent, if [`open_older`](super::open_older) made them.
+    /// Connections older than the agent, if [`open_older`](super::open_older) made them.
     pub older: Vec<Connection>,
     names: usize,
 }
 
-/// A socket of a peer: the peer's place in the world, and the socket's name there.
+/// A socket of a peer: the peer's index, and the socket's name there.
 pub type Socket = (usize, String);
 
 /// A connection between two peers.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    /// The end that connected.
+    /// End that connected.
     pub client: Socket,
-    /// The end that was accepted.
+    /// End that was accepted.
     pub server: Socket,
 }
 
-/// One direction of a connection: who sends, who receives.
+/// Direction of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// The client sends.
@@ -86,12 +86,12 @@ impl World {
         })
     }
 
-    /// The agent's selection: all peers.
+    /// Returns the agent's selection: all peers.
     pub fn selection(&self) -> Vec<String> {
         self.peers.iter().map(|peer| format!("--pid={}", peer.id())).collect()
     }
 
-    /// Runs a case: a failure names it. `SPOOR_RAW_CASE` runs those alone whose names contain it, to look for a cause.
+    /// Runs a case; a failure names it. With `SPOOR_RAW_CASE` only cases run whose names contain it.
     pub fn case(&mut self, name: &str, run: impl FnOnce(&mut Self, &str) -> Result<()>) -> Result<()> {
         if std::env::var("SPOOR_RAW_CASE").is_ok_and(|only| !name.contains(&only)) {
             return Ok(());
@@ -100,31 +100,31 @@ impl World {
         run(self, name).with_context(|| format!("the case {name} could not be played"))
     }
 
-    /// This case cannot be played here.
+    /// Notes that this machine cannot play a case.
     pub fn skip(&mut self, name: &str, reason: &'static str) {
         println!("skipped: {name}: {reason}");
         self.cases.retain(|case| case != name);
         self.skipped.push((name.to_owned(), reason));
     }
 
-    /// A name that no socket has yet.
+    /// Returns a name that no socket has yet.
     pub fn name(&mut self) -> String {
         self.names += 1;
         format!("s{}", self.names)
     }
 
-    /// An address that no Unix socket has yet.
+    /// Returns an address that no Unix socket has yet.
     pub fn unix_path(&mut self) -> String {
         let name = self.name();
         format!("unix:{}", self.directory.path().join(name).display())
     }
 
-    /// What both ends must say, the same.
+    /// Expects the same span at both ends.
     pub fn expect(&mut self, target: &str, end: End) {
         self.expect_ends(target, Some(end.clone()), Some(end));
     }
 
-    /// What each end must say; `None`: it has no span.
+    /// Expects a span at each end; `None`: no span.
     pub fn expect_ends(&mut self, target: &str, client: Option<End>, server: Option<End>) {
         let case = self.cases.last().cloned().unwrap_or_default();
         let target = target.to_owned();
@@ -138,33 +138,33 @@ impl World {
         });
     }
 
-    /// The exchange that was expected last is a call that was made for the request of this target.
+    /// Marks the last expected exchange as a call that was made for the request of this target.
     pub fn made_for(&mut self, target: &str) {
         if let Some(exchange) = self.expected.last_mut() {
             exchange.made_for = Some(target.to_owned());
         }
     }
 
-    /// The ends of the exchange that was expected last cannot be matched.
+    /// Marks the last expected exchange as one whose ends cannot be matched.
     pub fn apart(&mut self) {
         if let Some(exchange) = self.expected.last_mut() {
             exchange.apart = true;
         }
     }
 
-    /// A counter of the agent's must be higher by this in the end.
+    /// Raises the expected value of a counter of the agent.
     pub fn count(&mut self, series: &'static str, more: usize) {
         *self.counters.entry(series).or_default() += more as f64;
     }
 
-    /// Listens; gives the listener's name and address.
+    /// Listens; returns the listener's name and address.
     pub fn listen(&mut self, server: usize, address: &str) -> Result<(String, String)> {
         let name = self.name();
         let bound = self.peers[server].make(&format!("listen {name} {address} 128"))?;
         Ok((name, if bound.is_empty() { address.to_owned() } else { bound }))
     }
 
-    /// A connection between any two peers.
+    /// Connects any two peers.
     pub fn connect_to(&mut self, client: usize, server: usize, listener: &str, address: &str) -> Result<Connection> {
         let (client, server) = ((client, self.name()), (server, self.name()));
         self.peers[client.0].make(&format!("connect {} {address}", client.1))?;
@@ -172,7 +172,7 @@ impl World {
         Ok(Connection { client, server })
     }
 
-    /// A connection to a new listener, that is closed when the connection is there.
+    /// Connects to a new listener, which is closed afterwards.
     pub fn connect_between(&mut self, client: usize, server: usize, address: &str) -> Result<Connection> {
         let (listener, address) = self.listen(server, address)?;
         let connection = self.connect_to(client, server, &listener, &address)?;
@@ -180,7 +180,7 @@ impl World {
         Ok(connection)
     }
 
-    /// A connection over IPv4 loopback.
+    /// Connects over IPv4 loopback.
     pub fn connect(&mut self) -> Result<Connection> {
         self.connect_between(CLIENT, SERVER, "127.0.0.1:0")
     }
@@ -192,7 +192,7 @@ impl World {
         self.receive(connection, way, "read", bytes.len())
     }
 
-    /// Sends all buffers in one call, in this way (`write`, `writev`, `sendmsg` …).
+    /// Sends all buffers by one call of this kind (`write`, `writev`, `sendmsg` …).
     pub fn send(&mut self, connection: &Connection, way: Way, how: &str, buffers: &[&[u8]]) -> Result<()> {
         let ((sender, name), _) = ends(connection, way);
         let hex: Vec<String> = buffers.iter().map(|buffer| hex(buffer)).collect();
@@ -200,7 +200,7 @@ impl World {
         self.peers[*sender].move_bytes(&command, buffers.iter().map(|buffer| buffer.len()).sum())
     }
 
-    /// Receives so many bytes by calls of this kind (`read`, `recvmsg` …).
+    /// Receives that many bytes by calls of this kind (`read`, `recvmsg` …).
     pub fn receive(&mut self, connection: &Connection, way: Way, how: &str, bytes: usize) -> Result<()> {
         let (_, (receiver, name)) = ends(connection, way);
         let command = format!("receive-all {name} {how} 1048576 {bytes} 0");
@@ -244,28 +244,28 @@ impl World {
         self.at(&connection.server, "close")
     }
 
-    /// A command with a socket's name as its only word.
+    /// Runs a command with a socket's name as its only word.
     pub fn at(&mut self, (peer, name): &Socket, command: &str) -> Result<()> {
         self.peers[*peer].make(&format!("{command} {name}"))?;
         Ok(())
     }
 
-    /// A request and its response, each in one write, both received whole.
+    /// Passes a request and its response, each in one write and read whole.
     pub fn exchange(&mut self, connection: &Connection, request: &str, response: &str) -> Result<()> {
         self.pass(connection, Way::Request, request)?;
         self.pass(connection, Way::Response, response)
     }
 }
 
-/// Many bytes, and how they are sent and received.
+/// Many bytes, with the sizes of the calls that move them.
 pub struct Bulk<'a> {
-    /// Sent first.
+    /// Bytes that are sent first.
     pub head: String,
-    /// Sent again and again.
+    /// Bytes that are sent repeatedly.
     pub unit: &'a [u8],
-    /// How often.
+    /// Number of repetitions.
     pub repeat: usize,
-    /// Sent last.
+    /// Bytes that are sent last.
     pub tail: &'a [u8],
     /// Bytes of a write.
     pub send_piece: usize,
@@ -275,7 +275,7 @@ pub struct Bulk<'a> {
     pub pause_us: usize,
 }
 
-/// Who sends, and who receives.
+/// Returns the sending and the receiving socket.
 fn ends(connection: &Connection, way: Way) -> (&Socket, &Socket) {
     match way {
         Way::Request => (&connection.client, &connection.server),
@@ -283,7 +283,7 @@ fn ends(connection: &Connection, way: Way) -> (&Socket, &Socket) {
     }
 }
 
-/// A word that means these bytes.
+/// Returns the hex digits of bytes.
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     if bytes.is_empty() {

@@ -1,4 +1,4 @@
-//! What is compiled of the services and clients: once, until their sources change.
+//! Services and clients that are compiled, again only when their sources change.
 
 use std::{
     ffi::OsStr,
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use super::sources;
 use crate::process;
 
-/// Jars of the distribution that Tomcat and Jetty need.
+/// Jars of the distribution for Tomcat and Jetty.
 const JARS: [&str; 9] = [
     "tomcat10-embed-core",
     "tomcat10-annotations-api",
@@ -24,7 +24,7 @@ const JARS: [&str; 9] = [
     "servlet-api",
 ];
 
-/// Jars of the distribution that Netty needs.
+/// Jars of the distribution for Netty.
 const NETTY_JARS: [&str; 8] = [
     "netty-common",
     "netty-buffer",
@@ -36,7 +36,7 @@ const NETTY_JARS: [&str; 8] = [
     "jctools-core",
 ];
 
-/// The Go service, which is also a client.
+/// Builds the Go service, which is also a client.
 pub fn go() -> Result<PathBuf> {
     let source = sources().join("main.go");
     let folder = built("go", std::slice::from_ref(&source), |folder| {
@@ -52,16 +52,16 @@ pub fn go() -> Result<PathBuf> {
     Ok(folder.join("service-go"))
 }
 
-/// What Java is compiled: what needs no jar, or what needs those of Tomcat and Jetty too.
+/// Java sources to compile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Java {
-    /// The service on the JDK's server, and the client.
+    /// Sources without jars: the service on the JDK's server, and the client.
     Plain,
-    /// The services on Tomcat and Jetty as well.
+    /// Sources with jars as well: the services on Tomcat and Jetty.
     Servlets,
 }
 
-/// A class path.
+/// Builds Java sources; returns the class path.
 pub(crate) fn java(what: Java) -> Result<String> {
     let mut names = vec!["Service.java", "Client.java"];
     let mut jars = Vec::new();
@@ -69,7 +69,7 @@ pub(crate) fn java(what: Java) -> Result<String> {
         names.extend(["TomcatService.java", "JettyService.java"]);
         jars.extend(JARS.map(|jar| format!("/usr/share/java/{jar}.jar")));
         for jar in &jars {
-            // Else javac's error is about a class, and Java's comes when the server starts.
+            // Without this check javac's error is about a class, and Java's comes when the server starts.
             ensure!(
                 Path::new(jar).exists(),
                 "{jar} is missing: `cargo xtask setup test` installs its package"
@@ -79,7 +79,7 @@ pub(crate) fn java(what: Java) -> Result<String> {
     let jars = jars.join(":");
     let files: Vec<PathBuf> = names.iter().map(|name| sources().join(name)).collect();
     let classes = built("java", &files, |folder| {
-        // An empty class path is the folder itself.
+        // An empty class path means the current folder.
         let mut args: Vec<&OsStr> = vec!["-cp".as_ref(), jars.as_ref(), "-d".as_ref(), folder.as_os_str()];
         args.extend(files.iter().map(|file| file.as_os_str()));
         process::run("javac", "javac", &args, folder)
@@ -87,7 +87,7 @@ pub(crate) fn java(what: Java) -> Result<String> {
     Ok(format!("{}:{jars}", classes.display()))
 }
 
-/// The class path of the Netty service.
+/// Builds the Netty service; returns the class path.
 pub fn netty() -> Result<String> {
     let jars: Vec<String> = NETTY_JARS
         .iter()
@@ -108,7 +108,7 @@ pub fn netty() -> Result<String> {
     Ok(format!("{}:{jars}", classes.display()))
 }
 
-/// The folder of the Erlang service's module.
+/// Builds the Erlang service; returns the folder of its module.
 pub(crate) fn erlang() -> Result<PathBuf> {
     let source = sources().join("service.erl");
     built("erlang", std::slice::from_ref(&source), |folder| {
@@ -116,7 +116,7 @@ pub(crate) fn erlang() -> Result<PathBuf> {
     })
 }
 
-/// The program of this crate that is a service and a client on hyper.
+/// Returns the program of this crate that is a service and a client on hyper.
 pub(crate) fn hyper() -> Result<PathBuf> {
     let here = std::env::current_exe().context("cannot tell where this program is")?;
     let mut beside = here.ancestors().skip(1).take(2).map(|folder| folder.join("hyperpeer"));
@@ -125,7 +125,7 @@ pub(crate) fn hyper() -> Result<PathBuf> {
         .context("there is no `hyperpeer` beside this program: build all of spoor-tests")
 }
 
-/// A folder beside the tests with what `build` made of these sources.
+/// Returns a folder beside the tests with the result of `build` for these sources.
 fn built(name: &str, files: &[PathBuf], build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
     for file in files {
@@ -142,7 +142,7 @@ fn built(name: &str, files: &[PathBuf], build: impl FnOnce(&Path) -> Result<()>)
         return Ok(folder);
     }
     std::fs::create_dir_all(&parent).with_context(|| format!("cannot make {}", parent.display()))?;
-    // Others may build the same at the same time: what is there under its name is whole.
+    // Other tests may build the same meanwhile, so the folder gets its name once it is whole.
     let fresh = tempfile::Builder::new().prefix(name).tempdir_in(&parent)?;
     build(fresh.path())?;
     if std::fs::rename(fresh.path(), &folder).is_ok() {

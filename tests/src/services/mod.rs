@@ -1,4 +1,4 @@
-//! The services: real servers that nobody instrumented, each in its own directory on a loopback port of its own.
+//! Services: real servers without instrumentation, each in its own directory on a loopback port of its own.
 
 pub mod built;
 mod proxies;
@@ -20,33 +20,33 @@ use crate::{
     truth::{self, Event},
 };
 
-/// A server, and how it works.
+/// A server with its way of working.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
     /// nginx, two workers, one file for every path.
     NginxStatic,
-    /// nginx as a proxy of `upstream`, with a connection a call or with kept ones.
+    /// nginx as a proxy of `upstream`, with a new connection for each call or with kept ones.
     NginxProxy {
-        /// Where it sends everything.
+        /// Address that gets all requests.
         upstream: SocketAddr,
         /// Whether connections are kept.
         keepalive: bool,
     },
     /// HAProxy in front of an upstream.
     HaProxy {
-        /// Where it sends everything.
+        /// Address that gets all requests.
         upstream: SocketAddr,
     },
     /// gunicorn, four processes with a request at a time each; calls with `requests`.
     GunicornSync,
     /// gunicorn, two processes with 16 threads each; calls with kept `http.client` connections.
     GunicornGthread,
-    /// gunicorn, one process; hands `traceparent` on unchanged.
+    /// gunicorn, one process; passes `traceparent` on unchanged.
     GunicornForwarding,
     /// Puma, one process with 16 threads.
     Puma {
-        /// Whether a thread of its own reads what is not there at once, as is Puma's default: of each hundred requests that is one
-        /// or two, and another thread than their reader answers them.
+        /// Whether a separate thread reads requests that are not there at once, as in Puma's default: one or two of a
+        /// hundred, which another thread than their reader answers.
         reactor: bool,
     },
     /// The server of the JDK with 32 threads.
@@ -67,27 +67,27 @@ pub enum Server {
     ApacheWorker,
     /// Apache with threads behind a loop, in front of an upstream.
     ApacheEvent {
-        /// Where it sends everything.
+        /// Address that gets all requests.
         upstream: SocketAddr,
     },
     /// Caddy in front of an upstream.
     Caddy {
-        /// Where it sends everything.
+        /// Address that gets all requests.
         upstream: SocketAddr,
     },
     /// lighttpd in front of an upstream.
     Lighttpd {
-        /// Where it sends everything.
+        /// Address that gets all requests.
         upstream: SocketAddr,
     },
     /// Varnish in front of an upstream; nothing is cached.
     Varnish {
-        /// Where it sends everything.
+        /// Address that gets all requests.
         upstream: SocketAddr,
     },
     /// Envoy in front of an upstream.
     Envoy {
-        /// Where it sends everything.
+        /// Address that gets all requests.
         upstream: SocketAddr,
     },
     /// uvicorn, one process; calls with aiohttp.
@@ -105,7 +105,7 @@ pub enum Server {
 }
 
 impl Server {
-    /// Whether it passes each request on to an upstream.
+    /// Returns whether it passes each request on to an upstream.
     pub fn is_proxy(self) -> bool {
         matches!(
             self,
@@ -120,16 +120,16 @@ impl Server {
     }
 }
 
-/// A route of a service (`services/README.md`).
+/// Returns a route of a service (`services/README.md`).
 pub fn route(segment: &str, status: u16, delay_ms: u32, urls: &[String]) -> String {
     format!("{segment} {status} {delay_ms} {}", urls.join(" "))
 }
 
-/// A running service, which ends when this is dropped.
+/// A running service, which ends on drop.
 pub struct Service {
-    /// What it logs itself as, and its `OTEL_SERVICE_NAME`.
+    /// Name in its log, and its `OTEL_SERVICE_NAME`.
     pub name: String,
-    /// Where it listens.
+    /// Address at which it listens.
     pub address: SocketAddr,
     /// Whether it writes a title over its environment.
     pub titled: bool,
@@ -153,7 +153,7 @@ impl Service {
             .env("ROUTES", routes.join(";"));
         let output = directory.path().join("output.log");
         let mut process = match server {
-            // It can log to its standard output, but to no file.
+            // HAProxy can log to its standard output, but to no file.
             Server::HaProxy { .. } => {
                 let stdout = std::fs::File::options()
                     .append(true)
@@ -186,27 +186,27 @@ impl Service {
         })
     }
 
-    /// The URL of a path.
+    /// Returns the URL of a path.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    /// Arguments that make the agent trace its processes.
+    /// Returns the arguments that select its processes for tracing.
     pub fn selection(&self) -> Result<Vec<String>> {
         Ok(self.process.heads()?.iter().map(|id| format!("--pid={id}")).collect())
     }
 
-    /// All its processes that run now.
+    /// Returns all its processes that run now.
     pub fn processes(&self) -> Result<Vec<u32>> {
         self.process.group()
     }
 
-    /// What it printed, to look for the cause of a failure.
+    /// Returns its output, for the messages of failures.
     pub fn printed(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("output.log")).unwrap_or_default()
     }
 
-    /// What it has logged so far.
+    /// Returns its log so far.
     pub fn truth(&self) -> Result<Vec<Event>> {
         let directory = self.directory.path();
         match self.server {
@@ -218,142 +218,143 @@ impl Service {
 }
 
 fn command(server: Server, name: &str, address: SocketAddr, directory: &Path) -> Result<Command> {
-    let source = |file: &str| sources().join(file);
-    let mut command;
-    match server {
-        Server::NginxStatic => {
-            std::fs::write(directory.join("leaf"), "leaf\n".repeat(205))?;
-            let location = format!("root {}; try_files /leaf =404;", directory.display());
-            command = nginx(name, address, directory, ("S", ""), "", &location)?;
-        }
-        Server::NginxProxy { upstream, keepalive } => {
-            let keep = if keepalive { "keepalive 32;" } else { "" };
-            let upstream = format!("upstream backend {{ server {upstream}; {keep} }}");
-            let mut location = "proxy_pass http://backend; proxy_set_header Host $http_host; \
-                proxy_set_header X-Request-Id ${http_x_request_id}.1;"
-                .to_owned();
-            if keepalive {
-                location += " proxy_http_version 1.1; proxy_set_header Connection \"\";";
-            }
-            command = nginx(
-                name,
-                address,
-                directory,
-                ("P", " $upstream_status"),
-                &upstream,
-                &location,
-            )?;
-        }
+    Ok(match server {
+        Server::NginxStatic => nginx_static(name, address, directory)?,
+        Server::NginxProxy { upstream, keepalive } => nginx_proxy(name, address, upstream, keepalive, directory)?,
         Server::HaProxy { upstream } => {
             let config = directory.join("haproxy.cfg");
             std::fs::write(
                 &config,
                 haproxy_config(directory, name, address, &upstream.to_string(), ""),
             )?;
-            command = Command::new("haproxy");
-            command.arg("-db").arg("-f").arg(config);
+            with_arguments("haproxy", ["-db".into(), "-f".into(), config])
         }
-        Server::GunicornSync | Server::GunicornGthread | Server::GunicornForwarding => {
-            command = Command::new("gunicorn");
-            command
-                .args(["--bind", &address.to_string(), "--pythonpath"])
-                .arg(sources());
-            command.env("PYTHONDONTWRITEBYTECODE", "1");
-            match server {
-                Server::GunicornSync => command.args(["--workers", "4"]),
-                Server::GunicornGthread => {
-                    command.env("HTTP_CLIENT", "http.client");
-                    command.args(["--worker-class", "gthread", "--workers", "2", "--threads", "16"])
-                }
-                _ => command.env("FORWARD_TRACEPARENT", "1"),
-            };
-            command.arg("app:app");
-        }
-        Server::Puma { reactor } => {
-            let config = directory.join("puma.rb");
-            std::fs::write(&config, format!("queue_requests {reactor}\n"))?;
-            command = Command::new("puma");
-            command.arg("--config").arg(config);
-            command.args([
-                "--bind",
-                &format!("tcp://{address}"),
-                "--threads",
-                "16:16",
-                "--environment",
-                "production",
-            ]);
-            command.arg(source("config.ru"));
-        }
+        Server::GunicornSync => gunicorn(address, &["--workers", "4"], &[]),
+        Server::GunicornGthread => gunicorn(
+            address,
+            &["--worker-class", "gthread", "--workers", "2", "--threads", "16"],
+            &[("HTTP_CLIENT", "http.client")],
+        ),
+        Server::GunicornForwarding => gunicorn(address, &[], &[("FORWARD_TRACEPARENT", "1")]),
+        Server::Puma { reactor } => puma(address, reactor, directory)?,
         Server::PythonHttp => {
             std::fs::write(directory.join("a"), "leaf\n")?;
-            command = Command::new("/usr/bin/python3");
+            let mut command = Command::new("/usr/bin/python3");
             command.args(["-m", "http.server", "--protocol", "HTTP/1.1", "--bind"]);
             command.args([&address.ip().to_string(), &address.port().to_string()]);
+            command
         }
         Server::Jdk => {
-            command = java(Java::Plain, "Service")?;
-            // Without it, head and body in two writes wait for each other's acknowledgement.
+            let mut command = java(Java::Plain, "Service")?;
+            // Else head and body in two writes wait for each other's acknowledgement.
             command.env("JAVA_TOOL_OPTIONS", "-Dsun.net.httpserver.nodelay=true");
-        }
-        Server::Tomcat => command = java(Java::Servlets, "TomcatService")?,
-        Server::Jetty => command = java(Java::Servlets, "JettyService")?,
-        Server::Node => {
-            command = Command::new("node");
-            command.arg(source("service.js"));
-        }
-        Server::Go => command = Command::new(built::go()?),
-        Server::Hyper => command = Command::new(built::hyper()?),
-        Server::Inets => {
-            command = Command::new("erl");
-            // Its schedulers would spin for work.
-            command.args([
-                "-noinput",
-                "+sbwt",
-                "none",
-                "+sbwtdcpu",
-                "none",
-                "+sbwtdio",
-                "none",
-                "-pa",
-            ]);
-            command.arg(built::erlang()?).args(["-s", "service", "main"]);
-        }
-        Server::Uvicorn => {
-            // Debian's, for there uvicorn is a package.
-            command = Command::new("/usr/bin/python3");
-            command.args(["-m", "uvicorn", "asgi:app", "--no-access-log", "--log-level", "warning"]);
-            command.arg("--app-dir").arg(sources());
-            command.args([
-                "--host",
-                &address.ip().to_string(),
-                "--port",
-                &address.port().to_string(),
-            ]);
-            command.env("PYTHONDONTWRITEBYTECODE", "1");
-        }
-        Server::ApachePrefork => command = proxies::apache(Apache::Prefork, name, address, directory)?,
-        Server::ApacheWorker => command = proxies::apache(Apache::Worker, name, address, directory)?,
-        Server::ApacheEvent { upstream } => {
-            command = proxies::apache(Apache::Event(upstream), name, address, directory)?;
-        }
-        Server::Caddy { upstream } => command = proxies::caddy(address, upstream, directory)?,
-        Server::Lighttpd { upstream } => command = proxies::lighttpd(name, address, upstream, directory)?,
-        Server::Varnish { upstream } => command = proxies::varnish(address, upstream, directory)?,
-        Server::Envoy { upstream } => command = proxies::envoy(name, address, upstream, directory)?,
-        Server::PhpFpm => command = proxies::php_fpm(name, address, directory)?,
-        Server::Php => {
-            command = Command::new("php");
             command
-                .args(["-S", &address.to_string()])
-                .arg(source("router.php"))
-                .env("PHP_CLI_SERVER_WORKERS", "4");
         }
-        Server::Perl => {
-            command = Command::new("perl");
-            command.arg(source("service.pl"));
+        Server::Tomcat => java(Java::Servlets, "TomcatService")?,
+        Server::Jetty => java(Java::Servlets, "JettyService")?,
+        Server::Node => with_arguments("node", [sources().join("service.js")]),
+        Server::Go => Command::new(built::go()?),
+        Server::Hyper => Command::new(built::hyper()?),
+        Server::Inets => inets()?,
+        Server::Uvicorn => uvicorn(address),
+        Server::ApachePrefork => proxies::apache(Apache::Prefork, name, address, directory)?,
+        Server::ApacheWorker => proxies::apache(Apache::Worker, name, address, directory)?,
+        Server::ApacheEvent { upstream } => proxies::apache(Apache::Event(upstream), name, address, directory)?,
+        Server::Caddy { upstream } => proxies::caddy(address, upstream, directory)?,
+        Server::Lighttpd { upstream } => proxies::lighttpd(name, address, upstream, directory)?,
+        Server::Varnish { upstream } => proxies::varnish(address, upstream, directory)?,
+        Server::Envoy { upstream } => proxies::envoy(name, address, upstream, directory)?,
+        Server::PhpFpm => proxies::php_fpm(name, address, directory)?,
+        Server::Php => {
+            let mut command = with_arguments(
+                "php",
+                ["-S".into(), address.to_string().into(), sources().join("router.php")],
+            );
+            command.env("PHP_CLI_SERVER_WORKERS", "4");
+            command
         }
+        Server::Perl => with_arguments("perl", [sources().join("service.pl")]),
+    })
+}
+
+fn with_arguments<const N: usize>(program: &str, arguments: [PathBuf; N]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    command
+}
+
+fn nginx_static(name: &str, address: SocketAddr, directory: &Path) -> Result<Command> {
+    std::fs::write(directory.join("leaf"), "leaf\n".repeat(205))?;
+    let location = format!("root {}; try_files /leaf =404;", directory.display());
+    nginx(name, address, directory, ("S", ""), "", &location)
+}
+
+fn nginx_proxy(
+    name: &str,
+    address: SocketAddr,
+    upstream: SocketAddr,
+    keepalive: bool,
+    directory: &Path,
+) -> Result<Command> {
+    let keep = if keepalive { "keepalive 32;" } else { "" };
+    let upstream = format!("upstream backend {{ server {upstream}; {keep} }}");
+    let mut location = "proxy_pass http://backend; proxy_set_header Host $http_host; \
+        proxy_set_header X-Request-Id ${http_x_request_id}.1;"
+        .to_owned();
+    if keepalive {
+        location += " proxy_http_version 1.1; proxy_set_header Connection \"\";";
     }
+    nginx(
+        name,
+        address,
+        directory,
+        ("P", " $upstream_status"),
+        &upstream,
+        &location,
+    )
+}
+
+fn gunicorn(address: SocketAddr, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new("gunicorn");
+    command
+        .args(["--bind", &address.to_string(), "--pythonpath"])
+        .arg(sources())
+        .args(arguments)
+        .arg("app:app");
+    command
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .envs(environment.iter().copied());
+    command
+}
+
+fn puma(address: SocketAddr, reactor: bool, directory: &Path) -> Result<Command> {
+    let config = directory.join("puma.rb");
+    std::fs::write(&config, format!("queue_requests {reactor}\n"))?;
+    let mut command = Command::new("puma");
+    command.arg("--config").arg(config);
+    command.args(["--bind", &format!("tcp://{address}"), "--threads", "16:16"]);
+    command.args(["--environment", "production"]);
+    command.arg(sources().join("config.ru"));
     Ok(command)
+}
+
+fn inets() -> Result<Command> {
+    let mut command = Command::new("erl");
+    // Else Erlang's schedulers spin while they wait for work.
+    command.args(["-noinput", "+sbwt", "none", "+sbwtdcpu", "none", "+sbwtdio", "none"]);
+    command.arg("-pa").arg(built::erlang()?).args(["-s", "service", "main"]);
+    Ok(command)
+}
+
+fn uvicorn(address: SocketAddr) -> Command {
+    // Debian's Python, because uvicorn is a package there.
+    let mut command = Command::new("/usr/bin/python3");
+    command.args(["-m", "uvicorn", "asgi:app", "--no-access-log", "--log-level", "warning"]);
+    command.arg("--app-dir").arg(sources());
+    command.args(["--host", &address.ip().to_string()]);
+    command.args(["--port", &address.port().to_string()]);
+    command.env("PYTHONDONTWRITEBYTECODE", "1");
+    command
 }
 
 fn nginx(
@@ -382,13 +383,13 @@ fn nginx(
     let file = directory.join("nginx.conf");
     std::fs::write(&file, config)?;
     let mut command = Command::new("nginx");
-    // The first log is opened before the configuration is read.
+    // nginx opens its first log before it reads the configuration.
     command.args(["-e", "stderr", "-c"]).arg(file);
     Ok(command)
 }
 
-/// The configuration of an HAProxy that logs as the services do. `server`: where it sends everything, with options;
-/// `more`: lines of the section `defaults`.
+/// Returns the configuration of an HAProxy that logs as the services do. `server`: the address that gets all requests,
+/// with options; `more`: lines of the section `defaults`.
 pub fn haproxy_config(directory: &Path, name: &str, address: SocketAddr, server: &str, more: &str) -> String {
     let here = directory.display();
     format!(
@@ -423,15 +424,15 @@ fn java(what: Java, class: &str) -> Result<Command> {
     Ok(command)
 }
 
-/// Where the sources of services and clients are.
+/// Returns the folder of the sources of services and clients.
 pub fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("services")
 }
 
-/// A directory of its own, which goes away with it, unless `SPOOR_KEEP_LOGS` is set.
+/// Creates a directory that is deleted on drop, unless `SPOOR_KEEP_LOGS` is set.
 pub fn directory(name: &str) -> Result<TempDir> {
     let mut directory = tempfile::Builder::new().prefix(&format!("spoor-{name}-")).tempdir()?;
-    // To look at the logs after a failure.
+    // Logs can be kept to look into a failure.
     directory.disable_cleanup(std::env::var_os("SPOOR_KEEP_LOGS").is_some());
     Ok(directory)
 }

@@ -1,4 +1,4 @@
-//! How proxies are told to pass a request on with the id of the call, and to log both.
+//! Proxies, configured to pass a request on with the id of the call, and to log both.
 
 use std::{
     net::SocketAddr,
@@ -15,28 +15,54 @@ use crate::truth::{self, Event};
 
 const APACHE_MODULES: &str = "/usr/lib/apache2/modules";
 
-/// What an Apache does, and with which of its three ways to work.
+/// Role of an Apache, with one of its three ways to work.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Apache {
-    /// Processes, PHP in them.
+    /// Processes with PHP in them.
     Prefork,
-    /// Threads, Python in them.
+    /// Threads with Python in them.
     Worker,
-    /// Threads behind a loop; a proxy.
+    /// Threads behind a loop, as a proxy.
     Event(SocketAddr),
 }
 
 pub(super) fn apache(what: Apache, name: &str, address: SocketAddr, directory: &Path) -> Result<Command> {
-    // It will not serve as root: its processes are those of nobody, who may not come where our sources are.
+    // Apache does not serve as root. Its processes run as nobody, who cannot read our sources.
     std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o777))?;
     for file in ["router.php", "app.py"] {
         std::fs::copy(sources().join(file), directory.join(file)).with_context(|| format!("cannot copy {file}"))?;
     }
     let here = directory.display();
-    let (modules, work): (&[&str], String) = match what {
+    let (modules, work) = apache_work(what, name, directory);
+    let load = |module: &&str| {
+        let file = if *module == "php" {
+            php_module()?
+        } else {
+            PathBuf::from(format!("{APACHE_MODULES}/mod_{module}.so"))
+        };
+        Ok(format!("LoadModule {module}_module {}", file.display()))
+    };
+    let modules = modules.iter().map(load).collect::<Result<Vec<_>>>()?.join("\n");
+    let config = format!(
+        "ServerName localhost\nServerRoot \"{here}\"\nDefaultRuntimeDir \"{here}\"\nPidFile \"{here}/pid\"
+        Listen {address}\nUser nobody\nGroup nogroup\nErrorLog \"{here}/output.log\"
+        {modules}\nDocumentRoot \"{here}\"\n{work}\n"
+    );
+    let file = directory.join("apache.conf");
+    std::fs::write(&file, config)?;
+    let mut command = Command::new("apache2");
+    command.arg("-DFOREGROUND").arg("-f").arg(file);
+    command.env("PYTHONDONTWRITEBYTECODE", "1").env("HTTP_CLIENT", "curl");
+    Ok(command)
+}
+
+/// Returns the modules of an Apache, and its directives.
+fn apache_work(what: Apache, name: &str, directory: &Path) -> (&'static [&'static str], String) {
+    let here = directory.display();
+    match what {
         Apache::Prefork => (
             &["mpm_prefork", "php", "alias", "authz_core"],
-            // A process keeps its connection: as many as there are connections.
+            // A process keeps its connection, so there are as many processes as connections.
             format!(
                 "StartServers 40\nMinSpareServers 1\nMaxSpareServers 64\nServerLimit 64\nMaxRequestWorkers 64
                 AliasMatch \"^/\" \"{here}/router.php\"
@@ -71,30 +97,10 @@ pub(super) fn apache(what: Apache, name: &str, address: SocketAddr, directory: &
                 truth_log(directory).display()
             ),
         ),
-    };
-    let load = |module: &&str| {
-        let file = if *module == "php" {
-            php_module()?
-        } else {
-            PathBuf::from(format!("{APACHE_MODULES}/mod_{module}.so"))
-        };
-        Ok(format!("LoadModule {module}_module {}", file.display()))
-    };
-    let modules = modules.iter().map(load).collect::<Result<Vec<_>>>()?.join("\n");
-    let config = format!(
-        "ServerName localhost\nServerRoot \"{here}\"\nDefaultRuntimeDir \"{here}\"\nPidFile \"{here}/pid\"
-        Listen {address}\nUser nobody\nGroup nogroup\nErrorLog \"{here}/output.log\"
-        {modules}\nDocumentRoot \"{here}\"\n{work}\n"
-    );
-    let file = directory.join("apache.conf");
-    std::fs::write(&file, config)?;
-    let mut command = Command::new("apache2");
-    command.arg("-DFOREGROUND").arg("-f").arg(file);
-    command.env("PYTHONDONTWRITEBYTECODE", "1").env("HTTP_CLIENT", "curl");
-    Ok(command)
+    }
 }
 
-/// `libphp8.2.so`, whichever version it is.
+/// Returns the path of `libphp8.2.so`, of any version.
 fn php_module() -> Result<PathBuf> {
     let entries = std::fs::read_dir(APACHE_MODULES).with_context(|| format!("cannot list {APACHE_MODULES}"))?;
     let is_php = |path: &PathBuf| {
@@ -139,15 +145,15 @@ http://:{port} {{
     Ok(command)
 }
 
-/// Caddy has no other form of a log than its own JSON.
+/// Returns the path of Caddy's log, which is always JSON of its own form.
 fn caddy_log(directory: &Path) -> PathBuf {
     directory.join("access.json")
 }
 
-/// What Caddy logged.
+/// Reads Caddy's log.
 pub(super) fn caddy_truth(name: &str, directory: &Path) -> Result<Vec<Event>> {
     let text = std::fs::read_to_string(caddy_log(directory)).unwrap_or_default();
-    // The last line may be under way.
+    // The last line may be incomplete.
     let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
     let line = |line: &str| {
         let entry: Value = serde_json::from_str(line).ok()?;
@@ -213,7 +219,7 @@ sub vcl_backend_fetch {{ set bereq.http.x-request-id = bereq.http.x-request-id +
     )?;
     let mut command = Command::new("varnishd");
     command.arg("-F").arg("-n").arg(varnish_home(directory));
-    // All that is to be logged has its place in shared memory until it is asked for.
+    // The shared memory must hold all log entries until they are read.
     command.args(["-j", "none", "-s", "malloc,16m", "-l", "200m"]);
     command.args(["-a", &address.to_string(), "-f"]).arg(config);
     Ok(command)
@@ -223,7 +229,7 @@ fn varnish_home(directory: &Path) -> PathBuf {
     directory.join("varnish")
 }
 
-/// What Varnish has in its shared memory.
+/// Reads the log in Varnish's shared memory.
 pub(super) fn varnish_truth(name: &str, directory: &Path) -> Result<Vec<Event>> {
     let mut command = Command::new("varnishncsa");
     command.arg("-n").arg(varnish_home(directory));
@@ -236,7 +242,29 @@ pub(super) fn varnish_truth(name: &str, directory: &Path) -> Result<Vec<Event>> 
 }
 
 pub(super) fn envoy(name: &str, address: SocketAddr, upstream: SocketAddr, directory: &Path) -> Result<Command> {
-    let config = format!(
+    let file = directory.join("envoy.yaml");
+    std::fs::write(&file, envoy_config(name, address, upstream, directory))?;
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/tools/bin/envoy");
+    let mut command = if own.exists() {
+        Command::new(own)
+    } else {
+        Command::new("envoy")
+    };
+    command.arg("-c").arg(file);
+    command.args([
+        "--concurrency",
+        "2",
+        "--disable-hot-restart",
+        "--log-level",
+        "warn",
+        "--file-flush-interval-msec",
+        "50",
+    ]);
+    Ok(command)
+}
+
+fn envoy_config(name: &str, address: SocketAddr, upstream: SocketAddr, directory: &Path) -> String {
+    format!(
         r#"static_resources:
   listeners:
   - address: {{socket_address: {{address: {ip}, port_value: {port}}}}}
@@ -282,26 +310,7 @@ pub(super) fn envoy(name: &str, address: SocketAddr, upstream: SocketAddr, direc
         log = truth_log(directory).display(),
         up_ip = upstream.ip(),
         up_port = upstream.port(),
-    );
-    let file = directory.join("envoy.yaml");
-    std::fs::write(&file, config)?;
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.cache/tools/bin/envoy");
-    let mut command = if own.exists() {
-        Command::new(own)
-    } else {
-        Command::new("envoy")
-    };
-    command.arg("-c").arg(file);
-    command.args([
-        "--concurrency",
-        "2",
-        "--disable-hot-restart",
-        "--log-level",
-        "warn",
-        "--file-flush-interval-msec",
-        "50",
-    ]);
-    Ok(command)
+    )
 }
 
 pub(super) fn php_fpm(name: &str, address: SocketAddr, directory: &Path) -> Result<Command> {
@@ -319,7 +328,7 @@ pub(super) fn php_fpm(name: &str, address: SocketAddr, directory: &Path) -> Resu
         fastcgi_param REQUEST_METHOD $request_method; fastcgi_param HTTP_X_REQUEST_ID $http_x_request_id;",
         router = sources().join("router.php").display(),
     );
-    // PHP logs what was served: once is enough.
+    // PHP logs the requests; nginx must not log them again.
     let nginx = super::nginx(name, address, directory, ("S", ""), "", &location)?;
     let script = "fpm=$(ls /usr/sbin/php-fpm* | tail -n 1)
         setpriv --pdeathsig TERM \"$fpm\" --nodaemonize --allow-to-run-as-root --fpm-config \"$1\" &

@@ -1,8 +1,9 @@
-//! The load is there before the agent: it comes while requests are in flight on connections that it did not see begin.
+//! Load that begins before the agent: it attaches while requests are in flight on connections that it did not see
+//! begin.
 //!
-//! A request began after the attach if its client logged that it began (before it sent a byte) at or after the moment
-//! when the agent's line `ready` was read. All that such a request led to is due: each span, and each parent as in
-//! [`super::whole`]. Of what began earlier nothing is due, but whatever is said of it must be right.
+//! A request began after the attach if its client logged its beginning (before it sent a byte) at or after the time at
+//! which the agent's line `ready` was read. Such a request must have all spans and parents, as in [`super::whole`].
+//! Earlier requests may lack them, but none may be wrong.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,9 +22,9 @@ use spoor_tests::{
 
 use super::{Calls, IN_FLIGHT, LOAD_LIMIT, REQUESTS, Scene, Subject};
 
-/// Requests that are answered before the agent comes: all connections are open by then.
+/// Number of requests that are answered before the agent comes: all connections are open by then.
 const BEFORE: usize = 8 * IN_FLIGHT;
-/// More than there is time for.
+/// More requests than the time allows.
 const UNTIL_STOPPED: usize = 100_000_000;
 
 fn run(name: &'static str, subject: Subject, client: Client, calls: Calls) -> Result<()> {
@@ -52,9 +53,9 @@ fn run(name: &'static str, subject: Subject, client: Client, calls: Calls) -> Re
     judged.with_context(|| format!("the agent said:\n{said}"))
 }
 
-/// The first request on a connection that is older than the agent is known when its response comes: what was called for
-/// it before is a root. So is nginx's first call on such a connection, for the turn that made it is over then. Nothing
-/// else is: each call without a parent must be one of these, on no more connections than there were.
+/// Checks that calls without a parent are first calls on older connections. The first request on such a connection is
+/// known when its response comes, so a call before it is a root. So is nginx's first call there, because the turn that
+/// made it is over then. The number of such connections bounds the number of roots.
 fn only_first_calls_are_roots(report: &Report, spans: &[Span], of_nginx: bool) -> Result<()> {
     let mut requests = HashMap::new();
     let mut first_on = HashMap::new();

@@ -1,8 +1,8 @@
-//! Every server with several clients, each client with several servers: 2,048 requests, 32 in flight, all processes traced by
-//! one agent, and every span and every parent held against what the processes logged.
+//! Every server with several clients, each client with several servers: 2,048 requests, 32 in flight, all processes
+//! traced by one agent, and all spans and parents compared with the log of the processes.
 //!
-//! A server under test makes two calls for each request, a proxy one. The table of the outcomes is on standard output
-//! (`--nocapture`). In [`whole`] the agent is there first, in [`attached`] the load is.
+//! A server under test makes two calls for each request, a proxy one. Standard output has the table of results
+//! (`--nocapture`). In [`whole`] the agent starts first, in [`attached`] the load.
 
 mod attached;
 mod named;
@@ -26,35 +26,35 @@ use spoor_tests::{
 
 const REQUESTS: usize = 2_048;
 const IN_FLIGHT: usize = 32;
-/// What of the parents that are named must be right, and what of those that are certain must be named.
+/// Least precision of named parents, and least recall of certain ones.
 const PARENTS: f64 = 0.999;
-/// How long a client may take for all of its requests.
+/// Time limit of a client for all of its requests.
 const LOAD_LIMIT: Duration = Duration::from_secs(90);
-/// Two cores have enough to do with one of these tests.
+/// Lock: one of these tests uses both cores.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// A server, whose upstream is there only when it starts.
+/// A server under test. Its upstream is known only when it starts.
 #[derive(Clone, Copy, Debug)]
 enum Subject {
     NginxStatic,
     NginxProxy {
         keepalive: bool,
     },
-    /// Another proxy.
+    /// A proxy other than nginx.
     Proxy(fn(SocketAddr) -> Server),
     Calling(Server),
 }
 
-/// Which of a server's calls must name their request.
+/// Calls of a server that must have a parent.
 #[derive(Clone, Copy, Debug)]
 enum Calls {
-    /// All: a thread or a process for each request, or a proxy.
+    /// All calls: a thread or a process for each request, or a proxy.
     Certain,
-    /// Those that nothing is certain of may be roots.
+    /// Calls may be roots, because no rule is certain for this server.
     MayBeRoots,
 }
 
-/// What one test looks at.
+/// Processes of one test.
 struct Scene {
     name: &'static str,
     start: Instant,
@@ -105,8 +105,8 @@ impl Scene {
         Ok(selection)
     }
 
-    /// Holds the spans against what the client (`sent`) and the services logged. The agent came at `attached_ns`, or
-    /// before all: then it need not name the requests of all calls that are certain, which [`attached`] looks at.
+    /// Compares the spans with the log of the client (`sent`) and the services. The agent came at `attached_ns`, or
+    /// before everything; in the first case certain calls may lack a parent, which [`attached`] checks.
     fn judge(&self, sent: &[Event], spans: &[Span], calls: Calls, attached_ns: Option<u64>) -> Result<Report> {
         let events = truth::settled(|| {
             let mut events = sent.to_vec();
@@ -156,7 +156,7 @@ impl Scene {
     }
 }
 
-/// A comparison that could not fail would be worth nothing: it must, when any one of the spans is taken away that is due.
+/// Checks that the comparison can fail: it must, without any one of the spans that are due.
 fn one_less_is_noticed(events: &[Event], spans: &[Span], expectation: &Expectation<'_>) -> Result<()> {
     let due: BTreeSet<&str> = events
         .iter()

@@ -1,4 +1,4 @@
-//! A protocol that makes no span is named by `spoor ps`.
+//! `spoor ps` names a protocol that gives no span.
 
 use std::process::Command;
 
@@ -37,7 +37,7 @@ fn fastcgi_behind_nginx() -> Result<()> {
         .filter(|workload| workload["unseen"].to_string().contains("FastCGI"))
         .filter_map(|workload| workload["runtime"].as_str().map(str::to_lowercase))
         .collect();
-    // Both ends say so: a worker of nginx, and workers of PHP-FPM.
+    // Both ends report it: a worker of nginx, and workers of PHP-FPM.
     ensure!(
         with_fastcgi.iter().any(|runtime| runtime.contains("php"))
             && with_fastcgi.iter().any(|runtime| !runtime.contains("php")),

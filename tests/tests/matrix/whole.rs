@@ -1,4 +1,4 @@
-//! The agent is there before the first request.
+//! An agent that starts before the first request.
 
 use anyhow::{Context as _, Result};
 use spoor_tests::{agent::Recorder, clients::Client, services::Server};

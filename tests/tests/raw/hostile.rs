@@ -1,5 +1,4 @@
-//! Bytes that are made to mislead, in cases and in random conversations: all spans at both ends, and nothing lost by any
-//! counter.
+//! Misleading bytes, in cases and in random conversations: all spans at both ends, and no counter of loss.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,11 +10,11 @@ use spoor_tests::{
 
 use crate::RAWPEER;
 
-/// How long the conversations may take.
+/// Duration of the conversations.
 const TIME: Duration = Duration::from_secs(20);
-/// The seed, to have a conversation again.
+/// Variable with the seed, to repeat a conversation.
 const SEED: &str = "SPOOR_RAW_SEED";
-/// The agent takes the programs' counters over once a second.
+/// Time in which the agent reads the programs' counters.
 const COUNTING_TIME: Duration = Duration::from_millis(1500);
 
 /// Counters that must stay 0: whatever the bytes are, the programs and Core follow the messages.
@@ -59,7 +58,7 @@ fn random_conversations() -> Result<()> {
     hold(converse).with_context(|| format!("again with {SEED}={seed}"))
 }
 
-/// Holds the spans of what is played against what was expected, and the counters against 0.
+/// Compares the spans with the expected ones, and the counters with 0.
 fn hold(play: impl FnOnce(&mut World) -> Result<()>) -> Result<()> {
     let mut world = World::start(RAWPEER.as_ref())?;
     let recorder = Recorder::start(&world.selection())?;
@@ -75,7 +74,7 @@ fn hold(play: impl FnOnce(&mut World) -> Result<()>) -> Result<()> {
     Ok(())
 }
 
-/// Counters that say that something was lost.
+/// Returns the counters of loss that are not 0.
 fn losses(agent: &Agent) -> Result<Vec<(&'static str, f64)>> {
     std::thread::sleep(COUNTING_TIME);
     let metrics = agent.metrics()?;

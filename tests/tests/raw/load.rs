@@ -1,4 +1,4 @@
-//! Much at once: a body of ten gibibytes, a host full of processes, and a ring that is too small for what happens.
+//! Large amounts: a body of ten gibibytes, a host full of processes, and a ring that is too small.
 
 use std::{
     process::{Command, Stdio},
@@ -15,11 +15,11 @@ use spoor_tests::{
 
 use crate::RAWPEER;
 
-/// How long the agent may take to show a number that it must come to.
+/// Time limit for the agent to show an expected number.
 const COUNTING_LIMIT: Duration = Duration::from_secs(30);
 
-/// 10 GiB in chunks of 100,000 bytes, none of which a write or a read begins or ends with: the body's length is exact, only the
-/// lines between the chunks came through the ring, and the connection's next exchange is found.
+/// Passes 10 GiB in chunks of 100,000 bytes, none of which begins or ends with a write or a read: the body's length is
+/// exact, only chunk lines come through the ring, and the connection's next exchange is found.
 #[test]
 #[ignore = "end to end: needs root; cargo xtask test runs it"]
 fn ten_gibibytes_of_chunks() -> Result<()> {
@@ -52,14 +52,14 @@ fn ten_gibibytes_of_chunks() -> Result<()> {
     let differences = compare(&world.expected, &spans);
     ensure!(differences.0.is_empty(), "{differences}\nthe agent said:\n{said}");
     println!("{CHUNKS} chunks: {records} records of both ends");
-    // A line for each chunk and end; one that is cut by the end of a call takes two. Calls in between take none.
+    // A line for each chunk and end, and two if a call's end cuts it. Calls in between make no record.
     let lines = 2 * CHUNKS;
     ensure!(records < 1.01 * lines as f64, "{records} records of {lines} lines");
     Ok(())
 }
 
-/// Two thousand processes that have nothing to do with it: the few that are selected by their program are found, and all that
-/// they do is.
+/// Starts two thousand unrelated processes: the few that are selected by their program are found, with everything that
+/// they do.
 #[test]
 #[ignore = "end to end: needs root; cargo xtask test runs it"]
 fn among_two_thousand_processes() -> Result<()> {
@@ -103,14 +103,14 @@ fn among_two_thousand_processes() -> Result<()> {
     Ok(())
 }
 
-/// The least ring, and an agent that is stopped while much is said: what does not fit is counted to the byte, nothing that is
-/// told is wrong, and when it reads again all is told from the second exchange of each connection on. The first shows where the
-/// next message begins; that its response answers no earlier request nobody can know.
+/// Fills the smallest ring while the agent is stopped: lost bytes are counted exactly, no span is wrong, and after the
+/// agent continues each connection has all spans from its second exchange on. The first one shows where the next
+/// message begins; whether its response answers an earlier request cannot be known.
 #[test]
 #[ignore = "end to end: needs root; cargo xtask test runs it"]
 fn a_ring_that_is_full() -> Result<()> {
     const CONNECTIONS: usize = 8;
-    /// Both messages of each exchange have this length, so that each record that is lost has lost so many bytes.
+    /// Length of both messages of each exchange, so that each lost record loses that many bytes.
     const MESSAGE_BYTES: usize = 256;
     let mut world = World::start(RAWPEER.as_ref())?;
     let mut selection = world.selection();
@@ -137,7 +137,7 @@ fn a_ring_that_is_full() -> Result<()> {
         }
         Ok(())
     })?;
-    // The description of every connection has been read: only segments can be lost from here on.
+    // The agent has read the description of every connection: from here on only segments can be lost.
     wait_for(agent, "connections of both ends", |agent| {
         Ok(counted(agent, "spoor_connections")? == 2.0 * CONNECTIONS as f64)
     })?;
@@ -154,7 +154,7 @@ fn a_ring_that_is_full() -> Result<()> {
             Ok(())
         })
     })?;
-    // It has caught up when it shows a number of lost records, for that is shown behind what it has read.
+    // The agent shows lost records after it has read the ring, so it has caught up now.
     wait_for(agent, "lost records", |agent| Ok(lost(agent)? > 0.0))?;
     world.case("boundary", |world, _| {
         for (number, connection) in connections.iter().enumerate() {
@@ -171,7 +171,7 @@ fn a_ring_that_is_full() -> Result<()> {
             }
             Ok(())
         };
-        // The programs' counters and Core's are shown once a second, and when it becomes quiet.
+        // The agent shows the programs' counters and Core's once a second, and when it becomes quiet.
         let counted_all = wait_for(agent, "a gap for each lost record", |agent| {
             again(world)?;
             Ok(counted(agent, "spoor_core_total{cause=\"gap_bytes\"}")? == lost(agent)? * MESSAGE_BYTES as f64)
@@ -203,8 +203,8 @@ fn a_ring_that_is_full() -> Result<()> {
     Ok(())
 }
 
-/// Connections that end while the ring has room for their ends, and had none for their last messages: what those came to
-/// is not known, and no failure.
+/// Ends connections whose ends fit into the ring and whose last messages did not: the result of these exchanges is
+/// unknown, and no failure.
 #[test]
 #[ignore = "end to end: needs root; cargo xtask test runs it"]
 fn ends_behind_lost_records() -> Result<()> {
@@ -229,7 +229,7 @@ fn ends_behind_lost_records() -> Result<()> {
     let (mut spans, said) = recorder.finish()?;
     let missing = forgive_missing(&mut world.expected, &spans, "ended");
     ensure!(missing < 800, "no span came");
-    // A server's span may have left before its caller's response was lost: its parent has no span then.
+    // A server's span may leave before its caller's response is lost: its parent then has no span.
     let targets: Vec<String> = spans.iter().map(target_of).collect();
     for (span, target) in spans.iter_mut().zip(&targets) {
         if targets.iter().filter(|other| *other == target).count() == 1 {
@@ -241,12 +241,12 @@ fn ends_behind_lost_records() -> Result<()> {
     Ok(())
 }
 
-/// Programs that start while the ring has no room to tell of them: those that a rule names are traced as soon as there is, and
-/// nothing else is.
+/// Starts programs while the ring has no room for their records: those that a rule names are traced once there is room,
+/// and no others.
 #[test]
 #[ignore = "end to end: needs root; cargo xtask test runs it"]
 fn programs_that_start_without_room() -> Result<()> {
-    /// Each takes 4 KiB of the ring.
+    /// Number of programs, each of which takes 4 KiB of the ring.
     const PROGRAMS: usize = 64;
     let folder = tempfile::tempdir()?;
     let named = folder.path().join("named");
@@ -285,7 +285,7 @@ fn programs_that_start_without_room() -> Result<()> {
     Ok(())
 }
 
-/// Expects no longer what has no span, of one case; gives the number of those.
+/// Removes the exchanges of one case that have no span from the expected ones; returns their number.
 fn forgive_missing(expected: &mut [Exchange], spans: &[Span], case: &str) -> usize {
     let seen: std::collections::BTreeSet<(Kind, String)> =
         spans.iter().map(|span| (span.kind, target_of(span))).collect();
@@ -312,7 +312,7 @@ fn counted(agent: &Agent, series: &str) -> Result<f64> {
     value.with_context(|| format!("the agent has no metric {series}"))
 }
 
-/// Looks until it is so.
+/// Waits until the condition holds.
 fn wait_for(agent: &Agent, what: &str, mut is_so: impl FnMut(&Agent) -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + COUNTING_LIMIT;
     while !is_so(agent)? {

@@ -1,5 +1,5 @@
-//! HTTP over real sockets, byte by byte and call by call, with the agent attached to both ends: every case says which spans
-//! there must be, and nothing else may be there. Then the same through tapes.
+//! HTTP over real sockets, byte by byte and call by call, with the agent attached to both ends: every case names its
+//! spans, and there must be no others. Then the same through tapes.
 
 mod hostile;
 mod load;
@@ -13,7 +13,7 @@ use spoor_tests::{
     raw::{World, compare, open_older, play, response, selection},
 };
 
-/// The program of the peers.
+/// Path of the peers' program.
 const RAWPEER: &str = env!("CARGO_BIN_EXE_rawpeer");
 
 #[test]
@@ -36,7 +36,7 @@ fn through_tapes() -> Result<()> {
     let tape = Tape::record(&selection(&world))?;
     play(&mut world, &tape.agent)?;
     let (tape, said) = tape.finish()?;
-    // For a golden test: see agent/tests/golden.rs.
+    // Tape for a golden test: see agent/tests/golden.rs.
     if let Some(path) = std::env::var_os("SPOOR_RAW_TAPE") {
         tape.copy_to(path.as_ref())?;
     }
@@ -46,9 +46,9 @@ fn through_tapes() -> Result<()> {
     check(&world, &spans, &said)
 }
 
-/// What gives no span, or no link, is counted.
+/// Checks the counters of exchanges without a span or a link.
 fn check_counters(world: &mut World, agent: &Agent) -> Result<()> {
-    // Telemetry of both ends is counted, and nothing else here is. Once that is shown, so is all that was before.
+    // Both ends count telemetry, which only this case sends. Once this counter is right, so are the earlier ones.
     const LAST: &str = "spoor_core_total{cause=\"telemetry_ignored\"}";
     let connection = world.connect()?;
     let export = "POST /v1/traces HTTP/1.1\r\nHost: raw.test\r\nContent-Type: application/x-protobuf\r\n\

@@ -1,15 +1,15 @@
-//! The hostile messages. Each names its requests by the path that it is given; one that a careless reader would find inside
-//! of another message is called [`SMUGGLED`].
+//! Hostile messages. Each names its requests by the given path. A request that only a careless reader finds inside
+//! another message is called [`SMUGGLED`].
 
-/// Each case is sent whole, and in two writes cut at so many places.
+/// Number of cuts: each case is sent whole, and in two writes for each cut.
 pub const SPLITS: usize = 7;
 
-/// A request with this in its path is one only to who reads the message before it wrongly.
+/// Word in the path of a request that exists only if the message before it is misread.
 pub const SMUGGLED: &str = "smuggled";
 
-/// What a strict parser takes and the agent may call malformed.
+/// Cases that a strict parser accepts and the agent may call malformed.
 pub const MALFORMED: &[&str] = &[
-    // Longer than the 64 KiB, or more lines than the 1000, that are followed.
+    // Longer than the 64 KiB, or more lines than the 1000, that the agent follows.
     "headers-10000",
     "line-of-1-MiB",
     "survive-long-line",
@@ -17,14 +17,14 @@ pub const MALFORMED: &[&str] = &[
     // Another version than 1.0 and 1.1: no HTTP/1.
     "http-0-9",
     "http-2",
-    // No status.
+    // An invalid status.
     "status-099",
 ];
 
-/// A message, or several, in which `@` stands for the case's path.
+/// One or several messages, in which `@` stands for the case's path.
 pub struct Case {
     pub name: &'static str,
-    /// Of a response: what was asked.
+    /// Method of the request that a response answers.
     pub method: &'static str,
     text: String,
 }
@@ -36,7 +36,7 @@ impl Case {
             if index > 0 {
                 bytes.extend_from_slice(path.as_bytes());
             }
-            // Each character of these texts is one byte: what is above 0x7f is no UTF-8 then.
+            // Each character of these texts is one byte: characters above 0x7f are no UTF-8 then.
             bytes.extend(part.chars().map(|character| character as u8));
         }
         bytes
@@ -51,10 +51,10 @@ fn case(name: &'static str, text: impl Into<String>) -> Case {
     }
 }
 
-/// A request that only a wrong reader sees.
+/// A request that only a wrong reader finds.
 const INNER: &str = "GET @/smuggled HTTP/1.1\r\nHost: h\r\n\r\n";
 
-/// A request with these header lines, what follows its head, and a usual request behind it.
+/// Returns a request with these header lines, bytes behind its head, and an ordinary request.
 fn post(name: &'static str, lines: &str, body: &str) -> Case {
     case(
         name,
@@ -309,10 +309,10 @@ pub fn requests() -> Vec<Case> {
     ]
 }
 
-/// A request that a server takes, made for a path.
+/// Builder of a request for a path that a server accepts.
 type Hostile = fn(&str) -> Vec<u8>;
 
-/// Requests that these servers take, but the agent does not follow.
+/// Returns requests that these servers accept and the agent does not follow.
 pub fn survivors(server: &str) -> Vec<(&'static str, Hostile)> {
     let long_line: Hostile = |path| {
         let line = "x".repeat(1 << 20);
@@ -328,7 +328,7 @@ pub fn survivors(server: &str) -> Vec<(&'static str, Hostile)> {
     }
 }
 
-/// A response with this status line, header lines and all that follows.
+/// Returns a response with this status line, header lines and body.
 fn response(name: &'static str, line: &str, lines: &str, body: &str) -> Case {
     case(name, format!("HTTP/1.1 {line}\r\n{lines}\r\n{body}"))
 }

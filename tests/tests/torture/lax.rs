@@ -1,4 +1,4 @@
-//! Forms that HTTP does not allow, at real servers and clients: whatever status went over the wire is in a span.
+//! Messages that HTTP does not allow, at real servers and clients: a span has each status that was on the wire.
 
 use std::{
     collections::BTreeMap,
@@ -19,12 +19,12 @@ use spoor_tests::{
 
 use crate::statuses;
 
-/// How long an end may be silent. A server that is silent for so long waits for more of a request; a test that waits for a
-/// client so long fails.
+/// Longest silence of an end. A server that is silent for longer waits for the rest of a request; a client that is
+/// fails the test.
 const SILENCE: Duration = Duration::from_secs(2);
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What is sent to each server. All but garbage ask for `/a`.
+/// Requests for each server. All but garbage ask for `/a`.
 const REQUESTS: &[(&str, &str)] = &[
     ("usual", "GET /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"),
     (
@@ -114,7 +114,7 @@ const REQUESTS: &[(&str, &str)] = &[
         "absolute",
         "GET http://h/a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
     ),
-    // No request lines: a server may refuse them, or make something of them.
+    // No request lines: a server may refuse them, or accept them in some way.
     ("no-request", "GET\r\n\r\n"),
     (
         "four-words",
@@ -131,7 +131,7 @@ const REQUESTS: &[(&str, &str)] = &[
     ("binary", "\0\x01\x02\x03\u{ff}\u{fe}\r\n\r\n"),
 ];
 
-/// Cases whose first line is none of HTTP/1: only a refusal shows that the server speaks HTTP.
+/// Cases whose first line is no HTTP/1: only a refusal shows that the server speaks HTTP.
 const UNREADABLE: &[&str] = &[
     "no-request",
     "four-words",
@@ -142,7 +142,7 @@ const UNREADABLE: &[&str] = &[
     "binary",
 ];
 
-/// What each client gets, one a connection.
+/// Responses for each client, one on each connection.
 const RESPONSES: &[(&str, &str)] = &[
     (
         "usual",
@@ -215,7 +215,7 @@ const RESPONSES: &[(&str, &str)] = &[
     ("until-close", "HTTP/1.0 200 OK\r\n\r\nhello"),
 ];
 
-/// What a server sent back to a case of [`REQUESTS`] on a connection from this port.
+/// A server's answer to a case of [`REQUESTS`], on a connection from this port.
 struct Answered {
     case: &'static str,
     port: u16,
@@ -253,7 +253,7 @@ fn lax_servers() -> Result<()> {
         .collect::<Result<Vec<_>>>()?
         .concat();
     let agent = Recorder::start(&selection)?;
-    // Servers one beside the other: some wait for more of what is no request.
+    // Servers in parallel, because some wait for the rest of an invalid request.
     let answered = thread::scope(|scope| {
         let asking: Vec<_> = services
             .iter()
@@ -267,7 +267,7 @@ fn lax_servers() -> Result<()> {
     for (service, answered) in services.iter().zip(&answered) {
         let mut taken = Vec::new();
         for Answered { case, port, statuses } in answered {
-            // Connections to two servers may come from one port.
+            // Connections to two servers may have the same source port.
             let at_service = |span: &&Span| match span.request_id() {
                 Some(asked) => asked == service.name,
                 None => port_of(span, "server.port") == Some(service.address.port()),
@@ -310,7 +310,7 @@ fn port_of(span: &Span, attribute: &str) -> Option<u16> {
     span.attributes.get(attribute)?.as_u64()?.try_into().ok()
 }
 
-/// Sends each request on a connection of its own. Its id is the service's name.
+/// Sends each request on a connection of its own, with the service's name as its id.
 fn ask_all(server: &Service) -> Result<Vec<Answered>> {
     let identified = format!("Host: h\r\nX-Request-Id: {}", server.name);
     let ask = |&(case, text): &(&'static str, &str)| {
@@ -321,7 +321,7 @@ fn ask_all(server: &Service) -> Result<Vec<Answered>> {
         let text = text.replacen("Host: h", &identified, 1);
         socket.write_all(&text.chars().map(|character| character as u8).collect::<Vec<_>>())?;
         let mut received = Vec::new();
-        // A server that waits for more answers when it learns that there is none.
+        // A server that waits for more answers once the client has ended its half.
         for _ in 0..2 {
             match socket.read_to_end(&mut received) {
                 Ok(_) => break,
@@ -330,7 +330,7 @@ fn ask_all(server: &Service) -> Result<Vec<Answered>> {
                 Err(error) => return Err(error.into()),
             }
         }
-        // An answer without a head is none of HTTP/1.
+        // An answer without a head is no HTTP/1.
         let statuses = if received.starts_with(b"HTTP/1.") {
             statuses(&received)
         } else {
@@ -358,7 +358,7 @@ fn lax_clients() -> Result<()> {
     ];
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let url = format!("http://{}/a", listener.local_addr()?);
-    // A process for each response: some clients end with the first that they refuse.
+    // A process for each response, because some clients end at the first one that they refuse.
     let mut prepared = Vec::new();
     for (name, client) in clients {
         let of_each = (0..RESPONSES.len()).map(|number| {
@@ -401,7 +401,7 @@ fn lax_clients() -> Result<()> {
                 .nth(1)
                 .and_then(|status| status.parse().ok());
             match truth.first().map(|event| event.outcome) {
-                // aiohttp takes the second blank for the status, and says 0.
+                // aiohttp takes the second blank for the status, and reports 0.
                 Some(Outcome::Status(status))
                     if Some(status) == sent || (*name, *case) == ("lax-aiohttp", "two-spaces") =>
                 {
@@ -409,9 +409,9 @@ fn lax_clients() -> Result<()> {
                         wrong.push(format!("{name} {case}: answered {sent:?}, in spans {seen:?}"));
                     }
                 }
-                // curl says 0 where it read no status that it takes.
+                // curl reports 0 if it read no valid status.
                 Some(Outcome::NoAnswer | Outcome::Status(0)) | None => {
-                    // A client that refuses a response may ask again; the status was on the wire all the same.
+                    // A client that refuses a response may ask again; its status was on the wire nevertheless.
                     if seen.is_empty() || statuses.iter().any(|status| *status != sent) {
                         wrong.push(format!("{name} {case}: refused, in spans {seen:?}"));
                     }
@@ -426,10 +426,10 @@ fn lax_clients() -> Result<()> {
     Ok(())
 }
 
-/// Answers each request by the number in its id, for as long as anybody asks: one beside the other.
+/// Answers each request by the number in its id, each connection in a thread of its own.
 fn serve(listener: &TcpListener) {
     for socket in listener.incoming().map_while(Result::ok) {
-        // A client that does not like it goes away.
+        // A client may close its connection at any point.
         thread::spawn(|| answer(socket));
     }
 }

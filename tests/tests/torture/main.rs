@@ -1,7 +1,8 @@
-//! Hostile HTTP/1 over real sockets: what a strict server and a strict client (hyper, Node's llhttp) made of it is the truth.
+//! Hostile HTTP/1 over real sockets: the ground truth is the understanding of a strict server and a strict client
+//! (hyper, Node's llhttp).
 //!
-//! The agent may say less (a message that it calls malformed gives no span, and is counted), but nothing else: no request
-//! that the server did not see, no other method, target, status or size. And what comes behind is there again.
+//! The agent may report less (a malformed message gives no span, and is counted), but nothing else: no request that the
+//! server did not see, no other method, target, status or size. And it finds the messages behind again.
 
 mod cases;
 mod lax;
@@ -23,13 +24,13 @@ use spoor_tests::{
 };
 use strict::{PARSERS, Strict};
 
-/// How long an end may be silent. Nothing is decided by it: a test that waits so long fails.
+/// Longest silence of an end. It decides nothing: a test that waits so long fails.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// The statuses that came back, by the case's path.
+/// Statuses of the answers, by the case's path.
 type Played = BTreeMap<String, Vec<u16>>;
 
-/// A request as its server tells of it: method, path, bytes of the body.
+/// A request in the server's log: method, path, bytes of the body.
 type Exchange = (String, String, u64);
 
 #[test]
@@ -96,7 +97,7 @@ fn clients() -> Result<()> {
     judge_clients(&played, &sent, &spans, given_up).with_context(|| format!("the agent said:\n{said}"))
 }
 
-/// Exchanges and messages that the agent gave up, and counted.
+/// Returns the number of exchanges and messages that the agent gave up and counted.
 fn given_up(tape: &Recorded) -> Result<u64> {
     let counters = tape.counters()?;
     println!(
@@ -114,7 +115,7 @@ fn given_up(tape: &Recorded) -> Result<u64> {
     Ok(given_up.iter().filter_map(|name| counters.get(name)).sum())
 }
 
-/// Sends bytes in two writes, and nothing more; gives the statuses of all that comes back until the server closes.
+/// Sends bytes in two writes; returns the statuses of all answers until the server closes.
 fn ask(port: u16, bytes: &[u8], split: usize) -> Result<Vec<u16>> {
     let socket = TcpStream::connect(("127.0.0.1", port))?;
     socket.set_read_timeout(Some(LIMIT))?;
@@ -122,7 +123,8 @@ fn ask(port: u16, bytes: &[u8], split: usize) -> Result<Vec<u16>> {
     Ok(statuses(&received))
 }
 
-/// A server closes while a large request is still sent: what it answered before is read all the same.
+/// Sends bytes in two writes and returns all answers. A server may close while a large request is being sent: earlier
+/// answers are read nevertheless.
 fn send(mut socket: &TcpStream, bytes: &[u8], split: usize) -> Result<Vec<u8>> {
     socket.set_nodelay(true)?;
     let (first, rest) = bytes.split_at(bytes.len() * split / (cases::SPLITS + 1));
@@ -140,7 +142,7 @@ fn send(mut socket: &TcpStream, bytes: &[u8], split: usize) -> Result<Vec<u8>> {
     }
 }
 
-/// The statuses of final responses: both servers answer nothing that holds such a line in its body.
+/// Returns the statuses of final responses. Neither server answers with a body that looks like one.
 fn statuses(received: &[u8]) -> Vec<u16> {
     let text = String::from_utf8_lossy(received);
     let heads = text
@@ -162,7 +164,8 @@ fn respond(mut socket: &TcpStream, bytes: &[u8], split: usize) -> Result<()> {
     Ok(())
 }
 
-/// Requests that the server takes and the agent does not, then usual ones on the same connection: these are found again.
+/// Sends requests that the server accepts and the agent does not, then ordinary ones on the same connection, which the
+/// agent must find.
 fn survive(server: &Strict) -> Result<()> {
     for (name, hostile) in cases::survivors(server.name) {
         let mut socket = TcpStream::connect(("127.0.0.1", server.port))?;
@@ -192,7 +195,7 @@ fn judge_servers(played: &Played, handled: &[Exchange], spans: &[Span], given_up
     let mut unread = 0;
     for span in spans {
         ensure!(span.kind == Kind::Server, "a span that is no server's: {span:?}");
-        // What could not be read has no path: only that it was refused is known.
+        // An unreadable request has no path: only its refusal is known.
         if span.text("url.path").is_none() {
             unread += 1;
             ensure!(
@@ -207,7 +210,7 @@ fn judge_servers(played: &Played, handled: &[Exchange], spans: &[Span], given_up
         let method = original.or(span.text("http.request.method")).unwrap_or_default();
         let statuses = played.iter().find(|(case, _)| path.starts_with(case.as_str()));
         let statuses = statuses.map_or(&[200][..], |(_, statuses)| statuses.as_slice());
-        // What was answered is what went over the wire: a server may have refused what follows before its handler answered.
+        // A server may refuse the following bytes before its handler answers, so the answers on the wire count.
         let answered = match span.status() {
             Some(status) => statuses.contains(&status),
             None => span.text("error.type").is_some(),
@@ -220,7 +223,7 @@ fn judge_servers(played: &Played, handled: &[Exchange], spans: &[Span], given_up
             spoken += 1;
             continue;
         }
-        // What the server refused: its first request that is none, answered with an error or by closing.
+        // The refused part: the first request that is none, answered with an error or by closing.
         let refused = answered && span.status().is_none_or(|status| status >= 400);
         if !refused || path.contains(SMUGGLED) || handled.iter().any(|exchange| exchange.1 == path) {
             wrong.push(format!(
@@ -229,7 +232,7 @@ fn judge_servers(played: &Played, handled: &[Exchange], spans: &[Span], given_up
             ));
         }
     }
-    // Handled, but the connection was closed before the handler's answer: nobody saw that one.
+    // Handled, but the connection closed before the handler's answer: no end saw it.
     let mut silent: BTreeMap<&str, usize> = BTreeMap::new();
     for exchange in &left {
         let (answers, all) = counts(played, handled, &exchange.1);
@@ -265,7 +268,7 @@ fn judge_servers(played: &Played, handled: &[Exchange], spans: &[Span], given_up
     Ok(())
 }
 
-/// How many answers came back in the case of a path, and how many requests its server handled.
+/// Returns the numbers of answers and of handled requests in the case of a path.
 fn counts(played: &Played, handled: &[Exchange], path: &str) -> (usize, usize) {
     let Some((case, statuses)) = played.iter().find(|(case, _)| path.starts_with(case.as_str())) else {
         return (1, 1);
@@ -308,9 +311,9 @@ fn judge_clients(
         };
         let bytes = span.attributes.get("http.response.body.size").and_then(Value::as_u64);
         let says = span.status().map(|status| format!("{status} {}", bytes.unwrap_or(0)));
-        // Where it ends is in doubt: all clients that take it read the same status.
+        // Its end is in doubt: all clients that accept it read the same status.
         let doubtful = bytes.is_none() && span.text("error.type").is_none();
-        // What these clients refuse, others take: the status was on the wire.
+        // These clients refuse it, others accept it: the status was on the wire.
         let on_the_wire = span
             .status()
             .is_some_and(|status| sent.get(path).is_some_and(|sent| sent.contains(&status)));
@@ -359,7 +362,7 @@ fn path_of(span: &Span) -> String {
     path.unwrap_or(url).split('#').next().unwrap_or_default().to_owned()
 }
 
-/// `bare-lf` of `/hyper/bare-lf-3/…`.
+/// Returns `bare-lf` for `/hyper/bare-lf-3/…`.
 fn case_of(path: &str) -> &str {
     let name = path.split('/').nth(2).unwrap_or_default();
     match name.rsplit_once('-') {

@@ -1,4 +1,4 @@
-//! The strict programs: what they understood is the truth.
+//! Strict programs: their understanding is the ground truth.
 
 use std::{
     io::{Read, Write},
@@ -12,7 +12,7 @@ use spoor_tests::line_process::LineProcess;
 
 use crate::Exchange;
 
-/// Their names, and what runs them.
+/// Names of the parsers, and their commands.
 pub const PARSERS: [(&str, &[&str]); 2] = [
     ("hyper", &[env!("CARGO_BIN_EXE_strict")]),
     (
@@ -26,7 +26,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// A running program.
 pub struct Strict {
     pub name: &'static str,
-    /// Where it serves.
+    /// Port at which it serves.
     pub port: u16,
     process: LineProcess,
 }
@@ -45,7 +45,7 @@ impl Strict {
         })
     }
 
-    /// The next line that it says.
+    /// Returns the next line of its output.
     pub fn line(&self) -> Result<String> {
         self.process.line()
     }
@@ -54,7 +54,7 @@ impl Strict {
         self.process.tell(line)
     }
 
-    /// All requests that the server was given, up to one that is sent now.
+    /// Returns all requests that the server has got, up to one that is sent now.
     pub fn handled(&mut self) -> Result<Vec<Exchange>> {
         let mut socket = TcpStream::connect(("127.0.0.1", self.port))?;
         let last = format!("/{}/last", self.name);
@@ -79,7 +79,7 @@ impl Strict {
     }
 }
 
-/// The agent's selection of these.
+/// Returns the agent's selection of these programs.
 pub fn selection(programs: &[Strict]) -> Vec<String> {
     programs
         .iter()

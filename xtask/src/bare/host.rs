@@ -1,6 +1,6 @@
-//! Configuration that a bare system copies from the host, so that its package managers reach the same servers: name servers,
-//! certificates, proxies, mirrors. Only files and variables that those programs read themselves; nothing is named here
-//! that belongs to one site.
+//! Configuration that a bare system copies from the host, so that its package managers reach the same servers: name
+//! servers, certificates, proxies, mirrors. Only files and variables that those programs read themselves; nothing here
+//! belongs to one site.
 
 use std::{
     env, fs,
@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 
 use crate::tools;
 
-/// Files and folders at the same place in the bare system; those of the home folder begin with `~`.
+/// Files and folders at the same place in the bare system. A leading `~` stands for the home folder.
 const FILES: [&str; 16] = [
     "/etc/resolv.conf",
     "/etc/hosts",
@@ -31,7 +31,7 @@ const FILES: [&str; 16] = [
     "~/.netrc",
 ];
 
-/// Variables, or what their names begin with, in any case.
+/// Names or prefixes of variables, compared without case.
 const VARIABLES: [&str; 18] = [
     "http_proxy",
     "https_proxy",
@@ -72,7 +72,7 @@ pub fn copy_files(root: &Path) -> Result<()> {
         .context("cannot write apt's configuration of the bare system")
 }
 
-/// Copies a file, what a link points at, or what a folder holds.
+/// Copies a file, the target of a link, or the content of a folder.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     let context = || format!("cannot copy {} to {}", from.display(), to.display());
     if from.is_dir() {
@@ -85,20 +85,20 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     if let Some(folder) = to.parent() {
         fs::create_dir_all(folder).with_context(context)?;
     }
-    // A link there may point at a file of this machine.
+    // A link in the bare system may point at a file of this machine.
     if fs::symlink_metadata(to).is_ok() {
         fs::remove_file(to).with_context(context)?;
     }
     fs::copy(from, to).map(drop).with_context(context)
 }
 
-/// How this machine's apt fetches, in the form of apt.conf(5).
+/// Returns how this machine's apt fetches, in the form of apt.conf(5).
 pub fn apt_options() -> String {
     let dump = tools::output("apt-config", &["dump", "Acquire"]).unwrap_or_default();
     fetching(&dump)
 }
 
-/// The lines of `apt-config dump` that say how to fetch, and not what.
+/// Keeps the lines of `apt-config dump` that say how to fetch, not what.
 fn fetching(dump: &str) -> String {
     const WHAT: [&str; 5] = ["", "IndexTargets", "Languages", "GzipIndexes", "CompressionTypes"];
     let says_how = |line: &&str| {
@@ -115,7 +115,7 @@ fn fetching(dump: &str) -> String {
     dump.lines().filter(says_how).map(|line| format!("{line}\n")).collect()
 }
 
-/// The variables, as a shell script that sets them.
+/// Returns a shell script that sets the variables.
 pub fn environment() -> String {
     let variables =
         env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
@@ -130,11 +130,11 @@ pub fn environment() -> String {
 fn is_for_package_managers(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let is_name = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    // The place of the toolchains is another one there.
+    // The bare system has its toolchains at another place.
     is_name && name != "rustup_home" && VARIABLES.iter().any(|start| name.starts_with(start))
 }
 
-/// This user's home folder.
+/// Returns this user's home folder.
 ///
 /// # Errors
 /// `HOME` is not set.

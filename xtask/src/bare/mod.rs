@@ -1,10 +1,10 @@
-//! `cargo xtask test --bare`: what a user does on a fresh machine, on a system that has next to nothing.
+//! `cargo xtask test --bare`: the steps of a new user, on a system with almost nothing installed.
 //!
-//! The system is a minimal Debian or Ubuntu of this machine's own release in a folder, entered with a mount namespace
-//! of its own; processes and network are the machine's, for Spoor needs the host's PID namespace. What a test on a
-//! machine with leftovers cannot see is seen here: each thing that setup forgets to install is missing.
+//! The system is a minimal Debian or Ubuntu of this machine's own release, in a folder, with a mount namespace of its
+//! own. Processes and network are the machine's, because Spoor needs the host's PID namespace. A machine with leftovers
+//! hides what setup forgets to install; here it is missing.
 //!
-//! `.cache/bare` keeps the base system and what package managers fetched, so later runs need the network little.
+//! `.cache/bare` keeps the base system and the package managers' caches, so later runs need little network.
 
 mod host;
 mod root;
@@ -25,10 +25,10 @@ use crate::{
     tools::{self, Run, SPOOR_BIN},
 };
 
-/// Within which a user is to see a first trace; a longer time is said, and no failure: other machines are slower.
+/// Longest time until a user sees a first trace. A longer time is printed and is no failure: other machines are slower.
 const FIRST_TRACE: Duration = Duration::from_secs(300);
 
-/// The README's commands from nothing: the demo, the setup of everything, each server and client.
+/// Runs the README's commands from nothing: the demo, the setup of everything, each server and client.
 ///
 /// # Errors
 /// One of them fails, or leaves something behind.
@@ -70,14 +70,14 @@ pub fn from_nothing() -> Result<()> {
     Ok(())
 }
 
-/// The setup of the tests on a bare system, and there the demo and each server and client, with the binaries that this
+/// Runs the setup of the tests on a bare system, then the demo and each server and client, with the binaries that this
 /// machine has built already.
 ///
 /// # Errors
 /// One of them fails, or leaves something behind.
 pub fn with_what_is_built(spoor: &Path) -> Result<()> {
     let mut times = Times::default();
-    // Of the whole workspace, as the other steps build: alone, the crates that they share would be built once more.
+    // Built with the whole workspace, as in the other steps: alone, cargo would build the shared crates once more.
     Run::cargo(["build", "--workspace", "--bin", "demo"]).status()?;
     let services = release::test_program(checks::SERVICES)?;
     let debug = tools::target_dir()?.join("debug");
@@ -87,7 +87,8 @@ pub fn with_what_is_built(spoor: &Path) -> Result<()> {
     for program in [spoor, &xtask, &demo, &services, &debug.join("hyperpeer")] {
         root.bring(program)?;
     }
-    // The collector's build takes long. bpf-linker is built there: it needs an LLVM that is not installed yet.
+    // Brought along, because its build takes long. bpf-linker is built inside: it needs an LLVM that is not installed
+    // yet.
     root.bring(&tools::cache().join("bin").join("otel-collector"))?;
     let path = |path: &Path| path.to_string_lossy().into_owned();
     timed(&mut times, "setup", || root.run(&[&path(&xtask), "setup", "test"]))?;

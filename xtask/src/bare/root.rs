@@ -1,4 +1,4 @@
-//! The bare system itself: a folder, and commands in it.
+//! The bare system: a folder, and commands that run in it.
 
 use std::{
     collections::hash_map::DefaultHasher,
@@ -12,10 +12,10 @@ use anyhow::{Context as _, Result, ensure};
 use super::{host, sources};
 use crate::tools::{self, Run};
 
-/// What the README presupposes: a C compiler, which Rust links with, git, and certificates.
+/// Packages that the README presupposes: a C compiler, which Rust links with, git, and certificates.
 const PRESUPPOSED: &str = "ca-certificates,gcc,git,libc6-dev";
 
-/// Caches of package managers that outlive a system: folder in `.cache/bare`, and place in the system.
+/// Caches of package managers that outlive a system: the folder in `.cache/bare`, and the place in the system.
 const CACHES: [(&str, &str); 4] = [
     ("debs", "var/cache/apt/archives"),
     ("crates", "root/.cargo/registry"),
@@ -23,8 +23,8 @@ const CACHES: [(&str, &str); 4] = [
     ("go", "root/go/pkg/mod"),
 ];
 
-/// Enters the system `$1` in the mount namespace in which it runs, and runs `$6…` in the folder `$5`. All mounts end
-/// with the namespace, when its last process does. `$2`: where caches are; `$3`, `$4`: rustup's and cargo's folders.
+/// Enters the system `$1` in a mount namespace, and runs `$6…` in the folder `$5`. All mounts end with the namespace,
+/// when its last process does. `$2`: folder of the caches; `$3`, `$4`: rustup's and cargo's folders.
 const ENTER: &str = r#"
 set -e
 root=$1 caches=$2 rustup=$3 cargo=$4 folder=$5
@@ -43,8 +43,8 @@ mount -o remount,bind,ro "$root/root/.cargo/bin"
 exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot "$root" /bin/sh -c '. /root/environment; cd "$0"; exec "$@"' "$folder" "$@"
 "#;
 
-/// A bare system in a folder, with this repository at the same path as here. [`Root::remove`] takes it away; one that a
-/// failure left is taken away by the next run, so that it can be looked at.
+/// A bare system in a folder, with this repository at the same path as here. [`Root::remove`] deletes it. One that a
+/// failure left stays until the next run, so that you can look at it.
 pub struct Root {
     path: PathBuf,
     /// One run at a time: apt locks its cache.
@@ -52,7 +52,7 @@ pub struct Root {
 }
 
 impl Root {
-    /// Makes it: from nothing, or from the base system that an earlier run built.
+    /// Makes the system: from nothing, or from the base system that an earlier run built.
     ///
     /// # Errors
     /// It cannot be built.
@@ -82,7 +82,7 @@ impl Root {
         Ok(root)
     }
 
-    /// Configuration of this machine, mount points and the repository.
+    /// Adds this machine's configuration, mount points and the repository.
     fn furnish(&self) -> Result<()> {
         host::copy_files(&self.path)?;
         let mut list = String::new();
@@ -106,7 +106,7 @@ impl Root {
         write(&self.path.join("root/environment"), &environment)?;
         let here = self.inside(&tools::root());
         fs::create_dir_all(&here).context("cannot make the folder of the repository")?;
-        // What git knows or would: not what was built here.
+        // Files that git knows, and new ones that it does not ignore: no build results.
         Run::program("sh")
             .args([
                 "-c",
@@ -137,7 +137,7 @@ impl Root {
         self.lines(command, |_| {})
     }
 
-    /// The same; each line that it prints is handed over.
+    /// Runs a command like [`Root::run`], and hands over each line that it prints.
     ///
     /// # Errors
     /// It fails, or leaves processes or the guard against services.
@@ -167,14 +167,14 @@ impl Root {
         Ok(())
     }
 
-    /// Ends what still runs inside; gives it in words.
+    /// Ends the processes that still run inside; returns a line for each.
     fn end_processes(&self) -> Result<Vec<String>> {
         let namespace = fs::read_to_string(self.path.with_extension("namespace")).unwrap_or_default();
         let namespace = namespace.trim();
         let mut left = Vec::new();
         for entry in fs::read_dir("/proc").context("cannot list the processes")? {
             let process = entry.context("cannot list the processes")?.path();
-            // A process may end while we look, and most entries are none.
+            // A process may end meanwhile, and most entries of /proc are no processes.
             let is_inside = fs::read_link(process.join("ns/mnt")).is_ok_and(|its| its.as_os_str() == namespace);
             if is_inside && let Some(id) = process.file_name().and_then(|name| name.to_str()) {
                 let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
@@ -185,7 +185,7 @@ impl Root {
         Ok(left)
     }
 
-    /// Takes the system away.
+    /// Deletes the system.
     ///
     /// # Errors
     /// Something is mounted there, or it cannot be removed.
@@ -196,7 +196,7 @@ impl Root {
     fn remove_folder(&self) -> Result<()> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot read the list of mounts")?;
         let path = self.path.to_string_lossy();
-        // Nothing of this machine may be removed through a mount that somebody made by hand.
+        // A mount that somebody made by hand must not lead the removal to files of this machine.
         ensure!(
             !mounts.lines().any(|line| line.contains(&*path)),
             "something is mounted below {path}: take it away with umount"
@@ -213,7 +213,8 @@ impl Root {
     }
 }
 
-/// The base system in an archive, which is built when it is not there, or for another release or other sources.
+/// Returns the archive of the base system. Builds it if it is missing, or made for another release or from other
+/// sources.
 fn base(home: &Path) -> Result<PathBuf> {
     let codename = sources::codename()?;
     let list = sources::of_release(&codename);

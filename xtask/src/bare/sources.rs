@@ -1,10 +1,10 @@
-//! Where this machine's own release has its packages, from apt's lists of sources.
+//! Package sources of this machine's own release, from apt's lists.
 
 use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
 
-/// The release's name, as `bookworm`.
+/// Returns the release's name, such as `bookworm`.
 ///
 /// # Errors
 /// `/etc/os-release` does not say it.
@@ -16,7 +16,7 @@ pub fn codename() -> Result<String> {
     Ok(name.trim_matches('"').to_owned())
 }
 
-/// Lines for `sources.list` with the release's own packages; other sources of the machine are left out.
+/// Returns lines for `sources.list` with the release's own packages. Leaves out other sources of the machine.
 pub fn of_release(codename: &str) -> String {
     let folder = Path::new("/etc/apt/sources.list.d");
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
@@ -25,7 +25,7 @@ pub fn of_release(codename: &str) -> String {
     files.sort();
     let mut lines = String::new();
     for file in files {
-        // One that cannot be read is none of apt's either.
+        // apt cannot use an unreadable file either.
         let Ok(text) = fs::read_to_string(&file) else { continue };
         match file.extension().and_then(|extension| extension.to_str()) {
             Some("list") => lines += &from_lines(&text, codename),
@@ -41,7 +41,7 @@ fn is_own(suite: &str, components: &[&str], codename: &str) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '/'])) && components.contains(&"main")
 }
 
-/// `deb [options] URI suite component…`: sources.list(5).
+/// Reads lines `deb [options] URI suite component…`: sources.list(5).
 fn from_lines(text: &str, codename: &str) -> String {
     let is_ours = |line: &&str| {
         let Some(rest) = line.trim().strip_prefix("deb ") else {
@@ -60,7 +60,7 @@ fn from_lines(text: &str, codename: &str) -> String {
     lines.map(|line| format!("{}\n", line.trim())).collect()
 }
 
-/// Stanzas of fields: deb822 style of sources.list(5).
+/// Reads stanzas of fields: the deb822 style of sources.list(5).
 fn from_stanzas(text: &str, codename: &str) -> String {
     let without_comments: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
     let text = without_comments.join("\n");
@@ -78,7 +78,7 @@ fn from_stanzas(text: &str, codename: &str) -> String {
             continue;
         }
         let components = words("Components");
-        // A key in the stanza itself has no place in a line; the release's own are known by file.
+        // A key inside the stanza fits in no line; the release's own keys are files.
         let key = field("Signed-By").filter(|key| key.starts_with('/'));
         let options = key.map(|key| format!("[signed-by={key}] ")).unwrap_or_default();
         for suite in words("Suites") {

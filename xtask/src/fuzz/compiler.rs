@@ -1,8 +1,8 @@
-//! Which crates the fuzzer watches: those of this repository.
+//! Chooses the crates that the fuzzer watches: those of this repository.
 //!
-//! cargo has no flags for one package on a stable compiler (`profile-rustflags` is unstable), so xtask stands in for rustc
-//! while the targets are built, and takes the instrumentation away from all other crates. With it, what the fuzzer found
-//! "new" was mostly in parsers of others (of globs, numbers, JSON), and each run was slower for it.
+//! cargo has no flags for one package on a stable compiler (`profile-rustflags` is unstable), so xtask stands in for
+//! rustc while the targets are built, and drops the instrumentation from all other crates. With it, most "new" edges
+//! were in others' parsers (globs, numbers, JSON), and each run was slower.
 
 use std::{
     env,
@@ -18,10 +18,10 @@ use crate::tools::Run;
 /// Set for the xtask that stands in for rustc.
 const VARIABLE: &str = "SPOOR_FUZZ_COMPILER";
 
-/// The packages that are watched.
+/// The packages that the fuzzer watches.
 const OURS: [&str; 3] = ["agent-ebpf", "spoor", "spoor-fuzz"];
 
-/// LLVM's coverage counters for libFuzzer, no sanitizer, and rustc's own coverage for the report.
+/// Flags for LLVM's coverage counters for libFuzzer, no sanitizer, and rustc's own coverage for the report.
 const INSTRUMENTATION: [&str; 6] = [
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
@@ -31,10 +31,11 @@ const INSTRUMENTATION: [&str; 6] = [
     "-Cinstrument-coverage",
 ];
 
-/// For libraries to know, and so that the addresses that the fuzzer prints are those of the file.
+/// Flags for all crates: libraries see that they are fuzzed, and the addresses that the fuzzer prints are those in the
+/// file.
 const FOR_ALL: [&str; 2] = ["--cfg=fuzzing", "-Crelocation-model=static"];
 
-/// Instruments what this cargo builds. It gets the flags for all crates, so that it builds anew when they change.
+/// Instruments the build of this cargo. All flags are in its environment, so that it builds anew when they change.
 pub fn instrument(cargo: Run) -> Result<Run> {
     let this = env::current_exe().context("cannot find the running xtask")?;
     Ok(cargo
@@ -46,12 +47,12 @@ pub fn instrument(cargo: Run) -> Result<Run> {
         .env(VARIABLE, "1"))
 }
 
-/// Whether this process is to be rustc.
+/// Returns whether this process stands in for rustc.
 pub fn is_asked() -> bool {
     env::var_os(VARIABLE).is_some()
 }
 
-/// Becomes rustc: cargo gives its path, then its arguments. Returns only if that fails.
+/// Becomes rustc. cargo passes rustc's path, then its arguments. Returns only if that fails.
 pub fn become_rustc() -> Result<ExitCode> {
     let mut arguments = env::args_os().skip(1);
     let rustc = arguments.next().context("no compiler is named")?;

@@ -1,6 +1,6 @@
-//! `cargo xtask fuzz`: the fuzz targets of `tests/fuzz`, run for a while each, and what their corpus covers.
+//! `cargo xtask fuzz`: runs the fuzz targets of `tests/fuzz` for a while each, and measures what their corpus covers.
 //!
-//! The crate is built as cargo-fuzz would (its layout is cargo-fuzz's, too), but by flags that a stable compiler takes
+//! The crate has cargo-fuzz's layout and is built as cargo-fuzz would, but by flags that a stable compiler takes
 //! ([`compiler`]), and with instrumentation in our crates only.
 
 pub mod compiler;
@@ -23,30 +23,30 @@ use tempfile::TempDir;
 use self::outcome::{Outcome, Uncovered};
 use crate::tools::{self, Run};
 
-/// The crate, from the workspace's folder.
+/// Manifest of the fuzz crate, from the workspace's folder.
 pub const MANIFEST: &str = "tests/fuzz/Cargo.toml";
 
-/// The targets, the longest first.
+/// The targets, the one with the longest runs first.
 const TARGETS: [&str; 6] = ["core", "http1", "process", "tape", "text", "framing"];
 
-/// The agent's tests run on this machine; fuzzing needs no other.
+/// The target triple. The agent's tests run on this machine; fuzzing needs no other.
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
-/// An input that takes longer has found a hang.
+/// Time limit of an input, in seconds: a longer one is a hang.
 const HANG_SECONDS: u32 = 20;
 
-/// An input that takes more memory has found a leak, or something without a bound.
+/// Memory limit of an input, in MiB: more is a leak, or something without a bound.
 const MEMORY_MIB: u32 = 1024;
 
-/// Another one in each run.
+/// Seed that differs in each run.
 const ANY_SEED: u32 = 0;
-/// A test that fails should fail again.
+/// Seed of `cargo xtask test`: a test that fails should fail again.
 const TEST_SEED: u32 = 1;
 
-/// What the corpus must cover of the lines of [`PARSERS`], in per cent.
+/// Share of the lines of [`PARSERS`] that the corpus must cover, in per cent.
 const MUST_COVER: f64 = 95.0;
 
-/// What takes bytes from outside apart. Line coverage of these is the bar.
+/// Files that parse bytes from outside. Line coverage of these is the bar.
 const PARSERS: &[&str] = &[
     "agent-ebpf/src/classify.rs",
     "agent-ebpf/src/frame/chunk.rs",
@@ -112,7 +112,7 @@ const PARSERS: &[&str] = &[
     "agent/src/engine/context/traceparent.rs",
 ];
 
-/// What decides on what the parsers say: shown, and no bar.
+/// Files that decide on the parsers' results. Their coverage is shown and has no bar.
 const DECIDERS: [&str; 8] = [
     "agent/src/engine/causality",
     "agent/src/engine/closing.rs",
@@ -124,10 +124,10 @@ const DECIDERS: [&str; 8] = [
     "agent/src/engine/workloads.rs",
 ];
 
-/// All of Spoor's own code that the targets are built with.
+/// Folders of Spoor's own code in the targets.
 const CRATES: [&str; 2] = ["agent/src", "agent-ebpf/src"];
 
-/// What to do with the targets.
+/// Command line of `cargo xtask fuzz`.
 #[derive(clap::Args)]
 pub struct Options {
     /// How long each target runs
@@ -144,7 +144,7 @@ pub struct Options {
     pub target: Option<String>,
 }
 
-/// `cargo xtask fuzz`
+/// Runs `cargo xtask fuzz`.
 pub fn fuzz(options: &Options) -> Result<()> {
     let fuzzer = Fuzzer::build()?;
     let wanted = |target: &&&str| options.target.as_deref().is_none_or(|only| only == **target);
@@ -162,7 +162,7 @@ pub fn fuzz(options: &Options) -> Result<()> {
     fuzzer.cover(&profile, options.target.is_none())
 }
 
-/// The step of `cargo xtask test`: each target for so many minutes, then the bar.
+/// Runs each target for that many minutes, then checks the bar: the step of `cargo xtask test`.
 pub fn test(minutes: f64) -> Result<()> {
     let fuzzer = Fuzzer::build()?;
     let profile = fuzzer.profile()?;
@@ -170,14 +170,14 @@ pub fn test(minutes: f64) -> Result<()> {
     fuzzer.cover(&profile, true)
 }
 
-/// The targets, built.
+/// The built targets.
 struct Fuzzer {
-    /// The folder of what the runs leave: inputs, artifacts, profiles.
+    /// Folder of the runs' results: inputs, artifacts, profiles.
     folder: PathBuf,
-    /// Where the built targets are.
+    /// Folder of the built targets.
     programs: PathBuf,
-    /// Where the targets put files, which are gone with this. In memory where there is such a place: `process` writes so
-    /// many that it is 20 times as fast there.
+    /// Folder of the targets' own files, deleted with this value. In memory where possible: `process` writes so many
+    /// files that it is 20 times as fast there.
     temporary: TempDir,
 }
 
@@ -204,7 +204,7 @@ impl Fuzzer {
         self.programs.join(target)
     }
 
-    /// Inputs of the last runs, which are not in the repository.
+    /// Returns the folder of inputs that earlier runs found and the repository does not have.
     fn found(&self, target: &str) -> Result<PathBuf> {
         let folder = self.folder.join("corpus").join(target);
         fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
@@ -215,7 +215,7 @@ impl Fuzzer {
         let mut command = Command::new(self.binary(target));
         command
             .current_dir(tools::root())
-            // Else each run would leave a profile where it stands.
+            // Without it, each run leaves a profile in the current folder.
             .env("LLVM_PROFILE_FILE", "/dev/null")
             .env("TMPDIR", self.temporary.path())
             .arg(format!("-timeout={HANG_SECONDS}"))
@@ -223,8 +223,8 @@ impl Fuzzer {
         command
     }
 
-    /// Runs targets, as many at a time as there are processors, and tells what is new to the `profile` of the repository's
-    /// corpus. A crash, a hang or too much memory is an error.
+    /// Runs targets, as many at a time as there are processors, and prints which lines are not in `profile`, the
+    /// coverage of the repository's corpus. A crash, a hang or too much memory is an error.
     fn run(&self, targets: &[&'static str], minutes: f64, seed: u32, profile: &Path) -> Result<()> {
         ensure!(
             minutes > 0.0 && minutes < 10_000.0,
@@ -305,7 +305,7 @@ impl Fuzzer {
         Ok(outcome)
     }
 
-    /// Leaves in the repository the smallest set of inputs that covers what all that are known cover.
+    /// Replaces the repository's corpus by the smallest set of inputs with the same coverage as all known inputs.
     fn keep(&self, target: &str) -> Result<()> {
         let (kept, merged) = (corpus(target), self.folder.join("merged").join(target));
         let _ = fs::remove_dir_all(&merged);
@@ -313,7 +313,7 @@ impl Fuzzer {
         let output = self
             .command(target)
             .arg("-set_cover_merge=1")
-            // Of edges, not of how often each is taken: the repository's corpus is to be small.
+            // Counts edges, not how often each is taken: that keeps the repository's corpus small.
             .arg("-use_counters=0")
             .args([&merged, &kept, &self.found(target)?])
             .output()
@@ -332,7 +332,7 @@ impl Fuzzer {
         Ok(())
     }
 
-    /// What the repository's corpus covers.
+    /// Measures the coverage of the repository's corpus; returns the profile.
     fn profile(&self) -> Result<PathBuf> {
         let profiles = self.folder.join("profiles");
         let _ = fs::remove_dir_all(&profiles);
@@ -363,7 +363,7 @@ impl Fuzzer {
         Ok(merged)
     }
 
-    /// Of Spoor's own code, what the repository's corpus does not reach.
+    /// Returns the lines of Spoor's own code that the repository's corpus does not reach.
     fn uncovered(&self, profile: &Path) -> Result<Uncovered> {
         let (mut uncovered, mut file) = (Uncovered::default(), String::new());
         self.coverage(profile, &["export", "--format=lcov"], &CRATES)
@@ -375,7 +375,7 @@ impl Fuzzer {
         Ok(uncovered)
     }
 
-    /// Prints what the repository's corpus covers. `bar`: and fails if that is too little of the parsers.
+    /// Prints the coverage of the repository's corpus. `bar`: fails if the parsers have too little.
     fn cover(&self, profile: &Path, bar: bool) -> Result<()> {
         let covered = self.report(profile, PARSERS)?;
         println!("lines that the corpus covers, by file:");
@@ -413,7 +413,7 @@ impl Fuzzer {
         Ok(covered)
     }
 
-    /// `llvm-cov` on all targets, and what it says of these sources.
+    /// Runs `llvm-cov` on all targets, for these sources.
     fn coverage(&self, profile: &Path, options: &[&str], sources: &[&str]) -> Run {
         let [first, others @ ..] = TARGETS;
         let mut run = Run::program(tools::llvm("llvm-cov"))
@@ -431,7 +431,7 @@ fn corpus(target: &str) -> PathBuf {
     tools::root().join("tests/fuzz/corpus").join(target)
 }
 
-/// Words that are hard to guess.
+/// Returns the target's dictionary: words that are hard to guess.
 fn dictionary(target: &str) -> PathBuf {
     let name = match target {
         "process" | "tape" | "text" => target,
@@ -449,7 +449,7 @@ struct Covered {
 }
 
 impl Covered {
-    /// The file, three columns on functions, then lines, those that were missed, and per cent.
+    /// Parses the file, three columns on functions, then lines, missed lines and per cent.
     fn of(line: &str) -> Option<Self> {
         let columns: Vec<&str> = line.split_whitespace().collect();
         let &[file, _, _, _, lines, missed, _] = columns.as_slice() else {

@@ -1,4 +1,4 @@
-//! What a run of a target came to, as libFuzzer tells it.
+//! Result of a target's run, from libFuzzer's output.
 
 use std::{collections::HashSet, path::Path, time::Duration};
 
@@ -6,12 +6,13 @@ use anyhow::{Result, ensure};
 
 use crate::tools::{self, Run};
 
-/// Lines of source, by file from the workspace's folder, that no input of any target's corpus in the repository reaches.
+/// Lines of source that no input of any corpus in the repository reaches, by file from the workspace's folder.
 #[derive(Debug, Default)]
 pub struct Uncovered(HashSet<(String, u32)>);
 
 impl Uncovered {
-    /// Takes a line of LCOV (`llvm-cov export --format=lcov`): of the file that `SF:` named last, `DA:<line>,<count>`.
+    /// Takes a line of LCOV (`llvm-cov export --format=lcov`). `DA:<line>,<count>` is about the file of the last `SF:`
+    /// line.
     pub fn take(&mut self, line: &str, file: &mut String) {
         if let Some(path) = line.strip_prefix("SF:") {
             *file = from_root(path).unwrap_or_default();
@@ -23,12 +24,12 @@ impl Uncovered {
         }
     }
 
-    /// Whether there are none: never, but if the report names its files in another way.
+    /// Returns whether there are none. There always are some, unless the report names its files in another way.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// `path:line:column`, from the workspace's folder and without the column, if it is one of these.
+    /// Returns the place as `path:line` from the workspace's folder, if the line is one of these.
     fn at(&self, place: &str) -> Option<String> {
         let mut parts = place.rsplitn(3, ':');
         let (_, line, path) = (parts.next()?, parts.next()?.parse().ok()?, parts.next()?);
@@ -42,12 +43,12 @@ fn from_root(path: &str) -> Option<String> {
     Some(path.display().to_string())
 }
 
-/// What a run of a target came to.
+/// Result of a target's run.
 #[derive(Debug, Default)]
 pub struct Outcome {
     target: &'static str,
     runs: u64,
-    /// Edges of the instrumented code, at the begin and at the end.
+    /// Edges of the instrumented code, at the beginning and at the end.
     edges: (u64, u64),
     /// The addresses of new edges in the program, and when they were found.
     found: Vec<(Duration, String)>,
@@ -57,7 +58,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Of a run that begins.
+    /// Creates the state of a run that begins.
     pub fn new(target: &'static str) -> Self {
         Self {
             target,
@@ -65,7 +66,7 @@ impl Outcome {
         }
     }
 
-    /// Takes a line of libFuzzer's, such as `#123 NEW cov: 45 ft: 67 corp: 8/9b …` or `NEW_PC: 0x1234`.
+    /// Takes a line of libFuzzer, such as `#123 NEW cov: 45 ft: 67 corp: 8/9b …` or `NEW_PC: 0x1234`.
     pub fn take(&mut self, line: &str, now: Duration) {
         if let Some(runs) = line.strip_prefix("stat::number_of_executed_units:") {
             self.runs = runs.trim().parse().unwrap_or(0);
@@ -79,14 +80,13 @@ impl Outcome {
         }
     }
 
-    /// The run is over: looks up in the program which lines are new. Of the new edges most are in generic code of others that is
-    /// built into ours (a hash table, whose key is another one in each run, has new ones in each), or new to this target
-    /// only.
+    /// Ends the run: looks up in the program which lines are new. Most new edges are in others' generic code that is
+    /// built into ours (a hash table has a random key, so each run takes new edges), or are new to this target only.
     pub fn end(&mut self, program: &Path, took: Duration, uncovered: &Uncovered) -> Result<()> {
         self.took = took;
         for addresses in self.found.chunks(100) {
             let mut lines = Vec::new();
-            // In the line table, the source of what is built into a function is its own.
+            // The line table names the source of inlined code, not of the function that it is inlined into.
             Run::program(tools::llvm("llvm-symbolizer"))
                 .args(["--no-inlines", "--functions=none", "--obj"])
                 .arg(program)
@@ -106,10 +106,10 @@ impl Outcome {
         Ok(())
     }
 
-    /// The head of the table.
+    /// Head of the table.
     pub const HEAD: &str = "target     runs      runs/s  edges at begin  at end  new lines; the last";
 
-    /// A row of the table.
+    /// Returns this run's row of the table.
     pub fn row(&self) -> String {
         let (begin, end) = self.edges;
         let rate = self.runs as f64 / self.took.as_secs_f64().max(0.001);

@@ -1,5 +1,5 @@
-//! Debian's kernels, and the few Debian packages that the guest's root file system is made of: fetched from the mirrors
-//! that this machine's own apt uses, by an apt with lists and a cache of its own, so that the machine's stay as they are.
+//! Debian's kernels, and the Debian packages of the guest's root file system. They come from the mirrors that this
+//! machine's apt uses, by an apt with lists and a cache of its own: the machine's stay as they are.
 
 use std::{
     cmp::Ordering,
@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::Arch;
 
-/// Where Debian's kernels of all series are; a suite that the mirror has dropped costs only itself.
+/// Suites that together have Debian's kernels of all series. A suite that the mirror has dropped costs only itself.
 const SUITES: [&str; 6] = [
     "bullseye",
     "bookworm",
@@ -22,31 +22,32 @@ const SUITES: [&str; 6] = [
     "trixie-backports",
 ];
 const SECURITY_SUITES: [&str; 3] = ["bullseye-security", "bookworm-security", "trixie-security"];
-/// Where the guest's programs come from.
+/// Suites of the guest's programs.
 const GUEST_SUITES: [&str; 1] = ["bookworm"];
-/// The guest's programs: a shell with all that an init needs, network namespaces, and what starts the tests' processes.
+/// The guest's programs: a shell with the tools of an init, network namespaces, and programs that start the tests'
+/// processes.
 const GUEST_PACKAGES: [&str; 3] = ["busybox-static", "iproute2", "util-linux"];
 
-/// A kernel that is unpacked.
+/// An unpacked kernel.
 #[derive(Clone, Debug)]
 pub struct Kernel {
-    /// For which processor.
+    /// The processor that it is for.
     pub arch: Arch,
-    /// `6.12`
+    /// Series, such as `6.12`.
     pub series: String,
-    /// `uname -r`
+    /// Release, as `uname -r` prints it.
     pub release: String,
-    /// Its folder: `vmlinuz`, `config`, `lib/modules/RELEASE`.
+    /// Folder with `vmlinuz`, `config` and `lib/modules/RELEASE`.
     pub folder: PathBuf,
 }
 
 impl Kernel {
-    /// The kernel's own modules.
+    /// Returns the folder of the kernel's own modules.
     pub fn modules(&self) -> PathBuf {
         self.folder.join("lib/modules").join(&self.release)
     }
 
-    /// Whether the kernel was built so that it can be told by a parameter how it preempts (since 5.12).
+    /// Returns whether a boot parameter can choose how the kernel preempts (since 5.12).
     pub fn can_preempt_fully(&self) -> Result<bool> {
         let config = self.folder.join("config");
         let config = fs::read_to_string(&config).with_context(|| format!("cannot read {}", config.display()))?;
@@ -54,18 +55,18 @@ impl Kernel {
     }
 }
 
-/// The cache: what is there is not fetched again.
+/// A cache: never fetches twice.
 pub struct Store {
     folder: PathBuf,
 }
 
 impl Store {
-    /// A cache in this folder.
+    /// Opens a cache in this folder.
     pub fn new(folder: PathBuf) -> Self {
         Self { folder }
     }
 
-    /// The kernels of these series (`newest`: of the newest that is packaged).
+    /// Returns the kernels of these series, fetched if needed. `newest` is the newest that is packaged.
     pub fn kernels(&self, arch: Arch, wanted: &[String]) -> Result<Vec<Kernel>> {
         let mut apt = None;
         let mut kernels: Vec<Kernel> = Vec::new();
@@ -132,7 +133,7 @@ impl Store {
         run(Command::new("depmod").arg("-b").arg(&new).arg(&release))?;
         fs::remove_dir_all(new.join("root"))?;
         fs::remove_dir_all(new.join("debs"))?;
-        // Last: what has it is whole.
+        // Written last: a folder with this file is whole.
         fs::write(new.join("release"), &release)?;
         let folder = parent.join(&series);
         if folder.exists() {
@@ -154,7 +155,7 @@ impl Store {
         })
     }
 
-    /// A root file system with what the tests call.
+    /// Returns a root file system with the programs that the tests call.
     pub fn guest_root(&self, arch: Arch) -> Result<PathBuf> {
         let folder = self.folder.join(arch.debian()).join("root");
         if folder.is_dir() {
@@ -181,24 +182,24 @@ impl Store {
     }
 }
 
-/// The packages that a kernel consists of.
+/// Packages of a kernel.
 #[derive(Debug, PartialEq, Eq)]
 struct KernelPackages {
     release: String,
-    /// `NAME=VERSION`
+    /// Names, as `NAME=VERSION`.
     names: Vec<String>,
 }
 
-/// Picks the newest kernel of a series from all packages (name, version). A kernel is one `linux-image-` package; from
-/// 6.19 on that one is empty, the kernel is in `linux-binary-`, and `linux-modules-` and `linux-base-` hold the rest.
+/// Picks the newest kernel of a series from all packages (name, version). A kernel is one `linux-image-` package. From
+/// 6.19 on that one is empty: the kernel is in `linux-binary-`, the rest in `linux-modules-` and `linux-base-`.
 fn kernel_packages(packages: &[(String, String)], arch: Arch, wanted: &str) -> Result<KernelPackages> {
     let flavour = format!("-cloud-{}", arch.debian());
-    // The release and the version of a package that holds a kernel.
+    // Release and version of a package that holds a kernel.
     let kernel = |name: &str| -> Option<String> {
         let release = ["linux-image-", "linux-binary-"]
             .iter()
             .find_map(|prefix| name.strip_prefix(prefix))?;
-        // `linux-image-cloud-amd64` and `linux-image-6.12-cloud-amd64` name no one kernel.
+        // Meta-packages such as `linux-image-cloud-amd64` name no single kernel.
         let numbered = release.strip_suffix(&flavour)?;
         let plain = numbered.chars().all(|digit| digit.is_ascii_digit() || digit == '.');
         (numbered.starts_with(|digit: char| digit.is_ascii_digit()) && !plain).then(|| release.to_owned())
@@ -229,7 +230,7 @@ fn kernel_packages(packages: &[(String, String)], arch: Arch, wanted: &str) -> R
     })
 }
 
-/// `6.12` of `6.12.117+deb13-cloud-amd64`.
+/// Returns `6.12` for `6.12.117+deb13-cloud-amd64`.
 fn series_of(release: &str) -> Option<String> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     let (major, minor) = (numbers.next()?, numbers.next()?);
@@ -246,7 +247,7 @@ fn natural(one: &str, other: &str) -> Ordering {
     numbers(one).cmp(&numbers(other))
 }
 
-/// An apt of our own.
+/// An apt with folders of its own.
 struct Apt {
     folder: PathBuf,
     options: Vec<String>,
@@ -281,7 +282,7 @@ impl Apt {
             format!("Dir::State::status={}", at("status")),
             format!("Dir::State::lists={}", at("lists")),
             format!("Dir::Cache={}", at("cache")),
-            // What an old release says of itself has run out.
+            // The signed validity of an old release's lists has run out.
             "Acquire::Check-Valid-Until=false".to_owned(),
             "Acquire::Languages=none".to_owned(),
             "Acquire::Retries=2".to_owned(),
@@ -294,7 +295,7 @@ impl Apt {
                 .flat_map(|option| ["-o".to_owned(), option])
                 .collect(),
         };
-        // It fails where the mirror lacks one of the suites; what is missing shows later.
+        // Fails where the mirror lacks one of the suites. A missing package shows later.
         let _ = apt.get(&["update"]).output().context("cannot start apt-get")?;
         Ok(apt)
     }
@@ -305,7 +306,7 @@ impl Apt {
         command
     }
 
-    /// All packages of the suites: name and version.
+    /// Lists all packages of the suites: name and version.
     fn packages(&self) -> Result<Vec<(String, String)>> {
         let files = run(&mut self.get(&["indextargets", "--format", "$(FILENAME)", "Created-By: Packages"]))?;
         let mut packages = Vec::new();
@@ -334,14 +335,14 @@ impl Apt {
         run(self.get(&["download"]).args(packages).current_dir(folder)).map(drop)
     }
 
-    /// Packages with all that they depend on, into the cache.
+    /// Downloads packages with all their dependencies into the cache.
     fn download_closure(&self, packages: &[&str]) -> Result<()> {
         let words = ["install", "--download-only", "--yes", "--no-install-recommends"];
         run(self.get(&words).args(packages)).map(drop)
     }
 }
 
-/// Debian's mirror and that of its security updates, as this machine's apt knows them.
+/// Returns Debian's mirror and that of its security updates, from this machine's apt.
 fn mirrors() -> Result<(String, String)> {
     let format = "$(LABEL)|$(ORIGIN)|$(REPO_URI)";
     let known = run(Command::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]))?;
@@ -371,7 +372,7 @@ fn unpack(debs: &Path, root: &Path) -> Result<()> {
     Ok(())
 }
 
-/// An empty folder.
+/// Empties a folder, or creates it.
 fn renew(folder: &Path) -> Result<()> {
     if folder.exists() {
         fs::remove_dir_all(folder)?;
@@ -379,7 +380,7 @@ fn renew(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))
 }
 
-/// The first file or folder below that is wanted.
+/// Returns the first file or folder below that is wanted.
 fn find(folder: &Path, wanted: &dyn Fn(&Path) -> bool) -> Option<PathBuf> {
     for entry in fs::read_dir(folder).ok()?.flatten() {
         let path = entry.path();
@@ -403,7 +404,7 @@ fn which(command: &str) -> bool {
     crate::tools::exists(command)
 }
 
-/// Runs a tool to its end; gives what it printed, or an error with what it said.
+/// Runs a tool to its end. Returns its output, or an error with its messages.
 pub fn run(command: &mut Command) -> Result<String> {
     command.env("PATH", crate::tools::search_path());
     let Output { status, stdout, stderr } = command

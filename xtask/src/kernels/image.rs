@@ -12,8 +12,8 @@ use anyhow::{Context as _, Result, bail};
 
 use super::fetch::{Kernel, run};
 
-/// Loaded before the suite starts, and whether each kernel has it: the link between network namespaces, and TLS in the
-/// kernel with the parts of its cipher, which no modprobe loads in the guest.
+/// Modules to load before the suite starts, and whether each kernel has it: the link between network namespaces, and
+/// TLS in the kernel with the parts of its cipher. The guest has no modprobe that would load them on demand.
 const MODULES: [(&str, bool); 5] = [
     ("veth", true),
     ("tls", false),
@@ -22,10 +22,10 @@ const MODULES: [(&str, bool); 5] = [
     ("gcm", false),
 ];
 
-/// Where the binaries under test are in the guest.
+/// Folder of the binaries under test in the guest.
 const BINARIES: &str = "spoor";
 
-/// Mounts what a host has, loads the modules, runs the suite, and ends the machine. What `$SUITE` says comes from the
+/// Mounts the file systems of a host, loads the modules, runs the suite, and ends the machine. `$SUITE` comes from the
 /// kernel's command line.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mkdir -p /applets /proc /sys /dev /run /tmp
@@ -56,15 +56,15 @@ dmesg -n 1
 poweroff -f
 "#;
 
-/// What is put into the guest.
+/// Content of the guest.
 pub struct Contents<'a> {
     /// A root file system of Debian packages.
     pub root: &'a Path,
-    /// Static programs: path here, name there.
+    /// Static programs: path on this machine, name in the guest.
     pub binaries: &'a [(PathBuf, &'static str)],
 }
 
-/// Makes the archive that the kernel unpacks.
+/// Builds the archive that the kernel unpacks.
 pub fn build(kernel: &Kernel, contents: &Contents<'_>, folder: &Path) -> Result<PathBuf> {
     let root = folder.join(format!("{}-{}", kernel.arch.debian(), kernel.series));
     if root.exists() {
@@ -100,7 +100,7 @@ pub fn build(kernel: &Kernel, contents: &Contents<'_>, folder: &Path) -> Result<
     Ok(archive)
 }
 
-/// Files of the modules that are needed, each behind those that it depends on.
+/// Returns the files of the needed modules, each behind its dependencies.
 fn modules(kernel: &Kernel) -> Result<Vec<PathBuf>> {
     let folder = kernel.modules();
     let read = |name: &str| fs::read_to_string(folder.join(name)).with_context(|| format!("no {name} of the kernel"));
@@ -120,7 +120,7 @@ fn modules(kernel: &Kernel) -> Result<Vec<PathBuf>> {
             bail!("the kernel {} has no module {module}", kernel.release);
         };
         let (path, needed) = line.split_once(':').context("a line of modules.dep")?;
-        // The nearest dependency comes first.
+        // modules.dep names the nearest dependency first.
         order.extend(needed.split_whitespace().rev().map(str::to_owned));
         order.push(path.to_owned());
     }

@@ -1,11 +1,11 @@
-//! A virtual machine without KVM: QEMU's own translator. The guest tells its results on the serial console.
+//! A virtual machine without KVM, by QEMU's translator. The guest prints its results on the serial console.
 
 use std::{
     fs::File,
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::mpsc::{self, RecvTimeoutError},
+    process::{Child, ChildStdout, Command, Stdio},
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
     time::{Duration, Instant},
 };
 
@@ -13,15 +13,15 @@ use anyhow::{Context as _, Result};
 
 use super::{Arch, fetch::Kernel};
 
-/// Before all lines of the guest's that are results.
+/// Prefix of the guest's result lines.
 pub const MARK: &str = "@kernels ";
 
-/// How long a machine may live: some twenty times what it takes when it has a processor of its own.
+/// Time limit of a machine: about twenty times what it takes with a processor of its own.
 const LIMIT: Duration = Duration::from_secs(900);
 
-/// Two processors: what runs at once must be able to.
+/// Two virtual processors, so that races can happen.
 const PROCESSORS: &str = "2";
-/// The file system is in it too.
+/// Memory of the machine, in MiB, file system included.
 const MEMORY_MIB: &str = "1280";
 
 /// How a machine's life ended.
@@ -29,88 +29,43 @@ const MEMORY_MIB: &str = "1280";
 pub enum End {
     /// The suite's exit status.
     Suite(i32),
-    /// Without a word of the suite's end: the kernel or the emulator died.
+    /// The console ended without the suite's exit status: the kernel or the emulator died.
     Lost,
-    /// It was killed at its time limit.
+    /// The machine was killed at its time limit.
     TimedOut,
 }
 
-/// What came of a machine.
+/// Result of a machine.
 pub struct Outcome {
-    /// Marked lines, without the mark.
+    /// Lines with the mark, without it.
     pub lines: Vec<String>,
-    /// How it ended.
+    /// How the machine ended.
     pub end: End,
-    /// Everything that was written to the console.
+    /// Path of the whole console output.
     pub console: PathBuf,
 }
 
-/// A machine that is killed when this is dropped.
+/// A machine that is killed on drop.
 struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The machine may have ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// Boots a kernel and waits for its end. `parameters` go to the kernel, and from there to init's environment.
+/// Boots a kernel and waits for its end. The kernel gets `parameters`, and passes them to init's environment.
 pub fn boot(kernel: &Kernel, archive: &Path, parameters: &str, console: &Path) -> Result<Outcome> {
-    let mut command = Command::new(kernel.arch.emulator());
-    let tty = match kernel.arch {
-        Arch::Amd64 => {
-            command.args(["-machine", "q35,accel=tcg", "-cpu", "qemu64"]);
-            // Else 5.10 and 6.1 read their clock by a device.
-            "ttyS0 tsc=reliable random.trust_cpu=on"
-        }
-        Arch::Arm64 => {
-            command.args(["-machine", "virt,accel=tcg,gic-version=3", "-cpu", "cortex-a72"]);
-            "ttyAMA0"
-        }
-    };
-    command
-        .args(["-smp", PROCESSORS, "-m", MEMORY_MIB])
-        .args([
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-nic",
-            "none",
-            "-no-reboot",
-        ])
-        .args(["-serial", "stdio", "-monitor", "none"])
-        .arg("-kernel")
-        .arg(kernel.folder.join("vmlinuz"))
-        .arg("-initrd")
-        .arg(archive)
-        .arg("-append")
-        .arg(format!(
-            "console={tty} panic=-1 oops=panic quiet loglevel=4 {parameters}"
-        ))
-        .env("PATH", crate::tools::search_path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(File::create(console.with_extension("emulator"))?);
-    let child = command
+    let child = emulator(kernel, archive, parameters)
+        .stderr(File::create(console.with_extension("emulator"))?)
         .spawn()
         .with_context(|| format!("cannot start {}", kernel.arch.emulator()))?;
     let mut running = Running(child);
-    let stdout = running.0.stdout.take().context("the emulator has no output")?;
-    let (sender, lines) = mpsc::channel();
-    std::thread::spawn(move || {
-        for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
-            let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
-            // Nobody asks any more when the time is over.
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
+    let lines = lines(running.0.stdout.take().context("the emulator has no output")?);
     let deadline = Instant::now() + LIMIT;
-    // As it comes: it can be read while the machine runs.
+    // Written line by line: it can be read while the machine runs.
     let mut told = File::create(console)?;
     let mut results = Vec::new();
     let mut end = End::Lost;
@@ -138,4 +93,53 @@ pub fn boot(kernel: &Kernel, archive: &Path, parameters: &str, console: &Path) -
         end,
         console: console.to_owned(),
     })
+}
+
+/// Returns the command of QEMU's emulator, with the console on its standard output.
+fn emulator(kernel: &Kernel, archive: &Path, parameters: &str) -> Command {
+    let mut command = Command::new(kernel.arch.emulator());
+    let tty = match kernel.arch {
+        Arch::Amd64 => {
+            command.args(["-machine", "q35,accel=tcg", "-cpu", "qemu64"]);
+            // Without these, 5.10 and 6.1 read their clock from a device.
+            "ttyS0 tsc=reliable random.trust_cpu=on"
+        }
+        Arch::Arm64 => {
+            command.args(["-machine", "virt,accel=tcg,gic-version=3", "-cpu", "cortex-a72"]);
+            "ttyAMA0"
+        }
+    };
+    command
+        .args(["-smp", PROCESSORS, "-m", MEMORY_MIB])
+        .args(["-nodefaults", "-no-user-config", "-no-reboot"])
+        .args([
+            "-display", "none", "-nic", "none", "-serial", "stdio", "-monitor", "none",
+        ])
+        .arg("-kernel")
+        .arg(kernel.folder.join("vmlinuz"))
+        .arg("-initrd")
+        .arg(archive)
+        .arg("-append")
+        .arg(format!(
+            "console={tty} panic=-1 oops=panic quiet loglevel=4 {parameters}"
+        ))
+        .env("PATH", crate::tools::search_path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    command
+}
+
+/// Reads the console's lines in a thread, so that their receiver can stop at a deadline.
+fn lines(stdout: ChildStdout) -> Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
+            // The receiver is gone when the time is over.
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
 }

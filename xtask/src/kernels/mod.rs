@@ -1,8 +1,9 @@
-//! `cargo xtask kernels [KERNEL…]`: the release binary in Debian's kernels, old and new, and what works in each.
+//! `cargo xtask kernels [KERNEL…]`: runs the release binary in Debian's kernels, old and new, and tells what works in
+//! each.
 //!
 //! Each kernel boots in a virtual machine without KVM, plays the raw-socket cases and some of its own
-//! (`tests/src/bin/kernels`), and compares all spans and parents with what was done. Kernels that can be told how they
-//! preempt boot a second time with `preempt=full`.
+//! (`tests/src/bin/kernels`), and compares all spans and parents with what the processes did. Kernels whose preemption
+//! is a boot parameter boot a second time with `preempt=full`.
 
 mod fetch;
 mod image;
@@ -10,9 +11,9 @@ mod machine;
 mod table;
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     fmt, fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -31,16 +32,16 @@ use machine::End;
 pub use table::DOCUMENT;
 use table::{Column, Table};
 
-/// All that are tested when none is named; one of 64-bit ARM, for its emulation takes twice as long.
+/// Kernels that are tested when none is named. Only one of 64-bit ARM, because its emulation takes twice as long.
 const ALL: [&str; 6] = ["5.10", "6.1", "6.12", "6.18", "newest", "arm64-6.12"];
-/// What all tests together run, for all kernels would take too long: the oldest.
+/// Kernels of `cargo xtask test`: the oldest alone, because all take too long.
 pub const AMONG_ALL_TESTS: [&str; 1] = ["5.10"];
-/// Processors of this machine for each virtual one, which has as many.
+/// Processors of this machine for each virtual machine, which has as many.
 const PROCESSORS: usize = 2;
-/// What the second boot tells the kernel.
+/// Parameter of the second boot.
 const PREEMPT_FULL: &str = "preempt=full";
 
-/// For which processor a kernel is.
+/// Processor that a kernel is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Arch {
     /// x86-64
@@ -50,7 +51,7 @@ pub enum Arch {
 }
 
 impl Arch {
-    /// Debian's name.
+    /// Returns Debian's name.
     fn debian(self) -> &'static str {
         match self {
             Self::Amd64 => "amd64",
@@ -58,7 +59,7 @@ impl Arch {
         }
     }
 
-    /// QEMU's emulator.
+    /// Returns the name of QEMU's emulator.
     fn emulator(self) -> &'static str {
         match self {
             Self::Amd64 => "qemu-system-x86_64",
@@ -66,7 +67,7 @@ impl Arch {
         }
     }
 
-    /// The Rust target of static binaries.
+    /// Returns the Rust target of static binaries.
     fn target(self) -> &'static str {
         match self {
             Self::Amd64 => release::TARGET,
@@ -81,15 +82,15 @@ impl fmt::Display for Arch {
     }
 }
 
-/// A boot of a kernel.
+/// One boot of a kernel.
 struct Job<'a> {
     kernel: &'a Kernel,
-    archive: PathBuf,
+    archive: &'a Path,
     preempt_full: bool,
 }
 
-/// Runs the suite in these kernels (`5.10`, `newest`, `arm64-6.12`, `host`), or in all, and prints the table. `write`:
-/// docs/kernels.md is written anew; only with all of them.
+/// Runs the suite in these kernels (`5.10`, `newest`, `arm64-6.12`, `host`), or in all, and prints the table. With all
+/// of them it also writes docs/kernels.md.
 pub fn run(wanted: &[String]) -> Result<()> {
     if wanted == ["host"] {
         return host();
@@ -106,9 +107,37 @@ pub fn run(wanted: &[String]) -> Result<()> {
     };
     let start = Instant::now();
     let cache = tools::target_dir()?.join("kernels");
-    let store = Store::new(cache.clone());
-    let mut kernels = Vec::new();
-    let mut archives = BTreeMap::new();
+    let bootable = bootable(&names, &cache)?;
+    let jobs = jobs(&bootable)?;
+    let columns = boot_all(&jobs, &cache)?;
+    let table = Table::new(columns);
+    print!("\n{}", table.text());
+    println!("{} boots, {:.0} s", jobs.len(), start.elapsed().as_secs_f64());
+    // `newest` may be a kernel that is also named by its series.
+    let archives: BTreeSet<&PathBuf> = bootable.iter().map(|(_, archive)| archive).collect();
+    for archive in archives {
+        fs::remove_file(archive)?;
+    }
+    if whole {
+        let document = tools::root().join(DOCUMENT);
+        fs::write(&document, table.document()).with_context(|| format!("cannot write {}", document.display()))?;
+        println!("{DOCUMENT} is written");
+    }
+    let failures = table.failures();
+    if !failures.is_empty() {
+        bail!(
+            "{} of the table's fields are failures:\n{}",
+            failures.len(),
+            failures.join("\n")
+        );
+    }
+    Ok(())
+}
+
+/// Fetches the named kernels, and builds the guest's archive for each.
+fn bootable(names: &[String], cache: &Path) -> Result<Vec<(Kernel, PathBuf)>> {
+    let store = Store::new(cache.to_owned());
+    let mut bootable = Vec::new();
     for arch in [Arch::Amd64, Arch::Arm64] {
         let series: Vec<String> = names
             .iter()
@@ -128,47 +157,31 @@ pub fn run(wanted: &[String]) -> Result<()> {
             binaries: &binaries,
         };
         for kernel in store.kernels(arch, &series)? {
-            archives.insert(kernel.release.clone(), image::build(&kernel, &contents, &cache)?);
-            kernels.push(kernel);
+            let archive = image::build(&kernel, &contents, cache)?;
+            bootable.push((kernel, archive));
         }
     }
+    Ok(bootable)
+}
+
+/// Returns the boots of these kernels: one each, and one more where a boot parameter chooses how the kernel preempts.
+fn jobs(bootable: &[(Kernel, PathBuf)]) -> Result<Vec<Job<'_>>> {
     let mut jobs = Vec::new();
-    for kernel in &kernels {
-        let archive = archives.get(&kernel.release).context("each kernel has an archive")?;
+    for (kernel, archive) in bootable {
         for preempt_full in [false, true] {
             if !preempt_full || kernel.can_preempt_fully()? {
                 jobs.push(Job {
                     kernel,
-                    archive: archive.clone(),
+                    archive,
                     preempt_full,
                 });
             }
         }
     }
-    let columns = boot_all(&jobs, &cache)?;
-    let table = Table::new(columns);
-    print!("\n{}", table.text());
-    println!("{} boots, {:.0} s", jobs.len(), start.elapsed().as_secs_f64());
-    for archive in archives.values() {
-        fs::remove_file(archive)?;
-    }
-    if whole {
-        let document = tools::root().join(DOCUMENT);
-        fs::write(&document, table.document()).with_context(|| format!("cannot write {}", document.display()))?;
-        println!("{DOCUMENT} is written");
-    }
-    let failures = table.failures();
-    if !failures.is_empty() {
-        bail!(
-            "{} of the table's fields are failures:\n{}",
-            failures.len(),
-            failures.join("\n")
-        );
-    }
-    Ok(())
+    Ok(jobs)
 }
 
-/// The suite on this machine's own kernel.
+/// Runs the suite on this machine's own kernel.
 fn host() -> Result<()> {
     let binaries = binaries(Arch::Amd64)?;
     let path = |name: &str| {
@@ -178,10 +191,10 @@ fn host() -> Result<()> {
     Run::program(path("suite")?).env("SPOOR_BIN", path("spoor")?).status()
 }
 
-/// The suite and its peers.
+/// Programs of the suite and its peers.
 pub const PROGRAMS: [&str; 3] = ["kernels", "rawpeer", "threaded"];
 
-/// The agent, the suite and its peers, static: where each is, and its name in the guest.
+/// Builds the agent, the suite and its peers, static. Returns the path and the name in the guest of each.
 fn binaries(arch: Arch) -> Result<Vec<(PathBuf, &'static str)>> {
     let spoor = release::build_for(arch.target())?;
     println!("{spoor}");
@@ -194,8 +207,8 @@ fn binaries(arch: Arch) -> Result<Vec<(PathBuf, &'static str)>> {
     ])
 }
 
-/// Boots all, a few at a time.
-fn boot_all(jobs: &[Job<'_>], cache: &std::path::Path) -> Result<Vec<Column>> {
+/// Boots all machines, a few at a time.
+fn boot_all(jobs: &[Job<'_>], cache: &Path) -> Result<Vec<Column>> {
     let next = AtomicUsize::new(0);
     let done: Mutex<Vec<(usize, Result<Column>)>> = Mutex::new(Vec::new());
     let at_once = std::thread::available_parallelism()?.get().div_ceil(PROCESSORS);
@@ -217,7 +230,7 @@ fn boot_all(jobs: &[Job<'_>], cache: &std::path::Path) -> Result<Vec<Column>> {
     done.into_iter().map(|(_, column)| column).collect()
 }
 
-fn boot(job: &Job<'_>, cache: &std::path::Path) -> Result<Column> {
+fn boot(job: &Job<'_>, cache: &Path) -> Result<Column> {
     let start = Instant::now();
     let Kernel {
         arch, series, release, ..
@@ -235,7 +248,7 @@ fn boot(job: &Job<'_>, cache: &std::path::Path) -> Result<Column> {
         (title, "SUITE=whole".to_owned())
     };
     let console = cache.join(format!("{}.console", title.replace([' ', '='], "-")));
-    let outcome = machine::boot(job.kernel, &job.archive, &parameters, &console)?;
+    let outcome = machine::boot(job.kernel, job.archive, &parameters, &console)?;
     let mut column = Column::new(title, release.clone(), &outcome.lines);
     match outcome.end {
         End::Suite(0) => {}

@@ -1,33 +1,33 @@
-//! What works in which kernel: the table for the terminal, and docs/kernels.md.
+//! The table of features by kernel: for the terminal, and docs/kernels.md.
 
 use std::fmt::Write as _;
 
-/// The document that is written.
+/// The document that holds the table.
 pub const DOCUMENT: &str = "docs/kernels.md";
 
-/// What came of a feature in a kernel.
+/// Result of a feature in a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Result {
-    /// As it must be.
+    /// The feature works.
     Works,
-    /// This kernel cannot do it, which is known and said: no failure.
+    /// This kernel cannot do it, which is known and documented: no failure.
     Cannot(String),
-    /// Wrong.
+    /// The feature failed.
     Failed(String),
 }
 
-/// What came of one boot.
+/// Results of one boot.
 pub struct Column {
     /// Series and parameters.
     pub title: String,
     release: String,
-    /// Spans that were missing beside the process that calls bpf(2) all the time, and how many there should have been.
+    /// Spans that were missing beside the process that calls bpf(2) all the time, and how many were expected.
     missing: Option<(u64, u64)>,
     results: Vec<(String, Result)>,
 }
 
 impl Column {
-    /// From the guest's lines: `feature NAME|works`, `feature NAME|cannot|REASON`, `feature NAME|failed|REASON`,
+    /// Reads the guest's lines: `feature NAME|works`, `feature NAME|cannot|REASON`, `feature NAME|failed|REASON`,
     /// `missing SPANS|ALL`.
     pub fn new(title: String, release: String, lines: &[String]) -> Self {
         let results = lines.iter().filter_map(|line| {
@@ -53,12 +53,12 @@ impl Column {
         }
     }
 
-    /// The machine or the suite did not end well.
+    /// Notes that the machine or the suite did not end well.
     pub fn ended(&mut self, reason: String) {
         self.results.push(("the suite".to_owned(), Result::Failed(reason)));
     }
 
-    /// One line.
+    /// Returns one line for the terminal.
     pub fn summary(&self) -> String {
         let failed: Vec<&str> = self
             .results
@@ -79,18 +79,18 @@ impl Column {
     }
 }
 
-/// All boots.
+/// Results of all boots.
 pub struct Table {
     columns: Vec<Column>,
 }
 
 impl Table {
-    /// From boots in the order in which they are shown.
+    /// Takes the boots in the order in which they are shown.
     pub fn new(columns: Vec<Column>) -> Self {
         Self { columns }
     }
 
-    /// All features, in the order in which the first kernel told them.
+    /// Lists all features, in the order of the first kernel's output.
     fn features(&self) -> Vec<&str> {
         let mut features: Vec<&str> = Vec::new();
         for (name, _) in self.columns.iter().flat_map(|column| &column.results) {
@@ -106,7 +106,7 @@ impl Table {
         found.map(|(_, result)| result.clone())
     }
 
-    /// For the terminal: a row a feature, a column a boot; reasons below.
+    /// Returns the table for the terminal: a row for each feature, a column for each boot, reasons below.
     pub fn text(&self) -> String {
         let features = self.features();
         let width = features.iter().map(|name| name.len()).max().unwrap_or(0);
@@ -131,7 +131,7 @@ impl Table {
         text
     }
 
-    /// Each failure with its reason.
+    /// Lists each failure with its reason.
     pub fn failures(&self) -> Vec<String> {
         let mut failures = Vec::new();
         for column in &self.columns {
@@ -144,22 +144,22 @@ impl Table {
         failures
     }
 
-    /// docs/kernels.md.
+    /// Returns the text of docs/kernels.md.
     pub fn document(&self) -> String {
         let mut text = "# Kernels
 
 `cargo xtask kernels` wrote this page. It boots Debian's kernels in virtual machines, lets processes make the system
-calls of servers and clients there, with the release binary attached, and compares all spans and parents with what was
-done. A kernel that can be told to preempt everywhere is booted a second time with `preempt=full`; a process that calls
-bpf(2) all the time is there in both. One kernel: `cargo xtask kernels 6.1`; the machine's own: `cargo xtask kernels host`.
+calls of servers and clients there, with the release binary attached, and compares all spans and parents with the calls that
+they made. A kernel whose preemption is a boot parameter boots a second time with `preempt=full`; in both boots one test runs
+beside a process that calls bpf(2) all the time. One kernel: `cargo xtask kernels 6.1`; the machine's own: `cargo xtask kernels host`.
 
-Kernels are those of x86-64, where nothing else is said. On 64-bit ARM (`arm64`) Spoor needs Linux 6.0 or newer: older ones
-refuse its programs, and Spoor says so. Virtual machines translate ARM's instructions to those of the machine below, which
-shows what the kernel takes and what is seen, and not in which order an ARM processor writes to memory.
+Kernels are for x86-64 unless the table says `arm64`. On 64-bit ARM (`arm64`) Spoor needs Linux 6.0 or newer: older ones
+refuse its programs, and Spoor says so. The virtual machines emulate ARM's instructions, which
+tests what the kernel accepts and what the programs see, but not the order in which an ARM processor writes to memory.
 
 "
         .to_owned();
-        text.push_str("| | kernel | spans missing beside that process |\n|---|---|---|\n");
+        text.push_str("| | kernel | spans missing beside the process that calls bpf(2) |\n|---|---|---|\n");
         for column in &self.columns {
             let missing = match column.missing {
                 Some((missing, all)) => format!("{missing} of {all}"),
@@ -174,6 +174,26 @@ shows what the kernel takes and what is seen, and not in which order an ARM proc
         text.push_str("\n|---|");
         text.push_str(&"---|".repeat(self.columns.len()));
         text.push('\n');
+        let notes = self.features_by_kernel(&mut text);
+        text.push_str(
+            "
+A kernel that preempts everywhere skips programs of system calls while bpf(2) is called on the same processor, or lets
+one program preempt another; the second one then does nothing. Spans are missing in both cases, and counters show it
+([loss.md](loss.md)): the run fails for a missing span without a grown counter, and for a wrong span or parent.
+",
+        );
+        if notes.is_empty() {
+            text.push_str("\nEverything works in all of them.\n");
+        } else {
+            text.push('\n');
+            for (index, note) in notes.iter().enumerate() {
+                let _ = writeln!(text, "{}. {note}", index + 1);
+            }
+        }
+        text
+    }
+    /// Appends a row for each feature; returns the notes that its fields refer to.
+    fn features_by_kernel(&self, text: &mut String) -> Vec<String> {
         let mut notes: Vec<String> = Vec::new();
         for feature in self.features() {
             let _ = write!(text, "| {feature} |");
@@ -196,23 +216,7 @@ shows what the kernel takes and what is seen, and not in which order an ARM proc
             }
             text.push('\n');
         }
-        text.push_str(
-            "
-A kernel that preempts everywhere skips programs of system calls while bpf(2) is called on the same processor, or lets
-one program preempt another, which then does nothing. Spans are missing in both cases, and counters tell it
-([loss.md](loss.md)): the run fails where one is missing and no counter has grown, and where a span says what was not done
-or has a wrong parent.
-",
-        );
-        if notes.is_empty() {
-            text.push_str("\nEverything works in all of them.\n");
-        } else {
-            text.push('\n');
-            for (index, note) in notes.iter().enumerate() {
-                let _ = writeln!(text, "{}. {note}", index + 1);
-            }
-        }
-        text
+        notes
     }
 }
 

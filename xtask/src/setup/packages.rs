@@ -1,7 +1,7 @@
 //! Packages, and the tasks that need them.
 //!
-//! A package names the servers and clients of `tests/src` that it is for. Which of those a task starts is read from the
-//! task's sources, so the lists of packages follow what is started.
+//! A package names the servers and clients of `tests/src` that need it. Which of those a task starts is read from the
+//! task's sources, so the lists of packages follow the code.
 
 use std::{fs, path::Path};
 
@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use super::apt;
 use crate::tools;
 
-/// A task of xtask, as far as it needs things installed.
+/// A task of xtask that needs things installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Scope {
     /// The release binary
@@ -38,36 +38,36 @@ pub enum Scope {
 pub enum Use {
     /// Every task that builds the agent.
     Always,
-    /// A variant of `tests/src/services.rs`'s `Server`.
+    /// A variant of `Server` in `tests/src/services/mod.rs`.
     Server(&'static str),
-    /// A variant of `tests/src/clients.rs`'s `Client`.
+    /// A variant of `Client` in `tests/src/clients.rs`.
     Client(&'static str),
-    /// A task itself.
+    /// The task itself.
     In(Scope),
 }
 
-/// How to see that a package is there, whoever installed it.
+/// Test for whether a package, or its content from elsewhere, is there.
 pub enum Probe {
     /// A file of the package.
     File(&'static str),
     /// A program on the search path.
     Command(&'static str),
-    /// What dpkg says, for packages whose files could also be another package's.
+    /// dpkg's answer, for packages whose files another package could have installed.
     Installed,
 }
 
 /// A package of the distribution.
 pub struct Package {
-    /// Its name in Debian and Ubuntu.
+    /// Name in Debian and Ubuntu.
     pub name: &'static str,
     probe: Probe,
-    /// Shown to the user.
+    /// Purpose, shown to the user.
     pub why: &'static str,
     uses: &'static [Use],
 }
 
 impl Package {
-    /// Whether it is installed, or what it is for is.
+    /// Returns whether the package is installed, or its content is there from elsewhere.
     pub fn is_there(&self) -> bool {
         match self.probe {
             Probe::File(path) => Path::new(path).exists(),
@@ -76,7 +76,7 @@ impl Package {
         }
     }
 
-    /// Whether a task needs it.
+    /// Returns whether a task needs the package.
     pub fn is_for(&self, scope: &Needs) -> bool {
         scope.any(self.uses)
     }
@@ -85,7 +85,7 @@ impl Package {
 /// A task, and the sources of the programs that it starts.
 pub struct Needs {
     scope: Scope,
-    /// The source text of what it runs.
+    /// Source text of the programs that the task starts.
     sources: String,
 }
 
@@ -117,13 +117,13 @@ impl Needs {
         Ok(Self { scope, sources })
     }
 
-    /// Whether one of these uses is the task's.
+    /// Returns whether the task has one of these uses.
     pub fn any(&self, uses: &[Use]) -> bool {
         uses.iter().any(|used| match (self.scope, *used) {
-            // The bare system installs its own.
+            // The bare system installs packages inside.
             (Scope::Bare, Use::Always) => false,
             (Scope::All, _) | (_, Use::Always) => true,
-            // Every server and client has its tests.
+            // The tests start every server and client.
             (Scope::Test, Use::Server(_) | Use::Client(_)) => true,
             (_, Use::Server(name)) => names(&self.sources, "Server", name),
             (_, Use::Client(name)) => names(&self.sources, "Client", name),
@@ -132,7 +132,7 @@ impl Needs {
     }
 }
 
-/// Whether a source names a variant, and not only one whose name begins so.
+/// Returns whether a source names a variant, and not only a longer one with the same beginning.
 fn names(source: &str, kind: &str, variant: &str) -> bool {
     let path = format!("{kind}::{variant}");
     source.match_indices(&path).any(|(at, _)| {
@@ -160,7 +160,7 @@ pub const COMPILER: [Package; 3] = [
     ),
 ];
 
-/// Only needed while bpf-linker is built.
+/// Packages that only the build of bpf-linker needs.
 pub const LLVM_LIBRARIES: [Package; 2] = [
     package(
         "llvm-22-dev",
@@ -171,7 +171,7 @@ pub const LLVM_LIBRARIES: [Package; 2] = [
     package("libpolly-22-dev", Installed, "a part of that LLVM", &[Always]),
 ];
 
-/// Installs what comes from the Python package index in places of its own.
+/// Package that installs programs of the Python package index into folders of their own.
 pub const VENV: Package = package(
     "python3-venv",
     Installed,
@@ -179,7 +179,7 @@ pub const VENV: Package = package(
     &[],
 );
 
-/// Everything else.
+/// All other packages.
 pub const PACKAGES: &[Package] = &[
     package(
         "musl-tools",
@@ -458,7 +458,7 @@ mod tests {
     use super::*;
     use crate::setup::TOOLS;
 
-    /// The variants of an enum in a source.
+    /// Returns the variants of an enum in a source.
     fn variants(file: &str, name: &str) -> BTreeSet<String> {
         let text = fs::read_to_string(tools::root().join(file)).unwrap();
         let (_, body) = text.split_once(&format!("pub enum {name} {{\n")).unwrap();
@@ -483,10 +483,10 @@ mod tests {
                 Use::Always | Use::In(_) => false,
             };
         }
-        // Programs of the repository itself.
+        // This repository has programs for these.
         servers.insert("Hyper".to_owned());
         clients.insert("Hyper".to_owned());
-        assert_eq!(servers, variants("tests/src/services.rs", "Server"));
+        assert_eq!(servers, variants("tests/src/services/mod.rs", "Server"));
         assert_eq!(clients, variants("tests/src/clients.rs", "Client"));
     }
 

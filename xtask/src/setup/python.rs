@@ -12,25 +12,25 @@ use crate::tools::{self, Run};
 
 /// A package that ships a program.
 pub struct Program {
-    /// The package's name in the index.
+    /// Name of the package in the index.
     pub package: &'static str,
-    /// Its module.
+    /// Name of the module.
     pub module: &'static str,
-    /// The version that is installed.
+    /// Version to install.
     pub version: &'static str,
-    /// The program's path in the module's folder.
+    /// Path of the program in the module's folder.
     pub path: &'static str,
-    /// The name under which `.cache/tools/bin` links to it, and of its folder.
+    /// Name of the folder, and of the link in `.cache/tools/bin`.
     pub name: &'static str,
 }
 
 impl Program {
-    /// Whether this version was installed.
+    /// Returns whether this version is installed.
     pub fn is_there(&self) -> bool {
         self.link().exists() && fs::read_to_string(self.stamp()).is_ok_and(|version| version == self.version)
     }
 
-    /// Installs it and links it where xtask's children find it first.
+    /// Installs this version, and links it where xtask's children find it first.
     pub fn install(&self, log: &Path) -> Result<()> {
         let home = self.home();
         let what = format!("{}=={}", self.package, self.version);
@@ -62,7 +62,7 @@ impl Program {
         let link = self.link();
         let folder = tools::cache().join("bin");
         fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        // The link of an older version.
+        // An older version's link may be there.
         if fs::symlink_metadata(&link).is_ok() {
             fs::remove_file(&link).with_context(|| format!("cannot remove {}", link.display()))?;
         }

@@ -6,12 +6,12 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::tools::{self, Run};
 
-/// Whether the toolchain has a file.
+/// Returns whether the toolchain has a file.
 pub fn has(file: &str) -> bool {
     sysroot().is_some_and(|sysroot| sysroot.join(file).exists())
 }
 
-/// Whether the toolchain can build for a target.
+/// Returns whether the toolchain can build for a target.
 pub fn has_target(target: &str) -> bool {
     sysroot().is_some_and(|sysroot| sysroot.join("lib/rustlib").join(target).join("lib").is_dir())
 }

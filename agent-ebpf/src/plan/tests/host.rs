@@ -1,4 +1,4 @@
-//! The programs' part, on the host.
+//! The programs' part of a call, on the host.
 
 use std::{cell::RefCell, fmt, vec::Vec};
 
@@ -30,7 +30,7 @@ pub struct Record {
 /// One end of a connection. Side 0 carries requests, side 1 responses.
 pub struct Connection {
     ways: [Way; 2],
-    /// Whether the programs have seen that it carries HTTP/1.
+    /// Whether the programs know that the connection carries HTTP/1.
     recognised: Slot<bool>,
     hints: [Option<Hint>; 2],
     /// Ranges that passed while no program ran, or before the connection was recognised.
@@ -52,7 +52,7 @@ impl fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// `born`: the programs see its first byte. `hinted`: Core has spoken already.
+    /// Creates a connection. `born`: the programs see its first byte. `hinted`: Core has already sent a hint.
     pub fn new(hinted: bool, born: bool) -> Self {
         let ways = [Way::new(0), Way::new(0)];
         if born {
@@ -83,14 +83,14 @@ impl Connection {
         self.hints[side] = Some(hints[side]);
     }
 
-    /// The kernel does not run the program of a call.
+    /// Skips the program of a call, as the kernel does at times.
     pub fn skip(&mut self, side: usize, end: u64) {
         let way = &self.ways[side];
         self.unseen[side].push((way.offset.get(), end));
         way.pass(end);
     }
 
-    /// A call moves the side's bytes up to `call.end`.
+    /// Reports a call that moves the side's bytes up to `call.end`.
     pub fn call(&mut self, talk: &Conversation, call: Moved) {
         let Moved { side, end, visible } = call;
         let way = &self.ways[side];
@@ -123,7 +123,7 @@ impl Connection {
         }
     }
 
-    /// All records of a call but the last say that more follow, and none tells bytes twice.
+    /// Checks that all records of a call but the last have the flag for more, and that none repeats bytes.
     fn check(&self, before: usize) {
         let records = self.records.borrow();
         for pair in records[before..].windows(2) {
@@ -138,7 +138,7 @@ impl Connection {
         }
     }
 
-    /// Whether this byte passed in a call that the programs saw, and is in no record.
+    /// Returns whether this byte passed in a call that the programs saw, and is in no record.
     pub fn is_hidden(&self, side: usize, at: u64) -> bool {
         let within = |&(from, to): &(u64, u64)| from <= at && at < to;
         let captured =
@@ -190,7 +190,7 @@ impl Call for Host<'_> {
     fn copy(&self, from: u64, bytes: u64, place: u64) -> u64 {
         assert!(bytes <= PIECE_BYTES as u64 && from >= self.start && from + bytes <= self.end);
         let bytes = bytes.min(self.connection.faults_at.saturating_sub(from));
-        // Only what is scanned or looked at has to be there.
+        // Only bytes that are scanned or compared have to be there.
         let kept = (bytes as usize).min(SCAN_BYTES - place as usize);
         self.payload.borrow_mut().0[place as usize..][..kept].copy_from_slice(&self.bytes[from as usize..][..kept]);
         bytes

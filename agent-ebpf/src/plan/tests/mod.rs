@@ -1,4 +1,4 @@
-//! The plan against streams whose boundaries are known, for they were made so.
+//! Tests of the plan with streams whose boundaries are known.
 
 mod host;
 mod stream;
@@ -9,12 +9,12 @@ use std::{println, vec::Vec};
 use host::Connection;
 use stream::{Conversation, Rng};
 
-/// Streams of the test that always runs; `SPOOR_PLAN_STREAMS` sets another number.
+/// Number of streams in each test run; `SPOOR_PLAN_STREAMS` sets another one.
 const STREAMS: u64 = 30_000;
 
-/// Random conversations with hostile bodies, in random pieces; hints that are true but late, lost, or there for one
-/// direction only; programs that the kernel skipped; exits of calls in another order than their bytes. No boundary is
-/// ever hidden.
+/// Plays random conversations with hostile bodies in random pieces, with true hints that are late, lost or given for
+/// one direction only, with skipped programs, and with exits of calls in another order than their bytes. Never hides a
+/// boundary.
 #[test]
 fn no_boundary_is_hidden() {
     let streams = std::env::var("SPOOR_PLAN_STREAMS").map_or(STREAMS, |text| text.parse().expect("a number"));
@@ -23,7 +23,7 @@ fn no_boundary_is_hidden() {
         run(seed, &mut totals);
     }
     println!("{streams} streams: {totals:?}");
-    // A test of nothing but unknown bytes would pass, too.
+    // A plan that knows no boundary at all must not pass.
     assert!(totals.boundaries > 2 * streams, "{totals:?}");
     assert!(totals.skipped_bytes > totals.bytes / 20, "{totals:?}");
     assert!(totals.adopted > streams / 10, "{totals:?}");
@@ -49,7 +49,7 @@ fn run(seed: u64, totals: &mut Totals) {
             continue;
         }
         connection.call(&talk, call);
-        // Core has read this far, and speaks now or later, of what it knew then.
+        // Core has read this far, and sends hints now or later from this knowledge.
         if rng.one_in(3) {
             epoch += 1;
             let due = rng.below(12);
@@ -60,7 +60,7 @@ fn run(seed: u64, totals: &mut Totals) {
                 *due -= 1;
                 return true;
             }
-            // Another connection gets the slot, or a reader finds one half written.
+            // Another connection takes the slot, or a reader finds a half-written hint.
             match rng.below(6) {
                 0 => {}
                 1 => connection.hint_one(rng.below(2) as usize, told),

@@ -1,10 +1,10 @@
-//! Conversations that are made with their boundaries.
+//! Generated conversations with known boundaries.
 
 use std::{format, string::String, vec, vec::Vec};
 
 use crate::abi::{Hint, Mode, UNTIL_CLOSE, WayState};
 
-/// Bodies that look like what frames a message.
+/// Bodies that look like the framing of a message.
 const HOSTILE: [&str; 8] = [
     "PUT / HTTP/1.1\r\nContent-Length: 100000000000\r\n\r\n",
     "HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n",
@@ -16,10 +16,10 @@ const HOSTILE: [&str; 8] = [
     "x",
 ];
 
-/// Most bytes of a call: larger ones are not copied whole.
+/// Upper bound of a call's bytes: larger calls are not copied whole.
 const CALL_BYTES: u64 = 60_000;
 
-/// xorshift64* (<https://en.wikipedia.org/wiki/Xorshift>).
+/// Random numbers by xorshift64* (<https://en.wikipedia.org/wiki/Xorshift>).
 pub struct Rng(u64);
 
 impl Rng {
@@ -43,11 +43,11 @@ impl Rng {
     }
 }
 
-/// Bytes of one direction, and what they are.
+/// Bytes of one direction, and their parts.
 #[derive(Default)]
 pub struct Side {
     pub bytes: Vec<u8>,
-    /// Where the heads of messages begin.
+    /// Stream offsets of the heads of messages.
     pub boundaries: Vec<u64>,
     parts: Vec<Part>,
 }
@@ -63,22 +63,22 @@ struct Part {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Head,
-    /// Behind an informational head, the final one of the same exchange comes.
+    /// An informational head: the final head of the same exchange follows.
     Informational,
     Length,
     ChunkLine,
     ChunkData,
     UntilClose,
-    /// Another protocol.
+    /// Bytes of another protocol.
     Opaque,
 }
 
-/// A call: it moves the bytes of a side up to `end`.
+/// A call that moves the bytes of a side up to `end`.
 #[derive(Clone, Copy, Debug)]
 pub struct Moved {
     pub side: usize,
     pub end: u64,
-    /// Whether the bytes lie in the memory of a process.
+    /// Whether the bytes lie in readable memory of a process.
     pub visible: bool,
 }
 
@@ -110,7 +110,7 @@ impl Side {
         self.push(head.as_bytes(), Kind::Head, number);
     }
 
-    /// A body of the given framing; what its head must say.
+    /// Appends a body with the given framing; returns the framing that its head must declare.
     fn body(&mut self, rng: &mut Rng, framing: Framing, number: u64) {
         match framing {
             Framing::None => {}
@@ -136,14 +136,14 @@ impl Side {
         }
     }
 
-    /// The part that the byte at an offset belongs to; none at the end.
+    /// Returns the part with the byte at an offset; `None` at the end.
     fn part(&self, offset: u64) -> Option<(u64, &Part)> {
         let index = self.parts.partition_point(|part| part.end <= offset);
         let start = index.checked_sub(1).map_or(0, |before| self.parts[before].end);
         Some((start, self.parts.get(index)?))
     }
 
-    /// Exchanges whose head has passed.
+    /// Returns the number of exchanges whose head has passed.
     fn heads_before(&self, offset: u64) -> u64 {
         let heads = |part: &&Part| matches!(part.kind, Kind::Head) && part.end <= offset;
         self.parts.iter().filter(heads).count() as u64
@@ -177,7 +177,7 @@ fn framing(rng: &mut Rng) -> Framing {
     }
 }
 
-/// Header lines that say nothing of the framing.
+/// Returns header lines without framing.
 fn padding(rng: &mut Rng) -> String {
     let length = match rng.below(12) {
         0 => 1000 + rng.below(100),
@@ -188,7 +188,7 @@ fn padding(rng: &mut Rng) -> String {
     format!("X: {}\r\n", "y".repeat(length as usize))
 }
 
-/// Lines that frame, in one of the forms that some peer accepts.
+/// Returns header lines with the framing, in one of the forms that some peer accepts.
 fn framing_line(rng: &mut Rng, framing: &Framing, says_none: bool) -> String {
     match framing {
         Framing::Length(body) => {
@@ -203,7 +203,7 @@ fn framing_line(rng: &mut Rng, framing: &Framing, says_none: bool) -> String {
                 6 => format!("X: y\rContent-Length: {n}\r\n"),
                 7 => format!(" Content-Length: {n}\r\n"),
                 8 => format!("Content-Length\x1a {n}\r\n"),
-                // Read by the first line, by the last one, by the length although there is a coding.
+                // Peers may read it by the first line, by the last one, or by the length in spite of the coding.
                 9 => format!("Content-Length: {n}\r\nContent-Length: 1000000\r\n"),
                 10 => format!("Content-Length: 1000000\r\nContent-Length: {n}\r\n"),
                 11 => format!("Transfer-Encoding: chunked\r\nContent-Length: {n}\r\n"),
@@ -276,7 +276,7 @@ impl Conversation {
         let mut line = framing_line(rng, &answer, true);
         let has_none = method == "HEAD" || matches!(status, 204 | 304);
         if has_none {
-            // The head speaks of a body all the same.
+            // The head declares a body although none follows.
             answer = Framing::None;
         } else if last && method == "CONNECT" && *status == 200 {
             answer = Framing::Opaque(body(rng));
@@ -294,7 +294,7 @@ impl Conversation {
         responses.body(rng, answer, number);
     }
 
-    /// The calls that move all of it, in the order in which their exits are seen.
+    /// Returns calls that move all bytes, in the order of their exits.
     pub fn calls(&self, rng: &mut Rng) -> Vec<Moved> {
         let style = rng.below(5);
         let ahead = rng.below(3);
@@ -303,7 +303,7 @@ impl Conversation {
         let length = |side: usize| self.sides[side].bytes.len() as u64;
         while at[0] < length(0) || at[1] < length(1) {
             let [requests, responses] = &self.sides;
-            // A response comes behind its request, and `ahead` requests at the most are sent before it.
+            // A response follows its request, and at most `ahead` requests are sent before it.
             let asked = requests.heads_before(at[0]);
             let answered = responses.part(at[1]).map_or(u64::MAX, |(_, part)| part.number);
             let may_answer = at[1] < length(1) && answered < asked;
@@ -327,7 +327,7 @@ impl Conversation {
                 _ if rng.one_in(2) => self.message_end(side, at[side]),
                 _ => at[side] + 1 + rng.below(rest.min(5000)),
             };
-            // Not behind what may be sent now.
+            // Not beyond the bytes that may be sent now.
             let end = end
                 .min(self.limit(side, at, ahead))
                 .min(at[side] + CALL_BYTES)
@@ -339,7 +339,7 @@ impl Conversation {
             at[side] = end;
             calls.push(Moved { side, end, visible });
         }
-        // Two threads: the exit of a read is seen before that of the write that it answers.
+        // Two threads: the exit of a read comes before that of the write that it answers.
         for index in 1..calls.len() {
             if calls[index].side != calls[index - 1].side && rng.one_in(20) {
                 calls.swap(index, index - 1);
@@ -348,7 +348,7 @@ impl Conversation {
         calls
     }
 
-    /// Where a message ends, or a later one.
+    /// Returns the end of a message, or a later end.
     fn message_end(&self, side: usize, at: u64) -> u64 {
         let boundaries = &self.sides[side].boundaries;
         let index = boundaries.partition_point(|&boundary| boundary <= at);
@@ -358,7 +358,7 @@ impl Conversation {
             .unwrap_or(self.sides[side].bytes.len() as u64)
     }
 
-    /// Up to where a side may be sent, by what the other side has sent.
+    /// Returns how far a side may be sent, given the bytes of the other side.
     fn limit(&self, side: usize, at: [u64; 2], ahead: u64) -> u64 {
         let [requests, responses] = &self.sides;
         let most = if side == 0 {
@@ -371,14 +371,14 @@ impl Conversation {
         within.last().map_or(u64::MAX, |part| part.end)
     }
 
-    /// The hints of a Core that has read both sides up to these offsets.
+    /// Returns the hints of a Core that has read both sides up to these offsets.
     pub fn hints(&self, offsets: [u64; 2], epoch: u32) -> [Hint; 2] {
         let asked = self.sides[0].heads_before(offsets[0]);
         [0, 1].map(|side| {
             let at = offsets[side];
             let state = WayState::new(Mode::Unknown, side == 1).with_epoch(epoch);
             let (until, mode, number) = self.position(side, at);
-            // Methods of requests that wait are not told, so responses behind them are not framed.
+            // Hints do not carry the methods of waiting requests, so responses to them are not framed.
             let waiting = side == 1 && mode != Mode::Unknown && mode != Mode::Close && asked != number;
             let mode = if waiting { Mode::Unknown } else { mode };
             Hint {
@@ -388,7 +388,7 @@ impl Conversation {
         })
     }
 
-    /// The next place of a side that is known behind an offset, what comes there, and of which exchange.
+    /// Returns the next known place of a side behind an offset, its mode, and the number of its exchange.
     fn position(&self, side: usize, at: u64) -> (u64, Mode, u64) {
         let Some((start, part)) = self.sides[side].part(at) else {
             let next = self.sides[side].parts.last().map_or(0, |part| part.number + 1);

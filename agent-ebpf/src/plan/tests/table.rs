@@ -1,4 +1,4 @@
-//! Which bytes are copied, case by case.
+//! Cases of copied bytes, one by one.
 
 use std::{format, string::String, vec, vec::Vec};
 
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::abi::{Hint, Mode, WayState};
 
-/// A conversation whose calls are given one by one.
+/// A conversation whose test gives each call.
 struct Talk {
     talk: Conversation,
     connection: Connection,
@@ -23,7 +23,7 @@ impl Talk {
         }
     }
 
-    /// A call moves these bytes: `offset+captured` of each of its records, and what the last one claims.
+    /// Reports a call with these bytes. Returns offset and length of each record, and the last one's claim.
     fn call(&mut self, side: usize, bytes: &[u8]) -> (Vec<(u64, u64)>, u64) {
         self.talk.sides[side].bytes.extend_from_slice(bytes);
         let end = self.talk.sides[side].bytes.len() as u64;
@@ -64,9 +64,9 @@ fn a_large_body_makes_two_records() {
     for _ in 0..4 {
         assert_eq!(talk.call(1, &[b'x'; 10_000]).0, []);
     }
-    // The last call says when the body ended.
+    // The last call reports the body's end.
     assert_eq!(talk.call(1, &vec![b'x'; end as usize - 50_000]), (vec![(end, 0)], end));
-    // The next exchange is known as well.
+    // The boundary of the next exchange is known as well.
     assert_eq!(talk.request("GET /b HTTP/1.1"), (vec![(19, 19)], 38));
     assert_eq!(talk.call(1, &first).1, end + end);
 }
@@ -77,7 +77,7 @@ fn a_request_with_large_cookies_is_one_record() {
     let head = format!("GET /a HTTP/1.1\r\nCookie: {}", "y".repeat(1500));
     let bytes = head.len() as u64 + 4;
     assert_eq!(talk.request(&head), (vec![(0, bytes)], bytes));
-    // One that is longer than what is scanned is copied, and nothing is concluded.
+    // A head longer than the scan is copied, and no boundary is concluded.
     let long = "y".repeat(5000);
     assert_eq!(talk.request(&format!("GET /a HTTP/1.1\r\nCookie: {long}")).1, 0);
 }
@@ -95,7 +95,7 @@ fn chunks_make_a_record_for_each_line() {
         [(0, 47), (47, 6), (47 + 6 + 4096, 8), (47 + 6 + 4096 + 8 + 4096, 7)]
     );
     assert_eq!(claim, head.len() as u64 + body.len() as u64);
-    // The same in calls that cut lines off.
+    // The same bytes in calls that cut lines off.
     talk.request("GET /b HTTP/1.1");
     talk.call(1, head.as_bytes());
     let start = claim + head.len() as u64;
@@ -114,20 +114,20 @@ fn hints_lower_and_raise_what_the_programs_know() {
     let (_, claim) = talk.request(&post(1 << 50));
     assert!(claim > 1 << 50);
     assert_eq!(talk.call(0, b"xxxx").0, []);
-    // Core says that the body is shorter: the byte at the offset makes a record.
+    // Core knows a shorter body: the byte at the offset makes a record.
     let at = talk.connection.offsets()[0] + 2;
     talk.hint([at, 0], [Mode::Head, Mode::Head], 1);
     let (records, claim) = talk.call(0, b"xxGET / HTTP/1.1\r\n\r\n");
     assert_eq!((records, claim), (vec![(at, 18)], at + 18));
-    // The same hint counts once.
+    // A repeated hint has no effect.
     assert_eq!(talk.request(&post(9)).1, talk.connection.offsets()[0] + 9);
-    // One that comes late costs bytes.
+    // A late hint costs bytes.
     talk.hint([at, 0], [Mode::Head, Mode::Head], 2);
     assert_eq!(
         talk.call(0, b"123456789"),
         (vec![(talk.connection.offsets()[0] - 9, 9)], 0)
     );
-    // And one in time is believed again.
+    // A hint in time is believed again.
     talk.hint([talk.connection.offsets()[0], 0], [Mode::Head, Mode::Head], 3);
     assert!(talk.request(&post(7)).1 > talk.connection.offsets()[0]);
 }
@@ -154,15 +154,15 @@ fn responses_are_framed_by_their_requests() {
         let (_, claim) = talk.call(1, large.as_bytes());
         assert_eq!(claim > large.len() as u64, framed, "{requests:?}");
     }
-    // Without a request that was seen, nothing is.
+    // Without a counted request, no response is framed.
     assert_eq!(Talk::new().call(1, large.as_bytes()).1, 0);
-    // Two requests at once: the second one is not looked at.
+    // Two requests in one call: the second one is not scanned.
     let mut talk = Talk::new();
     talk.call(0, "GET / HTTP/1.1\r\n\r\nHEAD / HTTP/1.1\r\n\r\n".as_bytes());
     let small = "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n.";
     assert_eq!(talk.call(1, small.as_bytes()).1, small.len() as u64);
     assert_eq!(talk.call(1, large.as_bytes()).1, 0);
-    // Informational responses are passed over, but for the one that switches protocols.
+    // Informational responses are passed over, except the one that switches protocols.
     for (first, framed) in [
         ("100 Continue", true),
         ("103 X", true),
@@ -186,7 +186,7 @@ fn bytes_like_a_head_are_body_where_they_are_body() {
     assert_eq!(talk.call(0, hostile.as_bytes()), (vec![(end, 0)], end));
     let next = talk.request("GET /b HTTP/1.1").1;
     assert_eq!(next, end + 19);
-    // Behind a head that the programs do not understand, they are bytes like others.
+    // A head that the programs do not understand is copied like other bytes.
     for odd in [
         "X\r\n y: z",
         "Content-Length : 52",
@@ -215,7 +215,7 @@ fn old_connections_are_reported_from_the_first_head_on() {
     let at = talk.connection.offsets()[0];
     let bytes: u64 = captured(&mut talk, &long).iter().map(|(_, captured)| captured).sum();
     assert_eq!(bytes, long.len() as u64);
-    // The rest of the head comes with its bytes, although Core has not spoken.
+    // The rest of the head is copied, although Core has sent no hint.
     let at = at + long.len() as u64;
     assert_eq!(captured(&mut talk, "yyyy\r\n\r\n"), [(at, 8)]);
 }

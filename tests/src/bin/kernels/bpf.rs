@@ -1,4 +1,4 @@
-//! bpf(2) by its number, as far as it is needed: a process that calls it all the time, and whether something is loaded.
+//! Calls of bpf(2) by its number: a process that makes them all the time, and a test for loaded objects.
 
 use std::{
     io::Read,
@@ -18,7 +18,7 @@ const PROG_GET_FD_BY_ID: usize = 13;
 const MAP_GET_FD_BY_ID: usize = 14;
 const LINK_GET_FD_BY_ID: usize = 30;
 
-/// What the kernel holds for somebody.
+/// Kind of an object in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Program,
@@ -26,11 +26,11 @@ pub enum Kind {
     Link,
 }
 
-/// The first 64 bytes of `union bpf_attr`.
+/// First 64 bytes of `union bpf_attr`.
 type Attributes = [u64; 8];
 
 fn bpf(command: usize, attributes: &Attributes) -> Result<RawFd, std::io::Error> {
-    // SAFETY: the kernel reads as many bytes as it is told there are, and writes none for these commands.
+    // SAFETY: the kernel reads as many bytes as the size argument says, and writes none for these commands.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
@@ -45,7 +45,7 @@ fn bpf(command: usize, attributes: &Attributes) -> Result<RawFd, std::io::Error>
     Ok(result as RawFd)
 }
 
-/// Whether the kernel holds the object with this id.
+/// Returns whether the kernel holds the object with this id.
 pub fn exists(kind: Kind, id: u32) -> Result<bool> {
     let command = match kind {
         Kind::Program => PROG_GET_FD_BY_ID,

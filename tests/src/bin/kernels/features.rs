@@ -1,4 +1,4 @@
-//! Features, and what became of them.
+//! Features, and their results.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +11,11 @@ use spoor_tests::{
 
 use crate::{beside, lossy::were_preempted};
 
-/// Why spans may be missing without anything being wrong.
+/// Reason for missing spans that is no fault.
 const UNSEEN: &str = "a few spans or links are missing: this kernel lets the program of one system call preempt that of another, and \
                       then the second call is not seen, which the counters `program_preempted` and `program_skipped` tell";
 
-/// Results as they are printed: a line each.
+/// Printer of results, a line each.
 #[derive(Default)]
 pub struct Report {
     failed: usize,
@@ -28,7 +28,7 @@ impl Report {
         self.tell(name, result);
     }
 
-    /// Tells what became of one.
+    /// Prints the result of a feature.
     pub fn tell(&mut self, name: &str, result: Result<(), String>) {
         match result {
             Ok(()) => println!("@kernels feature {name}|works"),
@@ -41,18 +41,18 @@ impl Report {
         }
     }
 
-    /// Tells that this machine cannot do it.
+    /// Prints that this machine cannot do it.
     fn cannot(name: &str, reason: &str) {
         println!("@kernels feature {name}|cannot|{reason}");
     }
 
-    /// Whether nothing failed.
+    /// Returns whether nothing failed.
     pub fn all_good(&self) -> bool {
         self.failed == 0
     }
 }
 
-/// No program is refused.
+/// Checks that no program is refused.
 fn load(said: &str) -> Result<(), String> {
     let refused: Vec<&str> = said.lines().filter(|line| line.contains("not available")).collect();
     if refused.is_empty() {
@@ -62,7 +62,7 @@ fn load(said: &str) -> Result<(), String> {
     }
 }
 
-/// Which feature a case of the raw-socket test is of.
+/// Returns the feature that a case of the raw-socket test belongs to.
 fn feature_of(case: &str) -> &'static str {
     match case {
         "late-accept" | "same-number" => "accept(2), accept4(2)",
@@ -102,7 +102,7 @@ fn feature_of(case: &str) -> &'static str {
     }
 }
 
-/// All cases of the raw-socket test: all spans, all parents.
+/// Plays all cases of the raw-socket test, and compares all spans and parents.
 pub fn raw(report: &mut Report) {
     let played = || -> Result<(World, Vec<Span>, String)> {
         let mut world = World::start(&beside("rawpeer")?)?;
@@ -117,7 +117,7 @@ pub fn raw(report: &mut Report) {
         Err(error) => return report.tell("raw sockets", Err(format!("{error:#}"))),
     };
     report.tell("every program loads", load(&said));
-    // What the agent says at its end names the counters that have grown.
+    // The agent's last log lines name the counters that have grown.
     let preempted = match were_preempted(&said) {
         Ok(preempted) => preempted,
         Err(error) => return report.tell("raw sockets", Err(format!("{error:#}"))),
@@ -167,8 +167,8 @@ pub fn raw(report: &mut Report) {
     }
 }
 
-/// Each request that was seen at both ends hangs below the call that sent it, if its connection's ends can be told to be one's.
-/// Where programs were preempted, it may be a root instead.
+/// Checks that each request seen at both ends is a child of the call that sent it, where the ends of its connection can
+/// be matched. Where programs were preempted, it may be a root instead.
 fn same_host(expected: &[Exchange], spans: &[Span], preempted: bool) -> Result<(), String> {
     let calls: BTreeMap<String, &Span> = spans
         .iter()

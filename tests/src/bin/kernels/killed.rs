@@ -1,4 +1,4 @@
-//! kill -9 of the agent: the kernel side is gone with it.
+//! kill -9 of the agent, which leaves nothing in the kernel.
 
 use std::{
     collections::BTreeSet,
@@ -15,7 +15,7 @@ use crate::{
     threads::Service,
 };
 
-/// How long the kernel may take to free what nobody holds any more: it waits for all processors and frees at leisure.
+/// Time limit for the kernel to free objects without holders: it waits for all processors.
 const LIMIT: Duration = Duration::from_secs(30);
 
 pub fn nothing_left() -> Result<()> {
@@ -56,7 +56,7 @@ pub fn nothing_left() -> Result<()> {
     }
 }
 
-/// What a process holds by descriptors, as /proc tells.
+/// Returns the objects whose descriptors a process holds, from /proc.
 fn held_by(process: u32) -> Result<BTreeSet<(Kind, u32)>> {
     let mut held = BTreeSet::new();
     for entry in std::fs::read_dir(format!("/proc/{process}/fdinfo"))? {

@@ -1,7 +1,7 @@
-//! Beside a process that calls bpf(2) all the time, a kernel that preempts everywhere skips programs. Then spans are
-//! missing, and that is counted; but what is told is right.
+//! Spans beside a process that calls bpf(2) all the time. A kernel that preempts everywhere then skips programs: spans
+//! are missing and counted, but none is wrong.
 
-use std::{collections::BTreeMap, process::Stdio};
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use spoor_tests::{
@@ -16,16 +16,13 @@ use crate::{
 };
 
 pub fn hammered() -> Result<()> {
-    let mut service = Service::start()?;
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("spans.json");
-    let output = format!("otlp-json={}", file.display());
-    let agent = Agent::start(&service.selection(), &output, &[], Stdio::null())?;
-    service.warm_up(&file)?;
+    let (mut service, agent) = Service::traced(&file)?;
     let (hammer, _) = part(own_path()?, "hammer", &[])?;
     service.requests("hammered", 4, 50)?;
     drop(hammer);
-    // Counters are taken over with the next records.
+    // The agent reads its counters with the next records.
     service.requests("calm", 1, 5)?;
     service.wait_until_told(&file)?;
     let losses = losses(&agent)?;
@@ -43,7 +40,8 @@ pub fn hammered() -> Result<()> {
     service.end()
 }
 
-/// Each span is one that must be there and says what it must; it has the right parent, or none. Gives how many are missing.
+/// Checks that each span is expected and correct, and has the right parent or none. Returns the number of missing
+/// spans.
 pub fn nothing_wrong(expected: &[Exchange], spans: &[Span]) -> Result<usize> {
     let expected: BTreeMap<&str, &Exchange> = expected
         .iter()
@@ -79,20 +77,20 @@ pub fn nothing_wrong(expected: &[Exchange], spans: &[Span]) -> Result<usize> {
     Ok(2 * expected.len() - seen.len())
 }
 
-/// Whether this kernel lets the programs of system calls preempt one another. It may then do so at any time, and skips
-/// those that are under way already on that processor.
+/// Returns whether this kernel lets the programs of system calls preempt one another. It may do so at any time, and
+/// skips a program that is already running on that processor.
 pub fn programs_are_preempted() -> Result<bool> {
     const FUNCTION: &str = " trace_call_bpf_faultable";
     let functions = std::fs::read_to_string("/proc/kallsyms").context("cannot read the kernel's functions")?;
     Ok(functions.lines().any(|line| line.ends_with(FUNCTION)))
 }
 
-/// Whether programs did nothing for this cause, as the agent said at its end.
+/// Returns whether programs did nothing for this cause, from the agent's log at its end.
 pub fn were_preempted(said: &str) -> Result<bool> {
     Ok(said.contains("program_preempted") || said.contains("program_skipped") && programs_are_preempted()?)
 }
 
-/// The counters of loss that are not 0: what was not seen, by bytes, records or exchanges.
+/// Returns the counters of loss that are not 0, in bytes, records or exchanges.
 pub fn losses(agent: &Agent) -> Result<Vec<(&'static str, f64)>> {
     const COUNTERS: [&str; 9] = [
         "spoor_kernel_lost_total{cause=\"program_preempted\"}",

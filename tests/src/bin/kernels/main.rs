@@ -1,8 +1,8 @@
-//! What works in the kernel that runs: the cases of the raw-socket test and some more, each feature's result on a line of
-//! its own. `cargo xtask kernels` runs this in virtual machines, and on the host.
+//! Features of the running kernel: the cases of the raw-socket test and some more, with each result on a line. `cargo
+//! xtask kernels` runs this in virtual machines, and on the host.
 //!
-//! `whole`, as without an argument: everything. `preempt`: only what is different where the kernel preempts everywhere.
-//! `withheld`: as on kernels that lack something. All other arguments are the parts that this program's own children play.
+//! `whole`, the default: everything. `preempt`: only the parts that differ where the kernel preempts everywhere.
+//! `withheld`: as on kernels that lack something. All other arguments are roles of this program's own children.
 
 mod bpf;
 mod features;
@@ -18,7 +18,7 @@ use features::Report;
 use spoor::process::reader;
 
 fn main() -> ExitCode {
-    // The agent of `withheld` starts its readers from the program that it is in.
+    // The agent of `withheld` starts its readers from the program that it runs in.
     if reader::is_reader() {
         return reader::serve();
     }
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// True: nothing failed.
+/// Returns whether nothing failed.
 fn suite(whole: bool) -> Result<bool> {
     let mut report = Report::default();
     if whole {
@@ -57,7 +57,7 @@ fn suite(whole: bool) -> Result<bool> {
     Ok(report.all_good())
 }
 
-/// A program that lies where this one does.
+/// Returns the path of a program in this one's folder.
 fn beside(name: &str) -> Result<PathBuf> {
     let path = own_path()?.with_file_name(name);
     ensure!(path.is_file(), "there is no {}: build it", path.display());

@@ -1,4 +1,4 @@
-//! Services with a thread for each connection (`threaded`), and what they must have been seen to do.
+//! Services with a thread for each connection (`threaded`), and their expected spans.
 
 use std::{
     path::{Path, PathBuf},
@@ -20,14 +20,14 @@ use crate::{
     lossy::{losses, nothing_wrong, were_preempted},
 };
 
-/// How long a part may take for what it is told.
+/// Time limit of a role for a command.
 const LIMIT: Duration = Duration::from_secs(120);
-/// Length of what the back answers, and the front hands on.
+/// Length of the back's answer, which the front passes on.
 const BODY_BYTES: u64 = 13;
-/// Where calls that are only made to make the agent sure begin.
+/// Path of calls that only let the agent learn how the service works.
 const WARM: &str = "/warm";
 
-/// Starts a program that plays this part of the play in a process of its own; gives the first line that it prints.
+/// Starts a program in a role, as a process of its own; returns the first line that it prints.
 pub fn part(program: PathBuf, name: &str, arguments: &[&str]) -> Result<(LineProcess, String)> {
     let mut command = Command::new(program);
     command.arg(name).args(arguments);
@@ -58,13 +58,22 @@ impl Service {
         })
     }
 
-    /// The agent's selection: all three.
+    /// Starts a service with an agent that writes its spans to a file, and warms it up.
+    pub fn traced(spans: &Path) -> Result<(Self, Agent)> {
+        let mut service = Self::start()?;
+        let output = format!("otlp-json={}", spans.display());
+        let agent = Agent::start(&service.selection(), &output, &[], Stdio::null())?;
+        service.warm_up(spans)?;
+        Ok((service, agent))
+    }
+
+    /// Returns the agent's selection: all three.
     pub fn selection(&self) -> Vec<String> {
         let parts = [&self.client, &self.front, &self.back];
         parts.iter().map(|part| format!("--pid={}", part.id())).collect()
     }
 
-    /// So many threads of the client send so many requests each, one after another.
+    /// Sends requests by that many threads of the client, `each` one after another.
     pub fn requests(&mut self, case: &str, threads: usize, each: usize) -> Result<()> {
         let answer = self.client.ask(&format!("{case} {threads} {each}"))?;
         ensure!(answer == "done", "the client says: {answer}");
@@ -108,7 +117,7 @@ impl Service {
         }
     }
 
-    /// Waits until the last request that was sent has its span.
+    /// Waits until the last request has its span.
     pub fn wait_until_told(&self, spans: &Path) -> Result<()> {
         let last = self.expected.last().context("no request was sent")?;
         let deadline = Instant::now() + LIMIT;
@@ -119,7 +128,7 @@ impl Service {
         Ok(())
     }
 
-    /// Ends all of them as a service is ended, the callers first.
+    /// Ends all three as services are ended, callers first.
     pub fn end(self) -> Result<()> {
         for mut part in [self.client, self.front, self.back] {
             part.end(Signal::SIGTERM)?;
@@ -128,27 +137,24 @@ impl Service {
     }
 }
 
-/// What is in the file already: it is written line by line, and its last line may not be whole yet.
+/// Reads the spans written so far. The last line may be incomplete.
 fn so_far(spans: &Path) -> Result<Vec<Span>> {
     let text = std::fs::read_to_string(spans).unwrap_or_default();
     otlp::parse(text.rfind('\n').map_or("", |end| &text[..end + 1]))
 }
 
-/// All spans but those of the warm-up.
+/// Returns all spans but those of the warm-up.
 pub fn without_warm_up(spans: Vec<Span>) -> Vec<Span> {
     let of_warm_up = |span: &Span| target_of(span).trim_start_matches("/back").starts_with(WARM);
     spans.into_iter().filter(|span| !of_warm_up(span)).collect()
 }
 
-/// Whole span set and all parents, with several threads at work. Where the kernel lets programs preempt one another, those
-/// that did nothing are counted, and what is told is right.
+/// Checks the whole set of spans and all parents, with several threads at work. Where the kernel lets programs preempt
+/// one another, those that did nothing are counted, and no span is wrong.
 pub fn exact() -> Result<()> {
-    let mut service = Service::start()?;
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("spans.json");
-    let output = format!("otlp-json={}", file.display());
-    let agent = Agent::start(&service.selection(), &output, &[], Stdio::null())?;
-    service.warm_up(&file)?;
+    let (mut service, agent) = Service::traced(&file)?;
     service.requests("threads", 4, 25)?;
     service.requests("last", 1, 1)?;
     service.wait_until_told(&file)?;

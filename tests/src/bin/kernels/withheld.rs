@@ -1,5 +1,5 @@
-//! Kernels that lack something: each program is refused in turn, and each field left out. The rest goes on, and what is
-//! lost is named; without what all depends on, the agent says so and ends.
+//! Kernels that lack something: each program is refused in turn, and each field is left out. The agent continues and
+//! names the loss; without an essential part it says so and ends.
 
 use std::{
     ffi::OsString,
@@ -17,11 +17,11 @@ use spoor_tests::{agent::Agent, otlp};
 
 use crate::{lossy::nothing_wrong, own_path, threads::Service};
 
-/// What is withheld.
+/// A program or field that is withheld.
 struct Item {
     kind: &'static str,
     name: String,
-    /// All depends on it.
+    /// Whether nothing works without it.
     essential: bool,
 }
 
@@ -44,7 +44,7 @@ fn all() -> Result<Vec<Item>> {
     Ok(programs.chain([reporter]).chain(fields).collect())
 }
 
-/// Tries all. Gives how many there are.
+/// Tries all items. Returns their number.
 pub fn each_in_turn() -> Result<usize> {
     let mut service = Service::start()?;
     let folder = tempfile::tempdir()?;
@@ -91,7 +91,7 @@ fn without(service: &mut Service, item: &Item, file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The agent, without something.
+/// Runs the agent without an item.
 pub fn agent(kind: &str, name: &str, file: &str, selection: &[&str]) -> Result<()> {
     cmd::log_to_stderr(LogLevel::default())?;
     let withheld = match kind {

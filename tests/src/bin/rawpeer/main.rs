@@ -1,5 +1,5 @@
-//! One end of connections for the raw-socket test: it makes exactly the system calls that it is told, one line of standard
-//! input each, and answers each with a line: `ok …`, or `err` and the error number.
+//! One end of connections for the raw-socket test. It makes exactly the system calls that it reads, one line of
+//! standard input each, and answers each with a line: `ok …`, or `err` and the error number.
 //!
 //! Sockets have names. Bytes are in hex, several buffers with `,` between them.
 
@@ -17,12 +17,12 @@ use std::{
 
 use syscalls::{Address, Errno, PROCESSOR_WORDS, Receiving, Sending};
 
-/// Why a command gave no answer.
+/// Reason why a command gave no answer.
 #[derive(Debug)]
 enum Fault {
     /// A system call failed.
     System(Errno),
-    /// The command is not one, or names what is not there.
+    /// The command is unknown, or names an object that does not exist.
     Script(String),
 }
 
@@ -68,7 +68,12 @@ impl Peer {
             return self.thread(name, script);
         }
         let words: Vec<&str> = line.split(' ').collect();
-        match words.as_slice() {
+        self.open(&words)
+    }
+
+    /// Runs a command that makes a socket, or gives one a name; passes on others.
+    fn open(&mut self, words: &[&str]) -> Result<String, Fault> {
+        match words {
             ["listen", name, address, backlog] => {
                 let (fd, bound) = syscalls::listen(&parse_address(address)?, number(backlog)?)?;
                 self.name(name, fd);
@@ -87,13 +92,27 @@ impl Peer {
                 self.name(name, fd);
                 Ok(result?.to_string())
             }
-            ["tag-addresses"] => Ok(syscalls::tag_addresses()?.to_string()),
-            ["untag-addresses"] => Ok(syscalls::untag_addresses().to_string()),
             ["fast-open", listener] => Ok(syscalls::fast_open(self.fd(listener)?)?.to_string()),
             ["accept", name, listener, with_flags] => {
                 let fd = syscalls::accept(self.fd(listener)?, *with_flags == "accept4")?;
                 Ok(self.name(name, fd))
             }
+            ["duplicate", how, name, new] => {
+                let fd = syscalls::duplicate(self.fd(name)?, parse(how)?)?;
+                Ok(self.name(new, fd))
+            }
+            ["send-fd", name, via] => Ok(syscalls::send_fd(self.fd(via)?, self.fd(name)?)?.to_string()),
+            ["receive-fd", name, via] => {
+                let fd = syscalls::receive_fd(self.fd(via)?)?;
+                Ok(self.name(name, fd))
+            }
+            _ => self.transfer(words),
+        }
+    }
+
+    /// Runs a command that moves bytes; passes on others.
+    fn transfer(&mut self, words: &[&str]) -> Result<String, Fault> {
+        match words {
             ["send", name, how, buffers] => {
                 let buffers = buffers.split(',').map(unhex).collect::<Result<Vec<_>, _>>()?;
                 let pieces: Vec<&[u8]> = buffers.iter().map(Vec::as_slice).collect();
@@ -146,7 +165,16 @@ impl Peer {
                 }
                 Ok(count.to_string())
             }
-            // Those that there are not, or that are not allowed, do not matter.
+            _ => self.control(words),
+        }
+    }
+
+    /// Runs any other command.
+    fn control(&mut self, words: &[&str]) -> Result<String, Fault> {
+        match words {
+            ["tag-addresses"] => Ok(syscalls::tag_addresses()?.to_string()),
+            ["untag-addresses"] => Ok(syscalls::untag_addresses().to_string()),
+            // Missing or forbidden processors do not matter.
             ["processors", "all"] => Ok(syscalls::run_on(&[u64::MAX; PROCESSOR_WORDS])?.to_string()),
             ["processors", "first"] => {
                 let mut first = false;
@@ -180,15 +208,6 @@ impl Peer {
                 self.sockets.remove(*name);
                 Ok(syscalls::close_range(fd)?.to_string())
             }
-            ["duplicate", how, name, new] => {
-                let fd = syscalls::duplicate(self.fd(name)?, parse(how)?)?;
-                Ok(self.name(new, fd))
-            }
-            ["send-fd", name, via] => Ok(syscalls::send_fd(self.fd(via)?, self.fd(name)?)?.to_string()),
-            ["receive-fd", name, via] => {
-                let fd = syscalls::receive_fd(self.fd(via)?)?;
-                Ok(self.name(name, fd))
-            }
             ["reap", child] => Ok(syscalls::reap(number(child)?)?.to_string()),
             ["sleep", milliseconds] => {
                 std::thread::sleep(Duration::from_millis(number(milliseconds)? as u64));
@@ -205,8 +224,8 @@ impl Peer {
         Ok(result?.to_string())
     }
 
-    /// Another thread does what follows, with the sockets that there are, and `join` tells its last answer. It is in its
-    /// first system call, or has ended, when this returns.
+    /// Runs a script in another thread, with the present sockets; `join` returns its last answer. When this returns,
+    /// the thread is in its first system call, or has ended.
     fn thread(&mut self, name: &str, script: &str) -> Result<String, Fault> {
         let mut peer = Self {
             sockets: self.sockets.clone(),
@@ -215,7 +234,7 @@ impl Peer {
         let lines: Vec<String> = script.split(';').map(str::to_owned).collect();
         let (sender, begun) = mpsc::channel();
         let thread = std::thread::spawn(move || {
-            // Nobody listens if the starter has failed.
+            // The receiver is gone if starting failed.
             let _ = sender.send(syscalls::thread_id());
             let mut answer = String::new();
             for line in &lines {
@@ -231,7 +250,7 @@ impl Peer {
         Ok(id.to_string())
     }
 
-    /// A child does what follows, commands with `;` between them, and ends.
+    /// Runs a script in a child, commands with `;` between them; then the child ends.
     fn fork(&mut self, script: &str) -> Result<String, Fault> {
         let child = syscalls::fork()?;
         if child != 0 {
@@ -254,7 +273,7 @@ impl Peer {
     }
 }
 
-/// Sends many bytes in pieces of one size, of which it holds no more than one.
+/// Sender of many bytes in pieces of one size, of which it holds no more than one.
 struct Sender {
     fd: RawFd,
     how: Sending,
@@ -298,7 +317,7 @@ impl Sender {
     }
 }
 
-/// A connection with one exchange, both ends here: the request's body comes in a call of its own.
+/// A connection with one exchange and both ends here. The request's body comes in a call of its own.
 struct Conversation {
     listener: RawFd,
     address: Address,
@@ -333,7 +352,7 @@ impl Conversation {
     }
 }
 
-/// The bytes with a number's digits in the places of `#`.
+/// Returns the bytes with a number's digits in the places of `#`.
 fn numbered(bytes: &[u8], number: usize) -> Vec<u8> {
     let is_place = |byte: &u8| *byte == b'#';
     let places = bytes.iter().filter(|byte| is_place(byte)).count();

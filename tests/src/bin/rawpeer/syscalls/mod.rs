@@ -1,4 +1,4 @@
-//! The system calls, each made by its number: a library would choose another one now and then.
+//! System calls, each made by its number: a library would sometimes choose another one.
 
 mod ways;
 
@@ -17,7 +17,7 @@ pub use ways::{Address, Duplicate, Receiving, Sending};
 #[derive(Clone, Copy, Debug)]
 pub struct Errno(pub i32);
 
-/// Listens; gives the socket and where it listens, with the port that was chosen for port 0.
+/// Listens; returns the socket and its address, with the chosen port in place of port 0.
 pub fn listen(address: &Address, backlog: usize) -> Result<(RawFd, String), Errno> {
     let fd = socket(address, 0)?;
     let (bytes, length) = raw(address);
@@ -35,7 +35,7 @@ pub fn listen(address: &Address, backlog: usize) -> Result<(RawFd, String), Errn
     Ok((fd, format!("{prefix}{}", SocketAddr::new(address.ip(), port))))
 }
 
-/// A socket that connects by its first write (TCP Fast Open); and how that went.
+/// Returns a socket that connects by its first write (TCP Fast Open), with the result of that write.
 pub fn connect_by_sending(address: &Address, bytes: &[u8]) -> Result<(RawFd, Result<usize, Errno>), Errno> {
     let fd = socket(address, 0)?;
     let (to, length) = raw(address);
@@ -47,8 +47,8 @@ pub fn connect_by_sending(address: &Address, bytes: &[u8]) -> Result<(RawFd, Res
     Ok((fd, sent))
 }
 
-/// A socket whose connect(2) returns at once, for its first write carries the SYN if the server is known to allow it
-/// (`TCP_FASTOPEN_CONNECT`).
+/// Returns a socket whose connect(2) returns at once, because its first write carries the SYN if the server is known to
+/// allow it (`TCP_FASTOPEN_CONNECT`).
 pub fn connect_late(address: &Address) -> Result<(RawFd, Result<usize, Errno>), Errno> {
     let fd = socket(address, 0)?;
     set_option(fd, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, &1i32.to_ne_bytes())?;
@@ -59,13 +59,13 @@ pub fn connect_late(address: &Address) -> Result<(RawFd, Result<usize, Errno>), 
     ))
 }
 
-/// Lets a listener take data with SYNs.
+/// Lets a listener accept data with SYNs.
 pub fn fast_open(listener: RawFd) -> Result<usize, Errno> {
     set_option(listener, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, &16i32.to_ne_bytes())
 }
 
-/// Makes the kernel encrypt what is sent and decrypt what is received, with keys that both ends know: TLS 1.2,
-/// AES-128-GCM (`struct tls12_crypto_info_aes_gcm_128`).
+/// Lets the kernel encrypt sent bytes and decrypt received ones, with fixed keys: TLS 1.2, AES-128-GCM (`struct
+/// tls12_crypto_info_aes_gcm_128`).
 pub fn kernel_tls(fd: RawFd) -> Result<usize, Errno> {
     const SOL_TLS: c_int = 282;
     const TCP_ULP: c_int = 31;
@@ -87,10 +87,10 @@ fn set_option(fd: RawFd, level: c_int, name: c_int, value: &[u8]) -> Result<usiz
     call(libc::SYS_setsockopt, [place[0], place[1], place[2], value[0], value[1]])
 }
 
-/// Words of a mask of processors: room for 1,024.
+/// Number of words of a processor mask: room for 1,024 processors.
 pub const PROCESSOR_WORDS: usize = 16;
 
-/// The processors that this thread may run on.
+/// Returns the processors that this thread may run on.
 pub fn processors() -> Result<[u64; PROCESSOR_WORDS], Errno> {
     let mut mask = [0; PROCESSOR_WORDS];
     let address = mask.as_mut_ptr() as usize;
@@ -98,24 +98,24 @@ pub fn processors() -> Result<[u64; PROCESSOR_WORDS], Errno> {
     Ok(mask)
 }
 
-/// Lets this thread run on these processors alone.
+/// Lets this thread run on these processors only.
 pub fn run_on(mask: &[u64; PROCESSOR_WORDS]) -> Result<usize, Errno> {
     let address = mask.as_ptr() as usize;
     call(libc::SYS_sched_setaffinity, [0, size_of_val(mask), address])
 }
 
-/// The thread's own id.
+/// Returns the thread's own id.
 pub fn thread_id() -> i32 {
     call(libc::SYS_gettid, []).map_or(0, |id| id as i32)
 }
 
-/// Whether a thread of this process is in read(2).
+/// Returns whether a thread of this process is in read(2).
 pub fn reads_a_socket(thread: i32) -> bool {
     let call = std::fs::read_to_string(format!("/proc/self/task/{thread}/syscall"));
     call.is_ok_and(|call| call.starts_with(&format!("{} ", libc::SYS_read)))
 }
 
-/// Makes a descriptor name what another one names (dup2).
+/// Makes a descriptor name the file of another one (dup2).
 pub fn replace(fd: RawFd, by: RawFd) -> Result<usize, Errno> {
     dup2(by as usize, fd as usize)
 }
@@ -125,13 +125,13 @@ fn dup2(from: usize, to: usize) -> Result<usize, Errno> {
     call(libc::SYS_dup2, [from, to])
 }
 
-/// As a C library makes it where there is no such call.
+/// Calls dup3(2) as a C library does where dup2(2) does not exist.
 #[cfg(not(target_arch = "x86_64"))]
 fn dup2(from: usize, to: usize) -> Result<usize, Errno> {
     call(libc::SYS_dup3, [from, to, 0])
 }
 
-/// Moves bytes from a socket to another through a pipe.
+/// Moves bytes from one socket to another through a pipe.
 pub fn splice_through(from: RawFd, to: RawFd, bytes: usize) -> Result<usize, Errno> {
     let [reader, writer] = pipe()?;
     let mut left = bytes;
@@ -150,7 +150,7 @@ pub fn splice_through(from: RawFd, to: RawFd, bytes: usize) -> Result<usize, Err
     Ok(bytes - left)
 }
 
-/// Connects; the socket is there whether that succeeds or not.
+/// Connects. Returns the socket in any case.
 pub fn connect(
     address: &Address,
     local: Option<&Address>,
@@ -178,10 +178,10 @@ pub fn accept(listener: RawFd, with_flags: bool) -> Result<RawFd, Errno> {
     Ok(call(number, [listener as usize, 0, 0, 0])? as RawFd)
 }
 
-/// What is put into the highest byte of all addresses of what is sent and received.
+/// Tag in the highest byte of the address of all buffers.
 static TAG: AtomicUsize = AtomicUsize::new(0);
 
-/// From now on addresses have a tag in their highest byte, where processors (64-bit ARM) pass over it.
+/// Adds a tag to the highest byte of addresses, which some processors (64-bit ARM) ignore.
 #[cfg(target_arch = "aarch64")]
 pub fn tag_addresses() -> Result<usize, Errno> {
     // <https://docs.kernel.org/arch/arm64/tagged-address-abi.html>
@@ -195,23 +195,23 @@ pub fn tag_addresses() -> Result<usize, Errno> {
     Ok(allowed)
 }
 
-/// As above: there are no such addresses.
+/// Fails: this processor has no such addresses.
 #[cfg(not(target_arch = "aarch64"))]
 pub fn tag_addresses() -> Result<usize, Errno> {
     Err(Errno(libc::ENOTSUP))
 }
 
-/// From now on they have none.
+/// Removes the tag from further addresses.
 pub fn untag_addresses() -> usize {
     TAG.swap(0, Ordering::Relaxed)
 }
 
-/// An address as system calls get it.
+/// Returns an address as system calls get it.
 fn given(address: usize) -> usize {
     address | TAG.load(Ordering::Relaxed)
 }
 
-/// Sends buffers by one system call (`sendmmsg`: a message each).
+/// Sends buffers by one system call (`sendmmsg`: one message for each).
 pub fn send(fd: RawFd, how: Sending, buffers: &[&[u8]]) -> Result<usize, Errno> {
     let whole = buffers.concat();
     let mut vectors: Vec<libc::iovec> = buffers
@@ -271,7 +271,7 @@ pub fn send(fd: RawFd, how: Sending, buffers: &[&[u8]]) -> Result<usize, Errno> 
     }
 }
 
-/// Receives into buffers of these sizes by one system call; gives how many bytes came.
+/// Receives into buffers of these sizes by one system call; returns the number of bytes.
 pub fn receive(fd: RawFd, how: Receiving, sizes: &[usize]) -> Result<usize, Errno> {
     let mut buffers: Vec<Vec<u8>> = sizes.iter().map(|&size| vec![0; size]).collect();
     let mut whole = vec![0u8; sizes.iter().sum()];
@@ -336,7 +336,7 @@ pub fn receive(fd: RawFd, how: Receiving, sizes: &[usize]) -> Result<usize, Errn
 /// Sends without a copy.
 fn zero_copy(fd: RawFd, bytes: &[u8]) -> Result<usize, Errno> {
     set_option(fd, libc::SOL_SOCKET, libc::SO_ZEROCOPY, &1i32.to_ne_bytes())?;
-    // The kernel reads it until the other end has taken it.
+    // The kernel reads the memory until the other end has received it.
     let bytes = Box::leak(Box::<[u8]>::from(bytes));
     let flags = libc::MSG_ZEROCOPY as usize;
     call(
@@ -345,7 +345,7 @@ fn zero_copy(fd: RawFd, bytes: &[u8]) -> Result<usize, Errno> {
     )
 }
 
-/// Waits for the notification that memory is not needed any more.
+/// Waits for the notification that the kernel no longer needs the memory.
 pub fn memory_is_free(fd: RawFd) -> Result<usize, Errno> {
     let mut control = [0u8; 128];
     loop {
@@ -358,19 +358,19 @@ pub fn memory_is_free(fd: RawFd) -> Result<usize, Errno> {
             [fd as usize, ptr::from_mut(&mut message) as usize, flags],
         ) {
             Ok(received) => return Ok(received),
-            // The acknowledgement has not come yet.
+            // The acknowledgement has not arrived yet.
             Err(Errno(libc::EAGAIN)) => std::thread::yield_now(),
             Err(errno) => return Err(errno),
         }
     }
 }
 
-/// Nothing more is sent, or received, or either.
+/// Shuts down sending, receiving, or both.
 pub fn shutdown(fd: RawFd, how: libc::c_int) -> Result<usize, Errno> {
     call(libc::SYS_shutdown, [fd as usize, how as usize])
 }
 
-/// The close will reset the connection.
+/// Lets the close reset the connection.
 pub fn reset_on_close(fd: RawFd) -> Result<usize, Errno> {
     let linger = libc::linger {
         l_onoff: 1,
@@ -394,9 +394,9 @@ pub fn close_range(fd: RawFd) -> Result<usize, Errno> {
     call(libc::SYS_close_range, [fd as usize, fd as usize, 0])
 }
 
-/// Makes a second descriptor.
+/// Returns a second descriptor.
 pub fn duplicate(fd: RawFd, how: Duplicate) -> Result<RawFd, Errno> {
-    /// Far from those that the kernel gives by itself.
+    /// Lowest descriptor, far from those that the kernel chooses.
     const FREE: usize = 700;
     let fd = fd as usize;
     let new = match how {
@@ -408,7 +408,7 @@ pub fn duplicate(fd: RawFd, how: Duplicate) -> Result<RawFd, Errno> {
     Ok(new? as RawFd)
 }
 
-/// A control message that carries one descriptor, laid out as `struct cmsghdr` asks for on 64 bits.
+/// A control message with one descriptor, in the layout of `struct cmsghdr` on 64 bits.
 #[repr(C)]
 struct Passed {
     length: usize,
@@ -457,20 +457,20 @@ fn pass(via: RawFd, number: c_long, passed: &mut Passed) -> Result<usize, Errno>
     call(number, [via as usize, ptr::from_mut(&mut message) as usize, 0])
 }
 
-/// A child that goes on from here; 0 in it. There is one thread only, so no lock is left taken in the child.
+/// Forks; returns 0 in the child. The process has one thread, so the child inherits no taken lock.
 pub fn fork() -> Result<i32, Errno> {
-    // fork(2) is one of the calls that newer architectures do not have.
+    // Newer architectures have no fork(2).
     Ok(call(libc::SYS_clone, [libc::SIGCHLD as usize, 0, 0, 0, 0])? as i32)
 }
 
-/// Waits for a child; gives its wait status.
+/// Waits for a child; returns its wait status.
 pub fn reap(child: usize) -> Result<i32, Errno> {
     let mut status: c_int = 0;
     call(libc::SYS_wait4, [child, ptr::from_mut(&mut status) as usize, 0, 0])?;
     Ok(status)
 }
 
-/// Ends without running what the parent registered for its own end.
+/// Exits without the exit handlers that the parent registered.
 pub fn exit(code: i32) -> ! {
     let _ = call(libc::SYS_exit_group, [code as usize]);
     std::process::abort()
@@ -490,7 +490,7 @@ fn socket(address: &Address, flags: c_int) -> Result<RawFd, Errno> {
     Ok(call(libc::SYS_socket, [family as usize, kind as usize, protocol as usize])? as RawFd)
 }
 
-/// An address as `struct sockaddr_*`, and its length.
+/// Returns an address as `struct sockaddr_*`, and its length.
 fn raw(address: &Address) -> (Vec<u8>, usize) {
     let mut bytes = Vec::with_capacity(128);
     match address {
@@ -532,7 +532,7 @@ fn message(vectors: *mut libc::iovec, count: usize) -> libc::msghdr {
     message
 }
 
-/// A message for each buffer.
+/// Returns a message for each buffer.
 fn messages(vectors: &mut [libc::iovec]) -> Vec<libc::mmsghdr> {
     vectors
         .iter_mut()
@@ -549,7 +549,7 @@ fn pipe() -> Result<[usize; 2], Errno> {
     Ok(ends.map(|end| end as usize))
 }
 
-/// Makes a system call; arguments that are not given are 0.
+/// Makes a system call; missing arguments are 0.
 fn call<const N: usize>(number: c_long, given: [usize; N]) -> Result<usize, Errno> {
     let mut all = [0; 6];
     all[..N].copy_from_slice(&given);

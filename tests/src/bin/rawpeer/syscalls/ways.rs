@@ -1,16 +1,16 @@
-//! Ways to do a thing, and their words in commands.
+//! Variants of calls, and their words in commands.
 
 use std::{net::SocketAddr, str::FromStr};
 
-/// Where to listen or connect.
+/// Address to listen on or connect to.
 pub enum Address {
     Ip(SocketAddr),
-    /// By Multipath TCP.
+    /// Address for Multipath TCP.
     Multipath(SocketAddr),
     Unix(String),
 }
 
-/// A way to send.
+/// Variant of sending.
 #[derive(Clone, Copy)]
 pub enum Sending {
     Write,
@@ -21,15 +21,15 @@ pub enum Sending {
     SendMMsg,
     SendFile,
     Splice,
-    /// `MSG_MORE`: more follows, so that nothing leaves before it.
+    /// `MSG_MORE`: the kernel waits for more before it sends.
     More,
     /// `MSG_ZEROCOPY`.
     ZeroCopy,
-    /// `MSG_OOB`: urgent data, which the receiver does not find in the stream.
+    /// `MSG_OOB`: urgent data, which is not in the receiver's stream.
     Urgent,
 }
 
-/// A way to receive.
+/// Variant of receiving.
 #[derive(Clone, Copy)]
 pub enum Receiving {
     Read,
@@ -39,11 +39,11 @@ pub enum Receiving {
     RecvMsg,
     RecvMMsg,
     Splice,
-    /// `MSG_PEEK`: what is there stays there.
+    /// `MSG_PEEK`: the bytes remain in the socket.
     Peek,
     /// `MSG_TRUNC`: TCP drops the bytes and copies none.
     Truncate,
-    /// The same by recvmsg(2).
+    /// `MSG_TRUNC` by recvmsg(2).
     TruncateMessage,
     /// `MSG_WAITALL`.
     WaitAll,
@@ -51,7 +51,7 @@ pub enum Receiving {
     DontWait,
 }
 
-/// A way to get a second descriptor.
+/// Variant of duplicating a descriptor.
 #[derive(Clone, Copy)]
 pub enum Duplicate {
     Dup,
