@@ -158,7 +158,7 @@ pub enum ConfigError {
     Url {
         /// The variable.
         variable: String,
-        /// Its value.
+        /// Value of the setting.
         value: String,
         /// The fault of the value.
         problem: &'static str,
@@ -168,7 +168,7 @@ pub enum ConfigError {
     Word {
         /// The variable.
         variable: String,
-        /// Its value.
+        /// Value of the setting.
         value: String,
         /// The kind of thing that the variable names.
         what: &'static str,
@@ -198,7 +198,7 @@ pub enum ConfigError {
     Number {
         /// The variable.
         variable: String,
-        /// Its value.
+        /// Value of the setting.
         value: String,
         /// A description of right values.
         expected: &'static str,

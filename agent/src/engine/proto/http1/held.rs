@@ -47,7 +47,7 @@ enum HeldData {
 pub(super) struct Full;
 
 impl Http1 {
-    /// Whether pieces of a half wait until the other half says more.
+    /// Returns whether pieces of a half wait until the other half says more.
     pub(super) fn holds(&self, half: Half) -> bool {
         match half {
             Half::Request => !self.held_request.is_empty(),
@@ -148,8 +148,8 @@ impl Held {
         pieces.queue.push_front(held);
     }
 
-    /// Whether a server says that no request came in time (408, RFC 9110 section 15.5.9): the next request has an answer of
-    /// its own.
+    /// Returns whether a server says that no request came in time (408, RFC 9110 section 15.5.9). The next request has
+    /// an answer of its own.
     fn begins_with_timeout(&self) -> bool {
         let first = self.0.as_ref().and_then(|pieces| pieces.queue.front());
         first.is_some_and(|piece| match &piece.data {
@@ -158,7 +158,7 @@ impl Held {
         })
     }
 
-    /// The first captured bytes, up to a gap: how many they are, at most 8, and which.
+    /// Returns the first captured bytes, up to a gap: their number, at most 8, and the bytes.
     pub fn first_bytes(&self) -> ([u8; 8], usize) {
         let pieces = self.0.iter().flat_map(|pieces| &pieces.queue);
         let captured = pieces.map_while(|piece| match &piece.data {
