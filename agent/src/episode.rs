@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 /// Time without a loss after which an episode is over.
 pub const QUIET: Duration = Duration::from_secs(30);
 
-/// Longest time without a loss after which an episode is over. An episode that follows another within this time needs
-/// twice as much quiet, up to this bound: losses that come and go for days make two lines an hour.
+/// Longest time without a loss after which an episode is over.
+///
+/// An episode that follows another within this time needs twice as much quiet, up to this bound: losses that come and
+/// go for days make two lines an hour.
 const LONGEST_QUIET: Duration = Duration::from_secs(3600);
 
 /// Series of losses of one cause that follow each other closely.

@@ -28,8 +28,8 @@ pub enum Destination {
 }
 
 impl Destination {
-    /// Returns the destination for what was chosen on the command line, with OpenTelemetry's environment variables.
-    /// `console`: the stream for trees.
+    /// Returns the destination chosen on the command line, with OpenTelemetry's environment variables. `console`: the
+    /// stream for trees.
     ///
     /// # Errors
     /// If an environment variable of the exporter has a value that cannot be followed.

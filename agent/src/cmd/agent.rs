@@ -18,7 +18,7 @@ use crate::{
     targets::rules::Rules,
 };
 
-/// Longest time that the end may take: what is finished is sent.
+/// Longest time for the end of the agent, in which finished spans are sent.
 const FLUSH: Duration = Duration::from_secs(5);
 
 /// An agent to run.

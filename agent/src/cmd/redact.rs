@@ -31,7 +31,7 @@ pub(super) fn redact(settings: &RedactSettings) -> anyhow::Result<()> {
         );
     }
     let output = BufWriter::new(tape::create(&settings.output)?);
-    // A killed agent leaves a tape that is cut; what is on it may be enough.
+    // A killed agent leaves a tape with an incomplete last frame; the rest may be enough.
     copy(&mut tape, output).with_context(|| {
         format!(
             "{}; {} is cut, it has what came before",

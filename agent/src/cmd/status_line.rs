@@ -1,4 +1,4 @@
-//! Status line at the foot of a terminal: how much is traced, and what is lost, once a second.
+//! Status line at the foot of a terminal: the processes traced and the losses, once a second.
 
 use std::{
     io::{self, IsTerminal},

@@ -56,8 +56,7 @@ impl<F: Fn(&str) -> Option<OsString>> Environment<F> {
 
     /// Returns the settings about spans.
     ///
-    /// # Errors
-    /// If the sampler is none of Spoor's, or its argument is none.
+    /// # Errors If the sampler is not one of Spoor's, or its argument cannot be used.
     pub fn spans(&self, warnings: &mut Vec<String>) -> Result<SpanSettings, clap::Error> {
         let secrets = self.text(SENSITIVE_PARAMETERS).map(|list| SecretNames::only(&list));
         let known_methods = self.text(KNOWN_METHODS).map(|list| {
@@ -71,8 +70,10 @@ impl<F: Fn(&str) -> Option<OsString>> Environment<F> {
         })
     }
 
-    /// Returns the sampler of `OTEL_TRACES_SAMPLER` with `OTEL_TRACES_SAMPLER_ARG`. A value that cannot be used is an
-    /// error: to ignore it, as OpenTelemetry asks SDKs to, would send all traces where the user wants a hundredth.
+    /// Returns the sampler of `OTEL_TRACES_SAMPLER` with `OTEL_TRACES_SAMPLER_ARG`.
+    ///
+    /// A value that cannot be used is an error. To ignore it, as OpenTelemetry asks SDKs to, would send all traces
+    /// where the user asked for a hundredth of them.
     fn sampler(&self, warnings: &mut Vec<String>) -> Result<Sampler, clap::Error> {
         let name = self.text("OTEL_TRACES_SAMPLER");
         let ratio = self.text("OTEL_TRACES_SAMPLER_ARG");

@@ -32,11 +32,11 @@ pub enum Command {
 pub struct RunSettings {
     /// Which processes are traced, and how.
     pub trace: TraceSettings,
-    /// Where spans go.
+    /// Destination of spans.
     pub output: Output,
     /// Upper bound on the bytes of spans that wait for export.
     pub queue_bytes: usize,
-    /// Where `/metrics` and the health endpoint listen; `None`: nowhere.
+    /// Address at which `/metrics` and the health endpoint listen; `None`: nowhere.
     pub metrics_listen: Option<SocketAddr>,
 }
 
@@ -56,7 +56,7 @@ pub struct RecordSettings {
 pub struct ReplaySettings {
     /// The tape.
     pub file: PathBuf,
-    /// Where spans go.
+    /// Destination of spans.
     pub output: Output,
     /// Upper bound on the bytes of spans that wait for export.
     pub queue_bytes: usize,
@@ -98,7 +98,7 @@ pub struct PsSettings {
 pub struct TraceSettings {
     /// Rules that select processes.
     pub selection: Selection,
-    /// The control socket, at which `spoor ps` asks; `None`: there is none.
+    /// Control socket, at which `spoor ps` asks; `None`: there is none.
     pub control: Option<PathBuf>,
     /// The command to start, which is traced with its children.
     pub launch: Option<LaunchSettings>,
@@ -166,7 +166,7 @@ pub struct LaunchSettings {
 /// Settings of Core. Part of each tape: the text of a value there is the text that the user gave.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CoreSettings {
-    /// How spans are named where no route fits.
+    /// Names of spans where no route fits.
     pub span_names: SpanNames,
     /// Rules that give `http.route`; the first that fits counts.
     pub routes: Vec<Route>,

@@ -136,7 +136,8 @@ impl Printer {
 }
 
 impl Shared {
-    /// Ends the flight of so many spans, which the caller then counts. False if [`Shared::give_up`] has counted them.
+    /// Ends the flight of some spans, which the caller then counts. Returns false if [`Shared::give_up`] has counted
+    /// them.
     fn land(&self, spans: usize) -> bool {
         let mut state = self.lock();
         if !state.is_given_up {
@@ -167,7 +168,7 @@ impl Shared {
         self.losses.poll();
     }
 
-    /// Waits until a trace is due, spans come or the end is near, and returns what is to be printed then.
+    /// Waits until a trace is due, spans come or the end is near. Returns the text to print then.
     fn next(&self) -> Output {
         let mut state = self.lock();
         loop {
@@ -177,7 +178,7 @@ impl Shared {
             } else {
                 state.assembler.take_due(now)
             };
-            // Spans that found no room are told with the next trace, or now if no trace comes.
+            // Spans that found no room are reported with the next trace, or now if no trace comes.
             let only_unseen = state.unseen > 0 && state.assembler.spans() == 0;
             if state.is_closed || only_unseen || !traces.is_empty() {
                 state.in_flight = traces.iter().map(|trace| trace.nodes.len()).sum();
@@ -285,8 +286,9 @@ impl<S: Write + AsFd> Writer<S> {
         ControlFlow::Continue(())
     }
 
-    /// Writes a text, or returns why it cannot be written. A pipe that nobody reads any more does not end the agent: it may
-    /// be the parent of a traced command.
+    /// Writes a text, or returns why it cannot be written.
+    ///
+    /// A pipe without a reader does not end the agent, which may be the parent of a traced command.
     fn emit(&mut self, text: &str) -> Result<(), String> {
         if self.is_broken {
             return Err("nobody reads them any more".to_owned());

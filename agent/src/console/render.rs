@@ -144,7 +144,7 @@ fn bar(row: &Row<'_>, scale: Scale) -> String {
     bar + &" ".repeat(pad)
 }
 
-/// Writes branch, service and name, in exactly so many columns.
+/// Writes branch, service and name, in exactly `columns` columns.
 fn label(out: &mut String, row: &Row<'_>, columns: usize, style: Style) {
     let name_colour = match row.span.kind {
         SpanKind::Client => DIM,

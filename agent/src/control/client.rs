@@ -60,7 +60,7 @@ pub fn ask<T: DeserializeOwned>(path: &Path, question: &str) -> Result<T, AskErr
     let failed = |source: io::Error| {
         let path = path.to_owned();
         match source.kind() {
-            // The kernel says the same of a socket that nobody listens on (`unix_find_bsd`, net/unix/af_unix.c).
+            // The kernel returns the same error for a socket without a listener (`unix_find_bsd`, net/unix/af_unix.c).
             ErrorKind::ConnectionRefused
                 if fs::metadata(&path).is_ok_and(|metadata| !metadata.file_type().is_socket()) =>
             {

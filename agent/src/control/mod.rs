@@ -1,5 +1,5 @@
 //! Control socket of a running agent: a Unix socket that takes a question in one line and answers in one line of JSON.
-//! Other commands and other agents ask there what this agent does.
+//! Other commands and other agents ask there about the agent's work.
 //!
 //! | line | answer |
 //! |---|---|
@@ -21,11 +21,11 @@ use serde::{Deserialize, Serialize};
 /// Default path.
 pub const DEFAULT_PATH: &str = "/run/spoor/control.sock";
 
-/// Most bytes of a question, its line's end included.
+/// Largest question in bytes, its line's end included.
 const MAX_QUESTION_BYTES: u64 = 256;
-/// Most bytes of an answer that are read.
+/// Largest answer that is read, in bytes.
 const MAX_ANSWER_BYTES: u64 = 32 << 20;
-/// Most workloads in an answer.
+/// Largest number of workloads in an answer.
 const MAX_WORKLOADS: usize = 16_384;
 
 /// Status of an agent.

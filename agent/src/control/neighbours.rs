@@ -13,7 +13,7 @@ use crate::process::ProcRoot;
 
 /// The directory, on the host.
 const DIRECTORY: &str = "/run/spoor/agents";
-/// Most bytes of a file that are read.
+/// Largest part of a file that is read, in bytes.
 const MAX_BYTES: u64 = 64 << 10;
 
 /// Registered agents.

@@ -37,7 +37,7 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// Gives `workloads` to those who wait; called by Core's thread. Nearly free while nobody waits.
+    /// Gives `workloads` to the clients that wait; called by Core's thread. Nearly free while none waits.
     pub fn serve(&self, workloads: impl FnOnce() -> Vec<Workload>) {
         if !self.asked.load(Ordering::Relaxed) {
             return;
@@ -168,14 +168,14 @@ impl Drop for Control {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Relaxed);
         if identity(&self.path).ok() == Some(self.file) {
-            // Ends the thread's wait. A socket that is gone already has nobody who waits.
+            // Ends the thread's wait. No client waits at a socket that is gone already.
             let _ = UnixStream::connect(&self.path);
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Makes the socket in a directory that nobody else may enter, and moves it to its place when only its owner may use
+/// Makes the socket in a directory that only its owner may enter, and moves it to its place once only its owner may use
 /// it.
 fn bind(path: &Path, parent: &Path) -> io::Result<(UnixListener, (u64, u64))> {
     let private = parent.join(format!(".spoor-{}", std::process::id()));

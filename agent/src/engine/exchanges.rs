@@ -78,7 +78,7 @@ impl Core {
         else {
             return false;
         };
-        // The parser may hold a call back and tell it later: its bytes came with an earlier segment.
+        // The parser may hold a call back and report it later: its bytes came with an earlier segment.
         let came_with = *complete == segment.stamp;
         let captured = came_with.then_some((segment.offset, segment.bytes));
         call.is_telemetry(&self.parser, *offset, captured)
@@ -159,7 +159,8 @@ impl Core {
                 // The first request's number may be used again, by a request that was not the first on the connection.
                 connection.take_opening();
                 let first_lost = connection.exchanges.partition_point(|&(number, _)| number < exchange);
-                // In order, a lost request hides where all later ones end; by stream, it hides only its own.
+                // If replies come in order, a lost request hides the ends of all later ones. With streams it hides only
+                // its own.
                 let lost: Vec<_> = match connection.discipline() {
                     Discipline::Fifo => connection.exchanges.drain(first_lost..).collect(),
                     Discipline::Multiplexed => {

@@ -35,7 +35,7 @@ use crate::{
 /// number of exchanges.
 const BYTES_PER_EXCHANGE: u64 = 1536;
 
-/// How often idle connections are looked for.
+/// Time between two searches for idle connections.
 const SWEEP_NS: u64 = 10_000_000_000;
 
 /// Time for which the facts of an ended process are kept, besides the time for which its spans are held.

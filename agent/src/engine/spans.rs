@@ -10,7 +10,7 @@ use super::{
 };
 use crate::record::Endpoint;
 
-/// Where the first time of a span is the exit of a call that may have blocked.
+/// Attribute that says how the start of a span was read: `write_exit`, at the exit of a call that may have blocked.
 const START: &str = "spoor.start";
 
 impl Core {

@@ -3,7 +3,7 @@
 use super::{Choice, Core, Process, exchange::ExchangeId, trace::SpanKind};
 use crate::{record::Tgid, runtimes::Runtime};
 
-/// Connections that are older than the agent, or of which bytes were lost, and on which no request was found since.
+/// Blind spot: connections that are older than the agent or have lost bytes, and on which no request was found since.
 const SEARCHED: &str = "waiting for a request boundary";
 
 /// A process that did something.

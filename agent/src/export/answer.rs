@@ -16,7 +16,7 @@ use super::worker::Outcome;
 /// Response" and "OTLP/gRPC Response": "RECOMMENDED to use 4 MiB").
 pub const MAX_ANSWER_BYTES: usize = 4 << 20;
 
-/// An answer's body, as far as it came.
+/// Body of an answer, as far as it came.
 pub enum Read {
     /// The whole body.
     Whole(Collected<Bytes>),
@@ -28,7 +28,7 @@ pub enum Read {
 
 /// Reads an answer's body, up to [`MAX_ANSWER_BYTES`].
 pub async fn read(body: Incoming) -> Read {
-    // A body that announces such a length is not even begun.
+    // A body that announces more than is read is not even begun.
     if body.size_hint().lower() > MAX_ANSWER_BYTES as u64 {
         return Read::TooLong;
     }
@@ -49,7 +49,7 @@ pub fn too_long() -> Outcome {
     }
 }
 
-/// Returns the outcome that an `ExportTraceServiceResponse` tells.
+/// Returns the outcome that an `ExportTraceServiceResponse` reports.
 pub fn taken(response: ExportTraceServiceResponse) -> Outcome {
     let partial = response.partial_success.unwrap_or_default();
     Outcome::Taken {

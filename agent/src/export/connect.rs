@@ -76,8 +76,10 @@ pub enum ConnectError {
         /// The cause.
         source: io::Error,
     },
-    /// The peer closed the connection before its first answer. With TLS 1.3, a collector says only after the handshake that it wants a
-    /// certificate of ours, and then closes the connection, which may be all that is seen.
+    /// The peer closed the connection before its first answer.
+    ///
+    /// With TLS 1.3, a collector asks for a client certificate only after the handshake, and then closes the
+    /// connection: that close may be all that is seen.
     #[error("no answer (does the collector want OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and _CLIENT_KEY?)")]
     Unanswered(#[source] hyper::Error),
 }

@@ -50,7 +50,7 @@ impl Loss {
     ];
 }
 
-/// The log of losses, and what is known of the collector.
+/// Log of losses, and the state of the collector.
 #[derive(Debug)]
 pub struct Losses {
     /// Name of the destination in log lines.
@@ -63,7 +63,7 @@ pub struct Losses {
 
 #[derive(Debug, Default)]
 struct State {
-    /// In the order of [`Loss::ALL`].
+    /// Episodes in the order of [`Loss::ALL`].
     episodes: [Episode; Loss::ALL.len()],
     /// Reason of the last request's failure; `None` if it was taken, or there was none.
     trouble: Option<String>,

@@ -148,8 +148,10 @@ impl Queue {
         self.tell(dropped);
     }
 
-    /// Waits until there is a span, then for at most `delay` for a full batch, and takes what there is, but no more than one
-    /// request of `max_bytes` holds, or one span. `None` when the queue was closed and is empty.
+    /// Waits until there is a span, then for at most `delay` for a full batch, and takes the spans.
+    ///
+    /// Takes no more than one request of `max_bytes` holds, but at least one span. Returns `None` when the queue was
+    /// closed and is empty.
     pub async fn batch(&self, delay: Duration, max_bytes: usize) -> Option<Batch> {
         let mut full_by = None;
         loop {
@@ -210,7 +212,8 @@ impl Queue {
         }
     }
 
-    /// Ends the flight of so many spans, which the caller then counts. False if [`Queue::give_up`] has counted them.
+    /// Ends the flight of some spans, which the caller then counts. Returns false if [`Queue::give_up`] has counted
+    /// them.
     pub fn land(&self, spans: u64) -> bool {
         let mut state = self.lock();
         if !state.is_given_up {
@@ -247,7 +250,7 @@ impl Queue {
             batch.add(span);
         }
         state.in_flight += batch.len();
-        // After a time without collector the deque is large; what it holds now says what it needs.
+        // After a time without collector the deque is large: its present length decides how much is kept.
         if state.spans.len() < state.spans.capacity() / 8 {
             state
                 .spans

@@ -8,8 +8,10 @@ use std::{
     time::Duration,
 };
 
-/// A thread that takes spans away. Its end is waited for only so long: it may hang in a write to a pipe that nobody
-/// reads, or to a terminal that is stopped.
+/// Thread that takes spans away.
+///
+/// The wait for its end is bounded: it may hang in a write to a pipe without a reader, or to a terminal that is
+/// stopped.
 #[derive(Debug)]
 pub struct ExportThread {
     /// Disconnected when the thread ends.

@@ -1,8 +1,8 @@
 //! TLS to collectors: the certificates that we trust, and our own.
 //!
-//! Trusted is the CA of `OTEL_EXPORTER_OTLP_CERTIFICATE` alone; without one, what the system trusts. No list of CAs is
-//! built in: nobody could take one off it. All files are read anew for each connection, so certificates that are
-//! replaced while the agent runs are used from the next connection on.
+//! Trust comes from the CA of `OTEL_EXPORTER_OTLP_CERTIFICATE` alone or, without one, from the system's CAs. No list of
+//! CAs is built in, because no user could remove one from it. All files are read anew for each connection: certificates
+//! that are replaced while the agent runs are used from the next connection on.
 
 use std::{
     env,
@@ -81,7 +81,7 @@ pub enum TlsError {
         /// The cause.
         source: rustls::Error,
     },
-    /// The system trusts nobody.
+    /// The system has no trusted CA.
     #[error(
         "this system has no trusted certificates{problem}; install ca-certificates, or name your CA's certificate in \
          OTEL_EXPORTER_OTLP_CERTIFICATE"

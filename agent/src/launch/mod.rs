@@ -281,7 +281,7 @@ impl Running {
     }
 }
 
-/// Exit code of the command as a shell tells it: its own, or 128 + the number of the signal that ended it.
+/// Exit code of the command as a shell reports it: its own, or 128 + the number of the signal that ended it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExitCode(pub i32);
 

@@ -11,7 +11,7 @@ use nix::unistd::{Gid, Uid, User, getgrouplist};
 
 use super::LaunchError;
 
-/// Variables by which sudo tells who called it. The command does not get them: it does not run under sudo any more.
+/// Variables in which sudo passes its caller. The command does not get them: it does not run under sudo any more.
 const SUDO_VARIABLES: [&str; 5] = ["SUDO_UID", "SUDO_GID", "SUDO_USER", "SUDO_COMMAND", "SUDO_HOME"];
 
 /// A user, with the identity that a process of theirs has.

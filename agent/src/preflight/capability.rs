@@ -12,7 +12,7 @@ pub(super) const WITHOUT_MEMLOCK: (u32, u32) = (5, 11);
 pub struct Capability {
     /// The name, as in capabilities(7).
     pub name: &'static str,
-    /// Capabilities of which one is enough: the number of this one, then others (include/uapi/linux/capability.h).
+    /// Numbers of capabilities of which one is enough: this one first, then others (include/uapi/linux/capability.h).
     pub enough: &'static [u32],
     /// The purpose.
     pub purpose: &'static str,

@@ -142,7 +142,7 @@ pub fn problems(facts: &Facts) -> Vec<Problem> {
     if user_namespace.is_some_and(|inode| inode != INITIAL_USER_NAMESPACE) {
         problems.push(Problem::UserNamespace);
     }
-    // A version that cannot be read is no proof of an old kernel: loading will tell.
+    // A version that cannot be read is no proof of an old kernel: loading the programs will show.
     if kernel_version(kernel).is_some_and(|version| version < OLDEST_KERNEL) {
         problems.push(Problem::OldKernel { kernel: kernel.clone() });
     }

@@ -1,5 +1,5 @@
-//! Facts that BTF does not tell, found by trying: where system calls keep their arguments, and which loads the verifier
-//! takes.
+//! Facts that BTF does not have, found by trying: where system calls keep their arguments, and which loads the verifier
+//! accepts.
 
 use std::os::{
     fd::{AsRawFd, OwnedFd},

@@ -68,7 +68,7 @@ impl Attachment {
         }
     }
 
-    /// Returns what is lost without the program; an error, if nothing works without it.
+    /// Returns the loss that the program's absence costs; an error, if nothing works without it.
     pub(super) fn without(&self, reason: String) -> Result<Lost, ProbeError> {
         let Attachment { program, feature, .. } = *self;
         let Some(feature) = feature else {
@@ -247,7 +247,7 @@ fn code(offsets: &Offsets) -> Cow<'static, [u8]> {
     code.into()
 }
 
-/// Returns the instruction that calls a function of such a kind.
+/// Returns the instruction that calls a function of the given kind.
 fn call(kind: u8, number: i32) -> [u8; 8] {
     let [a, b, c, d] = number.to_ne_bytes();
     [BPF_CALL, kind << 4, 0, 0, a, b, c, d]

@@ -1,6 +1,7 @@
-//! Features that do not work on this kernel, and a way to test that: nobody has all kernels that lack something.
+//! Features that do not work on this kernel, and a way to test their absence, because no test machine has all kernels
+//! that lack something.
 
-/// A program or field that this kernel lacks or refuses, and what that costs.
+/// Program or field that this kernel lacks or refuses, and its cost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lost {
     /// The program's name, or `struct.member` of a field.

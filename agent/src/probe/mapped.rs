@@ -56,8 +56,8 @@ unsafe impl<T: Shareable> Send for Mapped<T> {}
 unsafe impl<T: Shareable> Sync for Mapped<T> {}
 
 impl<T: Shareable> Mapped<T> {
-    /// Maps an array map of `entries` values of `T`. The kernel lays values out at multiples of 8 bytes, so `T` must have
-    /// such a size.
+    /// Maps an array map of `entries` values of `T`. The kernel lays values out at multiples of 8 bytes, so the size of
+    /// `T` must be one.
     ///
     /// # Errors
     /// If the map is no array, or smaller than that, or the kernel refuses the mapping.

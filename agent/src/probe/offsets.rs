@@ -1,4 +1,4 @@
-//! Offsets of kernel fields, as the programs need them, and what is lost where a kernel lacks one.
+//! Offsets of kernel fields that the programs need, and the loss where a kernel lacks one.
 
 use agent_ebpf::abi::Offsets;
 
@@ -19,7 +19,7 @@ pub type Feature = Option<&'static str>;
 
 /// Nothing works without the field.
 const ALL: Feature = None;
-/// The inode number tells a socket from an earlier one at the same address.
+/// The inode number distinguishes a socket from an earlier one at the same address.
 const GENERATIONS: Feature = Some("sockets that have the address of an earlier one are not told from it");
 const PROGRAMS: Feature = Some("programs that end before they are looked at have no name");
 const ENDS: Feature = Some("exchanges of processes that die end late");

@@ -1,4 +1,4 @@
-//! Table of all programs: where each is attached, and what is lost without it.
+//! Table of all programs: where each is attached, and the loss without it.
 
 /// Tracepoint that a program is attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,7 +18,8 @@ pub struct Attachment {
     pub hook: Hook,
     /// The feature that does not work without it; `None`: nothing works without it.
     pub feature: Option<&'static str>,
-    /// When it is attached. All programs are loaded at the start, so that it is known then what this kernel refuses.
+    /// Time at which the program is attached. All programs are loaded at the start, so that the ones this kernel
+    /// refuses are known then.
     pub when: When,
     /// True if a supported kernel may lack the system call. Nobody makes it there, and nothing is lost.
     pub may_be_unknown: bool,

@@ -33,9 +33,9 @@ pub fn enable_run_statistics() -> Result<OwnedFd, ProbeError> {
     enable_stats(Stats::RunTime).map_err(|error| failed(&error))
 }
 
-/// Returns whether the kernel holds a program of this name, whoever loaded it.
+/// Returns whether the kernel holds a program of this name, loaded by this process or another.
 pub fn is_loaded(name: &str) -> bool {
-    // The kernel keeps so many bytes of a name.
+    // The kernel cuts names to BPF_OBJ_NAME_LEN.
     const NAME_BYTES: usize = 15;
     let wanted = name.get(..NAME_BYTES.min(name.len()));
     // Programs that are unloaded meanwhile are skipped.

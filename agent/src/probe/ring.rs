@@ -92,8 +92,8 @@ impl Ring {
     /// Sleeps until a record comes, [`Waker::wake`] is called, or `longest` is over. Takes no record.
     pub fn sleep(&mut self, shared: &Shared, longest: Duration) {
         shared.reader_sleeps(true);
-        // What was submitted before the word was there wakes nobody, but lies there. Without the fence the look may come
-        // before the word.
+        // A record that was submitted before the word was set wakes no reader, but lies in the ring. Without the fence,
+        // the look at the ring may come before the word is set.
         fence(Ordering::SeqCst);
         // A program that looked for the word before may submit after: the second look finds that.
         let settled = longest.min(SETTLE);
@@ -103,7 +103,7 @@ impl Ring {
         shared.reader_sleeps(false);
     }
 
-    /// Returns whether a record waits. poll(2) tells, also of records that wake nobody.
+    /// Returns whether a record waits. poll(2) reports also records that wake no reader.
     fn has_records(&self) -> bool {
         let mut ask = libc::pollfd {
             fd: self.records.as_raw_fd(),

@@ -1,5 +1,5 @@
-//! Survey of what this kernel takes: every program is loaded, attached and detached again. The agent stops at the first
-//! thing that it cannot go without; the survey goes on and reports all.
+//! Survey of the programs that this kernel accepts: every program is loaded, attached and detached again. The agent
+//! stops at the first program that it needs and cannot load; the survey goes on and reports all.
 
 use agent_ebpf::abi::Offsets;
 use aya::Ebpf;

@@ -14,7 +14,7 @@ use crate::runtimes::Marks;
 
 /// More headers than any real binary has; the rest of a crafted file is not looked at.
 const MAX_HEADERS: usize = 256;
-/// Most bytes that are searched for a mark.
+/// Upper bound on bytes that are searched for a mark.
 const SEARCH_BYTES: u64 = 64 << 20;
 /// Size of one step of a search.
 const STEP_BYTES: usize = 1 << 20;

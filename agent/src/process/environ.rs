@@ -1,4 +1,4 @@
-//! Environments of processes, and what they declare about the service.
+//! Environments of processes, and their declarations about the service.
 
 use percent_encoding::percent_decode_str;
 

@@ -8,9 +8,9 @@ use std::{
 use super::{elf::Binary, proc_root::ProcRoot, reader::Identity};
 use crate::runtimes::{Evidence, Recognised, recognise};
 
-/// Most executables that are kept; at the bound, the cache is emptied and all are read again.
+/// Upper bound on executables that are kept; at the bound, the cache is emptied and all are read again.
 const CACHED: usize = 4096;
-/// Most bytes that are read of a file beside an executable.
+/// Upper bound on bytes that are read of a file beside an executable.
 const BESIDE_BYTES: u64 = 16 << 10;
 
 /// Kind and word size of an executable.

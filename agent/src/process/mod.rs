@@ -1,8 +1,8 @@
 //! Processes: what one is, and what of it is not visible.
 //!
 //! [`Gatherer`] describes a process: its service, its runtime, its container. Everything is read from `/proc`, for
-//! processes in any namespace; a process that ends meanwhile leaves what was read so far. Which processes are traced is
-//! decided in [`crate::targets`].
+//! processes in any namespace. If a process ends meanwhile, the facts read so far count. [`crate::targets`] decides
+//! which processes are traced.
 
 mod command;
 pub(crate) mod container;

@@ -24,12 +24,12 @@ use super::{
     reader::{self, Identity, Question, Readers},
 };
 
-/// Most bytes of a process's environment that are looked at. The kernel's own bound is a quarter of the stack limit
-/// (2 MiB by default); what people set by hand is a few KiB.
+/// Upper bound on bytes of a process's environment that are looked at. The kernel's own bound is a quarter of the stack
+/// limit (2 MiB by default); what people set by hand is a few KiB.
 const ENVIRON_BYTES: usize = 1 << 20;
-/// Most bytes of a command line: Java class paths are long, and the main class comes after them.
+/// Upper bound on bytes of a command line: Java class paths are long, and the main class comes after them.
 const CMDLINE_BYTES: usize = 256 << 10;
-/// Most bytes of the small files (`stat`, `comm`, `cgroup`, `status`).
+/// Upper bound on bytes of the small files (`stat`, `comm`, `cgroup`, `status`).
 const SMALL_BYTES: u64 = 64 << 10;
 
 /// Flag of a kernel thread in `/proc/PID/stat` (`PF_KTHREAD`, include/linux/sched.h).

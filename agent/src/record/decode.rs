@@ -23,7 +23,7 @@ const CLOSE_WAIT: u8 = 8;
 const SHUT_BOTH: u8 = 3;
 
 impl<'a> Record<'a> {
-    /// Decodes a record; `None` if it is none of this version's.
+    /// Decodes a record; `None`: this version does not understand it.
     pub fn decode(record: &'a [u8]) -> Option<Self> {
         let (header, _) = abi::split::<Header>(record)?;
         let is = |kind: Kind| header.kind == kind as u8;

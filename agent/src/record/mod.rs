@@ -1,4 +1,4 @@
-//! The kernel's records, decoded once: above this module nobody sees a number of the binary interface.
+//! Records of the kernel, decoded once: no number of the binary interface is used above this module.
 //!
 //! [`Record::decode`] turns the bytes of the ring buffer, or of a tape, into enums and newtypes. A record with a number that
 //! this version does not know is refused, and Core counts it as malformed.
@@ -99,7 +99,7 @@ pub enum Record<'a> {
     Unseen(Stamp, Unseen),
 }
 
-/// A socket in the kernel: its address, and its inode number, which tells two sockets at one address apart.
+/// Socket in the kernel: its address, and its inode number, which distinguishes two sockets at one address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Socket {
     /// Address.
@@ -120,7 +120,7 @@ pub enum Base {
     },
     /// Unix: the programs count from the socket's first byte. The address of the other end's socket, if it has one.
     Unix(Option<NonZeroU64>),
-    /// Multipath TCP: counted, and nothing tells the other end.
+    /// Multipath TCP: the bytes are counted, and no number identifies the other end.
     Counted,
 }
 
@@ -139,7 +139,7 @@ pub struct Open {
     pub written: u64,
     /// Bytes received before this record.
     pub read: u64,
-    /// How this end came to be.
+    /// Role of this end, as the programs know it.
     pub role: Role,
     /// Address of this end.
     pub local: Address,
@@ -158,11 +158,11 @@ pub struct Connect<'a> {
     pub since: Since,
     /// The connection.
     pub conn: ConnectionId,
-    /// When it was called.
+    /// Time at which connect(2) was called.
     pub start_ns: u64,
     /// 0, or a positive errno.
     pub errno: i32,
-    /// Where to.
+    /// Address that was connected to.
     pub remote: Address,
     /// The Unix socket's address, as it was given.
     pub path: &'a [u8],
@@ -194,7 +194,7 @@ pub struct Segment<'a> {
     pub end: u64,
     /// Bytes that the whole system call moved.
     pub call_bytes: u32,
-    /// Stream offset below which the programs make no record; `None`: all is told.
+    /// Stream offset below which the programs make no record; `None`: all bytes make one.
     pub until: Option<NonZeroU64>,
     /// The captured bytes.
     pub bytes: &'a [u8],
@@ -211,7 +211,8 @@ impl Segment<'_> {
     }
 }
 
-/// A read returned 0; or, of TCP, the connection has closed with received bytes before `end` that nobody has read yet.
+/// End of a stream: a read returned 0, or a TCP connection has closed with received bytes before `end` that no read has
+/// taken yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndOfStream {
     /// Thread that read, if any did, and the time.
@@ -233,7 +234,7 @@ pub enum Change {
     Closed,
     /// A process closed a descriptor of a Unix connection that others have.
     Released,
-    /// Over, and nobody saw when or how: the agent says it of Unix connections.
+    /// Over, at an unknown time and in an unknown way: the agent reports it for Unix connections.
     Gone,
 }
 
@@ -248,7 +249,7 @@ pub enum Held {
     Released,
 }
 
-/// States of TCP, by the kernel's numbers, as far as they decide something
+/// States of TCP that decide something, by the kernel's numbers
 /// (<https://elixir.bootlin.com/linux/v6.18/source/include/net/tcp_states.h>).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TcpState {
@@ -263,7 +264,7 @@ pub enum TcpState {
 /// A connection changed its state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct State {
-    /// When; and who, where the change is a process's own.
+    /// Time of the change, and the thread if a process made it.
     pub stamp: Stamp,
     /// The connection.
     pub conn: ConnectionId,
@@ -277,9 +278,9 @@ pub struct State {
     pub shut_both: bool,
     /// Whether a process still has the socket.
     pub held: Held,
-    /// The last record of what was read found no room in the ring.
+    /// Set if the last record of received bytes found no room in the ring.
     pub lost_read: bool,
-    /// The last record of what was written found no room in the ring.
+    /// Set if the last record of sent bytes found no room in the ring.
     pub lost_written: bool,
 }
 

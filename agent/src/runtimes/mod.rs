@@ -1,8 +1,8 @@
-//! Language runtimes that Spoor tells apart.
+//! Language runtimes that Spoor distinguishes.
 //!
-//! A [`Runtime`] decides which causality rules apply to a process. `recognise` finds it from the executable's name
-//! and from the marks that its binary holds; `table.rs` has one row for each kind of executable. This room reads no file
-//! and knows no process: its callers read, and pass on what they read.
+//! A [`Runtime`] decides which causality rules apply to a process. `recognise` finds it from the executable's name and
+//! from the marks in its binary; `table.rs` has one row for each kind of executable. This room reads no file and knows
+//! no process: its callers read for it.
 
 mod rules;
 mod table;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub use rules::{Rule, Rules};
 pub(crate) use table::{Evidence, Recognised, recognise, without_version};
 
-/// Kind of program that a process runs, as far as it matters to causality. Tapes hold these names.
+/// Kind of program that a process runs, as causality distinguishes them. Tapes hold these names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Runtime {
     /// Nothing special is known: the thread rule may be tried, behind its gate.

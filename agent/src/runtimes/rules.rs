@@ -9,8 +9,8 @@ pub enum Rule {
     Thread,
     /// A loop makes the call in the turn in which it reads the request.
     Turn,
-    /// A worker serves one request at a time, which another thread may have read: whoever writes the response made the
-    /// calls.
+    /// A worker serves one request at a time, which another thread may have read: the thread that writes the response
+    /// made the calls.
     Worker,
 }
 
@@ -43,8 +43,8 @@ impl Rules {
 }
 
 impl Runtime {
-    /// Returns the rules that hold in this runtime. None where many requests share a thread, and nothing that is seen from
-    /// outside tells them apart.
+    /// Returns the rules that hold in this runtime. None hold where many requests share a thread and no outside fact
+    /// tells them apart.
     pub fn rules(self) -> Rules {
         match self {
             Self::Unknown | Self::Python | Self::Jvm | Self::Ruby | Self::Php => Rules::of(&[Rule::Thread]),

@@ -29,7 +29,7 @@ pub(crate) struct Recognised {
     pub(crate) is_interpreter: bool,
 }
 
-/// Language of a program without any sign: nothing tells what it was written in.
+/// Language of a program without any sign of another one.
 const NATIVE: &str = "native";
 
 /// Sign that an executable is of one kind.

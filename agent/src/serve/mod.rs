@@ -48,7 +48,7 @@ pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOC
 
 /// Upper bound on open connections. More wait in the kernel for a place.
 const MAX_CONNECTIONS: usize = 32;
-/// Longest time that a connection may be open, so that nobody keeps the others out.
+/// Longest time that a connection may be open, so that no client keeps the others out.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest time that a request's head may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);

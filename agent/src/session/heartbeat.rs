@@ -1,5 +1,5 @@
-//! Heartbeat of the reader of the ring. Each question for the agent's health asks for the next beat, so that nothing
-//! wakes up while nobody asks.
+//! Heartbeat of the reader of the ring. A question for the agent's health asks for the next beat, so the reader does
+//! not wake up without one.
 
 use std::{
     sync::{
@@ -16,7 +16,7 @@ use crate::probe::Waker;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Shortest time over which lost records are compared with taken ones.
 const WINDOW: Duration = Duration::from_secs(1);
-/// How long a problem is reported after the ring lost more than it gave.
+/// Time for which a problem is reported after the ring lost more records than it delivered.
 const REMEMBERED: Duration = Duration::from_secs(30);
 
 /// Heartbeat of the reader.
@@ -43,7 +43,7 @@ impl Heartbeat {
         self.lock().waker = Some(waker);
     }
 
-    /// Beats; called by the reader. Nearly free while nobody asks.
+    /// Beats; called by the reader. Nearly free while no question waits.
     pub fn beat(&self) {
         if self.asked.load(Ordering::Relaxed) {
             let mut state = self.lock();
@@ -52,8 +52,7 @@ impl Heartbeat {
         }
     }
 
-    /// Notes how many records were lost for want of room in the ring, and how many taken, since the start; called by
-    /// the reader.
+    /// Notes the records lost for lack of room in the ring, and those taken, since the start; called by the reader.
     pub fn ring(&self, now: Instant, lost: u64, taken: u64) {
         let mut state = self.lock();
         let (since, lost_before, taken_before) = *state.window.get_or_insert((now, lost, taken));

@@ -1,5 +1,5 @@
-//! Log lines about losses for want of room: one when a loss begins, with advice, and one when it is over. Only losses
-//! that a setting mends are logged; docs/loss.md has all.
+//! Log lines about losses for lack of room: one when a loss begins, with advice, and one when it is over. Only losses
+//! that a setting can prevent are logged; docs/loss.md has all.
 
 use std::time::Instant;
 

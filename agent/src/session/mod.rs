@@ -182,7 +182,7 @@ impl Session {
         );
     }
 
-    /// Takes what is there, at most a batch, and passes on what came of it. Returns how many records there were.
+    /// Takes the waiting records, at most a batch, and passes their results on. Returns the number of records.
     fn turn(&mut self) -> usize {
         let taken = self.take_records();
         self.learn();
@@ -245,7 +245,7 @@ impl Session {
                 break;
             }
             taken += many;
-            // Before the next records: the earlier a hint is written, the less is copied.
+            // Hints go before the next records: the earlier a hint is written, the less is copied.
             self.write_hints();
         }
         taken
@@ -258,7 +258,7 @@ impl Session {
         }
     }
 
-    /// Has the ends of Unix connections reported once they matter, and tells Core those that nobody reported.
+    /// Has the ends of Unix connections reported once they matter. Tells Core of ends without a record.
     fn end_unix(&mut self, now_ns: u64) {
         let gone = self.unix_ends.turn(&self.core, &mut self.probe);
         for conn in gone {
@@ -268,7 +268,7 @@ impl Session {
         }
     }
 
-    /// Ends the session: takes what is left, and hands on what is over, within this time.
+    /// Ends the session: takes the remaining records and hands on finished spans, within this time.
     ///
     /// # Errors
     /// If the tape is not whole.
@@ -308,7 +308,7 @@ impl Session {
 /// Draws a seed for ids that no other agent has: from the kernel, for the clocks of two hosts of one image may agree.
 fn seed() -> io::Result<u128> {
     let mut bytes = [0; size_of::<u128>()];
-    // So few bytes come in one call, once the kernel has collected enough (random(7)).
+    // A call returns so few bytes at once, if the kernel has collected enough entropy (random(7)).
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
     Ok(u128::from_le_bytes(bytes))
 }

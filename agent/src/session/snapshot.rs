@@ -56,7 +56,7 @@ impl Published {
         self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Adds the readers to what is published.
+    /// Adds the counters of the readers to the published ones.
     pub fn watch(&self, readers: Arc<Readers>) {
         // There is one session, and it has one set of readers.
         let _ = self.readers.set(readers);

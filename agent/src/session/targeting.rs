@@ -79,7 +79,7 @@ impl Session {
         }
     }
 
-    /// Takes what the inspector has learned, carries out what follows, and asks what Core wants to know.
+    /// Takes the inspector's replies, carries out the decisions, and asks the questions of Core.
     pub(super) fn learn(&mut self) {
         while let Some(answer) = self.inspector.answer() {
             match answer {
@@ -134,7 +134,7 @@ impl Session {
         self.inspector.ask(Question::Ended(tgid));
     }
 
-    /// Tells the kernel side, the tape and Core what was decided.
+    /// Passes decisions to the kernel side, the tape and Core.
     fn carry_out(&mut self, decisions: Vec<Decision>) {
         for Decision { tgid, outcome } in decisions {
             match outcome {

@@ -1,6 +1,6 @@
-//! Ends of Unix connections. The states of TCP tell its ends; for Unix sockets, close(2) and its kin have to be hooked,
-//! and every process of the host pays for that. So they are hooked once that matters, and connections that ended before
-//! are found by reading /proc.
+//! Ends of Unix connections. A TCP state change reports the end of a TCP connection. For Unix sockets, close(2) and
+//! similar calls have to be hooked, at a cost for every process of the host. So they are hooked only once these ends
+//! matter, and connections that ended before are found by reading /proc.
 //!
 //! ```text
 //! Unwatched ── a target speaks HTTP on one ──► Attaching, Attached ──► Looking ── /proc was read ──► Watched

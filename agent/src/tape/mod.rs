@@ -86,7 +86,7 @@ pub enum TapeError {
     UnknownFrame {
         /// The frame's kind.
         kind: u8,
-        /// Where the frame begins.
+        /// Offset at which the frame begins.
         at_byte: u64,
         /// Frames before it.
         whole_frames: u64,
@@ -99,7 +99,7 @@ pub enum TapeError {
     TooLong {
         /// The length that the frame claims, in bytes.
         length: u32,
-        /// Where the frame begins.
+        /// Offset at which the frame begins.
         at_byte: u64,
         /// Frames before it.
         whole_frames: u64,
@@ -109,7 +109,7 @@ pub enum TapeError {
     Malformed {
         /// The frame's kind.
         frame: &'static str,
-        /// Where the frame begins.
+        /// Offset at which the frame begins.
         at_byte: u64,
         /// Frames before it.
         whole_frames: u64,
@@ -294,7 +294,7 @@ impl<R: Read> TapeReader<R> {
         if self.ended {
             return Ok(None);
         }
-        // After any error below, the next call must not take the bytes that follow for a frame.
+        // After any error below, the next call must not read the bytes that follow as a frame.
         self.ended = true;
         let (at_byte, whole_frames) = (self.at_byte, self.frames);
 

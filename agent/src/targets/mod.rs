@@ -109,14 +109,14 @@ struct Entry {
 #[derive(Debug, Default)]
 pub struct Registry {
     entries: BTreeMap<Tgid, Entry>,
-    /// Provisional processes that nobody will decide about: their parent is not known, or was replaced.
+    /// Provisional processes that no reply will decide: their parent is not known, or was replaced.
     orphans: Vec<Tgid>,
     /// Decisions by listening ports, until [`Registry::take_decisions`].
     decisions: Vec<Decision>,
 }
 
 impl Registry {
-    /// Takes what a record of the kernel says. Returns the question that it raises.
+    /// Takes a record of the kernel. Returns the question that it raises.
     pub fn notice(&mut self, record: &Record<'_>) -> Option<Question> {
         match record {
             Record::Fork(fork) => Some(self.fork(fork.stamp.execution.tgid, fork.child)),

@@ -1,4 +1,4 @@
-//! Provisional processes: captured before it is known whether they are targets, and what they fork meanwhile.
+//! Provisional processes and their forks: captured before it is known whether they are targets.
 //!
 //! A process that begins a program is captured from its first byte, so that nothing is missed if a rule names it. Its
 //! children are captured too. A shell may fork several of them before the inspector has answered, so they share its
@@ -15,7 +15,7 @@ pub(super) struct Provisional {
     pub(super) with: Option<Tgid>,
     /// Questions about its programs that the inspector has not answered.
     pub(super) unanswered: u32,
-    /// Processes that share its fate. One may have another life since, which [`Provisional::with`] tells.
+    /// Processes that share its fate. One may run another program since, which [`Provisional::with`] shows.
     pub(super) forked: Vec<Tgid>,
     /// The reason if it turns out to be a target by its parent, or the reason before its present program.
     pub(super) reason: Option<Reason>,
@@ -145,7 +145,7 @@ impl Registry {
         forked
     }
 
-    /// Lets the processes go that shared the fate of `parent`, about which nobody decides any more.
+    /// Makes orphans of the processes that shared the fate of `parent`: no reply decides about them any more.
     pub(super) fn orphan(&mut self, parent: Tgid, forked: &[Tgid]) {
         for &child in forked {
             if let Some(provisional) = self.undecided_mut(child)

@@ -1,7 +1,7 @@
 //! Reconciliation of the registry with what runs, after records of starts or ends were lost.
 //!
-//! A lost record leaves the kernel side's marks and the registry apart: a process that should be traced is not, or one
-//! is captured that nobody decided about. So when the ring was full, everything that runs is looked at again. A record
+//! After a lost record, the kernel side's marks and the registry may differ: a process that should be traced is not, or
+//! one is captured without a decision. So when the ring was full, everything that runs is looked at again. A record
 //! that is still on its way looks like a lost one: a start is believed at once, everything else at the second look.
 
 use std::collections::BTreeSet;

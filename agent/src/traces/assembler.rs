@@ -12,7 +12,7 @@ use crate::engine::trace::{Span, TraceId};
 
 /// A trace that has its topmost span is complete when no span came for this long.
 pub const QUIET: Duration = Duration::from_secs(1);
-/// Longest time that a trace is kept after its first span. It is given out then, complete or not.
+/// Longest time that a trace is kept after its first span. After it the trace leaves, complete or not.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Upper bound on the traces that are kept.
 pub const MAX_TRACES: usize = 20_000;

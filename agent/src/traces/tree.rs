@@ -14,7 +14,7 @@ pub struct Trace {
     pub id: TraceId,
     /// False if spans may be missing: no topmost span came, or others still came when the trace was given out.
     pub is_complete: bool,
-    /// At least one span. Each stands before its children (depth first); siblings are ordered by start.
+    /// Nodes of the tree, at least one. Each stands before its children (depth first); siblings are ordered by start.
     pub nodes: Vec<Node>,
 }
 

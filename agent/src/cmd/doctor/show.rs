@@ -51,7 +51,7 @@ pub fn text(report: &Report) -> String {
     text
 }
 
-/// Most names of a list that are shown; the names of a longer one are only counted.
+/// Number of names of a list that are shown; the names of a longer one are only counted.
 const LISTED: usize = 8;
 
 /// Formats the report for programs: one JSON object with all lines.

@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// Gathers listings. Keeps what was learned of executables.
+/// Gatherer of listings. Keeps the facts about executables between two listings.
 pub(super) struct Gather {
     root: ProcRoot,
     gatherer: Gatherer,
@@ -65,7 +65,7 @@ impl Gather {
             };
             row(candidate, false, why)
         }));
-        // Where rules are given, what they name is of interest, whatever it does.
+        // The user's rules name these processes, so they are listed even if they do nothing.
         let keep_selected = !agent.rules.is_empty();
         Listing {
             workloads: self.described(rows, all, keep_selected),

@@ -5,30 +5,30 @@ use unicode_width::UnicodeWidthChar;
 use super::{Listing, Row};
 use crate::console::printable;
 
-/// Most columns of a service's name.
+/// Largest width of a service's name, in columns.
 const SERVICE_COLUMNS: usize = 24;
-/// Most columns of the reason why a process is selected or not.
+/// Largest width of the reason why a process is selected or not, in columns.
 const WHY_COLUMNS: usize = 32;
 /// Fewest columns of both, in whatever terminal.
 const LEAST_COLUMNS: usize = 12;
-/// Columns that are kept free for what is not visible, if it needs them.
+/// Columns reserved for the list of blind spots, if it needs them.
 const UNSEEN_COLUMNS: usize = 20;
-/// Indent of what is not visible, where it has lines of its own for want of room.
+/// Indent of the list of blind spots, where it has lines of its own for lack of room.
 const INDENT: usize = 2;
 /// Blanks between two cells.
 const GAP: usize = 2;
 
-/// Kinds of cells, but for what is not visible.
+/// Number of kinds of cells, without the list of blind spots.
 const FIELDS: usize = 8;
 /// Titles of the cells.
 const TITLES: [&str; FIELDS] = [
     "PID", "SERVICE", "RUNTIME", "CONNS", "REQUESTS", "CALLS", "MISSED", "SELECTED",
 ];
-/// Most columns of the cells.
+/// Largest width of each kind of cell, in columns.
 const MOST_COLUMNS: [usize; FIELDS] = [7, SERVICE_COLUMNS, 10, 6, 10, 10, 7, WHY_COLUMNS];
 /// Columns whose cells are numbers, which are aligned to the right.
 const IS_NUMBER: [bool; FIELDS] = [true, false, false, true, true, true, true, false];
-/// Title of what is not visible.
+/// Title of the list of blind spots.
 const UNSEEN_TITLE: &str = "NOT VISIBLE";
 const SERVICE: usize = 1;
 const SELECTED: usize = 7;
@@ -45,13 +45,13 @@ struct Layout {
     widths: [usize; FIELDS],
     /// Columns of the terminal.
     columns: usize,
-    /// Column that what is not visible begins at.
+    /// Column at which the list of blind spots begins.
     unseen_at: usize,
-    /// In a narrow terminal, what is not visible is below the rest of its row, which is cut.
+    /// Set in a narrow terminal: the list of blind spots is below the rest of its row, which is cut.
     is_below: bool,
 }
 
-/// Formats the listing in lines of so many columns. `asked` tells whether an agent would have answered.
+/// Formats the listing in lines of `columns` width. `asked`: an agent would have answered.
 pub(super) fn table(listing: &Listing, asked: bool, columns: usize) -> Vec<String> {
     let mut lines = vec![fitted(&printable(&heading(listing, asked)), columns)];
     if listing.workloads.is_empty() {
@@ -183,7 +183,7 @@ impl Cells {
     }
 }
 
-/// Cuts a text to so many columns.
+/// Cuts a text to a number of columns.
 fn fitted(text: &str, columns: usize) -> String {
     if width_of(text) <= columns {
         return text.to_owned();
@@ -202,7 +202,7 @@ fn width_of(text: &str) -> usize {
     text.chars().map(|c| c.width().unwrap_or(0)).sum()
 }
 
-/// Breaks a list at its commas into lines of so many columns.
+/// Breaks a list at its commas into lines of at most `columns` width.
 fn wrap(text: &str, columns: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for part in text.split_inclusive(", ") {

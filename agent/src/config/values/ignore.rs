@@ -1,4 +1,4 @@
-//! Rules that name requests which the user does not want to see: probes, mostly.
+//! Rules that name requests which get no span: mostly probes.
 
 use std::{fmt, str::FromStr};
 

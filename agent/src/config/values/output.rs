@@ -1,4 +1,4 @@
-//! Where spans, logs and answers go, and how spans are named.
+//! Destinations of spans, logs and answers, and the style of span names.
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{control, serve::DEFAULT_ADDRESS};
 
-/// Where spans go.
+/// Destination of spans.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Trees for people: on stdout, or on stderr beside a launched command.
@@ -32,7 +32,7 @@ impl FromStr for Output {
     }
 }
 
-/// How spans are named.
+/// Style of span names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 pub enum SpanNames {
     /// `GET /users/{id}`: the method and the path with ids, numbers and hashes replaced.

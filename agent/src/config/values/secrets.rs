@@ -17,8 +17,10 @@ const OF_THE_CONVENTIONS: [&str; 7] = [
     "X-Goog-Signature",
 ];
 
-/// Names that the conventions leave to the instrumentation: the values give access to whoever reads them. docs/spans.md has
-/// the reasons. Written as [`letters`] returns them: letters and digits, in lower case.
+/// Names of query parameters whose values give access to anybody who reads them; the conventions leave the list to the
+/// instrumentation.
+///
+/// docs/spans.md has the reasons. Written as [`letters`] returns them: letters and digits, in lower case.
 const WORDS: [&str; 12] = [
     // OAuth 2.0 (RFC 6749, RFC 7521, RFC 7636) and SAML.
     "code",

@@ -1,4 +1,4 @@
-//! How an exchange, or a connect, ends that does not end well.
+//! Ways in which an exchange, or a connect, fails.
 
 use libc::c_int;
 
@@ -13,8 +13,10 @@ pub enum Failure {
     ConnectionClosed,
     /// The connection was torn down on this host (`ECONNABORTED`).
     ConnectionAborted,
-    /// This end closed before the exchange was whole: given up, or its own time limit. The conventions ask for no error
-    /// where the caller cancelled *intentionally*; a closed socket does not tell that from a time limit.
+    /// This end closed before the exchange was whole: it gave up, or reached its own time limit.
+    ///
+    /// The conventions ask for no error where the caller cancelled *intentionally*. A closed socket does not show
+    /// whether that or a time limit was the reason.
     Cancelled,
     /// The network stack gave up waiting (`ETIMEDOUT`).
     Timeout,

@@ -1,11 +1,11 @@
-//! Parent and trace of an exchange, as far as they are known.
+//! Parent and trace of an exchange, once they are known.
 
 use std::sync::Arc;
 
 use super::ExchangeId;
 use crate::engine::context::{ParentMethod, SpanId, TraceContext, TraceId};
 
-/// Parent and trace of an exchange, as far as they are known.
+/// Parent and trace of an exchange, once they are known.
 #[derive(Debug, Default)]
 pub struct Lineage {
     /// The `traceparent` of the request.
@@ -33,7 +33,7 @@ pub enum Carried {
 }
 
 impl Carried {
-    /// Returns the context, whoever wrote it.
+    /// Returns the context, no matter which process wrote it.
     pub fn context(self) -> Option<TraceContext> {
         match self {
             Self::Nothing => None,

@@ -1,7 +1,7 @@
 //! An exchange: a request with its response, or with what ended it, seen at one end of its connection.
 //!
-//! [`state`] has the states in which an exchange is, [`lineage`] what is known of its parent and trace, [`side`] the facts of
-//! the end that saw it. An exchange carries the messages of its protocol, and nobody here looks into them.
+//! [`state`] has the states of an exchange, [`lineage`] its parent and trace, [`side`] the facts of the end that saw
+//! it. An exchange carries the messages of its protocol, and no code here looks into them.
 
 mod failure;
 mod lineage;
@@ -49,7 +49,7 @@ pub struct Exchange {
     pub shown: Shown,
     /// The span's id.
     pub span_id: SpanId,
-    /// Parent and trace of the exchange, as far as they are known.
+    /// Parent and trace of the exchange, once they are known.
     pub lineage: Lineage,
     /// The same exchange at the other end of the connection.
     pub partner: Option<ExchangeId>,
@@ -77,16 +77,16 @@ pub struct Messages {
 pub struct Start {
     /// `CLOCK_MONOTONIC`.
     pub ns: u64,
-    /// The moment that the clock was read at.
+    /// Moment of the reading.
     pub read_at: ReadAt,
 }
 
-/// The moment at which the begin of an exchange was read from the clock.
+/// Moment at which the clock was read for the start of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadAt {
-    /// At the system call that began it, or at the other end.
+    /// The system call that began it, or the other end's time.
     Begin,
-    /// At the exit of a write that may have blocked, and no other end tells better.
+    /// The exit of a write that may have blocked, while no other end has a better time.
     WriteExit,
 }
 

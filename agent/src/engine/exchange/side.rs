@@ -44,8 +44,8 @@ pub enum Opening {
     Used,
     /// The connect was made for this request, as these rules have it.
     For(ExchangeId, NamedBy),
-    /// Unknown: no request had been read before connect(2), or connect(2) was not seen and the connection had carried nothing
-    /// when it was found. The first call may be made for a request that nobody saw.
+    /// Unknown: no request had been read before connect(2), or connect(2) was not seen and the connection had carried
+    /// nothing when it was found. The first call may be made for an unseen request.
     Hidden,
 }
 
@@ -83,7 +83,7 @@ impl NamedBy {
     }
 }
 
-/// Facts of a server's end: all that decides whose its thread's calls are.
+/// Facts of a server's end: everything that decides which calls of its thread are the request's.
 #[derive(Debug, Default)]
 pub struct Serving {
     /// Calls that may be this request's.
@@ -148,10 +148,11 @@ pub enum Writer {
 /// Moment at which the start of a request was recognised.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Recognised {
-    /// With its last byte.
+    /// Recognised with its last byte.
     #[default]
     AtOnce,
-    /// When more had come, on a connection that is older than the agent: the thread has done something else since.
+    /// Recognised once more bytes had come, on a connection that is older than the agent: the thread has done something
+    /// else since.
     Late,
 }
 
@@ -168,7 +169,7 @@ pub enum Upstream {
 /// Process that made the call at the other end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Caller {
-    /// The same process, or nobody knows.
+    /// The caller is in the same process, or its process is not known.
     #[default]
     NotRemote,
     /// Another process.

@@ -275,7 +275,7 @@ impl Flow {
         self.get(peer)
     }
 
-    /// Notes at the far end that one end of a Unix connection will send no more: no TCP state tells it.
+    /// Notes at the far end that one end of a Unix connection will send no more: no TCP state reports it.
     pub fn tell_far_end(&mut self, id: ConnectionId) {
         if self.get(id).is_some_and(Connection::is_unix)
             && let Some(peer) = self.peer(id).map(|peer| peer.id)

@@ -1,8 +1,8 @@
 //! Chooses the parser of a connection by its first bytes.
 //!
-//! The bias: a connection whose end is known to be the client's or the server's, and whose first byte is seen, is taken for
-//! HTTP/1 until that parser says otherwise. One that is older than the agent is taken for nothing until a system call begins
-//! with bytes that can hardly be anything else.
+//! The bias: HTTP/1 is assumed for a connection whose role is known and whose first byte is seen, until that parser
+//! rejects it. Nothing is assumed for a connection older than the agent, until a system call begins with bytes that can
+//! hardly be anything else.
 
 use agent_ebpf::classify::{Looks, first_bytes, looks_like_request, looks_like_response};
 

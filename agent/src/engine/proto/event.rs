@@ -17,7 +17,7 @@ pub enum Half {
 pub enum Data<'a> {
     /// Captured bytes.
     Bytes(&'a [u8]),
-    /// So many bytes passed that were not captured.
+    /// This many bytes passed and were not captured.
     Gap(u64),
 }
 
@@ -66,7 +66,8 @@ impl Piece<'_> {
 /// The way in which replies find their calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Discipline {
-    /// In the order of the calls: one exchange is served at a time, and a loss takes all that follow with it.
+    /// Replies come in the order of the calls: one exchange is served at a time, and a loss takes all that follow with
+    /// it.
     Fifo,
     /// By a number in each message: exchanges are served side by side, and lost one by one.
     Multiplexed,
@@ -99,7 +100,8 @@ impl Call {
         head.values(http1::Header::Tracestate)
     }
 
-    /// Returns whether the call could be read. Of bytes that a server refused, only the refusal tells that they were one.
+    /// Returns whether the call could be read. If a server refused the bytes, only its refusal shows that they were
+    /// meant as a call.
     pub fn is_readable(&self) -> bool {
         match self {
             Self::Http1(head) => head.is_readable(),

@@ -12,7 +12,7 @@ pub const TLS: &str = "TLS";
 /// None of the protocols that are named here.
 pub const OTHER: &str = "another protocol";
 
-/// Longest name of a variable that gateways send first.
+/// Longest name of the variable that gateways send first.
 const LONGEST_VARIABLE: usize = 64;
 
 /// A protocol's name, and whether a connection that begins like this carries it.

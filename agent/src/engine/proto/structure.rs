@@ -27,11 +27,12 @@ pub struct Marks<'n> {
 /// The way in which the next bytes, or the next word, may be shown. Counts are of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark<'n> {
-    /// So many bytes stay as they are.
+    /// This many bytes stay as they are.
     Keep(usize),
-    /// So many bytes are filled.
+    /// This many bytes are filled.
     Fill(usize),
-    /// So many bytes of the current word become a stand-in. A word goes on over marks, and over calls for the same half.
+    /// This many bytes of the current word become a stand-in. A word goes on over marks, and over calls for the same
+    /// half.
     Word(usize, Shape, Words<'n>),
     /// A word begins with the next byte.
     NewWord,
@@ -70,15 +71,15 @@ pub struct Words<'n> {
 /// Names that a tape's settings show anyway: messages may show them, too.
 #[derive(Debug, Default)]
 pub struct Named {
-    /// Headers that the user wants to see.
+    /// Headers that the user chose to capture.
     pub headers: Vec<Vec<u8>>,
     /// Methods that the user declares to be known.
     pub methods: Vec<Vec<u8>>,
 }
 
 impl Structure {
-    /// Chooses the structure of a connection as [`detect`] chooses its parser, and says whether this end is the server's; `None`:
-    /// these bytes do not tell.
+    /// Chooses the structure of a connection as [`detect`] chooses its parser, and returns whether this end is the
+    /// server's; `None`: these bytes do not show the protocol.
     pub fn detect(seen: &FirstBytes<'_>) -> Option<(Self, bool)> {
         let Detected { parser, at_server } = detect(seen)?;
         let structure = match parser.protocol() {

@@ -98,7 +98,7 @@ impl Attributes {
         self.push_address(semconv::NETWORK_PEER_ADDRESS, remote);
         match *remote {
             Endpoint::Ip(_, port) => self.push_int(semconv::NETWORK_PEER_PORT, port.into()),
-            // Opt-in, and TCP goes without saying: what follows of it here are addresses that are paths.
+            // The attribute is opt-in, and TCP is the default: it is set only for addresses that are paths.
             Endpoint::Unix(_) => self.push_str(semconv::NETWORK_TRANSPORT, "unix"),
         }
     }

@@ -73,7 +73,7 @@ pub enum Status {
     Error(Cow<'static, str>),
 }
 
-/// A reference to a span of which it is not certain that it is the parent.
+/// Reference to a span that may be the parent, without certainty.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Link {
     /// The other span's trace.

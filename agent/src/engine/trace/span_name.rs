@@ -1,7 +1,7 @@
 //! Span names of low cardinality: `{method} {template}`, where what varies in a path became a placeholder.
 //!
-//! The conventions want a route in the name, which only the service knows; the method alone, their way out, makes all
-//! operations of a service look alike. So the name's target is made from the path, by what its segments look like:
+//! The conventions put a route into the name, which only the service knows. Their fallback, the method alone, makes all
+//! operations of a service look alike. So the target in the name is made from the path, by the form of its segments:
 //!
 //! | placeholder | stands for | example |
 //! |---|---|---|

@@ -163,7 +163,7 @@ pub enum ConfigError {
         /// The fault of the value.
         problem: &'static str,
     },
-    /// The value is none of the words that the variable may have.
+    /// The value is not one of the words that the variable may have.
     #[error("{variable}={value}: there is no such {what}; use {words}")]
     Word {
         /// The variable.

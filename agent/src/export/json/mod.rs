@@ -59,7 +59,7 @@ impl<W: Write> Transport for JsonTransport<W> {
     }
 }
 
-/// Opens the file to append to. A new file is readable for its owner only: spans tell what users ask for.
+/// Opens the file to append to. A new file is readable for its owner only, because spans show the requests of users.
 pub fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }

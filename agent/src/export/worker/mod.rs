@@ -30,7 +30,7 @@ const LONGEST_ASKED_PAUSE: Duration = Duration::from_secs(300);
 /// Outcome of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The collector took the request, except for so many spans.
+    /// The collector took the request, except for this many spans.
     Taken {
         /// OTLP's `rejected_spans`.
         rejected: u64,
@@ -279,7 +279,7 @@ impl Worker<'_> {
     }
 }
 
-/// Largest request, as far as the collector's answers tell.
+/// Largest request in bytes, as the collector's answers show it.
 ///
 /// A refused request is halved once, and lost if that does not help. So later requests are made smaller, and larger again
 /// after many that were taken.

@@ -47,7 +47,7 @@ const PYTHON_SERVERS: [&str; 9] = [
     "pserve",
     "chaussette",
 ];
-/// Programs that run what is in the working directory.
+/// Programs that run the application in the working directory.
 const DIRECTORY_SERVERS: [&str; 13] = [
     "puma",
     "rails",
@@ -65,7 +65,7 @@ const DIRECTORY_SERVERS: [&str; 13] = [
 ];
 /// Python modules that say how a package is served, not which.
 const ENTRY_MODULES: [&str; 2] = ["wsgi", "asgi"];
-/// Scripts that say nothing of what they start.
+/// Names of scripts that say nothing about the application they start.
 const ENTRY_SCRIPTS: [&str; 3] = ["index", "server", "main"];
 
 impl CommandLine {
@@ -168,7 +168,7 @@ fn python(mut rest: &[&str], around: &Surroundings) -> Program {
             }
             break;
         };
-        // Flags may be joined (`-um module`), and the last may take what is left of the word, or the next word.
+        // Flags may be joined (`-um module`). The last may take the rest of the word, or the next word.
         rest = tail;
         if let Some(at) = flags.find(['m', 'c', 'W', 'X']) {
             let (flag, attached) = (&flags[at..=at], &flags[at + 1..]);
@@ -210,7 +210,7 @@ fn is_python_launcher(name: &str) -> bool {
     PYTHON_SERVERS.contains(&name) || matches!(name, "flask" | "fastapi" | "celery" | "streamlit")
 }
 
-/// Returns the application that a Python server is told to run.
+/// Returns the application that a Python server is started with.
 fn python_server(server: &str, rest: &[&str], around: &Surroundings) -> Program {
     let option = |names: &[&str]| {
         rest.iter()

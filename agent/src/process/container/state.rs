@@ -9,9 +9,9 @@ use serde_json::Value;
 
 use crate::process::ProcRoot;
 
-/// Most bytes of a container runtime's state file.
+/// Largest state file of a container runtime, in bytes.
 const STATE_BYTES: u64 = 4 << 20;
-/// Most containers whose names are remembered. When full, all are read anew.
+/// Upper bound on containers whose names are remembered. When full, all are read anew.
 const CACHED: usize = 4096;
 /// First rest, and longest rest, before a container without a state file is looked for again.
 const FIRST_REST: Duration = Duration::from_millis(500);
@@ -31,7 +31,7 @@ pub(crate) struct Container {
     pub(crate) pod: Option<Pod>,
 }
 
-/// A Kubernetes pod, as the runtime was told of it.
+/// Kubernetes pod, as the runtime knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pod {
     pub(crate) namespace: String,
@@ -39,14 +39,14 @@ pub(crate) struct Pod {
     pub(crate) uid: Option<String>,
 }
 
-/// Names of containers: what was found once is kept, what was not is looked for again.
+/// Names of containers. Names that were found are kept; others are looked for again.
 #[derive(Debug, Default)]
 pub(crate) struct Containers {
     found: HashMap<String, Container>,
     unknown: HashMap<String, Unknown>,
 }
 
-/// A container of which no state file is there. A runtime may write it after it has started the container's process.
+/// Container without a state file. A runtime may write the file after it has started the container's process.
 #[derive(Debug)]
 struct Unknown {
     next_look: Instant,

@@ -29,15 +29,15 @@ use crate::{
 const INSTANCE_NAMESPACE: Uuid = Uuid::from_u128(0x4d63009a_8d0f_11ee_aad7_4c796ed8e320);
 /// Directories above a script that may hold its `package.json`.
 const PACKAGE_LEVELS: usize = 6;
-/// Most bytes of a `package.json`.
+/// Upper bound on bytes of a `package.json`.
 const PACKAGE_BYTES: u64 = 256 << 10;
-/// Most bytes of a container's list of users.
+/// Upper bound on bytes of a container's list of users.
 const PASSWD_BYTES: u64 = 64 << 10;
-/// Most bytes of an attribute's value; what is longer ends in `…`.
+/// Longest value of an attribute, in bytes; a longer one ends in `…`.
 const VALUE_BYTES: usize = 4096;
 /// Longer keys from a process's environment are no attributes.
 const KEY_BYTES: usize = 256;
-/// Most attributes that are taken from a process's environment.
+/// Upper bound on attributes that are taken from a process's environment.
 const DECLARED_ATTRIBUTES: usize = 128;
 /// Attributes that belong to one process, and are not passed on to a fork.
 const OWN_KEYS: [&str; 5] = [
@@ -60,7 +60,7 @@ pub struct ExecHint {
     pub environ: Vec<u8>,
 }
 
-/// Gatherer of facts. Keeps what was learned of executables and containers.
+/// Gatherer of facts. Keeps facts about executables and containers between processes.
 #[derive(Debug)]
 pub struct Gatherer {
     root: ProcRoot,
@@ -113,8 +113,9 @@ impl Gatherer {
         &self.host
     }
 
-    /// Gathers what is known of a process: to be called when it is first seen, and again after an exec. Never fails: of
-    /// a process that is gone, the hint and the parent are all that is known.
+    /// Gathers the facts of a process: to be called when it is first seen, and again after an exec.
+    ///
+    /// Never fails: for a process that is gone, the hint and the parent are all that is known.
     ///
     /// `parent` are the facts of the process that it was forked from. They count if the process still runs the same
     /// executable, and either wrote a title over its own environment (workers of nginx, gunicorn, PostgreSQL) or is
@@ -201,7 +202,7 @@ impl Gatherer {
         (!comm.is_empty()).then(|| comm.to_owned())
     }
 
-    /// Returns the parent's facts, with what is the process's own.
+    /// Returns the parent's facts, with the process's own in place of those that differ.
     fn fork_of(&self, parent: &ProcessFacts, tgid: u32, line: &CommandLine) -> ProcessFacts {
         // An instance id that is not ours was given by the user, for all processes.
         let given = text_of(parent, attribute::SERVICE_INSTANCE_ID)
@@ -237,7 +238,7 @@ impl Gatherer {
             attributes.push(Attribute::str(attribute::SERVICE_INSTANCE_ID, id.to_string()));
             attributes.push(Attribute::int(attribute::PROCESS_PARENT_PID, stat.parent.into()));
         }
-        // Only what was called: arguments hold secrets.
+        // Only the first argument, the program's name, is exported: the others may hold secrets.
         if let Some(command) = line.arguments.first().filter(|_| !line.is_title) {
             attributes.push(Attribute::str(attribute::PROCESS_COMMAND, bounded(command.clone())));
         }
@@ -390,7 +391,7 @@ fn of_path(path: &Path, is_known: bool) -> Vec<Attribute> {
     [name].into_iter().chain(path).collect()
 }
 
-/// Adds the attributes that the user declared in the process's environment. They count more than what was observed.
+/// Adds the attributes that the user declared in the process's environment. They override observed ones.
 fn declare(attributes: &mut Vec<Attribute>, environ: &Environ) {
     for (key, value) in environ.resource_attributes().into_iter().take(DECLARED_ATTRIBUTES) {
         if key.len() > KEY_BYTES || key == attribute::SERVICE_NAME || key.starts_with("telemetry.sdk.") {

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::serve::{GREETING, NAME, tag};
 
-/// Most bytes of an answer: more than any question asks for.
+/// Upper bound on bytes of an answer: more than any question asks for.
 const MOST_ANSWER_BYTES: u32 = 8 << 20;
 /// Longest wait for a reader's start.
 const START_LIMIT: Duration = Duration::from_secs(5);

@@ -1,10 +1,10 @@
 //! Readers of what may never answer: the memory of a process, its executable, and files of its file systems.
 //!
 //! A file system of a process can hang (FUSE without its server, NFS without its network), and so can a page of its
-//! memory (`cmdline`, `environ`). A thread in such a read cannot be ended: the kernel waits for the file system,
-//! kill(2) or not, and the agent could not end before it. So another process makes these reads, the *reader*: this
-//! program again, asked over pipes. A reader that does not answer is killed and left behind, and the next question goes
-//! to a new one.
+//! memory (`cmdline`, `environ`). A thread in such a read cannot be killed: the kernel waits for the file system first,
+//! and the agent could not exit before that. So another process makes these reads, the *reader*: this program again,
+//! with pipes for questions and answers. A reader that does not answer is killed and left behind, and the next question
+//! goes to a new one.
 //!
 //! ```text
 //! Idle ── a question ──► Busy ── an answer ──► Idle

@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::{elf, proc_root::ProcRoot};
 
-/// Most bytes of a path: PATH_MAX (include/uapi/linux/limits.h). So a question always fits into the empty pipe.
+/// Upper bound on bytes of a path: PATH_MAX (include/uapi/linux/limits.h). So a question always fits into the empty
+/// pipe.
 const MOST_PATH_BYTES: usize = 4096;
 
 /// Something to read that may never answer.
@@ -31,9 +32,9 @@ pub(crate) enum Question {
     Headers(u32),
     /// The executable's headers, with the marks that a search of its data finds.
     Search(u32),
-    /// At most so many bytes of a file, as the process names it.
+    /// At most this many bytes of a file, as the process names it.
     FileOf(u32, PathBuf, u64),
-    /// At most so many bytes of a file of the host.
+    /// At most this many bytes of a file of the host.
     HostFile(PathBuf, u64),
     /// The names in a directory of the host: a list as JSON.
     HostDirectory(PathBuf),
@@ -73,7 +74,7 @@ impl Question {
         matches!(self, Self::HostFile(..) | Self::HostDirectory(..))
     }
 
-    /// Returns what was to be read, for people.
+    /// Returns the object of the read, for people.
     pub(super) fn subject(&self) -> String {
         match self {
             Self::CommandLine(tgid) => format!("the command line of process {tgid}"),

@@ -19,10 +19,10 @@ use super::{
 };
 use crate::process::ProcRoot;
 
-/// Most readers that were killed and have not ended. Each holds about 1 MiB until the kernel lets it go.
+/// Upper bound on readers that were killed and have not ended. Each holds about 1 MiB until the kernel releases it.
 const MOST_ABANDONED: usize = 32;
-/// Most processes of a control group that are asked although they do not answer: one container does not take all
-/// readers.
+/// Upper bound on processes of a control group that are asked although they do not answer, so that one container does
+/// not take all readers.
 const MOST_OF_A_PLACE: usize = 4;
 /// A killed reader that lasts longer was in a read that cannot be ended: when it goes, what it read from answers again.
 const KILLED_AT_ONCE: Duration = Duration::from_secs(1);
@@ -125,7 +125,7 @@ impl Readers {
         let Some(&about) = questions.first() else {
             return answers;
         };
-        // Most programs that start are short: to find them gone needs no reader.
+        // Most programs that start are short-lived. One that is gone by now needs no reader.
         let is_gone = !about.is_of_host() && self.life(about.tgid()).is_none();
         let encoded: Option<Vec<Vec<u8>>> = questions.iter().map(|question| question.encode()).collect();
         let Some(encoded) = encoded.filter(|_| !is_gone) else {
@@ -236,7 +236,7 @@ impl Readers {
         ]
     }
 
-    /// Returns the numbers of processes of which not all could be read, and of readers that cannot be ended.
+    /// Returns the number of processes that could not be read completely, and of readers that cannot be ended.
     pub fn levels(&self) -> (usize, usize) {
         self.look();
         let state = self.lock();

@@ -13,14 +13,14 @@ use crate::process::ProcRoot;
 pub(in crate::process) const NAME: &str = "spoor-reader";
 /// First bytes that a reader writes: another program that was started in its place writes something else.
 pub(super) const GREETING: &[u8] = b"spoor-reader 1\n";
-/// Most bytes of an encoded question.
+/// Upper bound on bytes of an encoded question.
 const MOST_QUESTION_BYTES: usize = 8192;
 
 /// First byte of a piece of an answer.
 pub(super) mod tag {
     /// The reader still works.
     pub const ALIVE: u8 = 0;
-    /// The answer: 4 bytes of length, and so many bytes.
+    /// The answer was found: 4 bytes of length and the data follow.
     pub const FOUND: u8 = 1;
     /// There is no answer: it cannot be read.
     pub const NOTHING: u8 = 2;
@@ -59,7 +59,7 @@ fn answer_all(mut questions: impl Read, answers: &mut impl Write, root: &ProcRoo
         questions.read_exact(&mut bytes)?;
         let question = Question::decode(&bytes).ok_or(io::ErrorKind::InvalidData)?;
         let answer = question.answer(root, &mut || {
-            // If nobody listens any more, the answer will say so.
+            // An error is ignored here: if the agent is gone, writing the answer fails, too.
             let _ = answers.write_all(&[tag::ALIVE]).and_then(|()| answers.flush());
         });
         match answer {

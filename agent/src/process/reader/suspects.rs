@@ -9,14 +9,14 @@ use std::{
 
 /// Longest time without a sign of life of a reader.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Longest time once [`MOST_WAITED`] was waited in vain within [`WINDOW`].
+/// Longest time without a sign of life once [`MOST_WAITED`] was waited in vain within [`WINDOW`].
 const SHORT_PATIENCE: Duration = Duration::from_millis(200);
 const MOST_WAITED: Duration = Duration::from_secs(4);
 const WINDOW: Duration = Duration::from_secs(60);
 /// First rest, and longest rest, of a process or file system that did not answer.
 const FIRST_REST: Duration = Duration::from_secs(30);
 const LONGEST_REST: Duration = Duration::from_secs(600);
-/// Most suspects of each kind that are remembered. Those beyond are asked again, with short patience.
+/// Upper bound on suspects of each kind that are remembered. Those beyond are asked again, with short patience.
 const MOST: usize = 4096;
 
 /// Wait for a reader: shorter where time is lost again and again.

@@ -31,8 +31,8 @@ use connection::{Connection, Place};
 use raw::Raw;
 use standin::Key;
 
-/// Most connections that are followed at one time. Beyond that, all are forgotten, and their bytes are filled until a head
-/// begins.
+/// Upper bound on connections that are followed at one time. Beyond it, all are forgotten, and their bytes are filled
+/// until a head begins.
 const MAX_CONNECTIONS: usize = 1 << 18;
 
 /// Replaces the bytes that a tape must not show, frame by frame, in order.

@@ -144,7 +144,7 @@ const LOWER_REST: &[u8] = b"ghijklmnopqrstuvwxyz";
 const UPPER_HEX: &[u8] = b"ABCDEF";
 const UPPER_REST: &[u8] = b"GHIJKLMNOPQRSTUVWXYZ";
 const HEX: &[u8] = b"0123456789abcdef";
-/// Digits of which no part of an IPv4 address and no port gets too large.
+/// Digits with which no part of an IPv4 address and no port gets too large.
 const SMALL_DIGITS: &[u8] = b"12";
 
 /// Returns the bytes that a byte of a word of this shape may become.

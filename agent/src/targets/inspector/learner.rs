@@ -34,7 +34,7 @@ pub(super) struct Learner {
     /// Facts that are kept until ended processes are looked for.
     most_known: usize,
     retries: Retries,
-    /// Processes that will not be looked at again, for want of room.
+    /// Processes that will not be looked at again, for lack of room.
     retries_refused: Arc<AtomicU64>,
 }
 

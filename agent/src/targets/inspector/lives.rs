@@ -1,13 +1,12 @@
-//! Questions about new programs that have no reply yet, so that what was learned of an earlier program is not told of
-//! the present one.
+//! Questions about new programs that have no reply yet, so that facts of an earlier program are not reported for the
+//! present one.
 
 use std::collections::HashMap;
 
 use super::{Answer, Question, Reply};
 use crate::record::Tgid;
 
-/// Holds back what was learned of a process before it ran its present program. Replies come in the order of the
-/// questions.
+/// Filter for facts of a process from before its present program. Replies come in the order of the questions.
 #[derive(Default)]
 pub(super) struct Lives {
     /// Questions about a new program that have no reply yet, by process.

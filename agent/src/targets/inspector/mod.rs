@@ -34,11 +34,11 @@ use crate::{
     record::Tgid,
 };
 
-/// Most questions without a reply that keep the kernel's report of the program. Where programs start faster than they
-/// can be looked at, the report is left out of further questions: it may be 4 KiB each.
+/// Upper bound on questions without a reply that keep the kernel's report of the program. Where programs start faster
+/// than they can be looked at, the report is left out of further questions: it may be 4 KiB each.
 const MOST_WITH_HINTS: usize = 4096;
-/// Most questions without a reply: 13 s of work at 200 µs each, longer than spans wait for their process. Those beyond
-/// are refused; a look at everything that runs finds their processes later.
+/// Upper bound on questions without a reply: 13 s of work at 200 µs each, longer than spans wait for their process.
+/// Those beyond are refused; a look at everything that runs finds their processes later.
 const MOST_OPEN: usize = 65_536;
 /// Longest sleep of the thread if no other look is due.
 const LONGEST_REST: Duration = Duration::from_secs(3600);
@@ -172,7 +172,8 @@ impl Inspector {
         let _ = self.questions.send(question);
     }
 
-    /// Refuses a question, for too many are open. Answers it as for a process that no rule names, so that nobody waits.
+    /// Refuses a question, because too many are open. Answers it as for a process that no rule names, so that no span
+    /// waits for it.
     fn refuse(&mut self, question: Question) {
         match question {
             Question::Exec {

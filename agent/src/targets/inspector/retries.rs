@@ -7,7 +7,7 @@ use std::{
 
 use crate::{process::ExecHint, record::Tgid};
 
-/// Most processes that are looked at again. Those beyond keep what is known of them, and are counted.
+/// Upper bound on processes that are looked at again. Those beyond keep their facts, and are counted.
 const MOST: usize = 4096;
 /// Rest before the second look at a process whose container has no name; it doubles with each look.
 const FIRST_REST: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ impl Cause {
         }
     }
 
-    /// Returns the cause for the look after this one; `None`: there is none.
+    /// Returns the cause for the look after this one; `None`: there is no further look.
     pub(super) fn next(self) -> Option<Self> {
         match self {
             Self::NoName(rest) => (rest < LAST_REST).then_some(Self::NoName(rest * 2)),

@@ -18,7 +18,7 @@ pub(super) struct Places {
     cgroups: Vec<CgroupGlob>,
 }
 
-/// Cache for one look at many processes. Holds what was read of containers, so it must not outlive the look.
+/// Cache for one look at many processes. Holds the state of containers, so it must not outlive the look.
 pub(super) struct PlacesLook<'a> {
     root: &'a ProcRoot,
     wanted: &'a Places,

@@ -54,7 +54,7 @@ impl Http1 {
         let next = self.next_exchange();
         let pending = self.pending() as u64;
         match body_ahead(&self.response) {
-            // Of requests that wait behind this one, the programs are not told the methods.
+            // The programs do not learn the methods of requests that wait behind this one.
             Some((until, Mode::Head | Mode::Chunk)) if pending != 1 => Ahead {
                 until,
                 ..self.unknown()
@@ -82,7 +82,7 @@ fn body_ahead(stream: &Stream) -> Option<(u64, Mode)> {
         Body::None => None,
         Body::UntilClose => Some((UNTIL_CLOSE, Mode::Close)),
         Body::Length(_) => Some((until, Mode::Head)),
-        // In the line between two chunks.
+        // The half stands in the line between two chunks.
         Body::Chunked(_) if until == 0 => Some((0, Mode::Unknown)),
         Body::Chunked(_) => Some((until, Mode::Chunk)),
     }

@@ -6,8 +6,8 @@
 //! last-chunk     = 1*("0") [ chunk-ext ] CRLF
 //! ```
 //!
-//! A bare LF ends a line here, too, as it does for nginx before 1.29.3, HAProxy 2.6, curl and PHP. Others (hyper, llhttp) refuse
-//! it or read on to the CR LF, so it is noted: no boundary behind such a body is believed.
+//! A bare LF ends a line here too, as it does for nginx before 1.29.3, HAProxy 2.6, curl and PHP. Others (hyper,
+//! llhttp) refuse it or read on to the CR LF. So it is noted, and no boundary behind such a body is trusted.
 
 use super::{Cause, head::MAX_HEAD_BYTES};
 
@@ -24,7 +24,7 @@ pub(super) struct Chunked {
     bare_lf: bool,
 }
 
-/// Where in the coding the next byte stands.
+/// Place of the next byte in the coding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// At the start of a chunk's line: a digit must follow.
@@ -35,7 +35,7 @@ enum State {
     Extension(u64),
     /// Behind the CR of a chunk's line.
     LineEnd(u64),
-    /// So many bytes of data are left.
+    /// This many bytes of data are left.
     Data(u64),
     /// Behind the data: CR LF.
     DataEnd,

@@ -20,15 +20,15 @@ use crate::{
     record::Stamp,
 };
 
-/// Most requests that wait for their responses.
+/// Upper bound on requests that wait for their responses.
 pub(super) const MAX_PENDING: usize = 1024;
 
 /// As many as fit where a longer queue has its address and length: most connections have one, and 100,000 of them no memory
 /// for it beside.
 type Pending = SmallVec<[Method; 16]>;
 
-/// A passive parser of both halves of one HTTP/1 connection. It is fed with what was captured, says what it found, and
-/// does nothing else: no clock, no IO.
+/// Passive parser of both halves of one HTTP/1 connection. It takes the captured bytes and emits events, without a
+/// clock and without IO.
 ///
 /// ```text
 ///            from birth                       not from birth
@@ -57,13 +57,13 @@ pub struct Http1 {
     pub(super) doubt: Option<Box<Doubt>>,
     /// The body that the last response announced and that HTTP does not let it have.
     pub(super) stray: Option<Box<Stray>>,
-    /// The exchange behind which none is served, for one of its two ends said that it closes; `u64::MAX`: none said so.
+    /// Last exchange that is served, because one of the two ends said that it closes; `u64::MAX`: none said so.
     last_served: u64,
-    /// Nothing but HTTP was seen yet: what the first bytes are decides what the connection is.
+    /// Set until the first bytes have decided the protocol of the connection.
     pub(super) undecided: bool,
     /// PROXY header or its client address, before the first request.
     proxy: Option<Box<Proxy>>,
-    /// Request bytes behind a request that may switch protocols: what they are, its response tells.
+    /// Set while request bytes wait behind a request that may switch protocols: its response decides how to read them.
     pub(super) suspended: bool,
     pub(super) held_request: Held,
     pub(super) held_response: Held,
@@ -251,7 +251,7 @@ impl Http1 {
         self.counters
     }
 
-    /// Takes one piece while synchronised. `again`: it was held, so what is left of it goes back to the front.
+    /// Takes one piece while synchronised. `again`: it was held, so its unread rest goes back to the front.
     pub(super) fn follow(
         &mut self,
         config: &Config,

@@ -50,14 +50,14 @@ pub(super) struct Refused {
     watch: Watch,
 }
 
-/// Looks for what may be another request among bytes that are passed over.
+/// Search for another request among bytes that are skipped.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Watch {
     /// The rest of a head that was too large passes: up to its empty line nothing is another request.
     in_head: bool,
-    /// In such a head: nothing of the line has passed but its begin.
+    /// In such a head: set at the beginning of a line.
     at_line: bool,
-    /// Bytes of the body behind such a head, which it announces.
+    /// Bytes left of the body that such a head announces.
     body_left: u64,
     /// Bytes of [`VERSION`] at the end of what passed.
     matched: usize,
@@ -233,7 +233,7 @@ impl Http1 {
         true
     }
 
-    /// Takes bytes of a response whose end is in doubt. `false`: it is none.
+    /// Takes bytes of a response whose end is in doubt. Returns `false` if no response is.
     pub(super) fn pass_doubted_response(&mut self, piece: &mut Piece<'_>) -> bool {
         let Some(Doubt::Response(last)) = self.doubt.as_deref_mut() else {
             return false;

@@ -1,8 +1,8 @@
 //! The header lines of a head (RFC 9112 section 5), read as the laxest of usual peers read them.
 //!
-//! A line that HTTP does not allow is passed over, as most peers do that take the message at all: a name with odd
-//! characters, no colon, a control character. A folded line continues the one before. What could be such a line's meaning
-//! for the body's end is not guessed: if it may frame the body for one peer, the head is in doubt ([`Framing::doubt`]).
+//! A line that HTTP does not allow (odd characters in the name, no colon, a control character) is skipped, as most
+//! peers skip it that accept the message at all. A folded line continues the one before. A malformed line's effect on
+//! the body's end is not guessed: if it may frame the body for one peer, the head is in doubt ([`Framing::doubt`]).
 
 use smallvec::SmallVec;
 
@@ -21,18 +21,18 @@ const FRAMING_NAME_BYTES: usize = b"content-length".len() - 1;
 /// Headers of one head for which there is room without memory of their own.
 const USUAL_KEPT: usize = 8;
 
-/// Most headers of one head that are kept. Of more, the first ones are.
+/// Number of headers of one head that are kept, the first ones.
 const MAX_KEPT: usize = 64;
 
-/// Longest value that is kept, in bytes; of a longer one the begin is. Attributes are shorter.
+/// Length of a value that is kept, in bytes, from its beginning. Attributes are shorter.
 const MAX_VALUE_BYTES: usize = 8 * 1024;
 
-/// The header lines of a head, as far as they are there.
+/// Header lines of a head, as far as they have come.
 #[derive(Debug)]
 pub(super) struct Fields<'a> {
     bytes: &'a [u8],
     is_request: bool,
-    /// Where the body begins: behind the empty line.
+    /// Offset at which the body begins: behind the empty line.
     end: Option<usize>,
     lengths: Lengths,
     /// The last transfer coding that is named.
@@ -51,7 +51,7 @@ pub(super) struct Fields<'a> {
 enum Last {
     /// A line that frames the body, or none at all.
     Framing,
-    /// A line of which the headers from this one on were kept.
+    /// A kept line: index of its first header among those kept.
     Kept(usize),
 }
 
@@ -144,7 +144,7 @@ impl<'a> Fields<'a> {
     /// Takes a line that continues the one before.
     fn fold(&mut self, line: Line<'_>, last: Last) {
         let part = trim_blanks(line.text);
-        // To some peers such a line is a header of its own, and one of blanks ends the head.
+        // Some peers take such a line for a header of its own, and a blank one for the end of the head.
         self.doubtful |= part.is_empty() || may_frame(part);
         match last {
             Last::Framing => self.doubtful = true,

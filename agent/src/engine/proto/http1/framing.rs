@@ -51,7 +51,7 @@ pub(super) fn response_body(status: u16, method: Method, framing: Framing) -> Bo
 pub(super) enum Follow {
     /// The next head.
     Head,
-    /// So many bytes of a body, more than 0.
+    /// A body of this many bytes, more than 0.
     Length(u64),
     /// A body in chunks.
     Chunked(Chunked),
@@ -72,8 +72,8 @@ impl From<Body> for Follow {
     }
 }
 
-/// Returns what follows a whole request head, and the method by which its response is read; `None`: the head is malformed or in
-/// doubt.
+/// Returns the framing behind a whole request head, and the method by which its response is read; `None`: the head is
+/// malformed or in doubt.
 pub(super) fn follow_request(head: &[u8]) -> Option<(Follow, Method)> {
     match RequestHead::parse(head, &Config::default()) {
         Parse::Complete { head, framing, .. } if framing.doubt.is_none() => {
@@ -83,7 +83,8 @@ pub(super) fn follow_request(head: &[u8]) -> Option<(Follow, Method)> {
     }
 }
 
-/// Returns what follows a whole response head, and whether it is the final one; `None`: the head is malformed or in doubt.
+/// Returns the framing behind a whole response head, and whether it is the final one; `None`: the head is malformed or
+/// in doubt.
 pub(super) fn follow_response(head: &[u8], asked_by: Method) -> Option<(Follow, bool)> {
     match ResponseHead::parse(head, &Config::default()) {
         Parse::Complete { head, framing, .. } => Some(match head.status {

@@ -17,8 +17,8 @@ pub(super) trait Head: Sized {
     /// Parses a head at the start of `bytes`. No empty line may come first.
     fn parse(bytes: &[u8], config: &Config) -> Parse<Self>;
 
-    /// Reads what there is of a head whose end never comes, or comes too late; `None` if not even its first line is there.
-    /// Where it ends is not known: `cause` is why.
+    /// Reads the beginning of a head whose end never comes, or comes too late; `None` if not even its first line is
+    /// there. `cause` is the reason why its end is not known.
     fn parse_cut(bytes: &[u8], config: &Config, cause: Cause) -> Option<(Box<Self>, Framing)>;
 }
 

@@ -10,17 +10,17 @@ use crate::{
     record::Stamp,
 };
 
-/// Most captured bytes that are held for one half.
+/// Upper bound on captured bytes that are held for one half.
 const MAX_HELD_BYTES: usize = 64 * 1024;
 
-/// Most pieces that are held for one half.
+/// Upper bound on pieces that are held for one half.
 const MAX_HELD_PIECES: usize = 1024;
 
 /// Pieces of one half that wait for the other half, in stream order.
 #[derive(Debug, Default)]
 pub(super) struct Held(Option<Box<Pieces>>);
 
-/// Most of 100,000 connections never hold anything: nothing takes a word.
+/// Content of [`Held`], boxed: most of 100,000 connections never hold anything, and then it takes one word.
 #[derive(Debug, Default)]
 struct Pieces {
     queue: VecDeque<HeldPiece>,
@@ -90,7 +90,7 @@ impl Http1 {
         }
     }
 
-    /// Takes pieces that were held, as far as they can be understood now.
+    /// Takes the held pieces that can be understood now.
     pub(super) fn release(&mut self, config: &Config, out: &mut Vec<Event>) {
         loop {
             let half = if !self.held_response.is_empty() && self.awaits_response() {
@@ -140,7 +140,7 @@ impl Held {
         Some(held)
     }
 
-    /// Puts back what is left of the piece that was taken out last.
+    /// Puts back the rest of the piece that was taken out last.
     pub fn put_back(&mut self, rest: Piece<'_>) {
         let held = HeldPiece::from(rest);
         let pieces = self.0.get_or_insert_default();

@@ -6,7 +6,7 @@ use memchr::{memchr, memchr3};
 /// A line of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Line<'a> {
-    /// Where it begins.
+    /// Offset at which the line begins.
     pub start: usize,
     /// The line without its end: CR LF, or LF alone (RFC 9112 section 2.2).
     pub text: &'a [u8],

@@ -1,10 +1,12 @@
-//! HTTP/1.0 and 1.1 (RFC 9112), as seen by somebody who only listens.
+//! HTTP/1.0 and 1.1 (RFC 9112), as seen by a passive listener.
 //!
-//! [`Http1`] is fed with both halves of one connection, in pieces of any size with gaps between them, and says which
-//! exchanges there were. `line`, `start_line` and `fields` read the lines of heads and `head` whole ones, `chunked` finds the
-//! end of chunked bodies, `stream` puts them together for one half, `connection` for both, `proxy` takes off what a proxy
-//! sent first, `stray` passes over bodies that should not be there, `resync` finds the way back after a loss, and `doubt` knows when
-//! nothing but that helps. `structure` tells redacted tapes which bytes of messages may be shown.
+//! [`Http1`] takes both halves of one connection, in pieces of any size with gaps between them, and reports the
+//! exchanges.
+//!
+//! `line`, `start_line` and `fields` read the lines of heads, and `head` reads whole ones. `chunked` finds the end of
+//! chunked bodies. `stream` puts them together for one half, `connection` for both. `proxy` removes the header that a
+//! proxy sent first, and `stray` skips bodies that should not be there. `resync` finds the way back after a loss, and
+//! `doubt` decides when only that helps. `structure` decides which bytes of messages a redacted tape may show.
 
 mod ahead;
 mod chunked;
@@ -115,7 +117,7 @@ pub enum Header {
     XForwardedProto,
     /// `X-Forwarded-Host`
     XForwardedHost,
-    /// No header of the request, but one of its connection: the client's address that the PROXY protocol tells.
+    /// The client's address from the PROXY protocol: a header of the connection, not of the request.
     ProxiedFor,
     /// One that the user asked for: its index in [`Config::capture_request`] or [`Config::capture_response`].
     Captured(u16),
@@ -151,7 +153,7 @@ pub(super) fn unreadable(cause: Cause) -> Option<&'static str> {
         Cause::HeadTooLarge => Some("heads above 64 KiB"),
         Cause::Unsolicited => Some("responses without a request"),
         Cause::TooManyPending => Some("too many pipelined requests"),
-        // Gaps show as exchanges that are missed; the others are told with the protocol.
+        // Gaps show as missed exchanges; the other causes are reported with the protocol.
         Cause::Gap | Cause::OtherProtocol | Cause::Upgrade => None,
     }
 }

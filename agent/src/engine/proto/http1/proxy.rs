@@ -20,29 +20,29 @@ const LINE: &[u8] = b"PROXY ";
 /// Longest line behind `PROXY `, with its end.
 const LINE_BYTES: usize = 107 - LINE.len();
 pub(super) const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-/// The source's address is among the first so many bytes behind these.
+/// Number of bytes behind these among which the source's address is.
 const KEPT_BYTES: usize = 16;
-/// Version 2, for a connection of somebody else (not the proxy's own, as health checks are).
+/// Version 2, for a client's connection (not the proxy's own, as health checks are).
 const PROXIED: u8 = 0x21;
 const VERSION_2: u8 = 2;
 const TCP_OVER_IPV4: u8 = 0x11;
 const TCP_OVER_IPV6: u8 = 0x21;
 
-/// The search for the header at the begin of a connection.
+/// Search for the header at the beginning of a connection.
 #[derive(Debug)]
 pub(super) struct ProxyHeader {
     state: State,
-    /// The call that moved the first byte.
+    /// Call that moved the first byte.
     first: Stamp,
 }
 
 #[derive(Debug)]
 enum State {
-    /// So many bytes of a pattern were there.
+    /// A pattern, and how many of its bytes have come.
     Prefix(&'static [u8], usize),
-    /// A line, as far as it goes.
+    /// The part of a line that has come.
     Line(Vec<u8>),
-    /// Version, family and length, as far as they go.
+    /// The part of version, family and length that has come.
     Fixed(Vec<u8>),
     /// Rest of the header: the family of the client's address, its bytes so far, and the number of bytes to come.
     Rest(u8, Vec<u8>, u64),
@@ -53,7 +53,7 @@ enum State {
 pub(super) enum Taken {
     /// The bytes belong to a header, or may do so.
     More,
-    /// A header, which has ended: the client's address, if it tells one.
+    /// A whole header: the client's address, if it has one.
     Header(Option<IpAddr>),
     /// No header. These bytes, moved by that call, had seemed to begin one.
     Nothing(&'static [u8], Stamp),

@@ -1,4 +1,4 @@
-//! The search for a sure boundary, on a connection that is older than the agent or of which bytes are missing.
+//! Search for a sure boundary, on a connection that is older than the agent or has lost bytes.
 //!
 //! A boundary is found, not guessed: a request head that begins where a system call begins, then nothing on either half
 //! but that request's own body, then a response head that begins where a system call begins. The exchange that proves it
@@ -29,7 +29,7 @@ const QUIET_NS: u64 = 1_000_000_000;
 pub(super) struct Search {
     /// Boxed: searches are few, connections many.
     candidate: Option<Box<Candidate>>,
-    /// When the last byte passed, on either half.
+    /// Time of the last byte, on either half.
     last_ns: u64,
     /// Bytes of the candidate and of what may be the response to it.
     claimed: u64,
@@ -118,8 +118,8 @@ impl Http1 {
                 Some(Candidate::Whole { end: Some(_), .. }) => {
                     skip_empty_lines(&mut piece);
                     if !piece.is_empty() {
-                        // More requests in the same call, or a response that was missed: the next byte of the response
-                        // half tells.
+                        // The call holds more requests, or a response was missed: the next byte of the response half
+                        // decides.
                         self.pipelined |= !piece.segment_start && matches!(piece.data, Data::Bytes(_));
                         self.overtaken = true;
                         self.give_up();

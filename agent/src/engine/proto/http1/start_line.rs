@@ -15,7 +15,7 @@ use super::{
 /// Beginning of the versions that are followed.
 const VERSION: &[u8] = b"HTTP/1.";
 
-/// A first line, as far as it is there.
+/// First line, as far as it has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StartLine<L> {
     Complete {

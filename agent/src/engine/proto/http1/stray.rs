@@ -50,7 +50,7 @@ impl Http1 {
         Ok(())
     }
 
-    /// Takes bytes of such a body. It gives no event: its response is over.
+    /// Takes bytes of a stray body. They give no event: the response is over.
     pub(super) fn follow_stray(&mut self, piece: &mut Piece<'_>) -> Result<(), Cause> {
         // It was not there, or is over: what begins a call and looks like a response may be one.
         if piece.segment_start && matches!(piece.data, Data::Bytes(bytes) if looks_like_response(bytes) == Looks::Yes) {
@@ -62,7 +62,7 @@ impl Http1 {
         Ok(())
     }
 
-    /// Returns whether such a body is under way.
+    /// Returns whether a stray body is under way.
     pub(super) fn passes_stray(&self) -> bool {
         matches!(self.stray.as_deref(), Some(Stray::Passing))
     }

@@ -10,8 +10,10 @@ use crate::{
     record::Stamp,
 };
 
-/// A head that is not longer than this is looked at again with each piece that comes; a longer one when its first line ends,
-/// and at empty lines. So what is no HTTP is recognised at once, and a long head in small pieces costs no square.
+/// Length up to which a head is parsed again with each piece that comes.
+///
+/// A longer one is parsed when its first line ends, and at empty lines. So other protocols are recognised at once, and
+/// a long head in small pieces costs no quadratic time.
 const EAGER_BYTES: usize = 64;
 
 /// Takes empty lines off: they may come before a request line (RFC 9112 section 2.2).
@@ -35,19 +37,19 @@ pub(super) struct Found<H> {
     pub offset: u64,
 }
 
-/// How the body ends whose bytes come next.
+/// Framing of the body whose bytes come next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Body {
     /// No body: a head comes next, or its rest.
     None,
-    /// After so many bytes, more than 0.
+    /// After this many bytes, more than 0.
     Length(u64),
     Chunked(Chunked),
     /// With the half.
     UntilClose,
 }
 
-/// Where one half stands.
+/// State of one half.
 #[derive(Debug)]
 pub(super) struct Stream {
     body: Body,
@@ -55,14 +57,14 @@ pub(super) struct Stream {
     body_bytes: u64,
     /// Stream offset behind the last byte that was taken.
     position: u64,
-    /// The beginning of a head that lies in several pieces. Few do: it takes a word where there is none.
+    /// Beginning of a head that lies in several pieces. Few heads do: boxed, it takes one word.
     partial: Option<Box<Partial>>,
 }
 
 /// The beginning of a head, and where it was.
 #[derive(Debug)]
 struct Partial {
-    /// At least one.
+    /// Bytes of the head so far, at least one.
     bytes: Vec<u8>,
     /// The call that moved the first one.
     first: Stamp,
@@ -277,7 +279,7 @@ impl Stream {
         }
     }
 
-    /// Forgets what came, but for where the half stands.
+    /// Forgets all bytes so far, except the half's offset.
     pub fn begin_anew(&mut self) {
         *self = Self {
             position: self.position,

@@ -7,13 +7,13 @@
 
 use super::{Header, RequestHead};
 
-/// How the agent's own exporter calls itself.
+/// Beginning of the `User-Agent` of the agent's own exporter.
 const OWN_USER_AGENT: &[u8] = b"spoor/";
 
-/// Where telemetry is sent by OTLP over HTTP.
+/// Paths to which telemetry is sent by OTLP over HTTP.
 const PATHS: [&[u8]; 4] = [b"/v1/traces", b"/v1/metrics", b"/v1/logs", b"/v1development/profiles"];
 
-/// Headers that the parser keeps for this, behind those that the user wants.
+/// Headers that the parser keeps for this check, behind those that the user chose.
 pub(super) const HEADERS: [&str; 2] = ["content-type", "content-encoding"];
 
 /// The only field of OTLP's messages, as JSON.
@@ -27,7 +27,7 @@ const FIELDS: [&[u8]; 4] = [
 /// The same as protobuf: field 1, of a length.
 const FIELD_1: u8 = 0x0a;
 
-/// How a gzip file begins (RFC 1952).
+/// Beginning of a gzip file (RFC 1952).
 const GZIP: &[u8] = &[0x1f, 0x8b];
 
 /// The rule by which requests are telemetry.
@@ -35,7 +35,7 @@ const GZIP: &[u8] = &[0x1f, 0x8b];
 pub struct Telemetry {
     /// Exports of others are traced, too.
     include: bool,
-    /// Where the parser keeps the [`HEADERS`].
+    /// Index at which the parser keeps the [`HEADERS`].
     first_header: u16,
 }
 
@@ -102,7 +102,7 @@ fn is_otlp(head: &RequestHead, content_type: &[u8], encoding: &[u8], body: &[u8]
     }
 }
 
-/// Returns whether JSON begins like a message of OTLP, as far as it was captured.
+/// Returns whether the captured part of some JSON begins like a message of OTLP.
 fn is_json_message(body: &[u8]) -> bool {
     let Some(fields) = body.trim_ascii_start().strip_prefix(b"{") else {
         return false;

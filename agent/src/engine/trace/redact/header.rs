@@ -55,8 +55,9 @@ impl SecretNames {
         }
     }
 
-    /// Redacts the words of a text that are URLs, by a scheme (`https://…`) or a path (`/…?`). Other words stay: a user who
-    /// captures `X-Error: code=42` wants to see the code.
+    /// Redacts the words of a text that are URLs, by a scheme (`https://…`) or a path (`/…?`).
+    ///
+    /// Other words stay: a user who captures `X-Error: code=42` needs to see the code.
     fn words<'t>(&self, text: &'t str) -> Cow<'t, str> {
         let is_url = |word: &str| word.contains("://") || word.starts_with('/');
         let is_between = |c: char| c.is_ascii_whitespace() || matches!(c, '<' | '>' | '"' | '\'');

@@ -36,7 +36,8 @@ impl SecretNames {
         scan(query, Begin::Query, self)
     }
 
-    /// Redacts a path as a request sends it, with what a client wrongly left behind it: `;jsessionid=…`, `#access_token=…`.
+    /// Redacts a path as a request sends it, with the parts that a client left behind it by mistake: `;jsessionid=…`,
+    /// `#access_token=…`.
     pub fn path<'t>(&self, path: &'t str) -> Cow<'t, str> {
         if memchr3(b'=', b'@', b'%', path.as_bytes()).is_none() {
             return Cow::Borrowed(path);

@@ -31,7 +31,7 @@ pub(super) fn scan<'t>(text: &'t str, begin: Begin, names: &SecretNames) -> Cow<
         Begin::Url if text.starts_with("//") => (2, Authority::Open { at: 2, encoded: false }),
         _ => (0, Authority::None),
     };
-    // Where the name of a parameter may begin.
+    // Offset at which the name of a parameter may begin.
     let mut name_at = at;
     while let Some(Unit { byte, encoded, width }) = unit(bytes, at) {
         let end = at + width;

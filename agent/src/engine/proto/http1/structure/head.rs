@@ -14,11 +14,11 @@ use crate::engine::proto::{
     structure::{Marks, Named, Shape, Words},
 };
 
-/// A head of which bytes have come, or none yet.
+/// State of a head: some of its bytes have come, or none yet.
 #[derive(Debug)]
 pub(super) struct Head {
     at: At,
-    /// All bytes of it as they were: they tell how long the body is.
+    /// All bytes of the head as they were: they frame the body.
     raw: Vec<u8>,
     /// Bytes of the line, without its end.
     line_bytes: usize,

@@ -1,9 +1,11 @@
 //! The structure of HTTP/1 messages, for redacted tapes ([`proto::structure`](crate::engine::proto::structure)).
 //!
-//! [`Structure`] tells heads from bodies, as [`Http1`](super::Http1) does: whole heads are read by the same parser, chunks by the
-//! same state machine. `head` marks the bytes of a head, with `target` for the request target, `value` for the values of
-//! headers, `names` for the names that stay, and `proxy` for the header of a proxy that may come first. In a body, the lines of chunks are structure; all other bytes
-//! are filled, except the begin by which Core knows telemetry.
+//! [`Structure`] finds heads and bodies, as [`Http1`](super::Http1) does: the same parser reads whole heads, and the
+//! same state machine reads chunks.
+//!
+//! `head` marks the bytes of a head, with `target` for the request target, `value` for the values of headers, `names`
+//! for the names that stay, and `proxy` for the header of a proxy that may come first. In a body, the lines of chunks
+//! are structure; all other bytes are filled, except the beginning by which Core recognises telemetry.
 //!
 //! After a loss, both halves are searched for the begin of a head, as Core searches them.
 
@@ -33,7 +35,7 @@ use crate::engine::proto::{
 use head::Head;
 pub(in crate::engine::proto) use target::path_segment;
 
-/// Most requests that wait for their responses. With more, the connection is followed anew.
+/// Upper bound on requests that wait for their responses. With more, the connection is followed anew.
 const MAX_PENDING: usize = 1024;
 
 /// Follows both halves of one connection.
@@ -237,8 +239,8 @@ fn body(rest: &[u8], left: u64, begins: bool, marks: &mut Marks<'_>) -> usize {
     data.len()
 }
 
-/// Marks a byte of the framing of chunks, and returns what follows it; `None`: the coding does not allow it, or peers differ on
-/// the body's end.
+/// Marks a byte of the framing of chunks, and returns the state behind it; `None`: the coding does not allow it, or
+/// peers differ on the body's end.
 fn frame(chunked: &mut Chunked, byte: u8, marks: &mut Marks<'_>) -> Option<Follow> {
     if chunked.is_framing(byte) {
         marks.keep(1);

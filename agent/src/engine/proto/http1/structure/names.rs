@@ -1,4 +1,4 @@
-//! Methods and headers whose names stay: those that everybody sends.
+//! Methods and headers whose names stay: those in general use.
 
 use super::proxy::PROXY;
 use crate::engine::proto::structure::Words;
@@ -17,7 +17,7 @@ pub(super) const METHODS: Words<'_> = Words::usual(match OPENINGS.split_first() 
 /// The methods, and the first word of a proxy's line.
 pub(super) const METHODS_OR_PROXY: Words<'_> = Words::usual(OPENINGS);
 
-/// Names of the versions that Core tells apart.
+/// Names of the versions that Core distinguishes.
 pub(super) const VERSIONS: Words<'_> = Words::usual(&[b"HTTP/1.0", b"HTTP/1.1", b"HTTP/2.0"]);
 
 /// Headers, in lower case.

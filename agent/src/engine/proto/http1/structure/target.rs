@@ -24,7 +24,7 @@ const ESCAPES: Words<'_> = Words::usual(&[b"40"]);
 pub(super) enum Target {
     /// Before the path of an absolute target, or in an authority: the two bytes before.
     Authority([u8; 2]),
-    /// In a path or a query: so many bytes of an escape are to come.
+    /// In a path or a query: number of bytes of an escape that are to come.
     Path(u8),
 }
 
@@ -70,7 +70,7 @@ fn in_path(escape: u8, byte: u8, marks: &mut Marks<'_>) -> Target {
     match (byte, escape) {
         (b'/' | b'?' | b'&' | b'=' | b';', _) => path_separator(marks),
         (b'%', _) => {
-            // Of the word, so that equal escapes in different words do not look equal.
+            // The key is the word's, so that equal escapes in different words do not look equal.
             marks.word(1, Shape::Same, Words::NONE);
             marks.known_again();
             Target::Path(2)

@@ -1,7 +1,7 @@
 //! Headers in which proxies describe the original request: `Forwarded` (RFC 7239) first, then `X-Forwarded-*`, then the
 //! PROXY protocol.
 //!
-//! Of several values the first is meant, the one of the proxy next to the client.
+//! If there are several values, the first one counts: it is from the proxy next to the client.
 
 use std::{
     borrow::Cow,

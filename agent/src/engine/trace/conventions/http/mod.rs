@@ -46,7 +46,7 @@ pub struct HttpConfig {
     pub capture_request: Vec<String>,
     /// Lower-case names of response headers to export; [`Header::Captured`] is an index into it.
     pub capture_response: Vec<String>,
-    /// How spans are named.
+    /// Style of span names.
     pub span_names: SpanNameStyle,
     /// Rules for `http.route` at servers; the first that matches counts.
     pub routes: Vec<Route>,
@@ -58,7 +58,7 @@ pub struct HttpConfig {
     pub known_methods: Option<Vec<String>>,
 }
 
-/// How spans are named where no route is known.
+/// Style of span names where no route is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SpanNameStyle {
     /// `{method} {template}`, the template made from the path.
@@ -352,7 +352,7 @@ fn header(headers: &[(Header, Box<[u8]>)], wanted: Header) -> Option<&[u8]> {
         .map(|(_, value)| &**value)
 }
 
-/// Returns the variant of a header that spans need, whether the user wants it or not.
+/// Returns the variant of a header that spans need, whether the user chose it or not.
 fn own_header(name: &str) -> Option<Header> {
     match name {
         "host" => Some(Header::Host),

@@ -18,7 +18,7 @@ pub(super) struct Target<'a> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
-    /// `/path?query`, and whatever is none of the others.
+    /// `/path?query`, and any target that has no other form.
     Origin,
     /// `http://host/path?query`, to proxies.
     Absolute,
