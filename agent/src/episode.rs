@@ -147,7 +147,7 @@ mod tests {
             assert!(lines <= 2 * 8, "{lines} lines in a day, for a loss every {seconds} s");
             assert_eq!(lost, 86_400_u64.div_ceil(seconds));
         }
-        // After a quiet day, the next is told as the first was.
+        // After a quiet day, the next episode is logged as the first one was.
         let mut episode = Episode::default();
         for day in 0..9 {
             let now = begun + Duration::from_secs(86_400 * day);

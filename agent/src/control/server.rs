@@ -283,7 +283,7 @@ mod tests {
             ask::<Workloads>(&path, "nonsense"),
             Err(AskError::Foreign { .. })
         ));
-        // One who asks too much, and one who says nothing and leaves.
+        // One client asks too much, another leaves without a question.
         assert!(ask::<Status>(&path, &"x".repeat(100_000)).is_err());
         drop(UnixStream::connect(&path).unwrap());
         assert_eq!(ask::<Status>(&path, "status").unwrap(), status());

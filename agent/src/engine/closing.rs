@@ -1,8 +1,8 @@
 //! Connections that TCP has closed, and on which calls of their process may still be reported. There are two cases:
 //!
-//! - On loopback the reset that answers a write comes in an interrupt inside of it: the end of the connection is told
-//!   before the write returns and tells its bytes.
-//! - What was received can be read as long as the process has the socket. After shutdown(2) of the sending side, the other
+//! - A reset that answers a write on loopback arrives in an interrupt inside of that write(2): the record of the
+//!   connection's end comes before the record of the write and its bytes.
+//! - A process can read received bytes as long as it has the socket. After shutdown(2) of the sending side, the other
 //!   end's FIN closes the connection while the response lies unread.
 //!
 //! By then the programs have forgotten the socket, and report each such call under a new name.
@@ -45,13 +45,13 @@ struct Over {
 /// Connections that ended a moment ago.
 #[derive(Debug, Default)]
 pub(super) struct Closing {
-    /// By the name that they are known by.
+    /// Connections that wait, by the name that Core knows them by.
     over: FastMap<ConnectionId, Over>,
-    /// By when they take effect.
+    /// Times at which the connections end, earliest first.
     due: BTreeSet<(u64, ConnectionId)>,
-    /// By socket.
+    /// Names that Core knows the connections by, by socket.
     sockets: FastMap<Socket, ConnectionId>,
-    /// From the new names to the old ones, and by how much the new one's received offsets are behind.
+    /// Old names by new ones, with the number of bytes by which the new one's received offsets are behind.
     names: FastMap<ConnectionId, (ConnectionId, u64)>,
 }
 
@@ -61,8 +61,9 @@ impl Closing {
         self.over.is_empty()
     }
 
-    /// Returns whether this is a connection that is over, under a new name. `read_to` returns the stream offset up to
-    /// which one was read.
+    /// Takes a new name of a connection that is over. Returns false if this is no such name.
+    ///
+    /// `read_to` returns the stream offset up to which a connection was read.
     pub fn resume(&mut self, open: &Open, read_to: impl FnOnce(ConnectionId) -> Option<u64>) -> bool {
         let is_new_name = !open.from_birth && open.role == Role::Unknown;
         let Some(&id) = self.sockets.get(&open.socket).filter(|_| is_new_name) else {
@@ -84,7 +85,7 @@ impl Closing {
 
     /// Returns a segment under the name that its connection is known by, if that is another one.
     pub fn place<'a>(&self, segment: &Segment<'a>) -> Option<Segment<'a>> {
-        // Asked for each segment: an empty table costs no hash.
+        // This runs for each segment: an empty table costs no hash.
         if self.names.is_empty() {
             return None;
         }

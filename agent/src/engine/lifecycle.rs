@@ -25,6 +25,8 @@ impl Core {
         let sight = self.sight(execution.tgid, time_ns);
         let candidates = self.causality.opener(execution.tgid, execution.tid, sight);
         let opening = Opening::by(candidates);
+        // A connect(2) that does not block, or that a signal interrupted, goes on in the kernel; its end is a change of
+        // TCP's state.
         let under_way = matches!(connect.errno, 0 | libc::EINPROGRESS | libc::EINTR);
         if under_way {
             let Some(connection) = self.flow.connect(connect) else {
@@ -36,6 +38,7 @@ impl Core {
         self.drop_connection(connect.conn);
         let mut connection = Connection::connecting(connect);
         connection.opening = opening;
+        // Libraries try sockets that need not exist at every start: no call failed.
         if connect.remote == Address::Unix && connect.errno == libc::ENOENT {
             self.counters.unix_connects_ignored += 1;
             return;
@@ -75,7 +78,7 @@ impl Core {
         // The other end's FIN may have come before accept(2), and so before the first record.
         connection.remote_fin |= state.before == TcpState::CloseWait;
         match state.change {
-            // The application read that the other end had closed: nobody waits for an answer any more.
+            // The application read that the other end had closed: since then no caller waits for an answer.
             Change::Gone if connection.remote_fin => self.closed(state.conn, 0, now_ns),
             Change::Gone => self.drop_connection(state.conn),
             Change::Released => self.flow.release(state.conn, state.stamp.execution.tgid),

@@ -131,13 +131,13 @@ struct Process {
 pub struct UnixConnection {
     /// Name of the connection.
     pub conn: ConnectionId,
-    /// The process that used it last.
+    /// Process that used it last.
     pub tgid: Tgid,
     /// Inode number of its socket.
     pub inode: u64,
 }
 
-/// From events to spans.
+/// Core: turns events into spans.
 #[derive(Debug)]
 pub struct Core {
     flow: Flow,
@@ -149,12 +149,12 @@ pub struct Core {
     parser: proto::Config,
     sampler: Sampler,
     idle_ns: u64,
-    /// From `CLOCK_MONOTONIC` to the Unix epoch.
+    /// Offset from `CLOCK_MONOTONIC` to the Unix epoch.
     unix_offset_ns: i64,
     closing: closing::Closing,
-    /// The latest tick.
+    /// Time of the latest tick.
     now_ns: u64,
-    /// The time of the record that is looked at.
+    /// Time of the record that is being processed.
     record_ns: u64,
     hold_ns: u64,
     keep_ended_ns: u64,
@@ -214,6 +214,7 @@ impl Core {
     pub fn record(&mut self, record: &Record<'_>) {
         match record {
             Record::Segment(segment) => {
+                // A socket that TCP has closed is reported under a new name: see `closing`.
                 let renamed = self.closing.place(segment);
                 let segment = renamed.as_ref().unwrap_or(segment);
                 self.segment(segment);
@@ -251,7 +252,7 @@ impl Core {
                 self.told_elsewhere(fork.child, fork.stamp.time_ns).choice = choice;
             }
             Record::Unseen(stamp, unseen) => self.unseen(*stamp, *unseen),
-            // On a port that a rule names. What it forks now is selected with it.
+            // The process listens on a port of a rule. Programs that it forks from now on are selected with it.
             Record::Listen(listen) => self.selected(listen.stamp.execution.tgid, true),
         }
     }
@@ -262,6 +263,7 @@ impl Core {
     pub fn clock(&mut self, monotonic_ns: u64, unix_ns: u64) {
         self.now_ns = self.now_ns.max(monotonic_ns);
         let offset_ns = unix_ns.wrapping_sub(monotonic_ns).cast_signed();
+        // Small differences are noise: following them would shift spans of one trace against each other.
         if offset_ns.abs_diff(self.unix_offset_ns) >= CLOCK_STEP_NS {
             self.unix_offset_ns = offset_ns;
         }
@@ -304,7 +306,7 @@ impl Core {
     fn turn_away(&mut self, conn: ConnectionId) {
         let (is_new, connection) = self.flow.let_go(conn);
         if is_new {
-            // What moves on it from now on is not reported, and no loss.
+            // Later bytes on it are not reported, and count as no loss.
             self.hints.push((conn, flow::IGNORE));
         }
         for (_, node) in connection.into_iter().flat_map(|connection| connection.exchanges) {
@@ -327,7 +329,7 @@ impl Core {
         std::mem::take(&mut self.wanted)
     }
 
-    /// Hints for the programs: docs/dev/kernel-contract.md.
+    /// Takes the hints for the programs: docs/dev/kernel-contract.md.
     pub fn take_hints(&mut self) -> Vec<(ConnectionId, [Hint; 2])> {
         std::mem::take(&mut self.hints)
     }
@@ -355,7 +357,8 @@ impl Core {
         let (tgid, now_ns) = (stamp.execution.tgid, stamp.time_ns);
         let mut process = self.processes.entry(tgid).or_default();
         if process.ended_ns.is_some_and(|ended_ns| ended_ns < now_ns) {
-            // Its id is used again, and the record that told of it was lost.
+            // The process id is used again, and the record of its new process was lost: without this, the old process's
+            // facts would name the new one's spans.
             self.begin_life(tgid);
             process = self.processes.entry(tgid).or_default();
         }
@@ -391,6 +394,7 @@ impl Core {
     fn told_elsewhere(&mut self, tgid: Tgid, now_ns: u64) -> &mut Process {
         let process = self.processes.entry(tgid).or_default();
         process.asked = true;
+        // No request can be older than the process.
         process.busy_until_ns = Some(0);
         process.last_ns = now_ns;
         process
@@ -423,7 +427,7 @@ impl Core {
         others.into_iter().chain([sweep]).flatten().min()
     }
 
-    /// Spans that are finished.
+    /// Returns the finished spans.
     pub fn drain(&mut self) -> Vec<Span> {
         self.finished_spans()
     }

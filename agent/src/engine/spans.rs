@@ -1,4 +1,4 @@
-//! From finished exchanges to spans.
+//! Turns finished exchanges into spans.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -24,7 +24,7 @@ impl Core {
             ..
         } = self;
         let nodes = causality.take_ready(|node, caller| {
-            // If its caller is not selected, it has no parent.
+            // A caller that turns out not to be selected gives no span: then this exchange has no parent.
             let undecided = caller
                 .and_then(|caller| processes.get(&caller))
                 .is_some_and(|caller| caller.choice == Choice::Undecided);
@@ -127,7 +127,7 @@ impl Core {
                 let is_remote = matches!(&side, Side::Server(serving) if serving.caller == Caller::OtherProcess);
                 (Some((span, method)), method == ParentMethod::SameHost && is_remote)
             }
-            // A call whose `traceparent` its process did not receive names a span of its own process.
+            // A call's `traceparent` that its process did not receive names a span of its own process: a local parent.
             Parent::Remote(context) => (
                 Some((context.parent_id, ParentMethod::Header)),
                 kind == SpanKind::Server || lineage.carried.is_forwarded(),

@@ -1,4 +1,4 @@
-//! Facts about each process, for people: gathered only when somebody asks.
+//! Facts about each process, for people: gathered only when a command or client asks.
 
 use super::{Choice, Core, Process, exchange::ExchangeId, trace::SpanKind};
 use crate::{record::Tgid, runtimes::Runtime};

@@ -1,4 +1,4 @@
-//! From the binary interface to [`Record`].
+//! Decodes the binary interface into [`Record`].
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},

@@ -302,7 +302,7 @@ pub struct Exec<'a> {
     pub command_line: &'a [u8],
     /// Environment: words, each ends with NUL; cut off where there is more than a record holds.
     pub environment: &'a [u8],
-    /// The process was no target before: it is captured until somebody decides.
+    /// The process was no target before: it is captured until user space decides.
     pub provisional: bool,
     /// The thread's name, NUL padded.
     pub comm: [u8; 16],

@@ -133,6 +133,7 @@ impl Causality {
     pub(super) fn decide(&mut self, id: ExchangeId, parent: Parent) {
         let trace = match parent {
             Parent::Local(above, method) => match self.exchanges.get_mut(above) {
+                // A span whose parent never arrives would look like a loss.
                 Some(request) if request.shown == Shown::Ignored => {
                     self.set_parent(id, Parent::Root);
                     Some(self.new_trace())

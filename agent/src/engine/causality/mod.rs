@@ -163,6 +163,7 @@ impl Causality {
         let process = self.processes.entry(tgid).or_default();
         if !process.active {
             process.active = true;
+            // 0 means that no life is given yet.
             self.lives = self.lives.wrapping_add(1).max(1);
             process.life = self.lives;
         }
@@ -389,6 +390,7 @@ impl Causality {
             call.start.ns = call.start.ns.min(request.start.ns);
         }
         let parent = match request.lineage.carried.context() {
+            // Spans may have left in the trace of that parent already.
             _ if request.lineage.parent.is_decided() => None,
             Some(context) if !call.lineage.carried.is_forwarded() => Some(Parent::Remote(context)),
             _ => Some(Parent::Local(client, ParentMethod::SameHost)),
@@ -451,6 +453,8 @@ impl Causality {
         let (Some(client_end), Some(server_end)) = (call.state.end_ns(), request.state.end_ns()) else {
             return;
         };
+        // A server cannot read a request before it was sent: its time bounds a start that was read at the exit of a
+        // blocked write.
         call.start.read_at = ReadAt::Begin;
         call.start.ns = call.start.ns.min(request.start.ns);
         // A client that gave up ended before its server did: both times are right.

@@ -41,10 +41,10 @@ pub struct Process {
     received: HashMap<(TraceId, SpanId), Requests>,
 }
 
-/// Upper bound on the remembered calls of a thread. A thread that makes more without a response serves nobody.
+/// Upper bound on the remembered calls of a thread. A thread that makes more without a response serves no request.
 const CALLS: usize = 1024;
 
-/// Smallest number of worker threads at which the map is swept for threads that serve nobody.
+/// Smallest number of worker threads at which the map is swept for threads that serve no request.
 const WORKERS_BEFORE_SWEEP: usize = 64;
 
 /// Calls that may belong to a request that is answered.

@@ -2,12 +2,12 @@
 
 use libc::c_int;
 
-/// Why there is no (whole) response. The name is the value of `error.type`.
+/// Reason why there is no (whole) response. The name is the value of `error.type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Failure {
     /// The peer, or something between, reset the connection (`ECONNRESET`, `EPIPE`).
     ConnectionReset,
-    /// Nobody listens there (`ECONNREFUSED`).
+    /// No listener at that address (`ECONNREFUSED`).
     ConnectionRefused,
     /// The peer closed before the exchange was whole.
     ConnectionClosed,

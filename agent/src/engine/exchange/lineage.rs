@@ -16,7 +16,7 @@ pub struct Lineage {
     pub parent: Parent,
     /// The trace, once it is known.
     pub trace: Option<Trace>,
-    /// Exchanges whose trace is this one's, and which wait for it.
+    /// Exchanges that take their trace from this one, and wait for it.
     pub heirs: Vec<ExchangeId>,
 }
 
@@ -26,9 +26,9 @@ pub enum Carried {
     /// None.
     #[default]
     Nothing,
-    /// One that its sender wrote.
+    /// A header that its sender wrote.
     Written(TraceContext),
-    /// One that its sender had received itself, and only passed on.
+    /// A header that its sender had received itself, and only passed on.
     Forwarded(TraceContext),
 }
 
@@ -46,7 +46,7 @@ impl Carried {
         self.context().map_or(Parent::Root, Parent::Remote)
     }
 
-    /// Returns whether the sender only passed it on.
+    /// Returns whether the sender only passed the header on.
     pub fn is_forwarded(self) -> bool {
         matches!(self, Self::Forwarded(_))
     }
@@ -69,20 +69,20 @@ pub enum Parent {
     /// Nothing is known yet.
     #[default]
     Open,
-    /// This request, if it passes the gate at its response.
+    /// This request is the parent, if it passes the gate at its response.
     Candidate(ExchangeId, ParentMethod),
-    /// This exchange, whose trace may not be known yet.
+    /// This exchange is the parent; its trace may not be known yet.
     Local(ExchangeId, ParentMethod),
-    /// This span.
+    /// This span is the parent.
     Span(SpanId, ParentMethod),
-    /// The span that a header named.
+    /// The span that a header named is the parent.
     Remote(TraceContext),
     /// None.
     Root,
 }
 
 impl Parent {
-    /// Returns whether it is decided.
+    /// Returns whether the parent is decided.
     pub fn is_decided(self) -> bool {
         !matches!(self, Self::Open | Self::Candidate(..))
     }

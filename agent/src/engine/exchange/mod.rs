@@ -24,7 +24,7 @@ use super::{
 use crate::record::{ConnectionId, Endpoint, Execution};
 
 slotmap::new_key_type! {
-    /// Names an exchange at one end; never used twice.
+    /// Id of an exchange at one end; never used twice.
     pub struct ExchangeId;
 }
 
@@ -33,7 +33,7 @@ slotmap::new_key_type! {
 pub struct Exchange {
     /// The end that saw it.
     pub side: Side,
-    /// The execution that read the last byte of the request's start (server), or sent its first (client).
+    /// Execution that read the last byte of the request's start (server), or sent its first (client).
     pub execution: Execution,
     /// The connection.
     pub connection: ConnectionId,
@@ -41,9 +41,10 @@ pub struct Exchange {
     pub ends: Arc<(Endpoint, Endpoint)>,
     /// The messages.
     pub messages: Messages,
-    /// The begin.
+    /// Start of the exchange.
     pub start: Start,
-    /// From `CLOCK_MONOTONIC` to the Unix epoch; the same at both ends of an exchange, whatever is done to the clock.
+    /// Offset from `CLOCK_MONOTONIC` to the Unix epoch; the same at both ends of an exchange, even if the clock is set
+    /// meanwhile.
     pub unix_offset_ns: i64,
     /// Whether the exchange becomes a span.
     pub shown: Shown,
@@ -72,7 +73,7 @@ pub struct Messages {
     pub failure: Option<Failure>,
 }
 
-/// The begin of an exchange.
+/// Start of an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Start {
     /// `CLOCK_MONOTONIC`.

@@ -1,4 +1,4 @@
-//! The facts that only one of the two ends of an exchange has.
+//! Facts that only one of the two ends of an exchange has.
 
 use super::ExchangeId;
 use crate::record::Stamp;
@@ -19,8 +19,8 @@ pub struct Calling {
     pub candidates: Candidates,
 }
 
-/// The request that a call or a connect is made for, by each rule that depends on the runtime. Of a process that is not known
-/// yet, each rule keeps its own answer until it is.
+/// Request that a call or a connect is made for, by each rule that depends on the runtime. Until the runtime is known,
+/// each rule keeps its own answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Candidates {
     /// The only one that its thread has open.
@@ -39,10 +39,10 @@ impl Candidates {
 /// Request that a connection was opened for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Opening {
-    /// The connection has carried a call already, or it is not known that this one is the first.
+    /// Used: the connection has carried a call already, or this one is not known to be the first.
     #[default]
     Used,
-    /// The connect was made for this request, as these rules have it.
+    /// For this request, as these rules found it.
     For(ExchangeId, NamedBy),
     /// Unknown: no request had been read before connect(2), or connect(2) was not seen and the connection had carried
     /// nothing when it was found. The first call may be made for an unseen request.
@@ -100,7 +100,7 @@ pub struct Serving {
     pub upstream: Upstream,
     /// The process that made the call at the other end.
     pub caller: Caller,
-    /// The life of its process in which its start came.
+    /// Life of its process in which its start came.
     pub life: u32,
 }
 

@@ -1,4 +1,4 @@
-//! The states of an exchange.
+//! States of an exchange.
 
 /// State of an exchange, from its request's start until its span leaves.
 ///

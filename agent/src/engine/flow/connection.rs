@@ -285,6 +285,7 @@ impl Connection {
         if !matches!(open.base, Base::Sequences { .. }) && !open.from_birth {
             return None;
         }
+        // Programs that knew the role have subtracted the SYN themselves.
         let unknown_at_first = open.role == Role::Unknown;
         Some(
             half_offset

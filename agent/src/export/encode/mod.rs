@@ -54,7 +54,7 @@ impl EncodedSpan {
     }
 }
 
-/// Encodes spans. Each resource is encoded once for as long as somebody else holds it.
+/// Encodes spans. Each resource is encoded once for as long as another owner holds it.
 #[derive(Debug)]
 pub struct Encoder {
     /// Encoded resources by address. The `Arc` keeps the address from being used again.

@@ -74,7 +74,7 @@ struct Counters {
     unanswered: AtomicU64,
     /// Questions that were not asked: the process did not answer before, or there was no reader.
     refused: AtomicU64,
-    /// Readers that ended unasked: by a bug, or killed by somebody.
+    /// Readers that ended unasked: by a bug, or killed from outside.
     ended: AtomicU64,
 }
 
@@ -135,7 +135,7 @@ impl Readers {
             self.refuse();
             return answers;
         }
-        // A reader that somebody killed is no reason not to know.
+        // A reader that was killed from outside does not make the process unreadable: the question is asked again.
         for _ in 0..2 {
             let Some(mut reader) = self.reader() else {
                 self.refuse();

@@ -87,7 +87,7 @@ impl Connection {
     pub fn segment(&mut self, place: &Place, bytes: &mut [u8], key: &Key, named: &Named) {
         let direction = place.direction;
         let next = self.way(direction).next;
-        // Bytes that came already: Core passes over them.
+        // Repeated bytes: Core skips them.
         let repeated = next.saturating_sub(place.offset).min(bytes.len() as u64) as usize;
         let (known, bytes) = bytes.split_at_mut(repeated);
         known.fill(FILL);

@@ -12,7 +12,7 @@ use crate::{
     process::ProcessFacts,
 };
 
-/// Attributes that stay: names of programs and services, numbers, and what everybody has.
+/// Attributes that stay: names of programs and services, numbers, and values that many hosts have in common.
 const KEPT: [&str; 12] = [
     "service.name",
     "process.pid",

@@ -1,6 +1,6 @@
 //! The rule of the opener: the first call on a fresh connection belongs to the request that the connect was made for.
 //!
-//! Later calls do not: pools give a connection to whoever waited longest, and child processes inherit it.
+//! Later calls do not: pools give a connection to the waiter that came first, and child processes inherit it.
 
 use crate::engine::{
     causality::Causality,

@@ -19,7 +19,7 @@ impl SecretNames {
         } else {
             Cow::Borrowed(name)
         };
-        // PHP passes over spaces that come first.
+        // PHP skips leading spaces.
         let name = decoded.trim_ascii();
         let is_bracket = |byte: &u8| matches!(byte, b'[' | b']' | b'.');
         self.contains(name) || name.iter().any(is_bracket) && name.split(is_bracket).any(|part| self.contains(part))

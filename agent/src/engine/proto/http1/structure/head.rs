@@ -37,7 +37,7 @@ enum At {
     Target(Target),
     Version,
     StatusVersion,
-    /// In the status code, behind so many bytes of it.
+    /// In the status code, behind this many bytes of it.
     Status(usize),
     Reason,
     /// In the name of a header line: its bytes so far, in lower case.

@@ -7,7 +7,7 @@
 //! for the names that stay, and `proxy` for the header of a proxy that may come first. In a body, the lines of chunks
 //! are structure; all other bytes are filled, except the beginning by which Core recognises telemetry.
 //!
-//! After a loss, both halves are searched for the begin of a head, as Core searches them.
+//! After a loss, both halves are searched for the beginning of a head, as Core searches them.
 
 mod head;
 mod names;

@@ -3,7 +3,8 @@
 use super::proxy::PROXY;
 use crate::engine::proto::structure::Words;
 
-/// First words of a connection that a proxy may have accepted from somebody else: methods, and the begin of the proxy's line.
+/// First words of a connection that a proxy may have accepted for a client: methods, and the beginning of the proxy's
+/// line.
 const OPENINGS: &[&[u8]] = &[
     PROXY, b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH", b"QUERY", b"PRI",
 ];

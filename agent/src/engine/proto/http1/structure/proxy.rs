@@ -15,11 +15,11 @@ pub(super) const LINE_WORDS: Words<'_> = Words::usual(&[b"TCP4", b"TCP6", b"UNKN
 /// The place of the next byte in the binary header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Binary {
-    /// So many bytes of the signature were there.
+    /// This many bytes of the signature have come.
     Signature(usize),
-    /// In version, family and length: so many bytes were there, and the length as far as it goes.
+    /// In version, family and length: the number of bytes that have come, and the length so far.
     Fixed(usize, u16),
-    /// In addresses: so many bytes are to come.
+    /// In addresses: this many bytes are to come.
     Addresses(u16),
 }
 

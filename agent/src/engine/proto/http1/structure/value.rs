@@ -25,7 +25,7 @@ const WORDS: Words<'_> = Words::usual(&[
 /// Media types of telemetry, which gives no spans.
 const MEDIA_TYPES: Words<'_> = Words::usual(&[b"application/x-protobuf", b"application/json"]);
 
-/// The begin of the name by which Spoor's own exports call themselves: they give no spans.
+/// Beginning of the `User-Agent` of Spoor's own exports, which give no spans.
 const AGENTS: Words<'_> = Words::usual(&[b"spoor/"]);
 
 /// Parameters of `Forwarded` (RFC 7239), and its schemes.
