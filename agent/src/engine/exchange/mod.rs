@@ -1,6 +1,6 @@
 //! An exchange: a request with its response, or with what ended it, seen at one end of its connection.
 //!
-//! [`state`] has the states of an exchange, [`lineage`] its parent and trace, [`side`] the facts of the end that saw
+//! [`state`] has the states of an exchange, `lineage` its parent and trace, `side` the facts of the end that saw
 //! it. An exchange carries the messages of its protocol, and no code here looks into them.
 
 mod failure;
