@@ -1,12 +1,12 @@
 //! Chooses the parser of a connection by its first bytes.
 //!
 //! The bias: a connection whose end is known to be the client's or the server's, and whose first byte is seen, is taken for
-//! HTTP/1 until that parser says otherwise. One that is older than the agent is taken for nothing until a system call begins
-//! with bytes that can hardly be anything else.
+//! HTTP/1 until that parser says otherwise, unless its client begins like one of Redis. One that is older than the agent is
+//! taken for nothing until a system call begins with bytes that can hardly be anything else.
 
-use agent_ebpf::classify::{Looks, first_bytes, looks_like_request, looks_like_response};
+use agent_ebpf::classify::{Looks, first_bytes, looks_like_request, looks_like_resp_command, looks_like_response};
 
-use super::{Parser, http1::Http1};
+use super::{Parser, Protocol, http1::Http1, redis::Redis};
 
 /// The first bytes of a connection that are seen.
 #[derive(Clone, Copy, Debug)]
@@ -34,25 +34,50 @@ pub struct Detected {
 
 /// Chooses a parser; `None`: these bytes do not tell.
 pub fn detect(opening: &Opening<'_>) -> Option<Detected> {
-    let at_server = match opening.at_server {
-        Some(at_server) => at_server,
-        None if opening.begins_call => {
-            // Who sends a request is the client, who sends a response the server.
-            let (first, n) = first_bytes(opening.bytes);
-            if looks_like_request(first, n) == Looks::Yes {
-                !opening.sent
-            } else if looks_like_response(first, n) == Looks::Yes {
-                opening.sent
-            } else {
-                return None;
-            }
-        }
+    let (protocol, at_server) = match opening.at_server {
+        Some(at_server) => (expected(opening, at_server), at_server),
+        None if opening.begins_call => unmistakable(opening)?,
         None => return None,
     };
-    let http = Http1::new(opening.from_birth);
-    let http = if at_server { http.at_server() } else { http };
-    Some(Detected {
-        parser: Parser::Http1(Box::new(http)),
-        at_server,
-    })
+    let parser = match protocol {
+        Protocol::Http1 => {
+            let http = Http1::new(opening.from_birth);
+            Parser::Http1(Box::new(if at_server { http.at_server() } else { http }))
+        }
+        Protocol::Redis => Parser::Redis(Box::new(Redis::new(opening.from_birth, at_server))),
+    };
+    Some(Detected { parser, at_server })
+}
+
+/// Returns the protocol of a connection of which it is known who the client is: only its first bytes choose another one than
+/// HTTP/1.
+fn expected(opening: &Opening<'_>, at_server: bool) -> Protocol {
+    let (first, n) = first_bytes(opening.bytes);
+    let is_request = opening.sent != at_server;
+    let is_command = match looks_like_resp_command(first, n) {
+        Looks::Yes => opening.from_birth || opening.begins_call,
+        // No method begins so.
+        Looks::Maybe => opening.from_birth,
+        Looks::No => opening.from_birth && opening.bytes == b"*",
+    };
+    if is_request && is_command {
+        Protocol::Redis
+    } else {
+        Protocol::Http1
+    }
+}
+
+/// Returns the protocol, and whether this end is the server's: who sends a request is the client, who sends a response the
+/// server.
+fn unmistakable(opening: &Opening<'_>) -> Option<(Protocol, bool)> {
+    let (first, n) = first_bytes(opening.bytes);
+    if looks_like_request(first, n) == Looks::Yes {
+        Some((Protocol::Http1, !opening.sent))
+    } else if looks_like_response(first, n) == Looks::Yes {
+        Some((Protocol::Http1, opening.sent))
+    } else if looks_like_resp_command(first, n) == Looks::Yes {
+        Some((Protocol::Redis, !opening.sent))
+    } else {
+        None
+    }
 }

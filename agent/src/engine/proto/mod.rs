@@ -7,8 +7,10 @@
 
 pub mod detect;
 mod event;
+mod held;
 pub mod http1;
 pub mod opaque;
+pub mod redis;
 
 use agent_ebpf::abi::Mode;
 
@@ -16,12 +18,15 @@ pub use event::{Call, Cause, Data, Discipline, Event, Half, Piece, Reply};
 
 use crate::record::Stamp;
 use http1::Http1;
+use redis::Redis;
 
 /// A protocol that Spoor reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// HTTP/1.0 and 1.1 (RFC 9112).
     Http1,
+    /// Redis: RESP2 and RESP3.
+    Redis,
 }
 
 /// A parser of one connection.
@@ -29,6 +34,8 @@ pub enum Protocol {
 pub enum Parser {
     /// HTTP/1.0 and 1.1 (RFC 9112).
     Http1(Box<Http1>),
+    /// Redis: RESP2 and RESP3.
+    Redis(Box<Redis>),
 }
 
 /// The parts of messages that parsers keep for the user.
@@ -62,7 +69,7 @@ impl Protocol {
     /// Returns how replies find their calls.
     pub fn discipline(self) -> Discipline {
         match self {
-            Self::Http1 => Discipline::Fifo,
+            Self::Http1 | Self::Redis => Discipline::Fifo,
         }
     }
 
@@ -70,6 +77,7 @@ impl Protocol {
     pub fn unreadable(self, cause: Cause) -> Option<&'static str> {
         match self {
             Self::Http1 => http1::unreadable(cause),
+            Self::Redis => redis::unreadable(cause),
         }
     }
 }
@@ -79,6 +87,7 @@ impl Parser {
     pub fn protocol(&self) -> Protocol {
         match self {
             Self::Http1(_) => Protocol::Http1,
+            Self::Redis(_) => Protocol::Redis,
         }
     }
 
@@ -86,6 +95,7 @@ impl Parser {
     pub fn feed(&mut self, config: &Config, half: Half, piece: Piece<'_>, out: &mut Vec<Event>) {
         match self {
             Self::Http1(http) => http.feed(&config.http1, half, piece, out),
+            Self::Redis(redis) => redis.feed(half, piece, out),
         }
     }
 
@@ -94,6 +104,7 @@ impl Parser {
     pub fn end(&mut self, config: &Config, half: Half, stamp: Stamp, out: &mut Vec<Event>) {
         match self {
             Self::Http1(http) => http.end(&config.http1, half, stamp, out),
+            Self::Redis(redis) => redis.end(half, stamp, out),
         }
     }
 
@@ -101,6 +112,7 @@ impl Parser {
     pub fn ahead(&self, half: Half) -> Ahead {
         match self {
             Self::Http1(http) => http.ahead(half),
+            Self::Redis(redis) => redis.ahead(half),
         }
     }
 
@@ -108,6 +120,7 @@ impl Parser {
     pub fn body_until(&self, half: Half) -> u64 {
         match self {
             Self::Http1(http) => http.body_until(half),
+            Self::Redis(redis) => redis.body_until(half),
         }
     }
 
@@ -115,6 +128,7 @@ impl Parser {
     pub fn is_synchronised(&self) -> bool {
         match self {
             Self::Http1(http) => http.is_synchronised(),
+            Self::Redis(redis) => redis.is_synchronised(),
         }
     }
 
@@ -122,6 +136,7 @@ impl Parser {
     pub fn reads_requests(&self) -> bool {
         match self {
             Self::Http1(http) => http.reads_requests(),
+            Self::Redis(redis) => redis.is_synchronised(),
         }
     }
 
@@ -129,6 +144,7 @@ impl Parser {
     pub fn is_doubted(&self, half: Half) -> bool {
         match self {
             Self::Http1(http) => http.is_doubted(half),
+            Self::Redis(_) => false,
         }
     }
 
@@ -136,6 +152,7 @@ impl Parser {
     pub fn awaits_refusal(&self) -> bool {
         match self {
             Self::Http1(http) => http.awaits_refusal(),
+            Self::Redis(_) => false,
         }
     }
 
@@ -143,6 +160,7 @@ impl Parser {
     pub fn is_unserved(&self, exchange: u64) -> bool {
         match self {
             Self::Http1(http) => http.is_unserved(exchange),
+            Self::Redis(_) => false,
         }
     }
 }
