@@ -102,6 +102,8 @@ pub enum Server {
     Hyper,
     /// The server of Erlang's inets.
     Inets,
+    /// Redis, which keeps nothing on disk and logs no commands.
+    Redis,
 }
 
 impl Server {
@@ -178,7 +180,7 @@ impl Service {
             address,
             titled: matches!(
                 server,
-                Server::NginxStatic | Server::NginxProxy { .. } | Server::Puma { .. } | Server::PhpFpm
+                Server::NginxStatic | Server::NginxProxy { .. } | Server::Puma { .. } | Server::PhpFpm | Server::Redis
             ),
             server,
             process,
@@ -317,6 +319,11 @@ fn command(server: Server, name: &str, address: SocketAddr, directory: &Path) ->
                 "-pa",
             ]);
             command.arg(built::erlang()?).args(["-s", "service", "main"]);
+        }
+        Server::Redis => {
+            command = Command::new("redis-server");
+            command.args(["--bind", &address.ip().to_string()]);
+            command.args(["--port", &address.port().to_string(), "--save", ""]);
         }
         Server::Uvicorn => {
             // Debian's, for there uvicorn is a package.

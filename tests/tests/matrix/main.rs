@@ -2,9 +2,10 @@
 //! one agent, and every span and every parent held against what the processes logged.
 //!
 //! A server under test makes two calls for each request, a proxy one. The table of the outcomes is on standard output
-//! (`--nocapture`). In [`whole`] the agent is there first, in [`attached`] the load is.
+//! (`--nocapture`). In [`whole`] the agent is there first, in [`attached`] the load is. In [`database`] a server calls one, too.
 
 mod attached;
+mod database;
 mod named;
 mod whole;
 
@@ -65,23 +66,30 @@ struct Scene {
 
 impl Scene {
     fn set(name: &'static str, subject: Subject) -> Result<Self> {
+        Self::serve(name, |leaf| {
+            let upstream = leaf.address;
+            let (server, routes) = match subject {
+                Subject::NginxStatic => (Server::NginxStatic, vec![]),
+                Subject::NginxProxy { keepalive } => (Server::NginxProxy { upstream, keepalive }, vec![]),
+                Subject::Proxy(server) => (server(upstream), vec![]),
+                Subject::Calling(server) => (
+                    server,
+                    vec![route("/call", 200, 0, &[leaf.url("/leaf"), leaf.url("/leaf")])],
+                ),
+            };
+            Service::start(server, "server", &routes)
+        })
+    }
+
+    /// The same, where `start` makes the server that calls the leaf.
+    fn serve(name: &'static str, start: impl FnOnce(&Service) -> Result<Service>) -> Result<Self> {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let start = Instant::now();
+        let began = Instant::now();
         let leaf = Service::start(Server::NginxStatic, "leaf", &[])?;
-        let upstream = leaf.address;
-        let (server, routes) = match subject {
-            Subject::NginxStatic => (Server::NginxStatic, vec![]),
-            Subject::NginxProxy { keepalive } => (Server::NginxProxy { upstream, keepalive }, vec![]),
-            Subject::Proxy(server) => (server(upstream), vec![]),
-            Subject::Calling(server) => (
-                server,
-                vec![route("/call", 200, 0, &[leaf.url("/leaf"), leaf.url("/leaf")])],
-            ),
-        };
         Ok(Self {
             name,
-            start,
-            service: Service::start(server, "server", &routes)?,
+            start: began,
+            service: start(&leaf)?,
             leaf,
             _turn: turn,
         })
