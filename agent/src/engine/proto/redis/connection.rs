@@ -157,8 +157,7 @@ impl Redis {
         self.mode == Mode::Following
     }
 
-    /// Commands that were told and whose reply is not complete.
-    #[cfg(test)]
+    /// Returns how many commands were told whose reply is not complete.
     pub fn pending(&self) -> u32 {
         self.pending
     }
