@@ -81,3 +81,51 @@ fn unmistakable(opening: &Opening<'_>) -> Option<(Protocol, bool)> {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_bytes_choose_the_parser() {
+        const COMMAND: &str = "*1\r\n$4\r\nPING\r\n";
+        const GET: &str = "GET / HTTP/1.1\r\n";
+        let (http, redis) = (Some(Protocol::Http1), Some(Protocol::Redis));
+        /// The bytes, whether they are the connection's first, whether this end is the server's, whether it sends them.
+        type Case = (&'static str, bool, Option<bool>, bool, Option<Protocol>);
+        let table: &[Case] = &[
+            (COMMAND, true, Some(false), true, redis),
+            (COMMAND, true, Some(true), false, redis),
+            ("*", true, Some(false), true, redis),
+            ("*1", true, Some(false), true, redis),
+            ("PING\r\n", true, Some(false), true, http),
+            (GET, true, Some(false), true, http),
+            ("", true, Some(false), true, http),
+            // A server does not send commands.
+            (COMMAND, true, Some(true), true, http),
+            ("+OK\r\n", true, Some(false), false, http),
+            // Older than the agent.
+            (COMMAND, false, None, true, redis),
+            (COMMAND, false, Some(true), false, redis),
+            ("*1", false, Some(true), false, http),
+            ("*1", false, None, true, None),
+            ("+OK\r\n", false, None, true, None),
+            (GET, false, None, true, http),
+        ];
+        for &(bytes, from_birth, at_server, sent, expected) in table {
+            let opening = Opening {
+                bytes: bytes.as_bytes(),
+                begins_call: true,
+                from_birth,
+                at_server,
+                sent,
+            };
+            let found = detect(&opening);
+            let protocol = found.as_ref().map(|found| found.parser.protocol());
+            assert_eq!(protocol, expected, "{bytes:?} {from_birth} {at_server:?} {sent}");
+            if let (Some(found), None) = (found, at_server) {
+                assert_eq!(found.at_server, !sent, "{bytes:?}");
+            }
+        }
+    }
+}

@@ -4,8 +4,8 @@
 
 /// Became something else: a WebSocket, a tunnel by CONNECT.
 pub const UPGRADED: &str = "upgraded (WebSocket, CONNECT)";
-/// It is older than the agent, and no HTTP/1 was found on it.
-pub const NONE_FOUND: &str = "no HTTP/1 found";
+/// It is older than the agent, or bytes of it were lost, and no message was found to begin on it.
+pub const NONE_FOUND: &str = "no message boundary found";
 /// Redis, whose client has subscribed to channels.
 pub const REDIS_SUBSCRIBED: &str = "Redis publish/subscribe";
 /// Redis, whose client sees the commands of all.

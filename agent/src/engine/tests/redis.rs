@@ -92,3 +92,20 @@ fn a_subscriber_is_given_up() {
     let counters = world.core.counters();
     assert_eq!(world.tree(), ["shop client SUBSCRIBE <- root"], "{counters:?}");
 }
+
+#[test]
+fn an_older_connection_is_read_behind_a_silence() {
+    let mut world = shop();
+    world.connections += 2;
+    let mut call = world.open(Open {
+        from_birth: 0,
+        ..open(world.connections, 10, 11, Role::Unknown)
+    });
+    for _ in 0..2 {
+        world.feed(call.writes(11, GET_KEY));
+        world.feed(call.reads(11, VALUE));
+        world.pass(SECOND);
+    }
+    world.pass(20 * SECOND);
+    assert_eq!(world.tree(), ["shop client GET <- root"]);
+}
