@@ -188,7 +188,9 @@ fn classes(half: Half, steps: &[Step<'_>], in_pieces: bool) -> Vec<Run> {
     for step in steps {
         match step {
             Step::Bytes(of, _, bytes, cut) if *of == half => {
-                pieces(bytes, *cut, in_pieces).map(|bytes| take(Data::Bytes(bytes)));
+                for bytes in pieces(bytes, *cut, in_pieces) {
+                    take(Data::Bytes(bytes));
+                }
             }
             Step::Gap(of, length) if *of == half => take(Data::Gap(*length)),
             Step::Bytes(..) | Step::Gap(..) | Step::End(_) => {}
