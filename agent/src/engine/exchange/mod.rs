@@ -1,7 +1,7 @@
 //! An exchange: a request with its response, or with what ended it, seen at one end of its connection.
 //!
-//! [`state`] has the states in which an exchange is, [`lineage`] what is known of its parent and trace, [`side`] the facts of
-//! the end that saw it. An exchange carries the messages of its protocol, and nobody here looks into them.
+//! [`state`] has the states in which an exchange is, [`Lineage`] its parent and trace as far as they are known, [`Side`] the
+//! facts of the end that saw it. An exchange carries the messages of its protocol, and nobody here looks into them.
 
 mod failure;
 mod lineage;

@@ -4,8 +4,16 @@
 
 /// Became something else: a WebSocket, a tunnel by CONNECT.
 pub const UPGRADED: &str = "upgraded (WebSocket, CONNECT)";
-/// It is older than the agent, and no HTTP/1 was found on it.
-pub const NONE_FOUND: &str = "no HTTP/1 found";
+/// It is older than the agent, or bytes of it were lost, and no message was found to begin on it.
+pub const NONE_FOUND: &str = "no message boundary found";
+/// Redis, whose client has subscribed to channels.
+pub const REDIS_SUBSCRIBED: &str = "Redis publish/subscribe";
+/// Redis, whose client sees the commands of all.
+pub const REDIS_MONITOR: &str = "Redis MONITOR";
+/// Redis, between two servers.
+pub const REDIS_REPLICATION: &str = "Redis replication";
+/// Redis, whose client wants no replies.
+pub const REDIS_SILENT: &str = "Redis without replies";
 /// RFC 8446.
 pub const TLS: &str = "TLS";
 /// None of the protocols that are named here.

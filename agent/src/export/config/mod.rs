@@ -176,7 +176,7 @@ pub enum ConfigError {
         words: &'static str,
     },
     /// A client certificate is set without its key, or the key without the certificate.
-    #[error("{given} is set and {missing} is not; a client certificate and its key are of use together only")]
+    #[error("{given} is set and {missing} is not; set both: a client certificate needs its key")]
     HalfClient {
         /// The variable that is set.
         given: String,

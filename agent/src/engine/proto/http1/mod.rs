@@ -117,7 +117,7 @@ pub enum Header {
     XForwardedHost,
     /// No header of the request, but one of its connection: the client's address that the PROXY protocol tells.
     ProxiedFor,
-    /// One that the user asked for: its index in [`Config::capture_request`] or [`Config::capture_response`].
+    /// A header that the user asked for, by its place in the list that [`Config::new`] was given.
     Captured(u16),
 }
 
