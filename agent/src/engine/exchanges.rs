@@ -1,4 +1,4 @@
-//! From the events of protocols to exchanges.
+//! Turns the events of protocols into exchanges.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::record::{ConnectionId, EndOfStream, Role, Segment, Since, Stamp, Tgid
 impl Core {
     pub(super) fn segment(&mut self, segment: &Segment<'_>) {
         let stamp = segment.stamp;
-        // What is told at a connection's end is told in nobody's name.
+        // Records made at a connection's end come from no thread: whether their process is selected was decided before.
         if stamp.execution.tgid != Tgid(0) && !self.want(stamp) {
             return self.turn_away(segment.conn);
         }
@@ -49,7 +49,7 @@ impl Core {
         }
     }
 
-    /// Takes the end of a stream, for its reader.
+    /// Takes the end of a stream, as its reader saw it.
     pub(super) fn end_of_stream(&mut self, end: &EndOfStream) {
         if end.stamp.execution.tgid != Tgid(0) && !self.want(end.stamp) {
             return self.turn_away(end.conn);
@@ -59,11 +59,11 @@ impl Core {
         }
     }
 
-    /// Takes what befell a thread since its last record.
+    /// Takes the facts of a thread since its last record: records lost, waits in epoll.
     pub(super) fn befell(&mut self, thread: Stamp, since: Since) {
         if since.lost {
             self.causality.lost(thread);
-            // There may be a request that nobody saw.
+            // The lost record may have been a request: the process counts as busy with unseen ones for a while.
             self.be_busy(thread.execution.tgid, thread.time_ns);
         }
         if since.waited {
@@ -78,13 +78,13 @@ impl Core {
         else {
             return false;
         };
-        // A call that was held until now came with another segment.
+        // The parser may hold a call back and tell it later: its bytes came with an earlier segment.
         let came_with = *complete == segment.stamp;
         let captured = came_with.then_some((segment.offset, segment.bytes));
         call.is_telemetry(&self.parser, *offset, captured)
     }
 
-    /// Takes an event of a connection.
+    /// Takes an event of a connection's protocol.
     pub(super) fn exchange(&mut self, connection: ConnectionId, event: Event) {
         match event {
             Event::Begins {
@@ -156,9 +156,10 @@ impl Core {
                 };
                 let tgid = connection.tgid;
                 let what = connection.protocol().and_then(|protocol| protocol.unreadable(cause));
-                // The number of the first request may be used again, by one that was not the first.
+                // The first request's number may be used again, by a request that was not the first on the connection.
                 connection.take_opening();
                 let first_lost = connection.exchanges.partition_point(|&(number, _)| number < exchange);
+                // In order, a lost request hides where all later ones end; by stream, it hides only its own.
                 let lost: Vec<_> = match connection.discipline() {
                     Discipline::Fifo => connection.exchanges.drain(first_lost..).collect(),
                     Discipline::Multiplexed => {
@@ -181,7 +182,7 @@ impl Core {
         }
     }
 
-    /// Exchanges that give no span.
+    /// Drops exchanges that give no span, and counts them.
     pub(super) fn missed(&mut self, nodes: impl Iterator<Item = ExchangeId>) {
         for node in nodes {
             self.counters.missed += 1;
@@ -205,8 +206,8 @@ impl Core {
         complete: Stamp,
         offset: u64,
     ) {
-        // What a client sent, and a server refused without reading it: the server's span says that, and the client's call is
-        // not known to be one.
+        // Bytes that are no request give a server's span only: the server refused them, and at the client it is not
+        // known whether they were meant as a call.
         if !call.is_readable()
             && self
                 .flow
@@ -240,11 +241,14 @@ impl Core {
         } else {
             Side::Client(Default::default())
         };
+        // The thread that read the end of the head serves the request; the thread that sent the first byte made the
+        // call.
         let who = if server { complete } else { first };
         let name = (connection.id, &connection.ends);
         let mut begun = Exchange::new(side, span_id, name, who.execution, first.time_ns);
         let (blocked_from, blocked_to) = connection.long_write;
         if !server && (blocked_from..blocked_to).contains(&offset) {
+            // The stamp is the exit of write(2): the peer may have read, and even answered, before it.
             begun.start.read_at = ReadAt::WriteExit;
         }
         begun.messages.call = Some(call);
@@ -283,7 +287,7 @@ impl Core {
         }
     }
 
-    /// Reads the trace context that a call carries.
+    /// Reads the trace context that a call carries. Counts an invalid one.
     fn carried(&mut self, call: &Call) -> (Carried, Option<Arc<str>>) {
         let context = traceparent::trace_context(call.traceparents()).unwrap_or_else(|_| {
             self.counters.invalid_trace_context += 1;
@@ -299,7 +303,7 @@ impl Core {
         (Carried::Written(context), state)
     }
 
-    /// The same request at the other end of the connection, if that was seen already.
+    /// Returns the same request at the other end of the connection, if that was seen already.
     fn partner(&self, connection: ConnectionId, wire: u64) -> Option<ExchangeId> {
         let offsets = self.flow.far_offsets(connection)?;
         let index = offsets.binary_search_by_key(&wire, |&(offset, _)| offset).ok()?;
@@ -307,7 +311,7 @@ impl Core {
         self.causality.can_join(node).then_some(node)
     }
 
-    /// An exchange is over, by its response or without.
+    /// Finishes an exchange, with its response or without.
     pub(super) fn finish(&mut self, connection_id: ConnectionId, exchange: u64, end_ns: u64) {
         let Some(connection) = self.flow.known(connection_id) else {
             return;
@@ -322,7 +326,8 @@ impl Core {
         let next = connection.exchanges.first().map(|&(_, next)| next);
         let server = connection.role() == Role::Server;
         if server {
-            // If the other end is traced, its call is the parent, and may be seen later: of what is no request, there is none.
+            // If the far end is traced, its call is the parent, and its record may still be on the way. Bytes that are
+            // no request have no call.
             let over = self.causality.get(id);
             let call = over.and_then(|over| over.messages.call.as_ref());
             let is_refused = call.is_some_and(|call| !call.is_readable());

@@ -1,4 +1,4 @@
-//! Connects, ends of connections, and ends of processes.
+//! Connects, ends of connections and ends of processes.
 
 use super::{
     Choice, Core, Process,
@@ -11,7 +11,8 @@ use crate::record::{
     Unseen,
 };
 
-/// Longest time of a record from the kernel to Core. A process that is not selected is remembered as long.
+/// Upper bound on the delay of a record from the kernel to Core. Refused processes are remembered this long, so that
+/// late records are recognised.
 const LONGEST_WAY_NS: u64 = 10_000_000_000;
 
 impl Core {
@@ -42,7 +43,7 @@ impl Core {
         self.connect_failed(&connection, Failure::from_errno(connect.errno), execution, time_ns);
     }
 
-    /// A connect has failed: a call that did not come to a request.
+    /// Reports a failed connect(2) as a call that never sent its request.
     fn connect_failed(&mut self, connection: &Connection, failure: Failure, who: Execution, end_ns: u64) {
         let Some(start_ns) = connection.connecting_since_ns else {
             return;
@@ -63,7 +64,7 @@ impl Core {
 
     pub(super) fn state(&mut self, state: &State) {
         let now_ns = state.stamp.time_ns;
-        // The end of a connect that failed at once is told by its own record.
+        // A connect(2) that fails at once has a record of its own.
         if state.before == TcpState::SynSent && self.flow.get(state.conn).is_none() {
             return;
         }
@@ -71,10 +72,10 @@ impl Core {
             return;
         };
         connection.last_ns = now_ns;
-        // The other end's FIN may have come before this end was accepted, and told.
+        // The other end's FIN may have come before accept(2), and so before the first record.
         connection.remote_fin |= state.before == TcpState::CloseWait;
         match state.change {
-            // That its other end had closed was read; nobody waits for an answer since.
+            // The application read that the other end had closed: nobody waits for an answer any more.
             Change::Gone if connection.remote_fin => self.closed(state.conn, 0, now_ns),
             Change::Gone => self.drop_connection(state.conn),
             Change::Released => self.flow.release(state.conn, state.stamp.execution.tgid),
@@ -85,19 +86,21 @@ impl Core {
         }
     }
 
-    /// This end sends no more.
+    /// Takes a FIN of this end, which sends no more.
     fn local_fin(&mut self, state: &State) {
         let Some(connection) = self.flow.known(state.conn) else {
             return;
         };
         let now_ns = state.stamp.time_ns;
+        // With a process still at the socket this may be shutdown(2) of one direction: a response may still come.
         let released = match state.held {
-            // After close(2), too.
+            // shutdown(2) of both directions counts as close(2) if it is not known whether a process still has the
+            // socket.
             Held::Unknown => state.shut_both,
             held => held == Held::Released,
         };
         connection.released |= released;
-        // It wants no more of the other end, which has not closed.
+        // This end stops receiving before the other end has closed: it gave its open requests up.
         connection.gave_up |= state.shut_both && !connection.remote_fin;
         let answers_no_more = connection.role() == Role::Server;
         self.flow.tell_far_end(state.conn);
@@ -113,16 +116,17 @@ impl Core {
         }
     }
 
-    /// A connection ends on which connect(2) was all that was seen.
+    /// Ends a connection of which only connect(2) was seen.
     fn never_connected(&mut self, state: &State) {
-        // It was established, and not a word was said: clients dial ahead, and find another connection first.
+        // The connection was established and carried no byte: clients dial ahead, and another connection becomes free
+        // first.
         if state.before != TcpState::SynSent {
             return self.drop_connection(state.conn);
         }
         let Some(connection) = self.flow.known(state.conn) else {
             return;
         };
-        // Nobody gave up on it: its process ended meanwhile, as clients do that dial ahead.
+        // The process ended while it was connecting, as clients do that dial ahead: no call failed.
         if state.errno == 0 && connection.process_ended {
             self.counters.connects_abandoned += 1;
             return self.drop_connection(state.conn);
@@ -143,7 +147,7 @@ impl Core {
         }
     }
 
-    /// TCP has closed a connection.
+    /// Takes TCP's state CLOSE of a connection.
     fn tcp_closed(&mut self, state: &State) {
         self.lost_before(state);
         let Some(connection) = self.flow.known(state.conn) else {
@@ -152,24 +156,25 @@ impl Core {
         let now_ns = state.stamp.time_ns;
         let still_open = state.held == Held::Open && !connection.released;
         if still_open && state.errno == 0 {
-            // Both ends are done: the other one's FIN came last.
+            // A process still has the socket, so this end did not close it: the other end's FIN came last.
             connection.remote_fin |= !connection.gave_up;
         }
+        // TCP may close before the application has read the response out of the receive queue.
         let may_be_read = still_open && !connection.exchanges.is_empty();
         if state.errno == 0 && !may_be_read || !self.await_last_calls(state.conn, state.errno, now_ns) {
             self.closed(state.conn, state.errno, now_ns);
         }
     }
 
-    /// Forgets a connection, whose open exchanges give no spans.
+    /// Forgets a connection. Its open exchanges give no spans.
     fn drop_connection(&mut self, id: ConnectionId) {
         if let Some(connection) = self.flow.close(id) {
             self.missed(connection.exchanges.into_iter().map(|(_, node)| node));
         }
     }
 
-    /// A connection ends. If the last record of its responses found no room in the ring, it is not known what its open
-    /// exchanges came to.
+    /// Drops a connection's open exchanges if the last record of their responses was lost to a full ring: their outcome
+    /// is not known.
     fn lost_before(&mut self, state: &State) {
         let Some(connection) = self.flow.known(state.conn) else {
             return;
@@ -184,7 +189,7 @@ impl Core {
         }
     }
 
-    /// Gives a connection's open exchanges up: a gap hides what they came to.
+    /// Drops a connection's open exchanges: a gap hides their outcome.
     fn lose_open(&mut self, id: ConnectionId) {
         if let Some(connection) = self.flow.known(id) {
             let open = std::mem::take(&mut connection.exchanges);
@@ -193,7 +198,7 @@ impl Core {
         }
     }
 
-    /// The other end of a connection has closed, and all that it sent was read.
+    /// Takes the end of what the other end sent: it has closed, and this end has read everything.
     pub(super) fn read_to_end(&mut self, id: ConnectionId, now_ns: u64) {
         if let Some(connection) = self.flow.known(id) {
             connection.last_ns = now_ns;
@@ -202,7 +207,7 @@ impl Core {
         }
     }
 
-    /// Nothing follows on a connection.
+    /// Closes a connection: neither direction carries another byte.
     pub(super) fn closed(&mut self, id: ConnectionId, error: i32, now_ns: u64) {
         self.closing.forget(id);
         self.flow.tell_far_end(id);
@@ -216,9 +221,9 @@ impl Core {
         self.flow.close(id);
     }
 
-    /// Nothing follows on one half of a connection.
+    /// Ends one direction of a connection.
     pub(super) fn end_half(&mut self, id: ConnectionId, way: Direction, now_ns: u64) {
-        // Nobody's: it may come from an interrupt.
+        // TCP's states change in interrupts too, on whichever thread runs then: the end is in no thread's name.
         let stamp = Stamp {
             time_ns: now_ns,
             execution: Execution::default(),
@@ -234,7 +239,7 @@ impl Core {
         self.events = events;
     }
 
-    /// The requests that got no whole response end now.
+    /// Ends the requests that got no whole response, as failed.
     fn fail_rest(&mut self, id: ConnectionId, error: i32, now_ns: u64) {
         let Some(connection) = self.flow.known(id) else { return };
         let failure = match error {
@@ -244,6 +249,7 @@ impl Core {
             errno => Failure::from_errno(errno),
         };
         let all = std::mem::take(&mut connection.exchanges);
+        // A server that closes after one response never served the requests pipelined behind it (RFC 9112 section 9.6).
         let (unserved, rest): (Requests, Requests) = all
             .into_iter()
             .partition(|&(exchange, _)| connection.is_unserved(exchange));
@@ -268,6 +274,7 @@ impl Core {
         }
         for id in self.flow.of_process(tgid) {
             let processes = &self.processes;
+            // A fork shares the socket: the connection ends with its last process.
             let lives = |tgid| processes.get(&tgid).is_some_and(|process| process.ended_ns.is_none());
             if self.flow.hand_back(id, lives) {
                 continue;
@@ -275,7 +282,7 @@ impl Core {
             let Some(connection) = self.flow.known(id) else {
                 continue;
             };
-            // What was reset before is not the exit's doing.
+            // A connection that was reset before failed for that reason, and not by the exit.
             if self.closing.is_reset(id) {
                 self.settle_closing(id);
                 continue;
@@ -285,14 +292,15 @@ impl Core {
             if is_unix && exit.lost_unix {
                 self.lose_open(id);
             }
-            // Nothing tells the end of a Unix connection whose process is killed. Nor will what a closed one received be read.
+            // No record tells the end of a Unix connection whose process is killed. Nor will anybody read what a closed
+            // one received.
             if is_unix || self.closing.contains(id) {
                 self.closed(id, 0, time_ns);
             }
         }
     }
 
-    /// A process id names another process, or program, from now on. What the earlier one did and is over leaves as its.
+    /// Begins another process, or program, under a process id. Finished spans of the earlier one leave in its name.
     pub(super) fn begin_life(&mut self, tgid: Tgid) {
         if self.processes.get(&tgid).is_some_and(|process| process.facts.is_some()) {
             let spans = self.finished_spans();
@@ -302,7 +310,7 @@ impl Core {
         self.processes.insert(tgid, Process::default());
     }
 
-    /// Forgets processes that have ended, and those that did nothing for long: their end may have been lost.
+    /// Forgets processes that have ended, and those without a record for long, whose exit may have been lost.
     pub(super) fn forget_processes(&mut self, now_ns: u64) {
         let Self {
             processes,

@@ -1,4 +1,4 @@
-//! Decides parents, and spreads what is decided.
+//! Decides parents, and spreads the traces that follow from them.
 
 use std::collections::VecDeque;
 
@@ -16,8 +16,9 @@ use crate::{
 };
 
 impl Causality {
-    /// The request is answered, or will not be: whose are its thread's calls? `lost`: it gives no span, so they are
-    /// nobody's.
+    /// Decides the calls of a request that is answered, or never will be.
+    ///
+    /// `lost`: the request gives no span, so none of the calls is its child.
     pub(super) fn answered(&mut self, id: ExchangeId, lost: bool) {
         let Some(exchange) = self.exchanges.get_mut(id) else {
             return;
@@ -42,8 +43,9 @@ impl Causality {
         {
             process.forget_received((context.trace_id, context.parent_id), id);
         }
+        // Only the response proves which thread worked for the request, so the gate is judged here and not at the call.
         let passes = match writer {
-            // Without a response, nobody has shown who works for it.
+            // Without a response no thread has proved that it works for the request: the process's record alone counts.
             Writer::Nobody => process.always_kept_the_rule() && thread == Thread::Alone,
             Writer::One(first) | Writer::Several(first) => {
                 let same = first.execution.tid == tid && writer == Writer::One(first);
@@ -69,7 +71,7 @@ impl Causality {
                 }
             }
         }
-        // Its spans wait for what it is, and so do its calls.
+        // Until the runtime is known, the gate cannot be applied: a Go binary may look like a thread per request.
         if !known && !calls.is_empty() {
             return self.process(tgid).defer(Deferred {
                 request: id,
@@ -80,8 +82,8 @@ impl Causality {
         for call in calls {
             self.settle_call(call, id, passes);
         }
-        // A worker serves one request at a time: what it called since it wrote a response last, and since this request
-        // was read, is this one's.
+        // A worker serves one request at a time, so a call since its last response and since this request was read is
+        // this request's. An older call is not.
         for call in worked {
             let since = self.get(call).is_some_and(|call| call.start.ns >= start_ns);
             let parent = if since && !lost {
@@ -93,7 +95,7 @@ impl Causality {
         }
     }
 
-    /// Decides a call whose candidate is decided. `passes`: its thread served that request alone.
+    /// Decides a call whose candidate is decided. `passes`: the thread served that request alone.
     pub(super) fn settle_call(&mut self, call: ExchangeId, request: ExchangeId, passes: bool) {
         let Some(exchange) = self.get(call) else { return };
         let (Parent::Candidate(candidate, method), Some(calling)) = (exchange.lineage.parent, exchange.calling())
@@ -106,7 +108,7 @@ impl Causality {
         let candidates = calling.candidates;
         let process = self.processes.get(&exchange.execution.tgid);
         let passes = if process.is_some_and(|process| process.certain().has(Rule::Turn)) {
-            // It was not known to be nginx when the call was made.
+            // The call was made before the process was known to be nginx: the turn was noted then for this case.
             candidates.by_turn == Some(request)
         } else {
             passes && candidates.by_thread == Some(request)
@@ -127,7 +129,7 @@ impl Causality {
         }
     }
 
-    /// The parent is this.
+    /// Sets the parent of an exchange, and spreads its trace once that is known.
     pub(super) fn decide(&mut self, id: ExchangeId, parent: Parent) {
         let trace = match parent {
             Parent::Local(above, method) => match self.exchanges.get_mut(above) {
@@ -148,7 +150,7 @@ impl Causality {
                         None
                     }
                 },
-                // It has left, and nobody kept its id: as good as unknown.
+                // The request has left and its ids are not kept: the parent is unknown.
                 None => {
                     self.set_parent(id, Parent::Root);
                     Some(self.new_trace())
@@ -173,12 +175,14 @@ impl Causality {
         }
     }
 
-    /// Adds one to those whose trace is that of the exchange `above`. Those that have left are passed over whenever the
-    /// list is full, so that a request that lasts for hours keeps only those that wait.
+    /// Adds an exchange to those that wait for the trace of the exchange `above`.
+    ///
+    /// Exchanges that have left are dropped whenever the list is full, so that a request that lasts for hours keeps
+    /// only those that wait.
     fn add_heir(&mut self, above: ExchangeId, mut heirs: Vec<ExchangeId>, heir: ExchangeId) {
         if heirs.len() == heirs.capacity() {
             heirs.retain(|&heir| self.exchanges.contains_key(heir));
-            // Half of it stays free: each heir is looked at once or twice.
+            // Half of the list stays free, so that each heir is looked at once or twice.
             heirs.reserve(heirs.len().max(1));
         }
         heirs.push(heir);
@@ -195,8 +199,9 @@ impl Causality {
         }
     }
 
-    /// The trace of an exchange is known, and so is that of all that wait for it.
+    /// Sets the trace of an exchange, and of all exchanges that wait for it.
     pub(super) fn spread(&mut self, id: ExchangeId, trace: Trace) {
+        // A list instead of recursion: the exchanges that wait for one another may be a chain of thousands.
         let mut known = vec![id];
         while let Some(id) = known.pop() {
             let Some(exchange) = self.exchanges.get_mut(id) else {
@@ -221,9 +226,10 @@ impl Causality {
         }
     }
 
-    /// Decides with what is known now.
+    /// Decides an exchange with the facts known now, because it has to leave.
     pub(super) fn force(&mut self, mut id: ExchangeId) {
-        // Records that contradict each other can make a circle of waits: then the last one looked at is a root.
+        // Records that contradict each other can make a cycle of waits. Then the exchange looked at last becomes a
+        // root.
         for _ in 0..=self.exchanges.len() {
             let Some(exchange) = self.get(id) else { return };
             if exchange.lineage.trace.is_some() {
@@ -245,7 +251,7 @@ impl Causality {
         self.decide(id, Parent::Root);
     }
 
-    /// An exchange gave no span: what would have been its child has no parent.
+    /// Decides the exchanges that would have been children of one that gives no span.
     pub(super) fn orphan(&mut self, lost: &Exchange, lost_id: ExchangeId) {
         for &heir in &lost.lineage.heirs {
             let Some(exchange) = self.get(heir) else { continue };
@@ -253,7 +259,7 @@ impl Causality {
                 self.decide(heir, exchange.lineage.carried.parent());
             }
         }
-        // A request whose caller's end is lost keeps its trace: others may have left in it.
+        // A request whose caller's end is lost keeps its trace, because other spans may have left in it already.
         if let Some(other) = lost.partner.and_then(|partner| self.exchanges.get_mut(partner))
             && other.lineage.parent == Parent::Span(lost.span_id, ParentMethod::SameHost)
         {

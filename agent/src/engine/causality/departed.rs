@@ -1,5 +1,5 @@
-//! Calls that were given up before their servers read them, and that have left: a server that reads one later is still
-//! its child.
+//! Calls that their clients gave up before the servers read them, and that have left. A server that reads such a
+//! request later is still the call's child.
 
 use std::collections::VecDeque;
 
@@ -13,7 +13,7 @@ use crate::{
     record::Tgid,
 };
 
-/// Most calls that are remembered.
+/// Upper bound on remembered calls.
 const MOST: usize = 4096;
 
 /// The parts of a call that its server's span needs.
@@ -26,18 +26,19 @@ struct Call {
     carried: Carried,
 }
 
-/// Calls that were given up.
+/// Calls that their clients gave up, before and after they leave.
 #[derive(Debug, Default)]
 pub(super) struct Departed {
-    /// Given up, and not left yet.
+    /// Calls given up that have not left yet.
     awaited: FastSet<ExchangeId>,
     calls: FastMap<ExchangeId, Call>,
-    /// When each ended, oldest first.
+    /// End of each call, oldest first.
     order: VecDeque<(u64, ExchangeId)>,
 }
 
 impl Causality {
-    /// A client gave a call up, and its server was not seen to read it: it may do so after the call has left.
+    /// Notes that a client gave a call up. If the server was not seen to read it, it may still do so after the call has
+    /// left.
     pub fn give_up(&mut self, id: ExchangeId) {
         let call = self.get(id);
         if call.is_some_and(|call| call.calling().is_some() && call.partner.is_none()) {
@@ -45,19 +46,22 @@ impl Causality {
         }
     }
 
-    /// Whether a server that reads this request can be its child, or its other end its parent.
+    /// Returns whether a server that reads this request can become its child. As seen from the other end: whether this
+    /// can be the parent.
     pub fn can_join(&self, id: ExchangeId) -> bool {
         self.exchanges.contains_key(id) || self.departed.calls.contains_key(&id)
     }
 
-    /// Whether a call was given up.
+    /// Returns whether the client gave this call up.
     pub fn is_given_up(&self, id: ExchangeId) -> bool {
         self.departed.awaited.contains(&id) || self.departed.calls.contains_key(&id)
     }
 
-    /// An exchange is no more: it has left as a span, or is lost.
+    /// Takes the departure of an exchange: as a span, or lost. Keeps the parts of a given-up call that its server may
+    /// need.
     pub(super) fn depart(&mut self, id: ExchangeId, exchange: &Exchange, as_span: bool) {
         let Departed { awaited, calls, order } = &mut self.departed;
+        // A lost or ignored call has no span: nothing may become its child.
         if awaited.is_empty() || !awaited.remove(&id) || !as_span || exchange.shown == Shown::Ignored {
             return;
         }
@@ -83,7 +87,7 @@ impl Causality {
         }
     }
 
-    /// How many calls are remembered.
+    /// Returns how many calls are remembered.
     #[cfg(test)]
     pub fn given_up(&self) -> usize {
         let Departed { awaited, calls, order } = &self.departed;
@@ -99,7 +103,7 @@ impl Causality {
         }
     }
 
-    /// A server has read the request of a call that has left.
+    /// Joins a server's exchange to a call that has left already.
     pub(super) fn join_departed(&mut self, client: ExchangeId, server: ExchangeId) {
         let Some(request) = self.exchanges.get_mut(server) else {
             return;
@@ -116,6 +120,7 @@ impl Causality {
         }
         request.unix_offset_ns = call.unix_offset_ns;
         match request.lineage.carried.context() {
+            // A header that the sender wrote itself names the library's own span: nearer than the call.
             Some(context) if !call.carried.is_forwarded() => self.decide(server, Parent::Remote(context)),
             _ => {
                 self.set_parent(server, Parent::Span(call.span_id, ParentMethod::SameHost));

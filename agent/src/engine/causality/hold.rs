@@ -1,4 +1,4 @@
-//! Exchanges that are over and must wait: until when, how many of them, and how they leave.
+//! Exchanges that are over and must wait: how long, how many, and how they leave.
 
 use super::Causality;
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl Causality {
-    /// An exchange is over and cannot leave yet.
+    /// Holds an exchange that is over and cannot leave yet. Beyond `hold_most` the oldest leave undecided.
     pub(super) fn hold(&mut self, id: ExchangeId, since_ns: u64) {
         self.waiting.push_back((since_ns.saturating_add(self.hold_ns), id));
         while self.held > self.hold_most
@@ -28,6 +28,8 @@ impl Causality {
     }
 
     fn pass_over_those_that_left(&mut self) {
+        // Exchanges leave in any order and stay in the queue: the front alone is swept, so that the next deadline is a
+        // real one.
         while let Some(&(_, oldest)) = self.waiting.front()
             && !self.is_held(oldest)
         {
@@ -39,7 +41,7 @@ impl Causality {
         self.get(id).is_some_and(|exchange| exchange.state.is_held())
     }
 
-    /// An exchange cannot be followed any more: it gives no span.
+    /// Drops an exchange that cannot be followed any more: it gives no span.
     pub fn lose(&mut self, id: ExchangeId) {
         self.answered(id, true);
         if let Some(exchange) = self.exchanges.remove(id) {
@@ -67,21 +69,22 @@ impl Causality {
         }
     }
 
-    /// Lets an exchange go whatever is open.
+    /// Decides a held exchange with the facts known by now, and lets it leave.
     fn release(&mut self, id: ExchangeId) {
         self.force(id);
         let Some(exchange) = self.exchanges.get_mut(id) else {
             return;
         };
         exchange.state.set_times(Times::Settled);
-        // What waits above may itself be undecided for a cycle of waits: a root, then.
+        // The exchange above may be held itself, with its trace open, or wait in a cycle. This one must leave now: as a
+        // root.
         if exchange.lineage.trace.is_none() {
             self.decide(id, Parent::Root);
         }
         self.offer(id);
     }
 
-    /// Time passes: what was held for too long leaves.
+    /// Releases exchanges that were held for too long.
     pub fn tick(&mut self, now_ns: u64) {
         self.forget_departed(now_ns.saturating_sub(self.hold_ns));
         self.pass_over_those_that_left();
@@ -97,19 +100,20 @@ impl Causality {
         }
     }
 
-    /// When [`Causality::tick`] has something to do.
+    /// Returns the time at which [`Causality::tick`] has to be called next.
     pub fn next_deadline_ns(&self) -> Option<u64> {
         self.waiting.front().map(|&(until, _)| until)
     }
 
-    /// Whether some are ready to leave and were not taken.
+    /// Returns whether an exchange is ready to leave and was not taken.
     pub fn has_ready(&self) -> bool {
         !self.ready.is_empty()
     }
 
-    /// Takes those that are ready to leave, as long as `may_leave` lets them. It is told, too, of which process the call is
-    /// that is a request's parent, if that has not left. Those that may not leave count as held: if there are too many,
-    /// the oldest are lost.
+    /// Takes the exchanges that are ready to leave and that `may_leave` lets go.
+    ///
+    /// `may_leave` also gets the process of the call that is a request's parent, unless that call has left. Exchanges
+    /// that may not leave count as held: beyond `hold_most` the oldest are lost.
     pub fn take_ready(&mut self, mut may_leave: impl FnMut(&Exchange, Option<Tgid>) -> bool) -> Vec<Exchange> {
         let mut kept = Vec::new();
         let mut taken = Vec::new();
@@ -134,13 +138,13 @@ impl Causality {
             self.counters.unknown_too_many += 1;
             self.lose(id);
         }
-        // What is lost may have set others free.
+        // Losing an exchange settles its partner and its heirs, which then become ready.
         kept.append(&mut self.ready);
         self.ready = kept;
         taken
     }
 
-    /// An exchange has left: its other end waits for it no more.
+    /// Parts an exchange that has left from its other end, which waits for it no more.
     fn part(&mut self, exchange: &Exchange) {
         if let Some(partner) = exchange.partner
             && let Some(other) = self.exchanges.get_mut(partner)

@@ -1,12 +1,12 @@
-//! Which call was made for which request: who is a span's parent, and in which trace it is.
+//! Finds the request that each call was made for: a span's parent and its trace.
 //!
-//! Nothing here guesses. A call is a request's child when the thread that read the request made it, held no other
-//! request, and wrote the response itself, in a process where lately no response came from another thread; when nginx
-//! made it in the turn that read a request of the same method and target; or when it carries the `traceparent` that one
-//! open request alone came with. A call with a `traceparent` that its process did not receive is the child of the span
-//! that this names. A request is the child of the call at the other end of its own connection, or of the
-//! span that its `traceparent` names. Everything else is a root. Identities of runtimes, hand-overs between threads and
-//! inference have their place beside the rules of threads.
+//! Nothing here guesses. A call is a request's child in one of three cases. First, the thread that read the request
+//! made the call, held no other request, and wrote the response itself, in a process where lately no response came from
+//! another thread. Second, nginx made the call in the turn of its loop that read a request of the same method and
+//! target. Third, the call carries the `traceparent` of exactly one open request. A call with a `traceparent` that its
+//! process did not receive is the child of the span that the header names. A request is the child of the call at the
+//! other end of its own connection, or of the span that its `traceparent` names. Everything else is a root.
+//! docs/parents.md has the rules for users.
 
 mod decide;
 mod departed;
@@ -36,20 +36,20 @@ use departed::Departed;
 use process::{Deferred, Open, Process};
 use rules::Verdict;
 
-/// What could not be decided well, as counters.
+/// Counters of decisions that were not made well.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Calls that may have been made for a request whose process did not pass the gate: roots.
+    /// Calls whose candidate did not pass the gate at its response: roots.
     pub calls_not_certain: u64,
-    /// Calls of worker threads that made more than are remembered, and served nobody meanwhile: roots.
+    /// Calls of worker threads that made more calls than are remembered, without a response between: roots.
     pub calls_forgotten: u64,
-    /// Spans that left undecided because they were held for as long as is allowed.
+    /// Spans that left undecided because they were held for the longest time allowed.
     pub held_too_long: u64,
     /// Spans that left undecided because too many were held.
     pub held_too_many: u64,
-    /// Exchanges that gave no span because too many waited for what their process is.
+    /// Exchanges that gave no span because too many waited for the facts of their process.
     pub unknown_too_many: u64,
-    /// Calls that were given up, and whose servers find them no more because there were too many.
+    /// Calls given up by their clients that a server can join no more, because there were too many.
     pub given_up_too_many: u64,
 }
 
@@ -58,23 +58,23 @@ pub struct Counters {
 pub struct Causality {
     exchanges: SlotMap<ExchangeId, Exchange>,
     processes: FastMap<Tgid, Process>,
-    /// Programs that were seen.
+    /// Number of the last program seen: the source of [`Process::life`].
     lives: u32,
     ids: Ids,
-    /// Those that are over and have not left, by when they must.
+    /// Exchanges that are over and have not left, by the time at which they must.
     waiting: VecDeque<(u64, ExchangeId)>,
-    /// How many are over and undecided.
+    /// Number of exchanges that are over and undecided.
     held: usize,
     ready: Vec<ExchangeId>,
     departed: Departed,
     hold_ns: u64,
     hold_most: usize,
-    /// What could not be decided well.
+    /// Decisions that were not made well.
     pub counters: Counters,
 }
 
 impl Causality {
-    /// Holds what is over for at most `hold_ns`, and at most `hold_most` exchanges.
+    /// Creates a store that holds exchanges for at most `hold_ns` after their end, and at most `hold_most` of them.
     pub fn new(seed: u128, hold_ns: u64, hold_most: usize) -> Self {
         Self {
             exchanges: SlotMap::with_key(),
@@ -96,7 +96,7 @@ impl Causality {
         self.exchanges.get(id)
     }
 
-    /// Returns an exchange, to be changed in what decides nothing.
+    /// Returns an exchange, for changes that bear on no decision.
     pub fn get_mut(&mut self, id: ExchangeId) -> Option<&mut Exchange> {
         self.exchanges.get_mut(id)
     }
@@ -127,7 +127,7 @@ impl Causality {
         }
     }
 
-    /// A process has ended.
+    /// Forgets a process that has ended. Calls that waited for its runtime become roots.
     pub fn forget_process(&mut self, tgid: Tgid) {
         let Some(mut process) = self.processes.remove(&tgid) else {
             return;
@@ -139,10 +139,10 @@ impl Causality {
         }
     }
 
-    /// A process is not selected: what it did gives no span. Returns how many exchanges that were.
+    /// Drops the exchanges of a process that is not selected. Returns how many those were.
     pub fn lose_process(&mut self, tgid: Tgid) -> usize {
         let before = self.exchanges.len();
-        // Most are not: compilers and shells, which never said a word.
+        // The scan below visits every exchange. Most refused processes (compilers, shells) never had one and skip it.
         if self.processes.get(&tgid).is_some_and(|process| process.active) {
             let mut lost: Vec<ExchangeId> = self
                 .exchanges
@@ -169,7 +169,7 @@ impl Causality {
         process
     }
 
-    /// A request's start was read. `queued`: earlier ones on its connection are not answered.
+    /// Registers a request whose first bytes were read. `queued`: earlier ones on its connection are not answered.
     pub fn request(&mut self, mut exchange: Exchange, queued: bool, now_ns: u64) -> ExchangeId {
         let (tgid, carried) = (exchange.execution.tgid, exchange.lineage.carried);
         let process = self.process(tgid);
@@ -187,7 +187,7 @@ impl Causality {
         id
     }
 
-    /// A request is served from now on: the earlier ones on its connection are answered.
+    /// Begins to serve a request: the earlier ones on its connection are answered.
     pub fn begin(&mut self, id: ExchangeId, now_ns: u64) {
         let Some(exchange) = self.exchanges.get(id) else { return };
         let (tgid, tid) = (exchange.execution.tgid, exchange.execution.tid);
@@ -197,10 +197,12 @@ impl Causality {
         let recognised = serving.recognised;
         let process = self.process(tgid);
         let (life, others) = (process.life, process.begin(tid, id));
+        // Since the request's head passed, the thread may have read other requests: its last read is not this one.
         if recognised == Recognised::Late {
             process.reads_unknown(tid);
         }
         if others.is_some() {
+            // A thread that holds two open requests does not serve one at a time.
             process.breaks_the_rule(now_ns);
         }
         if let Some(serving) = self.serving_mut(id) {
@@ -214,7 +216,7 @@ impl Causality {
         }
     }
 
-    /// A request's thread does not serve it alone.
+    /// Notes that a request's thread does not serve it alone.
     fn share_thread(&mut self, id: ExchangeId) {
         if let Some(serving) = self.serving_mut(id) {
             serving.thread = Thread::Shared;
@@ -226,7 +228,7 @@ impl Causality {
         request.serving().is_some_and(|serving| serving.turn != Turn::Over)
     }
 
-    /// A thread has read more of a request than its start.
+    /// Notes that a thread has read more of a request than its start.
     pub fn read_on(&mut self, id: ExchangeId, reader: Stamp) {
         if let Some(exchange) = self.exchanges.get(id)
             && exchange.serving().is_some()
@@ -236,14 +238,14 @@ impl Causality {
         }
     }
 
-    /// A thread has read of a connection on which it is not known where requests begin.
+    /// Notes that a thread has read from a connection whose request boundaries are not known.
     pub fn read_unknown(&mut self, reader: Stamp) {
         if let Some(process) = self.processes.get_mut(&reader.execution.tgid) {
             process.reads_unknown(reader.execution.tid);
         }
     }
 
-    /// Returns the requests that a thread's connect may be made for, as far as it can be told now.
+    /// Returns the requests that a thread's connect(2) may be made for, as far as is known now.
     pub fn opener(&mut self, tgid: Tgid, thread: Tid, sight: Sight) -> Candidates {
         let Some(process) = self.processes.get(&tgid) else {
             return Candidates::default();
@@ -258,7 +260,7 @@ impl Causality {
         self.processes.get(&tgid)?.only_open(thread)
     }
 
-    /// A call was sent, or a connect failed.
+    /// Registers a call that was sent, or a connect that failed, and shows it to the rules.
     pub fn call(&mut self, mut exchange: Exchange, circumstances: Circumstances) -> ExchangeId {
         let asked = self.ask(&mut exchange, circumstances);
         let verdict = rules::judge(&asked, &exchange);
@@ -275,8 +277,10 @@ impl Causality {
         id
     }
 
-    /// Adds a call to those that wait for a request's response. Calls that have left are passed over whenever the list is
-    /// full, so that a request that lasts for hours keeps only those that wait.
+    /// Adds a call to those that wait for a request's response.
+    ///
+    /// Calls that have left are dropped whenever the list is full, so that a request that lasts for hours keeps only
+    /// the calls that wait.
     fn add_candidate(&mut self, request: ExchangeId, call: ExchangeId) {
         let Some(serving) = self.serving_mut(request) else {
             return;
@@ -284,7 +288,7 @@ impl Causality {
         let mut calls = std::mem::take(&mut serving.calls);
         if calls.len() == calls.capacity() {
             calls.retain(|&call| self.exchanges.contains_key(call));
-            // Half of it stays free: each call is looked at once or twice.
+            // Half of the list stays free, so that each call is looked at once or twice.
             calls.reserve(calls.len().max(1));
         }
         calls.push(call);
@@ -293,7 +297,7 @@ impl Causality {
         }
     }
 
-    /// A worker made a call: it is decided when the worker writes a response.
+    /// Remembers a worker's call, which is decided when the worker writes a response.
     fn remember_call(&mut self, tgid: Tgid, thread: Tid, call: ExchangeId) {
         let Some(process) = self.processes.get_mut(&tgid) else {
             return;
@@ -305,8 +309,10 @@ impl Causality {
         }
     }
 
-    /// A thread has waited in epoll since its last record: what the record before it told, it did for another turn of a
-    /// loop. If it has a request open, it works for more than that one, as no thread does that serves one at a time.
+    /// Notes that a thread has waited in epoll since its last record: a turn of its loop is over.
+    ///
+    /// A thread that does so with a request open works for more than that one. A thread that serves one request at a
+    /// time waits for its call in another way.
     pub fn waited(&mut self, waiter: Stamp) {
         let Some(process) = self.processes.get_mut(&waiter.execution.tgid) else {
             return;
@@ -323,8 +329,10 @@ impl Causality {
         }
     }
 
-    /// A record of a thread was lost: it may have read a request that is not known, and have answered the one that it
-    /// has open. Whose calls it makes now, and whose it made, is not known.
+    /// Notes that a record of a thread was lost.
+    ///
+    /// The thread may have read a request that is not known, and answered the one that it has open. The request of its
+    /// calls, before and after, is not known.
     pub fn lost(&mut self, of: Stamp) {
         let thread = of.execution.tid;
         let Some(process) = self.processes.get_mut(&of.execution.tgid) else {
@@ -341,9 +349,9 @@ impl Causality {
         }
     }
 
-    /// A byte of a response was written.
+    /// Notes which thread wrote a byte of a response.
     pub fn response(&mut self, id: ExchangeId, writer: Stamp) {
-        // The end of a connection comes from an interrupt: nobody wrote it.
+        // The end of a connection is reported from an interrupt, in no thread's name: it says nothing about the writer.
         if writer.execution.tid == Tid(0) {
             return;
         }
@@ -356,7 +364,7 @@ impl Causality {
         }
     }
 
-    /// The two ends of one exchange are found.
+    /// Joins the two ends of one exchange.
     pub fn join(&mut self, client: ExchangeId, server: ExchangeId) {
         if !self.exchanges.contains_key(client) {
             return self.join_departed(client, server);
@@ -375,7 +383,7 @@ impl Causality {
         request.unix_offset_ns = call.unix_offset_ns;
         let both_over = call.state != State::Open && request.state != State::Open;
         if call.state == State::Open {
-            // The server's end may be over: its records came first.
+            // Records of two processors may arrive in either order: the server's end may be over already.
             request.state.set_times(Times::Unsettled);
         } else {
             call.start.ns = call.start.ns.min(request.start.ns);
@@ -394,7 +402,7 @@ impl Causality {
         }
     }
 
-    /// Nobody at the other end of a request's connection is traced: its parent is what its header says, or none.
+    /// Decides a request whose far end is not traced: its parent is the one that its header names, or none.
     pub fn no_partner(&mut self, id: ExchangeId) {
         let Some(exchange) = self.exchanges.get(id) else { return };
         if exchange.serving().is_some() && exchange.lineage.parent == Parent::Open {
@@ -402,7 +410,7 @@ impl Causality {
         }
     }
 
-    /// An exchange is over.
+    /// Ends an exchange.
     pub fn finish(&mut self, id: ExchangeId, end_ns: u64) {
         let Some(exchange) = self.exchanges.get_mut(id) else {
             return;
@@ -445,7 +453,7 @@ impl Causality {
         };
         call.start.read_at = ReadAt::Begin;
         call.start.ns = call.start.ns.min(request.start.ns);
-        // A client that gave up ended before its server did: both are right.
+        // A client that gave up ended before its server did: both times are right.
         if call.messages.failure.is_none() {
             let end = server_end.min(client_end);
             request.state.set_end(end.max(request.start.ns));
@@ -456,7 +464,7 @@ impl Causality {
         self.offer(partner);
     }
 
-    /// Calls that requests keep until their response.
+    /// Returns how many calls requests keep until their response.
     #[cfg(test)]
     pub fn candidates(&self) -> usize {
         self.exchanges
@@ -466,7 +474,7 @@ impl Causality {
             .sum()
     }
 
-    /// Exchanges that are kept for the traces of others.
+    /// Returns how many exchanges wait for the traces of others.
     #[cfg(test)]
     pub fn heirs(&self) -> usize {
         self.exchanges
@@ -475,13 +483,13 @@ impl Causality {
             .sum()
     }
 
-    /// Threads that have open requests.
+    /// Returns how many threads have open requests.
     #[cfg(test)]
     pub fn threads(&self) -> usize {
         self.processes.values().map(Process::threads).sum()
     }
 
-    /// The id generator.
+    /// Returns the id generator.
     pub fn ids(&mut self) -> &mut Ids {
         &mut self.ids
     }

@@ -15,57 +15,57 @@ use crate::{
     runtimes::{Rule, Rules},
 };
 
-/// For so long after a process broke the thread rule it is not believed in it again.
+/// Time for which a process is distrusted after it broke the thread rule.
 const DISTRUST_NS: u64 = 60_000_000_000;
 
-/// What a process has shown.
+/// Evidence that a process has given of how it serves requests.
 #[derive(Debug, Default)]
 pub struct Process {
-    /// Tells two programs of one process id apart. 0: not given yet.
+    /// Number that tells two programs of one process id apart. 0: not given yet.
     pub life: u32,
-    /// It had an exchange.
+    /// Set once the process has had an exchange.
     pub active: bool,
-    /// The rules that hold in it; `None`: its runtime is not known yet.
+    /// Rules that hold in the process; `None`: its runtime is not known yet.
     rules: Option<Rules>,
     threads: FastMap<Tid, Thread>,
     distrusted_until_ns: u64,
     broke_the_rule: bool,
     kept_the_rule: bool,
-    /// Decided but for the kind of program.
+    /// Calls whose request is answered and that wait only for the runtime.
     deferred: Vec<Deferred>,
-    /// Calls of each thread since it wrote a response last, where that decides.
+    /// Calls of each thread since its last response, in a runtime with the worker rule.
     worker_calls: FastMap<Tid, VecDeque<ExchangeId>>,
-    /// Number of threads in `worker_calls` from which on those are dropped whose calls have left.
+    /// Size of `worker_calls` at which threads are dropped whose calls have all left.
     sweep_workers_at: usize,
-    /// Open requests by the `traceparent` that they came with. The keys come from outside: not for a fast hash.
+    /// Open requests by the `traceparent` that they carried. The keys come from outside: not for a fast hash.
     received: HashMap<(TraceId, SpanId), Requests>,
 }
 
-/// Most calls of a thread that are remembered. One that makes more without a response serves nobody.
+/// Upper bound on the remembered calls of a thread. A thread that makes more without a response serves nobody.
 const CALLS: usize = 1024;
 
-/// Least number of worker threads from which on those that serve nobody are looked for.
+/// Smallest number of worker threads at which the map is swept for threads that serve nobody.
 const WORKERS_BEFORE_SWEEP: usize = 64;
 
-/// The calls that may be a request's, which is answered.
+/// Calls that may belong to a request that is answered.
 #[derive(Debug)]
 pub struct Deferred {
     /// The request.
     pub request: ExchangeId,
-    /// Its thread's calls.
+    /// Calls of the thread that read the request.
     pub calls: Vec<ExchangeId>,
-    /// Whether it passed the gate.
+    /// Whether the request passed the gate of the thread rule.
     pub passes: bool,
 }
 
 /// A thread that has open requests.
 #[derive(Debug, Default)]
 struct Thread {
-    /// Those that it read and that are not answered: thousands in an event loop.
+    /// Requests that it read and that are not answered: thousands in an event loop.
     open: Requests,
-    /// The request of which it read last; `None`: one that is not known.
+    /// Request from which the thread read last; `None`: one that is not known.
     last: Option<ExchangeId>,
-    /// Whether the thread has waited for events since then.
+    /// Whether the thread has waited for events since that read.
     turn_over: bool,
 }
 
@@ -105,7 +105,7 @@ impl Requests {
     }
 }
 
-/// Open requests of which there is at least one.
+/// One or more open requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Open {
     /// Only this one.
@@ -115,24 +115,24 @@ pub enum Open {
 }
 
 impl Open {
-    /// Whether this request is the one that is open, or may be among several.
+    /// Returns whether this request is the one that is open, or may be among several.
     pub fn may_be(self, request: ExchangeId) -> bool {
         self == Self::One(request) || self == Self::Several
     }
 }
 
 impl Process {
-    /// Takes the rules that hold in its runtime.
+    /// Sets the rules that hold in the process's runtime.
     pub fn set_rules(&mut self, rules: Rules) {
         self.rules = Some(rules);
     }
 
-    /// Returns the rules that hold in it, for certain.
+    /// Returns the rules that hold for certain. None do until the runtime is known.
     pub fn certain(&self) -> Rules {
         self.rules.unwrap_or(Rules::NONE)
     }
 
-    /// Returns the rules that hold in it, or may turn out to.
+    /// Returns the rules that hold or, until the runtime is known, may turn out to hold.
     pub fn possible(&self) -> Rules {
         self.rules.unwrap_or(Rules::POSSIBLE)
     }
@@ -142,7 +142,7 @@ impl Process {
         self.rules.is_some()
     }
 
-    /// Returns the requests that a thread may work for now, by the rules that may hold.
+    /// Returns the requests that a thread may be working for now, by the rules that may hold.
     pub fn names(&self, thread: Tid, sight: Sight) -> Candidates {
         let rules = self.possible();
         Candidates {
@@ -151,8 +151,10 @@ impl Process {
         }
     }
 
-    /// Remembers a call of a worker; `waits` says whether one has not left. Returns one that is forgotten for it, if it
-    /// waits. A thread that never answers is forgotten with the last of its calls: threads end unseen.
+    /// Remembers a call of a worker. Returns a forgotten call that still waits, if there is no room.
+    ///
+    /// `waits` says whether a call has not left. A thread that never answers is forgotten once all its calls have left,
+    /// as the end of a thread is not seen.
     pub fn remember_call(
         &mut self,
         thread: Tid,
@@ -170,44 +172,46 @@ impl Process {
         forgotten.filter(|&call| waits(call))
     }
 
-    /// The calls that a worker made since it wrote a response last.
+    /// Takes the calls that a worker made since its last response.
     pub fn take_calls(&mut self, thread: Tid) -> VecDeque<ExchangeId> {
         self.worker_calls.remove(&thread).unwrap_or_default()
     }
 
-    /// Calls that wait for what kind of program it is.
+    /// Keeps calls until the runtime of the process is known.
     pub fn defer(&mut self, deferred: Deferred) {
         self.deferred.push(deferred);
     }
 
-    /// Those that waited.
+    /// Takes the calls that waited for the runtime.
     pub fn take_deferred(&mut self) -> Vec<Deferred> {
         std::mem::take(&mut self.deferred)
     }
 
-    /// Whether the gate is open: the rule was not broken lately.
+    /// Returns whether the gate is open: the rule was not broken lately.
     pub fn is_trusted(&self, now_ns: u64) -> bool {
         self.possible().has(Rule::Thread) && now_ns >= self.distrusted_until_ns
     }
 
-    /// Whether it has kept the rule ever since it was seen, and at least once.
+    /// Returns whether the process has kept the rule at least once and never broken it.
     pub fn always_kept_the_rule(&self) -> bool {
         self.possible().has(Rule::Thread) && self.kept_the_rule && !self.broke_the_rule
     }
 
-    /// A request was answered by the thread that read it, which held no other.
+    /// Notes that a request was answered by the thread that read it, which held no other.
     pub fn keeps_the_rule(&mut self) {
         self.kept_the_rule = true;
     }
 
-    /// A response came from another thread than the one that read the request, or a thread holds several.
+    /// Notes that a response came from another thread than the request's reader, or that a thread holds several
+    /// requests.
     pub fn breaks_the_rule(&mut self, now_ns: u64) {
         self.broke_the_rule = true;
         self.distrusted_until_ns = self.distrusted_until_ns.max(now_ns.saturating_add(DISTRUST_NS));
     }
 
-    /// A thread has a request from now on. [`Process::end`] is to be called for it once.
-    /// Returns what the thread had open before.
+    /// Adds a request to a thread's open ones. Returns those that the thread had open before.
+    ///
+    /// [`Process::end`] must be called once for it.
     pub fn begin(&mut self, thread: Tid, request: ExchangeId) -> Option<Open> {
         let thread = self.threads.entry(thread).or_default();
         let others = thread.open.open();
@@ -216,7 +220,9 @@ impl Process {
         others
     }
 
-    /// A request that began is answered, or lost. A thread without any is forgotten: threads come and go unseen.
+    /// Removes an answered or lost request from its thread's.
+    ///
+    /// A thread without open requests is forgotten, as the end of a thread is not seen.
     pub fn end(&mut self, thread: Tid, request: ExchangeId) {
         if let Some(known) = self.threads.get_mut(&thread) {
             known.open.remove(request);
@@ -226,21 +232,21 @@ impl Process {
         }
     }
 
-    /// A thread read more of a request.
+    /// Notes that a thread read more of a request.
     pub fn reads(&mut self, thread: Tid, request: ExchangeId) {
         if let Some(thread) = self.threads.get_mut(&thread) {
             thread.read(Some(request));
         }
     }
 
-    /// A thread read what may be a request, and which is not known: the one that it read last is none that is known.
+    /// Notes that a thread read bytes that may be an unknown request: its last read names none from now on.
     pub fn reads_unknown(&mut self, thread: Tid) {
         if let Some(thread) = self.threads.get_mut(&thread) {
             thread.read(None);
         }
     }
 
-    /// The one request that a thread has open.
+    /// Returns the request that a thread has open, if it is the only one.
     pub fn only_open(&self, thread: Tid) -> Option<ExchangeId> {
         match self.threads.get(&thread)?.open.open()? {
             Open::One(request) => Some(request),
@@ -248,15 +254,17 @@ impl Process {
         }
     }
 
-    /// A thread has waited for events: the turn of its loop in which it read last is over.
+    /// Notes that a thread has waited for events: the turn of its loop in which it read last is over.
     pub fn waits(&mut self, thread: Tid) {
         if let Some(thread) = self.threads.get_mut(&thread) {
             thread.turn_over = true;
         }
     }
 
-    /// The request that a loop serves now: the one of which it read last in this turn. In a later turn, the only one that it
-    /// has open; of a process that may be busy with others, nobody knows that.
+    /// Returns the request that a loop serves now: the one from which it read last in this turn.
+    ///
+    /// In a later turn that is the only one open. If the process may be busy with unseen requests, nothing is certain
+    /// then.
     fn in_turn(&self, thread: Tid, sight: Sight) -> Option<ExchangeId> {
         let known = self.threads.get(&thread)?;
         let last = known.last?;
@@ -267,18 +275,18 @@ impl Process {
         }
     }
 
-    /// Threads that have open requests.
+    /// Returns how many threads have open requests.
     #[cfg(test)]
     pub fn threads(&self) -> usize {
         self.threads.len()
     }
 
-    /// A request came with this `traceparent`.
+    /// Adds an open request to those that carried this `traceparent`.
     pub fn receive(&mut self, context: (TraceId, SpanId), request: ExchangeId) {
         self.received.entry(context).or_default().add(request);
     }
 
-    /// It is answered, or lost.
+    /// Forgets a request's `traceparent`: the request is answered, or lost.
     pub fn forget_received(&mut self, context: (TraceId, SpanId), request: ExchangeId) {
         if let Some(requests) = self.received.get_mut(&context) {
             requests.remove(request);
@@ -288,7 +296,7 @@ impl Process {
         }
     }
 
-    /// The open requests that came with this `traceparent`.
+    /// Returns the open requests that carried this `traceparent`.
     pub fn received(&self, context: (TraceId, SpanId)) -> Option<Open> {
         self.received.get(&context)?.open()
     }

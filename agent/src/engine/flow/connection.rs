@@ -1,4 +1,4 @@
-//! One connection.
+//! State of one connection: ends, stream offsets, parser.
 
 use std::{num::NonZeroU64, sync::Arc};
 
@@ -22,50 +22,50 @@ use crate::{
     record::{Base, Connect, ConnectionId, Direction, Endpoint, Open, Rest, Role, Segment, Stamp, Tgid},
 };
 
-/// Segments of a connection older than the agent that are looked at for a boundary before it is given up.
+/// Segments that are searched for a message boundary on a connection older than the agent, before it is given up.
 const SEARCH_SEGMENTS: u32 = 4096;
 
-/// Segments within which a boundary is mostly found: the next exchange is whole.
+/// Segments within which a boundary is mostly found: the next exchange is then whole.
 const LIKELY_SEGMENTS: u32 = 8;
 
-/// Requests of a connection whose offsets are remembered for the other end to find.
+/// Upper bound on the request offsets of a connection that are kept for the other end to find.
 const OFFSETS: usize = 1024;
 
-/// Processes that share a Unix connection, of which more is remembered than the last one.
+/// Upper bound on the processes that are remembered as sharing a Unix connection.
 const HOLDERS: usize = 16;
 
-/// Requests by their number or offset, ascending. Most of 100,000 connections have one at a time: it needs no memory of its
-/// own.
+/// Requests by number or offset, ascending. Most of 100,000 connections have one at a time, which needs no memory on
+/// the heap.
 pub type Requests = SmallVec<[(u64, ExchangeId); 1]>;
 
 /// A connection of a target.
 #[derive(Debug)]
 pub struct Connection {
-    /// Its name.
+    /// Name of the connection.
     pub id: ConnectionId,
     /// The process that used it last.
     pub tgid: Tgid,
-    /// When something happened on it last.
+    /// Time of the last record.
     pub last_ns: u64,
-    /// Its own end and the other, local first.
+    /// Addresses of both ends, local first.
     pub ends: Arc<(Endpoint, Endpoint)>,
-    /// When connect(2) was called, if this end called it and it is not known yet how it ended.
+    /// Time of connect(2), if this end called it and its outcome is not known yet.
     pub connecting_since_ns: Option<u64>,
-    /// The request that it was opened for.
+    /// Request that the connection was opened for.
     pub opening: Opening,
-    /// Requests that were not answered yet, or not wholly, by their number.
+    /// Requests without a whole response, by number.
     pub exchanges: Requests,
     /// Stream offsets of the requests, where both ends can compare them.
     pub offsets: Requests,
-    /// The other end will send no more.
+    /// Set once the other end will send no more.
     pub remote_fin: bool,
-    /// No process has this end any more.
+    /// Set once no process has this end any more.
     pub released: bool,
-    /// This end said that it will receive no more, before the other end had closed.
+    /// Set if this end stopped receiving before the other end had closed.
     pub gave_up: bool,
-    /// The process that owns it has ended.
+    /// Set once the process that used it last has ended.
     pub process_ended: bool,
-    /// Of a Unix connection that several processes have; few are.
+    /// Processes that share a Unix connection; few are shared.
     pub sharing: Option<Box<Sharing>>,
     /// Stream offsets of the last call that sent so much that it may have blocked.
     pub long_write: (u64, u64),
@@ -74,51 +74,51 @@ pub struct Connection {
     next: [u64; 2],
     state: State,
     searched: u32,
-    /// The programs look no more at requests: they began with what is no HTTP.
+    /// Set while the programs skip the requests: those began with bytes that are no HTTP.
     ignored: bool,
     told: Told,
 }
 
 #[derive(Debug)]
 enum State {
-    /// Nothing was seen that tells what it is.
+    /// No bytes were seen that tell the protocol.
     New,
     /// A parser reads it.
     Read(Parser),
-    /// Not followed any more.
+    /// Given up, or never followed.
     Opaque,
 }
 
-/// What a segment did.
+/// Outcome of feeding a segment to a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fed {
-    /// It is known by now which end is the client, and was not before.
+    /// Set if this segment told which end is the client.
     pub role_found: bool,
-    /// Hints for the programs.
+    /// Hints for the kernel programs.
     pub hints: Option<[Hint; 2]>,
-    /// Something was read that may be a request, and where requests begin is not known.
+    /// Set if bytes were read that may be a request, on a connection whose request boundaries are not known.
     pub unknown_read: bool,
-    /// The connection is given up: what it carries, see [`opaque`].
+    /// Set if the connection is given up: a name for its protocol, see [`opaque`].
     pub opaque: Option<&'static str>,
 }
 
-/// Calls that send more than this may have blocked: the default send buffer starts at 16 KiB and grows
+/// Upper bound on the bytes of a write that cannot have blocked: the default send buffer starts at 16 KiB and grows
 /// (net.ipv4.tcp_wmem).
 const MAY_BLOCK_BYTES: u32 = 16 * 1024;
 
 impl Connection {
-    /// A connection that is described.
+    /// Creates a connection from its description.
     pub fn new(open: &Open) -> Self {
         let mut connection = Self::named(open.conn, open.stamp);
         connection.describe(open);
-        // What connect(2) tells, if it does, comes behind this.
+        // The record of connect(2), if there is one, comes after this record: until then the opener is unknown.
         if open.from_birth {
             connection.opening = Opening::Hidden;
         }
         connection
     }
 
-    /// A connection of which connect(2) alone told.
+    /// Creates a connection of which only connect(2) is known.
     pub fn connecting(connect: &Connect<'_>) -> Self {
         let mut connection = Self::named(connect.conn, connect.stamp);
         connection.role = Role::Client;
@@ -153,7 +153,7 @@ impl Connection {
         }
     }
 
-    /// Takes what is known of it.
+    /// Takes a description: role, offsets, ends.
     pub fn describe(&mut self, open: &Open) {
         if open.role != Role::Unknown {
             self.role = open.role;
@@ -164,7 +164,7 @@ impl Connection {
         self.described = Some(Description::from(open));
     }
 
-    /// Takes what connect(2) tells: who opened it, and where to.
+    /// Takes the record of connect(2): the process that opened the connection, and the address.
     pub fn connected(&mut self, connect: &Connect<'_>) {
         self.tgid = connect.stamp.execution.tgid;
         if self.described.is_none() && self.next == [0; 2] {
@@ -178,7 +178,7 @@ impl Connection {
         self.ends = Arc::new((self.ends.0.clone(), address));
     }
 
-    /// Another process uses it from now on.
+    /// Notes that another process uses the connection from now on.
     pub fn pass_to(&mut self, tgid: Tgid) {
         if self.is_unix() {
             let Sharing { holders, released } = self.sharing.get_or_insert_default().as_mut();
@@ -189,21 +189,21 @@ impl Connection {
             *released = false;
         }
         self.tgid = tgid;
-        // The process that ended was not the only one that had it.
+        // The process that ended shared the connection: its exit did not end the connection.
         self.process_ended = false;
     }
 
-    /// Its description, if it has come.
+    /// Returns the connection's description, if it has come.
     pub fn described(&self) -> Option<&Description> {
         self.described.as_ref()
     }
 
-    /// Whether it is known to be a Unix socket's: then no state of TCP tells its end.
+    /// Returns whether the connection is known to be a Unix socket's: no state of TCP tells its end then.
     pub fn is_unix(&self) -> bool {
         self.described.is_some_and(|open| matches!(open.base, Base::Unix(_)))
     }
 
-    /// Takes the request that a call on it is made for, as its connect tells: only the first call is.
+    /// Takes the request that the connection was opened for. Only the first call on it gets one.
     pub fn take_opening(&mut self) -> Opening {
         match self.opening {
             Opening::For(..) => std::mem::take(&mut self.opening),
@@ -211,7 +211,7 @@ impl Connection {
         }
     }
 
-    /// Notes where a request is, for the other end to find. Those that have left are forgotten.
+    /// Notes the offset of a request, for the other end to find. Drops requests that have left.
     pub fn note_offset(&mut self, wire: u64, node: ExchangeId, is_known: impl Fn(ExchangeId) -> bool) {
         let left = self.offsets.iter().take_while(|&&(_, node)| !is_known(node)).count();
         let too_many = (self.offsets.len() + 1).saturating_sub(OFFSETS);
@@ -219,12 +219,12 @@ impl Connection {
         self.offsets.push((wire, node));
     }
 
-    /// Which end it is.
+    /// Returns this end's role.
     pub fn role(&self) -> Role {
         self.role
     }
 
-    /// The protocol that is read on it.
+    /// Returns the protocol that a parser reads, if any does.
     pub fn protocol(&self) -> Option<Protocol> {
         match &self.state {
             State::Read(parser) => Some(parser.protocol()),
@@ -232,17 +232,17 @@ impl Connection {
         }
     }
 
-    /// The way in which replies find their calls on it.
+    /// Returns the way in which replies find their calls.
     pub fn discipline(&self) -> Discipline {
         self.protocol().map_or(Discipline::Fifo, Protocol::discipline)
     }
 
-    /// Whether requests on it are read by a parser that knows where it is.
+    /// Returns whether requests are read by a parser that knows its place in the stream.
     pub fn is_followed(&self) -> bool {
         matches!(&self.state, State::Read(parser) if parser.is_synchronised())
     }
 
-    /// Whether it is looked at, and nothing on it was understood yet.
+    /// Returns whether the connection is looked at and nothing on it was understood yet.
     pub fn is_searched(&self) -> bool {
         match &self.state {
             State::New => self.searched > 0,
@@ -251,7 +251,7 @@ impl Connection {
         }
     }
 
-    /// Whether a request may be read on it that is not recognised.
+    /// Returns whether a request may be read that is not recognised.
     pub fn hides_requests(&self) -> bool {
         let read = match &self.state {
             State::New => false,
@@ -261,7 +261,7 @@ impl Connection {
         self.role != Role::Client && !read
     }
 
-    /// Whether requests on it are read, or will be once they come.
+    /// Returns whether requests are read now, or will be once they come.
     pub fn will_be_followed(&self) -> bool {
         match &self.state {
             State::New => self.searched <= LIKELY_SEGMENTS,
@@ -270,16 +270,18 @@ impl Connection {
         }
     }
 
-    /// 1 if the programs counted the SYN as a byte sent: they do not know that this end connected.
+    /// Returns 1 if the programs counted the SYN as a byte sent, because they did not know that this end connected;
+    /// else 0.
     pub fn syn(&self) -> u64 {
         self.described
             .is_some_and(|open| self.role == Role::Client && matches!(open.base, Base::Sequences { .. })) as u64
     }
 
-    /// The offset that the other end gives a byte that this end sent.
+    /// Returns the offset that both ends give a byte which this end counts as `half_offset`.
     pub fn wire_offset(&self, half_offset: u64) -> Option<u64> {
         let open = self.described?;
-        // Bytes of a counted connection that is older than the agent have no common zero.
+        // Without sequence numbers, offsets count from the first byte seen. Two ends agree on that byte only from
+        // birth.
         if !matches!(open.base, Base::Sequences { .. }) && !open.from_birth {
             return None;
         }
@@ -294,12 +296,12 @@ impl Connection {
         )
     }
 
-    /// Whether a request that this end read and did not answer was never served: an earlier one was the last.
+    /// Returns whether a request that this end read and did not answer was never served: an earlier one was the last.
     pub fn is_unserved(&self, exchange: u64) -> bool {
         self.role == Role::Server && matches!(&self.state, State::Read(parser) if parser.is_unserved(exchange))
     }
 
-    /// Takes a segment, and appends what the protocol says of it.
+    /// Takes a segment, and appends the events of the protocol.
     pub fn segment(
         &mut self,
         segment: &Segment<'_>,
@@ -309,11 +311,11 @@ impl Connection {
     ) -> Fed {
         let way = segment.direction;
         self.last_ns = segment.stamp.time_ns;
-        // What moves bytes is connected, whether its description was lost or not.
+        // A connection that moves bytes is connected, even if the record of its description was lost.
         self.connecting_since_ns = None;
         let before = self.role;
         if let State::Opaque = self.state {
-            // The programs have not seen it: another connection's hints are in the same slot.
+            // The programs have not seen the hint: another connection's hint has overwritten it in their shared slot.
             return Fed {
                 hints: Some(IGNORE),
                 ..Fed::default()
@@ -326,6 +328,7 @@ impl Connection {
             };
         }
         self.ignored |= segment.unknown_opening;
+        // The record is made at the exit of write(2), which may come long after the peer read the first byte.
         if way == Direction::Write && segment.call_bytes > MAY_BLOCK_BYTES {
             self.long_write = (segment.end.saturating_sub(segment.call_bytes.into()), segment.end);
         }
@@ -367,7 +370,7 @@ impl Connection {
             return;
         };
         let mut gap = |parser: &mut Parser, from: u64, to: u64, events: &mut Vec<Event>| {
-            // Bytes that no record told, as far as they are not known to be body.
+            // Bytes without a record are lost, unless they are known to be body.
             let missed = to.saturating_sub(parser.body_until(half).max(from));
             counters.gap_bytes = counters.gap_bytes.saturating_add(missed);
             let piece = Piece {
@@ -381,6 +384,7 @@ impl Connection {
         let mut offset = segment.offset;
         let mut bytes = segment.bytes;
         if offset < next {
+            // Parsers read each byte once: the repeated part is cut off.
             let known = (next - offset).min(bytes.len() as u64) as usize;
             bytes = bytes.get(known..).unwrap_or_default();
             offset = next;
@@ -403,7 +407,7 @@ impl Connection {
         self.set_next(way, reached);
     }
 
-    /// Takes a first look at a connection: which protocol does it speak, and which end is this? False: not known yet.
+    /// Detects the protocol and the role of a connection. Returns false while they are unknown.
     fn begin(&mut self, segment: &Segment<'_>) -> bool {
         let from_birth = self.described.is_some_and(|open| open.from_birth) && self.next == [0; 2];
         let seen = FirstBytes {
@@ -425,7 +429,7 @@ impl Connection {
         true
     }
 
-    /// Passes over a segment of which nothing is known.
+    /// Passes over a segment of an unknown protocol.
     fn advance(&mut self, segment: &Segment<'_>) {
         let next = match segment.rest {
             Rest::Gap => segment.end,
@@ -434,7 +438,7 @@ impl Connection {
         self.set_next(segment.direction, next);
     }
 
-    /// Stream offset behind the last byte that was told.
+    /// Returns the stream offset behind the last byte that was reported.
     pub fn reached(&self, way: Direction) -> u64 {
         let [read, written] = self.next;
         if way == Direction::Read { read } else { written }
@@ -459,13 +463,15 @@ impl Connection {
         carries
     }
 
-    /// Hints that the programs need behind this segment.
+    /// Returns the hints that the programs need after this segment.
     fn hints(&mut self, segment: &Segment<'_>) -> Option<[Hint; 2]> {
         let parser = match &self.state {
             State::New => return None,
             State::Opaque => return Some(IGNORE),
             State::Read(parser) => parser,
         };
+        // More records of the same call follow: a hint is due behind the last one. An opening that is no HTTP waits for
+        // its answer.
         if segment.rest == Rest::Follows || segment.unknown_opening {
             return None;
         }
@@ -480,14 +486,15 @@ impl Connection {
         });
         let way = segment.direction;
         let is_old = self.described.is_some_and(|open| !open.from_birth) && self.told.epoch() == 0;
-        // What followed an opening that a server refused has passed without a record.
+        // The programs ignore a direction that did not begin with HTTP. A server of HTTP has answered, so later
+        // requests may be HTTP, and what passed meanwhile has no record: both directions need a hint.
         let is_refused = self.ignored && self.half(way) == Half::Response && !parser.awaits_refusal();
         self.ignored &= !is_refused;
         let claim = segment.until.map_or(0, NonZeroU64::get);
         self.told.hints(known, way, claim, is_old || is_refused)
     }
 
-    /// Whether what is no HTTP may be a request that a server of HTTP refuses: its answer tells.
+    /// Returns whether bytes that are no HTTP may be a request that a server of HTTP refuses: its answer decides.
     fn may_be_refused(&self, way: Direction) -> bool {
         match &self.state {
             State::New => self.role != Role::Unknown && self.half(way) == Half::Request,
@@ -496,7 +503,7 @@ impl Connection {
         }
     }
 
-    /// The half that carries what is read (or written) ends. What the connection carries, if it is given up.
+    /// Ends the half that is read (or written). Returns a name for the protocol, if the connection is given up.
     pub fn end(
         &mut self,
         config: &Config,
@@ -515,7 +522,7 @@ impl Connection {
     }
 }
 
-/// Returns the protocol's name, if the parser gave the connection up.
+/// Returns a name for the protocol, if the parser gave the connection up.
 fn carries(events: &[Event]) -> Option<&'static str> {
     events.iter().find_map(|event| match event {
         Event::Opaque { carries, .. } => Some(*carries),
@@ -528,7 +535,7 @@ mod tests {
     use super::*;
     use crate::engine::proto::{http1::Http1, redis::Redis};
 
-    /// With 100,000 of them, a word is a megabyte. The allocator's sizes are 192, 224 and 256 bytes.
+    /// Each word costs a megabyte with 100,000 connections. The allocator's sizes are 192, 224 and 256 bytes.
     #[test]
     fn sizes() {
         assert!(size_of::<Connection>() <= 224, "{}", size_of::<Connection>());

@@ -1,26 +1,26 @@
-//! Facts of a connection that the programs told once, and the processes that share it.
+//! Facts that the programs report once per connection, and the processes that share it.
 
 use crate::record::{Base, Open, Role, Socket, Tgid};
 
-/// Processes that have a Unix connection beside the one that used it last.
+/// Processes that have a Unix connection, besides the one that used it last.
 #[derive(Debug, Default)]
 pub struct Sharing {
-    /// Other processes that used it, and have not closed it as far as is known.
+    /// Other processes that used the connection and were not seen to close it.
     pub holders: Vec<Tgid>,
-    /// The process that used it last has closed it, others have it.
+    /// Set if the process that used it last has closed it and others still have it.
     pub released: bool,
 }
 
-/// The part of the record that describes a connection which is kept: see [`Open`]. There may be 100,000 of them.
+/// Facts kept from the record that describes a connection: see [`Open`]. There may be 100,000 of them.
 #[derive(Clone, Copy, Debug)]
 pub struct Description {
-    /// The socket.
+    /// Socket of the connection.
     pub socket: Socket,
     /// Zero of its stream offsets.
     pub base: Base,
-    /// Its role, as the programs knew it.
+    /// Role, as the programs knew it.
     pub role: Role,
-    /// Seen from its first byte.
+    /// Set if the connection was seen from its first byte.
     pub from_birth: bool,
 }
 

@@ -1,37 +1,37 @@
-//! Hints from Core to the programs: docs/dev/kernel-contract.md.
+//! Hints from Core to the kernel programs: docs/dev/kernel-contract.md.
 
 use agent_ebpf::abi::{Direction, Hint, IGNORED, Mode, WayState};
 
 use crate::engine::proto::Ahead;
 
-/// The hints for a connection of which no more is to be told.
+/// Hints for a connection that is given up: the programs ignore it.
 pub const IGNORE: [Hint; 2] = [Hint {
     until: IGNORED,
     state: WayState::new(Mode::Ignored, false).with_epoch(WayState::GIVEN_UP),
 }; 2];
 
-/// The last hint of a connection: its offset and its epoch.
+/// Offset and epoch of a connection's last hint.
 ///
-/// Packed: eight bytes more would cost a connection 32, as the allocator has sizes.
+/// Packed: with eight bytes more, a connection would fall into the allocator's next size, 32 bytes up.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, packed(4))]
 pub struct Told {
-    /// Below which offset no record is needed: as told last, of the direction that needed it.
+    /// Offset below which no record is needed, from the last hint, in the direction that needed it.
     until: u64,
-    /// How many times hints were told.
+    /// Number of hints sent so far.
     epoch: u32,
 }
 
-/// One direction of a connection, as Core knows it.
+/// State of one direction of a connection, as Core knows it.
 #[derive(Clone, Copy, Debug)]
 pub struct Known {
     /// Stream offset of the next byte.
     pub next: u64,
-    /// What the parser says of the bytes behind it.
+    /// Framing that the parser knows of the bytes ahead.
     pub ahead: Ahead,
-    /// Whether it carries responses.
+    /// Whether this direction carries responses.
     pub responses: bool,
-    /// Whether Core believes no boundary of it, and so none that the programs claim.
+    /// Whether Core trusts no boundary of this direction, including those that the programs claim.
     pub doubted: bool,
 }
 
@@ -40,7 +40,7 @@ impl Known {
         let Self {
             next, ahead, responses, ..
         } = self;
-        // Exchanges count modulo 2¹⁶ in the programs.
+        // The programs count exchanges modulo 2¹⁶.
         let number = ahead.exchange as u16;
         Hint {
             until: ahead.until.max(next),
@@ -50,37 +50,40 @@ impl Known {
         }
     }
 
-    /// A message's head comes next.
+    /// Returns whether a message's head comes next.
     fn is_at_boundary(self) -> bool {
         self.ahead.mode == Mode::Head && self.ahead.until <= self.next
     }
 }
 
 impl Told {
-    /// How many times hints were told.
+    /// Returns the number of hints sent so far.
     pub fn epoch(self) -> u32 {
         self.epoch
     }
 
-    /// The hints that the programs need, if they do, behind a call in the direction `way`. `claim` is what its last record
-    /// says ([`Segment::until`](agent_ebpf::abi::Segment::until)). `unheard`: the programs copy nothing, or guess, until Core
-    /// has spoken.
+    /// Returns the hints that the programs need after a call in the direction `way`, if they need any.
+    ///
+    /// `claim` is the programs' own framing, from the call's last record
+    /// ([`Segment::until`](agent_ebpf::abi::Segment::until)). `unheard`: the programs copy nothing, or guess, until
+    /// Core has sent a hint.
     pub fn hints(&mut self, known: [Known; 2], way: Direction, claim: u64, unheard: bool) -> Option<[Hint; 2]> {
         let [read, written] = known;
         let here = if way == Direction::Read { read } else { written };
         let told = self.until;
         let until = here.ahead.until;
-        // They would report what is body.
+        // Without a hint, the programs would report body bytes.
         let can_skip = until > here.next && until != claim && until != told;
-        // They would pass over more than is body.
+        // The programs would skip more than the body. Their own framing may be one of two readings; Core's word
+        // overrides it.
         let is_known = here.ahead.mode != Mode::Unknown || until > 0 || here.doubted;
         let is_wrong = is_known && claim > until.max(here.next);
-        // They do not know that a message begins now.
+        // The programs do not know that both directions are between two messages.
         let is_lost = claim == 0 && read.is_at_boundary() && written.is_at_boundary();
         if !(can_skip || is_wrong || is_lost || unheard) {
             return None;
         }
-        // 0 is no epoch, and the last one is that of `IGNORE`.
+        // Epoch 0 means none, and the last one belongs to `IGNORE`.
         self.epoch = self.epoch % (WayState::GIVEN_UP - 1) + 1;
         self.until = until;
         Some(known.map(|known| known.hint(self.epoch())))
@@ -120,21 +123,21 @@ mod tests {
     #[test]
     fn hints_are_given_where_they_change_something() {
         let told = &mut Told::default();
-        // The programs know it as well.
+        // The programs know it, too.
         assert_eq!(hints(told, known(100, 5000, Mode::Head), 5000), None);
         assert_eq!(hints(told, known(100, 0, Mode::Head), 100), None);
-        // They know less: told once.
+        // The programs know less: one hint is enough.
         assert_eq!(hints(told, known(100, 5000, Mode::Head), 0), Some([5000, 10]));
         assert_eq!(hints(told, known(200, 5000, Mode::Head), 0), None);
-        // They do not know that they are at a boundary.
+        // The programs do not know that they are at a boundary.
         assert_eq!(hints(told, known(5000, 0, Mode::Head), 0), Some([5000, 10]));
         assert_eq!(hints(told, known(5000, 0, Mode::Unknown), 0), None);
-        // They believe more than is so.
+        // The programs claim more than is body.
         assert_eq!(hints(told, known(100, 0, Mode::Head), 1 << 50), Some([100, 10]));
         assert_eq!(hints(told, known(100, 300, Mode::Chunk), 301), Some([300, 10]));
         // Core does not know better.
         assert_eq!(hints(told, known(100, 0, Mode::Unknown), 1 << 50), None);
-        // Core believes no boundary, the programs do.
+        // Core trusts no boundary, the programs claim one.
         let doubted = Known {
             doubted: true,
             ..known(100, 0, Mode::Unknown)

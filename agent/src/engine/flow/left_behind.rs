@@ -1,5 +1,7 @@
-//! Requests of connections that have ended, for their far ends to find: of a call whose write is told after all that its
-//! server did, and of a client that gave up before its server read the request.
+//! Requests of connections that have ended, kept for the far ends to find.
+//!
+//! There are two cases: a call's write(2) is reported after everything that its server did, and a client gives up
+//! before its server reads the request.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -7,30 +9,30 @@ use foldhash::fast::RandomState;
 
 use super::{Requests, pairs::Key};
 
-/// Most connections whose requests are remembered.
+/// Upper bound on connections whose requests are remembered.
 const MOST: usize = 4096;
 
-/// Requests by the far ends of their connections, and the order in which they came.
+/// Requests by the keys of the connections' far ends, and the order in which they were left.
 #[derive(Debug, Default)]
 pub struct LeftBehind {
-    /// The other side has a say in sequence numbers: a seeded hash.
+    /// Seeded hash: a peer chooses half of the sequence numbers.
     requests: HashMap<Key, (u64, Requests), RandomState>,
-    /// When each was left, oldest first. What was taken is passed over.
+    /// Time at which each was left, oldest first. Entries whose requests were taken are skipped.
     order: VecDeque<(u64, Key)>,
 }
 
 impl LeftBehind {
-    /// Whether there are none: the usual case.
+    /// Returns whether no requests are kept: the usual case.
     pub fn is_empty(&self) -> bool {
         self.requests.is_empty()
     }
 
-    /// The requests that a far end may still read.
+    /// Returns the requests that a far end may still read.
     pub fn get(&self, far: &Key) -> Option<&Requests> {
         self.requests.get(far).map(|(_, requests)| requests)
     }
 
-    /// Leaves requests to a far end. Returns how many connections' were forgotten for them.
+    /// Leaves requests to a far end. Returns the number of connections that were forgotten for them.
     pub fn leave(&mut self, far: Key, requests: Requests, now_ns: u64) -> u64 {
         self.requests.insert(far, (now_ns, requests));
         self.order.push_back((now_ns, far));
@@ -41,19 +43,19 @@ impl LeftBehind {
         forgotten
     }
 
-    /// A far end has ended.
+    /// Forgets the requests of a far end that has ended.
     pub fn remove(&mut self, far: &Key) {
         self.requests.remove(far);
     }
 
-    /// Forgets those that were left before a time.
+    /// Forgets requests that were left before a time.
     pub fn forget_before(&mut self, before_ns: u64) {
         while self.order.front().is_some_and(|&(left_ns, _)| left_ns < before_ns) {
             self.forget_oldest();
         }
     }
 
-    /// Whether it was still there.
+    /// Forgets the requests left first. Returns whether they were still there.
     fn forget_oldest(&mut self) -> bool {
         let Some((left_ns, far)) = self.order.pop_front() else {
             return false;

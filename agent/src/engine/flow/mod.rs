@@ -1,5 +1,4 @@
-//! Connections: which end is which, where in its two streams each is, what is missing, and which other connection is the
-//! far end of the same one.
+//! Connections of targets: roles, stream offsets, gaps, and the pairs of two ends on one host.
 
 mod connection;
 mod description;
@@ -23,23 +22,23 @@ use crate::{
     record::{Base, Connect, ConnectionId, Direction, Open, Role, Segment, Stamp, Tgid},
 };
 
-/// Unix connections without HTTP whose ends need not be known: each service of systemd has one, to its journal.
+/// Number of Unix connections without HTTP from which on their ends must be known. Each service of systemd has one, to
+/// its journal.
 const MANY_UNIX: usize = 1024;
 
-/// Connections of processes that are not selected, of which is remembered that nothing more is to be known: twice as many
-/// at most.
+/// Connections of refused processes that each of two sets remembers, so that their late records are recognised.
 const LET_GO: usize = 4096;
 
-/// What went wrong with connections, as counters.
+/// Counters of connections that were not followed as they should be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Connections that could not be followed for want of room.
+    /// Connections that could not be followed because the limit was reached.
     pub connections_refused: u64,
-    /// Records of connections that are not known: their first record was lost, or they were forgotten.
+    /// Records of unknown connections: the first record was lost, or the connection was forgotten.
     pub unknown_connection: u64,
-    /// Bytes that no record told and that are not known to be body, of connections with HTTP/1.
+    /// Bytes without a record that are not known to be body, on connections with HTTP/1.
     pub gap_bytes: u64,
-    /// Records that told bytes twice.
+    /// Records that repeat bytes of an earlier record.
     pub repeated_records: u64,
     /// Connections that were forgotten because nothing happened on them for long.
     pub idle_forgotten: u64,
@@ -47,7 +46,7 @@ pub struct Counters {
     pub opaque: u64,
     /// Multipath TCP connections: their two ends cannot be matched.
     pub mptcp: u64,
-    /// Connections that ended with requests which their far ends find no more because there were too many.
+    /// Ended connections whose requests their far ends can find no more, because there were too many.
     pub left_behind_too_many: u64,
 }
 
@@ -56,24 +55,24 @@ pub struct Counters {
 pub struct Flow {
     /// Boxed: the table has up to twice as many places as connections, and has to be copied when it grows.
     connections: FastMap<ConnectionId, Box<Connection>>,
-    /// Those that a process used last: looked for at each end of a process.
+    /// Connections by the process that used them last, for the exits of processes.
     used_by: FastMap<Tgid, FastSet<ConnectionId>>,
-    /// The far ends.
+    /// Far ends of the connections.
     pairs: Pairs,
     left_behind: LeftBehind,
-    /// Those of processes that are not selected, the later and the earlier ones: records of them are under way still.
+    /// Connections of refused processes, later and earlier ones: their records are still on the way.
     let_go: [FastSet<ConnectionId>; 2],
     most: usize,
-    /// How many are of Unix sockets.
+    /// Number of Unix connections.
     unix: usize,
-    /// HTTP was seen on one of these.
+    /// Set once HTTP was seen on one of them.
     unix_followed: bool,
-    /// What went wrong.
+    /// Connections that were not followed as they should be.
     pub counters: Counters,
 }
 
 impl Flow {
-    /// At most `most` connections are followed at one time.
+    /// Creates a flow that follows at most `most` connections at a time.
     pub fn new(most: usize) -> Self {
         Self {
             connections: FastMap::default(),
@@ -88,17 +87,17 @@ impl Flow {
         }
     }
 
-    /// Number of connections.
+    /// Returns the number of connections.
     pub fn len(&self) -> usize {
         self.connections.len()
     }
 
-    /// Whether there are none.
+    /// Returns whether there are no connections.
     pub fn is_empty(&self) -> bool {
         self.connections.is_empty()
     }
 
-    /// Takes up a connection. It may be known already, from its connect.
+    /// Registers a connection, or describes one that is known from its connect(2).
     pub fn open(&mut self, open: &Open) -> Option<&mut Connection> {
         if self.is_let_go(open.conn) {
             return None;
@@ -113,6 +112,7 @@ impl Flow {
         let connection = self
             .connections
             .entry(open.conn)
+            // The description may change the key of a connection, so its old pair goes first.
             .and_modify(|connection| {
                 self.pairs.remove(connection);
                 connection.describe(open);
@@ -130,7 +130,7 @@ impl Flow {
         Some(connection)
     }
 
-    /// Takes what connect(2) tells of a connection that is under way.
+    /// Registers a connection whose connect(2) is under way, or takes that record for a known one.
     pub fn connect(&mut self, connect: &Connect<'_>) -> Option<&mut Connection> {
         if self.is_let_go(connect.conn) {
             return None;
@@ -153,8 +153,9 @@ impl Flow {
         Some(connection)
     }
 
-    /// Nothing follows on the half of a connection that is read (or written): appends what the protocol says of it. The process
-    /// that used the connection, and what it carries, if it is given up.
+    /// Ends the half of a connection that is read (or written), and appends the events of the protocol.
+    ///
+    /// Returns the process that used the connection and a name for its protocol, if the connection is given up.
     pub fn end(
         &mut self,
         id: ConnectionId,
@@ -169,11 +170,11 @@ impl Flow {
         Some((connection.tgid, carries))
     }
 
-    /// Takes a segment, and appends what the protocol says of it.
+    /// Takes a segment, and appends the events of the protocol.
     pub fn segment(&mut self, segment: &Segment<'_>, config: &Config, events: &mut Vec<Event>) -> Fed {
         let Some(connection) = self.connections.get_mut(&segment.conn) else {
             self.unknown(segment.conn);
-            // The programs have not seen it: another connection's hints are in the same slot.
+            // The programs have not seen the hint: another connection's hint has overwritten it in their shared slot.
             let again = self.is_let_go(segment.conn).then_some(IGNORE);
             return Fed {
                 hints: again,
@@ -197,12 +198,13 @@ impl Flow {
         fed
     }
 
-    /// Whether ends of Unix connections matter: one carries HTTP, or there are so many that they must be forgotten in time.
+    /// Returns whether ends of Unix connections matter: one carries HTTP, or there are so many that they must be
+    /// forgotten in time.
     pub fn needs_unix_ends(&self) -> bool {
         self.unix_followed || self.unix > MANY_UNIX
     }
 
-    /// The Unix connections, by name.
+    /// Returns the Unix connections, by name.
     pub fn unix_connections(&self) -> Vec<&Connection> {
         let mut unix: Vec<_> = self
             .connections
@@ -214,7 +216,7 @@ impl Flow {
         unix
     }
 
-    /// A process has closed its descriptor of a connection that others have, too.
+    /// Notes that a process has closed its descriptor of a connection that others still have.
     pub fn release(&mut self, id: ConnectionId, tgid: Tgid) {
         if let Some(connection) = self.connections.get_mut(&id) {
             let sharing = connection.sharing.get_or_insert_default();
@@ -223,8 +225,9 @@ impl Flow {
         }
     }
 
-    /// The process that used a Unix connection last has ended: whether another one has it still, that is taken for its
-    /// user from now on.
+    /// Hands a Unix connection of an ended process to another one that has it, which counts as its user from now on.
+    ///
+    /// Returns whether the connection lives on.
     pub fn hand_back(&mut self, id: ConnectionId, lives: impl Fn(Tgid) -> bool) -> bool {
         let Some(connection) = self.connections.get_mut(&id).filter(|c| c.is_unix()) else {
             return false;
@@ -234,7 +237,8 @@ impl Flow {
         };
         sharing.holders.retain(|&holder| lives(holder));
         let Some(holder) = sharing.holders.pop() else {
-            // Who has it was never seen to use it.
+            // The last user closed it before it ended, and others had it then: a process that was never seen to use it
+            // keeps it open.
             return sharing.released;
         };
         unuse(&mut self.used_by, connection.tgid, id);
@@ -243,12 +247,12 @@ impl Flow {
         true
     }
 
-    /// A connection.
+    /// Returns a connection.
     pub fn get(&self, id: ConnectionId) -> Option<&Connection> {
         self.connections.get(&id).map(Box::as_ref)
     }
 
-    /// A connection, counted if it is not known.
+    /// Returns a connection. Counts an unknown one.
     pub fn known(&mut self, id: ConnectionId) -> Option<&mut Connection> {
         if !self.connections.contains_key(&id) {
             self.unknown(id);
@@ -264,14 +268,14 @@ impl Flow {
         self.let_go.iter().any(|some| some.contains(&id))
     }
 
-    /// The far end of a connection, if it is a target's, too.
+    /// Returns the far end of a connection, if a target has that, too.
     pub fn peer(&self, id: ConnectionId) -> Option<&Connection> {
-        // A socket can be connected to itself.
+        // TCP's simultaneous open connects a socket to itself (RFC 9293 section 3.5): it is not its own peer.
         let peer = self.pairs.peer(self.connections.get(&id)?).filter(|&peer| peer != id)?;
         self.get(peer)
     }
 
-    /// One end of a Unix connection will send no more: the other one, if it is known, has no state that tells so.
+    /// Notes at the far end that one end of a Unix connection will send no more: no TCP state tells it.
     pub fn tell_far_end(&mut self, id: ConnectionId) {
         if self.get(id).is_some_and(Connection::is_unix)
             && let Some(peer) = self.peer(id).map(|peer| peer.id)
@@ -281,8 +285,9 @@ impl Flow {
         }
     }
 
-    /// Whether requests that are read on a connection will be found at its far end, or were: it is traced, what it does
-    /// is followed, and both ends count from one byte.
+    /// Returns whether requests read on a connection will be found at its far end, or were.
+    ///
+    /// The far end must be traced and followed, and both ends must count from the same byte.
     pub fn expects_peer(&self, id: ConnectionId) -> bool {
         self.peer(id).is_some_and(|peer| {
             let here = self.connections.get(&id).and_then(|here| here.wire_offset(0));
@@ -290,7 +295,7 @@ impl Flow {
         })
     }
 
-    /// Requests by the stream offsets that both ends can compare, as the far end of a connection has them.
+    /// Returns the requests of a connection's far end, by the stream offsets that both ends can compare.
     pub fn far_offsets(&self, id: ConnectionId) -> Option<&Requests> {
         let far = self.peer(id).map(|peer| &peer.offsets);
         far.or_else(|| {
@@ -299,8 +304,10 @@ impl Flow {
         })
     }
 
-    /// A connection ends: those of its requests that are `open` can still be found from its far end. The write of a call
-    /// may be told after all that its server did, and a server may read after its client gave up.
+    /// Keeps the `open` requests of a connection that ends, for its far end to find.
+    ///
+    /// A call's write(2) may be reported after everything that its server did, and a server may read after its client
+    /// gave up.
     pub fn leave_behind(&mut self, id: ConnectionId, now_ns: u64, open: impl Fn(ExchangeId) -> bool) {
         let Some(connection) = self.connections.get(&id) else {
             return;
@@ -318,7 +325,7 @@ impl Flow {
         }
     }
 
-    /// Requests that were left behind before a time are not found any more.
+    /// Forgets requests that were left behind before a time.
     pub fn forget_left_behind(&mut self, before_ns: u64) {
         self.left_behind.forget_before(before_ns);
     }
@@ -337,14 +344,16 @@ impl Flow {
         Some(*connection)
     }
 
-    /// Forgets a connection of a process that is not selected: what is told of it from now on is no loss. Says whether that
-    /// was not so before.
+    /// Forgets a connection of a refused process: its later records are no loss.
+    ///
+    /// Returns whether it was not forgotten so before, and the connection.
     pub fn let_go(&mut self, id: ConnectionId) -> (bool, Option<Connection>) {
         if self.is_let_go(id) {
             return (false, None);
         }
         let connection = self.close(id);
         let [later, earlier] = &mut self.let_go;
+        // Two generations instead of an order: the older half is dropped at once, at no cost for each record.
         if later.len() >= LET_GO {
             *earlier = std::mem::take(later);
         }
@@ -352,7 +361,7 @@ impl Flow {
         (true, connection)
     }
 
-    /// Connections on which nothing happened since `before`, a time of `CLOCK_MONOTONIC`.
+    /// Returns the connections without a record since `before_ns`, a time of `CLOCK_MONOTONIC`.
     pub fn idle(&self, before_ns: u64) -> Vec<ConnectionId> {
         let mut idle: Vec<ConnectionId> = self
             .connections
@@ -364,14 +373,14 @@ impl Flow {
         idle
     }
 
-    /// Connections that a process used last.
+    /// Returns the connections that a process used last.
     pub fn of_process(&self, tgid: Tgid) -> Vec<ConnectionId> {
         let mut ids: Vec<ConnectionId> = self.used_by.get(&tgid).into_iter().flatten().copied().collect();
         ids.sort_unstable();
         ids
     }
 
-    /// How many connections a process used last, and how many of these are searched for a first request.
+    /// Returns the number of connections that a process used last, and of those still searched for a first request.
     pub fn count_of_process(&self, tgid: Tgid) -> (usize, usize) {
         let ids = self.used_by.get(&tgid);
         let searched = |id: &&ConnectionId| {
@@ -385,12 +394,12 @@ impl Flow {
         )
     }
 
-    /// How many processes have connections.
+    /// Returns the number of processes that have connections.
     pub fn processes(&self) -> usize {
         self.used_by.len()
     }
 
-    /// Whether a process has connections that it used last.
+    /// Returns whether a process has connections that it used last.
     pub fn has_process(&self, tgid: Tgid) -> bool {
         self.used_by.contains_key(&tgid)
     }

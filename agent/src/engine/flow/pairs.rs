@@ -1,4 +1,4 @@
-//! The two ends of one connection, both on this host.
+//! Pairs of connections that are the two ends of one, both on this host.
 
 use std::collections::HashMap;
 
@@ -7,18 +7,22 @@ use foldhash::fast::RandomState;
 use super::Connection;
 use crate::record::{Base, ConnectionId};
 
-/// What both ends of a connection can tell, and nobody else: no addresses, no ports, no network namespaces. The own part
-/// first, so the other end has the two swapped.
+/// Key that only the two ends of one connection have.
+///
+/// It holds no address, port or network namespace, so NAT and containers do not matter. The own part comes first: the
+/// far end has the two swapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
-    /// TCP: sequence numbers of the first byte sent and the first received.
+    /// TCP: sequence numbers of the first bytes sent and received.
     Sequences((u32, u32)),
-    /// Unix: addresses of the own socket and the other's.
+    /// Unix: kernel addresses of the own socket and the far one.
     Sockets((u64, u64)),
 }
 
-/// Finds the far end of a connection. The other side has a say in sequence numbers: a seeded hash. Two tables, because keys
-/// of 100,000 TCP connections need half of the place.
+/// Table that finds the far end of a connection.
+///
+/// The hash is seeded, because a peer chooses half of the sequence numbers. There are two tables, because the keys of
+/// 100,000 TCP connections need half the memory.
 #[derive(Debug, Default)]
 pub struct Pairs {
     tcp: HashMap<(u32, u32), ConnectionId, RandomState>,
@@ -26,7 +30,7 @@ pub struct Pairs {
 }
 
 impl Key {
-    /// The key of a connection's own end.
+    /// Returns the key of a connection's own end.
     pub fn own(connection: &Connection) -> Option<Self> {
         let open = connection.described()?;
         match open.base {
@@ -38,7 +42,7 @@ impl Key {
         }
     }
 
-    /// The key that the far end has.
+    /// Returns the key of the far end.
     pub fn far(self) -> Self {
         match self {
             Self::Sequences((own, other)) => Self::Sequences((other, own)),
@@ -48,7 +52,7 @@ impl Key {
 }
 
 impl Pairs {
-    /// Takes up a connection whose role is known.
+    /// Registers a connection whose role is known.
     pub fn insert(&mut self, connection: &Connection) {
         match Key::own(connection) {
             Some(Key::Sequences(key)) => self.tcp.insert(key, connection.id),
@@ -57,9 +61,10 @@ impl Pairs {
         };
     }
 
-    /// Forgets it.
+    /// Forgets a connection.
     pub fn remove(&mut self, connection: &Connection) {
         let key = Key::own(connection);
+        // A later connection may have the same key: sequence numbers and kernel addresses are used again.
         if key.and_then(|key| self.named(key)) != Some(connection.id) {
             return;
         }
@@ -70,7 +75,7 @@ impl Pairs {
         };
     }
 
-    /// The name of the far end.
+    /// Returns the name of the far end.
     pub fn peer(&self, connection: &Connection) -> Option<ConnectionId> {
         self.named(Key::own(connection)?.far())
     }

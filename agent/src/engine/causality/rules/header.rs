@@ -1,7 +1,7 @@
 //! The rule of the `traceparent` that a call carries.
 //!
-//! One that the process received itself names the request that it came with, as long as one open request alone came with it.
-//! Any other was written by the sender, and names a caller nearer than any request.
+//! A header that the process received itself names the request that carried it, as long as exactly one open request
+//! did. Any other was written by the sender, and names a span nearer than any request.
 
 use super::{Asked, Verdict};
 use crate::engine::{
@@ -10,7 +10,7 @@ use crate::engine::{
     exchange::{Carried, Exchange, Parent},
 };
 
-/// Finds the open requests that came with the header which a call carries. Notes that the call only passes it on.
+/// Finds the open requests that carried the same header as a call. Marks the call's header as only forwarded.
 pub(super) fn received(process: &Process, call: &mut Exchange) -> Option<Open> {
     let context = call.lineage.carried.context()?;
     let received = process.received((context.trace_id, context.parent_id))?;
@@ -18,7 +18,7 @@ pub(super) fn received(process: &Process, call: &mut Exchange) -> Option<Open> {
     Some(received)
 }
 
-/// The sender wrote the header itself.
+/// Claims the header's span as the parent if the sender wrote the header itself.
 pub(super) fn written(_: &Asked, call: &Exchange) -> Option<Verdict> {
     match call.lineage.carried {
         Carried::Written(context) => Some(Verdict::Parent(Parent::Remote(context))),
@@ -26,7 +26,7 @@ pub(super) fn written(_: &Asked, call: &Exchange) -> Option<Verdict> {
     }
 }
 
-/// One open request alone came with the header.
+/// Claims the request whose header the call passes on, if exactly one open request carried it.
 pub(super) fn forwarded(asked: &Asked, _: &Exchange) -> Option<Verdict> {
     match asked.received {
         Some(Open::One(request)) => Some(Verdict::Parent(Parent::Local(request, ParentMethod::Content))),
@@ -34,8 +34,10 @@ pub(super) fn forwarded(asked: &Asked, _: &Exchange) -> Option<Verdict> {
     }
 }
 
-/// A call without a candidate is a root, but for one: it carries a header that several open requests came with. Which of
-/// them it belongs to is open, the trace and the caller are not.
+/// Returns the parent of a call without a candidate: none, with one exception.
+///
+/// A call may carry a header that several open requests came with. The request is then open, while the trace and the
+/// caller are known from the header.
 pub(super) fn without_candidate(call: &Exchange) -> Parent {
     match call.lineage.carried {
         Carried::Forwarded(context) => Parent::Remote(context),

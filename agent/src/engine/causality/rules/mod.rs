@@ -1,8 +1,8 @@
 //! The rules by which a call finds its request: one file a rule.
 //!
-//! A call is shown to the rules in [`ORDER`], and the first that has a [`Verdict`] wins. Rules that hold in some runtimes only
-//! are named by the runtime's table ([`crate::runtimes::Rule`]): a new one is a file here, a place in the order, and a word
-//! in the table.
+//! A call is shown to the rules in [`ORDER`], and the first [`Verdict`] wins. A rule that holds only in some runtimes
+//! is named by the runtime's table ([`crate::runtimes::Rule`]). A new rule is a file here, a place in the order, and a
+//! word in the table.
 
 mod header;
 mod opener;
@@ -21,39 +21,39 @@ use crate::{
     runtimes::{Rule, Rules},
 };
 
-/// Facts of the moment in which a call was sent that the call itself does not have.
+/// Facts about the moment in which a call was sent that the call itself does not hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Circumstances {
-    /// The request that its connection was opened for.
+    /// Request that the call's connection was opened for.
     pub opening: Opening,
-    /// The moment at which it was recognised.
+    /// Moment at which the call was recognised.
     pub recognised: Recognised,
-    /// Whether all requests of its process were seen.
+    /// Whether all requests of the call's process were seen.
     pub sight: Sight,
 }
 
-/// Whether all requests that a process is busy with were seen.
+/// View of the requests that a process is busy with: complete or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sight {
-    /// They were.
+    /// All of them were seen.
     Whole,
-    /// It may be busy with others: they came before it was found, or a record was lost.
+    /// The process may be busy with others: they came before it was found, or a record was lost.
     Partial,
 }
 
-/// A call, as the rules look at it.
+/// Facts about a call that the rules look at.
 pub(super) struct Asked {
-    /// The rules that hold in its process, for certain.
+    /// Rules that hold in the call's process for certain.
     rules: Rules,
-    /// Open requests of its process that came with the `traceparent` that the call carries.
+    /// Open requests of the process that carried the call's `traceparent`.
     received: Option<Open>,
-    /// The requests that it may be made for.
+    /// Requests that the call may be made for.
     candidates: Candidates,
-    /// The method that found them.
+    /// Method that found the candidates.
     method: ParentMethod,
 }
 
-/// A rule's word on a call.
+/// Decision of a rule on a call.
 pub(super) enum Verdict {
     /// This is the parent.
     Parent(Parent),
@@ -63,7 +63,7 @@ pub(super) enum Verdict {
     Worker,
 }
 
-/// The rules, in the order in which they are asked.
+/// Rules, in the order in which they are asked.
 const ORDER: [fn(&Asked, &Exchange) -> Option<Verdict>; 5] = [
     header::written,
     turn::verdict,
@@ -78,13 +78,13 @@ pub(super) fn judge(asked: &Asked, call: &Exchange) -> Verdict {
     verdict.unwrap_or(Verdict::Parent(header::without_candidate(call)))
 }
 
-/// Parent of a call whose candidate has failed the gate.
+/// Returns the parent of a call whose candidate has failed the gate.
 pub(super) fn without_candidate(call: &Exchange) -> Parent {
     header::without_candidate(call)
 }
 
 impl Causality {
-    /// Gathers what the rules look at. Notes what the call tells of its process, whatever the verdict.
+    /// Gathers the facts that the rules look at. Notes the call's evidence about its process, whatever the verdict.
     pub(super) fn ask(&mut self, call: &mut Exchange, circumstances: Circumstances) -> Asked {
         let (tgid, tid) = (call.execution.tgid, call.execution.tid);
         let opener = opener::candidates(self, circumstances.opening, call);
@@ -102,7 +102,8 @@ impl Causality {
         let is_passed_on = |request: &ExchangeId| self.get(*request).is_some_and(|request| call.passes_on(request));
         let by_thread = named.by_thread.filter(is_open);
         let by_turn = named.by_turn.filter(is_open).filter(is_passed_on);
-        // What it was opened for, the connect has told.
+        // connect(2) asked `passes_on` already for a call found by its opener: asking again would count as a second
+        // call.
         let is_opener = opener.is_some();
         let by_turn = by_turn.filter(|&request| is_opener || passes_on(self, request, tid, circumstances.sight));
         let candidates = Candidates { by_thread, by_turn };

@@ -1,21 +1,22 @@
 //! The rule of the opener: the first call on a fresh connection belongs to the request that the connect was made for.
 //!
-//! Later ones do not: pools give a connection to whoever waited longest, and children inherit them.
+//! Later calls do not: pools give a connection to whoever waited longest, and child processes inherit it.
 
 use crate::engine::{
     causality::Causality,
     exchange::{Candidates, Exchange, Opening},
 };
 
-/// Returns the requests that a connection was opened for, if its first call is made for them, too: the thread that sends
-/// must be the one that opened it.
+/// Returns the requests that a connection was opened for, if its first call is made for them too.
+///
+/// The thread that sends must be the one that opened it.
 pub(super) fn candidates(causality: &Causality, opening: Opening, call: &Exchange) -> Option<Candidates> {
     let Opening::For(opener, by) = opening else {
         return None;
     };
     let request = causality.get(opener)?;
     let sender_opened_it = request.execution.tid == call.execution.tid
-        // A connect that failed: nobody sent anything.
+        // A failed connect has no sender.
         || call.messages.call.is_none();
     let is_opener = Causality::is_open(request) && request.execution.tgid == call.execution.tgid && sender_opened_it;
     is_opener.then(|| by.candidates(opener))
