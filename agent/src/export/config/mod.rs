@@ -4,8 +4,6 @@
 //! 65,536 spans (not 2,048) and at most 64 MiB, a batch has 2,048 spans (not 512) and leaves after 1 s (not 5 s). One
 //! agent speaks for all services of a host, and has to bridge a minute without its collector.
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
-
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use hyper::{
