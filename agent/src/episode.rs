@@ -72,7 +72,7 @@ impl Episode {
         self.open.as_ref().map(|open| open.last + self.quiet)
     }
 
-    /// The episode, once it is over.
+    /// Returns the episode, once it is over.
     pub fn over(&mut self, now: Instant) -> Option<Past> {
         if now < self.over_at()? {
             return None;
@@ -80,7 +80,7 @@ impl Episode {
         self.end()
     }
 
-    /// The episode as far as it came: the program ends.
+    /// Ends the episode, as far as it came: the program ends.
     pub fn end(&mut self) -> Option<Past> {
         let Open { since, last, count } = self.open.take()?;
         self.before = Some(last);

@@ -100,7 +100,7 @@ impl Line {
         }
     }
 
-    /// A terminal that cannot be written to is no reason to stop.
+    /// Writes to the terminal. One that cannot be written to is no reason to stop.
     fn emit(&self, text: &str) {
         let _ = match self.stream {
             Stream::Stdout => emit(io::stdout(), text),

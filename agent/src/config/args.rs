@@ -22,7 +22,7 @@ pub struct Cli {
     #[command(subcommand)]
     pub(super) command: Subcommand,
 
-    /// What to log: off, error, warn, info, debug or trace [env: OTEL_LOG_LEVEL] [default: info]
+    /// Log level: off, error, warn, info, debug or trace [env: OTEL_LOG_LEVEL] [default: info]
     #[arg(long, global = true, value_name = "LEVEL")]
     pub(super) log_level: Option<LogLevel>,
 }

@@ -1,11 +1,11 @@
-//! Connections that TCP has closed, and on which calls of their process may still be reported.
+//! Connections that TCP has closed, and on which calls of their process may still be reported. There are two cases:
 //!
 //! - On loopback the reset that answers a write comes in an interrupt inside of it: the end of the connection is told
 //!   before the write returns and tells its bytes.
 //! - What was received can be read as long as the process has the socket. After shutdown(2) of the sending side, the other
 //!   end's FIN closes the connection while the response lies unread.
 //!
-//! By then the programs have forgotten the socket, and tell of each such call under a new name.
+//! By then the programs have forgotten the socket, and report each such call under a new name.
 
 use std::collections::BTreeSet;
 
@@ -17,16 +17,16 @@ use crate::{
     record::{Base, ConnectionId, Direction, Open, Role, Segment, Socket},
 };
 
-/// Longest time from a connection's end to the record of a call that was under way at that end.
+/// Upper bound on the time from a connection's end to the record of a call that was under way at that end.
 const GRACE_NS: u64 = 50_000_000;
 
-/// Most connections that wait: those above take effect at once, the oldest first.
+/// Upper bound on the connections that wait. Beyond it, the oldest end at once.
 const MOST: usize = 16_384;
 
-/// Most later names of one socket: one for each thread that is in a call on it. The oldest is forgotten.
+/// Upper bound on the later names of one socket: one for each thread that is in a call on it. The oldest is forgotten.
 const NAMES: usize = 8;
 
-/// A connection that is over, and what may still be told of it.
+/// Connection that is over, and the calls on it that may still be reported.
 #[derive(Debug)]
 struct Over {
     /// `sk_err`.
@@ -56,12 +56,13 @@ pub(super) struct Closing {
 }
 
 impl Closing {
-    /// Whether none waits: the usual case, and looked at for each segment.
+    /// Returns whether no connection waits: the usual case, asked for each segment.
     pub fn is_empty(&self) -> bool {
         self.over.is_empty()
     }
 
-    /// Whether this is a connection that is over, under a new name. `read_to` tells up to which stream offset one was read.
+    /// Returns whether this is a connection that is over, under a new name. `read_to` returns the stream offset up to
+    /// which one was read.
     pub fn resume(&mut self, open: &Open, read_to: impl FnOnce(ConnectionId) -> Option<u64>) -> bool {
         let is_new_name = !open.from_birth && open.role == Role::Unknown;
         let Some(&id) = self.sockets.get(&open.socket).filter(|_| is_new_name) else {
@@ -74,14 +75,14 @@ impl Closing {
             self.names.remove(&over.names.remove(0));
         }
         over.names.push(open.conn);
-        // The programs cannot tell a socket that was reset from one whose FIN was read with its last bytes: they take one
-        // number off for a FIN.
+        // The programs cannot distinguish a socket that was reset from one whose FIN was read with its last bytes: in
+        // both cases they subtract one sequence number for a FIN.
         let no_fin = over.error != 0 && read_to(id) == Some(open.read.wrapping_add(1));
         self.names.insert(open.conn, (id, no_fin as u64));
         true
     }
 
-    /// A segment under the name that its connection is known by, if it is another one.
+    /// Returns a segment under the name that its connection is known by, if that is another one.
     pub fn place<'a>(&self, segment: &Segment<'a>) -> Option<Segment<'a>> {
         // Asked for each segment: an empty table costs no hash.
         if self.names.is_empty() {
@@ -95,34 +96,34 @@ impl Closing {
             segment.offset = segment.offset.saturating_sub(syn);
             segment.end = segment.end.saturating_sub(syn);
         } else {
-            // What began at 0 is told to begin before it.
+            // The programs took one number too many off: a first byte of offset 0 has wrapped around.
             segment.offset = segment.offset.wrapping_add(behind);
             segment.end = segment.end.wrapping_add(behind);
         }
         Some(segment)
     }
 
-    /// Whether a connection waits.
+    /// Returns whether a connection waits.
     pub fn contains(&self, id: ConnectionId) -> bool {
         self.over.contains_key(&id)
     }
 
-    /// Whether a connection waits that was reset.
+    /// Returns whether a connection waits that was reset.
     pub fn is_reset(&self, id: ConnectionId) -> bool {
         self.over.get(&id).is_some_and(|over| over.error != 0)
     }
 
-    /// Where the received bytes of a connection end, if it waits for these to be read.
+    /// Returns the offset at which the received bytes of a connection end, if it waits for these to be read.
     fn received_to(&self, id: ConnectionId) -> Option<u64> {
         self.over.get(&id)?.received_to
     }
 
-    /// When the first one has waited long enough.
+    /// Returns the time at which the first connection has waited long enough.
     pub fn next_deadline_ns(&self) -> Option<u64> {
         self.due.first().map(|&(until_ns, _)| until_ns)
     }
 
-    /// A connection waits no more.
+    /// Forgets a connection that waits no more.
     pub fn forget(&mut self, id: ConnectionId) {
         self.remove(id);
     }
@@ -146,7 +147,7 @@ impl Closing {
         Some(over)
     }
 
-    /// The bytes that a connection received end at this offset, and some of them are not read.
+    /// Makes a connection wait until its process has read the bytes received up to this offset.
     fn wait_for_reads(&mut self, id: ConnectionId, received_to: u64, hold_ns: u64) -> bool {
         let Some(over) = self.over.get_mut(&id) else {
             return false;
@@ -160,7 +161,8 @@ impl Closing {
 }
 
 impl Core {
-    /// A connection is over, and a call on it may still be told. False: nothing is known of its socket.
+    /// Makes a connection that is over wait for calls on it that may still be reported. Returns false if nothing is
+    /// known of its socket.
     pub(super) fn await_last_calls(&mut self, id: ConnectionId, error: i32, at_ns: u64) -> bool {
         let Some(open) = self.flow.get(id).and_then(|connection| connection.described()) else {
             return false;
@@ -187,12 +189,13 @@ impl Core {
         true
     }
 
-    /// The bytes that a closed connection received end here. As long as spans are held, its process may read them.
+    /// Makes a closed connection wait for the read of its bytes, which end at this offset. Its process may read them as
+    /// long as spans are held.
     pub(super) fn await_reads(&mut self, id: ConnectionId, received_to: u64) -> bool {
         self.closing.wait_for_reads(id, received_to, self.hold_ns)
     }
 
-    /// A segment of a connection was taken. If it is over and all that it received is read now, its end takes effect.
+    /// Ends a connection that is over, if the segment just taken was the last that it received.
     pub(super) fn end_if_read(&mut self, id: ConnectionId, now_ns: u64) {
         let read_to = self.flow.get(id).map(|connection| connection.reached(Direction::Read));
         if let Some((received_to, read_to)) = self.closing.received_to(id).zip(read_to)
@@ -203,7 +206,7 @@ impl Core {
         }
     }
 
-    /// The end of a connection that waits takes effect.
+    /// Ends a connection that waits.
     pub(super) fn settle_closing(&mut self, id: ConnectionId) {
         let Some(over) = self.closing.remove(id) else { return };
         if self.flow.get(id).is_some() {
@@ -212,7 +215,7 @@ impl Core {
         }
     }
 
-    /// The ends of the connections that have waited long enough take effect.
+    /// Ends the connections that have waited long enough.
     pub(super) fn settle_due(&mut self, now_ns: u64) {
         while let Some(&(until_ns, id)) = self.closing.due.first()
             && until_ns <= now_ns

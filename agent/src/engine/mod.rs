@@ -1,5 +1,5 @@
-//! Core: from events to spans. It has no clock, makes no system call and takes no lock; all that it decides follows from
-//! what it was told, in that order, so a tape of it is a test.
+//! Core: turns events into spans. It has no clock, makes no system call and takes no lock. Each decision follows from
+//! the events so far, in their order, so a tape of them is a test.
 
 pub mod causality;
 mod closing;
@@ -31,40 +31,41 @@ use crate::{
     record::{ConnectionId, Direction, Record, Stamp, Tgid},
 };
 
-/// What a held exchange takes, roughly: heads, strings and the node itself. Turns `--hold-bytes` into a number.
+/// Estimated memory of a held exchange, in bytes: heads, strings and the node itself. Turns `--hold-bytes` into a
+/// number of exchanges.
 const BYTES_PER_EXCHANGE: u64 = 1536;
 
 /// How often idle connections are looked for.
 const SWEEP_NS: u64 = 10_000_000_000;
 
-/// Facts of a process that has ended are kept so long, and as long as spans are held, for these.
+/// Time for which the facts of an ended process are kept, besides the time for which its spans are held.
 const KEEP_ENDED_NS: u64 = 20_000_000_000;
 
-/// A process that was not seen to begin is done with what it served then: nginx gives an upstream up after 60 s
-/// (`proxy_read_timeout`, <https://nginx.org/en/docs/http/ngx_http_proxy_module.html>).
+/// Time after which a process that was not seen to begin is done with its earlier requests: nginx gives an upstream up
+/// after 60 s (`proxy_read_timeout`, <https://nginx.org/en/docs/http/ngx_http_proxy_module.html>).
 const LONGEST_REQUEST_NS: u64 = 60_000_000_000;
 
-/// Two readings of the clocks that differ by less tell of no step: a reader may be interrupted between the two.
+/// Smallest difference between two readings of the clocks that is a step: a reader may be interrupted between the two.
 const CLOCK_STEP_NS: u64 = 1_000_000;
 
-/// What Core gave up, as counters.
+/// Counters of what Core gave up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Records that are none of this version's.
+    /// Records that this version does not understand.
     pub malformed_records: u64,
-    /// Exchanges that were under way when bytes were lost, or when the agent came.
+    /// Exchanges that were under way when bytes were lost, or when the agent started.
     pub missed: u64,
     /// Times that exchanges were given up because bytes that frame a message were not captured.
     pub missed_gap: u64,
     /// First lines of messages, or chunks, that cannot be read.
     pub malformed: u64,
-    /// Messages whose end peers place differently.
+    /// Messages that peers may end at different bytes.
     pub doubtful: u64,
     /// Heads of more than 64 KiB.
     pub head_too_large: u64,
     /// Responses that no request asked for.
     pub unsolicited: u64,
-    /// Connections with too many requests that wait.
+    /// Connections with too many requests waiting for responses.
     pub too_many_pending: u64,
     /// `traceparent` or `tracestate` headers that are not valid.
     pub invalid_trace_context: u64,
@@ -74,7 +75,7 @@ pub struct Counters {
     pub ignored: u64,
     /// Exchanges of processes that turned out not to be selected.
     pub not_selected: u64,
-    /// Exchanges of processes of which nothing could be learned in time.
+    /// Exchanges of processes whose facts could not be learned in time.
     pub unknown_process: u64,
     /// Failed connects to Unix sockets that do not exist: libraries try them at every start.
     pub unix_connects_ignored: u64,
@@ -96,39 +97,39 @@ pub struct Counters {
     pub names_overflowed: u64,
 }
 
-/// Whether a process is selected.
+/// Decision on whether a process is selected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Choice {
     #[default]
     Selected,
-    /// It is not decided: its spans wait.
+    /// Nothing is decided: the spans of the process wait.
     Undecided,
-    /// It is not. Records of what it did may be on their way still.
+    /// The process is not selected. Records of it may still be on the way.
     Refused,
 }
 
-/// What is known of a process.
+/// Facts about a process that Core has.
 #[derive(Debug, Default)]
 struct Process {
     facts: Option<ProcessFacts>,
     names: SpanNames,
     choice: Choice,
-    /// Its facts were asked for.
+    /// Set once the facts of the process were asked for.
     asked: bool,
-    /// Until when it may be busy with requests that nobody saw: they came before it was found, or a record was lost. 0: it was
-    /// seen to begin. `None`: it did nothing yet.
+    /// Time until which the process may be busy with unseen requests: they came before it was found, or a record was
+    /// lost. 0: it was seen to begin. `None`: it did nothing yet.
     busy_until_ns: Option<u64>,
-    /// When it did something last, by `CLOCK_MONOTONIC`.
+    /// Time of its last record, by `CLOCK_MONOTONIC`.
     last_ns: u64,
-    /// When its last thread ended.
+    /// Time at which its last thread ended.
     ended_ns: Option<u64>,
     seen: workloads::Seen,
 }
 
-/// A Unix connection, as /proc knows it.
+/// Unix connection, as /proc knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnixConnection {
-    /// Its name.
+    /// Name of the connection.
     pub conn: ConnectionId,
     /// The process that used it last.
     pub tgid: Tgid,
@@ -142,7 +143,7 @@ pub struct Core {
     flow: Flow,
     causality: Causality,
     processes: FastMap<Tgid, Process>,
-    /// Processes whose facts are wanted.
+    /// Processes whose facts are to be asked for.
     wanted: Vec<Tgid>,
     conventions: Conventions,
     parser: proto::Config,
@@ -166,7 +167,7 @@ pub struct Core {
 }
 
 impl Core {
-    /// A Core that gives its ids from `seed`.
+    /// Creates a Core that derives its ids from `seed`.
     pub fn new(settings: &CoreSettings, seed: u128) -> Self {
         let hold_ns = u64::try_from(settings.hold.as_nanos()).unwrap_or(u64::MAX);
         let hold_most = usize::try_from(settings.hold_bytes / BYTES_PER_EXCHANGE)
@@ -255,8 +256,9 @@ impl Core {
         }
     }
 
-    /// The clocks: this time of `CLOCK_MONOTONIC` is that time since the Unix epoch. To be told again now and then: the
-    /// wall clock may be set.
+    /// Takes a reading of the clocks: this time of `CLOCK_MONOTONIC` is that time since the Unix epoch.
+    ///
+    /// To be called now and then, because the wall clock may be set.
     pub fn clock(&mut self, monotonic_ns: u64, unix_ns: u64) {
         self.now_ns = self.now_ns.max(monotonic_ns);
         let offset_ns = unix_ns.wrapping_sub(monotonic_ns).cast_signed();
@@ -265,7 +267,7 @@ impl Core {
         }
     }
 
-    /// A process is this. Spans of processes of which nothing was told wait.
+    /// Takes the facts of a process, for which its spans wait.
     pub fn process(&mut self, facts: ProcessFacts) {
         let tgid = Tgid(facts.tgid);
         self.causality.set_runtime(tgid, facts.runtime);
@@ -275,8 +277,9 @@ impl Core {
         process.facts = Some(facts);
     }
 
-    /// Whether a process is selected that was captured provisionally since its exec: its spans wait for this. What a
-    /// process did that is not selected is forgotten, and so is what is told of it from now on.
+    /// Takes the decision on a process that was captured provisionally since its exec, and whose spans wait for it.
+    ///
+    /// If the process is not selected, its exchanges are forgotten, and so are its later records.
     pub fn selected(&mut self, tgid: Tgid, selected: bool) {
         if selected {
             if let Some(process) = self.processes.get_mut(&tgid) {
@@ -297,7 +300,7 @@ impl Core {
         self.processes.insert(tgid, refused);
     }
 
-    /// A connection is of a process that is not selected.
+    /// Turns away a connection of a process that is not selected.
     fn turn_away(&mut self, conn: ConnectionId) {
         let (is_new, connection) = self.flow.let_go(conn);
         if is_new {
@@ -310,7 +313,8 @@ impl Core {
         }
     }
 
-    /// Of a program that this process begins, or of its child: of what is not selected, the next program may be.
+    /// Returns the choice for a program that this process begins, or for its child: the next program of a refused
+    /// process may be selected.
     fn choice_after(&self, tgid: Tgid) -> Choice {
         match self.processes.get(&tgid).map(|process| process.choice) {
             Some(Choice::Undecided | Choice::Refused) => Choice::Undecided,
@@ -318,7 +322,7 @@ impl Core {
         }
     }
 
-    /// Processes of which something was seen and nothing is known: [`Core::process`] should tell.
+    /// Returns the processes that were seen and whose facts are missing: [`Core::process`] should be called for them.
     pub fn take_wanted(&mut self) -> Vec<Tgid> {
         std::mem::take(&mut self.wanted)
     }
@@ -328,12 +332,12 @@ impl Core {
         std::mem::take(&mut self.hints)
     }
 
-    /// Whether the ends of Unix connections should be told from now on.
+    /// Returns whether the ends of Unix connections should be reported from now on.
     pub fn needs_unix_ends(&self) -> bool {
         self.flow.needs_unix_ends()
     }
 
-    /// Unix connections that are not known to have ended.
+    /// Returns the Unix connections that are not known to have ended.
     pub fn unix_connections(&self) -> Vec<UnixConnection> {
         let unix = self.flow.unix_connections().into_iter();
         unix.filter_map(|connection| {
@@ -346,7 +350,7 @@ impl Core {
         .collect()
     }
 
-    /// A process does something. False if it is not selected.
+    /// Notes that a process does something. Returns false if it is not selected.
     fn want(&mut self, stamp: Stamp) -> bool {
         let (tgid, now_ns) = (stamp.execution.tgid, stamp.time_ns);
         let mut process = self.processes.entry(tgid).or_default();
@@ -375,7 +379,7 @@ impl Core {
         }
     }
 
-    /// A process may be busy from now on with a request that was not seen.
+    /// Notes that a process may be busy from now on with a request that was not seen.
     fn be_busy(&mut self, tgid: Tgid, now_ns: u64) {
         if let Some(process) = self.processes.get_mut(&tgid) {
             let until_ns = now_ns.saturating_add(LONGEST_REQUEST_NS);
@@ -392,7 +396,7 @@ impl Core {
         process
     }
 
-    /// Time passes. `now_ns`: `CLOCK_MONOTONIC`.
+    /// Takes the time, `now_ns` of `CLOCK_MONOTONIC`: releases and forgets what has waited long enough.
     pub fn tick(&mut self, now_ns: u64) {
         self.now_ns = now_ns;
         self.settle_due(now_ns);
@@ -411,7 +415,7 @@ impl Core {
         self.forget_processes(now_ns);
     }
 
-    /// When [`Core::tick`] should be called, if nothing else happens.
+    /// Returns the time at which [`Core::tick`] should be called, if nothing else happens.
     pub fn next_deadline_ns(&self) -> Option<u64> {
         let sweeps = !self.flow.is_empty() || !self.processes.is_empty() || self.causality.has_ready();
         let sweep = sweeps.then_some(self.next_sweep_ns);
@@ -424,7 +428,7 @@ impl Core {
         self.finished_spans()
     }
 
-    /// Everything that is over leaves now, with what is known: the agent ends.
+    /// Releases everything that is over, with the facts known now: the agent ends.
     pub fn flush(&mut self) -> Vec<Span> {
         self.settle_due(u64::MAX);
         self.causality.tick(u64::MAX);
@@ -434,17 +438,17 @@ impl Core {
         spans
     }
 
-    /// Whether spans wait only for what their process is.
+    /// Returns whether spans wait only for the facts of their process.
     pub fn waits_for_facts(&self) -> bool {
         self.causality.has_ready()
     }
 
-    /// How many connections and exchanges are under way.
+    /// Returns the numbers of connections and exchanges under way.
     pub fn under_way(&self) -> (usize, usize) {
         (self.flow.len(), self.causality.len())
     }
 
-    /// All counters, by name.
+    /// Returns all counters, by name.
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
         let Counters {
             malformed_records,

@@ -1,4 +1,4 @@
-//! What is known of each process, for people: made only when somebody asks.
+//! Facts about each process, for people: gathered only when somebody asks.
 
 use super::{Choice, Core, Process, exchange::ExchangeId, trace::SpanKind};
 use crate::{record::Tgid, runtimes::Runtime};
@@ -9,13 +9,13 @@ const SEARCHED: &str = "waiting for a request boundary";
 /// A process that did something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workload {
-    /// Its id.
+    /// Process id.
     pub tgid: Tgid,
-    /// Its service's name, if something could be learned of it.
+    /// Name of the service, if one could be learned.
     pub service: Option<String>,
-    /// What kind of program it is.
+    /// Kind of program.
     pub runtime: Option<Runtime>,
-    /// It is not decided whether it is selected.
+    /// Set while it is not decided whether the process is selected.
     pub provisional: bool,
     /// Connections that it used last and that are open.
     pub connections: usize,
@@ -25,11 +25,11 @@ pub struct Workload {
     pub calls: u64,
     /// Exchanges that gave no span because they could not be followed.
     pub missed: u64,
-    /// What is not visible, and how often that was met: protocols that are not followed, bytes that mean nothing.
+    /// Blind spots and how often each was met: protocols that are not followed, bytes that no parser understands.
     pub unseen: Vec<(&'static str, u64)>,
 }
 
-/// What a process was seen to do.
+/// Activity of a process that was seen.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     requests: u64,
@@ -40,7 +40,7 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// An exchange is over.
+    /// Notes an exchange that is over.
     pub(super) fn count(&mut self, kind: SpanKind) {
         match kind {
             SpanKind::Server => self.requests += 1,
@@ -50,8 +50,8 @@ impl Seen {
 }
 
 impl Core {
-    /// The processes that did something and have not ended, by their ids. For people: takes a while where there are
-    /// many connections.
+    /// Returns the processes that did something and have not ended, by their ids. For people: takes a while where there
+    /// are many connections.
     pub fn workloads(&self) -> Vec<Workload> {
         let is_listed = |process: &Process| process.ended_ns.is_none() && process.choice != Choice::Refused;
         let running = self.processes.iter().filter(|(_, process)| is_listed(process));
@@ -77,12 +77,12 @@ impl Core {
         workloads
     }
 
-    /// How many processes have connections.
+    /// Returns the number of processes that have connections.
     pub fn talking(&self) -> usize {
         self.flow.processes()
     }
 
-    /// A process does something that is not visible.
+    /// Notes that a process does something that is not visible.
     pub(super) fn unseen_in(&mut self, tgid: Tgid, what: &'static str) {
         let unseen = &mut self.processes.entry(tgid).or_default().seen.unseen;
         match unseen.iter_mut().find(|(name, _)| *name == what) {
@@ -91,7 +91,7 @@ impl Core {
         }
     }
 
-    /// An exchange gives no span.
+    /// Notes an exchange that gives no span.
     pub(super) fn missed_in(&mut self, id: ExchangeId) {
         if let Some(node) = self.causality.get(id)
             && let Some(process) = self.processes.get_mut(&node.execution.tgid)

@@ -240,7 +240,7 @@ impl State {
     }
 }
 
-/// Tokio's clock, which tests stop.
+/// Reads Tokio's clock, which tests stop.
 fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }

@@ -12,8 +12,8 @@ pub(super) struct Environ {
 }
 
 impl Environ {
-    /// `/proc/PID/environ`: what lies behind an overwritten beginning is intact, a variable that was cut is not seen
-    /// as one but for its own end.
+    /// Parses `/proc/PID/environ`. Variables behind an overwritten beginning are intact; a cut variable is noticed only
+    /// at its own end.
     pub(super) fn parse(bytes: &[u8]) -> Self {
         let mut variables = Vec::new();
         let mut is_overwritten = bytes.first() == Some(&0);
@@ -34,7 +34,7 @@ impl Environ {
         (!value.is_empty()).then_some(value)
     }
 
-    /// `service.name` by OTEL_SERVICE_NAME, else by OTEL_RESOURCE_ATTRIBUTES.
+    /// Returns `service.name` by OTEL_SERVICE_NAME, else by OTEL_RESOURCE_ATTRIBUTES.
     pub(super) fn service_name(&self) -> Option<String> {
         let named = self
             .value("OTEL_SERVICE_NAME")
@@ -46,8 +46,9 @@ impl Environ {
         })
     }
 
-    /// OTEL_RESOURCE_ATTRIBUTES (OpenTelemetry specification, "Specifying resource information via an environment
-    /// variable"): `key=value,key=value`, percent-encoded. What cannot be decoded is left out, the rest counts.
+    /// Parses OTEL_RESOURCE_ATTRIBUTES (OpenTelemetry specification, "Specifying resource information via an
+    /// environment variable"): `key=value,key=value`, percent-encoded. Entries that cannot be decoded are left out, the
+    /// rest counts.
     pub(super) fn resource_attributes(&self) -> Vec<(String, String)> {
         let list = self.value("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
         let decoded = |text: &str| {

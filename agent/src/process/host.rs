@@ -70,7 +70,7 @@ impl Host {
         }
     }
 
-    /// `host.*` and `os.*`, for resources that are not a process's.
+    /// Returns `host.*` and `os.*`, for resources that are not a process's.
     pub fn attributes(&self) -> &[Attribute] {
         &self.attributes
     }

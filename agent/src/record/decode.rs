@@ -67,7 +67,8 @@ impl<'a> Record<'a> {
     }
 }
 
-/// The record by which the agent says that a Unix connection is over ([`Change::Gone`]): as bytes, for a tape to keep.
+/// Encodes the record by which the agent says that a Unix connection is over ([`Change::Gone`]): as bytes, for a tape
+/// to keep.
 pub fn gone(conn: ConnectionId, now_ns: u64) -> Vec<u8> {
     let state = abi::State {
         header: Header {

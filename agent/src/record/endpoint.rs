@@ -21,7 +21,7 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
-    /// A Unix socket at an address as connect(2) was given it; `None` if that has none.
+    /// Creates a Unix socket at an address as connect(2) got it; `None` if that has none.
     pub fn unix(path: &[u8]) -> Option<Self> {
         let name = match path.split_first()? {
             (0, name) => [b"@", name].concat(),

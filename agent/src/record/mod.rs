@@ -35,7 +35,7 @@ impl fmt::Display for Tgid {
 /// A thread, or what its runtime multiplexes on threads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Execution {
-    /// Its process.
+    /// Process of the thread.
     pub tgid: Tgid,
     /// The thread that it ran on.
     pub tid: Tid,
@@ -113,9 +113,9 @@ pub struct Socket {
 pub enum Base {
     /// TCP: the sequence numbers before the first byte sent, and before the first byte received.
     Sequences {
-        /// Of the bytes sent.
+        /// Sequence number before the first byte sent.
         sent: u32,
-        /// Of the bytes received.
+        /// Sequence number before the first byte received.
         received: u32,
     },
     /// Unix: the programs count from the socket's first byte. The address of the other end's socket, if it has one.
@@ -127,9 +127,9 @@ pub enum Base {
 /// A connection, as the programs describe it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Open {
-    /// Who accepted, connected or first used it.
+    /// Thread that accepted, connected or first used the connection, and the time.
     pub stamp: Stamp,
-    /// Its name.
+    /// Name of the connection.
     pub conn: ConnectionId,
     /// The socket.
     pub socket: Socket,
@@ -145,14 +145,14 @@ pub struct Open {
     pub local: Address,
     /// Address of the other end.
     pub remote: Address,
-    /// Its first byte is seen: no bytes passed before.
+    /// Whether the first byte is seen: no bytes passed before.
     pub from_birth: bool,
 }
 
 /// connect(2) has returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connect<'a> {
-    /// Who called it, and when it returned.
+    /// Thread that called connect(2), and the time at which the call returned.
     pub stamp: Stamp,
     /// Told of the thread with this record.
     pub since: Since,
@@ -171,7 +171,7 @@ pub struct Connect<'a> {
 /// Bytes behind those that a record captured, in the same system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rest {
-    /// They are not captured, if there are any.
+    /// The bytes are not captured, if there are any.
     Gap,
     /// Another record of the same system call has them.
     Follows,
@@ -180,7 +180,7 @@ pub enum Rest {
 /// The bytes of one read or write, or a part of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment<'a> {
-    /// Who moved them, and when.
+    /// Thread that moved the bytes, and the time.
     pub stamp: Stamp,
     /// Told of the thread with this record.
     pub since: Since,
@@ -205,7 +205,7 @@ pub struct Segment<'a> {
 }
 
 impl Segment<'_> {
-    /// Whether the captured bytes begin with the first byte of the system call.
+    /// Returns whether the captured bytes begin with the first byte of the system call.
     pub fn begins_call(&self) -> bool {
         self.end.saturating_sub(self.offset) == u64::from(self.call_bytes)
     }
@@ -214,7 +214,7 @@ impl Segment<'_> {
 /// A read returned 0; or, of TCP, the connection has closed with received bytes before `end` that nobody has read yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndOfStream {
-    /// Who read, if anybody did, and when.
+    /// Thread that read, if any did, and the time.
     pub stamp: Stamp,
     /// The connection.
     pub conn: ConnectionId,
@@ -237,7 +237,7 @@ pub enum Change {
     Gone,
 }
 
-/// Who has a socket's file.
+/// Kinds of knowledge about the processes that have a socket's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
     /// The programs cannot tell.
@@ -295,7 +295,7 @@ pub struct Fork {
 /// A process runs a new program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exec<'a> {
-    /// Who, and when.
+    /// Thread and time.
     pub stamp: Stamp,
     /// Command line: words, each ends with NUL.
     pub command_line: &'a [u8],
@@ -310,7 +310,7 @@ pub struct Exec<'a> {
 /// The last thread of a target ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exit {
-    /// Who, and when.
+    /// Thread and time.
     pub stamp: Stamp,
     /// `task->exit_code`: the low 7 bits are the signal that killed it.
     pub code: u32,
@@ -321,7 +321,7 @@ pub struct Exit {
 /// A process listens on a port that a rule names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listen {
-    /// Who, and when.
+    /// Thread and time.
     pub stamp: Stamp,
     /// The port.
     pub port: u16,

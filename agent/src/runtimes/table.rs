@@ -25,7 +25,7 @@ pub(crate) struct Recognised {
     pub(crate) name: Option<&'static str>,
     /// `process.runtime.version`, where reading it costs nearly nothing.
     pub(crate) version: Option<String>,
-    /// Whether the program that counts is named by the arguments.
+    /// Whether the arguments name the program that counts.
     pub(crate) is_interpreter: bool,
 }
 

@@ -138,7 +138,7 @@ fn gauge(name: &'static str, help: &'static str, value: usize) -> Collected {
     family(name, help, Kind::Gauge, vec![Sample { labels, value }])
 }
 
-/// A counter for each cause.
+/// Returns a counter for each cause.
 fn counters(
     name: &'static str,
     help: &'static str,

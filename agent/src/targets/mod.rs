@@ -150,7 +150,7 @@ impl Registry {
         }
     }
 
-    /// A process forked. The child shares the fate of a provisional parent.
+    /// Takes a fork. The child shares the fate of a provisional parent.
     fn fork(&mut self, parent: Tgid, child: Tgid) -> Question {
         let reason = Reason::Child(parent);
         let state = match self.entries.get_mut(&parent).map(|entry| &mut entry.state) {
@@ -171,7 +171,9 @@ impl Registry {
         }
     }
 
-    /// A process runs a new program. `was_no_target`: the kernel did not take it for one when the program began.
+    /// Takes the exec of a new program. `was_no_target`: the kernel did not take it for a target when the program
+    /// began.
+    ///
     /// Returns whether it must be decided if the new program is selected.
     fn exec(&mut self, tgid: Tgid, was_no_target: bool) -> bool {
         let Some(entry) = self.entries.get_mut(&tgid) else {
@@ -196,7 +198,7 @@ impl Registry {
         true
     }
 
-    /// A process has ended, or its end was missed.
+    /// Takes the end of a process, seen or missed.
     pub fn exit(&mut self, tgid: Tgid) {
         let Some(entry) = self.entries.get_mut(&tgid) else {
             return;
@@ -215,8 +217,10 @@ impl Registry {
         }
     }
 
-    /// A process listens on a port that a rule names, so it is a target whatever the inspector answers.
-    /// [`Registry::take_decisions`] tells. Returns the question that the process raises, if it is new.
+    /// Makes a process that listens on a port of a rule a target, whatever the inspector answers.
+    /// [`Registry::take_decisions`] has the decision.
+    ///
+    /// Returns the question that the process raises, if it is new.
     fn listen(&mut self, tgid: Tgid, port: u16) -> Option<Question> {
         let is_new = !self.is_alive(tgid);
         let reason = Reason::Rule(Rule::Port(port));

@@ -22,7 +22,7 @@ pub(super) struct Provisional {
 }
 
 impl Provisional {
-    /// A process that began a program. `before` is the reason why it was a target until then.
+    /// Creates the state of a process that began a program. `before` is the reason why it was a target until then.
     pub(super) fn of_program(before: Option<Reason>) -> Self {
         Self {
             unanswered: 1,
@@ -31,7 +31,7 @@ impl Provisional {
         }
     }
 
-    /// A process that was forked and runs the program of `parent`.
+    /// Creates the state of a process that was forked and runs the program of `parent`.
     pub(super) fn forked(parent: Tgid, with: Option<Tgid>) -> Self {
         Self {
             with,

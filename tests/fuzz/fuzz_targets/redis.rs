@@ -16,7 +16,7 @@ use spoor::{
 };
 use spoor_fuzz::{byte, number, text};
 
-/// Of more steps nothing new comes, and pieces that wait are bounded by their number.
+/// More steps find nothing new: pieces that wait are bounded by their number.
 const MOST_STEPS: usize = 200;
 
 enum Step<'a> {
@@ -78,7 +78,7 @@ fn pieces(bytes: &[u8], sixteenths: u8, in_pieces: bool) -> [&[u8]; 2] {
     [first, rest]
 }
 
-/// What the parser says, without the stamps.
+/// Events of the parser, without their stamps.
 fn play(mut redis: Redis, pause_ns: u64, steps: &[Step<'_>], in_pieces: bool) -> Vec<Event> {
     let mut offsets = [0u64; 2];
     let mut out = Vec::new();
@@ -170,7 +170,7 @@ fn check(events: &[Event], from_birth: bool) {
     }
 }
 
-/// What is data of a half.
+/// Bytes of a half that are data.
 fn classes(half: Half, steps: &[Step<'_>], in_pieces: bool) -> Vec<Run> {
     let mut structure = Structure::new(half);
     let mut runs = Vec::new();

@@ -35,7 +35,7 @@ fn gunicorn_redis() -> Result<()> {
     judged.with_context(|| format!("the agent said:\n{said}"))
 }
 
-/// What is told of a command.
+/// Attributes of a command's span.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Told<'a> {
     name: &'a str,

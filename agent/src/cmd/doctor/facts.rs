@@ -122,13 +122,13 @@ fn processors(list: &str) -> Option<u32> {
     last.trim().parse::<u32>().ok()?.checked_add(1)
 }
 
-/// The line `monotonic SECONDS NANOSECONDS` of /proc/self/timens_offsets (time_namespaces(7)).
+/// Reads the seconds of the line `monotonic SECONDS NANOSECONDS` of /proc/self/timens_offsets (time_namespaces(7)).
 fn clock_offset(text: &str) -> Option<i64> {
     let line = text.lines().find_map(|line| line.strip_prefix("monotonic"))?;
     line.split_ascii_whitespace().next()?.parse().ok()
 }
 
-/// `TlsCurr*` of /proc/net/tls_stat (Documentation/networking/tls.rst), sending sides only.
+/// Sums `TlsCurr*` of /proc/net/tls_stat (Documentation/networking/tls.rst), sending sides only.
 fn tls_now(text: &str) -> u64 {
     let value = |line: &str| {
         let (name, value) = line.split_once(char::is_whitespace)?;

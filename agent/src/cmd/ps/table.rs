@@ -26,7 +26,7 @@ const TITLES: [&str; FIELDS] = [
 ];
 /// Most columns of the cells.
 const MOST_COLUMNS: [usize; FIELDS] = [7, SERVICE_COLUMNS, 10, 6, 10, 10, 7, WHY_COLUMNS];
-/// Whether the cells are numbers, which are aligned to the right.
+/// Columns whose cells are numbers, which are aligned to the right.
 const IS_NUMBER: [bool; FIELDS] = [true, false, false, true, true, true, true, false];
 /// Title of what is not visible.
 const UNSEEN_TITLE: &str = "NOT VISIBLE";

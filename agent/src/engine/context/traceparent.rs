@@ -163,7 +163,7 @@ fn nibble(digit: u8) -> Option<u8> {
     }
 }
 
-/// Section 3.3.1.3.1, `key`, with the tenant's `@` among the characters as in level 2.
+/// Returns whether a text is a `key` (section 3.3.1.3.1), with the tenant's `@` among the characters as in level 2.
 fn is_key(key: &str) -> bool {
     key.len() <= 256
         && key.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit())
@@ -172,7 +172,7 @@ fn is_key(key: &str) -> bool {
             .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'*' | b'/' | b'@'))
 }
 
-/// Section 3.3.1.3.2, `value`: printable, neither `,` nor `=`.
+/// Returns whether a text is a `value` (section 3.3.1.3.2): printable, neither `,` nor `=`.
 fn is_value(value: &str) -> bool {
     (1..=256).contains(&value.len()) && value.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b'=')
 }

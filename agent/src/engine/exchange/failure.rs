@@ -37,7 +37,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// What a system call's error number means; its sign does not matter.
+    /// Returns the failure that a system call's error number stands for; its sign does not matter.
     pub fn from_errno(errno: c_int) -> Self {
         match errno.saturating_abs() {
             libc::ECONNRESET | libc::EPIPE => Self::ConnectionReset,
@@ -54,7 +54,7 @@ impl Failure {
         }
     }
 
-    /// The value of `error.type`.
+    /// Returns the value of `error.type`.
     pub fn error_type(self) -> &'static str {
         match self {
             Self::ConnectionReset => "connection_reset",

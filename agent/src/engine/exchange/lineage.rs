@@ -55,7 +55,7 @@ impl Carried {
 /// A trace.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Trace {
-    /// Its id.
+    /// Id of the trace.
     pub id: TraceId,
     /// W3C flags as the caller's `traceparent` has them; `None`: the trace begins here.
     pub caller_flags: Option<u8>,

@@ -45,15 +45,15 @@ pub struct Exchange {
     pub start: Start,
     /// From `CLOCK_MONOTONIC` to the Unix epoch; the same at both ends of an exchange, whatever is done to the clock.
     pub unix_offset_ns: i64,
-    /// Whether it becomes a span.
+    /// Whether the exchange becomes a span.
     pub shown: Shown,
     /// The span's id.
     pub span_id: SpanId,
-    /// Its parent and its trace, as far as they are known.
+    /// Parent and trace of the exchange, as far as they are known.
     pub lineage: Lineage,
     /// The same exchange at the other end of the connection.
     pub partner: Option<ExchangeId>,
-    /// Its state.
+    /// State of the exchange.
     pub state: State,
 }
 
@@ -90,17 +90,17 @@ pub enum ReadAt {
     WriteExit,
 }
 
-/// Whether an exchange becomes a span.
+/// Fate of an exchange as a span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shown {
-    /// It does.
+    /// The exchange becomes a span.
     Span,
-    /// A rule of the user's says that it gives none: it takes part in all decisions, but is nobody's parent.
+    /// A rule of the user's ignores the exchange: it takes part in all decisions, but is no span's parent.
     Ignored,
 }
 
 impl Exchange {
-    /// An exchange that begins: `execution` read its request's start, or sends it.
+    /// Creates an exchange: `execution` read its request's start, or sends it.
     pub fn new(
         side: Side,
         span_id: SpanId,

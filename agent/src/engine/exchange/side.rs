@@ -88,7 +88,7 @@ impl NamedBy {
 pub struct Serving {
     /// Calls that may be this request's.
     pub calls: Vec<ExchangeId>,
-    /// Its turn among the requests on its connection.
+    /// Turn of the request among those on its connection.
     pub turn: Turn,
     /// The requests that its thread had open meanwhile.
     pub thread: Thread,
@@ -110,9 +110,9 @@ pub enum Turn {
     /// Earlier requests on the connection are not answered.
     #[default]
     Queued,
-    /// It is served, since this life of its process.
+    /// The request is served, since this life of its process.
     Served(Served),
-    /// It is answered, or lost: no call is added any more.
+    /// The request is answered, or lost: no call is added any more.
     Over,
 }
 

@@ -15,28 +15,28 @@
 /// An `Answered` exchange is held: it counts towards the bound of those that wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It is not over.
+    /// The exchange is not over.
     Open,
-    /// It is over, and cannot leave yet.
+    /// The exchange is over, and cannot leave yet.
     Answered {
         /// `CLOCK_MONOTONIC`.
         end_ns: u64,
         /// Whether the times of both ends are in order.
         times: Times,
     },
-    /// It may leave: all is known, or has to be taken as it is.
+    /// The exchange may leave: all is known, or has to be taken as it is.
     Decided {
         /// `CLOCK_MONOTONIC`.
         end_ns: u64,
     },
 }
 
-/// Whether the times of the two ends of an exchange are in order: client start ≤ server start ≤ server end ≤ client end.
+/// Order of the times of an exchange's two ends: client start ≤ server start ≤ server end ≤ client end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Times {
     /// The other end, which is known, is not over.
     Unsettled,
-    /// They are, or no other end is known.
+    /// The times are in order, or no other end is known.
     Settled,
 }
 

@@ -13,26 +13,26 @@ use super::{Parser, Protocol, http1::Http1, redis::Redis};
 pub struct FirstBytes<'a> {
     /// The bytes.
     pub bytes: &'a [u8],
-    /// They begin with the first byte of a system call.
+    /// Whether the bytes begin with the first byte of a system call.
     pub begins_call: bool,
-    /// They are the connection's first bytes.
+    /// Whether the bytes are the connection's first.
     pub from_birth: bool,
     /// This end is the server's; `None`: it is not known.
     pub at_server: Option<bool>,
-    /// They are sent by this end.
+    /// Whether this end sends the bytes.
     pub sent: bool,
 }
 
 /// A connection that was recognised.
 #[derive(Debug)]
 pub struct Detected {
-    /// Its parser.
+    /// Parser of the protocol.
     pub parser: Parser,
     /// This end is the server's.
     pub at_server: bool,
 }
 
-/// Chooses a parser; `None`: these bytes do not tell.
+/// Chooses a parser; `None`: these bytes do not show the protocol.
 pub fn detect(seen: &FirstBytes<'_>) -> Option<Detected> {
     let (protocol, at_server) = match seen.at_server {
         Some(at_server) => (expected(seen, at_server), at_server),

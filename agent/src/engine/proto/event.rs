@@ -26,7 +26,7 @@ pub enum Data<'a> {
 pub struct Piece<'a> {
     /// Stream offset of its first byte: where the piece before on this half ended.
     pub offset: u64,
-    /// It begins with the first byte of a system call.
+    /// Whether the piece begins with the first byte of a system call.
     pub segment_start: bool,
     /// The bytes.
     pub data: Data<'a>,
@@ -184,9 +184,11 @@ pub enum Event {
         /// Size of the body, without its framing; `None`: peers differ on where it ends.
         body_bytes: Option<u64>,
     },
-    /// An exchange cannot be followed, and of [`Discipline::Fifo`] all behind it neither: bytes are missing, malformed or in
-    /// doubt. Those whose response was not seen whole are lost; the parser looks for the next sure boundary, as soon as those
-    /// before this one are over. The number of an exchange that did not begin is used again.
+    /// An exchange cannot be followed, because bytes are missing, malformed or in doubt. With [`Discipline::Fifo`]
+    /// neither can those behind it.
+    ///
+    /// Exchanges whose response was not seen whole are lost. The parser looks for the next sure boundary once the
+    /// exchanges before this one are over. The number of an exchange that did not begin is used again.
     Lost {
         /// The first exchange that is lost.
         exchange: u64,
@@ -209,7 +211,7 @@ pub enum Cause {
     Gap,
     /// A first line, a chunk or a length that cannot be read.
     Malformed,
-    /// A message whose end peers place differently: smuggling, or a careless sender.
+    /// A message that peers may end at different bytes: smuggling, or a careless sender.
     Doubtful,
     /// A head longer than the parser follows.
     HeadTooLarge,

@@ -42,7 +42,7 @@ pub enum Parser {
 /// The parts of messages that parsers keep for the user.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
-    /// Of HTTP/1.
+    /// Settings of HTTP/1.
     pub http1: http1::Config,
 }
 
@@ -51,7 +51,7 @@ pub struct Config {
 pub struct Ahead {
     /// Below this stream offset all bytes are body; 0: no body is under way.
     pub until: u64,
-    /// What begins at `until`, or, if that is 0, with the next byte.
+    /// Kind of bytes that begin at `until` or, if that is 0, with the next byte.
     pub mode: Mode,
     /// The exchange that the next message on this half belongs to.
     pub exchange: u64,
@@ -92,7 +92,7 @@ impl Parser {
         }
     }
 
-    /// Takes what comes next in the stream of one half, and appends what it means. The halves may run ahead of each other.
+    /// Takes the next piece of one half's stream, and appends its events. The halves may run ahead of each other.
     pub fn feed(&mut self, config: &Config, half: Half, piece: Piece<'_>, out: &mut Vec<Event>) {
         match self {
             Self::Http1(http) => http.feed(&config.http1, half, piece, out),
@@ -149,7 +149,7 @@ impl Parser {
         }
     }
 
-    /// Returns whether the answer tells if what came last, which cannot be read, was meant as a request.
+    /// Returns whether the answer will tell if the last, unreadable bytes were meant as a request.
     pub fn awaits_refusal(&self) -> bool {
         match self {
             Self::Http1(http) => http.awaits_refusal(),

@@ -1,18 +1,19 @@
-//! What a connection carries that is not HTTP/1, by its first bytes: named for people, and not looked at any more.
+//! Names protocols other than HTTP/1 by a connection's first bytes. The name is shown to people; the bytes are not
+//! parsed.
 //!
 //! Only openings that can hardly be anything else are named. Integers are big-endian unless said otherwise.
 
 /// Became something else: a WebSocket, a tunnel by CONNECT.
 pub const UPGRADED: &str = "upgraded (WebSocket, CONNECT)";
-/// It is older than the agent, or bytes of it were lost, and no message was found to begin on it.
+/// Name for a connection that is older than the agent, or of which bytes were lost, and on which no message was found to begin.
 pub const NONE_FOUND: &str = "no message boundary found";
-/// Redis, whose client has subscribed to channels.
+/// Name for Redis, whose client has subscribed to channels.
 pub const REDIS_SUBSCRIBED: &str = "Redis publish/subscribe";
-/// Redis, whose client sees the commands of all.
+/// Name for Redis, whose client sees the commands of all.
 pub const REDIS_MONITOR: &str = "Redis MONITOR";
-/// Redis, between two servers.
+/// Name for Redis between two servers.
 pub const REDIS_REPLICATION: &str = "Redis replication";
-/// Redis, whose client wants no replies.
+/// Name for Redis, whose client wants no replies.
 pub const REDIS_SILENT: &str = "Redis without replies";
 /// RFC 8446.
 pub const TLS: &str = "TLS";
@@ -121,13 +122,13 @@ const PROTOCOLS: [Named; 26] = [
     ("BitTorrent", |bytes| bytes.starts_with(b"\x13BitTorrent protocol")),
 ];
 
-/// What a connection carries whose first bytes, of either end, are these.
+/// Returns a name for the protocol of a connection whose first bytes, of either end, are these.
 pub fn protocol(opening: &[u8]) -> &'static str {
     let found = PROTOCOLS.iter().find(|(_, fits)| fits(opening));
     found.map_or(OTHER, |&(name, _)| name)
 }
 
-/// A packet of variables: modifier 0, the size (little-endian), modifier 0, then the first name.
+/// Recognises a packet of variables: modifier 0, the size (little-endian), modifier 0, then the first name.
 fn is_uwsgi(bytes: &[u8]) -> bool {
     let &[0, low, high, 0, name_low, name_high, ref rest @ ..] = bytes else {
         return false;
@@ -140,7 +141,7 @@ fn is_uwsgi(bytes: &[u8]) -> bool {
         && rest.len() >= name_bytes.min(4)
 }
 
-/// The first request of clients, ApiVersions: length, key 18, version, id of the request, the client's name.
+/// Recognises the first request of clients, ApiVersions: length, key 18, version, id of the request, the client's name.
 fn is_kafka(bytes: &[u8]) -> bool {
     let &[0, 0, high, low, 0, 18, 0, 0..=4, _, _, _, _, name_high, name_low, ..] = bytes else {
         return false;

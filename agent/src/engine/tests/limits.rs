@@ -1,4 +1,4 @@
-//! What is kept is bounded, whatever comes.
+//! Bounds of every store, whatever comes.
 
 use super::*;
 use agent_ebpf::abi::{STATE_OPEN, STATE_RELEASED};

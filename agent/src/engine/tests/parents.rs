@@ -1,4 +1,4 @@
-//! Who is whose parent.
+//! Parents of spans.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What is told of processes to people.
+//! Facts about processes that are shown to people.
 
 use agent_ebpf::abi::{SEGMENT_NOT_HTTP, SEGMENT_OPAQUE};
 

@@ -27,7 +27,7 @@ impl Default for Attributes {
 }
 
 impl Attributes {
-    /// Text that is known to be short.
+    /// Creates an attribute of text that is known to be short.
     pub(in crate::engine::trace) fn push_str(&mut self, key: &'static str, value: impl Into<Cow<'static, str>>) {
         self.list.push(Attribute::str(key, value));
     }
@@ -36,7 +36,7 @@ impl Attributes {
         self.list.push(Attribute::int(key, value));
     }
 
-    /// Text from outside, of any length.
+    /// Creates an attribute of text from outside, of any length.
     pub(in crate::engine::trace) fn push_text(&mut self, key: &'static str, value: impl Into<String>) {
         let mut value = value.into();
         if text::cut(&mut value) {
@@ -49,7 +49,7 @@ impl Attributes {
         self.list.push(Attribute::str(key, ip_text(address)));
     }
 
-    /// A captured header, if it has values.
+    /// Adds a captured header, if it has values.
     pub(in crate::engine::trace) fn push_header<'a>(
         &mut self,
         prefix: &str,
@@ -76,7 +76,7 @@ impl Attributes {
         });
     }
 
-    /// An address, unless it is a Unix socket's that has none.
+    /// Adds an address, unless it is a Unix socket's that has none.
     pub(in crate::engine::trace) fn push_address(&mut self, key: &'static str, endpoint: &Endpoint) {
         match endpoint {
             Endpoint::Ip(address, _) => self.push_ip(key, *address),
@@ -85,7 +85,7 @@ impl Attributes {
         }
     }
 
-    /// The server, where nothing but its socket names it.
+    /// Adds the server, where nothing but its socket names it.
     pub(in crate::engine::trace) fn push_server_socket(&mut self, server: &Endpoint) {
         self.push_address(semconv::SERVER_ADDRESS, server);
         if let Endpoint::Ip(_, port) = *server {
@@ -93,7 +93,7 @@ impl Attributes {
         }
     }
 
-    /// The socket at the other end.
+    /// Adds the socket at the other end.
     pub(in crate::engine::trace) fn push_peer(&mut self, remote: &Endpoint) {
         self.push_address(semconv::NETWORK_PEER_ADDRESS, remote);
         match *remote {
@@ -114,7 +114,8 @@ impl Attributes {
     }
 }
 
-/// An address as text. IPv4 by hand: each span has one or two, and `Display` was the dearest part of an attribute.
+/// Formats an address. IPv4 by hand: each span has one or two, and `Display` was the most expensive part of an
+/// attribute.
 fn ip_text(address: IpAddr) -> String {
     let address = match address.to_canonical() {
         IpAddr::V4(address) => address,
@@ -134,7 +135,8 @@ fn ip_text(address: IpAddr) -> String {
     text
 }
 
-/// A socket's address as the authority of a URL; the path of a Unix socket percent-encoded (RFC 3986, section 3.2.2).
+/// Returns a socket's address as the authority of a URL; the path of a Unix socket percent-encoded (RFC 3986, section
+/// 3.2.2).
 pub(in crate::engine::trace) fn push_authority(url: &mut String, endpoint: &Endpoint) {
     // Writing to a String cannot fail.
     let _ = match endpoint {

@@ -29,7 +29,7 @@ pub struct Attribute {
 }
 
 impl Attribute {
-    /// A text attribute.
+    /// Creates a text attribute.
     pub fn str(key: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
         Self {
             key: Cow::Borrowed(key),
@@ -37,7 +37,7 @@ impl Attribute {
         }
     }
 
-    /// A number attribute.
+    /// Creates a number attribute.
     pub fn int(key: &'static str, value: i64) -> Self {
         Self {
             key: Cow::Borrowed(key),
@@ -46,7 +46,7 @@ impl Attribute {
     }
 }
 
-/// What a span's process is, by the resource semantic conventions. One for each process, shared by its spans.
+/// Resource of a span's process, by the resource semantic conventions. One for each process, shared by its spans.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Resource {
     /// `service.name`, also among the attributes.
@@ -69,7 +69,7 @@ pub enum SpanKind {
 pub enum Status {
     /// Nothing to say.
     Unset,
-    /// It failed; a description only where no attribute says it already.
+    /// The exchange failed; with a description only where no attribute has one already.
     Error(Cow<'static, str>),
 }
 
@@ -82,7 +82,7 @@ pub struct Link {
     pub span_id: SpanId,
     /// True if the other span is of another process (OpenTelemetry's `IsRemote`).
     pub is_remote: bool,
-    /// What is known of the relation.
+    /// Attributes of the link.
     pub attributes: Vec<Attribute>,
 }
 
@@ -91,7 +91,7 @@ pub struct Link {
 pub struct Span {
     /// The trace it belongs to.
     pub trace_id: TraceId,
-    /// Its own id.
+    /// Id of the span.
     pub span_id: SpanId,
     /// The parent, and how it was found; `None` for a root.
     pub parent: Option<(SpanId, ParentMethod)>,

@@ -254,7 +254,7 @@ fn is_version(segment: &str) -> bool {
         })
 }
 
-/// RFC 9562, section 4.
+/// Returns whether a word is a UUID (RFC 9562, section 4).
 fn is_uuid(text: &str) -> bool {
     text.len() == 36
         && text.bytes().enumerate().all(|(index, byte)| match index {
@@ -263,7 +263,7 @@ fn is_uuid(text: &str) -> bool {
         })
 }
 
-/// `YYYY-MM-DD`, alone or followed by a time.
+/// Returns whether a word is `YYYY-MM-DD`, alone or followed by a time.
 fn is_date(text: &str) -> bool {
     let Some((date, time)) = text.split_at_checked(10) else {
         return false;
@@ -276,7 +276,7 @@ fn is_date(text: &str) -> bool {
     shaped && (time.is_empty() || time.starts_with(['T', '_', '+']) && time.bytes().all(in_time))
 }
 
-/// `name@host.tld`, the `@` percent-encoded or not.
+/// Returns whether a word is `name@host.tld`, the `@` percent-encoded or not.
 fn is_email(text: &str) -> bool {
     text.split_once('@')
         .or_else(|| text.split_once("%40"))

@@ -156,7 +156,7 @@ pub enum ConfigError {
     Url {
         /// The variable.
         variable: String,
-        /// Its value.
+        /// Value of the setting.
         value: String,
         /// The fault of the value.
         problem: &'static str,
@@ -166,7 +166,7 @@ pub enum ConfigError {
     Word {
         /// The variable.
         variable: String,
-        /// Its value.
+        /// Value of the setting.
         value: String,
         /// The kind of thing that the variable names.
         what: &'static str,
@@ -196,7 +196,7 @@ pub enum ConfigError {
     Number {
         /// The variable.
         variable: String,
-        /// Its value.
+        /// Value of the setting.
         value: String,
         /// A description of right values.
         expected: &'static str,

@@ -6,15 +6,17 @@ use super::ProcRoot;
 use state::docker_process;
 pub(crate) use state::{Container, Containers};
 
-/// The container's id, from the text of `/proc/PID/cgroup`: docker, containerd, CRI-O and Podman, with cgroup v1 and
+/// Finds the container's id in the text of `/proc/PID/cgroup`: docker, containerd, CRI-O and Podman, with cgroup v1 and
 /// v2, with and without systemd. The innermost counts.
 pub(super) fn container_id(cgroup: &str) -> Option<&str> {
     paths(cgroup).find_map(|path| path.rsplit('/').find_map(id_in_component))
 }
 
-/// The container's id, from the text of `/proc/PID/mountinfo`, where the cgroup namespace hides the path; `None` where
-/// only another container's id can be found there. Runtimes bind files of their own into a container, from directories
-/// that are named after it, or after its pod's sandbox:
+/// Finds the container's id in the text of `/proc/PID/mountinfo`, where the cgroup namespace hides the path. Returns
+/// `None` where only another container's id can be found there.
+///
+/// Runtimes bind files of their own into a container, from directories that are named after it, or after its pod's
+/// sandbox:
 ///
 /// | runtime | `/etc/hostname`, `/etc/resolv.conf` | `/etc/hosts` | `/run/.containerenv` | `/run/secrets` |
 /// |---|---|---|---|---|
@@ -57,7 +59,7 @@ pub(super) fn container_id_of_mounts(mountinfo: &str) -> Option<&str> {
     }
 }
 
-/// The systemd service of a cgroup, without `.service` and the instance; not a user's session or scope.
+/// Returns the systemd service of a cgroup, without `.service` and the instance; not a user's session or scope.
 pub(super) fn unit(cgroup: &str) -> Option<String> {
     paths(cgroup).find_map(|path| {
         let last = path
@@ -69,7 +71,7 @@ pub(super) fn unit(cgroup: &str) -> Option<String> {
     })
 }
 
-/// The pod's uid from a cgroup's path: `kubepods-burstable-pod<uid, with _ for ->.slice` or `/pod<uid>/`.
+/// Finds the pod's uid in a cgroup's path: `kubepods-burstable-pod<uid, with _ for ->.slice` or `/pod<uid>/`.
 pub(super) fn pod_uid(cgroup: &str) -> Option<String> {
     paths(cgroup).filter(|path| path.contains("kubepods")).find_map(|path| {
         path.split('/').find_map(|part| {
@@ -83,7 +85,7 @@ pub(super) fn pod_uid(cgroup: &str) -> Option<String> {
     })
 }
 
-/// The id of the container that a process is in. `cgroup`: the text of its `/proc/PID/cgroup`.
+/// Returns the id of the container that a process is in. `cgroup`: the text of its `/proc/PID/cgroup`.
 pub(crate) fn id_of(root: &ProcRoot, tgid: u32, cgroup: &str) -> Option<String> {
     container_id(cgroup).map(str::to_owned).or_else(|| {
         // A cgroup namespace hides the path of the agent's own container, or it is no container at all.
@@ -102,8 +104,8 @@ pub(crate) fn paths(cgroup: &str) -> impl Iterator<Item = &str> {
     cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2))
 }
 
-/// `<id>`, `docker-<id>.scope`, `crio-<id>.scope`, `kubepods-….slice:cri-containerd:<id>`. The monitor of a container
-/// (`libpod-conmon-<id>.scope`) is not in it.
+/// Finds the id in `<id>`, `docker-<id>.scope`, `crio-<id>.scope`, `kubepods-….slice:cri-containerd:<id>`. The monitor
+/// of a container (`libpod-conmon-<id>.scope`) is not in it.
 fn id_in_component(component: &str) -> Option<&str> {
     let component = component.strip_suffix(".scope").unwrap_or(component);
     let id = component.rsplit([':', '-']).next()?;
@@ -114,7 +116,7 @@ fn is_id(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// systemd.unit(5): `\x2d` stands for the byte 0x2d.
+/// Decodes systemd's escapes (systemd.unit(5)): `\x2d` stands for the byte 0x2d.
 fn unescape(name: &str) -> String {
     let mut parts = name.split("\\x");
     let mut plain = parts.next().unwrap_or_default().to_owned();

@@ -88,7 +88,7 @@ fn make_room<T>(known: &mut HashMap<String, T>) {
     }
 }
 
-/// The first process of a container of Docker, while it runs.
+/// Returns the first process of a container of Docker, while it runs.
 pub(super) fn docker_process(root: &ProcRoot, id: &str) -> Option<u32> {
     let state = json(root, &format!("/var/lib/docker/containers/{id}/config.v2.json"))?;
     let tgid = state.pointer("/State/Pid")?.as_u64()?;
@@ -114,7 +114,7 @@ fn docker(root: &ProcRoot, id: &str) -> Option<Container> {
     })
 }
 
-/// The bundle of a container under containerd: CRI (Kubernetes) and nerdctl leave the names as annotations.
+/// Reads the bundle of a container under containerd: CRI (Kubernetes) and nerdctl leave the names as annotations.
 fn containerd(root: &ProcRoot, id: &str) -> Option<Container> {
     let namespaces = root.host_directory(CONTAINERD)?;
     let bundle = namespaces
@@ -123,7 +123,7 @@ fn containerd(root: &ProcRoot, id: &str) -> Option<Container> {
     annotated(&bundle)
 }
 
-/// CRI-O's bundle, or the list of names of the storage that Podman and CRI-O share.
+/// Reads CRI-O's bundle, or the list of names of the storage that Podman and CRI-O share.
 fn libpod(root: &ProcRoot, id: &str) -> Option<Container> {
     let bundle = format!("/run/containers/storage/overlay-containers/{id}/userdata/config.json");
     if let Some(container) = json(root, &bundle).and_then(|bundle| annotated(&bundle)) {

@@ -43,14 +43,14 @@ pub struct Place {
     pub offset: u64,
     /// Stream offset behind the last byte that was moved, captured or not.
     pub end: u64,
-    /// It begins with the first byte of a system call.
+    /// Whether the bytes begin with the first byte of a system call.
     pub begins_call: bool,
     /// The moved bytes behind the captured ones.
     pub rest: Rest,
 }
 
 impl Connection {
-    /// A connection of which only the role is known, or not even that.
+    /// Creates a connection of which only the role is known, or not even that.
     pub fn new(role: Role, key: &Key) -> Self {
         let way = || Way {
             next: 0,

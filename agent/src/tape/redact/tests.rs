@@ -228,7 +228,7 @@ fn address(octets: [u8; 4]) -> [u8; 16] {
     address
 }
 
-/// What a request or response is made of. Secrets begin with `Q` and are upper case and digits.
+/// Parts of a request or response. Secrets begin with `Q` and are upper case and digits.
 #[derive(Clone, Debug)]
 struct Exchange {
     path: String,

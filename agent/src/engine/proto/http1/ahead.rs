@@ -28,8 +28,8 @@ impl Http1 {
         }
     }
 
-    /// Nothing is known. Requests have a number all the same: the programs frame no response by one that they have not seen
-    /// since.
+    /// Returns the hint for a half of which nothing is known. Its requests have a number all the same: the programs
+    /// frame no response by one that they have not seen since.
     fn unknown(&self) -> Ahead {
         Ahead {
             exchange: self.next_exchange(),
@@ -74,7 +74,8 @@ impl Http1 {
     }
 }
 
-/// Up to where the bytes of a half are body, and what comes then; `None`: it is not in a body.
+/// Returns the offset up to which the bytes of a half are body, and the kind of bytes there; `None`: the half is not in
+/// a body.
 fn body_ahead(stream: &Stream) -> Option<(u64, Mode)> {
     let until = stream.body_until();
     match stream.body_kind() {

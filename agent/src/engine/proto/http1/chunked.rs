@@ -61,7 +61,7 @@ impl Chunked {
         }
     }
 
-    /// Whether a line so far ended in a bare LF: peers differ on where such a body ends.
+    /// Returns whether a line so far ended in a bare LF: peers differ on where such a body ends.
     pub fn has_bare_lf(&self) -> bool {
         self.bare_lf
     }
@@ -78,7 +78,7 @@ impl Chunked {
         self.state == State::Done
     }
 
-    /// Whether this byte, if it comes next, frames: it ends a line, or belongs to a chunk's size.
+    /// Returns whether this byte, if it comes next, is framing: the end of a line, or a part of a chunk's size.
     pub fn is_framing(&self, byte: u8) -> bool {
         match self.state {
             State::Start | State::Size(_) => {
@@ -126,7 +126,7 @@ impl State {
         )
     }
 
-    /// `None`: the coding does not allow this byte here.
+    /// Returns the state behind a byte; `None`: the coding does not allow this byte here.
     fn after(self, byte: u8) -> Option<State> {
         Some(match (self, byte) {
             (State::Start, _) => State::Size(hex(byte)?),

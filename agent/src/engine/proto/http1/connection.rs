@@ -60,7 +60,7 @@ pub struct Http1 {
     last_served: u64,
     /// Nothing but HTTP was seen yet: what the first bytes are decides what the connection is.
     pub(super) undecided: bool,
-    /// What a proxy may say, or said, before the first request.
+    /// PROXY header or its client address, before the first request.
     proxy: Option<Box<Proxy>>,
     /// Request bytes behind a request that may switch protocols: what they are, its response tells.
     pub(super) suspended: bool,
@@ -75,23 +75,23 @@ pub struct Http1 {
     pub(super) counters: Counters,
 }
 
-/// What was passed over without an event. It counts from the connection's birth.
+/// Counters of bytes and messages that were skipped without an event, from the connection's birth on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Bytes that passed, captured or not, while no message boundary was known.
     pub unsynchronised_bytes: u64,
 }
 
-/// What a proxy says before the first request.
+/// State of the PROXY protocol before the first request.
 #[derive(Debug)]
 enum Proxy {
-    /// Its header is looked for, from birth on.
+    /// The header is looked for, from birth on.
     Header(ProxyHeader),
-    /// It told the client's address. Few do.
+    /// The header named the client's address. Few connections have one.
     Client(IpAddr),
 }
 
-/// What the parser does with bytes.
+/// Mode in which the parser takes bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
     /// Both halves are followed byte by byte.
@@ -102,7 +102,7 @@ pub(super) enum Mode {
     Opaque,
 }
 
-/// Whether a half could take bytes.
+/// Outcome of a half's attempt to take bytes.
 enum Step {
     Taken,
     /// Not before the other half says more.
@@ -110,7 +110,8 @@ enum Step {
 }
 
 impl Http1 {
-    /// `from_birth`: the first byte that is fed is the first of the connection. Else no boundary is known yet.
+    /// Creates a parser. `from_birth`: the first byte that is fed is the first of the connection; else no boundary is
+    /// known yet.
     pub fn new(from_birth: bool) -> Self {
         Self {
             mode: if from_birth { Mode::Following } else { Mode::Searching },
@@ -136,7 +137,7 @@ impl Http1 {
         }
     }
 
-    /// The same, seen at the server's end: no response comes before its request.
+    /// Creates a parser for the server's end, where no response comes before its request.
     pub fn at_server(self) -> Self {
         Self {
             at_server: true,
@@ -144,7 +145,7 @@ impl Http1 {
         }
     }
 
-    /// Takes what comes next in the stream of one half. The halves may run ahead of each other by 64 KiB.
+    /// Takes the next piece of one half's stream. The halves may run ahead of each other by 64 KiB.
     pub fn feed(&mut self, config: &Config, half: Half, piece: Piece<'_>, out: &mut Vec<Event>) {
         if piece.is_empty() {
             return;
@@ -166,9 +167,11 @@ impl Http1 {
         }
     }
 
-    /// No more bytes come on this half: the reader saw its end or the socket is closed. That a FIN arrived is not enough
-    /// while bytes before it wait to be read. Ends a response that runs until close; of any other message that is not
-    /// complete there is no more to say. To be called for both halves when a connection is closed.
+    /// Ends a half: the reader saw its end, or the socket is closed.
+    ///
+    /// The arrival of a FIN is not enough while bytes before it wait to be read. This ends a response that runs until
+    /// close; another incomplete message gives no further event. To be called for both halves when a connection is
+    /// closed.
     pub fn end(&mut self, config: &Config, half: Half, stamp: Stamp, out: &mut Vec<Event>) {
         match (self.mode, half) {
             (Mode::Opaque, _) => {}
@@ -186,9 +189,10 @@ impl Http1 {
         }
     }
 
-    /// All bytes of this half below this stream offset are body: whether they are captured makes no difference, a gap of
-    /// them is as good. 0: nothing is known. `u64::MAX`: nothing that comes on this half matters any more, but its end
-    /// (body until close) or not even that (opaque).
+    /// Returns the stream offset below which all bytes of this half are body, so that a gap in them does no harm.
+    ///
+    /// 0: nothing is known. `u64::MAX`: nothing on this half matters any more except its end (body until close), or not
+    /// even that (opaque).
     ///
     /// For chunked bodies this is the end of the current chunk's data; the line end behind it frames.
     pub fn body_until(&self, half: Half) -> u64 {
@@ -200,12 +204,12 @@ impl Http1 {
         }
     }
 
-    /// Whether the answer tells if what came last, which cannot be read, was meant as a request.
+    /// Returns whether the answer will tell if the last, unreadable bytes were meant as a request.
     pub(crate) fn awaits_refusal(&self) -> bool {
         matches!(self.doubt.as_deref(), Some(Doubt::Refused(_)))
     }
 
-    /// Whether no boundary of a half is believed: peers have two opinions on it.
+    /// Returns whether no boundary of a half is trusted: peers may read it in two ways.
     pub(crate) fn is_doubted(&self, half: Half) -> bool {
         match (half, self.doubt.as_deref()) {
             (Half::Request, doubt) => matches!(doubt, Some(Doubt::Request(_) | Doubt::Refused(_))),
@@ -213,12 +217,12 @@ impl Http1 {
         }
     }
 
-    /// The number of the request whose head comes next.
+    /// Returns the number of the request whose head comes next.
     pub(super) fn next_exchange(&self) -> u64 {
         self.next_exchange
     }
 
-    /// Whether the next byte of the request half begins a head, whatever comes on the other half.
+    /// Returns whether the next byte of the request half begins a head, whatever comes on the other half.
     pub(super) fn awaits_request(&self) -> bool {
         !self.request.in_head() && !self.suspended && !self.awaits_proxy()
     }
@@ -228,18 +232,20 @@ impl Http1 {
         self.mode == Mode::Following
     }
 
-    /// Requests whose head was reported and whose response is not complete.
+    /// Returns the number of requests whose head was reported and whose response is not complete.
     pub fn pending(&self) -> usize {
         self.pending.len()
     }
 
-    /// Whether an exchange that gets no response was never served: an earlier one was the connection's last, as one of its
-    /// ends said (RFC 9112 section 9.6). The bytes were read all the same, with those before them.
+    /// Returns whether an exchange without a response was never served.
+    ///
+    /// An earlier one was the connection's last, as one of its ends said (RFC 9112 section 9.6). The bytes were read
+    /// all the same, with those before them.
     pub fn is_unserved(&self, exchange: u64) -> bool {
         exchange > self.last_served
     }
 
-    /// What was passed over so far.
+    /// Returns the counters so far.
     pub fn counters(&self) -> Counters {
         self.counters
     }
@@ -270,7 +276,7 @@ impl Http1 {
         }
     }
 
-    /// A half cannot be read any further.
+    /// Gives up a half that cannot be read any further.
     fn fail(&mut self, half: Half, cause: Cause, piece: &mut Piece<'_>, out: &mut Vec<Event>) {
         let unreadable = matches!(cause, Cause::Malformed | Cause::OtherProtocol);
         match half {
@@ -355,7 +361,7 @@ impl Http1 {
         Ok(Step::Taken)
     }
 
-    /// A request was found: its number.
+    /// Reports a request that was found, and returns its number.
     pub(super) fn begin_exchange(&mut self, found: Found<RequestHead>, out: &mut Vec<Event>) -> u64 {
         let exchange = self.next_exchange;
         let method = Method::of(&found.head.method);
@@ -432,12 +438,12 @@ impl Http1 {
         Ok(Step::Taken)
     }
 
-    /// Whether what comes first may be a proxy's.
+    /// Returns whether the first bytes may be a PROXY header.
     fn awaits_proxy(&self) -> bool {
         matches!(self.proxy.as_deref(), Some(Proxy::Header(_)))
     }
 
-    /// A response's head was found: it answers the oldest request.
+    /// Reports the head of a response, which answers the oldest request.
     pub(super) fn respond(&mut self, found: Found<ResponseHead>, out: &mut Vec<Event>) {
         let status = found.head.status;
         let is_interim = matches!(status, 100 | 102..=199);
@@ -487,7 +493,7 @@ impl Http1 {
         }
     }
 
-    /// The response to the oldest request is over.
+    /// Ends the response to the oldest request.
     pub(super) fn end_response(&mut self, last: Stamp, body_bytes: Option<u64>, out: &mut Vec<Event>) {
         let exchange = self.oldest_exchange();
         if !self.pending.is_empty() {
@@ -520,7 +526,7 @@ impl Http1 {
         }
     }
 
-    /// The oldest exchange whose response is not complete, or the next one.
+    /// Returns the number of the oldest exchange whose response is not complete, or of the next one.
     pub(super) fn oldest_exchange(&self) -> u64 {
         self.next_exchange.saturating_sub(self.pending.len() as u64)
     }

@@ -1,9 +1,9 @@
-//! Messages behind which no boundary is believed, though what they ask and answer is plain.
+//! Messages with a doubtful end: no boundary behind them is trusted, though their heads are plain.
 //!
-//! Servers and clients take heads that frame the body in a way that others read differently, or refuse (RFC 9112
-//! section 11.2): `Content-Length : 5`, two lengths, a folded `Transfer-Encoding`. Method, target and status are the same to
-//! all of them, so the exchange is told. Where it ends is not, so the half is passed over until the exchange is over, and
-//! then a boundary is looked for as after a loss:
+//! Some heads frame the body in a way that peers read differently, or refuse (RFC 9112 section 11.2): `Content-Length :
+//! 5`, two lengths, a folded `Transfer-Encoding`. All peers read the same method, target and status, so the exchange is
+//! reported. They differ on its end, so the half is skipped until the exchange is over. Then a boundary is looked for
+//! as after a loss:
 //!
 //! | in doubt | passed over | until |
 //! |---|---|---|
@@ -45,7 +45,7 @@ pub(super) struct Refused {
     last: Stamp,
     /// Stream offset of the first byte.
     offset: u64,
-    /// The connection began with it: what it carries, if the answer is none of HTTP.
+    /// If the connection began with these bytes: a name for its protocol, in case the answer is not HTTP.
     carries: Option<&'static str>,
     watch: Watch,
 }
@@ -122,25 +122,25 @@ impl Watch {
         &[]
     }
 
-    /// Whether another request may have passed.
+    /// Returns whether another request may have passed.
     pub fn met(&self) -> bool {
         self.met
     }
 }
 
 impl Http1 {
-    /// Whether a response is expected: to a request, or to what should have been one.
+    /// Returns whether a response is expected: to a request, or to bytes that should have been one.
     pub(super) fn awaits_response(&self) -> bool {
         self.pending() > 0 || self.awaits_refusal()
     }
 
-    /// Whether all requests that come are told.
+    /// Returns whether all requests that come are reported.
     pub fn reads_requests(&self) -> bool {
         let in_doubt = matches!(self.doubt.as_deref(), Some(Doubt::Request(_) | Doubt::Refused(_)));
         self.mode == Mode::Following && !in_doubt
     }
 
-    /// The last request's end is in doubt.
+    /// Notes that the last request's end is in doubt.
     pub(super) fn doubt_request(&mut self, cause: Cause, watch: Watch, stamp: Stamp, out: &mut Vec<Event>) {
         out.push(Event::Lost {
             exchange: self.next_exchange,
@@ -152,7 +152,7 @@ impl Http1 {
         }
     }
 
-    /// The end of the response that began is in doubt.
+    /// Notes that the end of the response that began is in doubt.
     pub(super) fn doubt_response(&mut self, cause: Cause, complete: Stamp, out: &mut Vec<Event>) {
         let exchange = self.oldest_exchange();
         out.push(Event::Lost {
@@ -168,7 +168,8 @@ impl Http1 {
         }
     }
 
-    /// The request half cannot be read from here on. Whether it was meant as a request, the answer tells.
+    /// Skips the request half from here on, because it cannot be read. The answer will tell whether the bytes were
+    /// meant as a request.
     pub(super) fn refuse(&mut self, cause: Cause, piece: &mut Piece<'_>, out: &mut Vec<Event>) {
         let (first, offset) = self.request.head_start(*piece);
         let mut carries = None;
@@ -242,8 +243,9 @@ impl Http1 {
         true
     }
 
-    /// The first final response behind what could not be read. If it is one that HTTP has for that, it was a request: 4xx,
-    /// or 501 and 505 for methods and versions that the server does not know (RFC 9110 sections 15.6.2 and 15.6.6).
+    /// Takes the first final response behind unreadable bytes. They were a request if HTTP has that response for such
+    /// bytes: 4xx, or 501 and 505 for methods and versions that the server does not know (RFC 9110 sections 15.6.2 and
+    /// 15.6.6).
     pub(super) fn answer_refused(&mut self, found: Found<ResponseHead>, out: &mut Vec<Event>) {
         let Some(Doubt::Refused(refused)) = self.doubt.take().map(|doubt| *doubt) else {
             return;
@@ -278,7 +280,7 @@ impl Http1 {
         }
     }
 
-    /// Nothing that can be read answers what could not be read: `false` if there was nothing of that kind.
+    /// Gives unreadable bytes up, because nothing readable answers them. Returns `false` if there were none.
     pub(super) fn leave_refused(&mut self, stamp: Stamp, out: &mut Vec<Event>) -> bool {
         let Some(Doubt::Refused(refused)) = self.doubt.as_deref() else {
             return false;
@@ -287,7 +289,7 @@ impl Http1 {
         true
     }
 
-    /// No more requests come, and a response is held that answers none of those that came whole.
+    /// Resolves a held response that answers none of the whole requests, once no more requests come.
     pub(super) fn answer_nothing(&mut self, stamp: Stamp, config: &Config, out: &mut Vec<Event>) {
         if self.awaits_response() || !self.held_request.is_empty() {
             return;
@@ -299,7 +301,7 @@ impl Http1 {
         }
     }
 
-    /// A server answered a head of which no more comes: it timed out, or was too large.
+    /// Takes a server's answer to a head that stops short: it timed out, or was too large.
     fn answer_cut(&mut self, config: &Config, out: &mut Vec<Event>) {
         match self.request.cut_head::<RequestHead>(config, Cause::Malformed) {
             Ok(found) => {

@@ -46,7 +46,7 @@ pub(super) struct Fields<'a> {
     kept: SmallVec<[(Header, usize, usize); USUAL_KEPT]>,
 }
 
-/// What a folded line continues.
+/// Field that a folded line continues.
 #[derive(Clone, Copy)]
 enum Last {
     /// A line that frames the body, or none at all.
@@ -55,12 +55,12 @@ enum Last {
     Kept(usize),
 }
 
-/// What the `Content-Length` lines say together.
+/// Length that all `Content-Length` lines state together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lengths {
     Absent,
     Valid(u64),
-    /// They contradict each other, or are no numbers: peers read them as one of them, as none, or refuse them.
+    /// The lines contradict each other, or are no numbers: peers use one of them, or none, or refuse the message.
     Doubtful,
 }
 
@@ -96,12 +96,12 @@ impl<'a> Fields<'a> {
         fields
     }
 
-    /// Where the body begins; `None`: the head has not ended.
+    /// Returns the offset at which the body begins; `None`: the head has not ended.
     pub fn end(&self) -> Option<usize> {
         self.end
     }
 
-    /// The value of `Content-Length`, if there is one that all peers read alike.
+    /// Returns the value of `Content-Length`, if there is one that all peers read alike.
     pub fn content_length(&self) -> Option<u64> {
         match self.lengths {
             Lengths::Valid(length) => Some(length),
@@ -113,7 +113,8 @@ impl<'a> Fields<'a> {
         // Transfer-Encoding overrides Content-Length, even one that makes no sense (RFC 9112 section 6.3, rule 3).
         let (transfer, doubtful) = match (self.coding, self.lengths) {
             (Some(coding), _) if coding.eq_ignore_ascii_case(b"chunked") => (Transfer::Chunked, false),
-            // Where such a request ends nobody can say (RFC 9112 section 6.3, rule 4); a response ends with its connection.
+            // The end of such a request cannot be determined (RFC 9112 section 6.3, rule 4); a response ends with its
+            // connection.
             (Some(_), _) => (Transfer::OtherCoding, self.is_request),
             (None, Lengths::Absent) => (Transfer::Unsaid, false),
             (None, Lengths::Valid(length)) => (Transfer::Length(length), false),
@@ -129,7 +130,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The headers of interest, in the order received. Where a value was folded is one blank (RFC 9112 section 5.2).
+    /// Returns the headers of interest, in the order received. A folded place is one blank (RFC 9112 section 5.2).
     pub fn kept(&self) -> Vec<(Header, Box<[u8]>)> {
         let value = |from: usize, to: usize| {
             let to = to.min(from + MAX_VALUE_BYTES);
@@ -205,7 +206,7 @@ impl<'a> Fields<'a> {
 }
 
 impl Lengths {
-    /// One more line: a number, or a list of equal ones (RFC 9110 section 8.6).
+    /// Adds one more line: a number, or a list of equal ones (RFC 9110 section 8.6).
     fn and(self, value: &[u8]) -> Self {
         value
             .split(|byte| *byte == b',')
@@ -230,7 +231,7 @@ fn decimal(text: &[u8]) -> Option<u64> {
         .filter(|number| *number <= MAX_CONTENT_LENGTH)
 }
 
-/// The headers that spans need, by name.
+/// Returns a header that spans need, by name.
 fn known(name: &[u8]) -> Option<Header> {
     let (candidate, header): (&[u8], _) = match name.len() {
         4 => (b"host", Header::Host),
@@ -246,13 +247,13 @@ fn known(name: &[u8]) -> Option<Header> {
     name.eq_ignore_ascii_case(candidate).then_some(header)
 }
 
-/// Whether a header's list has this member.
+/// Returns whether a header's list has this member.
 fn names(list: &[u8], member: &[u8]) -> bool {
     list.split(|byte| *byte == b',')
         .any(|item| trim_blanks(item).eq_ignore_ascii_case(member))
 }
 
-/// The last transfer coding that a header line names. `identity` (RFC 2616) means none.
+/// Returns the last transfer coding that a header line names. `identity` (RFC 2616) means none.
 fn final_coding(value: &[u8]) -> Option<&[u8]> {
     value
         .rsplit(|byte| *byte == b',')
@@ -260,13 +261,13 @@ fn final_coding(value: &[u8]) -> Option<&[u8]> {
         .find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case(b"identity"))
 }
 
-/// Whether all transfer codings are plain words: of quotes, parameters and control characters each peer makes its own.
+/// Returns whether all transfer codings are plain words: peers differ on quotes, parameters and control characters.
 fn has_plain_codings(value: &[u8]) -> bool {
     let mut codings = value.split(|byte| *byte == b',').map(trim_blanks);
     codings.all(|coding| coding.is_empty() || is_name(coding))
 }
 
-/// A value, with one blank for each place where it was folded.
+/// Returns a value, with one blank for each place where it was folded.
 fn unfolded(value: &[u8]) -> Box<[u8]> {
     if !value.contains(&b'\n') {
         return value.into();

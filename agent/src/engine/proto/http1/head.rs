@@ -1,4 +1,4 @@
-//! Heads of messages: what they say of the body, and what spans need.
+//! Heads of messages: their framing of the body, and the fields that spans need.
 
 use super::{
     Cause, Config, RequestHead, ResponseHead,
@@ -22,7 +22,7 @@ pub(super) trait Head: Sized {
     fn parse_cut(bytes: &[u8], config: &Config, cause: Cause) -> Option<(Box<Self>, Framing)>;
 }
 
-/// What parsing the beginning of some bytes as a head gave.
+/// Result of parsing the beginning of some bytes as a head.
 pub(super) enum Parse<H> {
     Complete {
         head: Box<H>,
@@ -33,7 +33,7 @@ pub(super) enum Parse<H> {
     Failed(Cause),
 }
 
-/// What a head says of the bytes behind it.
+/// Framing that a head states for the bytes behind it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Framing {
     pub transfer: Transfer,
@@ -46,7 +46,7 @@ pub(super) struct Framing {
     pub closes: bool,
 }
 
-/// What a head says of the length of the body (RFC 9112 section 6).
+/// Length of the body that a head states (RFC 9112 section 6).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Transfer {
     /// Neither `Transfer-Encoding` nor `Content-Length`.
@@ -137,7 +137,7 @@ fn request_head(line: RequestLine<'_>, fields: &Fields<'_>) -> RequestHead {
     }
 }
 
-/// The begin of a method or a target, as much of it as is kept.
+/// Returns the beginning of a method or a target, as much of it as is kept.
 fn kept(word: &[u8]) -> Box<[u8]> {
     word.get(..MAX_WORD_BYTES).unwrap_or(word).into()
 }

@@ -6,7 +6,7 @@ use super::{Cause, Config, Event, Piece, connection::Http1};
 use crate::engine::proto::{Data, Half, held::Held, opaque};
 
 impl Http1 {
-    /// Whether pieces of a half wait until the other half says more.
+    /// Returns whether pieces of a half wait until the other half says more.
     pub(super) fn holds(&self, half: Half) -> bool {
         match half {
             Half::Request => !self.held_request.is_empty(),
@@ -71,8 +71,8 @@ impl Http1 {
     }
 }
 
-/// Whether a server says that no request came in time (408, RFC 9110 section 15.5.9): the next request has an answer of its
-/// own.
+/// Returns whether a server says that no request came in time (408, RFC 9110 section 15.5.9). The next request has an answer of
+/// its own.
 fn begins_with_timeout(held: &Held) -> bool {
     match held.first().map(|piece| piece.data) {
         Some(Data::Bytes(bytes)) => bytes.starts_with(b"HTTP/1.") && bytes.get(8..13) == Some(b" 408 "),

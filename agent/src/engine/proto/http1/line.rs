@@ -22,12 +22,12 @@ pub(super) struct Lines<'a> {
 }
 
 impl<'a> Lines<'a> {
-    /// Those that begin at `at`.
+    /// Returns the lines that begin at `at`.
     pub fn from(bytes: &'a [u8], at: usize) -> Self {
         Self { bytes, at }
     }
 
-    /// Where the next line begins.
+    /// Returns the offset at which the next line begins.
     pub fn at(&self) -> usize {
         self.at
     }
@@ -69,8 +69,10 @@ pub(super) fn trim_blanks(mut text: &[u8]) -> &[u8] {
     text
 }
 
-/// Whether a line that is no plain header line may be one that frames the body to some peer: one that passes over blanks,
-/// control characters or whatever else stands between the letters of `Content-Length` or `Transfer-Encoding`.
+/// Returns whether a line that is no plain header line may frame the body to some peer.
+///
+/// Such a peer skips blanks, control characters or other bytes between the letters of `Content-Length` or
+/// `Transfer-Encoding`.
 pub(super) fn may_frame(line: &[u8]) -> bool {
     let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
     let contains = |word: &[u8]| {
@@ -88,7 +90,7 @@ pub(super) fn may_frame(line: &[u8]) -> bool {
     contains(b"contentlength") || contains(b"transferencoding")
 }
 
-/// Whether a name is one that HTTP allows (RFC 9110 section 5.1).
+/// Returns whether HTTP allows a name (RFC 9110 section 5.1).
 pub(super) fn is_name(name: &[u8]) -> bool {
     !name.is_empty() && name.iter().all(|byte| is_token(*byte))
 }

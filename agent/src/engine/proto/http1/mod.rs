@@ -50,7 +50,7 @@ pub struct RequestHead {
 }
 
 impl RequestHead {
-    /// The head of a request whose first line could not be read.
+    /// Creates the head of a request whose first line could not be read.
     fn unreadable() -> Self {
         Self {
             method: Box::default(),

@@ -44,14 +44,14 @@ enum State {
     Line(Vec<u8>),
     /// Version, family and length, as far as they go.
     Fixed(Vec<u8>),
-    /// What is behind them: of which family the client's address is, what of it is there, how much is to come.
+    /// Rest of the header: the family of the client's address, its bytes so far, and the number of bytes to come.
     Rest(u8, Vec<u8>, u64),
 }
 
-/// What the begin of a connection was.
+/// Verdict on the beginning of a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Taken {
-    /// It is of a header, or may be of one.
+    /// The bytes belong to a header, or may do so.
     More,
     /// A header, which has ended: the client's address, if it tells one.
     Header(Option<IpAddr>),
@@ -132,7 +132,7 @@ impl ProxyHeader {
     }
 }
 
-/// `TCP4 192.0.2.1 …`; `UNKNOWN` tells none.
+/// Returns the client's address from a line such as `TCP4 192.0.2.1 …`; `UNKNOWN` has none.
 fn client_of_line(line: &[u8]) -> Option<IpAddr> {
     let mut words = str::from_utf8(line).ok()?.split_ascii_whitespace();
     match words.next()? {

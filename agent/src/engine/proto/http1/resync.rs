@@ -24,7 +24,7 @@ use crate::{
 /// A connection that pipelines and on which nothing passed for so long has no request on the way.
 const QUIET_NS: u64 = 1_000_000_000;
 
-/// What the search remembers.
+/// State of the search for a boundary.
 #[derive(Debug, Default)]
 pub(super) struct Search {
     /// Boxed: searches are few, connections many.
@@ -38,14 +38,14 @@ pub(super) struct Search {
 /// A request that may turn out to be at a sure boundary.
 #[derive(Debug)]
 enum Candidate {
-    /// Its head is not complete. `calls`: it lies in more than one system call.
+    /// The head is not complete. `calls`: it lies in more than one system call.
     Head { calls: bool },
-    /// Its head is complete; `end`: its body too, and when.
+    /// The head is complete; `end`: time at which the body was, if it is.
     Whole {
         found: Found<RequestHead>,
         end: Option<(Stamp, Ended)>,
     },
-    /// Its head is complete, and where its body ends is in doubt.
+    /// The head is complete, and the end of its body is in doubt.
     Doubtful { found: Found<RequestHead>, watch: Watch },
 }
 
@@ -184,12 +184,12 @@ impl Http1 {
     }
 }
 
-/// Whether a piece can begin with the first byte of a message that a system call begins with.
+/// Returns whether a piece can begin with the first byte of a message: its system call begins there, too.
 fn begins_message(piece: Piece<'_>) -> bool {
     piece.segment_start && matches!(piece.data, Data::Bytes([first, ..]) if !matches!(first, b'\r' | b'\n'))
 }
 
-/// Whether a piece begins with a known method.
+/// Returns whether a piece begins with a known method.
 fn begins_request(piece: Piece<'_>) -> bool {
     match piece.data {
         Data::Bytes(bytes) => looks(bytes.iter()) == Looks::Yes,

@@ -12,7 +12,7 @@ use super::{
     line::{Line, Lines, is_name, trim_blanks},
 };
 
-/// What the versions that are followed begin with.
+/// Beginning of the versions that are followed.
 const VERSION: &[u8] = b"HTTP/1.";
 
 /// A first line, as far as it is there.
@@ -20,7 +20,7 @@ const VERSION: &[u8] = b"HTTP/1.";
 pub(super) enum StartLine<L> {
     Complete {
         line: L,
-        /// Its bytes, with its end.
+        /// Length of the line in bytes, with its end.
         length: usize,
     },
     Partial,
@@ -41,8 +41,10 @@ pub(super) struct StatusLine {
     pub status: u16,
 }
 
-/// Reads a request line. However it comes in pieces, the verdict is the same: what is no method, or another protocol's
-/// version, is known at once; whether a line with another fault was meant as HTTP/1, its end tells.
+/// Reads a request line. The verdict does not depend on the pieces in which the line comes.
+///
+/// Bytes that are no method, or another protocol's version, are known at once. A line with another fault shows only at
+/// its end whether it was meant as HTTP/1.
 pub(super) fn request_line(bytes: &[u8]) -> StartLine<RequestLine<'_>> {
     let mut lines = Lines::from(bytes, 0);
     let whole = lines.next();
@@ -119,7 +121,7 @@ fn split_status_line(line: &[u8]) -> Option<StatusLine> {
     })
 }
 
-/// 0 for HTTP/1.0, 1 for all later ones.
+/// Returns 0 for HTTP/1.0, 1 for all later versions.
 fn minor_version(version: &[u8]) -> Option<u8> {
     let digits = version.strip_prefix(VERSION)?;
     let all = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);

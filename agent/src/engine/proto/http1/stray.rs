@@ -21,12 +21,12 @@ pub(super) enum Stray {
     Length(u64),
     /// One in chunks may follow.
     Chunked,
-    /// It does follow.
+    /// The body follows.
     Passing,
 }
 
 impl Stray {
-    /// The body that a head announces.
+    /// Returns the body that a head announces.
     pub fn announced(transfer: Transfer) -> Option<Self> {
         match transfer {
             Transfer::Length(length) if length > 0 => Some(Self::Length(length)),
@@ -62,7 +62,7 @@ impl Http1 {
         Ok(())
     }
 
-    /// Whether such a body is under way.
+    /// Returns whether such a body is under way.
     pub(super) fn passes_stray(&self) -> bool {
         matches!(self.stray.as_deref(), Some(Stray::Passing))
     }
@@ -80,7 +80,7 @@ impl Http1 {
     }
 }
 
-/// Whether these bytes begin a response.
+/// Returns whether these bytes begin a response.
 pub(super) fn looks_like_response(bytes: &[u8]) -> Looks {
     let (first, n) = classify::first_bytes(bytes);
     classify::looks_like_response(first, n)

@@ -75,7 +75,7 @@ struct Partial {
 /// A body that is over.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ended {
-    /// Its size, without framing.
+    /// Size of the body in bytes, without framing.
     pub body_bytes: u64,
     /// A line of its framing ended in a bare LF: see [`Chunked::has_bare_lf`].
     pub bare_lf: bool,
@@ -95,7 +95,7 @@ impl Stream {
         !matches!(self.body, Body::None)
     }
 
-    /// How the body ends that is under way.
+    /// Returns the way in which the body under way ends.
     pub fn body_kind(&self) -> Body {
         self.body
     }
@@ -104,7 +104,7 @@ impl Stream {
         self.partial.is_some()
     }
 
-    /// See [`super::Http1::body_until`].
+    /// Returns the end of the bytes that are body: see [`super::Http1::body_until`].
     pub fn body_until(&self) -> u64 {
         let left = match self.body {
             Body::None => 0,
@@ -185,8 +185,10 @@ impl Stream {
         Ok(Some(found))
     }
 
-    /// The head whose end never comes, as far as it goes, or where it was if even its first line cannot be read: the calls
-    /// that moved the first and the last byte, and the stream offset.
+    /// Returns a head whose end never comes, as far as it goes, or only its place if not even its first line can be
+    /// read.
+    ///
+    /// The place is the calls that moved the first and the last byte, and the stream offset.
     pub fn cut_head<H: Head>(&mut self, config: &Config, cause: Cause) -> Result<Found<H>, (Stamp, Stamp, u64)> {
         let Some(partial) = self.partial.take() else {
             return Err((Stamp::default(), Stamp::default(), self.position));
@@ -202,14 +204,14 @@ impl Stream {
         })
     }
 
-    /// What follows the head that was found is a body. `false`: it is empty, its end is now.
+    /// Begins the body behind the head that was found. Returns `false` for an empty body, which ends now.
     pub fn begin_body(&mut self, body: Body) -> bool {
         self.body = if body == Body::Length(0) { Body::None } else { body };
         self.body_bytes = 0;
         self.in_body()
     }
 
-    /// Takes bytes of the body. What it was, if that was its end.
+    /// Takes bytes of the body. Returns its size and end, if it ends here.
     pub fn body(&mut self, piece: &mut Piece<'_>) -> Result<Option<Ended>, Cause> {
         let mut done = false;
         while !done && !piece.is_empty() {
@@ -244,7 +246,7 @@ impl Stream {
         Ok(done.then(|| self.end_body()))
     }
 
-    /// No more bytes come. The size of the body, if this ends one.
+    /// Ends the half. Returns the size of the body, if this ends one.
     pub fn close(&mut self) -> Option<u64> {
         (self.body == Body::UntilClose).then(|| self.end_body().body_bytes)
     }
@@ -258,7 +260,7 @@ impl Stream {
         }
     }
 
-    /// Where the head began whose bytes are here, with these: the call and the stream offset.
+    /// Returns the place where the head began whose bytes are here, with these: the call and the stream offset.
     pub fn head_start(&self, piece: Piece<'_>) -> (Stamp, u64) {
         match &self.partial {
             Some(partial) => (partial.first, partial.offset),
@@ -266,7 +268,7 @@ impl Stream {
         }
     }
 
-    /// The bytes that should have been a head, with these.
+    /// Returns the bytes that should have been a head, with these.
     pub fn opening<'p>(&'p self, piece: &Piece<'p>) -> &'p [u8] {
         match (&self.partial, piece.data) {
             (Some(partial), _) => &partial.bytes,
@@ -291,13 +293,13 @@ impl Stream {
 }
 
 impl Body {
-    /// At the start of a chunked body.
+    /// Creates a stream at the start of a chunked body.
     pub fn chunked() -> Self {
         Body::Chunked(Chunked::new())
     }
 }
 
-/// Whether a head's first line, or with an empty line the head, may end in the bytes from `before` on.
+/// Returns whether a head's first line, or with an empty line the head, may end in the bytes from `before` on.
 fn is_worth(bytes: &[u8], before: usize) -> bool {
     let (known, new) = bytes.split_at_checked(before).unwrap_or_default();
     if memchr::memchr(b'\n', new).is_none() {

@@ -40,7 +40,8 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// `include`: exports of others are traced. `first_header`: index of the first of [`HEADERS`] among the captured ones.
+    /// Creates the settings. `include`: exports of other programs are traced. `first_header`: index of the first of
+    /// [`HEADERS`] among the captured ones.
     pub(super) fn new(include: bool, first_header: u16) -> Self {
         Self { include, first_header }
     }
@@ -74,13 +75,13 @@ fn path(head: &RequestHead) -> &[u8] {
     head.target.split(|&byte| byte == b'?').next().unwrap_or_default()
 }
 
-/// Whether a path ends like OTLP's.
+/// Returns whether a path ends like OTLP's.
 fn is_path(head: &RequestHead) -> bool {
     let path = path(head);
     PATHS.iter().any(|otlp| path.ends_with(otlp))
 }
 
-/// Whether a POST to a path that ends like OTLP's is an export.
+/// Returns whether a POST to a path that ends like OTLP's is an export.
 fn is_otlp(head: &RequestHead, content_type: &[u8], encoding: &[u8], body: &[u8]) -> bool {
     let media_type = content_type.split(|&byte| byte == b';').next().unwrap_or_default();
     let is = |name: &[u8]| media_type.trim_ascii().eq_ignore_ascii_case(name);
@@ -101,7 +102,7 @@ fn is_otlp(head: &RequestHead, content_type: &[u8], encoding: &[u8], body: &[u8]
     }
 }
 
-/// Whether JSON begins like a message of OTLP, as far as it was captured.
+/// Returns whether JSON begins like a message of OTLP, as far as it was captured.
 fn is_json_message(body: &[u8]) -> bool {
     let Some(fields) = body.trim_ascii_start().strip_prefix(b"{") else {
         return false;
@@ -113,7 +114,8 @@ fn is_json_message(body: &[u8]) -> bool {
             .any(|field| fields.starts_with(field) || field.starts_with(fields))
 }
 
-/// How many bytes of a body's begin show that it is a message of OTLP, or may be one. They are the same in all of its messages.
+/// Returns how many bytes at the beginning of a body show that it is a message of OTLP, or may be one. They are the
+/// same in all of its messages.
 pub(super) fn marker(body: &[u8]) -> usize {
     match body {
         [FIELD_1, ..] => 1,

@@ -28,7 +28,7 @@ pub(super) struct Answers {
 enum Now {
     /// None.
     Between,
-    /// Its type is not known, or it begins with an attribute.
+    /// No type is known yet, or an attribute comes first.
     Begun(Begin),
     /// The first word of an error, or a line of text.
     Word(Box<Word>),

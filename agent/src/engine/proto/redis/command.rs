@@ -39,7 +39,7 @@ pub(super) struct Found {
 pub(super) enum Effect {
     /// If it is answered, the server goes on with something else.
     Turns(Turn),
-    /// It gets no reply, nor does what follows.
+    /// Neither this command nor those behind it get a reply.
     Silences,
 }
 

@@ -50,13 +50,13 @@ pub struct Redis {
     /// How many commands wait for their replies: the last one is exchange `next_exchange - 1`.
     pending: u32,
     next_exchange: u64,
-    /// Those of them that may change what the connection carries.
+    /// The commands that may change what the connection carries.
     turns: SmallVec<[(u64, Turn); 1]>,
     /// Replies that came before the record of their command.
     held: Held,
 }
 
-/// What the parser does with bytes.
+/// Treatment of the bytes that come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     /// Both halves are followed byte by byte.

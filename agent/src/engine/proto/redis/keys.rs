@@ -3,7 +3,7 @@
 /// The places of a command's keys. Arguments count from 1, behind the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Keys {
-    /// It has none.
+    /// No key.
     None,
     /// First, last and step, as `COMMAND INFO` tells them: a negative last counts from the end.
     Range(u32, i32, u32),

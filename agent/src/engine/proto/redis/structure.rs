@@ -110,7 +110,7 @@ pub struct Structure {
 
 #[derive(Debug)]
 enum At {
-    /// What comes is not looked at.
+    /// The bytes that come are passed over.
     Passing,
     /// A word that is structure if it is a known one. None of its bytes has been told.
     Word { of: WordOf, text: Kept, bytes: u64 },

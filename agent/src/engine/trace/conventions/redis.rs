@@ -1,4 +1,4 @@
-//! What a Redis command's span says, by OpenTelemetry's semantic conventions for database spans (1.44,
+//! Spans of Redis commands, by OpenTelemetry's semantic conventions for database spans (1.44,
 //! <https://opentelemetry.io/docs/specs/semconv/db/redis/>). docs/spans.md has the table.
 
 use std::borrow::Cow;

@@ -1,4 +1,4 @@
-//! What stays and what goes, in each part of a URL and each kind of header.
+//! Parts of a URL and kinds of headers: which values stay and which are redacted.
 
 use proptest::prelude::*;
 

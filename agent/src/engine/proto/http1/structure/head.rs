@@ -46,7 +46,7 @@ enum At {
 }
 
 impl Head {
-    /// Before the first byte of a head.
+    /// Creates the state before the first byte of a head.
     pub fn new(half: Half) -> Self {
         Self {
             at: match half {
@@ -60,7 +60,7 @@ impl Head {
         }
     }
 
-    /// Before the first byte of a connection, which a proxy may have accepted from somebody else.
+    /// Creates the state before the first byte of a connection, which a proxy may have accepted from another client.
     pub fn first(half: Half) -> Self {
         let may_be_proxied = half == Half::Request;
         Self {
@@ -70,7 +70,7 @@ impl Head {
         }
     }
 
-    /// All bytes so far, as they were.
+    /// Returns all bytes so far, as they were.
     pub fn raw(&self) -> &[u8] {
         &self.raw
     }

@@ -29,7 +29,7 @@ pub(super) enum Target {
 }
 
 impl Target {
-    /// Before the first byte, which begins a word.
+    /// Creates the state before the first byte, which begins a word.
     pub fn new() -> Self {
         Self::Authority([0; 2])
     }

@@ -55,7 +55,8 @@ pub(super) enum Value {
 }
 
 impl Value {
-    /// Before the first byte of the value of the header with this lower-case name, which begins a word.
+    /// Creates the state before the first byte of the value of the header with this lower-case name. The byte begins a
+    /// word.
     pub fn of(name: &[u8]) -> Self {
         match name {
             b"content-length" => Self::Length,

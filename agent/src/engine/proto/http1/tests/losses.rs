@@ -48,7 +48,7 @@ fn gaps_in_framing_lose_what_is_pending() {
     }
 }
 
-/// What happens on a connection that is older than the agent, and the exchanges that are found there.
+/// Holds the exchanges that are found on a connection older than the agent.
 #[test]
 fn sure_boundaries() {
     let found: &[&str] = &["0 GET /", "0 sent 0", "0 200", "0 got 2"];

@@ -183,7 +183,7 @@ fn one_byte_at_a_time_tells_the_same() {
     }
 }
 
-/// What an exchange is, as far as it was told, by its number: the lines of its story.
+/// Returns the story of each exchange, line by line, by its number.
 fn exchanges(events: &[Event]) -> BTreeMap<u64, Vec<String>> {
     let mut exchanges: BTreeMap<u64, Vec<String>> = BTreeMap::new();
     for event in events {

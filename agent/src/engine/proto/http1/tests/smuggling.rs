@@ -14,7 +14,7 @@ const LOST: &str = "0 lost Malformed";
 /// The first line cannot be read.
 const REFUSED: &str = "0 lost Malformed";
 
-/// What follows the request line and `Host`, and the story up to the next request, which follows at once.
+/// Bytes behind the request line and `Host`, and the story up to the next request, which follows at once.
 const REQUESTS: &[(&str, &[&str])] = &[
     ("Content-Length: 3\r\n\r\nabc", &["0 sent 3"]),
     ("Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc", &["0 sent 3"]),

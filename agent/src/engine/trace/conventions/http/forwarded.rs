@@ -1,4 +1,5 @@
-//! What proxies say of the original request: `Forwarded` (RFC 7239) first, then `X-Forwarded-*`, then the PROXY protocol.
+//! Headers in which proxies describe the original request: `Forwarded` (RFC 7239) first, then `X-Forwarded-*`, then the
+//! PROXY protocol.
 //!
 //! Of several values the first is meant, the one of the proxy next to the client.
 
@@ -13,7 +14,8 @@ use crate::engine::proto::http1::Header;
 
 type Headers = [(Header, Box<[u8]>)];
 
-/// The original client's address, if a proxy gave one; what is no IP address (`unknown`, `_hidden`) is none.
+/// Returns the original client's address, if a proxy gave one. A value that is no IP address (`unknown`, `_hidden`) is
+/// none.
 pub(super) fn client(headers: &Headers) -> Option<IpAddr> {
     parameter(headers, b"for")
         .and_then(ip_address)
@@ -21,21 +23,21 @@ pub(super) fn client(headers: &Headers) -> Option<IpAddr> {
         .or_else(|| first_of(headers, Header::ProxiedFor).and_then(ip_address))
 }
 
-/// The original `Host`.
+/// Returns the original `Host`.
 pub(super) fn host(headers: &Headers) -> Option<(&[u8], Option<u16>)> {
     parameter(headers, b"host")
         .and_then(host_and_port)
         .or_else(|| first_of(headers, Header::XForwardedHost).and_then(host_and_port))
 }
 
-/// The original scheme, in lower case.
+/// Returns the original scheme, in lower case.
 pub(super) fn scheme(headers: &Headers) -> Option<Cow<'static, str>> {
     parameter(headers, b"proto")
         .and_then(scheme_name)
         .or_else(|| first_of(headers, Header::XForwardedProto).and_then(scheme_name))
 }
 
-/// A scheme in lower case.
+/// Returns a scheme in lower case.
 pub(super) fn scheme_name(scheme: &[u8]) -> Option<Cow<'static, str>> {
     if scheme.eq_ignore_ascii_case(b"http") {
         return Some(Cow::Borrowed("http"));
@@ -66,14 +68,14 @@ fn ip_address(node: &[u8]) -> Option<IpAddr> {
     address.ok().map(|address: IpAddr| address.to_canonical())
 }
 
-/// The first member of a header that is a list.
+/// Returns the first member of a header that is a list.
 fn first_of(headers: &Headers, wanted: Header) -> Option<&[u8]> {
     let (_, value) = headers.iter().find(|(header, _)| *header == wanted)?;
     let first = split_once(value, b',').map_or(&**value, |(first, _)| first);
     Some(first.trim_ascii()).filter(|first| !first.is_empty())
 }
 
-/// The first value of a parameter of `Forwarded`, unquoted.
+/// Returns the first value of a parameter of `Forwarded`, unquoted.
 fn parameter<'a>(headers: &'a Headers, name: &[u8]) -> Option<&'a [u8]> {
     headers
         .iter()
@@ -84,7 +86,7 @@ fn parameter<'a>(headers: &'a Headers, name: &[u8]) -> Option<&'a [u8]> {
         .and_then(|(_, value)| unquoted(value.trim_ascii()))
 }
 
-/// What stands between the `;` and `,` that are not in quotes.
+/// Splits a value at each `;` and `,` that is not in quotes.
 fn pairs(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut quoted = false;
     let mut escaped = false;
@@ -98,7 +100,8 @@ fn pairs(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// A token or quoted string. No address, host or scheme needs an escape: with one it is none of them.
+/// Returns the content of a token or quoted string. No address, host or scheme needs an escape: with one it is none of
+/// them.
 fn unquoted(value: &[u8]) -> Option<&[u8]> {
     let inner = match value.strip_prefix(b"\"") {
         Some(rest) => rest.strip_suffix(b"\"")?,

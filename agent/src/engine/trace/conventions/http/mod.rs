@@ -1,4 +1,4 @@
-//! What an HTTP exchange's span says, by OpenTelemetry's semantic conventions for HTTP spans (1.44,
+//! Attributes of an HTTP exchange's span, by OpenTelemetry's semantic conventions for HTTP spans (1.44,
 //! <https://opentelemetry.io/docs/specs/semconv/http/http-spans/>). docs/spans.md has the tables.
 
 mod forwarded;
@@ -39,7 +39,7 @@ pub struct HttpExchange<'a> {
     pub end: &'a Finished<'a>,
 }
 
-/// What the user can choose.
+/// Settings of the conventions for HTTP that the user can choose.
 #[derive(Clone, Debug, Default)]
 pub struct HttpConfig {
     /// Lower-case names of request headers to export; [`Header::Captured`] is an index into it.
@@ -150,7 +150,7 @@ impl HttpConfig {
         }
     }
 
-    /// The method as an attribute, if it is a known one. Methods are case-sensitive.
+    /// Returns the method as an attribute, if it is a known one. Methods are case-sensitive.
     fn known_method(&self, method: &[u8]) -> Option<Cow<'static, str>> {
         if let Some(methods) = &self.known_methods {
             return methods
@@ -232,8 +232,8 @@ fn push_client(
     }
 }
 
-/// The server as the request names it: by an absolute target, whose host overrides `Host` (RFC 9112, section 3.2.2),
-/// by `Host`, or by the target of CONNECT.
+/// Returns the server as the request names it: by an absolute target, whose host overrides `Host` (RFC 9112, section
+/// 3.2.2), by `Host`, or by the target of CONNECT.
 fn named_host<'a>(request: &'a RequestHead, target: &Target<'a>) -> Option<(&'a [u8], Option<u16>)> {
     let in_target = || target.authority.and_then(host_and_port);
     let in_header = || header(&request.headers, Header::Host).and_then(host_and_port);
@@ -243,7 +243,7 @@ fn named_host<'a>(request: &'a RequestHead, target: &Target<'a>) -> Option<(&'a 
     }
 }
 
-/// The target URI (RFC 9112, section 3.3), without secrets; `path` has none any more.
+/// Returns the target URI (RFC 9112, section 3.3), without secrets; `path` has none any more.
 fn full_url(exchange: &HttpExchange<'_>, target: &Target<'_>, path: &str, secrets: &SecretNames) -> String {
     let host = header(&exchange.request.headers, Header::Host).map(<[u8]>::trim_ascii);
     let authority = match target.authority {
@@ -352,7 +352,7 @@ fn header(headers: &[(Header, Box<[u8]>)], wanted: Header) -> Option<&[u8]> {
         .map(|(_, value)| &**value)
 }
 
-/// The variant of a header that spans need, whether the user wants it or not.
+/// Returns the variant of a header that spans need, whether the user wants it or not.
 fn own_header(name: &str) -> Option<Header> {
     match name {
         "host" => Some(Header::Host),

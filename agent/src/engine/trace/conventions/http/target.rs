@@ -64,13 +64,13 @@ impl<'a> Target<'a> {
     }
 }
 
-/// `scheme://rest`, if it begins with a scheme (RFC 3986, section 3.1).
+/// Splits `scheme://rest`, if it begins with a scheme (RFC 3986, section 3.1).
 fn split_scheme(target: &[u8]) -> Option<(&[u8], &[u8])> {
     let (scheme, rest) = split_once(target, b':')?;
     Some((scheme, rest.strip_prefix(b"//")?)).filter(|_| is_scheme(scheme))
 }
 
-/// RFC 3986, section 3.1.
+/// Returns whether a text is a scheme (RFC 3986, section 3.1).
 pub(super) fn is_scheme(text: &[u8]) -> bool {
     text.first().is_some_and(u8::is_ascii_alphabetic)
         && text
@@ -78,8 +78,8 @@ pub(super) fn is_scheme(text: &[u8]) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'))
 }
 
-/// Host, without the brackets of an IPv6 address, and port of an authority; user and password are passed over. `None`
-/// if there is no host.
+/// Returns host and port of an authority, the host without the brackets of an IPv6 address; user and password are
+/// skipped. `None` if there is no host.
 pub(super) fn host_and_port(authority: &[u8]) -> Option<(&[u8], Option<u16>)> {
     let authority = authority.trim_ascii();
     let authority = authority.rsplit(|&byte| byte == b'@').next().unwrap_or(authority);
@@ -97,7 +97,7 @@ pub(super) fn host_and_port(authority: &[u8]) -> Option<(&[u8], Option<u16>)> {
     (!host.is_empty()).then(|| (host, port.and_then(port_number)))
 }
 
-/// The port that a scheme implies.
+/// Returns the port that a scheme implies.
 pub(super) fn default_port(scheme: &str) -> Option<u16> {
     match scheme {
         "http" | "ws" => Some(80),
