@@ -59,6 +59,33 @@ pub fn looks_like_response(bytes: [u8; 8], n: usize) -> Looks {
     }
 }
 
+/// Recognises a segment that begins with a command of RESP, the protocol of Redis: an array of bulk strings. `Yes`: as far as the first string's `$`, for arrays of less than 100 strings. `Maybe`: `*` and a digit.
+#[inline(always)]
+pub fn looks_like_resp_command(bytes: [u8; 8], n: usize) -> Looks {
+    let word = u64::from_le_bytes(bytes);
+    if n < 2 || word as u8 != b'*' || !((word >> 8) as u8).is_ascii_digit() {
+        return Looks::No;
+    }
+    const LINE_END: u64 = u32::from_le_bytes(*b"\r\n$\0") as u64;
+    // Behind one digit or two.
+    let (one, two) = (word >> 16 & 0xff_ffff, word >> 24 & 0xff_ffff);
+    let is_whole = n >= 5 && one == LINE_END || n >= 6 && ((word >> 16) as u8).is_ascii_digit() && two == LINE_END;
+    if is_whole { Looks::Yes } else { Looks::Maybe }
+}
+
+/// Returns whether a segment may begin with a reply of RESP: its first byte is a type of RESP2 or RESP3. Callers ask it of the
+/// answer to bytes that may be a command.
+#[inline(always)]
+pub const fn may_be_resp_reply(first: u8) -> bool {
+    const LOW: u64 = bits(b"!#$%(*+,-:=>", 0);
+    const HIGH: u64 = bits(b"_|~", 64);
+    if first < 64 {
+        (LOW >> first) & 1 == 1
+    } else {
+        first < 128 && (HIGH >> (first - 64)) & 1 == 1
+    }
+}
+
 /// Compares the first `n` bytes of `word` with the first `length` bytes of `pattern`. `Maybe`: they end before they
 /// differ.
 #[inline(always)]
@@ -219,6 +246,37 @@ mod tests {
         ];
         for (text, looks) in table {
             assert_eq!(response(text), *looks, "{}", text.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn commands_of_resp() {
+        let table: &[(&[u8], Looks)] = &[
+            (b"*1\r\n$4\r\nPING\r\n", Looks::Yes),
+            (b"*1\r\n$", Looks::Yes),
+            (b"*12\r\n$3\r\nSET\r\n", Looks::Yes),
+            (b"*100\r\n$3", Looks::Maybe),
+            (b"*1\r\n", Looks::Maybe),
+            (b"*1", Looks::Maybe),
+            (b"*3\r\n:1\r\n", Looks::Maybe),
+            (b"*", Looks::No),
+            (b"* OK IMAP4rev1", Looks::No),
+            (b"*x\r\n$", Looks::No),
+            (b"$4\r\nPING\r\n", Looks::No),
+            (b"PING\r\n", Looks::No),
+            (b"", Looks::No),
+        ];
+        for (text, looks) in table {
+            let (bytes, n) = first_eight(text);
+            assert_eq!(looks_like_resp_command(bytes, n), *looks, "{}", text.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn types_of_resp_replies() {
+        for byte in 0..=255u8 {
+            let expected = b"+-:$*_#,(!=%~>|".contains(&byte);
+            assert_eq!(may_be_resp_reply(byte), expected, "{}", byte.escape_ascii());
         }
     }
 

@@ -5,7 +5,7 @@
 //! ([`agent_ebpf::plan`]), which is tested on the host.
 
 use agent_ebpf::{
-    abi::{Counter, Role, SEGMENT_NOT_HTTP, SEGMENT_OPAQUE},
+    abi::{Counter, Mode, Role, SEGMENT_NOT_HTTP, SEGMENT_OPAQUE},
     classify::{self, Looks},
     frame::{
         chunk::{LINE_BYTES, Line},
@@ -293,11 +293,16 @@ impl Call for Reporter {
         let known = if copied > 8 { 8 } else { copied as usize };
         let request = classify::looks_like_request(first.to_le_bytes(), known);
         let response = classify::looks_like_response(first.to_le_bytes(), known);
+        let resp = classify::looks_like_resp_command(first.to_le_bytes(), known);
         if self.connection.has(FROM_BIRTH) {
-            if response != Looks::No || request != Looks::No {
+            if response != Looks::No || request != Looks::No || resp != Looks::No {
                 return true;
             }
             let (way, other) = self.ways();
+            // What answers bytes that were copied and not framed: not HTTP/1 that is plain, nor anything that is ignored.
+            if other.offset.get() != 0 && other.is(Mode::Unknown) && classify::may_be_resp_reply(first as u8) {
+                return true;
+            }
             if !other.is_ignored() {
                 count(Counter::NotHttp, 1);
             }
@@ -311,7 +316,7 @@ impl Call for Reporter {
             let _ = self.submit(from, opening, SEGMENT_NOT_HTTP);
             return false;
         }
-        if response != Looks::Yes && request != Looks::Yes {
+        if response != Looks::Yes && request != Looks::Yes && resp != Looks::Yes {
             // Older than the agent, and not yet picked up: only a possible boundary is worth its bytes.
             let _ = self.submit(from, 0, SEGMENT_OPAQUE);
             return false;

@@ -1,10 +1,11 @@
 //! Spoor, a zero-code distributed tracing agent: from system calls to OpenTelemetry spans.
 //!
 //! [`probe`] reads the ring buffer, [`engine`] turns its records into spans, [`sink`] takes them to the [`console`] or to the
-//! [`export`]. [`targets`] decides
-//! which processes are traced, [`process`] describes them, [`runtimes`] tells their runtimes apart. [`session`] is the
-//! loop that drives all of it, [`cmd`] holds the commands.
+//! [`export`]. [`targets`] decides which processes are traced, [`process`] describes them, [`runtimes`] tells their runtimes
+//! apart. [`session`] is the loop that drives all of it, [`cmd`] holds the commands. ARCHITECTURE.md has the map.
 
+// Bytes come from outside: nothing of them may panic.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
 #![deny(unsafe_code)]
 
 pub mod cmd;

@@ -1,4 +1,5 @@
-"""A WSGI service (see README.md): calls with `requests`, a connection a call, or with one kept `http.client` connection a thread."""
+"""A WSGI service (see README.md): calls with `requests`, a connection a call, or with one kept `http.client` connection a thread.
+A `redis://` URL in a route is a few commands on a kept connection."""
 
 import http.client
 import os
@@ -47,11 +48,34 @@ def get(url, headers):
     return requests.get(url, headers=headers).status_code
 
 
+stores = {}
+
+
+def ask_redis(url, request_id):
+    # Not all machines that run this service have it.
+    import redis
+
+    store = stores.get(url)
+    if store is None:
+        store = stores[url] = redis.Redis.from_url(url)
+    store.set("text", "no number")
+    # How many keys says whose call it is.
+    number = int(request_id.rsplit("-", 1)[1])
+    store.exists(*[f"key-{k}" for k in range(1 + number % 256)])
+    try:
+        store.execute_command("INCR", "text")
+    except redis.exceptions.ResponseError:
+        pass
+
+
 def app(environ, start_response):
     request_id = environ.get("HTTP_X_REQUEST_ID", "-")
     status, delay, urls = ROUTES.get("/" + environ["PATH_INFO"].split("/")[1], (404, 0, []))
     time.sleep(delay)
     for k, url in enumerate(urls, 1):
+        if url.startswith("redis:"):
+            ask_redis(url, request_id)
+            continue
         headers = {"x-request-id": f"{request_id}.{k}"}
         if FORWARD_TRACEPARENT and "HTTP_TRACEPARENT" in environ:
             headers["traceparent"] = environ["HTTP_TRACEPARENT"]

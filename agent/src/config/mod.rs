@@ -1,7 +1,5 @@
 //! The command line and the environment, parsed once: settings that exist are valid, and no other room parses their text.
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
-
 mod args;
 mod environment;
 mod settings;
@@ -19,8 +17,8 @@ pub use settings::{
     RunSettings, Selection, TraceSettings,
 };
 pub use values::{
-    CONTAINER_ID_DIGITS, CgroupGlob, ExeGlob, HeaderName, IgnoreRule, KnownMethods, LogLevel, Output, Route,
-    RouteError, Sampler, SamplerError, SecretName, SecretNames, SpanNames,
+    CONTAINER_ID_DIGITS, CONTROL_SOCKET, CgroupGlob, ExeGlob, HeaderName, IgnoreRule, KnownMethods, LogLevel,
+    METRICS_ADDRESS, Output, Route, RouteError, Sampler, SamplerError, SecretName, SecretNames, SpanNames,
 };
 pub(crate) use values::{IgnoredRequests, RouteSegment};
 

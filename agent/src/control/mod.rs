@@ -18,9 +18,6 @@ pub use server::{Control, ControlError, Desk};
 
 use serde::{Deserialize, Serialize};
 
-/// Default path.
-pub const DEFAULT_PATH: &str = "/run/spoor/control.sock";
-
 /// Largest question in bytes, its line's end included.
 const MAX_QUESTION_BYTES: u64 = 256;
 /// Largest answer that is read, in bytes.

@@ -26,12 +26,11 @@ impl Rules {
     /// No rule.
     pub const NONE: Self = Self::of(&[]);
 
-    const fn of(rules: &[Rule]) -> Self {
+    const fn of(mut rules: &[Rule]) -> Self {
         let mut set = 0;
-        let mut place = 0;
-        while place < rules.len() {
-            set |= 1 << rules[place] as u8;
-            place += 1;
+        while let [rule, rest @ ..] = rules {
+            set |= 1 << *rule as u8;
+            rules = rest;
         }
         Self(set)
     }

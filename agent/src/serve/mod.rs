@@ -12,7 +12,7 @@ use std::{
     convert::Infallible,
     fmt,
     io::{self, ErrorKind},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener as StdListener},
+    net::{SocketAddr, TcpListener as StdListener},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -41,10 +41,6 @@ use tokio::{
 };
 
 use crate::metrics::{self, Metrics};
-
-/// Default address. Not port 9464, OpenTelemetry's default for Prometheus, which belongs to the
-/// services that we trace.
-pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9469);
 
 /// Upper bound on open connections. More wait in the kernel for a place.
 const MAX_CONNECTIONS: usize = 32;

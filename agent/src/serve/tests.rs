@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::TcpStream,
+    net::{Ipv4Addr, TcpStream},
     sync::atomic::{AtomicU8, AtomicUsize},
     time::Instant,
 };

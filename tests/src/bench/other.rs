@@ -23,7 +23,7 @@ use super::{
 /// Time in which the agent reads its counters.
 const COUNTING_TIME: Duration = Duration::from_millis(1200);
 
-/// Measures Redis under its own benchmark, then a process that reads and writes a file.
+/// Measures Redis under its own benchmark, by inline commands, then a process that reads and writes a file.
 pub fn run(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     let mut bars = redis(rig, options)?;
     let rounds = Rounds::measure(rig, options)?;
@@ -113,9 +113,10 @@ fn measure(rig: &Rig, agent: &Agent, redis: &Redis, options: Options) -> Result<
             "-p",
             &redis.address.port().to_string(),
         ])
-        .args(["-t", "get", "-c", "16", "-n", "1000000000", "-q"]);
+        // A connection that begins with an inline command is none of a protocol that Spoor reads.
+        .args(["-t", "ping_inline", "-c", "16", "-n", "1000000000", "-q"]);
     let mut load = Process::start("redis-benchmark", command, &rig.path().join("redis-benchmark.log"))?;
-    // After their first calls its connections are known to be no HTTP; the agent shows its counters once a second.
+    // After their first calls its connections are known to be of another protocol; the agent shows its counters once a second.
     sleep(SELECTION_TIME + COUNTING_TIME);
     let count = || -> Result<[f64; 4]> {
         let records = agent.metrics()?.sum("spoor_ring_records_total");

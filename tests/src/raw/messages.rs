@@ -443,7 +443,7 @@ fn not_http(world: &mut World, name: &str) -> Result<()> {
     .concat();
     let client_first: [(&[u8], &[u8]); 6] = [
         (&hello, &[0x15, 3, 3, 0, 2, 2, 40]),
-        (b"*1\r\n$4\r\nPING\r\n", b"+PONG\r\n"),
+        (b"\x10\x10\0\x04MQTT\x04\x02\0\x3c\0\x04test", b"\x20\x02\0\0"),
         (b"GET key\r\n", b"VALUE key 0 1\r\n1\r\nEND\r\n"),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[0, 0, 0, 4, 0, 0, 0, 0, 0]),
         (&[0; 64], &[0xff; 64]),

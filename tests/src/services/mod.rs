@@ -102,6 +102,8 @@ pub enum Server {
     Hyper,
     /// The server of Erlang's inets.
     Inets,
+    /// Redis, which keeps nothing on disk and logs no commands.
+    Redis,
 }
 
 impl Server {
@@ -178,7 +180,7 @@ impl Service {
             address,
             titled: matches!(
                 server,
-                Server::NginxStatic | Server::NginxProxy { .. } | Server::Puma { .. } | Server::PhpFpm
+                Server::NginxStatic | Server::NginxProxy { .. } | Server::Puma { .. } | Server::PhpFpm | Server::Redis
             ),
             server,
             process,
@@ -256,6 +258,7 @@ fn command(server: Server, name: &str, address: SocketAddr, directory: &Path) ->
         Server::Go => Command::new(built::go()?),
         Server::Hyper => Command::new(built::hyper()?),
         Server::Inets => inets()?,
+        Server::Redis => redis(address),
         Server::Uvicorn => uvicorn(address),
         Server::ApachePrefork => proxies::apache(Apache::Prefork, name, address, directory)?,
         Server::ApacheWorker => proxies::apache(Apache::Worker, name, address, directory)?,
@@ -344,6 +347,13 @@ fn inets() -> Result<Command> {
     command.args(["-noinput", "+sbwt", "none", "+sbwtdcpu", "none", "+sbwtdio", "none"]);
     command.arg("-pa").arg(built::erlang()?).args(["-s", "service", "main"]);
     Ok(command)
+}
+
+fn redis(address: SocketAddr) -> Command {
+    let mut command = Command::new("redis-server");
+    command.args(["--bind", &address.ip().to_string()]);
+    command.args(["--port", &address.port().to_string(), "--save", ""]);
+    command
 }
 
 fn uvicorn(address: SocketAddr) -> Command {

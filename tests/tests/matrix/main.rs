@@ -2,9 +2,10 @@
 //! traced by one agent, and all spans and parents compared with the log of the processes.
 //!
 //! A server under test makes two calls for each request, a proxy one. Standard output has the table of results
-//! (`--nocapture`). In [`whole`] the agent starts first, in [`attached`] the load.
+//! (`--nocapture`). In [`whole`] the agent starts first, in [`attached`] the load. In [`database`] a server calls a database, too.
 
 mod attached;
+mod database;
 mod named;
 mod whole;
 
@@ -65,23 +66,30 @@ struct Scene {
 
 impl Scene {
     fn set(name: &'static str, subject: Subject) -> Result<Self> {
+        Self::serve(name, |leaf| {
+            let upstream = leaf.address;
+            let (server, routes) = match subject {
+                Subject::NginxStatic => (Server::NginxStatic, vec![]),
+                Subject::NginxProxy { keepalive } => (Server::NginxProxy { upstream, keepalive }, vec![]),
+                Subject::Proxy(server) => (server(upstream), vec![]),
+                Subject::Calling(server) => (
+                    server,
+                    vec![route("/call", 200, 0, &[leaf.url("/leaf"), leaf.url("/leaf")])],
+                ),
+            };
+            Service::start(server, "server", &routes)
+        })
+    }
+
+    /// The same, where `start` makes the server that calls the leaf.
+    fn serve(name: &'static str, start: impl FnOnce(&Service) -> Result<Service>) -> Result<Self> {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let start = Instant::now();
+        let began = Instant::now();
         let leaf = Service::start(Server::NginxStatic, "leaf", &[])?;
-        let upstream = leaf.address;
-        let (server, routes) = match subject {
-            Subject::NginxStatic => (Server::NginxStatic, vec![]),
-            Subject::NginxProxy { keepalive } => (Server::NginxProxy { upstream, keepalive }, vec![]),
-            Subject::Proxy(server) => (server(upstream), vec![]),
-            Subject::Calling(server) => (
-                server,
-                vec![route("/call", 200, 0, &[leaf.url("/leaf"), leaf.url("/leaf")])],
-            ),
-        };
         Ok(Self {
             name,
-            start,
-            service: Service::start(server, "server", &routes)?,
+            start: began,
+            service: start(&leaf)?,
             leaf,
             _turn: turn,
         })

@@ -27,7 +27,7 @@ use crate::tools::{self, Run};
 pub const MANIFEST: &str = "tests/fuzz/Cargo.toml";
 
 /// The targets, the one with the longest runs first.
-const TARGETS: [&str; 6] = ["core", "http1", "process", "tape", "text", "framing"];
+const TARGETS: [&str; 7] = ["core", "http1", "redis", "process", "tape", "text", "framing"];
 
 /// The target triple. The agent's tests run on this machine; fuzzing needs no other.
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
@@ -85,12 +85,20 @@ const PARSERS: &[&str] = &[
     "agent/src/engine/proto/http1/start_line.rs",
     "agent/src/engine/proto/http1/stray.rs",
     "agent/src/engine/proto/http1/stream.rs",
+    "agent/src/engine/proto/held.rs",
     "agent/src/engine/proto/http1/structure/head.rs",
     "agent/src/engine/proto/http1/structure/mod.rs",
     "agent/src/engine/proto/http1/structure/proxy.rs",
     "agent/src/engine/proto/http1/structure/target.rs",
     "agent/src/engine/proto/http1/structure/value.rs",
     "agent/src/engine/proto/opaque.rs",
+    "agent/src/engine/proto/redis/answer.rs",
+    "agent/src/engine/proto/redis/command.rs",
+    "agent/src/engine/proto/redis/connection.rs",
+    "agent/src/engine/proto/redis/frames.rs",
+    "agent/src/engine/proto/redis/keys.rs",
+    "agent/src/engine/proto/redis/kept.rs",
+    "agent/src/engine/proto/redis/structure.rs",
     "agent/src/engine/proto/structure.rs",
     "agent/src/tape/mod.rs",
     "agent/src/tape/frame.rs",
@@ -434,7 +442,7 @@ fn corpus(target: &str) -> PathBuf {
 /// Returns the target's dictionary: words that are hard to guess.
 fn dictionary(target: &str) -> PathBuf {
     let name = match target {
-        "process" | "tape" | "text" => target,
+        "process" | "redis" | "tape" | "text" => target,
         _ => "http",
     };
     tools::root().join(format!("tests/fuzz/dictionaries/{name}.dict"))

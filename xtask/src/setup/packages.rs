@@ -222,7 +222,13 @@ pub const PACKAGES: &[Package] = &[
         "redis-server",
         Command("redis-benchmark"),
         "a protocol that is not HTTP, and its load",
-        &[In(Scope::Bench)],
+        &[Server("Redis"), In(Scope::Bench)],
+    ),
+    package(
+        "python3-redis",
+        File("/usr/lib/python3/dist-packages/redis/__init__.py"),
+        "Python client of Redis",
+        &[Server("Redis")],
     ),
     package(
         "valgrind",
@@ -515,7 +521,7 @@ mod tests {
         );
         assert_eq!(needed(Scope::All).len(), PACKAGES.len());
         let test = needed(Scope::Test);
-        assert!(test.contains(&"varnish") && !test.contains(&"redis-server") && !test.contains(&"qemu-system-arm"));
+        assert!(test.contains(&"varnish") && test.contains(&"python3-redis") && !test.contains(&"qemu-system-arm"));
     }
 
     #[test]

@@ -108,6 +108,21 @@ fn chunks_make_a_record_for_each_line() {
 }
 
 #[test]
+fn hints_skip_strings_of_what_the_programs_do_not_frame() {
+    let mut talk = Talk::new();
+    assert_eq!(talk.call(0, b"*3\r\n$3\r\nSET\r\n"), (vec![(0, 13)], 0));
+    talk.hint([33, 0], [Mode::Unknown, Mode::Unknown], 1);
+    assert_eq!(talk.call(0, b"0123456789"), (vec![], 0));
+    assert_eq!(talk.call(1, b"+OK\r\n"), (vec![(0, 5)], 0));
+    // The string ends within a call, or with one: behind it all is copied.
+    assert_eq!(talk.call(0, b"0123456789\r\n"), (vec![(33, 2)], 0));
+    assert_eq!(talk.call(0, b"*1\r\n$4\r\nPING\r\n"), (vec![(35, 14)], 0));
+    talk.hint([59, 0], [Mode::Unknown, Mode::Unknown], 2);
+    assert_eq!(talk.call(0, b"0123456789"), (vec![(59, 0)], 0));
+    assert_eq!(talk.call(0, b"\r\n"), (vec![(59, 2)], 0));
+}
+
+#[test]
 fn hints_lower_and_raise_what_the_programs_know() {
     let post = |length: u64| format!("POST / HTTP/1.1\r\nContent-Length: {length}");
     let mut talk = Talk::new();

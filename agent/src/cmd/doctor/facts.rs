@@ -12,12 +12,11 @@ use std::{
 };
 
 use crate::{
-    control,
+    config::{CONTROL_SOCKET, METRICS_ADDRESS},
     export::config::{Choice, ExportConfig, Target, names_endpoint},
     preflight::{self, Tracefs},
     probe::{self, Survey},
     process::{ProcRoot, Unseen, unseen},
-    serve::DEFAULT_ADDRESS,
 };
 
 /// Longest wait for a connection to the collector, the look-up of its name included.
@@ -99,10 +98,10 @@ impl Facts {
                 .unwrap_or(0),
             unseen: unseen(&ProcRoot::of_host()),
             kernel_tls: fs::read_to_string("/proc/net/tls_stat").ok().map(|text| tls_now(&text)),
-            agent_answers: UnixStream::connect(control::DEFAULT_PATH).is_ok(),
+            agent_answers: UnixStream::connect(CONTROL_SOCKET).is_ok(),
             metrics: (
-                DEFAULT_ADDRESS,
-                TcpListener::bind(DEFAULT_ADDRESS)
+                METRICS_ADDRESS,
+                TcpListener::bind(METRICS_ADDRESS)
                     .map(drop)
                     .map_err(|error| error.to_string()),
             ),

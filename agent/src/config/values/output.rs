@@ -1,10 +1,20 @@
 //! Destinations of spans, logs and answers, and the style of span names.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{control, serve::DEFAULT_ADDRESS};
+/// Default path of the control socket.
+pub const CONTROL_SOCKET: &str = "/run/spoor/control.sock";
+
+/// Default address of the metrics server. Not port 9464, OpenTelemetry's default for Prometheus, which belongs to the services
+/// that we trace.
+pub const METRICS_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9469);
 
 /// Destination of spans.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,7 +109,7 @@ pub struct ControlSocket(pub Option<PathBuf>);
 
 impl Default for ControlSocket {
     fn default() -> Self {
-        Self(Some(PathBuf::from(control::DEFAULT_PATH)))
+        Self(Some(PathBuf::from(CONTROL_SOCKET)))
     }
 }
 
@@ -130,7 +140,7 @@ pub struct Listen(pub Option<SocketAddr>);
 
 impl Default for Listen {
     fn default() -> Self {
-        Self(Some(DEFAULT_ADDRESS))
+        Self(Some(METRICS_ADDRESS))
     }
 }
 

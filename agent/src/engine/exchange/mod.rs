@@ -1,7 +1,7 @@
 //! An exchange: a request with its response, or with what ended it, seen at one end of its connection.
 //!
-//! [`state`] has the states of an exchange, `lineage` its parent and trace, `side` the facts of the end that saw
-//! it. An exchange carries the messages of its protocol, and no code here looks into them.
+//! [`state`] has the states of an exchange, [`Lineage`] its parent and trace, [`Side`] the facts of the end that saw it. An
+//! exchange carries the messages of its protocol, and no code here looks into them.
 
 mod failure;
 mod lineage;

@@ -534,12 +534,13 @@ fn carries(events: &[Event]) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::proto::http1::Http1;
+    use crate::engine::proto::{http1::Http1, redis::Redis};
 
     /// Each word costs a megabyte with 100,000 connections. The allocator's sizes are 192, 224 and 256 bytes.
     #[test]
     fn sizes() {
         assert!(size_of::<Connection>() <= 224, "{}", size_of::<Connection>());
         assert!(size_of::<Http1>() <= 224, "{}", size_of::<Http1>());
+        assert!(size_of::<Redis>() <= 224, "{}", size_of::<Redis>());
     }
 }

@@ -1,6 +1,6 @@
 //! The words that parsers and the rest of Core share.
 
-use super::{Config, http1};
+use super::{Config, http1, redis};
 use crate::record::Stamp;
 
 /// A half of a connection's talk.
@@ -78,6 +78,8 @@ pub enum Discipline {
 pub enum Call {
     /// The head of an HTTP/1 request.
     Http1(Box<http1::RequestHead>),
+    /// A Redis command.
+    Redis(Box<redis::Command>),
 }
 
 /// The start of a response: the parts that spans need.
@@ -85,19 +87,28 @@ pub enum Call {
 pub enum Reply {
     /// The head of an HTTP/1 response.
     Http1(Box<http1::ResponseHead>),
+    /// The outcome of a Redis command.
+    Redis(redis::Answer),
 }
 
 impl Call {
     /// Returns the values of `traceparent` that came with the call.
     pub fn traceparents(&self) -> impl Iterator<Item = &[u8]> {
-        let Self::Http1(head) = self;
-        head.values(http1::Header::Traceparent)
+        self.values(http1::Header::Traceparent)
     }
 
     /// Returns the values of `tracestate` that came with the call.
     pub fn tracestates(&self) -> impl Iterator<Item = &[u8]> {
-        let Self::Http1(head) = self;
-        head.values(http1::Header::Tracestate)
+        self.values(http1::Header::Tracestate)
+    }
+
+    /// Returns the values of a header. Only HTTP has any.
+    fn values(&self, header: http1::Header) -> impl Iterator<Item = &[u8]> {
+        let head = match self {
+            Self::Http1(head) => Some(head),
+            Self::Redis(_) => None,
+        };
+        head.into_iter().flat_map(move |head| head.values(header))
     }
 
     /// Returns whether the call could be read. If a server refused the bytes, only its refusal shows that they were
@@ -105,6 +116,7 @@ impl Call {
     pub fn is_readable(&self) -> bool {
         match self {
             Self::Http1(head) => head.is_readable(),
+            Self::Redis(_) => true,
         }
     }
 
@@ -112,6 +124,8 @@ impl Call {
     pub fn passes_on(&self, request: &Self) -> bool {
         match (self, request) {
             (Self::Http1(call), Self::Http1(request)) => call.passes_on(request),
+            // The way of a proxy of commands to its server is not known to be the same.
+            (Self::Redis(_), _) | (_, Self::Redis(_)) => false,
         }
     }
 
@@ -120,6 +134,7 @@ impl Call {
     pub fn is_telemetry(&self, config: &Config, offset: u64, captured: Option<(u64, &[u8])>) -> bool {
         match self {
             Self::Http1(head) => config.http1.telemetry.names(head, offset, captured),
+            Self::Redis(_) => false,
         }
     }
 }

@@ -7,8 +7,10 @@
 
 pub mod detect;
 mod event;
+mod held;
 pub mod http1;
 pub mod opaque;
+pub mod redis;
 pub mod structure;
 
 use agent_ebpf::abi::Mode;
@@ -17,12 +19,15 @@ pub use event::{Call, Cause, Data, Discipline, Event, Half, Piece, Reply};
 
 use crate::record::Stamp;
 use http1::Http1;
+use redis::Redis;
 
 /// A protocol that Spoor reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
     /// HTTP/1.0 and 1.1 (RFC 9112).
     Http1,
+    /// Redis: RESP2 and RESP3.
+    Redis,
 }
 
 /// A parser of one connection.
@@ -30,6 +35,8 @@ pub enum Protocol {
 pub enum Parser {
     /// HTTP/1.0 and 1.1 (RFC 9112).
     Http1(Box<Http1>),
+    /// Redis: RESP2 and RESP3.
+    Redis(Box<Redis>),
 }
 
 /// The parts of messages that parsers keep for the user.
@@ -63,7 +70,7 @@ impl Protocol {
     /// Returns how replies find their calls.
     pub fn discipline(self) -> Discipline {
         match self {
-            Self::Http1 => Discipline::Fifo,
+            Self::Http1 | Self::Redis => Discipline::Fifo,
         }
     }
 
@@ -71,6 +78,7 @@ impl Protocol {
     pub fn unreadable(self, cause: Cause) -> Option<&'static str> {
         match self {
             Self::Http1 => http1::unreadable(cause),
+            Self::Redis => redis::unreadable(cause),
         }
     }
 }
@@ -80,6 +88,7 @@ impl Parser {
     pub fn protocol(&self) -> Protocol {
         match self {
             Self::Http1(_) => Protocol::Http1,
+            Self::Redis(_) => Protocol::Redis,
         }
     }
 
@@ -87,6 +96,7 @@ impl Parser {
     pub fn feed(&mut self, config: &Config, half: Half, piece: Piece<'_>, out: &mut Vec<Event>) {
         match self {
             Self::Http1(http) => http.feed(&config.http1, half, piece, out),
+            Self::Redis(redis) => redis.feed(half, piece, out),
         }
     }
 
@@ -95,6 +105,7 @@ impl Parser {
     pub fn end(&mut self, config: &Config, half: Half, stamp: Stamp, out: &mut Vec<Event>) {
         match self {
             Self::Http1(http) => http.end(&config.http1, half, stamp, out),
+            Self::Redis(redis) => redis.end(half, stamp, out),
         }
     }
 
@@ -102,6 +113,7 @@ impl Parser {
     pub fn ahead(&self, half: Half) -> Ahead {
         match self {
             Self::Http1(http) => http.ahead(half),
+            Self::Redis(redis) => redis.ahead(half),
         }
     }
 
@@ -109,6 +121,7 @@ impl Parser {
     pub fn body_until(&self, half: Half) -> u64 {
         match self {
             Self::Http1(http) => http.body_until(half),
+            Self::Redis(redis) => redis.body_until(half),
         }
     }
 
@@ -116,6 +129,7 @@ impl Parser {
     pub fn is_synchronised(&self) -> bool {
         match self {
             Self::Http1(http) => http.is_synchronised(),
+            Self::Redis(redis) => redis.is_synchronised(),
         }
     }
 
@@ -123,6 +137,7 @@ impl Parser {
     pub fn reads_requests(&self) -> bool {
         match self {
             Self::Http1(http) => http.reads_requests(),
+            Self::Redis(redis) => redis.is_synchronised(),
         }
     }
 
@@ -130,6 +145,7 @@ impl Parser {
     pub fn is_doubted(&self, half: Half) -> bool {
         match self {
             Self::Http1(http) => http.is_doubted(half),
+            Self::Redis(_) => false,
         }
     }
 
@@ -137,6 +153,7 @@ impl Parser {
     pub fn awaits_refusal(&self) -> bool {
         match self {
             Self::Http1(http) => http.awaits_refusal(),
+            Self::Redis(_) => false,
         }
     }
 
@@ -144,6 +161,7 @@ impl Parser {
     pub fn is_unserved(&self, exchange: u64) -> bool {
         match self {
             Self::Http1(http) => http.is_unserved(exchange),
+            Self::Redis(_) => false,
         }
     }
 }

@@ -5,8 +5,16 @@
 
 /// Became something else: a WebSocket, a tunnel by CONNECT.
 pub const UPGRADED: &str = "upgraded (WebSocket, CONNECT)";
-/// Name for a connection that is older than the agent and on which no HTTP/1 was found.
-pub const NONE_FOUND: &str = "no HTTP/1 found";
+/// Name for a connection that is older than the agent, or of which bytes were lost, and on which no message was found to begin.
+pub const NONE_FOUND: &str = "no message boundary found";
+/// Name for Redis, whose client has subscribed to channels.
+pub const REDIS_SUBSCRIBED: &str = "Redis publish/subscribe";
+/// Name for Redis, whose client sees the commands of all.
+pub const REDIS_MONITOR: &str = "Redis MONITOR";
+/// Name for Redis between two servers.
+pub const REDIS_REPLICATION: &str = "Redis replication";
+/// Name for Redis, whose client wants no replies.
+pub const REDIS_SILENT: &str = "Redis without replies";
 /// RFC 8446.
 pub const TLS: &str = "TLS";
 /// None of the protocols that are named here.

@@ -8,7 +8,7 @@
 use super::{
     Half, Protocol,
     detect::{Detected, FirstBytes, detect},
-    http1,
+    http1, redis,
 };
 
 /// Follows one connection of a protocol.
@@ -16,6 +16,8 @@ use super::{
 pub enum Structure {
     /// HTTP/1.0 and 1.1 (RFC 9112).
     Http1(http1::Structure),
+    /// RESP2 and RESP3.
+    Redis(Box<redis::Conversation>),
 }
 
 /// Marks on bytes, in the order of the stream.
@@ -84,6 +86,7 @@ impl Structure {
         let Detected { parser, at_server } = detect(seen)?;
         let structure = match parser.protocol() {
             Protocol::Http1 => Self::Http1(http1::Structure::new(seen.from_birth)),
+            Protocol::Redis => Self::Redis(Box::new(redis::Conversation::new(seen.from_birth))),
         };
         Some((structure, at_server))
     }
@@ -93,6 +96,7 @@ impl Structure {
     pub fn bytes<'n>(&mut self, named: &'n Named, half: Half, begins_call: bool, bytes: &[u8], marks: &mut Marks<'n>) {
         match self {
             Self::Http1(http) => http.bytes(named, half, begins_call, bytes, marks),
+            Self::Redis(redis) => redis.bytes(half, bytes, marks),
         }
     }
 
@@ -100,6 +104,7 @@ impl Structure {
     pub fn gap(&mut self, half: Half, n: u64) {
         match self {
             Self::Http1(http) => http.gap(half, n),
+            Self::Redis(redis) => redis.gap(half, n),
         }
     }
 }

@@ -13,6 +13,7 @@ mod odd;
 mod parents;
 mod processes;
 mod property;
+mod redis;
 mod secrets;
 mod workloads;
 

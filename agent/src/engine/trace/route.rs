@@ -1,7 +1,5 @@
 //! Which paths a rule for `http.route` matches.
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
-
 pub use crate::config::Route;
 use crate::config::RouteSegment as Segment;
 

@@ -14,8 +14,6 @@
 //! | `{slug}` | six or more words in one segment | `how-to-brew-tea-at-home` |
 //! | `{text}` | text that had to be percent-encoded, or is not ASCII | `caf%C3%A9` |
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
-
 use std::{borrow::Cow, collections::HashSet, hash::BuildHasher};
 
 use foldhash::fast::FixedState;

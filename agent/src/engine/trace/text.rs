@@ -1,7 +1,5 @@
 //! Bytes from the wire as attribute values: valid UTF-8, of bounded length.
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
-
 use std::{borrow::Cow, fmt::Write};
 
 /// Upper bound on the length of a value in bytes, the mark of a cut included.

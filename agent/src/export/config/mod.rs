@@ -4,8 +4,6 @@
 //! 65,536 spans (not 2,048) and at most 64 MiB, a batch has 2,048 spans (not 512) and leaves after 1 s (not 5 s). One
 //! agent speaks for all services of a host, and has to bridge a minute without its collector.
 
-#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
-
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use hyper::{
@@ -176,7 +174,7 @@ pub enum ConfigError {
         words: &'static str,
     },
     /// A client certificate is set without its key, or the key without the certificate.
-    #[error("{given} is set and {missing} is not; a client certificate and its key are of use together only")]
+    #[error("{given} is set and {missing} is not; set both: a client certificate needs its key")]
     HalfClient {
         /// The variable that is set.
         given: String,

@@ -9,14 +9,13 @@ use super::{
     Call, Cause, Config, Event, Header, Piece, Reply, RequestHead, ResponseHead,
     doubt::{Doubt, Watch},
     framing::{Method, request_body, response_body},
-    held::Held,
     proxy::{ProxyHeader, Taken},
     resync::Search,
     stray::{Stray, looks_like_response},
     stream::{Ended, Found, Stream, skip_empty_lines},
 };
 use crate::{
-    engine::proto::{Data, Half, opaque},
+    engine::proto::{Data, Half, held::Held, opaque},
     record::Stamp,
 };
 

@@ -119,7 +119,7 @@ pub enum Header {
     XForwardedHost,
     /// The client's address from the PROXY protocol: a header of the connection, not of the request.
     ProxiedFor,
-    /// A header that the user asked for: its index in `Config::capture_request` or `Config::capture_response`.
+    /// A header that the user asked for, by its place in the list that [`Config::new`] was given.
     Captured(u16),
 }
 

@@ -3,6 +3,7 @@
 //! With [`proto`](crate::engine::proto) the only room that names a protocol: one module for each family of conventions.
 
 pub mod http;
+pub mod redis;
 
 use std::borrow::Cow;
 
@@ -72,6 +73,7 @@ impl Conventions {
     pub fn is_ignored(&self, call: &Call) -> bool {
         match call {
             Call::Http1(head) => self.ignore.iter().any(|rule| rule.matches(head)),
+            Call::Redis(_) => false,
         }
     }
 
@@ -82,13 +84,23 @@ impl Conventions {
         };
         match call {
             Call::Http1(request) => {
-                let response = exchange.reply.map(|Reply::Http1(head)| &**head);
+                let response = exchange.reply.and_then(|reply| match reply {
+                    Reply::Http1(head) => Some(&**head),
+                    Reply::Redis(_) => None,
+                });
                 let http = HttpExchange {
                     request,
                     response,
                     end: exchange,
                 };
                 http::describe(&http, &self.http, names)
+            }
+            Call::Redis(command) => {
+                let answer = exchange.reply.and_then(|reply| match reply {
+                    Reply::Redis(answer) => Some(answer),
+                    Reply::Http1(_) => None,
+                });
+                redis::describe(command, answer, exchange)
             }
         }
     }

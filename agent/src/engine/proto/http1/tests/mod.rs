@@ -122,6 +122,7 @@ fn brief(event: &Event) -> String {
         },
         Event::Lost { exchange, cause } => format!("{exchange} lost {cause:?}"),
         Event::Opaque { cause, .. } => format!("opaque {cause:?}"),
+        Event::Begins { .. } | Event::Answered { .. } => "of another protocol".to_owned(),
     }
 }
 
