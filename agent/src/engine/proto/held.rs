@@ -7,17 +7,17 @@ use agent_ebpf::classify;
 use super::{Data, Piece};
 use crate::record::Stamp;
 
-/// Most captured bytes that are held for one half.
+/// Upper bound on captured bytes that are held for one half.
 const MAX_HELD_BYTES: usize = 64 * 1024;
 
-/// Most pieces that are held for one half.
+/// Upper bound on pieces that are held for one half.
 const MAX_HELD_PIECES: usize = 1024;
 
 /// Pieces of one half that wait for the other half, in stream order.
 #[derive(Debug, Default)]
 pub(super) struct Held(Option<Box<Pieces>>);
 
-/// Most of 100,000 connections never hold anything: nothing takes a word.
+/// Content of [`Held`], boxed: most of 100,000 connections never hold anything, and then it takes one word.
 #[derive(Debug, Default)]
 struct Pieces {
     queue: VecDeque<HeldPiece>,
@@ -86,7 +86,7 @@ impl Held {
         pieces.queue.front().map(HeldPiece::piece)
     }
 
-    /// The first captured bytes, up to a gap: how many they are, at most 8, and which.
+    /// Returns the first captured bytes, up to a gap: the bytes, at most 8, and their number.
     pub fn first_bytes(&self) -> ([u8; 8], usize) {
         let pieces = self.0.iter().flat_map(|pieces| &pieces.queue);
         let captured = pieces.map_while(|piece| match &piece.data {

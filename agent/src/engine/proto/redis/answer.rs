@@ -191,7 +191,7 @@ impl Answers {
         }
     }
 
-    /// The first word of the message is known.
+    /// Takes the first word of the message, which is known by now.
     fn word(&mut self) -> Heard {
         let Now::Word(word) = std::mem::replace(&mut self.now, Now::Told(Shape::Other)) else {
             return Heard::Nothing;

@@ -265,7 +265,7 @@ impl Words {
         self.strings == 0 || self.client != Client::No || self.is_count()
     }
 
-    /// The string that begins says how many keys there are.
+    /// Returns whether the string that begins says how many keys there are.
     fn is_count(&self) -> bool {
         matches!(self.keys, Keys::Counted { at, .. } if u64::from(at) == self.strings)
     }

@@ -68,7 +68,8 @@ enum Mode {
 }
 
 impl Redis {
-    /// `from_birth`: the first byte that is fed is the first of the connection. Else no boundary is known yet.
+    /// Creates a parser. `from_birth`: the first byte that is fed is the first of the connection; else no boundary is
+    /// known yet.
     pub fn new(from_birth: bool, at_server: bool) -> Self {
         Self {
             mode: if from_birth {
@@ -172,7 +173,7 @@ impl Redis {
         }
     }
 
-    /// A command is whole.
+    /// Begins the exchange of a command that is whole.
     fn begin(&mut self, found: Found, last: Stamp, out: &mut Vec<Event>) {
         let Found {
             command,
@@ -324,7 +325,7 @@ impl Redis {
         };
     }
 
-    /// The oldest exchange whose reply is not complete, or the next one.
+    /// Returns the number of the oldest exchange whose reply is not complete, or of the next one.
     fn oldest_exchange(&self) -> u64 {
         self.next_exchange.saturating_sub(self.pending.into())
     }

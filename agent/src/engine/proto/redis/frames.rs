@@ -309,7 +309,7 @@ impl Frames {
         }
     }
 
-    /// A value is over, and with it the aggregates whose last one it was.
+    /// Ends a value, and the aggregates whose last one it was.
     fn end_value(&mut self) -> Token<'static> {
         self.at = At::Type;
         while let Some(level) = self.open.last_mut() {

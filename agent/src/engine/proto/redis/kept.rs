@@ -22,7 +22,7 @@ impl Kept {
         }
     }
 
-    /// A part of it is missing, or nobody needs it.
+    /// Notes that a part of it is missing or not needed.
     pub fn tear(&mut self) {
         self.is_torn = true;
         self.bytes = SmallVec::new();

@@ -29,7 +29,7 @@ struct Followed {
 }
 
 impl Conversation {
-    /// `from_birth`: the first bytes that come are the connection's first.
+    /// Creates the state. `from_birth`: the first bytes that come are the connection's first.
     pub fn new(from_birth: bool) -> Self {
         let followed = |half| Followed {
             structure: Structure::new(half),
@@ -210,7 +210,7 @@ impl Structure {
         }
     }
 
-    /// The place of the text of a value, if that may be structure.
+    /// Returns the place of the text of a value, if that may be structure.
     fn place(&self, kind: Kind, length: Option<u64>, is_outermost: bool) -> Option<WordOf> {
         match (self.half, kind) {
             (Half::Request, Kind::Bulk) if length.is_some() => Some(WordOf::Command),
@@ -238,7 +238,7 @@ impl Structure {
         tell(out, true, (bytes.len() - word.len()) as u64);
     }
 
-    /// The word is over.
+    /// Ends the word.
     fn word(&mut self, out: &mut Vec<Run>) {
         let At::Word { of, text, bytes } = std::mem::replace(&mut self.at, At::Passing) else {
             return;

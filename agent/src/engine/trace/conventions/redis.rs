@@ -39,7 +39,10 @@ pub fn describe(command: &Command, answer: Option<&Answer>, end: &Finished<'_>) 
     }
 }
 
-/// Each error of Redis is one at both ends: the conventions want all prefixes to be errors, and none tells whose fault it is.
+/// Adds the outcome of an exchange.
+///
+/// Each error of Redis is one at both ends: the conventions want all prefixes to be errors, and none shows which side
+/// is at fault.
 fn push_outcome(attributes: &mut Attributes, answer: Option<&Answer>, end: &Finished<'_>) -> Status {
     let prefix = match answer {
         Some(Answer::Error(prefix)) => Some(prefix.as_deref().map(str::to_owned)),
