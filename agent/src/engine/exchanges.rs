@@ -7,9 +7,21 @@ use super::{
     causality::Circumstances,
     context::traceparent,
     exchange::{Carried, Exchange, ExchangeId, Opening, ReadAt, Recognised, Serving, Shown, Side},
+    flow::Connection,
     proto::{Call, Cause, Discipline, Event},
 };
 use crate::record::{ConnectionId, EndOfStream, Role, Segment, Since, Stamp, Tgid};
+
+/// A request whose start is complete.
+struct Begun {
+    call: Call,
+    /// The system call that moved the first byte.
+    first: Stamp,
+    /// The system call that moved the last byte of the start.
+    complete: Stamp,
+    /// Stream offset of the first byte.
+    offset: u64,
+}
 
 impl Core {
     pub(super) fn segment(&mut self, segment: &Segment<'_>) {
@@ -94,7 +106,13 @@ impl Core {
                 complete,
                 offset,
             } => {
-                self.request(connection, exchange, call, first, complete, offset);
+                let begun = Begun {
+                    call,
+                    first,
+                    complete,
+                    offset,
+                };
+                self.request(connection, exchange, begun);
             }
             Event::Sent {
                 exchange,
@@ -141,45 +159,41 @@ impl Core {
                 self.causality.response(id, last);
                 self.finish(connection, exchange, last.time_ns);
             }
-            Event::Lost { exchange, cause } => {
-                match cause {
-                    Cause::Gap => self.counters.missed_gap += 1,
-                    Cause::Malformed => self.counters.malformed += 1,
-                    Cause::Doubtful => self.counters.doubtful += 1,
-                    Cause::HeadTooLarge => self.counters.head_too_large += 1,
-                    Cause::Unsolicited => self.counters.unsolicited += 1,
-                    Cause::TooManyPending => self.counters.too_many_pending += 1,
-                    Cause::OtherProtocol | Cause::Upgrade => {}
-                }
-                let Some(connection) = self.flow.known(connection) else {
-                    return;
-                };
-                let tgid = connection.tgid;
-                let what = connection.protocol().and_then(|protocol| protocol.unreadable(cause));
-                // The first request's number may be used again, by a request that was not the first on the connection.
-                connection.take_opening();
-                let first_lost = connection.exchanges.partition_point(|&(number, _)| number < exchange);
-                // If replies come in order, a lost request hides the ends of all later ones. With streams it hides only
-                // its own.
-                let lost: Vec<_> = match connection.discipline() {
-                    Discipline::Fifo => connection.exchanges.drain(first_lost..).collect(),
-                    Discipline::Multiplexed => {
-                        let is_known = connection
-                            .exchanges
-                            .get(first_lost)
-                            .is_some_and(|&(number, _)| number == exchange);
-                        connection
-                            .exchanges
-                            .drain(first_lost..first_lost + usize::from(is_known))
-                            .collect()
-                    }
-                };
-                self.missed(lost.into_iter().map(|(_, node)| node));
-                if let Some(what) = what {
-                    self.unseen_in(tgid, what);
-                }
-            }
+            Event::Lost { exchange, cause } => self.lost(connection, exchange, cause),
             Event::Opaque { .. } => {}
+        }
+    }
+
+    /// Gives up the exchanges of a connection that its parser cannot follow: `exchange` and, by discipline, those behind it.
+    fn lost(&mut self, connection: ConnectionId, exchange: u64, cause: Cause) {
+        match cause {
+            Cause::Gap => self.counters.missed_gap += 1,
+            Cause::Malformed => self.counters.malformed += 1,
+            Cause::Doubtful => self.counters.doubtful += 1,
+            Cause::HeadTooLarge => self.counters.head_too_large += 1,
+            Cause::Unsolicited => self.counters.unsolicited += 1,
+            Cause::TooManyPending => self.counters.too_many_pending += 1,
+            Cause::OtherProtocol | Cause::Upgrade => {}
+        }
+        let Some(connection) = self.flow.known(connection) else {
+            return;
+        };
+        let tgid = connection.tgid;
+        let what = connection.protocol().and_then(|protocol| protocol.unreadable(cause));
+        // The first request's number may be used again, by a request that was not the first on the connection.
+        connection.take_opening();
+        let open = &mut connection.exchanges;
+        let first_lost = open.partition_point(|&(number, _)| number < exchange);
+        let is_known = open.get(first_lost).is_some_and(|&(number, _)| number == exchange);
+        // If replies come in order, a lost request hides the ends of all later ones. With streams it hides only its own.
+        let end = match connection.discipline() {
+            Discipline::Fifo => connection.exchanges.len(),
+            Discipline::Multiplexed => first_lost + usize::from(is_known),
+        };
+        let lost: Vec<_> = connection.exchanges.drain(first_lost..end).collect();
+        self.missed(lost.into_iter().map(|(_, id)| id));
+        if let Some(what) = what {
+            self.unseen_in(tgid, what);
         }
     }
 
@@ -198,42 +212,64 @@ impl Core {
         exchanges.get(index).map(|&(_, node)| node)
     }
 
-    fn request(
-        &mut self,
-        connection_id: ConnectionId,
-        exchange: u64,
-        call: Call,
-        first: Stamp,
-        complete: Stamp,
-        offset: u64,
-    ) {
+    fn request(&mut self, connection_id: ConnectionId, exchange: u64, begun: Begun) {
         // Bytes that are no request give a server's span only: the server refused them, and at the client it is not
         // known whether they were meant as a call.
-        if !call.is_readable()
-            && self
-                .flow
-                .get(connection_id)
-                .is_none_or(|end| end.role() != Role::Server)
-        {
+        let role = self.flow.get(connection_id).map(Connection::role);
+        if !begun.call.is_readable() && role != Some(Role::Server) {
             return;
         }
-        let (carried, trace_state) = self.carried(&call);
-        let shown = if self.conventions.is_ignored(&call) {
-            Shown::Ignored
-        } else {
-            Shown::Span
-        };
-        let span_id = self.causality.ids().span();
+        let (first, complete, offset) = (begun.first, begun.complete, begun.offset);
         let sight = self.sight(first.execution.tgid, first.time_ns);
-        let Some(connection) = self.flow.known(connection_id) else {
-            return;
-        };
-        let server = connection.role() == Role::Server;
         let recognised = if complete.time_ns < self.record_ns {
             Recognised::Late
         } else {
             Recognised::AtOnce
         };
+        let Some(new) = self.new_exchange(connection_id, recognised, begun) else {
+            return;
+        };
+        let Some(connection) = self.flow.known(connection_id) else {
+            return;
+        };
+        let server = connection.role() == Role::Server;
+        let queued = connection.discipline() == Discipline::Fifo && !connection.exchanges.is_empty();
+        let opening = if exchange == 0 {
+            connection.take_opening()
+        } else {
+            Opening::Used
+        };
+        let wire = connection.wire_offset(offset);
+        let id = if server {
+            self.causality.request(new, queued, complete.time_ns)
+        } else {
+            let circumstances = Circumstances {
+                opening,
+                recognised,
+                sight,
+            };
+            self.causality.call(new, circumstances)
+        };
+        connection.exchanges.push((exchange, id));
+        let Some(wire) = wire else { return };
+        connection.note_offset(wire, id, |node| self.causality.get(node).is_some());
+        if let Some(partner) = self.partner(connection_id, wire) {
+            let (client, server) = if server { (partner, id) } else { (id, partner) };
+            self.causality.join(client, server);
+        }
+    }
+
+    /// Makes the exchange of a request that has begun.
+    fn new_exchange(&mut self, connection: ConnectionId, recognised: Recognised, begun: Begun) -> Option<Exchange> {
+        let (carried, trace_state) = self.carried(&begun.call);
+        let shown = if self.conventions.is_ignored(&begun.call) {
+            Shown::Ignored
+        } else {
+            Shown::Span
+        };
+        let span_id = self.causality.ids().span();
+        let connection = self.flow.known(connection)?;
+        let server = connection.role() == Role::Server;
         let side = if server {
             Side::Server(Serving {
                 recognised,
@@ -244,48 +280,20 @@ impl Core {
         };
         // The thread that read the end of the head serves the request; the thread that sent the first byte made the
         // call.
-        let who = if server { complete } else { first };
+        let who = if server { begun.complete } else { begun.first };
         let name = (connection.id, &connection.ends);
-        let mut begun = Exchange::new(side, span_id, name, who.execution, first.time_ns);
+        let mut new = Exchange::new(side, span_id, name, who.execution, begun.first.time_ns);
         let (blocked_from, blocked_to) = connection.long_write;
-        if !server && (blocked_from..blocked_to).contains(&offset) {
+        if !server && (blocked_from..blocked_to).contains(&begun.offset) {
             // The stamp is the exit of write(2): the peer may have read, and even answered, before it.
-            begun.start.read_at = ReadAt::WriteExit;
+            new.start.read_at = ReadAt::WriteExit;
         }
-        begun.messages.call = Some(call);
-        begun.unix_offset_ns = self.unix_offset_ns;
-        begun.lineage.carried = carried;
-        begun.lineage.trace_state = trace_state;
-        begun.shown = shown;
-        let queued = connection.discipline() == Discipline::Fifo && !connection.exchanges.is_empty();
-        let opening = if exchange == 0 {
-            connection.take_opening()
-        } else {
-            Opening::Used
-        };
-        let wire = connection.wire_offset(offset);
-        let id = if server {
-            self.causality.request(begun, queued, complete.time_ns)
-        } else {
-            let circumstances = Circumstances {
-                opening,
-                recognised,
-                sight,
-            };
-            self.causality.call(begun, circumstances)
-        };
-        if let Some(connection) = self.flow.known(connection_id) {
-            connection.exchanges.push((exchange, id));
-            if let Some(wire) = wire {
-                connection.note_offset(wire, id, |node| self.causality.get(node).is_some());
-            }
-        }
-        if let Some(wire) = wire
-            && let Some(partner) = self.partner(connection_id, wire)
-        {
-            let (client, server) = if server { (partner, id) } else { (id, partner) };
-            self.causality.join(client, server);
-        }
+        new.messages.call = Some(begun.call);
+        new.unix_offset_ns = self.unix_offset_ns;
+        new.lineage.carried = carried;
+        new.lineage.trace_state = trace_state;
+        new.shown = shown;
+        Some(new)
     }
 
     /// Reads the trace context that a call carries. Counts an invalid one.

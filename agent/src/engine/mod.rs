@@ -4,6 +4,7 @@
 pub mod causality;
 mod closing;
 pub mod context;
+mod counters;
 pub mod exchange;
 mod exchanges;
 pub mod flow;
@@ -21,6 +22,7 @@ use agent_ebpf::abi::Hint;
 
 use self::{
     causality::{Causality, Sight},
+    counters::counters,
     flow::Flow,
     trace::{Span, conventions::Conventions, sampling::Sampler, span_name::SpanNames},
 };
@@ -48,53 +50,54 @@ const LONGEST_REQUEST_NS: u64 = 60_000_000_000;
 /// Smallest difference between two readings of the clocks that is a step: a reader may be interrupted between the two.
 const CLOCK_STEP_NS: u64 = 1_000_000;
 
-/// Counters of what Core gave up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Records that this version does not understand.
-    pub malformed_records: u64,
-    /// Exchanges that were under way when bytes were lost, or when the agent started.
-    pub missed: u64,
-    /// Times that exchanges were given up because bytes that frame a message were not captured.
-    pub missed_gap: u64,
-    /// First lines of messages, or chunks, that cannot be read.
-    pub malformed: u64,
-    /// Messages that peers may end at different bytes.
-    pub doubtful: u64,
-    /// Heads of more than 64 KiB.
-    pub head_too_large: u64,
-    /// Responses that no request asked for.
-    pub unsolicited: u64,
-    /// Connections with too many requests waiting for responses.
-    pub too_many_pending: u64,
-    /// `traceparent` or `tracestate` headers that are not valid.
-    pub invalid_trace_context: u64,
-    /// OTLP requests, told by path, content type and body, and the agent's own exports.
-    pub telemetry_ignored: u64,
-    /// Exchanges that a rule of `--ignore` names.
-    pub ignored: u64,
-    /// Exchanges of processes that turned out not to be selected.
-    pub not_selected: u64,
-    /// Exchanges of processes whose facts could not be learned in time.
-    pub unknown_process: u64,
-    /// Failed connects to Unix sockets that do not exist: libraries try them at every start.
-    pub unix_connects_ignored: u64,
-    /// Connects that were under way when their process ended: no calls that failed.
-    pub connects_abandoned: u64,
-    /// Connections that ended with received bytes which their process did not read while spans were held.
-    pub left_unread: u64,
-    /// Connections whose last calls were not waited for, because too many had ended at once.
-    pub closed_early: u64,
-    /// Targets that use io_uring: their traffic on it is not visible.
-    pub io_uring: u64,
-    /// Exchanges of traces that the caller did not sample.
-    pub not_sampled: u64,
-    /// Exchanges of traces that `OTEL_TRACES_SAMPLER` left out.
-    pub left_out: u64,
-    /// Exchanges that became spans.
-    pub spans: u64,
-    /// Spans that are named by their method alone: their service has too many different paths, or the path is too long.
-    pub names_overflowed: u64,
+counters! {
+    /// Counters of what Core gave up.
+    pub struct Counters {
+        /// Records that this version does not understand.
+        malformed_records,
+        /// Exchanges that were under way when bytes were lost, or when the agent started.
+        missed,
+        /// Times that exchanges were given up because bytes that frame a message were not captured.
+        missed_gap,
+        /// First lines of messages, or chunks, that cannot be read.
+        malformed,
+        /// Messages that peers may end at different bytes.
+        doubtful,
+        /// Heads of more than 64 KiB.
+        head_too_large,
+        /// Responses that no request asked for.
+        unsolicited,
+        /// Connections with too many requests waiting for responses.
+        too_many_pending,
+        /// `traceparent` or `tracestate` headers that are not valid.
+        invalid_trace_context,
+        /// OTLP requests, told by path, content type and body, and the agent's own exports.
+        telemetry_ignored,
+        /// Exchanges that a rule of `--ignore` names.
+        ignored,
+        /// Exchanges of processes that turned out not to be selected.
+        not_selected,
+        /// Exchanges of processes whose facts could not be learned in time.
+        unknown_process,
+        /// Failed connects to Unix sockets that do not exist: libraries try them at every start.
+        unix_connects_ignored,
+        /// Connects that were under way when their process ended: no calls that failed.
+        connects_abandoned,
+        /// Connections that ended with received bytes which their process did not read while spans were held.
+        left_unread,
+        /// Connections whose last calls were not waited for, because too many had ended at once.
+        closed_early,
+        /// Targets that use io_uring: their traffic on it is not visible.
+        io_uring,
+        /// Exchanges of traces that the caller did not sample.
+        not_sampled,
+        /// Exchanges of traces that `OTEL_TRACES_SAMPLER` left out.
+        left_out,
+        /// Exchanges that became spans.
+        spans,
+        /// Spans that are named by their method alone: their service has too many different paths, or the path is too long.
+        names_overflowed,
+    }
 }
 
 /// Decision on whether a process is selected.
@@ -452,89 +455,18 @@ impl Core {
         (self.flow.len(), self.causality.len())
     }
 
-    /// Returns all counters, by name.
+    /// Lists all counters, by name.
     pub fn counters(&self) -> Vec<(&'static str, u64)> {
-        let Counters {
-            malformed_records,
-            missed,
-            missed_gap,
-            malformed,
-            doubtful,
-            head_too_large,
-            unsolicited,
-            too_many_pending,
-            invalid_trace_context,
-            telemetry_ignored,
-            ignored,
-            not_selected,
-            unknown_process,
-            unix_connects_ignored,
-            connects_abandoned,
-            left_unread,
-            closed_early,
-            io_uring,
-            not_sampled,
-            left_out,
-            spans,
-            names_overflowed,
-        } = self.counters;
-        let flow::Counters {
-            connections_refused,
-            unknown_connection,
-            gap_bytes,
-            repeated_records,
-            idle_forgotten,
-            opaque,
-            mptcp,
-            left_behind_too_many,
-        } = self.flow.counters;
-        let causality::Counters {
-            calls_not_certain,
-            calls_forgotten,
-            held_too_long,
-            held_too_many,
-            unknown_too_many,
-            given_up_too_many,
-        } = self.causality.counters;
-        vec![
-            ("malformed_records", malformed_records),
-            ("missed", missed),
-            ("missed_gap", missed_gap),
-            ("malformed", malformed),
-            ("doubtful", doubtful),
-            ("head_too_large", head_too_large),
-            ("unsolicited", unsolicited),
-            ("too_many_pending", too_many_pending),
-            ("invalid_trace_context", invalid_trace_context),
-            ("telemetry_ignored", telemetry_ignored),
-            ("ignored", ignored),
-            ("not_selected", not_selected),
-            ("unknown_process", unknown_process),
-            ("unix_connects_ignored", unix_connects_ignored),
-            ("connects_abandoned", connects_abandoned),
-            ("left_unread", left_unread),
-            ("closed_early", closed_early),
-            ("io_uring", io_uring),
-            ("spans", spans),
-            ("names_overflowed", names_overflowed),
-            ("connections_refused", connections_refused),
-            ("unknown_connection", unknown_connection),
-            ("gap_bytes", gap_bytes),
-            ("repeated_records", repeated_records),
-            ("idle_forgotten", idle_forgotten),
-            ("opaque", opaque),
-            ("mptcp", mptcp),
-            ("calls_not_certain", calls_not_certain),
-            ("calls_forgotten", calls_forgotten),
-            ("held_too_long", held_too_long),
-            ("held_too_many", held_too_many),
-            ("unknown_too_many", unknown_too_many),
-            (
-                "given_up_too_many",
-                given_up_too_many.saturating_add(left_behind_too_many),
-            ),
-            ("not_sampled", not_sampled),
-            ("left_out", left_out),
-        ]
+        let of_rooms = self.flow.counters.named().chain(self.causality.counters.named());
+        let mut all: Vec<_> = self.counters.named().chain(of_rooms).collect();
+        // Requests of calls that were given up are kept at two places, and missed alike.
+        let left_behind = self.flow.counters.left_behind_too_many;
+        all.retain_mut(|(name, count)| {
+            if *name == "given_up_too_many" {
+                *count = count.saturating_add(left_behind);
+            }
+            *name != "left_behind_too_many"
+        });
+        all
     }
 }

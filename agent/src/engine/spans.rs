@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use super::{
     Choice, Core,
-    context::{ParentMethod, traceparent::FLAG_SAMPLED},
+    context::{ParentMethod, SpanId, traceparent::FLAG_SAMPLED},
     exchange::{Caller, Exchange, Messages, Parent, ReadAt, Shown, Side},
     trace::{Attribute, Span, SpanKind, conventions::Finished, sampling::Decision},
 };
@@ -50,30 +50,26 @@ impl Core {
     }
 
     fn span(&mut self, exchange: Exchange) -> Option<Span> {
+        let kind = match exchange.side {
+            Side::Client(_) => SpanKind::Client,
+            Side::Server(_) => SpanKind::Server,
+        };
         let Exchange {
-            side,
             execution,
-            connection: _,
             ends,
             messages,
             start,
-            unix_offset_ns,
             shown,
             span_id,
             lineage,
-            partner: _,
-            state,
-        } = exchange;
-        let trace = lineage.trace?;
-        if shown == Shown::Ignored {
+            ..
+        } = &exchange;
+        let trace = lineage.trace.as_ref()?;
+        if *shown == Shown::Ignored {
             self.counters.ignored += 1;
             self.unseen_in(execution.tgid, "ignored by --ignore");
             return None;
         }
-        let kind = match side {
-            Side::Client(_) => SpanKind::Client,
-            Side::Server(_) => SpanKind::Server,
-        };
         let process = self
             .processes
             .get_mut(&execution.tgid)
@@ -97,59 +93,68 @@ impl Core {
             }
         }
         let resource = Arc::clone(&facts.resource);
-        let (local, remote): &(Endpoint, Endpoint) = &ends;
         let overflowed = names.overflowed();
-        let Messages {
-            call,
-            reply,
-            request_body_bytes,
-            response_body_bytes,
-            failure,
-        } = &messages;
-        let finished = Finished {
-            kind,
-            call: call.as_ref(),
-            reply: reply.as_ref(),
-            request_body_bytes: *request_body_bytes,
-            response_body_bytes: *response_body_bytes,
-            failure: *failure,
-            local,
-            remote,
-        };
-        let description = self.conventions.describe(&finished, names);
+        let mut description = self.conventions.describe(&finished(kind, messages, ends), names);
         self.counters.names_overflowed += names.overflowed() - overflowed;
-        let mut attributes = description.attributes;
         if start.read_at == ReadAt::WriteExit && kind == SpanKind::Client {
-            attributes.push(Attribute::str(START, Cow::Borrowed("write_exit")));
+            let start = Attribute::str(START, Cow::Borrowed("write_exit"));
+            description.attributes.push(start);
         }
-        let (parent, parent_is_remote) = match lineage.parent {
-            Parent::Span(span, method) => {
-                let is_remote = matches!(&side, Side::Server(serving) if serving.caller == Caller::OtherProcess);
-                (Some((span, method)), method == ParentMethod::SameHost && is_remote)
-            }
-            // A call's `traceparent` that its process did not receive names a span of its own process: a local parent.
-            Parent::Remote(context) => (
-                Some((context.parent_id, ParentMethod::Header)),
-                kind == SpanKind::Server || lineage.carried.is_forwarded(),
-            ),
-            _ => (None, false),
-        };
-        let unix = |monotonic_ns: u64| monotonic_ns.saturating_add_signed(unix_offset_ns);
+        let (parent, parent_is_remote) = parent(&exchange);
+        let unix = |monotonic_ns: u64| monotonic_ns.saturating_add_signed(exchange.unix_offset_ns);
         Some(Span {
             trace_id: trace.id,
-            span_id,
+            span_id: *span_id,
             parent,
             parent_is_remote,
-            trace_state: trace.state,
+            trace_state: trace.state.clone(),
             trace_flags: trace.caller_flags.unwrap_or_default() | FLAG_SAMPLED,
             kind,
             name: description.name,
             start_unix_ns: unix(start.ns),
-            end_unix_ns: unix(state.end_ns()?),
-            attributes,
+            end_unix_ns: unix(exchange.state.end_ns()?),
+            attributes: description.attributes,
             status: description.status,
             links: Vec::new(),
             resource,
         })
+    }
+}
+
+/// Returns an exchange as the conventions describe it.
+fn finished<'a>(kind: SpanKind, messages: &'a Messages, (local, remote): &'a (Endpoint, Endpoint)) -> Finished<'a> {
+    let Messages {
+        call,
+        reply,
+        request_body_bytes,
+        response_body_bytes,
+        failure,
+    } = messages;
+    Finished {
+        kind,
+        call: call.as_ref(),
+        reply: reply.as_ref(),
+        request_body_bytes: *request_body_bytes,
+        response_body_bytes: *response_body_bytes,
+        failure: *failure,
+        local,
+        remote,
+    }
+}
+
+/// Returns an exchange's parent, and whether that is a span of another process.
+fn parent(exchange: &Exchange) -> (Option<(SpanId, ParentMethod)>, bool) {
+    match exchange.lineage.parent {
+        Parent::Span(span, method) => {
+            let caller = exchange.serving().map(|serving| serving.caller);
+            let is_remote = method == ParentMethod::SameHost && caller == Some(Caller::OtherProcess);
+            (Some((span, method)), is_remote)
+        }
+        // A call's `traceparent` that its process did not receive names a span of its own process: a local parent.
+        Parent::Remote(context) => {
+            let is_remote = exchange.serving().is_some() || exchange.lineage.carried.is_forwarded();
+            (Some((context.parent_id, ParentMethod::Header)), is_remote)
+        }
+        Parent::Open | Parent::Candidate(..) | Parent::Local(..) | Parent::Root => (None, false),
     }
 }

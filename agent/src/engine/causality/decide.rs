@@ -12,8 +12,38 @@ use crate::{
         context::ParentMethod,
         exchange::{Candidates, Exchange, ExchangeId, Parent, Shown, Thread, Trace, Turn, Writer},
     },
+    record::Tid,
     runtimes::Rule,
 };
+
+/// A request that is answered, as the gate of the thread rule judges it.
+struct Served {
+    /// The thread that read it.
+    tid: Tid,
+    thread: Thread,
+    turn: Turn,
+    writer: Writer,
+}
+
+impl Served {
+    /// Returns whether the request's thread served it alone, in a process that keeps the thread rule. Notes whether the process
+    /// kept it now.
+    fn passes_gate(self, process: &mut Process) -> bool {
+        let (Writer::One(first) | Writer::Several(first)) = self.writer else {
+            // Without a response no thread has proved that it works for the request: the process's record alone counts.
+            return process.always_kept_the_rule() && self.thread == Thread::Alone;
+        };
+        let same = first.execution.tid == self.tid && self.writer == Writer::One(first);
+        if !same {
+            process.breaks_the_rule(first.time_ns);
+        }
+        let alone = same && self.thread == Thread::Alone && self.turn != Turn::Queued;
+        if alone {
+            process.keeps_the_rule();
+        }
+        alone && process.is_trusted(first.time_ns)
+    }
+}
 
 impl Causality {
     /// Decides the calls of a request that is answered, or never will be.
@@ -33,8 +63,8 @@ impl Causality {
         let calls = std::mem::take(&mut serving.calls);
         let (thread, writer, life) = (serving.thread, serving.writer, serving.life);
         let process = self.process(tgid);
-        if let Turn::Served(served) = turn
-            && process.life == served.life
+        if let Turn::Served { life } = turn
+            && process.life == life
         {
             process.end(tid, id);
         }
@@ -44,21 +74,13 @@ impl Causality {
             process.forget_received((context.trace_id, context.parent_id), id);
         }
         // Only the response proves which thread worked for the request, so the gate is judged here and not at the call.
-        let passes = match writer {
-            // Without a response no thread has proved that it works for the request: the process's record alone counts.
-            Writer::Nobody => process.always_kept_the_rule() && thread == Thread::Alone,
-            Writer::One(first) | Writer::Several(first) => {
-                let same = first.execution.tid == tid && writer == Writer::One(first);
-                if !same {
-                    process.breaks_the_rule(first.time_ns);
-                }
-                let alone = same && thread == Thread::Alone && turn != Turn::Queued;
-                if alone {
-                    process.keeps_the_rule();
-                }
-                alone && process.is_trusted(first.time_ns)
-            }
+        let served = Served {
+            tid,
+            thread,
+            turn,
+            writer,
         };
+        let passes = served.passes_gate(process);
         let worked = match writer {
             Writer::One(writer) if process.certain().has(Rule::Worker) => process.take_calls(writer.execution.tid),
             _ => VecDeque::new(),
@@ -82,12 +104,17 @@ impl Causality {
         for call in calls {
             self.settle_call(call, id, passes);
         }
+        self.settle_worked(worked, id, start_ns, lost);
+    }
+
+    /// Decides the calls of a worker that wrote the response of a request, which was read at `start_ns`.
+    fn settle_worked(&mut self, calls: VecDeque<ExchangeId>, request: ExchangeId, start_ns: u64, lost: bool) {
         // A worker serves one request at a time, so a call since its last response and since this request was read is
         // this request's. An older call is not.
-        for call in worked {
+        for call in calls {
             let since = self.get(call).is_some_and(|call| call.start.ns >= start_ns);
             let parent = if since && !lost {
-                Parent::Local(id, ParentMethod::Family)
+                Parent::Local(request, ParentMethod::Family)
             } else {
                 Parent::Root
             };

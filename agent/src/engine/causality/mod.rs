@@ -22,8 +22,9 @@ use slotmap::SlotMap;
 
 use super::{
     context::{Ids, ParentMethod},
+    counters::counters,
     exchange::{
-        Caller, Candidates, Exchange, ExchangeId, Parent, ReadAt, Recognised, Served, Serving, Thread, Turn, Writer,
+        Caller, Candidates, Exchange, ExchangeId, Parent, ReadAt, Recognised, Serving, Thread, Turn, Writer,
         state::{State, Times},
     },
 };
@@ -36,21 +37,22 @@ use departed::Departed;
 use process::{Deferred, Open, Process};
 use rules::Verdict;
 
-/// Counters of decisions that were not made well.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Calls whose candidate did not pass the gate at its response: roots.
-    pub calls_not_certain: u64,
-    /// Calls of worker threads that made more calls than are remembered, without a response between: roots.
-    pub calls_forgotten: u64,
-    /// Spans that left undecided because they were held for the longest time allowed.
-    pub held_too_long: u64,
-    /// Spans that left undecided because too many were held.
-    pub held_too_many: u64,
-    /// Exchanges that gave no span because too many waited for the facts of their process.
-    pub unknown_too_many: u64,
-    /// Calls given up by their clients that a server can join no more, because there were too many.
-    pub given_up_too_many: u64,
+counters! {
+    /// Counters of decisions that were not made well.
+    pub struct Counters {
+        /// Calls whose candidate did not pass the gate at its response: roots.
+        calls_not_certain,
+        /// Calls of worker threads that made more calls than are remembered, without a response between: roots.
+        calls_forgotten,
+        /// Spans that left undecided because they were held for the longest time allowed.
+        held_too_long,
+        /// Spans that left undecided because too many were held.
+        held_too_many,
+        /// Exchanges that gave no span because too many waited for the facts of their process.
+        unknown_too_many,
+        /// Calls given up by their clients that a server can join no more, because there were too many.
+        given_up_too_many,
+    }
 }
 
 /// The exchanges under way and what decides about them.
@@ -207,7 +209,7 @@ impl Causality {
             process.breaks_the_rule(now_ns);
         }
         if let Some(serving) = self.serving_mut(id) {
-            serving.turn = Turn::Served(Served { life });
+            serving.turn = Turn::Served { life };
             if others.is_some() {
                 serving.thread = Thread::Shared;
             }
@@ -357,11 +359,13 @@ impl Causality {
             return;
         }
         if let Some(serving) = self.serving_mut(id) {
-            serving.writer = match serving.writer {
-                Writer::Nobody => Writer::One(writer),
-                Writer::One(first) if first.execution != writer.execution => Writer::Several(first),
-                known => known,
-            };
+            match serving.writer {
+                Writer::Nobody => serving.writer = Writer::One(writer),
+                Writer::One(ref first) if first.execution != writer.execution => {
+                    serving.writer = Writer::Several(*first);
+                }
+                Writer::One(_) | Writer::Several(_) => {}
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub use failure::Failure;
 pub use lineage::{Carried, Lineage, Parent, Trace};
 pub use side::{
-    Caller, Calling, Candidates, NamedBy, Opening, Recognised, Served, Serving, Side, Thread, Turn, Upstream, Writer,
+    Caller, Calling, Candidates, NamedBy, Opening, Recognised, Serving, Side, Thread, Turn, Upstream, Writer,
 };
 use state::State;
 

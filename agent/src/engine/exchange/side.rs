@@ -111,16 +111,12 @@ pub enum Turn {
     #[default]
     Queued,
     /// The request is served, since this life of its process.
-    Served(Served),
+    Served {
+        /// Number of the life.
+        life: u32,
+    },
     /// The request is answered, or lost: no call is added any more.
     Over,
-}
-
-/// Life of a process in which a request began to be served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Served {
-    /// Number of the life.
-    pub life: u32,
 }
 
 /// Requests that the thread of a request had open while it served that one.

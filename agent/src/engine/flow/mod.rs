@@ -15,6 +15,7 @@ use pairs::Key;
 
 use crate::{
     engine::{
+        counters::counters,
         exchange::ExchangeId,
         proto::{Config, Event},
     },
@@ -29,25 +30,26 @@ const MANY_UNIX: usize = 1024;
 /// Connections of refused processes that each of two sets remembers, so that their late records are recognised.
 const LET_GO: usize = 4096;
 
-/// Counters of connections that were not followed as they should be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Connections that could not be followed because the limit was reached.
-    pub connections_refused: u64,
-    /// Records of unknown connections: the first record was lost, or the connection was forgotten.
-    pub unknown_connection: u64,
-    /// Bytes without a record that are not known to be body, on connections with HTTP/1.
-    pub gap_bytes: u64,
-    /// Records that repeat bytes of an earlier record.
-    pub repeated_records: u64,
-    /// Connections that were forgotten because nothing happened on them for long.
-    pub idle_forgotten: u64,
-    /// Connections that carry something else than HTTP/1.
-    pub opaque: u64,
-    /// Multipath TCP connections: their two ends cannot be matched.
-    pub mptcp: u64,
-    /// Ended connections whose requests their far ends can find no more, because there were too many.
-    pub left_behind_too_many: u64,
+counters! {
+    /// Counters of connections that were not followed as they should be.
+    pub struct Counters {
+        /// Connections that could not be followed because the limit was reached.
+        connections_refused,
+        /// Records of unknown connections: the first record was lost, or the connection was forgotten.
+        unknown_connection,
+        /// Bytes without a record that are not known to be body, on connections with HTTP/1.
+        gap_bytes,
+        /// Records that repeat bytes of an earlier record.
+        repeated_records,
+        /// Connections that were forgotten because nothing happened on them for long.
+        idle_forgotten,
+        /// Connections that carry something else than HTTP/1.
+        opaque,
+        /// Multipath TCP connections: their two ends cannot be matched.
+        mptcp,
+        /// Ended connections whose requests their far ends can find no more, because there were too many.
+        left_behind_too_many,
+    }
 }
 
 /// All connections of targets that are open now.
