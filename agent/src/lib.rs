@@ -12,6 +12,7 @@ pub mod cmd;
 pub mod config;
 pub mod console;
 pub mod control;
+mod counters;
 pub mod engine;
 mod episode;
 pub mod export;

@@ -4,7 +4,6 @@
 pub mod causality;
 mod closing;
 pub mod context;
-mod counters;
 pub mod exchange;
 mod exchanges;
 pub mod flow;
@@ -22,12 +21,12 @@ use agent_ebpf::abi::Hint;
 
 use self::{
     causality::{Causality, Sight},
-    counters::counters,
     flow::Flow,
     trace::{Span, conventions::Conventions, sampling::Sampler, span_name::SpanNames},
 };
 use crate::{
     config::CoreSettings,
+    counters::counters,
     hash::FastMap,
     process::ProcessFacts,
     record::{ConnectionId, Direction, Record, Stamp, Tgid},

@@ -8,9 +8,10 @@ use spoor::{
     engine::proto::{
         Data, Event, Half, Piece,
         redis::{
-            Redis,
+            Conversation, Redis,
             structure::{Run, Structure},
         },
+        structure::{Mark, Marks},
     },
     record::Stamp,
 };
@@ -43,6 +44,7 @@ fuzz_target!(|data: &[u8]| {
             _ => Step::Bytes(half, kind & 2 == 0, text(&mut input), kind >> 4),
         });
     }
+    shown(from_birth, &steps);
     let start = || Redis::new(from_birth, at_server);
     let whole = play(start(), pause_ns, &steps, false);
     check(&whole, from_birth);
@@ -166,6 +168,30 @@ fn check(events: &[Event], from_birth: bool) {
                 (answering, synchronised) = (false, false);
             }
             Event::Opaque { .. } => opaque = true,
+        }
+    }
+}
+
+/// Marks the conversation as a redacted tape does: each byte once, and none that is older than the agent stays.
+fn shown(from_birth: bool, steps: &[Step<'_>]) {
+    let mut conversation = Conversation::new(from_birth);
+    for step in steps {
+        match step {
+            Step::Bytes(half, _, bytes, _) => {
+                let mut marks = Marks::default();
+                conversation.bytes(*half, bytes, &mut marks);
+                let marked = marks.iter().map(|mark| match mark {
+                    Mark::Keep(n) => {
+                        assert!(from_birth, "kept");
+                        n
+                    }
+                    Mark::Fill(n) => n,
+                    other => panic!("{other:?}"),
+                });
+                assert_eq!(marked.sum::<usize>(), bytes.len(), "bytes without a mark");
+            }
+            Step::Gap(half, length) => conversation.gap(*half, *length),
+            Step::End(_) => {}
         }
     }
 }

@@ -22,13 +22,13 @@ use slotmap::SlotMap;
 
 use super::{
     context::{Ids, ParentMethod},
-    counters::counters,
     exchange::{
         Caller, Candidates, Exchange, ExchangeId, Parent, ReadAt, Recognised, Serving, Thread, Turn, Writer,
         state::{State, Times},
     },
 };
 use crate::{
+    counters::counters,
     hash::FastMap,
     record::{Stamp, Tgid, Tid},
     runtimes::{Rule, Runtime},

@@ -14,8 +14,8 @@ use left_behind::LeftBehind;
 use pairs::Key;
 
 use crate::{
+    counters::counters,
     engine::{
-        counters::counters,
         exchange::ExchangeId,
         proto::{Config, Event},
     },

@@ -11,7 +11,7 @@ macro_rules! counters {
 
         impl $name {
             /// Lists all of them, by name.
-            pub(super) fn named(self) -> impl Iterator<Item = (&'static str, u64)> {
+            pub(crate) fn named(self) -> impl Iterator<Item = (&'static str, u64)> {
                 let Self { $($field),* } = self;
                 [$((stringify!($field), $field)),*].into_iter()
             }
@@ -19,4 +19,4 @@ macro_rules! counters {
     };
 }
 
-pub(super) use counters;
+pub(crate) use counters;
