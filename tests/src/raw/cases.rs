@@ -28,7 +28,7 @@ pub fn play(world: &mut World, agent: &Agent) -> Result<()> {
     // The hooks for ends are attached when a Unix connection carries HTTP, so earlier ends are missed.
     world.cases.push("unix-first".to_owned());
     sockets::over_unix(world, "unix-first")?;
-    agent.wait_until_said("ends of Unix connections are told from now on", HOOKS_LIMIT)?;
+    agent.wait_until_said("ends of Unix connections are reported from now on", HOOKS_LIMIT)?;
     older::play(world)?;
     messages::play(world)?;
     ends::play(world)?;
