@@ -293,8 +293,8 @@ impl Call for Reporter {
         let known = if copied > 8 { 8 } else { copied as usize };
         let request = classify::looks_like_request(first.to_le_bytes(), known);
         let response = classify::looks_like_response(first.to_le_bytes(), known);
-        let resp = classify::looks_like_resp_command(first.to_le_bytes(), known);
         if self.connection.has(FROM_BIRTH) {
+            let resp = classify::looks_like_resp_command(first.to_le_bytes(), known);
             if response != Looks::No || request != Looks::No || resp != Looks::No {
                 return true;
             }
@@ -316,7 +316,7 @@ impl Call for Reporter {
             let _ = self.submit(from, opening, SEGMENT_NOT_HTTP);
             return false;
         }
-        if response != Looks::Yes && request != Looks::Yes && resp != Looks::Yes {
+        if response != Looks::Yes && request != Looks::Yes {
             // Older than the agent, and not yet picked up: only a possible boundary is worth its bytes.
             let _ = self.submit(from, 0, SEGMENT_OPAQUE);
             return false;

@@ -66,7 +66,10 @@ impl Core {
         if end.stamp.execution.tgid != Tgid(0) && !self.want(end.stamp) {
             return self.turn_away(end.conn);
         }
-        if !self.await_reads(end.conn, end.end) {
+        if self.await_reads(end.conn, end.end) {
+            // They may have been read already, under the connection's new name.
+            self.end_if_read(end.conn, end.stamp.time_ns);
+        } else {
             self.read_to_end(end.conn, end.stamp.time_ns);
         }
     }

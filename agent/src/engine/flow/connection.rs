@@ -29,7 +29,7 @@ const SEARCH_SEGMENTS: u32 = 4096;
 const LIKELY_SEGMENTS: u32 = 8;
 
 /// Upper bound on the request offsets of a connection that are kept for the other end to find.
-const OFFSETS: usize = 1024;
+const OFFSETS: usize = 4096;
 
 /// Upper bound on the processes that are remembered as sharing a Unix connection.
 const HOLDERS: usize = 16;

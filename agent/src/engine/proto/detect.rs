@@ -54,13 +54,9 @@ pub fn detect(seen: &FirstBytes<'_>) -> Option<Detected> {
 fn expected(seen: &FirstBytes<'_>, at_server: bool) -> Protocol {
     let (first, n) = first_bytes(seen.bytes);
     let is_request = seen.sent != at_server;
-    let is_command = match looks_like_resp_command(first, n) {
-        Looks::Yes => seen.from_birth || seen.begins_call,
-        // No method begins so.
-        Looks::Maybe => seen.from_birth,
-        Looks::No => seen.from_birth && seen.bytes == b"*",
-    };
-    if is_request && is_command {
+    // No method of HTTP begins so.
+    let is_command = looks_like_resp_command(first, n) != Looks::No || seen.bytes == b"*";
+    if is_request && is_command && seen.from_birth {
         Protocol::Redis
     } else {
         Protocol::Http1
@@ -75,9 +71,8 @@ fn unmistakable(seen: &FirstBytes<'_>) -> Option<(Protocol, bool)> {
         Some((Protocol::Http1, !seen.sent))
     } else if looks_like_response(first, n) == Looks::Yes {
         Some((Protocol::Http1, seen.sent))
-    } else if looks_like_resp_command(first, n) == Looks::Yes {
-        Some((Protocol::Redis, !seen.sent))
     } else {
+        // A command of Redis looks like a reply that is an array, so it does not tell the ends apart.
         None
     }
 }
@@ -105,8 +100,11 @@ mod tests {
             (COMMAND, true, Some(true), true, http),
             ("+OK\r\n", true, Some(false), false, http),
             // Older than the agent.
-            (COMMAND, false, None, true, redis),
-            (COMMAND, false, Some(true), false, redis),
+            (COMMAND, false, None, true, None),
+            (COMMAND, false, Some(true), false, http),
+            // Replies that look like commands: an element of a list that a worker waited for, and a message.
+            ("*2\r\n$6\r\ncelery\r\n$2\r\n{}\r\n", false, None, false, None),
+            ("*3\r\n$7\r\nmessage\r\n", false, None, false, None),
             ("*1", false, Some(true), false, http),
             ("*1", false, None, true, None),
             ("+OK\r\n", false, None, true, None),

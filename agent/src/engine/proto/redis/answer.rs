@@ -144,12 +144,12 @@ impl Answers {
                 Now::Begun(begin),
                 Token::Value {
                     kind,
+                    length,
                     is_outermost: true,
-                    ..
                 },
             ) => {
                 let begin = *begin;
-                self.begin(begin, kind)
+                self.begin(begin, kind, length)
             }
             (Now::Word(word), Token::Bytes(bytes)) => {
                 let end = bytes.iter().position(|&byte| byte == b' ');
@@ -166,7 +166,7 @@ impl Answers {
         }
     }
 
-    fn begin(&mut self, begin: Begin, kind: Kind) -> Heard {
+    fn begin(&mut self, begin: Begin, kind: Kind, length: Option<u64>) -> Heard {
         let word = |is_error| {
             Now::Word(Box::new(Word {
                 begin,
@@ -179,6 +179,11 @@ impl Answers {
             Kind::Push => {
                 self.now = Now::Passing;
                 return Heard::Push;
+            }
+            // No server sends one, and no word follows.
+            Kind::BulkError if length.is_none() => {
+                self.now = Now::Told(Shape::Error);
+                return answered(begin, Answer::Error(None));
             }
             Kind::Error | Kind::BulkError => word(true),
             Kind::Simple => word(false),

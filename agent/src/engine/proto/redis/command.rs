@@ -200,10 +200,17 @@ impl Partial {
         if total > MAX_INLINE_BYTES {
             return Err(Cause::Malformed);
         }
-        let name = match line.iter().position(|byte| matches!(byte, b' ' | b'\t' | b'\r')) {
+        // Redis passes over blanks before the name.
+        let begins = in_name && self.text.whole() == Some(&[]);
+        let blanks = line
+            .iter()
+            .take_while(|byte| begins && matches!(byte, b' ' | b'\t'))
+            .count();
+        let words = line.get(blanks..).unwrap_or_default();
+        let name = match words.iter().position(|byte| matches!(byte, b' ' | b'\t' | b'\r')) {
             _ if !in_name => &[],
-            None => line,
-            Some(blank) => line.get(..blank).unwrap_or_default(),
+            None => words,
+            Some(blank) => words.get(..blank).unwrap_or_default(),
         };
         if name.iter().any(|byte| !byte.is_ascii_graphic()) {
             return Err(Cause::Malformed);
@@ -211,7 +218,7 @@ impl Partial {
         self.text.push(name);
         self.form = Form::Inline {
             bytes: total,
-            in_name: in_name && name.len() == line.len(),
+            in_name: in_name && name.len() == words.len(),
         };
         piece.skip(line.len() as u64 + u64::from(end.is_some()));
         if end.is_none() {
