@@ -91,6 +91,24 @@ fn a_response_is_read_after_the_connection_is_over() {
     }
 }
 
+/// The reader's record, which another processor writes, comes before the one that tells of unread bytes.
+#[test]
+fn a_response_that_was_read_already_is_not_waited_for() {
+    let mut world = two_services(Runtime::Unknown);
+    let (mut client, mut server) = call(&mut world);
+    world.feed(client.state_of(STATE_OPEN, ESTABLISHED, StateChange::LocalFin, SHUT_WR));
+    world.feed(server.reads(21, &get("/b")));
+    world.feed(server.writes(21, OK));
+    world.feed(server.state_of(STATE_RELEASED, CLOSE_WAIT, StateChange::LocalFin, BOTH));
+    world.feed(client.state_of(STATE_OPEN, FIN_WAIT2, StateChange::Closed, BOTH));
+    let told = unread(&client, OK.len() as u64);
+    reads_late(&mut world, &mut client, 102, OK);
+    world.feed(told);
+    world.feed(server.state_of(STATE_RELEASED, LAST_ACK, StateChange::Closed, BOTH));
+    assert_eq!(world.tree(), BOTH_ENDS);
+    assert_eq!((world.core.under_way(), world.counter("left_unread")), ((0, 0), 0));
+}
+
 #[test]
 fn a_response_that_is_never_read_is_not_waited_for_longer_than_spans_are_held() {
     let mut world = two_services(Runtime::Unknown);

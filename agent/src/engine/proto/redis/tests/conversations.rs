@@ -55,6 +55,8 @@ fn commands() {
         ("*0\r\n*-1\r\n*1\r\n$4\r\nPING\r\n".to_owned(), "PING 0"),
         ("PING\r\n".to_owned(), "PING ?"),
         ("\r\nset k v\n".to_owned(), "SET ?"),
+        ("  \t set k v\n".to_owned(), "SET ?"),
+        (" \r\nget k\n".to_owned(), "GET ?"),
         ("\"get\" k\r\n".to_owned(), "? ?"),
     ];
     for (bytes, expected) in table {
@@ -123,6 +125,7 @@ fn errors() {
         ("!3\r\nERR\r\n", "ERR"),
         ("-user 12 was not found\r\n", "error"),
         ("-\r\n", "error"),
+        ("!-1\r\n", "error"),
         ("|1\r\n+a\r\n+b\r\n-ERR x\r\n", "ERR"),
     ];
     for (reply, expected) in table {
