@@ -38,7 +38,7 @@ use crate::{
 /// than they can be looked at, the report is left out of further questions: it may be 4 KiB each.
 const MOST_WITH_HINTS: usize = 4096;
 /// Upper bound on questions without a reply: 13 s of work at 200 µs each, longer than spans wait for their process.
-/// Those beyond are refused; a look at everything that runs finds their processes later.
+/// Questions beyond it are refused; a look at everything that runs finds their processes later.
 const MOST_OPEN: usize = 65_536;
 /// Longest sleep of the thread if no other look is due.
 const LONGEST_REST: Duration = Duration::from_secs(3600);

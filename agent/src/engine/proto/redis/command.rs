@@ -84,7 +84,7 @@ pub(super) struct Words {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     Strings,
-    /// So many bytes of a line. `in_name`: they are of its first word.
+    /// A line: the bytes that came so far, and whether they are all of its first word.
     Inline {
         bytes: u64,
         in_name: bool,

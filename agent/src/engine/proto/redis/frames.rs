@@ -57,7 +57,7 @@ pub(super) enum Token<'a> {
     },
     /// A part of a line or a blob.
     Bytes(&'a [u8]),
-    /// So many bytes of a blob were not captured.
+    /// A stretch of a blob that was not captured: its length.
     Missing(u64),
     /// The line or blob is over.
     End,

@@ -137,11 +137,6 @@ impl Structure {
         }
     }
 
-    /// Begins anew with the first byte of a message, behind a loss. To be called behind [`Structure::finish`].
-    pub fn begin_anew(&mut self) {
-        *self = Self::new(self.half);
-    }
-
     /// Takes what comes next, and appends the runs that are known. They follow on each other, and may lag behind by a word of 64
     /// bytes.
     pub fn take(&mut self, mut piece: Piece<'_>, out: &mut Vec<Run>) {

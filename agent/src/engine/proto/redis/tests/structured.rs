@@ -104,7 +104,7 @@ fn data_is_told_from_structure() {
 }
 
 #[test]
-fn gaps_are_data_and_what_follows_can_begin_anew() {
+fn gaps_are_data_and_so_is_all_behind_one_in_framing() {
     let mut structure = Structure::new(Q);
     let mut runs = Vec::new();
     let mut take = |structure: &mut Structure, data| {
@@ -120,8 +120,6 @@ fn gaps_are_data_and_what_follows_can_begin_anew() {
     let run = |is_data, bytes| Run { is_data, bytes };
     assert_eq!(take(&mut structure, Data::Gap(7)), [run(true, 7)]);
     assert_eq!(take(&mut structure, Data::Bytes(b"*1\r\n")), [run(true, 4)]);
-    structure.begin_anew();
-    assert_eq!(take(&mut structure, Data::Bytes(b"*1\r\n$5\r\nab")), [run(false, 8)]);
 }
 
 proptest! {
