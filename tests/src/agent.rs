@@ -16,8 +16,8 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 #[cfg(feature = "whole")]
-use spoor::config::CoreSettings;
 use spoor::{
+    config::CoreSettings,
     engine::Core,
     record::Tgid,
     tape::{Frame, TapeReader},
