@@ -4,7 +4,7 @@
 //! programs did not run.
 
 use agent_ebpf::{
-    abi::{Control, HINT_SLOTS, Hint, Hints, MARKS, PID_LIMIT, SealedHint, hint_slot},
+    abi::{Control, HINT_SLOTS, Hint, Hints, MARKS, PID_LIMIT, SealedHint, StreamName},
     slot::Slot,
 };
 use aya_ebpf::{
@@ -43,7 +43,7 @@ pub static PORTS: Array<Marks> = Array::with_max_entries(65536 / MARKS as u32, B
 #[map]
 pub static CONTROL: Array<Control> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
-/// Core's hints, by [`hint_slot`].
+/// Core's hints, by [`StreamName::slot`].
 #[map]
 static HINTS: Array<[Slot<u64>; HINT_WORDS]> = Array::with_max_entries(HINT_SLOTS, BPF_F_MMAPABLE);
 
@@ -99,10 +99,10 @@ pub fn note_flags(tid: u32, flags: u16) {
     }
 }
 
-/// Returns the hint for a direction of a connection, if its slot holds a whole one for it.
+/// Returns the hint for a direction of a stream, if its slot holds a whole one for it.
 #[inline(always)]
-pub fn hint(conn: u64, way: usize) -> Option<Hint> {
-    let words = HINTS.get(hint_slot(conn))?;
+pub fn hint(stream: StreamName, way: usize) -> Option<Hint> {
+    let words = HINTS.get(stream.slot())?;
     let at = (way & 1) * WORDS_EACH;
-    SealedHint::from_words([words[at].get(), words[at + 1].get(), words[at + 2].get()]).open(conn)
+    SealedHint::from_words([words[at].get(), words[at + 1].get(), words[at + 2].get()]).open(stream)
 }

@@ -134,7 +134,7 @@ fn locate(scratch: &'static Scratch) -> Option<Reporter> {
         found = place(socket, connection, way, bytes);
     }
     let reporter = Reporter { scratch, connection };
-    let direction = &connection.ways[way];
+    let direction = &connection.wire[way];
     let start = match found {
         Place::At(start) => start,
         // The bytes have passed, and which of them the call moved is unknown.
@@ -157,7 +157,7 @@ fn locate(scratch: &'static Scratch) -> Option<Reporter> {
     connection.adopt(way, start);
     if direction.is_ignored() {
         // If only one direction is ignored, a server of HTTP may still answer the other with a refusal.
-        if direction.is_given_up() || connection.ways[1 - way].is_ignored() {
+        if direction.is_given_up() || connection.wire[1 - way].is_ignored() {
             connection.add(OPAQUE);
         }
         return None;
@@ -186,7 +186,7 @@ impl Call for Reporter {
     #[inline(always)]
     fn ways(&self) -> (&Way, &Way) {
         let way = self.scratch.call.way.get() as usize & 1;
-        let ways = &self.connection.ways;
+        let ways = &self.connection.wire;
         (&ways[way], &ways[1 - way])
     }
 

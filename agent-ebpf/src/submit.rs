@@ -1,6 +1,6 @@
 //! Submission of records to the ring buffer.
 
-use agent_ebpf::abi::{Counter, Execution, Header, Kind, LOST, PIECE_BYTES, Segment};
+use agent_ebpf::abi::{Counter, Header, Kind, LOST, Layer, PIECE_BYTES, Segment};
 use aya_ebpf::{
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::{
@@ -34,14 +34,8 @@ pub fn header(kind: Kind, direction: u8, flags: u16) -> Header {
         cpu: unsafe { bpf_get_smp_processor_id() },
         // SAFETY: as above.
         time_ns: unsafe { bpf_ktime_get_ns() },
-        execution: Execution {
-            tgid: (id >> 32) as u32,
-            tid: id as u32,
-            identity: 0,
-            parent: 0,
-            generation: 0,
-            source: 0,
-        },
+        tgid: (id >> 32) as u32,
+        tid: id as u32,
     }
 }
 
@@ -58,6 +52,19 @@ fn wakeup() -> u64 {
         }
     }
     BPF_RB_NO_WAKEUP as u64
+}
+
+/// Returns the flags of the submission of a large record, which wakes the reader if the ring fills.
+#[inline(always)]
+fn wakeup_of_large() -> u64 {
+    let flags = wakeup();
+    // SAFETY: a ring buffer map; 0 asks for the number of bytes that wait.
+    let waiting = unsafe { bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), 0) };
+    if waiting > PRESSING_BYTES {
+        BPF_RB_FORCE_WAKEUP as u64
+    } else {
+        flags
+    }
 }
 
 /// Submits a record of fixed size; works in interrupts, too. Returns false if the ring is full (counted).
@@ -114,28 +121,24 @@ pub fn segment(scratch: &Scratch, conn: u64, fields: Fields) -> Option<()> {
     put!(header.flags, flags | take_flags(id as u32));
     put!(header.cpu, cpu);
     put!(header.time_ns, time_ns);
-    put!(header.execution.tgid, (id >> 32) as u32);
-    put!(header.execution.tid, id as u32);
-    put!(header.execution.identity, 0);
-    put!(header.execution.parent, 0);
-    put!(header.execution.generation, 0);
-    put!(header.execution.source, 0);
+    put!(header.tgid, (id >> 32) as u32);
+    put!(header.tid, id as u32);
     put!(conn, conn);
     put!(offset, offset);
     let bytes = call.bytes.get();
     put!(end, call.start.get() + bytes);
+    put!(until, until);
     put!(captured, captured as u32);
     let most = u32::MAX as u64;
     put!(call_bytes, if bytes > most { most } else { bytes } as u32);
-    put!(until, until);
-    let mut flags = wakeup();
-    if captured > LARGE_BYTES {
-        // SAFETY: a ring buffer map; 0 asks for the number of bytes that wait.
-        let waiting = unsafe { bpf_ringbuf_query((&raw const EVENTS).cast_mut().cast(), 0) };
-        if waiting > PRESSING_BYTES {
-            flags = BPF_RB_FORCE_WAKEUP as u64;
-        }
-    }
+    put!(layer, Layer::Wire as u8);
+    put!(slices, 0);
+    put!(pad, [0; 6]);
+    let flags = if captured > LARGE_BYTES {
+        wakeup_of_large()
+    } else {
+        wakeup()
+    };
     // Read back and bounded right here: older verifiers forget the bounds of a value that the compiler spills to the
     // stack.
     // SAFETY: a field of the record.

@@ -1,20 +1,41 @@
 //! Hints from Core to the programs, and the table that holds them.
 
-/// Number of slots of [`Hints`], a power of two. [`hint_slot`] assigns connections to slots. A collision loses a hint,
-/// never a message boundary.
+use super::Layer;
+
+/// Number of slots of [`Hints`], a power of two. A collision ([`StreamName::slot`]) loses a hint, never a message
+/// boundary.
 pub const HINT_SLOTS: u32 = 16384;
 
 /// Low bits of a connection's name: the processor that gave the name. The bits above count on each processor.
 pub const CONN_CPU_BITS: u32 = 12;
 
-/// Returns the slot of a connection in the table of [`Hints`]. Connections that a processor names in sequence have
-/// slots in sequence; the sequences of different processors begin far apart.
-#[inline(always)]
-pub const fn hint_slot(conn: u64) -> u32 {
-    // Near the golden ratio of the slots, and odd: no two processors begin at the same slot.
-    const APART: u32 = 10_125;
-    let cpu = conn as u32 & ((1 << CONN_CPU_BITS) - 1);
-    ((conn >> CONN_CPU_BITS) as u32).wrapping_add(cpu.wrapping_mul(APART)) & (HINT_SLOTS - 1)
+/// A layer of a connection: what hints are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct StreamName(u64);
+
+impl StreamName {
+    /// Bit of [`Layer::Tls`]. Names of connections never grow so long.
+    const LAYER_SHIFT: u32 = 63;
+
+    /// Names a layer of a connection.
+    #[inline(always)]
+    pub const fn new(conn: u64, layer: Layer) -> Self {
+        Self(conn | (layer as u64) << Self::LAYER_SHIFT)
+    }
+
+    /// Returns the slot in the table of [`Hints`]. Connections that a processor names in sequence have slots in
+    /// sequence; the sequences of different processors begin far apart.
+    #[inline(always)]
+    pub const fn slot(self) -> u32 {
+        // Near the golden ratio of the slots, and odd: no two processors begin at the same slot.
+        const APART: u32 = 10_125;
+        let cpu = self.0 as u32 & ((1 << CONN_CPU_BITS) - 1);
+        let layer = (self.0 >> Self::LAYER_SHIFT) as u32;
+        ((self.0 >> CONN_CPU_BITS) as u32)
+            .wrapping_add(cpu.wrapping_mul(APART))
+            .wrapping_add(layer * (HINT_SLOTS / 2))
+            & (HINT_SLOTS - 1)
+    }
 }
 
 /// Kind of the bytes that begin at a stream offset of one direction.
@@ -129,7 +150,7 @@ impl WayState {
     }
 }
 
-/// A hint for one direction of a connection.
+/// A hint for one direction of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hint {
     /// Below this stream offset no record is needed; the byte at it always makes one.
@@ -138,10 +159,10 @@ pub struct Hint {
     pub state: WayState,
 }
 
-/// A hint, sealed for one connection.
+/// A hint, sealed for one stream.
 ///
-/// The agent writes while programs read, another connection may get the slot meanwhile, and 64-bit ARM reorders writes
-/// and reads. The seal shows whether both words were written together, and for this connection.
+/// The agent writes while programs read, another stream may get the slot meanwhile, and 64-bit ARM reorders writes
+/// and reads. The seal shows whether both words were written together, and for this stream.
 /// docs/dev/kernel-contract.md has the races.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -150,18 +171,18 @@ pub struct SealedHint {
     pub until: u64,
     /// [`Hint::state`]
     pub state: WayState,
-    /// Mix of both words and the name of the connection.
+    /// Mix of both words and the name of the stream.
     pub seal: u64,
 }
 
 impl SealedHint {
-    /// Seals a hint for a connection.
+    /// Seals a hint for a stream.
     #[inline(always)]
-    pub const fn new(conn: u64, hint: Hint) -> Self {
+    pub const fn new(stream: StreamName, hint: Hint) -> Self {
         Self {
             until: hint.until,
             state: hint.state,
-            seal: seal(conn, hint),
+            seal: seal(stream, hint),
         }
     }
 
@@ -175,14 +196,14 @@ impl SealedHint {
         }
     }
 
-    /// Returns the hint, if it is whole and for this connection.
+    /// Returns the hint, if it is whole and for this stream.
     #[inline(always)]
-    pub const fn open(self, conn: u64) -> Option<Hint> {
+    pub const fn open(self, stream: StreamName) -> Option<Hint> {
         let hint = Hint {
             until: self.until,
             state: self.state,
         };
-        if seal(conn, hint) == self.seal {
+        if seal(stream, hint) == self.seal {
             Some(hint)
         } else {
             None
@@ -193,8 +214,8 @@ impl SealedHint {
 /// Mixes three words so that no other combination gives the same seal by accident. The factors are odd: the fractional
 /// parts of the square roots of 2 and 3.
 #[inline(always)]
-const fn seal(conn: u64, hint: Hint) -> u64 {
-    (hint.until ^ conn.rotate_left(32)).wrapping_mul(0x6a09_e667_f3bc_c909)
+const fn seal(stream: StreamName, hint: Hint) -> u64 {
+    (hint.until ^ stream.0.rotate_left(32)).wrapping_mul(0x6a09_e667_f3bc_c909)
         ^ hint.state.0.wrapping_mul(0xbb67_ae85_84ca_a73b)
 }
 
@@ -249,10 +270,13 @@ mod tests {
     }
 
     #[test]
-    fn hints_of_other_connections_and_halves_of_hints_do_not_open() {
-        let other_conn = (7 + HINT_SLOTS as u64) << CONN_CPU_BITS | 1;
-        assert_eq!(hint_slot(CONN), hint_slot(other_conn));
-        assert_eq!(SealedHint::default().open(CONN), None);
+    fn hints_of_other_streams_and_halves_of_hints_do_not_open() {
+        let wire = StreamName::new(CONN, Layer::Wire);
+        let same_slot = StreamName::new((7 + HINT_SLOTS as u64) << CONN_CPU_BITS | 1, Layer::Wire);
+        assert_eq!(wire.slot(), same_slot.slot());
+        let tls = StreamName::new(CONN, Layer::Tls);
+        assert_ne!(wire.slot(), tls.slot());
+        assert_eq!(SealedHint::default().open(wire), None);
         let hints = [
             hint(5000, 1, 1),
             hint(5000, 2, 2),
@@ -261,12 +285,13 @@ mod tests {
             hint(1, 0, 5),
         ];
         for one in hints {
-            let sealed = SealedHint::new(CONN, one);
-            assert_eq!(sealed.open(CONN), Some(one));
-            assert_eq!(sealed.open(other_conn), None);
+            let sealed = SealedHint::new(wire, one);
+            assert_eq!(sealed.open(wire), Some(one));
+            assert_eq!(sealed.open(same_slot), None);
+            assert_eq!(sealed.open(tls), None);
             for other in hints.into_iter().filter(|&other| other != one) {
-                for conn in [CONN, other_conn] {
-                    let later = SealedHint::new(conn, other);
+                for stream in [wire, same_slot, tls] {
+                    let later = SealedHint::new(stream, other);
                     // Each mix of the words of two writes, as a reader between them may find it.
                     for mix in 1..7u8 {
                         let pick = |bit: u8, old, new| if mix & bit == 0 { old } else { new };
@@ -277,7 +302,7 @@ mod tests {
                         };
                         let whole = torn.until == one.until && torn.state == one.state && torn.seal == sealed.seal
                             || torn.until == other.until && torn.state == other.state && torn.seal == later.seal;
-                        assert!(whole || torn.open(CONN).is_none(), "{torn:?}");
+                        assert!(whole || torn.open(wire).is_none(), "{torn:?}");
                     }
                 }
             }
@@ -288,7 +313,7 @@ mod tests {
     fn connections_of_a_processor_share_no_slots() {
         let taken = |names: &mut dyn Iterator<Item = u64>| {
             let mut taken = [false; HINT_SLOTS as usize];
-            names.for_each(|conn| taken[hint_slot(conn) as usize] = true);
+            names.for_each(|conn| taken[StreamName::new(conn, Layer::Wire).slot() as usize] = true);
             taken.into_iter().filter(|&taken| taken).count()
         };
         let conn = |cpu: u64, number: u64| number << CONN_CPU_BITS | cpu;

@@ -2,7 +2,9 @@
 
 use core::mem::{offset_of, size_of};
 
-use super::{Connect, Exec, Execution, Exit, Fork, Header, Kind, Listen, Open, Segment, State, Unseen};
+use super::{
+    Begun, Connect, Context, Exec, Exit, Fork, Header, Identity, Kind, Listen, Open, Segment, Slice, State, Unseen,
+};
 
 /// Names the layout of the records: the first thing on a tape. A hash of the names, places and sizes of all fields, so
 /// that no change can be forgotten.
@@ -45,12 +47,13 @@ macro_rules! mix_kinds {
 
 const fn hash() -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325;
-    mix_kinds!(hash: Open, Connect, Segment, State, Fork, Exec, Exit, Listen, Unseen);
+    mix_kinds!(hash: Open, Connect, Segment, State, Fork, Exec, Exit, Listen, Unseen, Begun, Context);
     mix_structs! {
         hash:
-        Execution { tgid, tid, identity, parent, generation, source }
-        Header { kind, direction, flags, cpu, time_ns, execution }
-        Segment { header, conn, offset, end, captured, call_bytes, until }
+        Header { kind, direction, flags, cpu, time_ns, tgid, tid }
+        Identity { word, parent, generation, source }
+        Segment { header, conn, offset, end, until, captured, call_bytes, layer, slices, pad }
+        Slice { offset, bytes, pad }
         Open {
             header, conn, sock, peer, inode, written, read, sent_base, received_base, netns, local_port, remote_port,
             local, remote, family, role, counted, from_birth, pad,
@@ -62,6 +65,8 @@ const fn hash() -> u64 {
         Exit { header, exit_code, pad }
         Listen { header, port, pad }
         Unseen { header, cause, pad }
+        Begun { header }
+        Context { header, conn, offset, trace_id, span_id, trace_flags, layer, carrier, pad }
     }
     hash
 }

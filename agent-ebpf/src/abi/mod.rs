@@ -1,8 +1,8 @@
 //! The binary interface between the programs and the agent.
 //!
-//! Every record of the ring buffer begins with a [`Header`]; `kind` says which struct it heads. All structs are
-//! `repr(C)` without implicit padding, all numbers are in the machine's own byte order, all times are nanoseconds of
-//! `CLOCK_MONOTONIC` (`bpf_ktime_get_ns`).
+//! Every record of the ring buffer begins with a [`Header`]; `kind` says which struct it heads. A record with the flag
+//! [`IDENTITY`] ends with an [`Identity`]. All structs are `repr(C)` without implicit padding, all numbers are in the
+//! machine's own byte order, all times are nanoseconds of `CLOCK_MONOTONIC` (`bpf_ktime_get_ns`).
 
 use crate::slot::Slot;
 
@@ -12,7 +12,7 @@ mod layout;
 mod offsets;
 
 pub use counters::{COUNTER_COLUMNS, Counter};
-pub use hint::{CONN_CPU_BITS, HINT_SLOTS, Hint, Hints, IGNORED, Mode, SealedHint, UNTIL_CLOSE, WayState, hint_slot};
+pub use hint::{CONN_CPU_BITS, HINT_SLOTS, Hint, Hints, IGNORED, Mode, SealedHint, StreamName, UNTIL_CLOSE, WayState};
 pub use layout::ABI_VERSION;
 pub use offsets::{Calibration, Offsets, READ_ONLY_CAST};
 
@@ -43,7 +43,7 @@ pub enum Kind {
     Open = 1,
     /// [`Connect`]
     Connect = 2,
-    /// [`Segment`], followed by `captured` bytes
+    /// [`Segment`], followed by its slices
     Segment = 3,
     /// [`State`]
     State = 4,
@@ -57,23 +57,24 @@ pub enum Kind {
     Listen = 8,
     /// [`Unseen`]
     Unseen = 9,
+    /// [`Begun`]
+    Begun = 10,
+    /// [`Context`]
+    Context = 11,
 }
 
-/// The execution that ran: a thread, or the unit that its runtime multiplexes on threads.
+/// Name that a runtime gives to an execution which it multiplexes on threads: the last bytes of a record with the flag
+/// [`IDENTITY`]. Without it, the thread is the execution.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Execution {
-    /// Process (thread group) id in the initial namespace.
-    pub tgid: u32,
-    /// Thread id in the initial namespace.
-    pub tid: u32,
-    /// Identity word at the end of a runtime's chain of offsets; 0: the thread is the identity.
-    pub identity: u64,
-    /// Identity that this one descends from; 0: unknown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// Word at the end of the runtime's chain of offsets.
+    pub word: u64,
+    /// Word of the execution that this one descends from; 0: unknown.
     pub parent: u64,
-    /// Generation, which tells two lives of one identity word apart.
+    /// Generation, which tells two lives of one word apart.
     pub generation: u32,
-    /// Base and chain that gave `identity`; 0: none.
+    /// Base and chain that gave `word`.
     pub source: u32,
 }
 
@@ -85,14 +86,17 @@ pub struct Header {
     pub kind: u8,
     /// Meaning depends on the record: [`Direction`] in a segment.
     pub direction: u8,
-    /// Flags of the record: `SEGMENT_*` in a segment, [`WAITED`] and [`LOST`] there and in a connect, [`LOST`] in an exit.
+    /// Flags of the record: `SEGMENT_*` in a segment, [`WAITED`] and [`LOST`] there and in a connect, [`LOST`] in an exit,
+    /// [`IDENTITY`] in each.
     pub flags: u16,
     /// The processor that wrote the record.
     pub cpu: u32,
     /// Time of the system call's exit, or of the tracepoint.
     pub time_ns: u64,
-    /// Execution that caused the record.
-    pub execution: Execution,
+    /// Process (thread group) that caused the record: its id in the initial namespace.
+    pub tgid: u32,
+    /// Thread that caused the record: its id in the initial namespace.
+    pub tid: u32,
 }
 
 /// Direction of a segment's bytes, seen from the socket's owner.
@@ -103,6 +107,17 @@ pub enum Direction {
     Read = 0,
     /// Sent.
     Write = 1,
+}
+
+/// Byte stream of a connection: [`Segment::layer`]. Each has stream offsets, framing and hints of its own.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Layer {
+    /// The bytes that the socket carries.
+    #[default]
+    Wire = 0,
+    /// The plaintext that a TLS library encrypts and decrypts.
+    Tls = 1,
 }
 
 /// More records of the same system call follow this one.
@@ -120,8 +135,11 @@ pub const WAITED: u16 = 1 << 15;
 /// Flag of segments and connects: the ring had no room for a record of this thread since its last one. Flag of exits:
 /// it had none for a record of the process's Unix connections.
 pub const LOST: u16 = 1 << 14;
+/// Flag of all records: the record ends with an [`Identity`].
+pub const IDENTITY: u16 = 1 << 13;
 
-/// Part of the bytes of one read or write. `captured` bytes follow the struct.
+/// Parts of the bytes of one read or write. The bytes of the first part, its slice, follow the struct. Each further
+/// slice is a [`Slice`] and its bytes, and begins at the next multiple of eight bytes behind the slice before.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Segment {
@@ -133,13 +151,55 @@ pub struct Segment {
     pub offset: u64,
     /// Stream offset behind the system call's last byte.
     pub end: u64,
-    /// Bytes behind this struct.
-    pub captured: u32,
-    /// Bytes that the whole system call moved.
-    pub call_bytes: u32,
     /// Stream offset of the next known boundary: bytes below it make no record. 0: the programs know none, and report
     /// all bytes. Core objects with a [`Hint`] where it knows better.
     pub until: u64,
+    /// Bytes of the first slice.
+    pub captured: u32,
+    /// Bytes that the whole system call moved.
+    pub call_bytes: u32,
+    /// [`Layer`] as a number.
+    pub layer: u8,
+    /// Number of further slices, in the order of the stream.
+    pub slices: u8,
+    /// Always 0.
+    pub pad: [u8; 6],
+}
+
+impl Segment {
+    /// A segment of the wire without bytes.
+    pub const NONE: Self = Self {
+        header: Header {
+            kind: Kind::Segment as u8,
+            direction: Direction::Read as u8,
+            flags: 0,
+            cpu: 0,
+            time_ns: 0,
+            tgid: 0,
+            tid: 0,
+        },
+        conn: 0,
+        offset: 0,
+        end: 0,
+        until: 0,
+        captured: 0,
+        call_bytes: 0,
+        layer: Layer::Wire as u8,
+        slices: 0,
+        pad: [0; 6],
+    };
+}
+
+/// A further part of a segment's bytes, which follow the struct. What lies between two slices is a gap.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Slice {
+    /// Stream offset of the first byte.
+    pub offset: u64,
+    /// Number of bytes.
+    pub bytes: u32,
+    /// Always 0.
+    pub pad: u32,
 }
 
 /// Origin of a connection: [`Open::role`].
@@ -355,6 +415,48 @@ pub enum UnseenCause {
     IoUring = 1,
 }
 
+/// An execution has begun. The record's [`Identity`] names it and what it descends from.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Begun {
+    /// kind = [`Kind::Begun`]; the thread is the one that made it
+    pub header: Header,
+}
+
+/// A context that a program put into bytes as they left.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Context {
+    /// kind = [`Kind::Context`]; direction = [`Direction::Write`]
+    pub header: Header,
+    /// The connection.
+    pub conn: u64,
+    /// Stream offset of the first byte of the message that carries it.
+    pub offset: u64,
+    /// Trace id, in the order of `traceparent`.
+    pub trace_id: [u8; 16],
+    /// Id of the span that the receiver's span is a child of.
+    pub span_id: [u8; 8],
+    /// Flags of `traceparent`.
+    pub trace_flags: u8,
+    /// [`Layer`] of the offset, as a number.
+    pub layer: u8,
+    /// [`Carrier`] as a number.
+    pub carrier: u8,
+    /// Always 0.
+    pub pad: [u8; 5],
+}
+
+/// Part of a message that carries a context: [`Context::carrier`].
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    /// A `traceparent` header.
+    Header = 0,
+    /// An option of the TCP segment.
+    TcpOption = 1,
+}
+
 /// Switches that the agent sets while the programs run: the memory-mapped array `CONTROL`, one entry.
 #[repr(C)]
 pub struct Control {
@@ -383,7 +485,9 @@ macro_rules! plain {
     };
 }
 
-plain!(Header, Segment, Open, Connect, State, Fork, Exec, Exit, Listen, Unseen);
+plain!(
+    Header, Identity, Segment, Slice, Open, Connect, State, Fork, Exec, Exit, Listen, Unseen, Begun, Context
+);
 
 /// Splits a record into the value at its beginning and the bytes behind; `None` if the record is too short.
 pub fn split<T: Plain>(record: &[u8]) -> Option<(T, &[u8])> {

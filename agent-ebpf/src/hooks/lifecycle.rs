@@ -158,7 +158,7 @@ pub extern "C" fn report_connect(sock: u64, result: i32, address: u64, length: u
         submit::submit(connect)
     };
     if !submitted {
-        submit::note_loss(connect.header.execution.tid, connect.header.flags);
+        submit::note_loss(connect.header.tid, connect.header.flags);
     }
     if result != 0 && result as i64 != -EINPROGRESS && result as i64 != -EINTR {
         socket::remove(sock);
@@ -231,12 +231,7 @@ fn connect_unix(connect: &Connect, address: u64, length: u64) -> bool {
 /// thread.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
-    // TRACE_EVENT(inet_sock_set_state, TP_PROTO(const struct sock *sk, const int oldstate, const int newstate)).
-    // SAFETY: the kernel passes three words.
-    let (sock, old, new) = unsafe {
-        let words = ctx.as_ptr().cast::<u64>();
-        (*words, *words.add(1) as u32, *words.add(2) as u32)
-    };
+    let (sock, old, new) = transition(&ctx);
     if new == LISTEN {
         report_listening(sock);
         return 0;
@@ -293,6 +288,17 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
         report_unread(sock, id, read_to, fin_received(old, error));
     }
     0
+}
+
+/// Returns the socket, its state before, and its new state.
+#[inline(always)]
+fn transition(ctx: &RawTracePointContext) -> (u64, u32, u32) {
+    // TRACE_EVENT(inet_sock_set_state, TP_PROTO(const struct sock *sk, const int oldstate, const int newstate)).
+    // SAFETY: the kernel passes three words.
+    unsafe {
+        let words = ctx.as_ptr().cast::<u64>();
+        (*words, *words.add(1) as u32, *words.add(2) as u32)
+    }
 }
 
 /// Returns the change that a new TCP state means; `None` for states that end nothing. `again`: the state was the same before.

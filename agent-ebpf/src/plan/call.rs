@@ -263,13 +263,21 @@ pub trait Call {
                 }
             }
         }
+        self.give_up_lines(known);
+        Some(())
+    }
+
+    /// Copies everything from the line at the direction's boundary on, which cannot be read, but not the bytes before
+    /// `known`.
+    #[inline(always)]
+    fn give_up_lines(&self, known: u64) {
+        let (way, _) = self.ways();
         let at = way.claim();
         way.lose();
         let from = if at > known { at } else { known };
-        let from = if from > start { from } else { start };
-        if from < end {
+        let from = if from > self.start() { from } else { self.start() };
+        if from < self.end() {
             self.whole(from);
         }
-        Some(())
     }
 }

@@ -106,7 +106,6 @@ fn describe_open(sock: u64, connection: &Connection, moved: Moved) -> Option<()>
 /// Fills in the record. Returns true while the connection is not established: then it is described again.
 #[inline(always)]
 fn fill(open: &mut Open, sock: u64, connection: &Connection, moved: Moved) -> Option<bool> {
-    let mut early = false;
     let family: u16 = read(sock + offset!(sock_family) as u64)?;
     open.header = submit::header(Kind::Open, 0, 0);
     open.conn = connection.id.get();
@@ -114,49 +113,11 @@ fn fill(open: &mut Open, sock: u64, connection: &Connection, moved: Moved) -> Op
     open.inode = connection.inode.get();
     open.family = family as u8;
     open.role = connection.role.get() as u8;
-    if !connection.has(COUNTED) {
-        if upper_layer(sock)? {
-            connection.add(OPAQUE);
-        }
-        let state: u8 = read(sock + offset!(sock_state) as u64)?;
-        // Fast Open sends data before the connection is established. Once it is, the description is complete.
-        early = state == TCP_SYN_SENT;
-        if early && moved.written == 0 || state == TCP_LISTEN {
-            return None;
-        }
-        if state == TCP_CLOSE {
-            // The socket is closed already, and no event will report its end.
-            if moved.read == 0 && moved.written == 0 {
-                remove(sock);
-                return None;
-            }
-            scratch()?.call.dead.set(1);
-        }
-        let now = Sequences::stable(sock)?;
-        open.sent_base = now.unacked.wrapping_sub(now.bytes_acked as u32);
-        open.received_base = now.received.wrapping_sub(now.bytes_received as u32);
-        let written = now.bytes_acked + now.write.wrapping_sub(now.unacked) as u64;
-        let mut received = now
-            .bytes_received
-            .wrapping_sub(now.received.wrapping_sub(now.copied) as u64);
-        if received > 0 && fin_read(sock, now.copied) {
-            received -= 1;
-        }
-        open.read = if early { 0 } else { received.wrapping_sub(moved.read) };
-        // Only the SYN was sent before, and nothing was read: this end connected, perhaps by sendto(2) with
-        // MSG_FASTOPEN.
-        let first = open.read == 0 && written.wrapping_sub(moved.written) == 1;
-        if first && connection.role.get() == Role::Unknown as u32 && state != TCP_CLOSE {
-            connection.role.set(Role::Client as u32);
-            open.role = Role::Client as u8;
-        }
-        let syn = (connection.role.get() == Role::Client as u32) as u64;
-        open.written = written.wrapping_sub(syn).wrapping_sub(moved.written);
-        connection.begin(open.read, open.written);
-        connection.base[0].set(open.received_base);
-        connection.base[1].set(open.sent_base.wrapping_add(syn as u32));
-    } else {
+    let mut early = false;
+    if connection.has(COUNTED) {
         open.counted = 1;
+    } else {
+        early = place_in_sequence(open, sock, connection, moved)?;
     }
     if open.read == 0 && open.written == 0 && (!connection.has(COUNTED) || connection.role.get() != 0) {
         connection.add(FROM_BIRTH);
@@ -170,6 +131,53 @@ fn fill(open: &mut Open, sock: u64, connection: &Connection, moved: Moved) -> Op
         return Some(early);
     }
     addresses(sock, open)?;
+    Some(early)
+}
+
+/// Fills in the place of the streams by the socket's sequence numbers, and begins the connection's directions there.
+/// Returns whether the connection is not established yet; `None`: there is nothing to describe.
+#[inline(always)]
+fn place_in_sequence(open: &mut Open, sock: u64, connection: &Connection, moved: Moved) -> Option<bool> {
+    if upper_layer(sock)? {
+        connection.add(OPAQUE);
+    }
+    let state: u8 = read(sock + offset!(sock_state) as u64)?;
+    // Fast Open sends data before the connection is established. Once it is, the description is complete.
+    let early = state == TCP_SYN_SENT;
+    if early && moved.written == 0 || state == TCP_LISTEN {
+        return None;
+    }
+    if state == TCP_CLOSE {
+        // The socket is closed already, and no event will report its end.
+        if moved.read == 0 && moved.written == 0 {
+            remove(sock);
+            return None;
+        }
+        scratch()?.call.dead.set(1);
+    }
+    let now = Sequences::stable(sock)?;
+    open.sent_base = now.unacked.wrapping_sub(now.bytes_acked as u32);
+    open.received_base = now.received.wrapping_sub(now.bytes_received as u32);
+    let written = now.bytes_acked + now.write.wrapping_sub(now.unacked) as u64;
+    let mut received = now
+        .bytes_received
+        .wrapping_sub(now.received.wrapping_sub(now.copied) as u64);
+    if received > 0 && fin_read(sock, now.copied) {
+        received -= 1;
+    }
+    open.read = if early { 0 } else { received.wrapping_sub(moved.read) };
+    // Only the SYN was sent before, and nothing was read: this end connected, perhaps by sendto(2) with
+    // MSG_FASTOPEN.
+    let first = open.read == 0 && written.wrapping_sub(moved.written) == 1;
+    if first && connection.role.get() == Role::Unknown as u32 && state != TCP_CLOSE {
+        connection.role.set(Role::Client as u32);
+        open.role = Role::Client as u8;
+    }
+    let syn = (connection.role.get() == Role::Client as u32) as u64;
+    open.written = written.wrapping_sub(syn).wrapping_sub(moved.written);
+    connection.begin(open.read, open.written);
+    connection.base[0].set(open.received_base);
+    connection.base[1].set(open.sent_base.wrapping_add(syn as u32));
     Some(early)
 }
 

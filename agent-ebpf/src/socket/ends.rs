@@ -1,6 +1,6 @@
 //! The ends of a connection's streams.
 
-use agent_ebpf::abi::{Counter, Direction, Execution, Header, Kind, Mode, SEGMENT_EOF, Segment};
+use agent_ebpf::abi::{Counter, Direction, Header, Kind, Mode, SEGMENT_EOF, Segment};
 
 use super::{COUNTED, Connection, DESCRIBED};
 use crate::{
@@ -13,16 +13,15 @@ use crate::{
 #[inline(always)]
 pub fn report_end_of_file(connection: &Connection) {
     report_ends(connection);
-    let way = &connection.ways[Direction::Read as usize];
+    let way = &connection.wire[Direction::Read as usize];
     let at = way.offset.get();
     let submitted = submit::submit(Segment {
         header: submit::header(Kind::Segment, Direction::Read as u8, SEGMENT_EOF),
         conn: connection.id.get(),
         offset: at,
         end: at,
-        captured: 0,
-        call_bytes: 0,
         until: way.claim(),
+        ..Segment::NONE
     });
     // Core looks for no gap before this record, so an earlier loss stays noted.
     if !submitted {
@@ -78,7 +77,7 @@ fn unseen(sock: u64, connection: &Connection, way: usize) -> u64 {
     };
     let mut ahead = now
         .wrapping_sub(connection.base[way].get())
-        .wrapping_sub(connection.ways[way].offset.get() as u32) as i32;
+        .wrapping_sub(connection.wire[way].offset.get() as u32) as i32;
     if ahead > 0 && way == 0 && fin_read(sock, now) {
         ahead -= 1;
     }
@@ -86,14 +85,14 @@ fn unseen(sock: u64, connection: &Connection, way: usize) -> u64 {
         return 0;
     }
     count(Counter::Unreported, ahead as u64);
-    let way = &connection.ways[way];
+    let way = &connection.wire[way];
     way.pass(way.offset.get() + ahead as u64);
     ahead as u64
 }
 
 #[inline(always)]
 fn report_end(connection: &Connection, direction: Direction, unseen: u64) {
-    let way = &connection.ways[direction as usize];
+    let way = &connection.wire[direction as usize];
     let at = way.offset.get();
     // Core may have sent the hint that the body ends with the connection after the last call.
     let is_awaited = || {
@@ -105,16 +104,12 @@ fn report_end(connection: &Connection, direction: Direction, unseen: u64) {
         return;
     }
     let submitted = submit::submit(Segment {
-        header: Header {
-            execution: Execution::default(),
-            ..submit::header(Kind::Segment, direction as u8, 0)
-        },
+        header: by_nobody(direction, 0),
         conn: connection.id.get(),
         offset: at,
         end: at,
-        captured: 0,
-        call_bytes: 0,
         until: way.claim(),
+        ..Segment::NONE
     });
     connection.submitted(direction as usize, submitted);
 }
@@ -122,7 +117,7 @@ fn report_end(connection: &Connection, direction: Direction, unseen: u64) {
 /// Returns how far a connection was read: stream offset and sequence number. `None`: it has no sequence numbers.
 #[inline(always)]
 pub fn read_to(connection: &Connection) -> Option<(u64, u32)> {
-    let at = connection.ways[Direction::Read as usize].offset.get();
+    let at = connection.wire[Direction::Read as usize].offset.get();
     let sequence = connection.base[Direction::Read as usize].get().wrapping_add(at as u32);
     (connection.has(DESCRIBED) && !connection.has(COUNTED)).then_some((at, sequence))
 }
@@ -141,15 +136,20 @@ pub fn report_unread(sock: u64, id: u64, read_to: (u64, u32), fin_received: bool
     }
     let at = offset + ahead as u64;
     submit::submit(Segment {
-        header: Header {
-            execution: Execution::default(),
-            ..submit::header(Kind::Segment, Direction::Read as u8, SEGMENT_EOF)
-        },
+        header: by_nobody(Direction::Read, SEGMENT_EOF),
         conn: id,
         offset: at,
         end: at,
-        captured: 0,
-        call_bytes: 0,
-        until: 0,
+        ..Segment::NONE
     });
+}
+
+/// Returns the header of a segment that no execution moved.
+#[inline(always)]
+fn by_nobody(direction: Direction, flags: u16) -> Header {
+    Header {
+        tgid: 0,
+        tid: 0,
+        ..submit::header(Kind::Segment, direction as u8, flags)
+    }
 }

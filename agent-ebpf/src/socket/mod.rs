@@ -10,8 +10,8 @@ mod place;
 
 use agent_ebpf::{
     abi::{
-        CONN_CPU_BITS, Counter, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, IGNORED, Role, STATE_LOST_READ,
-        STATE_LOST_WRITTEN,
+        CONN_CPU_BITS, Counter, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, IGNORED, Layer, Role, STATE_LOST_READ,
+        STATE_LOST_WRITTEN, StreamName,
     },
     plan::Way,
     slot::Slot,
@@ -59,8 +59,8 @@ pub struct Connection {
     pub file: Slot<u64>,
     /// Time at which connect(2) was called; 0 if it was not.
     pub connect_ns: Slot<u64>,
-    /// Directions, by [`Direction`](agent_ebpf::abi::Direction).
-    pub ways: [Way; 2],
+    /// Directions of the bytes that the socket carries, by [`Direction`](agent_ebpf::abi::Direction).
+    pub wire: [Way; 2],
     /// Sequence numbers of stream offset 0, by direction.
     pub base: [Slot<u32>; 2],
     /// Flags: `OPAQUE` and following.
@@ -120,8 +120,8 @@ impl Connection {
     /// Takes a new hint of Core for a direction whose next byte is at `start`.
     #[inline(always)]
     pub fn adopt(&self, way: usize, start: u64) {
-        if let Some(hint) = hint(self.id.get(), way)
-            && self.ways[way & 1].adopt(hint, start)
+        if let Some(hint) = hint(StreamName::new(self.id.get(), Layer::Wire), way)
+            && self.wire[way & 1].adopt(hint, start)
         {
             self.add(FOLLOWED);
         }
@@ -130,8 +130,8 @@ impl Connection {
     /// Begins both directions at stream offsets about which nothing else is known.
     #[inline(always)]
     fn begin(&self, read: u64, written: u64) {
-        self.ways[0].begin(read);
-        self.ways[1].begin(written);
+        self.wire[0].begin(read);
+        self.wire[1].begin(written);
     }
 
     /// Begins both directions at the connection's first byte.
@@ -142,8 +142,8 @@ impl Connection {
             return;
         }
         let is_client = role == Role::Client as u32;
-        self.ways[0].begin_at_birth(is_client);
-        self.ways[1].begin_at_birth(!is_client);
+        self.wire[0].begin_at_birth(is_client);
+        self.wire[1].begin_at_birth(!is_client);
     }
 }
 
@@ -173,7 +173,8 @@ pub fn remove_at(sock: &Slot<u64>) {
 /// be no target any more.
 #[inline(always)]
 pub fn is_given_up(id: u64) -> bool {
-    let is_ignored = |way| hint(id, way).is_some_and(|hint| hint.until == IGNORED);
+    let wire = StreamName::new(id, Layer::Wire);
+    let is_ignored = |way| hint(wire, way).is_some_and(|hint| hint.until == IGNORED);
     is_ignored(0) && is_ignored(1)
 }
 

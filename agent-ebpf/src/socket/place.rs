@@ -27,7 +27,7 @@ pub enum Place {
 #[inline(always)]
 pub fn place(socket: Socket, connection: &Connection, way: usize, bytes: u64) -> Place {
     let way = way & 1;
-    let start = connection.ways[way].offset.get();
+    let start = connection.wire[way].offset.get();
     if connection.has(COUNTED) {
         return Place::At(start);
     }

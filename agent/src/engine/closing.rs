@@ -229,7 +229,7 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Address, Rest, Since, Stamp};
+    use crate::record::{Address, Layer, Rest, Since, Slices, Stamp};
 
     const OLD: ConnectionId = ConnectionId(1);
     const SOCKET: Socket = Socket {
@@ -274,12 +274,14 @@ mod tests {
             stamp: Stamp::default(),
             since: Since::default(),
             conn: ConnectionId(conn),
+            layer: Layer::Wire,
             direction,
             offset: 11,
             end: 31,
             call_bytes: 20,
             until: None,
             bytes: &[],
+            further: Slices::default(),
             rest: Rest::Gap,
             unknown_opening: false,
         };

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use agent_ebpf::abi::StreamName;
+
 use super::{
     Core,
     causality::Circumstances,
@@ -38,7 +40,7 @@ impl Core {
             self.causality.read_unknown(stamp);
         }
         if let Some(hints) = fed.hints {
-            self.hints.push((segment.conn, hints));
+            self.hints.push((StreamName::new(segment.conn.0, segment.layer), hints));
         }
         if let Some(protocol) = fed.opaque {
             self.unseen_in(stamp.execution.tgid, protocol);
@@ -286,8 +288,7 @@ impl Core {
         let who = if server { begun.complete } else { begun.first };
         let name = (connection.id, &connection.ends);
         let mut new = Exchange::new(side, span_id, name, who.execution, begun.first.time_ns);
-        let (blocked_from, blocked_to) = connection.long_write;
-        if !server && (blocked_from..blocked_to).contains(&begun.offset) {
+        if !server && connection.may_have_blocked(begun.offset) {
             // The stamp is the exit of write(2): the peer may have read, and even answered, before it.
             new.start.read_at = ReadAt::WriteExit;
         }

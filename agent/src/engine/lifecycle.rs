@@ -1,5 +1,7 @@
 //! Connects, ends of connections and ends of processes.
 
+use std::num::NonZeroU64;
+
 use super::{
     Choice, Core, Process,
     causality::Circumstances,
@@ -48,7 +50,7 @@ impl Core {
 
     /// Reports a failed connect(2) as a call that never sent its request.
     fn connect_failed(&mut self, connection: &Connection, failure: Failure, who: Execution, end_ns: u64) {
-        let Some(start_ns) = connection.connecting_since_ns else {
+        let Some(start_ns) = connection.connecting_since_ns.map(NonZeroU64::get) else {
             return;
         };
         let span_id = self.causality.ids().span();

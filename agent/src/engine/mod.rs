@@ -17,7 +17,7 @@ mod workloads;
 
 pub use workloads::Workload;
 
-use agent_ebpf::abi::Hint;
+use agent_ebpf::abi::{Hint, StreamName};
 
 use self::{
     causality::{Causality, Sight},
@@ -29,7 +29,7 @@ use crate::{
     counters::counters,
     hash::FastMap,
     process::ProcessFacts,
-    record::{ConnectionId, Direction, Record, Stamp, Tgid},
+    record::{ConnectionId, Direction, Layer, Record, Stamp, Tgid},
 };
 
 /// Estimated memory of a held exchange, in bytes: heads, strings and the node itself. Turns `--hold-bytes` into a
@@ -161,7 +161,7 @@ pub struct Core {
     hold_ns: u64,
     keep_ended_ns: u64,
     next_sweep_ns: u64,
-    hints: Vec<(ConnectionId, [Hint; 2])>,
+    hints: Vec<(StreamName, [Hint; 2])>,
     events: Vec<proto::Event>,
     /// Spans of programs that were replaced by others since.
     done: Vec<Span>,
@@ -256,6 +256,8 @@ impl Core {
             Record::Unseen(stamp, unseen) => self.unseen(*stamp, *unseen),
             // The process listens on a port of a rule. Programs that it forks from now on are selected with it.
             Record::Listen(listen) => self.selected(listen.stamp.execution.tgid, true),
+            // No rule reads them, and no program reports them yet.
+            Record::Begun(_) | Record::Context(_) => {}
         }
     }
 
@@ -309,7 +311,7 @@ impl Core {
         let (is_new, connection) = self.flow.let_go(conn);
         if is_new {
             // Later bytes on it are not reported, and count as no loss.
-            self.hints.push((conn, flow::IGNORE));
+            self.hints.push((StreamName::new(conn.0, Layer::Wire), flow::IGNORE));
         }
         for (_, node) in connection.into_iter().flat_map(|connection| connection.exchanges) {
             self.counters.not_selected += 1;
@@ -332,7 +334,7 @@ impl Core {
     }
 
     /// Takes the hints for the programs: docs/dev/kernel-contract.md.
-    pub fn take_hints(&mut self) -> Vec<(ConnectionId, [Hint; 2])> {
+    pub fn take_hints(&mut self) -> Vec<(StreamName, [Hint; 2])> {
         std::mem::take(&mut self.hints)
     }
 

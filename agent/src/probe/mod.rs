@@ -33,7 +33,7 @@ use std::{
     time::Duration,
 };
 
-use agent_ebpf::abi::{COUNTER_COLUMNS, Control, Counter, Hint, Hints, MARKS, SealedHint, hint_slot};
+use agent_ebpf::abi::{COUNTER_COLUMNS, Control, Counter, Hint, Hints, MARKS, SealedHint, StreamName};
 use mapped::Mapped;
 use skipped::Skipped;
 
@@ -106,14 +106,14 @@ impl Shared {
         self.control.set(0, offset_of!(Control, capture_new), u32::from(on));
     }
 
-    /// Gives the programs Core's hints for the directions of a connection.
+    /// Gives the programs Core's hints for the directions of a stream.
     ///
     /// Each word is written by itself: a program that reads between two writes finds that the seal does not fit, and has no
     /// hint.
-    pub fn hint(&self, conn: u64, hints: [Hint; 2]) {
-        let slot = hint_slot(conn) as usize;
+    pub fn hint(&self, stream: StreamName, hints: [Hint; 2]) {
+        let slot = stream.slot() as usize;
         for (way, hint) in hints.into_iter().enumerate() {
-            let SealedHint { until, state, seal } = SealedHint::new(conn, hint);
+            let SealedHint { until, state, seal } = SealedHint::new(stream, hint);
             let at = offset_of!(Hints, ways) + way * size_of::<SealedHint>();
             self.hints.set(slot, at + offset_of!(SealedHint, until), until);
             self.hints.set(slot, at + offset_of!(SealedHint, state), state);

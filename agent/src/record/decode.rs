@@ -6,13 +6,14 @@ use std::{
 };
 
 use agent_ebpf::abi::{
-    self, Direction, FAMILY_INET, FAMILY_UNIX, Header, Kind, LOST, Role, SEGMENT_EOF, SEGMENT_MORE, SEGMENT_NOT_HTTP,
-    STATE_LOST_READ, STATE_LOST_WRITTEN, STATE_OPEN, STATE_RELEASED, StateChange, UnseenCause, WAITED,
+    self, Carrier, Direction, FAMILY_INET, FAMILY_UNIX, Header, IDENTITY, Kind, LOST, Layer, Role, SEGMENT_EOF,
+    SEGMENT_MORE, SEGMENT_NOT_HTTP, STATE_LOST_READ, STATE_LOST_WRITTEN, STATE_OPEN, STATE_RELEASED, StateChange,
+    UnseenCause, WAITED,
 };
 
 use super::{
-    Address, Base, Change, Connect, ConnectionId, EndOfStream, Exec, Execution, Exit, Fork, Held, Identity, Listen,
-    Open, Record, Rest, Segment, Since, Socket, Stamp, State, TcpState, Tgid, Tid, Unseen,
+    Address, Base, Change, Connect, ConnectionId, Context, EndOfStream, Exec, Execution, Exit, Fork, Held, Identity,
+    Listen, Open, Record, Rest, Segment, Since, Slices, Socket, Stamp, State, TcpState, Tgid, Tid, Unseen,
 };
 
 /// `TCP_SYN_SENT` and `TCP_CLOSE_WAIT` of the kernel's state numbers.
@@ -26,42 +27,41 @@ impl<'a> Record<'a> {
     /// Decodes a record; `None`: this version does not understand it.
     pub fn decode(record: &'a [u8]) -> Option<Self> {
         let (header, _) = abi::split::<Header>(record)?;
+        let (record, identity) = identity(&header, record)?;
+        let stamp = stamp(&header, identity);
         let is = |kind: Kind| header.kind == kind as u8;
         match () {
             // The usual one first.
-            () if is(Kind::Segment) => segment(record),
-            () if is(Kind::Open) => open(record).map(Self::Open),
-            () if is(Kind::Connect) => connect(record).map(Self::Connect),
-            () if is(Kind::State) => state(record).map(Self::State),
+            () if is(Kind::Segment) => segment(stamp, record),
+            () if is(Kind::Open) => open(stamp, record).map(Self::Open),
+            () if is(Kind::Connect) => connect(stamp, record).map(Self::Connect),
+            () if is(Kind::State) => state(stamp, record).map(Self::State),
             () if is(Kind::Fork) => {
                 let (fork, _) = abi::split::<abi::Fork>(record)?;
                 let child = Tgid(fork.child);
-                Some(Self::Fork(Fork {
-                    stamp: stamp(&header),
-                    child,
-                }))
+                Some(Self::Fork(Fork { stamp, child }))
             }
-            () if is(Kind::Exec) => exec(record).map(Self::Exec),
+            () if is(Kind::Exec) => exec(stamp, record).map(Self::Exec),
             () if is(Kind::Exit) => {
                 let (exit, _) = abi::split::<abi::Exit>(record)?;
                 Some(Self::Exit(Exit {
-                    stamp: stamp(&header),
+                    stamp,
                     code: exit.exit_code,
                     lost_unix: header.flags & LOST != 0,
                 }))
             }
             () if is(Kind::Listen) => {
                 let (listen, _) = abi::split::<abi::Listen>(record)?;
-                Some(Self::Listen(Listen {
-                    stamp: stamp(&header),
-                    port: listen.port.try_into().ok()?,
-                }))
+                let port = listen.port.try_into().ok()?;
+                Some(Self::Listen(Listen { stamp, port }))
             }
             () if is(Kind::Unseen) => {
                 let (unseen, _) = abi::split::<abi::Unseen>(record)?;
                 let io_uring = unseen.cause == UnseenCause::IoUring as u32;
-                io_uring.then(|| Self::Unseen(stamp(&header), Unseen::IoUring))
+                io_uring.then_some(Self::Unseen(stamp, Unseen::IoUring))
             }
+            () if is(Kind::Begun) => stamp.execution.identity.is_some().then_some(Self::Begun(stamp)),
+            () if is(Kind::Context) => context(stamp, record).map(Self::Context),
             () => None,
         }
     }
@@ -83,10 +83,26 @@ pub fn gone(conn: ConnectionId, now_ns: u64) -> Vec<u8> {
     abi::bytes_of(&state).to_vec()
 }
 
-fn segment(record: &[u8]) -> Option<Record<'_>> {
+/// Cuts the identity off that a record may end with.
+fn identity<'a>(header: &Header, record: &'a [u8]) -> Option<(&'a [u8], Option<Identity>)> {
+    if header.flags & IDENTITY == 0 {
+        return Some((record, None));
+    }
+    let (record, last) = record.split_at_checked(record.len().checked_sub(size_of::<abi::Identity>())?)?;
+    let (identity, _) = abi::split::<abi::Identity>(last)?;
+    let identity = Identity {
+        word: NonZeroU64::new(identity.word)?,
+        generation: identity.generation,
+        parent: NonZeroU64::new(identity.parent),
+        source: identity.source,
+    };
+    Some((record, Some(identity)))
+}
+
+fn segment(stamp: Stamp, record: &[u8]) -> Option<Record<'_>> {
     let (segment, rest) = abi::split::<abi::Segment>(record)?;
     let header = &segment.header;
-    let (stamp, conn) = (stamp(header), ConnectionId(segment.conn));
+    let conn = ConnectionId(segment.conn);
     if header.flags & SEGMENT_EOF != 0 {
         return Some(Record::EndOfStream(EndOfStream {
             stamp,
@@ -94,10 +110,13 @@ fn segment(record: &[u8]) -> Option<Record<'_>> {
             end: segment.end,
         }));
     }
+    let captured = segment.captured as usize;
+    let behind = segment.offset.saturating_add(captured as u64);
     Some(Record::Segment(Segment {
         stamp,
         since: since(header),
         conn,
+        layer: layer(segment.layer)?,
         direction: if header.direction == Direction::Read as u8 {
             Direction::Read
         } else {
@@ -107,7 +126,8 @@ fn segment(record: &[u8]) -> Option<Record<'_>> {
         end: segment.end,
         call_bytes: segment.call_bytes,
         until: NonZeroU64::new(segment.until),
-        bytes: rest.get(..segment.captured as usize)?,
+        bytes: rest.get(..captured)?,
+        further: Slices::decode(segment.slices, rest, captured, behind, segment.end)?,
         rest: if header.flags & SEGMENT_MORE == 0 {
             Rest::Gap
         } else {
@@ -117,7 +137,7 @@ fn segment(record: &[u8]) -> Option<Record<'_>> {
     }))
 }
 
-fn open(record: &[u8]) -> Option<Open> {
+fn open(stamp: Stamp, record: &[u8]) -> Option<Open> {
     let (open, _) = abi::split::<abi::Open>(record)?;
     let base = match open.family {
         FAMILY_UNIX => Base::Unix(NonZeroU64::new(open.peer)),
@@ -128,7 +148,7 @@ fn open(record: &[u8]) -> Option<Open> {
         },
     };
     Some(Open {
-        stamp: stamp(&open.header),
+        stamp,
         conn: ConnectionId(open.conn),
         socket: Socket {
             address: open.sock,
@@ -144,10 +164,10 @@ fn open(record: &[u8]) -> Option<Open> {
     })
 }
 
-fn connect(record: &[u8]) -> Option<Connect<'_>> {
+fn connect(stamp: Stamp, record: &[u8]) -> Option<Connect<'_>> {
     let (connect, rest) = abi::split::<abi::Connect>(record)?;
     Some(Connect {
-        stamp: stamp(&connect.header),
+        stamp,
         since: since(&connect.header),
         conn: ConnectionId(connect.conn),
         start_ns: connect.start_ns,
@@ -157,7 +177,7 @@ fn connect(record: &[u8]) -> Option<Connect<'_>> {
     })
 }
 
-fn state(record: &[u8]) -> Option<State> {
+fn state(stamp: Stamp, record: &[u8]) -> Option<State> {
     let (state, _) = abi::split::<abi::State>(record)?;
     let is = |change: StateChange| state.state == change as u8;
     let change = match () {
@@ -170,7 +190,7 @@ fn state(record: &[u8]) -> Option<State> {
     };
     let has = |flag: u8| state.flags & flag != 0;
     Some(State {
-        stamp: stamp(&state.header),
+        stamp,
         conn: ConnectionId(state.conn),
         change,
         errno: state.error,
@@ -190,14 +210,14 @@ fn state(record: &[u8]) -> Option<State> {
     })
 }
 
-fn exec(record: &[u8]) -> Option<Exec<'_>> {
+fn exec(stamp: Stamp, record: &[u8]) -> Option<Exec<'_>> {
     let (exec, rest) = abi::split::<abi::Exec>(record)?;
     let strings = rest.get(..exec.strings_len as usize)?;
     let (command_line, environment) = strings
         .split_at_checked(exec.cmdline_len as usize)
         .unwrap_or((strings, &[]));
     Some(Exec {
-        stamp: stamp(&exec.header),
+        stamp,
         command_line,
         environment,
         provisional: exec.provisional == 1,
@@ -205,28 +225,41 @@ fn exec(record: &[u8]) -> Option<Exec<'_>> {
     })
 }
 
-fn stamp(header: &Header) -> Stamp {
-    let abi::Execution {
-        tgid,
-        tid,
-        identity,
-        parent,
-        generation,
-        source,
-    } = header.execution;
-    let identity = NonZeroU64::new(identity).map(|word| Identity {
-        word,
-        generation,
-        parent: NonZeroU64::new(parent),
-        source,
-    });
+fn context(stamp: Stamp, record: &[u8]) -> Option<Context> {
+    let (context, _) = abi::split::<abi::Context>(record)?;
+    let carrier = match context.carrier {
+        carrier if carrier == Carrier::Header as u8 => Carrier::Header,
+        carrier if carrier == Carrier::TcpOption as u8 => Carrier::TcpOption,
+        _ => return None,
+    };
+    Some(Context {
+        stamp,
+        conn: ConnectionId(context.conn),
+        layer: layer(context.layer)?,
+        offset: context.offset,
+        carrier,
+        trace_id: context.trace_id,
+        span_id: context.span_id,
+        trace_flags: context.trace_flags,
+    })
+}
+
+fn stamp(header: &Header, identity: Option<Identity>) -> Stamp {
     Stamp {
         time_ns: header.time_ns,
         execution: Execution {
-            tgid: Tgid(tgid),
-            tid: Tid(tid),
+            tgid: Tgid(header.tgid),
+            tid: Tid(header.tid),
             identity,
         },
+    }
+}
+
+fn layer(number: u8) -> Option<Layer> {
+    match number {
+        number if number == Layer::Wire as u8 => Some(Layer::Wire),
+        number if number == Layer::Tls as u8 => Some(Layer::Tls),
+        _ => None,
     }
 }
 

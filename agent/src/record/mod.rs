@@ -5,14 +5,16 @@
 
 mod decode;
 mod endpoint;
+mod slices;
 #[cfg(test)]
 mod tests;
 
 use std::{fmt, num::NonZeroU64};
 
-pub use agent_ebpf::abi::{Direction, Role};
+pub use agent_ebpf::abi::{Carrier, Direction, Layer, Role};
 pub use decode::gone;
 pub use endpoint::{Address, Endpoint};
+pub use slices::{Slice, Slices};
 
 /// Process (thread group) id in the initial PID namespace. The kernel uses ids again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -97,6 +99,10 @@ pub enum Record<'a> {
     Listen(Listen),
     /// A target uses a way to move bytes that the programs cannot see.
     Unseen(Stamp, Unseen),
+    /// An execution has begun: the stamp names its maker's thread, and itself by its identity.
+    Begun(Stamp),
+    /// A context was put into bytes as they left.
+    Context(Context),
 }
 
 /// Socket in the kernel: its address, and its inode number, which distinguishes two sockets at one address.
@@ -186,6 +192,8 @@ pub struct Segment<'a> {
     pub since: Since,
     /// The connection.
     pub conn: ConnectionId,
+    /// The byte stream that the offsets count in.
+    pub layer: Layer,
     /// Received or sent.
     pub direction: Direction,
     /// Stream offset of the first captured byte.
@@ -196,15 +204,26 @@ pub struct Segment<'a> {
     pub call_bytes: u32,
     /// Stream offset below which the programs make no record; `None`: all bytes make one.
     pub until: Option<NonZeroU64>,
-    /// The captured bytes.
+    /// The captured bytes, up to the first gap.
     pub bytes: &'a [u8],
-    /// The bytes behind them.
+    /// The captured bytes behind that gap.
+    pub further: Slices<'a>,
+    /// The bytes behind all captured ones.
     pub rest: Rest,
     /// The programs know no protocol that begins like this, and report no more of this direction until Core asks for it.
     pub unknown_opening: bool,
 }
 
-impl Segment<'_> {
+impl<'a> Segment<'a> {
+    /// Returns the captured parts, in the order of the stream.
+    pub fn slices(&self) -> impl Iterator<Item = Slice<'a>> {
+        let first = Slice {
+            offset: self.offset,
+            bytes: self.bytes,
+        };
+        std::iter::once(first).chain(self.further)
+    }
+
     /// Returns whether the captured bytes begin with the first byte of the system call.
     pub fn begins_call(&self) -> bool {
         self.end.saturating_sub(self.offset) == u64::from(self.call_bytes)
@@ -326,6 +345,27 @@ pub struct Listen {
     pub stamp: Stamp,
     /// The port.
     pub port: u16,
+}
+
+/// A context that a program put into bytes as they left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Context {
+    /// Thread that sent the bytes, and the time.
+    pub stamp: Stamp,
+    /// The connection.
+    pub conn: ConnectionId,
+    /// The byte stream that `offset` counts in.
+    pub layer: Layer,
+    /// Stream offset of the first byte of the message that carries it.
+    pub offset: u64,
+    /// Part of the message that carries it.
+    pub carrier: Carrier,
+    /// Trace id.
+    pub trace_id: [u8; 16],
+    /// Id of the span that the receiver's span is a child of.
+    pub span_id: [u8; 8],
+    /// Flags of `traceparent`.
+    pub trace_flags: u8,
 }
 
 /// A way to move bytes that the programs cannot see.

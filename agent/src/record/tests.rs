@@ -9,11 +9,8 @@ fn header(kind: Kind) -> Header {
     Header {
         kind: kind as u8,
         time_ns: 12,
-        execution: abi::Execution {
-            tgid: 10,
-            tid: 11,
-            ..abi::Execution::default()
-        },
+        tgid: 10,
+        tid: 11,
         ..Header::default()
     }
 }
@@ -43,9 +40,11 @@ fn segment(flags: u16) -> abi::Segment {
         conn: 1,
         offset: 5,
         end: 8,
+        until: 9,
         captured: 2,
         call_bytes: 3,
-        until: 9,
+        layer: Layer::Tls as u8,
+        ..abi::Segment::default()
     }
 }
 
@@ -59,12 +58,14 @@ fn a_segment_has_its_bytes_and_its_flags_words() {
             lost: true,
         },
         conn: ConnectionId(1),
+        layer: Layer::Tls,
         direction: Direction::Write,
         offset: 5,
         end: 8,
         call_bytes: 3,
         until: NonZeroU64::new(9),
         bytes: b"ab",
+        further: Slices::default(),
         rest: Rest::Follows,
         unknown_opening: true,
     };
@@ -88,32 +89,132 @@ fn a_segment_has_its_bytes_and_its_flags_words() {
     assert_eq!(Record::decode(&bytes), Some(Record::EndOfStream(end)));
 }
 
+/// A segment of the bytes 0 to 40: those from 1 to 4, 10 to 12, and 30 to 31.
+fn sliced() -> Vec<u8> {
+    let slice = |offset: u64, bytes: &[u8]| {
+        let slice = abi::Slice {
+            offset,
+            bytes: bytes.len() as u32,
+            pad: 0,
+        };
+        with(&slice, bytes)
+    };
+    let segment = abi::Segment {
+        offset: 1,
+        end: 40,
+        captured: 3,
+        call_bytes: 40,
+        slices: 2,
+        ..segment(0)
+    };
+    let mut record = with(&segment, b"abc");
+    for next in [slice(10, b"de"), slice(30, b"f")] {
+        record.resize(record.len().next_multiple_of(8), 0);
+        record.extend(next);
+    }
+    record
+}
+
 #[test]
-fn an_identity_is_there_only_if_it_has_a_word() {
+fn a_segment_has_its_slices_in_the_order_of_the_stream() {
+    let slices = |record: &[u8]| match Record::decode(record)? {
+        Record::Segment(segment) => Some(
+            segment
+                .slices()
+                .map(|slice| (slice.offset, slice.bytes.to_vec()))
+                .collect(),
+        ),
+        other => panic!("{other:?}"),
+    };
+    let record = sliced();
+    let expected = [(1, b"abc".to_vec()), (10, b"de".to_vec()), (30, b"f".to_vec())].to_vec();
+    assert_eq!(slices(&record), Some(expected));
+    for length in 0..record.len() {
+        assert_eq!(slices(&record[..length]), None, "cut off at {length}");
+    }
+    // The second slice begins before the first ends, or the last ends behind the call.
+    for (place, offset) in [(80, 3), (104, 40)] {
+        let mut wrong = record.clone();
+        assert!(wrong[place..place + 8] == 10u64.to_ne_bytes() || wrong[place..place + 8] == 30u64.to_ne_bytes());
+        wrong[place..place + 8].copy_from_slice(&u64::to_ne_bytes(offset));
+        assert_eq!(slices(&wrong), None, "{offset}");
+    }
+}
+
+#[test]
+fn an_identity_ends_a_record_that_says_so() {
     let mut fork = abi::Fork {
         header: header(Kind::Fork),
         child: 13,
         pad: 0,
     };
-    fork.header.execution.parent = 7;
-    let decoded = |fork: &abi::Fork| match Record::decode(bytes_of(fork)) {
-        Some(Record::Fork(fork)) => fork,
-        other => panic!("{other:?}"),
-    };
     let expected = Fork {
         stamp: stamp(),
         child: Tgid(13),
     };
-    assert_eq!(decoded(&fork), expected);
-    fork.header.execution.identity = 6;
-    fork.header.execution.generation = 2;
-    let identity = Identity {
-        word: NonZeroU64::new(6).unwrap(),
+    assert_eq!(Record::decode(bytes_of(&fork)), Some(Record::Fork(expected)));
+    fork.header.flags = abi::IDENTITY;
+    let mut identity = abi::Identity {
+        word: 6,
+        parent: 7,
         generation: 2,
-        parent: NonZeroU64::new(7),
         source: 0,
     };
-    assert_eq!(decoded(&fork).stamp.execution.identity, Some(identity));
+    let execution = Execution {
+        identity: Some(Identity {
+            word: NonZeroU64::new(6).unwrap(),
+            generation: 2,
+            parent: NonZeroU64::new(7),
+            source: 0,
+        }),
+        ..stamp().execution
+    };
+    let stamp = Stamp { execution, ..stamp() };
+    let record = with(&fork, bytes_of(&identity));
+    assert_eq!(Record::decode(&record), Some(Record::Fork(Fork { stamp, ..expected })));
+    let mut begun = header(Kind::Begun);
+    assert_eq!(Record::decode(bytes_of(&begun)), None, "it has no name");
+    begun.flags = abi::IDENTITY;
+    assert_eq!(
+        Record::decode(&with(&begun, bytes_of(&identity))),
+        Some(Record::Begun(stamp))
+    );
+    // The identity must not be read from the fields of the record.
+    assert_eq!(Record::decode(bytes_of(&fork)), None);
+    identity.word = 0;
+    assert_eq!(Record::decode(&with(&fork, bytes_of(&identity))), None, "it is no name");
+}
+
+#[test]
+fn a_context_has_its_place_and_its_ids() {
+    let context = abi::Context {
+        header: header(Kind::Context),
+        conn: 1,
+        offset: 5,
+        trace_id: [2; 16],
+        span_id: [3; 8],
+        trace_flags: 1,
+        layer: Layer::Wire as u8,
+        carrier: Carrier::TcpOption as u8,
+        pad: [0; 5],
+    };
+    let expected = Context {
+        stamp: stamp(),
+        conn: ConnectionId(1),
+        layer: Layer::Wire,
+        offset: 5,
+        carrier: Carrier::TcpOption,
+        trace_id: [2; 16],
+        span_id: [3; 8],
+        trace_flags: 1,
+    };
+    assert_eq!(Record::decode(bytes_of(&context)), Some(Record::Context(expected)));
+    for wrong in [
+        abi::Context { carrier: 2, ..context },
+        abi::Context { layer: 2, ..context },
+    ] {
+        assert_eq!(Record::decode(bytes_of(&wrong)), None);
+    }
 }
 
 #[test]

@@ -253,8 +253,8 @@ impl Session {
 
     /// Writes Core's skip hints for the kernel side.
     fn write_hints(&mut self) {
-        for (conn, hints) in self.core.take_hints() {
-            self.probe.shared.hint(conn.0, hints);
+        for (stream, hints) in self.core.take_hints() {
+            self.probe.shared.hint(stream, hints);
         }
     }
 

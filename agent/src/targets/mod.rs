@@ -146,7 +146,9 @@ impl Registry {
             | Record::Segment(_)
             | Record::EndOfStream(_)
             | Record::State(_)
-            | Record::Unseen(..) => None,
+            | Record::Unseen(..)
+            | Record::Begun(_)
+            | Record::Context(_) => None,
         }
     }
 

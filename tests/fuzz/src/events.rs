@@ -8,8 +8,8 @@ use std::{
 };
 
 use agent_ebpf::abi::{
-    Connect, Direction, Exec, Execution, Exit, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Fork, Header, Kind, Listen,
-    Open, Plain, Segment, State, UNIX_PATH_BYTES, Unseen, bytes_of,
+    Connect, Direction, Exec, Exit, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Fork, Header, Kind, Layer, Listen, Open,
+    Plain, Segment, Slice, State, UNIX_PATH_BYTES, Unseen, bytes_of,
 };
 use arbitrary::Unstructured;
 use spoor::{
@@ -217,11 +217,8 @@ impl Teller {
         Header {
             kind: kind as u8,
             time_ns: self.now_ns,
-            execution: Execution {
-                tgid,
-                tid: tgid + u32::from(who >> 4 & 3),
-                ..Execution::default()
-            },
+            tgid,
+            tid: tgid + u32::from(who >> 4 & 3),
             ..Header::default()
         }
     }
@@ -243,12 +240,15 @@ impl Teller {
         let at = &mut self.offsets[conn as usize][way as usize];
         let (mut offset, mut length) = (*at, bytes.len() as u64);
         let mut captured = bytes.len();
+        let mut layer = Layer::Wire;
+        let sliced = what >> 4 == 6;
         match what >> 4 {
             // Lost: the next record begins behind it.
             8 => *at = at.saturating_add(number(input)),
             // Repeated, wholly or in part.
             9 => offset = offset.saturating_sub(number(input)),
             10 => offset = number(input),
+            6 => length = length.saturating_add(number(input)),
             11 => {
                 captured = usize::from(byte(input)).min(captured);
                 length = length.saturating_add(number(input));
@@ -257,6 +257,7 @@ impl Teller {
             13 => header.flags = 4,
             14 => header.flags = 2,
             15 => header.flags = 8,
+            7 => layer = Layer::Tls,
             _ => {}
         }
         let end = offset.saturating_add(length);
@@ -268,9 +269,21 @@ impl Teller {
             end,
             captured: captured as u32,
             call_bytes: length as u32,
-            until: 0,
+            layer: layer as u8,
+            slices: u8::from(sliced),
+            ..Segment::default()
         };
-        with(segment, &bytes[..captured])
+        let mut record = with(segment, &bytes[..captured]);
+        if sliced {
+            record.resize(record.len().next_multiple_of(8), 0);
+            let slice = Slice {
+                offset: offset.saturating_add(captured as u64).saturating_add(number(input)),
+                bytes: bytes.len() as u32,
+                pad: 0,
+            };
+            record.extend(with(slice, bytes));
+        }
+        record
     }
 
     fn open(&mut self, input: &mut Unstructured<'_>) -> Vec<u8> {

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent_ebpf::abi::{Direction, Execution, FAMILY_INET, Header, Kind, Open, Plain, Role, Segment, bytes_of};
+use agent_ebpf::abi::{Direction, FAMILY_INET, Header, Kind, Open, Plain, Role, Segment, bytes_of};
 use spoor::{
     config::{CoreSettings, SpanNames},
     engine::{
@@ -165,11 +165,8 @@ impl Traffic {
             kind: kind as u8,
             direction: direction as u8,
             time_ns: self.now_ns,
-            execution: Execution {
-                tgid,
-                tid: tgid,
-                ..Execution::default()
-            },
+            tgid,
+            tid: tgid,
             ..Header::default()
         }
     }
@@ -250,7 +247,7 @@ impl Traffic {
                 end: offset + bytes.len() as u64,
                 captured: bytes.len() as u32,
                 call_bytes: bytes.len() as u32,
-                until: 0,
+                ..Segment::default()
             },
             bytes,
         )

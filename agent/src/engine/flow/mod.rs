@@ -5,6 +5,7 @@ mod description;
 mod hints;
 mod left_behind;
 mod pairs;
+mod stream;
 
 pub use connection::{Connection, Fed, Requests};
 pub use hints::IGNORE;

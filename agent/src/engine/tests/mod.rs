@@ -5,6 +5,7 @@ mod gaps;
 mod half_close;
 mod headers;
 mod ignored;
+mod layers;
 mod limits;
 mod lives;
 mod loops;
@@ -20,8 +21,8 @@ mod workloads;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use agent_ebpf::abi::{
-    Connect, Direction, Execution, Exit, FAMILY_INET, Header, Kind, Open, Plain, Role, Segment, State, StateChange,
-    WAITED, bytes_of,
+    Connect, Direction, Exit, FAMILY_INET, Header, Kind, Open, Plain, Role, Segment, State, StateChange, WAITED,
+    bytes_of,
 };
 
 use super::Core;
@@ -84,7 +85,7 @@ impl End {
                     end: offset + bytes.len() as u64,
                     captured: bytes.len() as u32,
                     call_bytes: bytes.len() as u32,
-                    until: 0,
+                    ..Segment::default()
                 },
                 bytes.to_vec(),
             ),
@@ -163,11 +164,8 @@ enum Body {
 fn header(kind: Kind, tgid: u32, tid: u32) -> Header {
     Header {
         kind: kind as u8,
-        execution: Execution {
-            tgid,
-            tid,
-            ..Execution::default()
-        },
+        tgid,
+        tid,
         ..Header::default()
     }
 }
@@ -253,7 +251,7 @@ impl World {
     fn open(&mut self, open: Open) -> End {
         let end = End {
             conn: open.conn,
-            tgid: open.header.execution.tgid,
+            tgid: open.header.tgid,
             read: open.read,
             written: open.written,
         };

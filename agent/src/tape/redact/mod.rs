@@ -17,8 +17,8 @@ use std::{
 };
 
 use agent_ebpf::abi::{
-    self, Connect, Direction, Exit, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Fork, Listen, Open, Plain, Role,
-    SEGMENT_MORE, Segment, State, Unseen,
+    self, Begun, Connect, Context, Direction, Exit, FAMILY_INET, FAMILY_INET6, FAMILY_UNIX, Fork, Identity, Layer,
+    Listen, Open, Plain, Role, SEGMENT_MORE, Segment, Slice, State, StreamName, Unseen,
 };
 
 use super::Frame;
@@ -40,7 +40,7 @@ const MAX_CONNECTIONS: usize = 1 << 18;
 pub struct Redactor {
     key: Key,
     named: Named,
-    connections: HashMap<u64, Connection>,
+    connections: HashMap<StreamName, Connection>,
     /// Id and role of the last connection of a socket, by the socket's address and inode.
     sockets: HashMap<(u64, u64), (u64, Role)>,
     /// Connections that were reset go on under a new id: the old id, and by how much the offsets of sent bytes are ahead.
@@ -88,18 +88,32 @@ impl Redactor {
     fn take_record(&mut self, record: &[u8]) {
         let mut out = std::mem::take(&mut self.record);
         out.clear();
-        match Raw::decode(record) {
-            // Core counts zeros as malformed, as it counts the record.
-            None => {}
-            Some(Raw::Segment(segment, bytes)) => {
-                begin(&mut out, &segment);
-                let head = out.len();
-                out.extend_from_slice(bytes);
-                if let Some(bytes) = out.get_mut(head..) {
-                    self.segment(&segment, bytes);
-                }
+        // Core counts zeros as malformed, as it counts the record.
+        if let Some((raw, identity)) = Raw::decode(record) {
+            self.take_raw(&raw, &mut out);
+            if let Some(identity) = identity {
+                out.resize(record.len().saturating_sub(size_of::<Identity>()), 0);
+                let identity = Identity {
+                    word: self.pointer(identity.word),
+                    parent: self.pointer(identity.parent),
+                    ..identity
+                };
+                begin(&mut out, &identity);
             }
-            Some(Raw::Open(open)) => {
+        }
+        // Behind its last field, a record may carry bytes that lay in the ring before.
+        out.resize(record.len(), 0);
+        self.record = out;
+    }
+
+    /// Rewrites what is known of a record, without its identity.
+    fn take_raw(&mut self, raw: &Raw<'_>, out: &mut Vec<u8>) {
+        match *raw {
+            Raw::Segment(segment, slices) => {
+                begin(out, &segment);
+                self.segment(&segment, slices, out);
+            }
+            Raw::Open(open) => {
                 self.open(&open);
                 let open = Open {
                     sock: self.pointer(open.sock),
@@ -108,31 +122,30 @@ impl Redactor {
                     remote: self.address(open.family, open.remote),
                     ..open
                 };
-                begin(&mut out, &open);
+                begin(out, &open);
             }
-            Some(Raw::Connect(connect, path)) => {
+            Raw::Connect(connect, path) => {
                 let new = || Connection::new(Role::Client, &self.key);
-                self.connections.entry(connect.conn).or_insert_with(new);
+                self.connections.entry(wire(connect.conn)).or_insert_with(new);
                 let connect = Connect {
                     remote: self.address(connect.family, connect.remote),
                     ..connect
                 };
-                begin(&mut out, &connect);
+                begin(out, &connect);
                 out.extend_from_slice(&facts::unix_address(path, &self.key));
             }
-            Some(Raw::Exec(exec, strings)) => {
-                begin(&mut out, &exec);
+            Raw::Exec(exec, strings) => {
+                begin(out, &exec);
                 out.extend_from_slice(&facts::strings(strings, exec.cmdline_len as usize));
             }
-            Some(Raw::State(state)) => begin::<State>(&mut out, &state),
-            Some(Raw::Fork(fork)) => begin::<Fork>(&mut out, &fork),
-            Some(Raw::Exit(exit)) => begin::<Exit>(&mut out, &exit),
-            Some(Raw::Listen(listen)) => begin::<Listen>(&mut out, &listen),
-            Some(Raw::Unseen(unseen)) => begin::<Unseen>(&mut out, &unseen),
+            Raw::State(state) => begin::<State>(out, &state),
+            Raw::Fork(fork) => begin::<Fork>(out, &fork),
+            Raw::Exit(exit) => begin::<Exit>(out, &exit),
+            Raw::Listen(listen) => begin::<Listen>(out, &listen),
+            Raw::Unseen(unseen) => begin::<Unseen>(out, &unseen),
+            Raw::Begun(begun) => begin::<Begun>(out, &begun),
+            Raw::Context(context) => begin::<Context>(out, &context),
         }
-        // Behind its last field, a record may carry bytes that lay in the ring before.
-        out.resize(record.len(), 0);
-        self.record = out;
     }
 
     fn open(&mut self, open: &Open) {
@@ -154,36 +167,81 @@ impl Redactor {
         }
         let connection = self
             .connections
-            .entry(open.conn)
+            .entry(wire(open.conn))
             .or_insert_with(|| Connection::new(Role::Unknown, &self.key));
         connection.describe(role(open.role), open.read, open.written, open.from_birth == 1);
         self.sockets.insert(socket, (open.conn, connection.role()));
     }
 
-    fn segment(&mut self, segment: &Segment, bytes: &mut [u8]) {
+    /// Appends the slices of a segment as they may be shown.
+    fn segment(&mut self, segment: &Segment, slices: &[u8], out: &mut Vec<u8>) {
         let direction = direction(segment.header.direction);
-        let (id, ahead) = match self.aliases.get(&segment.conn) {
+        let (conn, ahead) = match self.aliases.get(&segment.conn) {
             Some(&(id, ahead)) if direction == Direction::Write => (id, ahead),
             Some(&(id, _)) => (id, 0),
             None => (segment.conn, 0),
         };
-        let (offset, end) = (segment.offset.saturating_sub(ahead), segment.end.saturating_sub(ahead));
-        let place = Place {
-            direction,
-            offset,
-            end,
-            begins_call: end.saturating_sub(offset) == u64::from(segment.call_bytes),
-            rest: if segment.header.flags & SEGMENT_MORE == 0 {
-                Rest::Gap
-            } else {
-                Rest::Follows
-            },
+        let stream = self.stream(conn, segment.layer);
+        let end = segment.end.saturating_sub(ahead);
+        let mut slice = Slice {
+            offset: segment.offset,
+            bytes: segment.captured,
+            pad: 0,
         };
-        let new = || Connection::new(Role::Unknown, &self.key);
-        self.connections
-            .entry(id)
-            .or_insert_with(new)
-            .segment(&place, bytes, &self.key, &self.named);
+        let mut behind = slices;
+        for left in (0..=segment.slices).rev() {
+            let Some((bytes, rest)) = behind.split_at_checked(slice.bytes as usize) else {
+                // Core refuses the record.
+                return;
+            };
+            let offset = slice.offset.saturating_sub(ahead);
+            let place = Place {
+                direction,
+                offset,
+                end,
+                begins_call: end.saturating_sub(offset) == u64::from(segment.call_bytes),
+                rest: if left > 0 || segment.header.flags & SEGMENT_MORE != 0 {
+                    Rest::Follows
+                } else {
+                    Rest::Gap
+                },
+            };
+            let from = out.len();
+            out.extend_from_slice(bytes);
+            if let Some(bytes) = out.get_mut(from..) {
+                let new = || Connection::new(Role::Unknown, &self.key);
+                let connection = self.connections.entry(stream).or_insert_with(new);
+                connection.segment(&place, bytes, &self.key, &self.named);
+            }
+            if left == 0 {
+                return;
+            }
+            // The struct of a segment, and that of a slice, are multiples of eight bytes long.
+            let pad = bytes.len().next_multiple_of(8) - bytes.len();
+            out.resize(out.len() + pad, 0);
+            let Some((next, rest)) = rest.get(pad..).and_then(abi::split::<Slice>) else {
+                return;
+            };
+            begin(out, &Slice { pad: 0, ..next });
+            (slice, behind) = (next, rest);
+        }
+    }
+
+    /// Returns the name of a layer of a connection. The plaintext has the ends of the wire.
+    fn stream(&mut self, conn: u64, layer: u8) -> StreamName {
+        if layer != Layer::Tls as u8 {
+            return wire(conn);
+        }
+        let tls = StreamName::new(conn, Layer::Tls);
+        if !self.connections.contains_key(&tls) {
+            let wire = self.connections.get(&wire(conn));
+            let plaintext = match wire {
+                Some(wire) => wire.plaintext(&self.key),
+                None => Connection::new(Role::Unknown, &self.key),
+            };
+            self.connections.insert(tls, plaintext);
+        }
+        tls
     }
 
     /// Returns the number of an address in the kernel: the address itself helps attackers.
@@ -237,6 +295,10 @@ impl Redactor {
         }
         bytes
     }
+}
+
+fn wire(conn: u64) -> StreamName {
+    StreamName::new(conn, Layer::Wire)
 }
 
 fn role(number: u8) -> Role {

@@ -1,6 +1,9 @@
 //! The binary records of a tape, whose fields a redacted tape keeps or replaces one by one.
 
-use agent_ebpf::abi::{self, Connect, Exec, Exit, Fork, Header, Kind, Listen, Open, Segment, State, Unseen};
+use agent_ebpf::abi::{
+    self, Begun, Connect, Context, Exec, Exit, Fork, Header, IDENTITY, Identity, Kind, Listen, Open, Segment, State,
+    Unseen,
+};
 
 /// A record of the ring buffer.
 #[derive(Clone, Copy, Debug)]
@@ -9,7 +12,7 @@ pub(super) enum Raw<'a> {
     Open(Open),
     /// connect(2) returned; the address of the Unix socket that it went to, if it is one.
     Connect(Connect, &'a [u8]),
-    /// Bytes were moved; the captured ones.
+    /// Bytes were moved; the slices.
     Segment(Segment, &'a [u8]),
     /// A connection changed its state.
     State(State),
@@ -23,17 +26,30 @@ pub(super) enum Raw<'a> {
     Listen(Listen),
     /// A target does something that Spoor cannot see.
     Unseen(Unseen),
+    /// An execution has begun.
+    Begun(Begun),
+    /// A context was put into bytes as they left.
+    Context(Context),
 }
 
 impl<'a> Raw<'a> {
-    /// Decodes a record; `None`: this version has no such record.
-    pub(super) fn decode(record: &'a [u8]) -> Option<Self> {
+    /// Decodes a record, and the identity that it may end with; `None`: this version has no such record.
+    pub(super) fn decode(record: &'a [u8]) -> Option<(Self, Option<Identity>)> {
         let (header, _) = abi::split::<Header>(record)?;
+        if header.flags & IDENTITY == 0 {
+            return Some((Self::without_identity(&header, record)?, None));
+        }
+        let (record, last) = record.split_at_checked(record.len().checked_sub(size_of::<Identity>())?)?;
+        let (identity, _) = abi::split::<Identity>(last)?;
+        Some((Self::without_identity(&header, record)?, Some(identity)))
+    }
+
+    fn without_identity(header: &Header, record: &'a [u8]) -> Option<Self> {
         let whole = |kind: Kind| header.kind == kind as u8;
         Some(match () {
             () if whole(Kind::Segment) => {
                 let (segment, rest) = abi::split::<Segment>(record)?;
-                Self::Segment(segment, rest.get(..segment.captured as usize)?)
+                Self::Segment(segment, rest)
             }
             () if whole(Kind::Open) => Self::Open(abi::split(record)?.0),
             () if whole(Kind::Connect) => {
@@ -49,6 +65,8 @@ impl<'a> Raw<'a> {
             () if whole(Kind::Exit) => Self::Exit(abi::split(record)?.0),
             () if whole(Kind::Listen) => Self::Listen(abi::split(record)?.0),
             () if whole(Kind::Unseen) => Self::Unseen(abi::split(record)?.0),
+            () if whole(Kind::Begun) => Self::Begun(abi::split(record)?.0),
+            () if whole(Kind::Context) => Self::Context(abi::split(record)?.0),
             () => return None,
         })
     }

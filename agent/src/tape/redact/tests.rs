@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use agent_ebpf::abi::{self, Execution, FAMILY_INET, Header, Kind};
+use agent_ebpf::abi::{self, FAMILY_INET, Header, Kind};
 use proptest::prelude::*;
 
 use super::*;
@@ -116,7 +116,19 @@ struct Tape {
     records: Vec<Vec<u8>>,
     offsets: HashMap<(u64, u8), u64>,
     now_ns: u64,
+    /// The bytes are the plaintext of a TLS library.
+    tls: bool,
+    /// Records have two slices, and end with an identity.
+    sliced: bool,
 }
+
+/// Addresses in the memory of a service.
+const IDENTITY: abi::Identity = abi::Identity {
+    word: 0x00c0_5448_4557_4f52,
+    parent: 0x00c0_5448_4550_4152,
+    generation: 3,
+    source: 1,
+};
 
 const TGID: u32 = 10;
 
@@ -127,11 +139,8 @@ impl Tape {
             kind: kind as u8,
             direction: direction as u8,
             time_ns: self.now_ns,
-            execution: Execution {
-                tgid: TGID,
-                tid: TGID,
-                ..Execution::default()
-            },
+            tgid: TGID,
+            tid: TGID,
             ..Header::default()
         }
     }
@@ -165,12 +174,34 @@ impl Tape {
             end: offset + bytes.len() as u64,
             captured: kept as u32,
             call_bytes: bytes.len() as u32,
-            until: 0,
+            layer: if self.tls { Layer::Tls } else { Layer::Wire } as u8,
+            ..Segment::default()
         };
-        let mut record = abi::bytes_of(&segment).to_vec();
-        record.extend_from_slice(&bytes[..kept]);
+        let mut record;
+        if self.sliced {
+            let (one, other) = bytes[..kept].split_at(kept / 3);
+            let mut first = Segment {
+                captured: one.len() as u32,
+                slices: 1,
+                ..segment
+            };
+            first.header.flags |= abi::IDENTITY;
+            let second = Slice {
+                offset: offset + one.len() as u64,
+                bytes: other.len() as u32,
+                pad: 0,
+            };
+            record = [abi::bytes_of(&first), one].concat();
+            record.resize(record.len().next_multiple_of(8), b'S');
+            record.extend([abi::bytes_of(&second), other].concat());
+        } else {
+            record = [abi::bytes_of(&segment), &bytes[..kept]].concat();
+        }
         // What lay in the ring before.
         record.extend_from_slice(b"SECRETOFOTHERS");
+        if self.sliced {
+            record.extend_from_slice(abi::bytes_of(&IDENTITY));
+        }
         self.records.push(record);
         self.offsets.insert((conn, direction as u8), segment.end);
     }
@@ -370,8 +401,9 @@ proptest! {
     #[test]
     fn nothing_said_is_left_and_the_tree_is_the_same(
         exchanges in proptest::collection::vec(exchange(), 1..5), proxy in 0..4usize, at in 1..12usize,
+        tls in any::<bool>(), sliced in any::<bool>(),
     ) {
-        let mut tape = Tape::default();
+        let mut tape = Tape { tls, sliced, ..Tape::default() };
         tape.open(1, Role::Server);
         tape.open(2, Role::Client);
         // What a proxy may begin the connection with: nothing, a line, or the binary header, with a name in it.
@@ -397,6 +429,9 @@ proptest! {
                 prop_assert_eq!(before.len(), after.len());
                 prop_assert_eq!(survivors(before, after), Vec::<String>::new());
             }
+        }
+        for word in [IDENTITY.word, IDENTITY.parent] {
+            prop_assert!(memchr::memmem::find(&redacted, &word.to_ne_bytes()).is_none());
         }
         let contains = |text: &str| memchr::memmem::find(&redacted, text.as_bytes()).is_some();
         let secrets = exchanges.iter().flat_map(|exchange| &exchange.secrets).map(String::as_str);

@@ -1,0 +1,103 @@
+//! Layers of a connection, and records of several slices.
+
+use agent_ebpf::abi::{Layer, SEGMENT_NOT_HTTP, Slice, StreamName};
+
+use super::*;
+use crate::engine::flow::IGNORE;
+
+/// The first bytes of a TLS connection (RFC 8446 section 5.1): a handshake record with a ClientHello.
+const CLIENT_HELLO: &str = "\x16\x03\x01\x01\x00\x01";
+
+/// The same record, of the plaintext.
+fn plaintext(mut record: Record) -> Record {
+    let Body::Segment(segment, _) = &mut record.1 else {
+        panic!("no segment");
+    };
+    segment.layer = Layer::Tls as u8;
+    record
+}
+
+/// One call that moves these parts, of which the program captures every second one, beginning with the first.
+fn sliced(end: &mut End, tid: u32, direction: Direction, parts: &[&str]) -> Record {
+    let whole = parts.concat();
+    let mut record = end.moved(tid, direction, whole.as_bytes());
+    let Body::Segment(segment, bytes) = &mut record.1 else {
+        panic!("no segment");
+    };
+    bytes.clear();
+    let mut offset = segment.offset;
+    for (index, part) in parts.iter().enumerate() {
+        if index == 0 {
+            segment.captured = part.len() as u32;
+            bytes.extend(part.as_bytes());
+        } else if index % 2 == 0 {
+            segment.slices += 1;
+            let slice = Slice {
+                offset,
+                bytes: part.len() as u32,
+                pad: 0,
+            };
+            // The struct of a segment is a multiple of eight bytes long.
+            bytes.resize(bytes.len().next_multiple_of(8), 0);
+            bytes.extend(bytes_of(&slice));
+            bytes.extend(part.as_bytes());
+        }
+        offset += part.len() as u64;
+    }
+    record
+}
+
+#[test]
+fn the_plaintext_of_a_tls_library_is_read_in_place_of_the_wire() {
+    let mut world = World::new();
+    world.process(10, "front", Runtime::Unknown);
+    let mut wire = world.server(10);
+    let mut tls = End {
+        read: 0,
+        written: 0,
+        ..wire.clone()
+    };
+    world.feed(wire.reads(10, CLIENT_HELLO).flagged(SEGMENT_NOT_HTTP));
+    for path in ["/a", "/b"] {
+        world.feed(plaintext(tls.reads(10, &get(path))));
+        // The wire carries what no parser reads, as long as the programs have not seen the hint.
+        world.feed(wire.reads(10, "\x17\x03\x03 ciphertext"));
+        world.feed(plaintext(tls.writes(10, OK)));
+        world.feed(wire.writes(10, "\x17\x03\x03 ciphertext"));
+    }
+    assert_eq!(
+        world.tree(),
+        ["front server GET /a <- root", "front server GET /b <- root"]
+    );
+    assert_eq!(world.counter("gap_bytes"), 0);
+    let hints = world.core.take_hints();
+    assert!(hints.contains(&(StreamName::new(wire.conn, Layer::Wire), IGNORE)));
+    assert!(!hints.contains(&(StreamName::new(wire.conn, Layer::Tls), IGNORE)));
+}
+
+#[test]
+fn a_record_of_several_slices_is_read_like_a_record_of_each() {
+    let mut world = World::new();
+    world.process(10, "front", Runtime::Unknown);
+    let mut front = world.server(10);
+    let (body, long) = ("b".repeat(500), "Content-Length: 500\r\n\r\n");
+    let (post, ok) = (
+        format!("POST /a HTTP/1.1\r\nHost: h\r\n{long}"),
+        format!("HTTP/1.1 200 OK\r\n{long}"),
+    );
+    world.feed(sliced(&mut front, 10, Direction::Read, &[&post, &body, &get("/b")]));
+    world.feed(sliced(&mut front, 10, Direction::Write, &[&ok, &body, &ok, &body]));
+    assert_eq!(
+        world.tree(),
+        ["front server GET /b <- root", "front server POST /a <- root"]
+    );
+    assert_eq!(world.counter("gap_bytes"), 0, "what was not captured is body");
+    // What is lost between two slices is counted.
+    world.feed(sliced(
+        &mut front,
+        10,
+        Direction::Read,
+        &[&get("/c"), "lost", &get("/d")],
+    ));
+    assert_eq!(world.counter("gap_bytes"), 4);
+}

@@ -1,0 +1,60 @@
+//! Captured parts of a segment behind the first one.
+
+use agent_ebpf::abi;
+
+/// Bytes of a stream without a gap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slice<'a> {
+    /// Stream offset of the first byte.
+    pub offset: u64,
+    /// The bytes.
+    pub bytes: &'a [u8],
+}
+
+/// Further slices of a segment, checked when the record was decoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slices<'a> {
+    left: u8,
+    /// From the next slice to the record's end.
+    bytes: &'a [u8],
+}
+
+impl<'a> Slices<'a> {
+    /// Finds `left` slices behind the first `captured` bytes of `rest`. `None`: the record is cut off, or the slices are
+    /// not in the order of the stream or reach behind the call's end.
+    pub(super) fn decode(left: u8, rest: &'a [u8], captured: usize, from: u64, end: u64) -> Option<Self> {
+        if left == 0 {
+            return Some(Self::default());
+        }
+        let further = Self {
+            left,
+            bytes: rest.get(captured.next_multiple_of(8)..)?,
+        };
+        let mut reached = from;
+        for slice in further {
+            let behind = slice.offset.checked_add(slice.bytes.len() as u64)?;
+            if slice.offset < reached || behind > end {
+                return None;
+            }
+            reached = behind;
+        }
+        (further.count() == usize::from(left)).then_some(further)
+    }
+}
+
+impl<'a> Iterator for Slices<'a> {
+    type Item = Slice<'a>;
+
+    fn next(&mut self) -> Option<Slice<'a>> {
+        self.left = self.left.checked_sub(1)?;
+        let (slice, rest) = abi::split::<abi::Slice>(self.bytes)?;
+        let length = slice.bytes as usize;
+        let bytes = rest.get(..length)?;
+        // The last slice may end with the record, before the next multiple of eight.
+        self.bytes = rest.get(length.next_multiple_of(8)..).unwrap_or_default();
+        Some(Slice {
+            offset: slice.offset,
+            bytes,
+        })
+    }
+}
