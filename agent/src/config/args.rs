@@ -36,7 +36,7 @@ Examples:
 
 const RUN_EXAMPLES: &str = "\
 Examples:
-  sudo spoor run                                  every process that speaks HTTP
+  sudo spoor run                                  every process that speaks HTTP or Redis
   sudo spoor run --port 8080 --exe nginx          the service on port 8080, and every nginx
   sudo spoor run --exe '/opt/shop/**'             every program below /opt/shop
   sudo spoor run -- ./start-all.sh                a command and its children; its exit code is spoor's
@@ -84,9 +84,9 @@ Examples:
 pub(super) enum Subcommand {
     /// Trace services and print or export their spans
     ///
-    /// Without a selection and without a command, every process on the host that speaks HTTP is traced, spoor itself
-    /// excepted. With several rules, a process that fits any of them is traced; with a command, it and its children are
-    /// traced too. Ctrl-C ends it.
+    /// Without a selection and without a command, every process on the host that speaks HTTP or Redis is traced, spoor
+    /// itself excepted. With several rules, a process that fits any of them is traced; with a command, it and its children
+    /// are traced too. Ctrl-C ends it.
     #[command(override_usage = RUN_USAGE, after_help = RUN_EXAMPLES)]
     Run(RunArgs),
     /// List workloads: which are traced and why, and which of their traffic is not visible

@@ -89,7 +89,7 @@ impl Gather {
             let is_selected = !is_agent && (candidate.rule.is_some() || descent.is_some());
             let why = match (&candidate.rule, descent) {
                 _ if is_agent => OWN.to_owned(),
-                (Some(Rule::Every), _) => "every process that speaks HTTP is traced".to_owned(),
+                (Some(Rule::Every), _) => "every process that speaks HTTP or Redis is traced".to_owned(),
                 (Some(rule), _) => rule.to_string(),
                 (None, Some(reason)) => reason.to_string(),
                 (None, None) => why_not.clone(),

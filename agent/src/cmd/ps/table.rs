@@ -145,10 +145,14 @@ impl Layout {
 fn heading(listing: &Listing, asked: bool) -> String {
     let selected = |row: &&Row| row.workload.selected != Some(false);
     let count = listing.workloads.iter().filter(selected).count();
+    let traced = match listing.workloads.is_empty() {
+        true => "nothing now.".to_owned(),
+        false => format!("{count} of these:"),
+    };
     match &listing.agent {
         Some(agent) => format!("spoor {} (process {}) {}", agent.version, agent.pid, agent.doing),
-        None if asked => format!("No agent runs. `spoor run` would trace {count} of these:"),
-        None => format!("No agent was asked. With these rules, `spoor run` would trace {count} of these:"),
+        None if asked => format!("No agent runs. `spoor run` would trace {traced}"),
+        None => format!("No agent was asked. With these rules, `spoor run` would trace {traced}"),
     }
 }
 

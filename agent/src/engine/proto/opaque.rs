@@ -1,4 +1,4 @@
-//! Names protocols other than HTTP/1 by a connection's first bytes. The name is shown to people; the bytes are not
+//! Names what a connection that is given up carries, by its first bytes. The name is shown to people; the bytes are not
 //! parsed.
 //!
 //! Only openings that can hardly be anything else are named. Integers are big-endian unless said otherwise.
