@@ -59,7 +59,8 @@ pub fn looks_like_response(bytes: [u8; 8], n: usize) -> Looks {
     }
 }
 
-/// Recognises a segment that begins with a command of RESP, the protocol of Redis: an array of bulk strings. `Yes`: as far as the first string's `$`, for arrays of less than 100 strings. `Maybe`: `*` and a digit.
+/// Recognises a segment that begins with a command of RESP, the protocol of Redis: an array of bulk strings. `Yes`: as
+/// far as the first string's `$`, for arrays of less than 100 strings. `Maybe`: `*` and a digit.
 #[inline(always)]
 pub fn looks_like_resp_command(bytes: [u8; 8], n: usize) -> Looks {
     let word = u64::from_le_bytes(bytes);
@@ -73,8 +74,8 @@ pub fn looks_like_resp_command(bytes: [u8; 8], n: usize) -> Looks {
     if is_whole { Looks::Yes } else { Looks::Maybe }
 }
 
-/// Returns whether a segment may begin with a reply of RESP: its first byte is a type of RESP2 or RESP3. Callers ask it of the
-/// answer to bytes that may be a command.
+/// Returns whether a segment may begin with a reply of RESP: its first byte is a type of RESP2 or RESP3. Callers ask it
+/// of the answer to bytes that may be a command.
 #[inline(always)]
 pub const fn may_be_resp_reply(first: u8) -> bool {
     const LOW: u64 = bits(b"!#$%(*+,-:=>", 0);

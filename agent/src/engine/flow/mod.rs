@@ -38,13 +38,13 @@ counters! {
         connections_refused,
         /// Records of unknown connections: the first record was lost, or the connection was forgotten.
         unknown_connection,
-        /// Bytes without a record that are not known to be body, on connections with HTTP/1.
+        /// Bytes without a record that are not known to be body, on connections that a parser reads.
         gap_bytes,
         /// Records that repeat bytes of an earlier record.
         repeated_records,
         /// Connections that were forgotten because nothing happened on them for long.
         idle_forgotten,
-        /// Connections that carry something else than HTTP/1.
+        /// Connections that carry no protocol which is read.
         opaque,
         /// Multipath TCP connections: their two ends cannot be matched.
         mptcp,
