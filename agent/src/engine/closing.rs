@@ -96,10 +96,12 @@ impl Closing {
         if segment.direction == Direction::Write {
             segment.offset = segment.offset.saturating_sub(syn);
             segment.end = segment.end.saturating_sub(syn);
+            segment.further.shift(syn.wrapping_neg());
         } else {
             // The programs took one number too many off: a first byte of offset 0 has wrapped around.
             segment.offset = segment.offset.wrapping_add(behind);
             segment.end = segment.end.wrapping_add(behind);
+            segment.further.shift(behind);
         }
         Some(segment)
     }

@@ -17,6 +17,8 @@ pub struct Slices<'a> {
     left: u8,
     /// From the next slice to the record's end.
     bytes: &'a [u8],
+    /// Added to the offsets in the record, modulo 2⁶⁴.
+    shift: u64,
 }
 
 impl<'a> Slices<'a> {
@@ -29,6 +31,7 @@ impl<'a> Slices<'a> {
         let further = Self {
             left,
             bytes: rest.get(captured.next_multiple_of(8)..)?,
+            shift: 0,
         };
         let mut reached = from;
         for slice in further {
@@ -39,6 +42,11 @@ impl<'a> Slices<'a> {
             reached = behind;
         }
         (further.count() == usize::from(left)).then_some(further)
+    }
+
+    /// Moves the slices to other offsets: adds `by`, modulo 2⁶⁴.
+    pub fn shift(&mut self, by: u64) {
+        self.shift = self.shift.wrapping_add(by);
     }
 }
 
@@ -53,7 +61,7 @@ impl<'a> Iterator for Slices<'a> {
         // The last slice may end with the record, before the next multiple of eight.
         self.bytes = rest.get(length.next_multiple_of(8)..).unwrap_or_default();
         Some(Slice {
-            offset: slice.offset,
+            offset: slice.offset.wrapping_add(self.shift),
             bytes,
         })
     }

@@ -132,6 +132,13 @@ fn a_segment_has_its_slices_in_the_order_of_the_stream() {
     for length in 0..record.len() {
         assert_eq!(slices(&record[..length]), None, "cut off at {length}");
     }
+    let Some(Record::Segment(mut segment)) = Record::decode(&record) else {
+        panic!("no segment");
+    };
+    segment.further.shift(5);
+    segment.further.shift(1u64.wrapping_neg());
+    let offsets: Vec<u64> = segment.further.map(|slice| slice.offset).collect();
+    assert_eq!(offsets, [14, 34]);
     // The second slice begins before the first ends, or the last ends behind the call.
     for (place, offset) in [(80, 3), (104, 40)] {
         let mut wrong = record.clone();
