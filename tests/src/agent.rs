@@ -16,12 +16,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 #[cfg(feature = "whole")]
-use spoor::{
-    config::CoreSettings,
-    engine::Core,
-    record::Tgid,
-    tape::{Frame, TapeReader},
-};
+use spoor::{cmd::replay::Player, tape::TapeReader};
 use tempfile::TempDir;
 
 use crate::{
@@ -252,26 +247,11 @@ impl Recorded {
     #[cfg(feature = "whole")]
     pub fn counters(&self) -> Result<BTreeMap<&'static str, u64>> {
         let mut tape = TapeReader::new(BufReader::new(File::open(tape_file(self.0.path()))?))?;
-        let mut settings: Option<CoreSettings> = None;
-        let mut core: Option<Core> = None;
+        let mut player = Player::default();
         while let Some(frame) = tape.next_frame()? {
-            match (frame, &mut core) {
-                (Frame::Config(json), _) => settings = Some(serde_json::from_str(&json)?),
-                (Frame::Seed(seed), core) => {
-                    *core = Some(Core::new(settings.as_ref().context("a seed without settings")?, seed));
-                }
-                (Frame::Clock { monotonic_ns, unix_ns }, Some(core)) => core.clock(monotonic_ns, unix_ns),
-                (Frame::Record(record), Some(core)) => core.raw_record(record),
-                (Frame::Tick { now_ns }, Some(core)) => {
-                    core.tick(now_ns);
-                    core.drain();
-                }
-                (Frame::Process(facts), Some(core)) => core.process(facts.into_owned()),
-                (Frame::Selected { tgid, selected }, Some(core)) => core.selected(Tgid(tgid), selected),
-                (_, None) => bail!("the tape begins with neither settings nor a seed"),
-            }
+            player.feed(frame)?;
         }
-        let mut core = core.context("an empty tape")?;
+        let core = player.core().context("an empty tape")?;
         core.flush();
         Ok(core.counters().into_iter().collect())
     }
