@@ -12,6 +12,8 @@ pub mod http1;
 pub mod opaque;
 pub mod redis;
 pub mod structure;
+#[cfg(test)]
+mod testing;
 
 use agent_ebpf::abi::Mode;
 

@@ -6,16 +6,10 @@ mod properties;
 mod structured;
 
 use super::{Answer, Redis};
-use crate::{
-    engine::proto::{Call, Data, Event, Half, Piece, Reply},
-    record::Stamp,
+use crate::engine::proto::{
+    Call, Data, Event, Half, Piece, Reply,
+    testing::{Moved, Q, R, stamp},
 };
-
-const Q: Half = Half::Request;
-const R: Half = Half::Response;
-
-/// A system call that moves bytes.
-type Moved = (Half, &'static str);
 
 const GET: Moved = (Q, "*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n");
 const VALUE: Moved = (R, "$5\r\nvalue\r\n");
@@ -91,13 +85,6 @@ impl Talk {
     /// The events in short, one a line.
     fn story(&self) -> Vec<String> {
         self.out.iter().map(brief).collect()
-    }
-}
-
-fn stamp(time_ns: u64) -> Stamp {
-    Stamp {
-        time_ns,
-        ..Stamp::default()
     }
 }
 
