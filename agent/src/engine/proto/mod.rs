@@ -143,11 +143,12 @@ impl Parser {
         }
     }
 
-    /// Returns whether Core believes no boundary of a half, and so none that the programs claim.
+    /// Returns whether no boundary of a half that the programs claim is believed.
     pub fn is_doubted(&self, half: Half) -> bool {
         match self {
             Self::Http1(http) => http.is_doubted(half),
-            Self::Redis(_) => false,
+            // The programs frame HTTP/1 alone: a boundary that they claim is one of bytes that look like it.
+            Self::Redis(_) => true,
         }
     }
 
