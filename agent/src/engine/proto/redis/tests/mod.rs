@@ -5,7 +5,7 @@ mod losses;
 mod properties;
 mod structured;
 
-use super::{Answer, Redis};
+use super::{Answer, CommandName, Redis};
 use crate::engine::proto::{
     Call, Data, Event, Half, Piece, Reply,
     testing::{Moved, Q, R, stamp},
@@ -97,7 +97,11 @@ fn brief(event: &Event) -> String {
             offset,
             ..
         } => {
-            let name = command.name.as_deref().unwrap_or("?");
+            let name = match command.name {
+                Some(CommandName::Known(name)) => name,
+                Some(CommandName::Other) => "other",
+                None => "?",
+            };
             let keys = command.keys.map_or("?".to_owned(), |keys| keys.to_string());
             format!("{exchange} {name} {keys} @{offset}")
         }
