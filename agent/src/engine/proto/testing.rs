@@ -188,6 +188,8 @@ pub fn exchanges(
         let line = brief(event).split_once(' ').unwrap().1.to_owned();
         exchanges.entry(number).or_default().push(line);
     }
-    exchanges.values_mut().for_each(|lines| lines.sort());
+    for lines in exchanges.values_mut() {
+        lines.sort();
+    }
     exchanges
 }
