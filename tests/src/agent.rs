@@ -1,6 +1,6 @@
 //! The agent under test, run by its command line alone.
 
-#[cfg(feature = "whole")]
+#[cfg(feature = "agent")]
 use std::collections::BTreeMap;
 use std::{
     fs::File,
@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
-#[cfg(feature = "whole")]
+#[cfg(feature = "agent")]
 use spoor::{cmd::replay::Player, tape::TapeReader};
 use tempfile::TempDir;
 
@@ -244,7 +244,7 @@ impl Recorded {
     }
 
     /// Replays the tape in this process; returns Core's counters at its end.
-    #[cfg(feature = "whole")]
+    #[cfg(feature = "agent")]
     pub fn counters(&self) -> Result<BTreeMap<&'static str, u64>> {
         let mut tape = TapeReader::new(BufReader::new(File::open(tape_file(self.0.path()))?))?;
         let mut player = Player::default();
