@@ -6,6 +6,8 @@
 
 // Bytes come from outside: nothing of them may panic.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))]
+// Standard output may carry spans, and a terminal has a status line: all text goes through `screen`.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 #![deny(unsafe_code)]
 
 pub mod cmd;

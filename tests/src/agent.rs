@@ -1,6 +1,6 @@
 //! The agent under test, run by its command line alone.
 
-#[cfg(feature = "whole")]
+#[cfg(feature = "agent")]
 use std::collections::BTreeMap;
 use std::{
     fs::File,
@@ -15,13 +15,8 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
-#[cfg(feature = "whole")]
-use spoor::{
-    config::CoreSettings,
-    engine::Core,
-    record::Tgid,
-    tape::{Frame, TapeReader},
-};
+#[cfg(feature = "agent")]
+use spoor::{cmd::replay::Player, tape::TapeReader};
 use tempfile::TempDir;
 
 use crate::{
@@ -249,29 +244,14 @@ impl Recorded {
     }
 
     /// Replays the tape in this process; returns Core's counters at its end.
-    #[cfg(feature = "whole")]
+    #[cfg(feature = "agent")]
     pub fn counters(&self) -> Result<BTreeMap<&'static str, u64>> {
         let mut tape = TapeReader::new(BufReader::new(File::open(tape_file(self.0.path()))?))?;
-        let mut settings: Option<CoreSettings> = None;
-        let mut core: Option<Core> = None;
+        let mut player = Player::default();
         while let Some(frame) = tape.next_frame()? {
-            match (frame, &mut core) {
-                (Frame::Config(json), _) => settings = Some(serde_json::from_str(&json)?),
-                (Frame::Seed(seed), core) => {
-                    *core = Some(Core::new(settings.as_ref().context("a seed without settings")?, seed));
-                }
-                (Frame::Clock { monotonic_ns, unix_ns }, Some(core)) => core.clock(monotonic_ns, unix_ns),
-                (Frame::Record(record), Some(core)) => core.raw_record(record),
-                (Frame::Tick { now_ns }, Some(core)) => {
-                    core.tick(now_ns);
-                    core.drain();
-                }
-                (Frame::Process(facts), Some(core)) => core.process(facts.into_owned()),
-                (Frame::Selected { tgid, selected }, Some(core)) => core.selected(Tgid(tgid), selected),
-                (_, None) => bail!("the tape begins with neither settings nor a seed"),
-            }
+            player.feed(frame)?;
         }
-        let mut core = core.context("an empty tape")?;
+        let core = player.core().context("an empty tape")?;
         core.flush();
         Ok(core.counters().into_iter().collect())
     }

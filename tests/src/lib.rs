@@ -16,7 +16,7 @@ pub mod metrics;
 pub mod net;
 pub mod otlp;
 pub mod process;
-#[cfg(feature = "whole")]
+#[cfg(feature = "agent")]
 pub mod raw;
 pub mod render;
 pub mod services;

@@ -95,7 +95,7 @@ fn parse_request(request: &Value, spans: &mut Vec<Span>) -> Option<()> {
         for span in resource_spans["scopeSpans"]
             .as_array()?
             .iter()
-            .flat_map(|scope| scope["spans"].as_array())
+            .filter_map(|scope| scope["spans"].as_array())
             .flatten()
         {
             spans.push(parse_span(span, service)?);

@@ -1,18 +1,13 @@
 //! `cargo xtask test`: everything that must pass, one step after the other.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    thread,
-    time::Instant,
-};
+use std::{fs, path::PathBuf, thread, time::Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
     bare, fuzz, kernels,
     release::{self, Release},
-    tools::{self, CORE_COST, Run, SPOOR_BIN, target_dir},
+    tools::{self, CORE_COST, KERNELS, Run, SPOOR_BIN, target_dir},
 };
 
 /// The test that starts each server and client.
@@ -55,8 +50,11 @@ pub fn all(fuzz_minutes: f64) -> Result<()> {
         println!("\nThe release binary and programs of the tests are built beside the next steps.");
         let ((), (release, programs)) = both(|| without_release(fuzz_minutes, tally), what_is_measured)?;
         println!("{release}");
-        let core_cost = programs.join(release::CORE_COST);
-        tests(END_TO_END, end_to_end(&release, Some(&core_cost), None)?, tally)?;
+        let programs = [
+            (CORE_COST, programs.join(release::CORE_COST)),
+            (KERNELS, programs.join(kernels::SUITE)),
+        ];
+        tests(END_TO_END, end_to_end(&release, &programs, None)?, tally)?;
         // One step emulates a machine, the other unpacks packages: neither uses both processors.
         both(
             || {
@@ -117,14 +115,11 @@ fn what_is_measured() -> Result<(Release, PathBuf)> {
 pub fn only(filter: &str) -> Result<()> {
     tallied(|tally| {
         let release = release_binary()?;
-        let core_cost = measures_core(filter)
-            .then(|| step("program that measures Core", release::core_cost))
-            .transpose()?;
-        tests(
-            END_TO_END,
-            end_to_end(&release, core_cost.as_deref(), Some(filter))?,
-            tally,
-        )?;
+        let mut programs = Vec::new();
+        if measures_core(filter) {
+            programs.push((CORE_COST, step("program that measures Core", release::core_cost)?));
+        }
+        tests(END_TO_END, end_to_end(&release, &programs, Some(filter))?, tally)?;
         ensure!(
             tally.passed > 0,
             "no end-to-end test is called so: give a file of tests/tests (`matrix`) or a part of a test's name, not `{filter}`"
@@ -147,15 +142,16 @@ fn release_binary() -> Result<Release> {
     })
 }
 
-/// Returns `cargo test` for the end-to-end tests that `filter` chooses, or for all.
-fn end_to_end(release: &Release, core_cost: Option<&Path>, filter: Option<&str>) -> Result<Run> {
-    let run = Run::cargo(["test", "--workspace", "--no-fail-fast"])
+/// Returns `cargo test` for the end-to-end tests that `filter` chooses, or for all. `programs`: those that are built as the
+/// release binary is, each by the variable that names it.
+fn end_to_end(release: &Release, programs: &[(&str, PathBuf)], filter: Option<&str>) -> Result<Run> {
+    let mut run = Run::cargo(["test", "--workspace", "--no-fail-fast"])
         .args(chosen(&files()?, filter))
         .env(SPOOR_BIN, &release.path);
-    Ok(match core_cost {
-        Some(program) => run.env(CORE_COST, program),
-        None => run,
-    })
+    for (variable, program) in programs {
+        run = run.env(variable, program);
+    }
+    Ok(run)
 }
 
 /// Lists the files of the end-to-end tests, in the order in which they run.

@@ -106,6 +106,10 @@ pub fn test_binaries(target: &str, names: &[&str]) -> Result<PathBuf> {
         "dist",
         "--package",
         "spoor-tests",
+        // With more features, the crates that the release binary shares would be built once more.
+        "--no-default-features",
+        "--features",
+        "agent",
         "--target",
         target,
     ]);

@@ -23,6 +23,9 @@ pub const LLVM: &str = "22";
 /// Variable with the path of the program that measures Core, for the benchmarks and the tests.
 pub const CORE_COST: &str = "SPOOR_CORE_COST";
 
+/// Variable with the path of the suite of `cargo xtask kernels`, built as the release binary is, for the tests.
+pub const KERNELS: &str = "SPOOR_KERNELS";
+
 /// Returns the folder of the workspace.
 pub fn root() -> PathBuf {
     let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -46,18 +46,36 @@ pub fn play(file: &Path, mut take: impl FnMut(Vec<Span>)) -> anyhow::Result<()> 
     let name = || format!("cannot replay {}", file.display());
     let input = BufReader::new(File::open(file).with_context(name)?);
     let mut tape = TapeReader::new(input).with_context(name)?;
-    let mut settings: Option<CoreSettings> = None;
-    let mut core: Option<Core> = None;
+    let mut player = Player::default();
     while let Some(frame) = tape.next_frame().with_context(name)? {
-        match (frame, &mut core) {
+        take(player.feed(frame).with_context(name)?);
+    }
+    if let Some(core) = player.core() {
+        take(core.flush());
+    }
+    Ok(())
+}
+
+/// Core, fed with the frames of a tape.
+#[derive(Default)]
+pub struct Player {
+    settings: Option<CoreSettings>,
+    core: Option<Core>,
+}
+
+impl Player {
+    /// Feeds a frame. Returns the spans that left Core with it.
+    ///
+    /// # Errors
+    /// If the tape's settings cannot be read, or something comes before the settings and the seed.
+    pub fn feed(&mut self, frame: Frame<'_>) -> anyhow::Result<Vec<Span>> {
+        match (frame, &mut self.core) {
             (Frame::Config(json), _) => {
-                let read = serde_json::from_str(&json).context("the tape's settings cannot be read");
-                settings = Some(read.with_context(name)?);
+                self.settings = Some(serde_json::from_str(&json).context("the tape's settings cannot be read")?);
             }
             (Frame::Seed(seed), core) => {
-                let settings = settings
-                    .as_ref()
-                    .context("the tape has no configuration before its seed")?;
+                let settings = self.settings.as_ref();
+                let settings = settings.context("the tape has no configuration before its seed")?;
                 *core = Some(Core::new(settings, seed));
             }
             (Frame::Clock { monotonic_ns, unix_ns }, Some(core)) => core.clock(monotonic_ns, unix_ns),
@@ -67,20 +85,19 @@ pub fn play(file: &Path, mut take: impl FnMut(Vec<Span>)) -> anyhow::Result<()> 
                 // There is no kernel side that takes hints, and no inspector that answers.
                 core.take_hints();
                 core.take_wanted();
-                take(core.drain());
+                return Ok(core.drain());
             }
             (Frame::Process(facts), Some(core)) => core.process(facts.into_owned()),
             (Frame::Selected { tgid, selected }, Some(core)) => core.selected(Tgid(tgid), selected),
-            (_, None) => anyhow::bail!(
-                "{}: the tape has records before its configuration and seed",
-                file.display()
-            ),
+            (_, None) => anyhow::bail!("the tape has records before its configuration and seed"),
         }
+        Ok(Vec::new())
     }
-    if let Some(core) = &mut core {
-        take(core.flush());
+
+    /// Returns Core, once the tape has given its settings and its seed.
+    pub fn core(&mut self) -> Option<&mut Core> {
+        self.core.as_mut()
     }
-    Ok(())
 }
 
 #[cfg(test)]

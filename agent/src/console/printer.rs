@@ -87,7 +87,7 @@ impl Printer {
             metrics,
         });
         let of_thread = Arc::clone(&shared);
-        let thread = ExportThread::spawn(move || run(&of_thread, Writer::new(stream)))?;
+        let thread = ExportThread::spawn("spoor-console", move || run(&of_thread, Writer::new(stream)))?;
         Ok(Self { shared, thread })
     }
 

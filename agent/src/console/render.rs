@@ -89,8 +89,8 @@ struct Columns {
 }
 
 impl Columns {
-    fn of(rows: &[Row<'_>], style: Style) -> Self {
-        let widest = |width: fn(&Row<'_>) -> usize| rows.iter().map(width).max().unwrap_or_default();
+    fn of<'a>(rows: &[Row<'a>], style: Style) -> Self {
+        let widest = |width: fn(&Row<'a>) -> usize| rows.iter().map(width).max().unwrap_or_default();
         let result = widest(|row| row.result.width()).clamp(3, 20);
         let method = match widest(|row| row.method.width()) {
             0 => 0,
@@ -99,7 +99,7 @@ impl Columns {
         let others = BAR_COLUMNS + 1 + DURATION_COLUMNS + 2 + 2 + result + method;
         let room = style.columns.max(MIN_COLUMNS).saturating_sub(others).max(16);
         Self {
-            label: widest(|row| row.label_columns()).min(room),
+            label: widest(Row::label_columns).min(room),
             result,
         }
     }

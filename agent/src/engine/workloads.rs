@@ -44,7 +44,7 @@ impl Seen {
     pub(super) fn count(&mut self, kind: SpanKind) {
         match kind {
             SpanKind::Server => self.requests += 1,
-            _ => self.calls += 1,
+            SpanKind::Client => self.calls += 1,
         }
     }
 }

@@ -122,7 +122,7 @@ impl Exporter {
         let losses = Arc::new(Losses::new(destination));
         let queue = Arc::new(Queue::new(limits, metrics.clone(), losses.clone()));
         let (of_thread, told) = (queue.clone(), losses.clone());
-        let thread = ExportThread::spawn(move || {
+        let thread = ExportThread::spawn("spoor-export", move || {
             runtime.block_on(async {
                 tokio::select! {
                     () = worker::run(&of_thread, transport, pace, &told, &metrics) => {}

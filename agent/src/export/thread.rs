@@ -19,13 +19,13 @@ pub struct ExportThread {
 }
 
 impl ExportThread {
-    /// Starts the thread.
+    /// Starts the thread. The kernel keeps 15 bytes of its name.
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub fn spawn(run: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+    pub fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<Self> {
         let (runs, running) = mpsc::sync_channel(0);
-        thread::Builder::new().name("spoor-export".to_owned()).spawn(move || {
+        thread::Builder::new().name(name.to_owned()).spawn(move || {
             let _runs = runs;
             run();
         })?;

@@ -52,7 +52,7 @@ fn takes(offsets: &Offsets) -> Result<(), String> {
     let mut programs = small_object(offsets).map_err(|error| reason(&error))?;
     let program = programs.program_mut("typed_walk").ok_or("it is not in the object")?;
     <&mut RawTracePoint>::try_from(program)
-        .and_then(|program| program.load())
+        .and_then(RawTracePoint::load)
         .map_err(|error| reason(&error))
 }
 

@@ -63,9 +63,8 @@ impl<T: Shareable> Mapped<T> {
     /// If the map is no array, or smaller than that, or the kernel refuses the mapping.
     pub fn new(map: Map, entries: u32) -> io::Result<Self> {
         const { assert!(size_of::<T>().is_multiple_of(8)) };
-        let map = match map {
-            Map::Array(data) => data,
-            _ => return Err(io::Error::new(io::ErrorKind::InvalidInput, "not an array map")),
+        let Map::Array(map) = map else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not an array map"));
         };
         let length = size_of::<T>() * entries as usize;
         // SAFETY: the kernel chooses the address, so no memory of ours is overwritten.

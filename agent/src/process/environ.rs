@@ -1,5 +1,7 @@
 //! Environments of processes, and their declarations about the service.
 
+use std::borrow::Cow;
+
 use percent_encoding::percent_decode_str;
 
 /// Environment of a process, as it was given at exec.
@@ -51,12 +53,7 @@ impl Environ {
     /// rest counts.
     pub(super) fn resource_attributes(&self) -> Vec<(String, String)> {
         let list = self.value("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
-        let decoded = |text: &str| {
-            percent_decode_str(text.trim())
-                .decode_utf8()
-                .ok()
-                .map(|text| text.into_owned())
-        };
+        let decoded = |text: &str| percent_decode_str(text.trim()).decode_utf8().ok().map(Cow::into_owned);
         list.split(',')
             .filter_map(|pair| {
                 let (key, value) = pair.split_once('=')?;

@@ -15,7 +15,7 @@ use spoor::{
     },
     record::Stamp,
 };
-use spoor_fuzz::{byte, number, text};
+use spoor_fuzz::{byte, number, story::check_same, text};
 
 /// More steps find nothing new: pieces that wait are bounded by their number.
 const MOST_STEPS: usize = 200;
@@ -49,29 +49,11 @@ fuzz_target!(|data: &[u8]| {
     let whole = play(start(), pause_ns, &steps, false);
     check(&whole, from_birth);
     let pieces = play(start(), pause_ns, &steps, true);
-    let (whole, pieces) = (up_to_loss(&whole), up_to_loss(&pieces));
+    check_same(&whole, &pieces);
     for half in [Half::Request, Half::Response] {
-        let (whole, pieces) = (of_half(whole, half), of_half(pieces, half));
-        let told = whole.len().min(pieces.len());
-        assert_eq!(whole[..told], pieces[..told], "in pieces it is another story");
         assert_eq!(classes(half, &steps, false), classes(half, &steps, true));
     }
 });
-
-fn of_half(events: &[Event], half: Half) -> Vec<&Event> {
-    let of = |event: &&Event| match event {
-        Event::Begins { .. } | Event::Sent { .. } => half == Half::Request,
-        Event::Answered { .. } | Event::Ended { .. } => half == Half::Response,
-        Event::Lost { .. } | Event::Opaque { .. } => false,
-    };
-    events.iter().filter(of).collect()
-}
-
-/// The events before the first one that gives something up.
-fn up_to_loss(events: &[Event]) -> &[Event] {
-    let lost = |event: &Event| matches!(event, Event::Lost { .. } | Event::Opaque { .. });
-    &events[..events.iter().position(lost).unwrap_or(events.len())]
-}
 
 /// A step as one piece or two. A search looks at the first two bytes of a call.
 fn pieces(bytes: &[u8], sixteenths: u8, in_pieces: bool) -> [&[u8]; 2] {
@@ -122,16 +104,7 @@ fn play(mut redis: Redis, pause_ns: u64, steps: &[Step<'_>], in_pieces: bool) ->
             );
         }
     }
-    for event in &mut out {
-        match event {
-            Event::Begins { first, complete, .. } | Event::Answered { first, complete, .. } => {
-                (*first, *complete) = (Stamp::default(), Stamp::default());
-            }
-            Event::Sent { last, .. } | Event::Ended { last, .. } => *last = Stamp::default(),
-            Event::Lost { .. } | Event::Opaque { .. } => {}
-        }
-    }
-    out
+    out.into_iter().map(Event::unstamped).collect()
 }
 
 /// Numbers are given in order, ends follow heads, and nothing is told of what was lost.

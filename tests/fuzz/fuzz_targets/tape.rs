@@ -3,9 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use spoor::{
-    config::CoreSettings,
-    engine::Core,
-    record::{Record, Tgid},
+    cmd::replay::Player,
+    record::Record,
     tape::{Frame, TapeReader, TapeWriter},
 };
 
@@ -14,8 +13,7 @@ fuzz_target!(|data: &[u8]| {
     let Ok(mut tape) = TapeReader::new(data) else { return };
     let mut copy = TapeWriter::new(Vec::new()).expect("memory can be written");
     let mut redacted = TapeWriter::redacted(Vec::new()).expect("memory can be written");
-    let mut settings: Option<CoreSettings> = None;
-    let mut core: Option<Core> = None;
+    let mut player = Player::default();
     loop {
         let frame = match tape.next_frame() {
             Ok(Some(frame)) => frame,
@@ -41,25 +39,10 @@ fuzz_target!(|data: &[u8]| {
         };
         copy.write(&frame).expect("what was read can be written");
         redacted.write(&frame).expect("what was read can be written");
-        match (frame, &mut core) {
-            (Frame::Config(json), _) => settings = serde_json::from_str(&json).ok(),
-            (Frame::Seed(seed), core) => {
-                if let Some(settings) = &settings {
-                    *core = Some(Core::new(settings, seed));
-                }
-            }
-            (Frame::Clock { monotonic_ns, unix_ns }, Some(core)) => core.clock(monotonic_ns, unix_ns),
-            (Frame::Record(record), Some(core)) => core.raw_record(record),
-            (Frame::Tick { now_ns }, Some(core)) => {
-                core.tick(now_ns);
-                core.drain();
-            }
-            (Frame::Process(facts), Some(core)) => core.process(facts.into_owned()),
-            (Frame::Selected { tgid, selected }, Some(core)) => core.selected(Tgid(tgid), selected),
-            (_, None) => {}
-        }
+        // A tape of any bytes may have settings that cannot be read, or none.
+        let _ = player.feed(frame);
     }
-    if let Some(core) = &mut core {
+    if let Some(core) = player.core() {
         core.flush();
         assert_eq!(core.drain(), [], "nothing is left that could leave");
     }

@@ -38,3 +38,4 @@ pub fn number(input: &mut Unstructured<'_>) -> u64 {
 }
 
 pub mod events;
+pub mod story;

@@ -54,7 +54,7 @@ impl Sink {
                     Ok(listener) => accept(listener, shared).await,
                     Err(error) => eprintln!("the sink cannot listen: {error}"),
                 }
-            })
+            });
         });
         Ok(Self { address, received })
     }

@@ -46,7 +46,10 @@ struct Told<'a> {
 fn told(span: &Span) -> Told<'_> {
     Told {
         name: &span.name,
-        keys: span.attributes.get("spoor.db.key_count").and_then(|keys| keys.as_u64()),
+        keys: span
+            .attributes
+            .get("spoor.db.key_count")
+            .and_then(serde_json::Value::as_u64),
         error: span.text("error.type"),
     }
 }

@@ -373,7 +373,7 @@ fn lax_clients() -> Result<()> {
         });
         prepared.push(of_each.collect::<Result<Vec<_>>>()?);
     }
-    let selection: Vec<String> = prepared.iter().flatten().map(|client| client.selection()).collect();
+    let selection: Vec<String> = prepared.iter().flatten().map(Prepared::selection).collect();
     let agent = Recorder::start(&selection)?;
     thread::spawn(move || serve(&listener));
     let run_each = |each: Vec<Prepared>| {

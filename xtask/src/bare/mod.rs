@@ -77,8 +77,9 @@ pub fn from_nothing() -> Result<()> {
 /// One of them fails, or leaves something behind.
 pub fn with_what_is_built(spoor: &Path) -> Result<()> {
     let mut times = Times::default();
-    // Built with the whole workspace, as in the other steps: alone, cargo would build the shared crates once more.
-    Run::cargo(["build", "--workspace", "--bin", "demo"]).status()?;
+    // Built with the whole workspace and with a test, as in the other steps: else cargo leaves out features of the shared crates,
+    // and builds them once more.
+    Run::cargo(["build", "--workspace", "--bin", "demo", "--test", checks::SERVICES]).status()?;
     let services = release::test_program(checks::SERVICES)?;
     let debug = tools::target_dir()?.join("debug");
     let xtask = std::env::current_exe().context("cannot find the path of xtask itself")?;

@@ -191,8 +191,10 @@ fn host() -> Result<()> {
     Run::program(path("suite")?).env("SPOOR_BIN", path("spoor")?).status()
 }
 
+/// Program of the suite.
+pub const SUITE: &str = "kernels";
 /// Programs of the suite and its peers.
-pub const PROGRAMS: [&str; 3] = ["kernels", "rawpeer", "threaded"];
+pub const PROGRAMS: [&str; 3] = [SUITE, "rawpeer", "threaded"];
 
 /// Builds the agent, the suite and its peers, static. Returns the path and the name in the guest of each.
 fn binaries(arch: Arch) -> Result<Vec<(PathBuf, &'static str)>> {
@@ -201,7 +203,7 @@ fn binaries(arch: Arch) -> Result<Vec<(PathBuf, &'static str)>> {
     let folder = release::test_binaries(arch.target(), &PROGRAMS)?;
     Ok(vec![
         (spoor.path, "spoor"),
-        (folder.join("kernels"), "suite"),
+        (folder.join(SUITE), "suite"),
         (folder.join("rawpeer"), "rawpeer"),
         (folder.join("threaded"), "threaded"),
     ])

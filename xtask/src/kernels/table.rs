@@ -101,7 +101,7 @@ impl Table {
         features
     }
 
-    fn result(&self, column: &Column, feature: &str) -> Option<Result> {
+    fn result(column: &Column, feature: &str) -> Option<Result> {
         let found = column.results.iter().find(|(name, _)| name == feature);
         found.map(|(_, result)| result.clone())
     }
@@ -118,7 +118,7 @@ impl Table {
         for feature in features {
             let _ = write!(text, "{feature:width$}");
             for column in &self.columns {
-                let word = match self.result(column, feature) {
+                let word = match Self::result(column, feature) {
                     Some(Result::Works) => "works",
                     Some(Result::Cannot(_)) => "cannot",
                     Some(Result::Failed(_)) => "FAILED",
@@ -206,7 +206,7 @@ one program preempt another; the second one then does nothing. Spans are missing
                     });
                     format!("{word} ({})", number + 1)
                 };
-                let word = match self.result(column, feature) {
+                let word = match Self::result(column, feature) {
                     Some(Result::Works) => "works".to_owned(),
                     Some(Result::Cannot(reason)) => noted("no", reason),
                     Some(Result::Failed(reason)) => noted("**fails**", reason),

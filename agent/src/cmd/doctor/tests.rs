@@ -152,7 +152,7 @@ fn one_thing_at_a_time() {
                     what: "sock.sk_err".to_owned(),
                     feature: "why a connection ended",
                     reason: "no such field".to_owned(),
-                }])
+                }]);
             }),
             "fields",
             State::Lacks,

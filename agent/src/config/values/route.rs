@@ -141,7 +141,7 @@ mod tests {
             ]
         );
         assert_eq!(route.to_string(), route.template());
-        let other = route.map_literals(|literal| literal.to_uppercase());
+        let other = route.map_literals(str::to_uppercase);
         assert_eq!(other, "/USERS/{id}/:order/{*rest}".parse().unwrap());
         for same in ["/", "/a/", "/:", "/a/*"] {
             let route: Route = same.parse().unwrap();

@@ -91,6 +91,24 @@ pub enum Reply {
     Redis(redis::Answer),
 }
 
+impl Reply {
+    /// Returns the head of an HTTP/1 response.
+    pub fn http1(&self) -> Option<&http1::ResponseHead> {
+        match self {
+            Self::Http1(head) => Some(head),
+            _ => None,
+        }
+    }
+
+    /// Returns the outcome of a Redis command.
+    pub fn redis(&self) -> Option<&redis::Answer> {
+        match self {
+            Self::Redis(answer) => Some(answer),
+            _ => None,
+        }
+    }
+}
+
 impl Call {
     /// Returns the values of `traceparent` that came with the call.
     pub fn traceparents(&self) -> impl Iterator<Item = &[u8]> {
@@ -204,6 +222,23 @@ pub enum Event {
         /// The other protocol's name, for people ([`super::opaque`]).
         carries: &'static str,
     },
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
+impl Event {
+    /// Returns the event without what depends on how its bytes were cut: the stamps, and the name of another protocol,
+    /// for which a cut opening may be too short.
+    pub fn unstamped(mut self) -> Self {
+        match &mut self {
+            Self::Begins { first, complete, .. } | Self::Answered { first, complete, .. } => {
+                (*first, *complete) = (Stamp::default(), Stamp::default());
+            }
+            Self::Sent { last, .. } | Self::Ended { last, .. } => *last = Stamp::default(),
+            Self::Opaque { carries, .. } => *carries = "",
+            Self::Lost { .. } => {}
+        }
+        self
+    }
 }
 
 /// Reason for which a parser gave up on something.

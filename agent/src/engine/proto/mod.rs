@@ -12,6 +12,8 @@ pub mod http1;
 pub mod opaque;
 pub mod redis;
 pub mod structure;
+#[cfg(test)]
+mod testing;
 
 use agent_ebpf::abi::Mode;
 
@@ -141,11 +143,12 @@ impl Parser {
         }
     }
 
-    /// Returns whether Core believes no boundary of a half, and so none that the programs claim.
+    /// Returns whether no boundary of a half that the programs claim is believed.
     pub fn is_doubted(&self, half: Half) -> bool {
         match self {
             Self::Http1(http) => http.is_doubted(half),
-            Self::Redis(_) => false,
+            // The programs frame HTTP/1 alone: a boundary that they claim is one of bytes that look like it.
+            Self::Redis(_) => true,
         }
     }
 

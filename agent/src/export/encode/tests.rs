@@ -45,7 +45,7 @@ fn plain_span(span: &Span) -> OtlpSpan {
     OtlpSpan {
         trace_id: span.trace_id.to_bytes().to_vec(),
         span_id: span.span_id.to_bytes().to_vec(),
-        trace_state: span.trace_state.as_deref().unwrap_or_default().to_string(),
+        trace_state: span.trace_state.as_deref().unwrap_or_default().to_owned(),
         parent_span_id: span.parent.map_or(vec![], |(id, _)| id.to_bytes().to_vec()),
         flags: u32::from(span.trace_flags) + if span.parent_is_remote { 0x300 } else { 0x100 },
         name: span.name.to_string(),

@@ -284,7 +284,7 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>, cut: Arc<Notify
         Step::Silent => std::future::pending().await,
         Step::Cut => {
             cut.notify_one();
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
         _ => {}
     }

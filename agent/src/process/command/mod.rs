@@ -509,7 +509,8 @@ fn positional<'a, 'b>(rest: &'b [&'a str], with_value: &[&str]) -> Option<(&'a s
         index += 1;
         if argument == "--" {
             continue;
-        } else if with_value.contains(&argument) {
+        }
+        if with_value.contains(&argument) {
             index += 1;
         } else if !argument.starts_with('-') {
             return Some((argument, rest.get(index..).unwrap_or_default()));

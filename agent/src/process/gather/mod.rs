@@ -127,72 +127,67 @@ impl Gatherer {
         if let Some(parent) = parent.filter(|_| memory.environ.service_name().is_none()) {
             return self.fork_of(parent, tgid, &memory.line);
         }
-        self.describe(tgid, memory, hint)
+        self.describe(tgid, &memory, hint)
     }
 
     /// Describes a process by its own executable, container, command line and environment.
-    fn describe(&mut self, tgid: u32, memory: Memory, hint: Option<&ExecHint>) -> ProcessFacts {
-        let Memory {
-            exe,
-            line,
-            environ,
-            identity,
-            is_ending: _,
-        } = memory;
-        let path = exe
-            .clone()
-            .or_else(|| Some(PathBuf::from(line.arguments.first().filter(|_| !line.is_title)?)));
-        let path_or_none = path.as_deref().unwrap_or(Path::new(""));
-        let executable = self.executables.describe(&self.root, tgid, identity, path_or_none);
+    fn describe(&mut self, tgid: u32, memory: &Memory, hint: Option<&ExecHint>) -> ProcessFacts {
+        let path = memory.path();
+        let path_or_none = path.unwrap_or(Path::new(""));
+        let executable = self
+            .executables
+            .describe(&self.root, tgid, memory.identity, path_or_none);
         self.is_32_bit = executable.is_32_bit;
         let place = self.place(tgid);
-        // An argument of no bytes, or a file called `.dll`, only looks like a name.
-        let is_name = |name: &String| !name.is_empty();
-        let declared = environ.service_name().or_else(|| place.service.clone()).filter(is_name);
-        let service_name = declared
-            .or_else(|| {
-                self.program(tgid, &line, path.as_deref(), &environ)
-                    .name
-                    .filter(is_name)
-            })
-            .or_else(|| name_of_executable(path.as_deref()?, &executable, &line))
-            .or_else(|| self.comm(tgid, hint))
-            // The conventions' name of a service without one.
-            .unwrap_or_else(|| "unknown_service".to_owned());
-        let service_name = bounded(service_name);
-
-        let mut attributes = vec![Attribute::str(attribute::SERVICE_NAME, service_name.clone())];
-        attributes.extend(self.of_process(tgid, &line, place.container_id.is_some()));
-        attributes.extend(
-            path.as_deref()
-                .into_iter()
-                .flat_map(|path| of_path(path, exe.is_some())),
+        let service_name = bounded(
+            self.service_name(tgid, memory, &executable, place.service.as_deref(), hint)
+                // The conventions' name of a service without one.
+                .unwrap_or_else(|| "unknown_service".to_owned()),
         );
-        let Recognised {
-            runtime,
-            language,
-            name: runtime_name,
-            version,
-            is_interpreter: _,
-        } = executable.kind;
-        attributes.extend(runtime_name.map(|name| Attribute::str(attribute::PROCESS_RUNTIME_NAME, name)));
-        attributes.extend(version.map(|version| Attribute::str(attribute::PROCESS_RUNTIME_VERSION, version)));
+
+        let Memory { exe, line, environ, .. } = memory;
+        let mut attributes = vec![Attribute::str(attribute::SERVICE_NAME, service_name.clone())];
+        attributes.extend(self.of_process(tgid, line, place.container_id.is_some()));
+        attributes.extend(path.into_iter().flat_map(|path| of_path(path, exe.is_some())));
+        attributes.extend(of_runtime(&executable.kind));
         attributes.extend(place.attributes());
         attributes.extend_from_slice(self.host.attributes());
-        declare(&mut attributes, &environ);
+        declare(&mut attributes, environ);
         attributes.extend([
             Attribute::str(attribute::TELEMETRY_SDK_NAME, "spoor"),
             Attribute::str(attribute::TELEMETRY_SDK_VERSION, env!("CARGO_PKG_VERSION")),
-            Attribute::str(attribute::TELEMETRY_SDK_LANGUAGE, language),
+            Attribute::str(attribute::TELEMETRY_SDK_LANGUAGE, executable.kind.language),
         ]);
         ProcessFacts {
             tgid,
-            runtime: runtime.with_arguments(&line.arguments),
+            runtime: executable.kind.runtime.with_arguments(&line.arguments),
             resource: Arc::new(Resource {
                 service_name,
                 attributes,
             }),
         }
+    }
+
+    /// Returns the service's name by the first that has one: the user's declaration, the place, the program that the
+    /// command line names, the executable, the kernel.
+    fn service_name(
+        &self,
+        tgid: u32,
+        memory: &Memory,
+        executable: &Executable,
+        of_place: Option<&str>,
+        hint: Option<&ExecHint>,
+    ) -> Option<String> {
+        let Memory { line, environ, .. } = memory;
+        let path = memory.path();
+        // An argument of no bytes, or a file called `.dll`, only looks like a name.
+        let is_name = |name: &String| !name.is_empty();
+        let declared = environ.service_name().or_else(|| of_place.map(str::to_owned));
+        declared
+            .filter(is_name)
+            .or_else(|| self.program(tgid, line, path, environ).name.filter(is_name))
+            .or_else(|| name_of_executable(path?, executable, line))
+            .or_else(|| self.comm(tgid, hint))
     }
 
     fn comm(&self, tgid: u32, hint: Option<&ExecHint>) -> Option<String> {
@@ -370,6 +365,12 @@ impl Memory {
         }
     }
 
+    /// Returns the executable's path, or else the program's name in the command line.
+    fn path(&self) -> Option<&Path> {
+        let named = || self.line.arguments.first().filter(|_| !self.line.is_title);
+        self.exe.as_deref().or_else(|| named().map(Path::new))
+    }
+
     /// Returns true if a process is a fork of its parent that says nothing of its own.
     fn is_fork_of(&self, parent: &ProcessFacts, hint: Option<&ExecHint>) -> bool {
         let has_title = self.environ.is_overwritten || self.line.is_title;
@@ -389,6 +390,15 @@ fn of_path(path: &Path, is_known: bool) -> Vec<Attribute> {
     let name = Attribute::str(attribute::PROCESS_EXECUTABLE_NAME, file_name(&path).to_owned());
     let path = is_known.then(|| Attribute::str(attribute::PROCESS_EXECUTABLE_PATH, path));
     [name].into_iter().chain(path).collect()
+}
+
+fn of_runtime(kind: &Recognised) -> impl Iterator<Item = Attribute> {
+    let name = kind
+        .name
+        .map(|name| Attribute::str(attribute::PROCESS_RUNTIME_NAME, name));
+    let version = kind.version.clone();
+    let version = version.map(|version| Attribute::str(attribute::PROCESS_RUNTIME_VERSION, version));
+    name.into_iter().chain(version)
 }
 
 /// Adds the attributes that the user declared in the process's environment. They override observed ones.

@@ -381,7 +381,7 @@ fn survivors(original: &[u8], redacted: &[u8]) -> Vec<String> {
         window
             .iter()
             .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit())
-            && window.iter().any(|byte| byte.is_ascii_uppercase())
+            && window.iter().any(u8::is_ascii_uppercase)
     };
     let windows = original.windows(4).zip(redacted.windows(4));
     windows

@@ -140,7 +140,7 @@ impl Service {
 /// Reads the spans written so far. The last line may be incomplete.
 fn so_far(spans: &Path) -> Result<Vec<Span>> {
     let text = std::fs::read_to_string(spans).unwrap_or_default();
-    otlp::parse(text.rfind('\n').map_or("", |end| &text[..end + 1]))
+    otlp::parse(text.rfind('\n').map_or("", |end| &text[..=end]))
 }
 
 /// Returns all spans but those of the warm-up.

@@ -470,7 +470,6 @@ impl Http1 {
             first,
             complete,
             offset,
-            ..
         } = found;
         out.push(Event::Answered {
             exchange,

@@ -48,6 +48,15 @@ enum State {
     Rest(u8, Vec<u8>, u64),
 }
 
+/// Change of the state by some bytes.
+enum Step {
+    /// More bytes of the same part come.
+    Stay,
+    Enter(State),
+    /// The header is whole: the client's address, if it has one.
+    End(Option<IpAddr>),
+}
+
 /// Verdict on the beginning of a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Taken {
@@ -73,7 +82,7 @@ impl ProxyHeader {
             let Data::Bytes(bytes @ &[byte, ..]) = piece.data else {
                 return Err(Cause::Gap);
             };
-            match &mut self.state {
+            let step = match &mut self.state {
                 State::Prefix(pattern, at) => {
                     if *at == 0 {
                         self.first = piece.stamp;
@@ -86,50 +95,76 @@ impl ProxyHeader {
                     }
                     piece.skip(1);
                     *at += 1;
-                    if *at == LINE.len() && *pattern == LINE {
-                        self.state = State::Line(Vec::new());
-                    } else if *at == SIGNATURE.len() {
-                        self.state = State::Fixed(Vec::new());
-                    }
+                    behind_prefix(pattern, *at)
                 }
                 State::Line(line) => {
                     line.push(byte);
                     piece.skip(1);
-                    if line.ends_with(b"\r\n") {
-                        return Ok(Taken::Header(client_of_line(line)));
-                    }
-                    if line.len() >= LINE_BYTES {
-                        return Err(Cause::OtherProtocol);
-                    }
+                    behind_line(line)?
                 }
                 State::Fixed(fixed) => {
                     fixed.push(byte);
                     piece.skip(1);
-                    if let &[command, family, high, low] = fixed.as_slice() {
-                        if command >> 4 != VERSION_2 {
-                            return Err(Cause::OtherProtocol);
-                        }
-                        let left = u16::from_be_bytes([high, low]);
-                        if left == 0 {
-                            return Ok(Taken::Header(None));
-                        }
-                        let family = if command == PROXIED { family } else { 0 };
-                        self.state = State::Rest(family, Vec::with_capacity(KEPT_BYTES), left.into());
-                    }
+                    behind_fixed(fixed)?
                 }
                 State::Rest(family, kept, left) => {
                     let taken = piece.len().min(*left);
                     kept.extend(bytes.iter().take(taken as usize).take(KEPT_BYTES - kept.len()));
                     piece.skip(taken);
                     *left -= taken;
-                    if *left == 0 {
-                        return Ok(Taken::Header(client_of_bytes(*family, kept)));
+                    match *left {
+                        0 => Step::End(client_of_bytes(*family, kept)),
+                        _ => Step::Stay,
                     }
                 }
+            };
+            match step {
+                Step::Stay => {}
+                Step::Enter(state) => self.state = state,
+                Step::End(client) => return Ok(Taken::Header(client)),
             }
         }
         Ok(Taken::More)
     }
+}
+
+/// Returns the step behind the first `at` bytes of a pattern.
+fn behind_prefix(pattern: &[u8], at: usize) -> Step {
+    if at < pattern.len() {
+        Step::Stay
+    } else if pattern == LINE {
+        Step::Enter(State::Line(Vec::new()))
+    } else {
+        Step::Enter(State::Fixed(Vec::new()))
+    }
+}
+
+/// Returns the step behind the bytes of a line that have come.
+fn behind_line(line: &[u8]) -> Result<Step, Cause> {
+    if line.ends_with(b"\r\n") {
+        return Ok(Step::End(client_of_line(line)));
+    }
+    if line.len() >= LINE_BYTES {
+        return Err(Cause::OtherProtocol);
+    }
+    Ok(Step::Stay)
+}
+
+/// Returns the step behind the bytes of version, family and length that have come.
+fn behind_fixed(fixed: &[u8]) -> Result<Step, Cause> {
+    let &[command, family, high, low] = fixed else {
+        return Ok(Step::Stay);
+    };
+    if command >> 4 != VERSION_2 {
+        return Err(Cause::OtherProtocol);
+    }
+    let left = u16::from_be_bytes([high, low]);
+    if left == 0 {
+        return Ok(Step::End(None));
+    }
+    let family = if command == PROXIED { family } else { 0 };
+    let kept = Vec::with_capacity(KEPT_BYTES);
+    Ok(Step::Enter(State::Rest(family, kept, left.into())))
 }
 
 /// Returns the client's address from a line such as `TCP4 192.0.2.1 …`; `UNKNOWN` has none.

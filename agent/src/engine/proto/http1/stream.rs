@@ -133,45 +133,24 @@ impl Stream {
         let Data::Bytes(bytes) = piece.data else {
             return Err(Cause::Gap);
         };
-        let (whole, before, first, offset) = match &mut self.partial {
-            None => (bytes, 0, piece.stamp, piece.offset),
+        let before = self.partial.as_ref().map_or(0, |partial| partial.bytes.len());
+        let (whole, first, offset) = match &mut self.partial {
+            None => (bytes, piece.stamp, piece.offset),
             Some(partial) => {
-                let before = partial.bytes.len();
-                // No more than shows that the head is too large.
-                let room = (MAX_HEAD_BYTES + 1).saturating_sub(before);
-                partial.bytes.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
-                partial.last = piece.stamp;
-                let length = partial.bytes.len();
-                if length > EAGER_BYTES && length <= MAX_HEAD_BYTES && !is_worth(&partial.bytes, before) {
+                partial.push(bytes, piece.stamp);
+                if !partial.is_worth_parsing(before) {
                     piece.skip(u64::MAX);
                     return Ok(None);
                 }
-                (partial.bytes.as_slice(), before, partial.first, partial.offset)
+                (partial.bytes.as_slice(), partial.first, partial.offset)
             }
         };
-        let (head, framing, taken) = match H::parse(whole, config) {
-            Parse::Complete { head, framing, length } if length <= MAX_HEAD_BYTES => {
-                (head, framing, length.saturating_sub(before) as u64)
+        let Some((head, framing, length)) = parse_or_cut(whole, config)? else {
+            if before == 0 {
+                self.partial = Some(Box::new(Partial::new(bytes, piece)));
             }
-            Parse::Complete { .. } | Parse::Partial if whole.len() > MAX_HEAD_BYTES => {
-                let most = whole.get(..MAX_HEAD_BYTES).unwrap_or_default();
-                let cut = H::parse_cut(most, config, Cause::HeadTooLarge);
-                let (head, framing) = cut.ok_or(Cause::OtherProtocol)?;
-                (head, framing, u64::MAX)
-            }
-            Parse::Complete { .. } | Parse::Partial => {
-                if before == 0 {
-                    self.partial = Some(Box::new(Partial {
-                        bytes: bytes.to_vec(),
-                        first,
-                        last: piece.stamp,
-                        offset,
-                    }));
-                }
-                piece.skip(u64::MAX);
-                return Ok(None);
-            }
-            Parse::Failed(cause) => return Err(cause),
+            piece.skip(u64::MAX);
+            return Ok(None);
         };
         let found = Found {
             head,
@@ -182,7 +161,7 @@ impl Stream {
         };
         // Gives the memory back: most connections never need it again.
         self.partial = None;
-        piece.skip(taken);
+        piece.skip(length.saturating_sub(before as u64));
         self.position = piece.offset;
         Ok(Some(found))
     }
@@ -294,6 +273,30 @@ impl Stream {
     }
 }
 
+impl Partial {
+    fn new(bytes: &[u8], piece: &Piece<'_>) -> Self {
+        Self {
+            bytes: bytes.to_vec(),
+            first: piece.stamp,
+            last: piece.stamp,
+            offset: piece.offset,
+        }
+    }
+
+    /// Appends bytes: no more than show that the head is too large.
+    fn push(&mut self, bytes: &[u8], stamp: Stamp) {
+        let room = (MAX_HEAD_BYTES + 1).saturating_sub(self.bytes.len());
+        self.bytes.extend_from_slice(bytes.get(..room).unwrap_or(bytes));
+        self.last = stamp;
+    }
+
+    /// Returns whether parsing can tell more than it did without the bytes from `before` on.
+    fn is_worth_parsing(&self, before: usize) -> bool {
+        let length = self.bytes.len();
+        length <= EAGER_BYTES || length > MAX_HEAD_BYTES || may_end_in(&self.bytes, before)
+    }
+}
+
 impl Body {
     /// Creates a stream at the start of a chunked body.
     pub fn chunked() -> Self {
@@ -301,8 +304,26 @@ impl Body {
     }
 }
 
+/// Parses a head at the start of `bytes`. Returns its length, too: of one that is too large, and so cut, more than there
+/// are bytes. `None`: the head is not complete.
+fn parse_or_cut<H: Head>(bytes: &[u8], config: &Config) -> Result<Option<(Box<H>, Framing, u64)>, Cause> {
+    match H::parse(bytes, config) {
+        Parse::Complete { head, framing, length } if length <= MAX_HEAD_BYTES => {
+            Ok(Some((head, framing, length as u64)))
+        }
+        Parse::Complete { .. } | Parse::Partial if bytes.len() > MAX_HEAD_BYTES => {
+            let most = bytes.get(..MAX_HEAD_BYTES).unwrap_or_default();
+            let cut = H::parse_cut(most, config, Cause::HeadTooLarge);
+            let (head, framing) = cut.ok_or(Cause::OtherProtocol)?;
+            Ok(Some((head, framing, u64::MAX)))
+        }
+        Parse::Complete { .. } | Parse::Partial => Ok(None),
+        Parse::Failed(cause) => Err(cause),
+    }
+}
+
 /// Returns whether a head's first line, or with an empty line the head, may end in the bytes from `before` on.
-fn is_worth(bytes: &[u8], before: usize) -> bool {
+fn may_end_in(bytes: &[u8], before: usize) -> bool {
     let (known, new) = bytes.split_at_checked(before).unwrap_or_default();
     if memchr::memchr(b'\n', new).is_none() {
         return false;

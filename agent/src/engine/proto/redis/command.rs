@@ -1,11 +1,9 @@
 //! Commands: arrays of bulk strings, or lines of words (inline commands).
 
-use std::borrow::Cow;
-
 use super::{
-    Cause, Command, Piece,
+    Cause, Command, CommandName, Piece,
     frames::{Frames, Kind, Token},
-    kept::{Kept, is_name},
+    kept::Kept,
     keys::{self, Keys},
 };
 use crate::{
@@ -72,7 +70,7 @@ struct Partial {
 pub(super) struct Words {
     /// How many are whole, the name first.
     strings: u64,
-    name: Option<Cow<'static, str>>,
+    name: Option<CommandName>,
     keys: Keys,
     /// The argument that says how many keys there are.
     counted: Option<u64>,
@@ -306,14 +304,14 @@ impl Words {
     }
 
     fn take_name(&mut self, text: &Kept) -> bool {
-        let Some(text) = text.whole().filter(|text| is_name(text)) else {
+        let Some(text) = text.whole() else {
             return false;
         };
         let Some((name, keys)) = keys::command(text) else {
-            self.name = Some(Cow::Owned(String::from_utf8_lossy(text).to_ascii_uppercase()));
+            self.name = Some(CommandName::Other);
             return false;
         };
-        self.name = Some(Cow::Borrowed(name));
+        self.name = Some(CommandName::Known(name));
         self.keys = keys;
         match name {
             "SUBSCRIBE" | "PSUBSCRIBE" | "SSUBSCRIBE" | "UNSUBSCRIBE" | "PUNSUBSCRIBE" | "SUNSUBSCRIBE" => {

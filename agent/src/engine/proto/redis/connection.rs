@@ -211,11 +211,12 @@ impl Redis {
     fn follow_answers(&mut self, mut piece: Piece<'_>, again: bool, out: &mut Vec<Event>) {
         while !piece.is_empty() && self.mode == Mode::Following {
             if self.answers.is_between() && self.pending == 0 && !begins_push(piece) {
-                return if again {
-                    self.held.put_back(piece)
+                if again {
+                    self.held.put_back(piece);
                 } else {
-                    self.hold(piece, out)
-                };
+                    self.hold(piece, out);
+                }
+                return;
             }
             match self.answers.next(&mut piece) {
                 Ok(heard) => self.hear(heard, piece.stamp, out),

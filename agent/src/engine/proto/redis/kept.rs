@@ -51,12 +51,6 @@ impl Kept {
     }
 }
 
-/// Returns whether a text can be the name of a command: the modules' own have dots.
-pub(super) fn is_name(text: &[u8]) -> bool {
-    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    text.first().is_some_and(u8::is_ascii_alphabetic) && text.iter().all(is_plain)
-}
-
 /// Returns whether a text can be the first word of an error: scripts send any text, which may be data.
 pub(super) fn is_error_prefix(text: &[u8]) -> bool {
     let is_plain = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'_';

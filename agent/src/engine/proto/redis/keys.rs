@@ -1,4 +1,6 @@
-//! Where the keys of a command are among its arguments.
+//! The commands that Redis has, and where their keys are among their arguments.
+
+use super::modules;
 
 /// The places of a command's keys. Arguments count from 1, behind the name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,16 +16,17 @@ pub(super) enum Keys {
         /// Keys that are not counted there.
         more: u32,
     },
-    /// Options or a subcommand decide.
+    /// Options, a subcommand or a module decide.
     Unknown,
 }
 
 const ONE: Keys = Keys::Range(1, 1, 1);
 const ALL: Keys = Keys::Range(1, -1, 1);
 
-/// The commands of Redis 7.0 as its `COMMAND INFO` describes them, and those on the fields of hashes that came later.
+/// The commands of Redis 7.0 as its `COMMAND INFO` describes them, those that came later up to 8.4, and those that only
+/// Valkey or a sentinel has.
 #[rustfmt::skip]
-const COMMANDS: [(&str, Keys); 250] = [
+const COMMANDS: [(&str, Keys); 275] = [
     ("ACL", Keys::None),
     ("APPEND", ONE),
     ("ASKING", Keys::None),
@@ -46,6 +49,7 @@ const COMMANDS: [(&str, Keys); 250] = [
     ("CLIENT", Keys::None),
     ("CLUSTER", Keys::None),
     ("COMMAND", Keys::None),
+    ("COMMANDLOG", Keys::None),
     ("CONFIG", Keys::None),
     ("COPY", Keys::Range(1, 2, 1)),
     ("DBSIZE", Keys::None),
@@ -53,6 +57,9 @@ const COMMANDS: [(&str, Keys); 250] = [
     ("DECR", ONE),
     ("DECRBY", ONE),
     ("DEL", ALL),
+    ("DELEX", ONE),
+    ("DELIFEQ", ONE),
+    ("DIGEST", ONE),
     ("DISCARD", Keys::None),
     ("DUMP", ONE),
     ("ECHO", Keys::None),
@@ -103,6 +110,7 @@ const COMMANDS: [(&str, Keys); 250] = [
     ("HLEN", ONE),
     ("HMGET", ONE),
     ("HMSET", ONE),
+    ("HOTKEYS", Keys::None),
     ("HPERSIST", ONE),
     ("HPEXPIRE", ONE),
     ("HPEXPIREAT", ONE),
@@ -145,6 +153,7 @@ const COMMANDS: [(&str, Keys); 250] = [
     ("MONITOR", Keys::None),
     ("MOVE", ONE),
     ("MSET", Keys::Range(1, -1, 2)),
+    ("MSETEX", Keys::Counted { at: 1, more: 0 }),
     ("MSETNX", Keys::Range(1, -1, 2)),
     ("MULTI", Keys::None),
     ("OBJECT", Keys::Unknown),
@@ -154,7 +163,9 @@ const COMMANDS: [(&str, Keys); 250] = [
     ("PEXPIRETIME", ONE),
     ("PFADD", ONE),
     ("PFCOUNT", ALL),
+    ("PFDEBUG", Keys::Range(2, 2, 1)),
     ("PFMERGE", ALL),
+    ("PFSELFTEST", Keys::None),
     ("PING", Keys::None),
     ("PSETEX", ONE),
     ("PSUBSCRIBE", Keys::None),
@@ -187,6 +198,7 @@ const COMMANDS: [(&str, Keys); 250] = [
     ("SDIFF", ALL),
     ("SDIFFSTORE", ALL),
     ("SELECT", Keys::None),
+    ("SENTINEL", Keys::None),
     ("SET", ONE),
     ("SETBIT", ONE),
     ("SETEX", ONE),
@@ -225,13 +237,29 @@ const COMMANDS: [(&str, Keys); 250] = [
     ("UNLINK", ALL),
     ("UNSUBSCRIBE", Keys::None),
     ("UNWATCH", Keys::None),
+    ("VADD", ONE),
+    ("VCARD", ONE),
+    ("VDIM", ONE),
+    ("VEMB", ONE),
+    ("VGETATTR", ONE),
+    ("VINFO", ONE),
+    ("VISMEMBER", ONE),
+    ("VLINKS", ONE),
+    ("VRANDMEMBER", ONE),
+    ("VRANGE", ONE),
+    ("VREM", ONE),
+    ("VSETATTR", ONE),
+    ("VSIM", ONE),
     ("WAIT", Keys::None),
+    ("WAITAOF", Keys::None),
     ("WATCH", ALL),
     ("XACK", ONE),
+    ("XACKDEL", ONE),
     ("XADD", ONE),
     ("XAUTOCLAIM", ONE),
     ("XCLAIM", ONE),
     ("XDEL", ONE),
+    ("XDELEX", ONE),
     ("XGROUP", Keys::Unknown),
     ("XINFO", Keys::Unknown),
     ("XLEN", ONE),
@@ -278,9 +306,12 @@ const COMMANDS: [(&str, Keys); 250] = [
 
 /// Returns a command of this name, in any case of letters.
 pub(super) fn command(name: &[u8]) -> Option<(&'static str, Keys)> {
-    let upper = |byte: &u8| byte.to_ascii_uppercase();
-    let found = COMMANDS.binary_search_by(|(known, _)| known.bytes().cmp(name.iter().map(upper)));
-    COMMANDS.get(found.ok()?).copied()
+    let order = |known: &str| known.bytes().cmp(name.iter().map(u8::to_ascii_uppercase));
+    if let Ok(found) = COMMANDS.binary_search_by(|(known, _)| order(known)) {
+        return COMMANDS.get(found).copied();
+    }
+    let found = modules::COMMANDS.binary_search_by(|known| order(known)).ok()?;
+    Some((modules::COMMANDS.get(found)?, Keys::Unknown))
 }
 
 impl Keys {
@@ -318,6 +349,7 @@ mod tests {
     #[test]
     fn commands_are_in_order() {
         assert!(COMMANDS.is_sorted_by(|one, other| one.0 < other.0));
+        assert!(modules::COMMANDS.is_sorted_by(|one, other| one < other));
     }
 
     #[test]
@@ -340,6 +372,8 @@ mod tests {
             ("ZUNIONSTORE", 4, Some(2), Some(3)),
             ("XREAD", 3, None, None),
             ("SORT", 3, None, None),
+            ("MSETEX", 5, Some(2), Some(2)),
+            ("json.get", 2, None, None),
         ];
         for (name, arguments, counted, keys) in table {
             let (_, places) = command(name.as_bytes()).unwrap();

@@ -22,12 +22,11 @@ mod connection;
 mod frames;
 mod kept;
 mod keys;
+mod modules;
 pub mod structure;
 
 #[cfg(test)]
 mod tests;
-
-use std::borrow::Cow;
 
 pub use connection::Redis;
 pub use structure::Conversation;
@@ -37,10 +36,19 @@ use super::{Cause, Piece};
 /// A command, without its keys and values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
-    /// The name in upper case; `None`: it is no plain word of at most 64 bytes, or was not captured.
-    pub name: Option<Cow<'static, str>>,
+    /// The name; `None`: it was not captured whole, or is longer than 64 bytes.
+    pub name: Option<CommandName>,
     /// How many keys it has, if that is known of a command of this name.
     pub keys: Option<u64>,
+}
+
+/// The name of a command. Clients may send any word as one, so only those of a list are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommandName {
+    /// A command that Redis has or a module that comes with it, in upper case.
+    Known(&'static str),
+    /// Any other.
+    Other,
 }
 
 /// The outcome of a command.

@@ -84,22 +84,15 @@ impl Conventions {
         };
         match call {
             Call::Http1(request) => {
-                let response = exchange.reply.and_then(|reply| match reply {
-                    Reply::Http1(head) => Some(&**head),
-                    Reply::Redis(_) => None,
-                });
                 let http = HttpExchange {
                     request,
-                    response,
+                    response: exchange.reply.and_then(Reply::http1),
                     end: exchange,
                 };
                 http::describe(&http, &self.http, names)
             }
             Call::Redis(command) => {
-                let answer = exchange.reply.and_then(|reply| match reply {
-                    Reply::Redis(answer) => Some(answer),
-                    Reply::Http1(_) => None,
-                });
+                let answer = exchange.reply.and_then(Reply::redis);
                 redis::describe(command, answer, exchange)
             }
         }

@@ -7,22 +7,30 @@ use opentelemetry_semantic_conventions::attribute as semconv;
 
 use super::{Description, Finished};
 use crate::engine::{
-    proto::redis::{Answer, Command},
+    proto::redis::{Answer, Command, CommandName},
     trace::{SpanKind, Status, attributes::Attributes},
 };
 
 /// Number of keys that a command names. The conventions have no attribute for it.
 const KEY_COUNT: &str = "spoor.db.key_count";
 
-/// The system's name, and that of spans of commands without a name.
+/// The system's name, and that of spans whose command is not known by name: names have few values.
 const REDIS: &str = "redis";
+
+/// `db.operation.name` of a command that Redis does not have, as the conventions of HTTP have it for methods.
+const OTHER: &str = "_OTHER";
 
 /// Describes a command. The names of its keys are data, so no target is in the span's name.
 pub fn describe(command: &Command, answer: Option<&Answer>, end: &Finished<'_>) -> Description {
     let mut attributes = Attributes::default();
     attributes.push_str(semconv::DB_SYSTEM_NAME, REDIS);
-    if let Some(name) = &command.name {
-        attributes.push_str(semconv::DB_OPERATION_NAME, name.clone());
+    let (span_name, operation) = match command.name {
+        Some(CommandName::Known(name)) => (name, Some(name)),
+        Some(CommandName::Other) => (REDIS, Some(OTHER)),
+        None => (REDIS, None),
+    };
+    if let Some(operation) = operation {
+        attributes.push_str(semconv::DB_OPERATION_NAME, operation);
     }
     attributes.push_server_socket(match end.kind {
         SpanKind::Server => end.local,
@@ -33,7 +41,7 @@ pub fn describe(command: &Command, answer: Option<&Answer>, end: &Finished<'_>) 
         attributes.push_int(KEY_COUNT, keys.cast_signed());
     }
     Description {
-        name: command.name.clone().unwrap_or(Cow::Borrowed(REDIS)),
+        name: Cow::Borrowed(span_name),
         status: push_outcome(&mut attributes, answer, end),
         attributes: attributes.finish(),
     }
@@ -86,7 +94,7 @@ mod tests {
     #[test]
     fn a_whole_span_at_each_end() {
         let command = Command {
-            name: Some("MGET".into()),
+            name: Some(CommandName::Known("MGET")),
             keys: Some(3),
         };
         let expected = |server: &'static str, port: i64| {
@@ -118,6 +126,18 @@ mod tests {
         assert_eq!(span.name, "redis");
         let keys: Vec<_> = span.attributes.iter().map(|attribute| &*attribute.key).collect();
         assert!(!keys.contains(&semconv::DB_OPERATION_NAME) && !keys.contains(&KEY_COUNT));
+    }
+
+    #[test]
+    fn a_command_that_redis_does_not_have_is_not_named() {
+        let command = Command {
+            name: Some(CommandName::Other),
+            keys: None,
+        };
+        let span = span(SpanKind::Client, &command, Some(Answer::Reply), None);
+        assert_eq!(span.name, "redis");
+        let operation = Attribute::str(semconv::DB_OPERATION_NAME, "_OTHER");
+        assert!(span.attributes.contains(&operation), "{:?}", span.attributes);
     }
 
     #[test]

@@ -48,7 +48,8 @@ impl Counts {
         let export = &metrics.export;
         let dropped = &export.dropped;
         assert_eq!(
-            [&dropped.queue_spans, &dropped.queue_bytes, &dropped.too_large].map(|counter| counter.get()),
+            [&dropped.queue_spans, &dropped.queue_bytes, &dropped.too_large]
+                .map(prometheus_client::metrics::counter::Counter::get),
             [0; 3]
         );
         Self {

@@ -69,7 +69,7 @@ impl Transport for Scripted {
     async fn send(&mut self, request: Bytes) -> Outcome {
         assert!(request.len() <= MAX_REQUEST_BYTES);
         if self.hangs {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
         if self.back.is_some_and(|back| Instant::now() < back) {
             return again(None);

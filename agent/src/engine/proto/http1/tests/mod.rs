@@ -9,16 +9,10 @@ mod properties;
 mod smuggling;
 
 use super::{Config, Http1};
-use crate::{
-    engine::proto::{Call, Data, Event, Half, Piece, Reply},
-    record::Stamp,
+use crate::engine::proto::{
+    Call, Data, Event, Half, Piece, Reply,
+    testing::{Moved, Q, R, stamp},
 };
-
-const Q: Half = Half::Request;
-const R: Half = Half::Response;
-
-/// A system call that moves bytes.
-type Moved = (Half, &'static str);
 
 /// A parser, how far each half is, and what came out.
 struct Talk {
@@ -83,13 +77,6 @@ impl Talk {
     /// The events in short, one a line.
     fn story(&self) -> Vec<String> {
         self.out.iter().map(brief).collect()
-    }
-}
-
-fn stamp(time_ns: u64) -> Stamp {
-    Stamp {
-        time_ns,
-        ..Stamp::default()
     }
 }
 

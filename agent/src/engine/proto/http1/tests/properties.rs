@@ -5,7 +5,13 @@ use std::collections::BTreeMap;
 use proptest::{prelude::*, sample::Index};
 
 use super::{Moved, Q, R, Talk, brief, stamp};
-use crate::engine::proto::{Data, Event, Half, Piece, http1::Http1};
+use crate::engine::proto::{
+    Event,
+    http1::Http1,
+    testing::{
+        self, Pieces, Stretch, any_pieces, by_byte, cut_at, cut_in_two, gaps, interleaved, one_of, whole, with_gaps,
+    },
+};
 
 const GET: Moved = (Q, "GET /a?b=c HTTP/1.1\r\nHost: h\r\n\r\n");
 const POST: Moved = (Q, "POST /p HTTP/1.1\r\nHost: h\r\nContent-Length: 7\r\n\r\n{\"a\":1}");
@@ -123,52 +129,27 @@ fn conversations() -> impl Iterator<Item = &'static [Moved]> {
     POLITE.iter().chain(BATCH).chain(PIPELINED).chain(ODD).copied()
 }
 
-fn conversation(lists: &'static [&'static [&'static [Moved]]]) -> impl Strategy<Value = &'static [Moved]> {
-    let all: Vec<_> = lists.iter().flat_map(|list| list.iter().copied()).collect();
-    proptest::sample::select(all)
-}
-
-/// The events without their stamps.
-fn unstamped(mut events: Vec<Event>) -> Vec<Event> {
-    for event in &mut events {
-        match event {
-            Event::Begins { first, complete, .. } | Event::Answered { first, complete, .. } => {
-                (*first, *complete) = (stamp(0), stamp(0));
-            }
-            Event::Sent { last, .. } | Event::Ended { last, .. } => *last = stamp(0),
-            // A cut opening may have no name.
-            Event::Opaque { carries, .. } => *carries = "",
-            Event::Lost { .. } => {}
-        }
-    }
-    events
-}
-
-fn told<'a>(calls: impl IntoIterator<Item = (Half, &'a [u8])>) -> Vec<Event> {
+/// Returns the events of pieces, without their stamps.
+fn told(pieces: Pieces) -> Vec<Event> {
     let mut talk = Talk::new(true);
-    for (half, bytes) in calls {
+    for (half, bytes) in pieces {
         talk.call(half, bytes);
     }
     talk.end(Q).end(R);
-    unstamped(talk.out)
+    talk.out.into_iter().map(Event::unstamped).collect()
 }
 
-fn whole(calls: &'static [Moved]) -> Vec<Event> {
-    told(calls.iter().map(|(half, bytes)| (*half, bytes.as_bytes())))
+/// Returns what is told of each exchange.
+fn exchanges(events: &[Event]) -> BTreeMap<u64, Vec<String>> {
+    testing::exchanges(events, brief, |line| line.starts_with("got "))
 }
 
 #[test]
 fn every_split_in_two_tells_the_same() {
     for calls in conversations() {
-        let expected = whole(calls);
-        for (cut_call, (_, text)) in calls.iter().enumerate() {
-            for cut in 1..text.len() {
-                let pieces = calls.iter().enumerate().flat_map(|(i, (half, bytes))| {
-                    let (one, other) = bytes.as_bytes().split_at(if i == cut_call { cut } else { 0 });
-                    [(*half, one), (*half, other)]
-                });
-                assert_eq!(told(pieces), expected, "{text:?} cut at {cut}");
-            }
+        let expected = told(whole(calls));
+        for pieces in cut_in_two(calls) {
+            assert_eq!(told(pieces.clone()), expected, "{pieces:?}");
         }
     }
 }
@@ -176,94 +157,41 @@ fn every_split_in_two_tells_the_same() {
 #[test]
 fn one_byte_at_a_time_tells_the_same() {
     for calls in conversations() {
-        let bytes = calls
-            .iter()
-            .flat_map(|(half, text)| text.as_bytes().chunks(1).map(|byte| (*half, byte)));
-        assert_eq!(told(bytes), whole(calls), "{calls:?}");
+        assert_eq!(told(by_byte(calls)), told(whole(calls)), "{calls:?}");
     }
-}
-
-/// Returns the story of each exchange, line by line, by its number.
-fn exchanges(events: &[Event]) -> BTreeMap<u64, Vec<String>> {
-    let mut exchanges: BTreeMap<u64, Vec<String>> = BTreeMap::new();
-    for event in events {
-        let number = match event {
-            Event::Begins { exchange, .. }
-            | Event::Sent { exchange, .. }
-            | Event::Answered { exchange, .. }
-            | Event::Ended { exchange, .. } => *exchange,
-            Event::Lost { exchange, .. } => {
-                // As a caller does: what has no whole response is forgotten.
-                exchanges.retain(|number, lines| number < exchange || lines.iter().any(|line| line.contains(" got ")));
-                continue;
-            }
-            Event::Opaque { .. } => continue,
-        };
-        let line = brief(event).split_once(' ').unwrap().1.to_owned();
-        exchanges.entry(number).or_default().push(line);
-    }
-    exchanges.values_mut().for_each(|lines| lines.sort());
-    exchanges
 }
 
 proptest! {
     #[test]
     fn random_splits_tell_the_same(
-        calls in conversation(&[POLITE, BATCH, PIPELINED, ODD]),
+        calls in one_of(&[POLITE, BATCH, PIPELINED, ODD]),
         cuts in prop::collection::vec(any::<Index>(), 0..20),
     ) {
-        let mut pieces = Vec::new();
-        for (half, text) in calls {
-            let mut at: Vec<_> = cuts.iter().map(|cut| cut.index(text.len())).collect();
-            at.extend([0, text.len()]);
-            at.sort_unstable();
-            pieces.extend(at.windows(2).map(|range| (*half, &text.as_bytes()[range[0]..range[1]])));
-        }
-        prop_assert_eq!(told(pieces), whole(calls));
+        prop_assert_eq!(told(cut_at(calls, &cuts)), told(whole(calls)));
     }
 
     #[test]
     fn any_order_of_the_halves_tells_the_same(
-        calls in conversation(&[POLITE, BATCH, PIPELINED]),
+        calls in one_of(&[POLITE, BATCH, PIPELINED]),
         turns in prop::collection::vec(any::<bool>(), 40),
     ) {
-        let [mut requests, mut responses] = [Q, R].map(|half| calls.iter().filter(move |call| call.0 == half).peekable());
-        let mut order = Vec::new();
-        for turn in turns {
-            let next = if turn { requests.next() } else { responses.next() };
-            order.extend(next);
-        }
-        order.extend(requests.chain(responses));
-        let events = told(order.into_iter().map(|(half, text)| (half, text.as_bytes())));
-        prop_assert_eq!(exchanges(&events), exchanges(&whole(calls)));
+        let events = told(interleaved(calls, &turns));
+        prop_assert_eq!(exchanges(&events), exchanges(&told(whole(calls))));
     }
 
     /// Each exchange that is told whole, in spite of gaps, was there and is told right.
     #[test]
     fn gaps_make_no_exchange_that_was_not(
-        calls in conversation(&[POLITE, BATCH]),
+        calls in one_of(&[POLITE, BATCH]),
         from_birth in any::<bool>(),
-        gaps in prop::collection::vec((any::<Index>(), any::<Index>(), any::<Index>()), 0..5),
+        gaps in gaps(),
     ) {
-        let mut missing: Vec<Vec<bool>> = calls.iter().map(|(_, text)| vec![false; text.len()]).collect();
-        for (call, from, length) in gaps {
-            let call = call.get_mut(&mut missing);
-            let from = from.index(call.len());
-            let length = 1 + length.index(call.len() - from);
-            call[from..from + length].fill(true);
-        }
         let mut talk = Talk::new(from_birth);
-        for ((half, text), missing) in calls.iter().zip(&missing) {
-            let mut at = 0;
-            for run in missing.chunk_by(|one, other| one == other) {
-                let bytes = &text.as_bytes()[at..at + run.len()];
-                let data = if run[0] { Data::Gap(run.len() as u64) } else { Data::Bytes(bytes) };
-                talk.piece(*half, at == 0, data);
-                at += run.len();
-            }
+        for Stretch { half, begins_call, data } in with_gaps(calls, gaps).into_iter().flatten() {
+            talk.piece(half, begins_call, data);
         }
         talk.end(Q).end(R);
-        let truth: Vec<_> = exchanges(&whole(calls)).into_values().collect();
+        let truth: Vec<_> = exchanges(&told(whole(calls))).into_values().collect();
         for exchange in exchanges(&talk.out).into_values() {
             let in_truth = truth.iter().any(|lines| exchange.iter().all(|line| lines.contains(line)));
             prop_assert!(in_truth, "{:?} of {:?}", exchange, talk.story());
@@ -275,36 +203,12 @@ proptest! {
     #[test]
     fn random_bytes_are_survived(
         from_birth in any::<bool>(),
-        pieces in prop::collection::vec(
-            (
-                any::<bool>(),
-                any::<bool>(),
-                any::<u64>(),
-                prop_oneof![
-                    prop::collection::vec(any::<u8>(), 0..40).prop_map(Ok),
-                    prop::sample::select(vec![GET.1, POST.1, OK.1, CHUNKED.1, "\r\n", "0", "HTTP/1.1 "])
-                        .prop_map(|text| Ok(text.as_bytes().to_vec())),
-                    any::<u64>().prop_map(Err),
-                ],
-            ),
-            0..40,
-        ),
+        pieces in any_pieces(&[GET.1, POST.1, OK.1, CHUNKED.1, "\r\n", "0", "HTTP/1.1 "]),
     ) {
         let mut http = Http1::new(from_birth);
         let mut out = Vec::new();
-        for (request, start, offset, data) in &pieces {
-            let half = if *request { Q } else { R };
-            let data = match data {
-                Ok(bytes) => Data::Bytes(bytes),
-                Err(gap) => Data::Gap(*gap),
-            };
-            let piece = Piece {
-                offset: *offset,
-                segment_start: *start,
-                data,
-                stamp: stamp(*offset),
-            };
-            http.feed(&Default::default(), half, piece, &mut out);
+        for piece in &pieces {
+            http.feed(&Default::default(), piece.half, piece.piece(), &mut out);
             let _ = (http.body_until(Q), http.body_until(R));
         }
         http.end(&Default::default(), Q, stamp(0), &mut out);

@@ -5,17 +5,11 @@ mod losses;
 mod properties;
 mod structured;
 
-use super::{Answer, Redis};
-use crate::{
-    engine::proto::{Call, Data, Event, Half, Piece, Reply},
-    record::Stamp,
+use super::{Answer, CommandName, Redis};
+use crate::engine::proto::{
+    Call, Data, Event, Half, Piece, Reply,
+    testing::{Moved, Q, R, stamp},
 };
-
-const Q: Half = Half::Request;
-const R: Half = Half::Response;
-
-/// A system call that moves bytes.
-type Moved = (Half, &'static str);
 
 const GET: Moved = (Q, "*2\r\n$3\r\nGET\r\n$3\r\nkey\r\n");
 const VALUE: Moved = (R, "$5\r\nvalue\r\n");
@@ -94,13 +88,6 @@ impl Talk {
     }
 }
 
-fn stamp(time_ns: u64) -> Stamp {
-    Stamp {
-        time_ns,
-        ..Stamp::default()
-    }
-}
-
 /// An event without its stamps. That a request is sent is told with its begin.
 fn brief(event: &Event) -> String {
     match event {
@@ -110,7 +97,11 @@ fn brief(event: &Event) -> String {
             offset,
             ..
         } => {
-            let name = command.name.as_deref().unwrap_or("?");
+            let name = match command.name {
+                Some(CommandName::Known(name)) => name,
+                Some(CommandName::Other) => "other",
+                None => "?",
+            };
             let keys = command.keys.map_or("?".to_owned(), |keys| keys.to_string());
             format!("{exchange} {name} {keys} @{offset}")
         }
