@@ -94,17 +94,15 @@ pub enum Reply {
 impl Reply {
     /// Returns the head of an HTTP/1 response.
     pub fn http1(&self) -> Option<&http1::ResponseHead> {
-        match self {
-            Self::Http1(head) => Some(head),
-            _ => None,
-        }
+        if let Self::Http1(head) = self { Some(head) } else { None }
     }
 
     /// Returns the outcome of a Redis command.
     pub fn redis(&self) -> Option<&redis::Answer> {
-        match self {
-            Self::Redis(answer) => Some(answer),
-            _ => None,
+        if let Self::Redis(answer) = self {
+            Some(answer)
+        } else {
+            None
         }
     }
 }
