@@ -7,10 +7,11 @@ use super::{
     causality::Circumstances,
     context::traceparent,
     exchange::{Carried, Exchange, ExchangeId, Opening, ReadAt, Recognised, Serving, Shown, Side},
+    execution::{Author, Stamp},
     flow::Connection,
     proto::{Call, Cause, Discipline, Event},
 };
-use crate::record::{ConnectionId, EndOfStream, Role, Segment, Since, Stamp, Tgid};
+use crate::record::{ConnectionId, EndOfStream, Role, Segment, Since, Tgid};
 
 /// A request whose start is complete.
 struct Begun {
@@ -25,26 +26,26 @@ struct Begun {
 
 impl Core {
     pub(super) fn segment(&mut self, segment: &Segment<'_>) {
-        let stamp = segment.stamp;
+        let author = self.executions.resolve(&segment.stamp);
         // Records made at a connection's end come from no thread: whether their process is selected was decided before.
-        if stamp.execution.tgid != Tgid(0) && !self.want(stamp) {
+        if segment.stamp.execution.tgid != Tgid(0) && !self.want(&author) {
             return self.turn_away(segment.conn);
         }
-        self.befell(stamp, segment.since);
+        self.befell(&author, segment.since);
         let mut events = std::mem::take(&mut self.events);
-        self.record_ns = stamp.time_ns;
-        let fed = self.flow.segment(segment, &self.parser, &mut events);
+        self.record_ns = author.time_ns;
+        let fed = self.flow.segment(segment, &author, &self.parser, &mut events);
         if fed.unknown_read {
-            self.causality.read_unknown(stamp);
+            self.causality.read_unknown(author.execution);
         }
         if let Some(hints) = fed.hints {
             self.hints.push((segment.conn, hints));
         }
         if let Some(protocol) = fed.opaque {
-            self.unseen_in(stamp.execution.tgid, protocol);
+            self.unseen_in(author.execution.process, protocol);
         }
         for event in events.drain(..) {
-            if self.is_telemetry(&event, segment) {
+            if self.is_telemetry(&event, segment, author.stamp()) {
                 self.counters.telemetry_ignored += 1;
                 continue;
             }
@@ -63,7 +64,8 @@ impl Core {
 
     /// Takes the end of a stream, as its reader saw it.
     pub(super) fn end_of_stream(&mut self, end: &EndOfStream) {
-        if end.stamp.execution.tgid != Tgid(0) && !self.want(end.stamp) {
+        let author = self.executions.resolve(&end.stamp);
+        if end.stamp.execution.tgid != Tgid(0) && !self.want(&author) {
             return self.turn_away(end.conn);
         }
         if self.await_reads(end.conn, end.end) {
@@ -75,18 +77,18 @@ impl Core {
     }
 
     /// Takes the facts of a thread since its last record: records lost, waits in epoll.
-    pub(super) fn befell(&mut self, thread: Stamp, since: Since) {
+    pub(super) fn befell(&mut self, author: &Author, since: Since) {
         if since.lost {
-            self.causality.lost(thread);
+            self.causality.lost(author.execution);
             // The lost record may have been a request: the process counts as busy with unseen ones for a while.
-            self.be_busy(thread.execution.tgid, thread.time_ns);
+            self.be_busy(author.execution.process, author.time_ns);
         }
         if since.waited {
-            self.causality.waited(thread);
+            self.causality.waited(author);
         }
     }
 
-    fn is_telemetry(&self, event: &Event, segment: &Segment<'_>) -> bool {
+    fn is_telemetry(&self, event: &Event, segment: &Segment<'_>, of_segment: Stamp) -> bool {
         let Event::Begins {
             call, complete, offset, ..
         } = event
@@ -94,7 +96,7 @@ impl Core {
             return false;
         };
         // The parser may hold a call back and report it later: its bytes came with an earlier segment.
-        let came_with = *complete == segment.stamp;
+        let came_with = *complete == of_segment;
         let captured = came_with.then_some((segment.offset, segment.bytes));
         call.is_telemetry(&self.parser, *offset, captured)
     }
@@ -129,7 +131,7 @@ impl Core {
                     exchange.messages.request_body_bytes = Some(body_bytes);
                 }
                 if body_bytes > 0 {
-                    self.causality.read_on(id, last);
+                    self.causality.read_on(id, self.executions.get(last.execution));
                 }
             }
             Event::Answered {
@@ -145,8 +147,8 @@ impl Core {
                 if let Some(exchange) = self.causality.get_mut(id) {
                     exchange.messages.reply = Some(reply);
                 }
-                self.causality.response(id, first);
-                self.causality.response(id, complete);
+                self.response(id, first);
+                self.response(id, complete);
             }
             Event::Ended {
                 exchange,
@@ -159,11 +161,19 @@ impl Core {
                 if let Some(ended) = self.causality.get_mut(id) {
                     ended.messages.response_body_bytes = body_bytes;
                 }
-                self.causality.response(id, last);
+                self.response(id, last);
                 self.finish(connection, exchange, last.time_ns);
             }
             Event::Lost { exchange, cause } => self.lost(connection, exchange, cause),
             Event::Opaque { .. } => {}
+        }
+    }
+
+    /// Notes which execution wrote a byte of a response.
+    fn response(&mut self, id: ExchangeId, writer: Stamp) {
+        // The end of a connection is reported from an interrupt, in no thread's name: it says nothing about the writer.
+        if self.executions.has_thread(writer.execution) {
+            self.causality.response(id, self.executions.author(writer));
         }
     }
 
@@ -181,7 +191,7 @@ impl Core {
         let Some(connection) = self.flow.known(connection) else {
             return;
         };
-        let tgid = connection.tgid;
+        let process = connection.process;
         let what = connection.protocol().and_then(|protocol| protocol.unreadable(cause));
         // The first request's number may be used again, by a request that was not the first on the connection.
         connection.take_opening();
@@ -196,7 +206,7 @@ impl Core {
         let lost: Vec<_> = connection.exchanges.drain(first_lost..end).collect();
         self.missed(lost.into_iter().map(|(_, id)| id));
         if let Some(what) = what {
-            self.unseen_in(tgid, what);
+            self.unseen_in(process, what);
         }
     }
 
@@ -223,7 +233,7 @@ impl Core {
             return;
         }
         let (first, complete, offset) = (begun.first, begun.complete, begun.offset);
-        let sight = self.sight(first.execution.tgid, first.time_ns);
+        let sight = self.sight(self.executions.get(first.execution).process, first.time_ns);
         let recognised = if complete.time_ns < self.record_ns {
             Recognised::Late
         } else {
@@ -285,7 +295,8 @@ impl Core {
         // call.
         let who = if server { begun.complete } else { begun.first };
         let name = (connection.id, &connection.ends);
-        let mut new = Exchange::new(side, span_id, name, who.execution, begun.first.time_ns);
+        let execution = self.executions.get(who.execution);
+        let mut new = Exchange::new(side, span_id, name, execution, begun.first.time_ns);
         let (blocked_from, blocked_to) = connection.long_write;
         if !server && (blocked_from..blocked_to).contains(&begun.offset) {
             // The stamp is the exit of write(2): the peer may have read, and even answered, before it.

@@ -13,20 +13,21 @@ use super::{
 use crate::{
     engine::{
         exchange::{ExchangeId, Opening},
+        execution::{Executions, ProcessId, Stamp},
         proto::{
             Config, Data, Discipline, Event, Half, Parser, Piece, Protocol,
             detect::{Detected, FirstBytes, detect},
             opaque,
         },
     },
-    record::{Base, Connect, ConnectionId, Direction, Endpoint, Open, Rest, Role, Segment, Stamp, Tgid},
+    record::{Base, Connect, ConnectionId, Direction, Endpoint, Open, Rest, Role, Segment},
 };
 
 /// Segments that are searched for a message boundary on a connection older than the agent, before it is given up.
-const SEARCH_SEGMENTS: u32 = 4096;
+const SEARCH_SEGMENTS: u16 = 4096;
 
 /// Segments within which a boundary is mostly found: the next exchange is then whole.
-const LIKELY_SEGMENTS: u32 = 8;
+const LIKELY_SEGMENTS: u16 = 8;
 
 /// Upper bound on the request offsets of a connection that are kept for the other end to find.
 const OFFSETS: usize = 4096;
@@ -44,7 +45,7 @@ pub struct Connection {
     /// Name of the connection.
     pub id: ConnectionId,
     /// The process that used it last.
-    pub tgid: Tgid,
+    pub process: ProcessId,
     /// Time of the last record.
     pub last_ns: u64,
     /// Addresses of both ends, local first.
@@ -73,7 +74,7 @@ pub struct Connection {
     role: Role,
     next: [u64; 2],
     state: State,
-    searched: u32,
+    searched: u16,
     /// Set while the programs skip the requests: those began with bytes that are no HTTP.
     ignored: bool,
     told: Told,
@@ -107,9 +108,9 @@ pub struct Fed {
 const MAY_BLOCK_BYTES: u32 = 16 * 1024;
 
 impl Connection {
-    /// Creates a connection from its description.
-    pub fn new(open: &Open) -> Self {
-        let mut connection = Self::named(open.conn, open.stamp);
+    /// Creates a connection of a process from its description.
+    pub fn new(open: &Open, process: ProcessId) -> Self {
+        let mut connection = Self::named(open.conn, process, open.stamp.time_ns);
         connection.describe(open);
         // The record of connect(2), if there is one, comes after this record: until then the opener is unknown.
         if open.from_birth {
@@ -119,19 +120,19 @@ impl Connection {
     }
 
     /// Creates a connection of which only connect(2) is known.
-    pub fn connecting(connect: &Connect<'_>) -> Self {
-        let mut connection = Self::named(connect.conn, connect.stamp);
+    pub fn connecting(connect: &Connect<'_>, process: ProcessId) -> Self {
+        let mut connection = Self::named(connect.conn, process, connect.stamp.time_ns);
         connection.role = Role::Client;
-        connection.connected(connect);
+        connection.connected(connect, process);
         connection
     }
 
-    fn named(id: ConnectionId, stamp: Stamp) -> Self {
+    fn named(id: ConnectionId, process: ProcessId, now_ns: u64) -> Self {
         let nowhere = Endpoint::Unix(None);
         Self {
             id,
-            tgid: stamp.execution.tgid,
-            last_ns: stamp.time_ns,
+            process,
+            last_ns: now_ns,
             ends: Arc::new((nowhere.clone(), nowhere)),
             connecting_since_ns: None,
             opening: Opening::Used,
@@ -165,8 +166,8 @@ impl Connection {
     }
 
     /// Takes the record of connect(2): the process that opened the connection, and the address.
-    pub fn connected(&mut self, connect: &Connect<'_>) {
-        self.tgid = connect.stamp.execution.tgid;
+    pub fn connected(&mut self, connect: &Connect<'_>, process: ProcessId) {
+        self.process = process;
         if self.described.is_none() && self.next == [0; 2] {
             self.connecting_since_ns = Some(connect.start_ns);
         }
@@ -179,16 +180,16 @@ impl Connection {
     }
 
     /// Notes that another process uses the connection from now on.
-    pub fn pass_to(&mut self, tgid: Tgid) {
+    pub fn pass_to(&mut self, process: ProcessId) {
         if self.is_unix() {
             let Sharing { holders, released } = self.sharing.get_or_insert_default().as_mut();
-            holders.retain(|&holder| holder != tgid);
+            holders.retain(|&holder| holder != process);
             if !*released && !self.process_ended && holders.len() < HOLDERS {
-                holders.push(self.tgid);
+                holders.push(self.process);
             }
             *released = false;
         }
-        self.tgid = tgid;
+        self.process = process;
         // The process that ended shared the connection: its exit did not end the connection.
         self.process_ended = false;
     }
@@ -302,10 +303,21 @@ impl Connection {
         self.role == Role::Server && matches!(&self.state, State::Read(parser) if parser.is_unserved(exchange))
     }
 
+    /// Keeps the handles that the connection holds.
+    pub fn keep(&self, executions: &mut Executions) {
+        executions.keep_process(self.process);
+        let holders = self.sharing.iter().flat_map(|sharing| &sharing.holders);
+        holders.for_each(|&holder| executions.keep_process(holder));
+        if let State::Read(parser) = &self.state {
+            parser.stamps(|stamp| executions.keep(stamp.execution));
+        }
+    }
+
     /// Takes a segment, and appends the events of the protocol.
     pub fn segment(
         &mut self,
         segment: &Segment<'_>,
+        stamp: Stamp,
         config: &Config,
         counters: &mut Counters,
         events: &mut Vec<Event>,
@@ -345,7 +357,7 @@ impl Connection {
                 ..Fed::default()
             };
         }
-        self.parse(segment, config, counters, events);
+        self.parse(segment, stamp, config, counters, events);
         let gave_up = if let Some(name) = carries(events) {
             Some(self.become_opaque(name, counters))
         } else if self.searched > SEARCH_SEGMENTS {
@@ -363,8 +375,15 @@ impl Connection {
     }
 
     /// Feeds a segment to the parser: the gap before it, its bytes, the gap behind them.
-    fn parse(&mut self, segment: &Segment<'_>, config: &Config, counters: &mut Counters, events: &mut Vec<Event>) {
-        let (way, stamp) = (segment.direction, segment.stamp);
+    fn parse(
+        &mut self,
+        segment: &Segment<'_>,
+        stamp: Stamp,
+        config: &Config,
+        counters: &mut Counters,
+        events: &mut Vec<Event>,
+    ) {
+        let way = segment.direction;
         let half = self.half(way);
         let next = self.reached(way);
         let State::Read(parser) = &mut self.state else {

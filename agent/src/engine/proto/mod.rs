@@ -17,7 +17,7 @@ use agent_ebpf::abi::Mode;
 
 pub use event::{Call, Cause, Data, Discipline, Event, Half, Piece, Reply};
 
-use crate::record::Stamp;
+use crate::engine::execution::Stamp;
 use http1::Http1;
 use redis::Redis;
 
@@ -106,6 +106,14 @@ impl Parser {
         match self {
             Self::Http1(http) => http.end(&config.http1, half, stamp, out),
             Self::Redis(redis) => redis.end(half, stamp, out),
+        }
+    }
+
+    /// Shows the calls that later events may name, so that their executions are kept.
+    pub fn stamps(&self, see: impl FnMut(Stamp)) {
+        match self {
+            Self::Http1(http) => http.stamps().for_each(see),
+            Self::Redis(redis) => redis.stamps().for_each(see),
         }
     }
 

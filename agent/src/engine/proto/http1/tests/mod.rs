@@ -9,9 +9,9 @@ mod properties;
 mod smuggling;
 
 use super::{Config, Http1};
-use crate::{
-    engine::proto::{Call, Data, Event, Half, Piece, Reply},
-    record::Stamp,
+use crate::engine::{
+    execution::Stamp,
+    proto::{Call, Data, Event, Half, Piece, Reply},
 };
 
 const Q: Half = Half::Request;

@@ -6,9 +6,9 @@ mod properties;
 mod structured;
 
 use super::{Answer, Redis};
-use crate::{
-    engine::proto::{Call, Data, Event, Half, Piece, Reply},
-    record::Stamp,
+use crate::engine::{
+    execution::Stamp,
+    proto::{Call, Data, Event, Half, Piece, Reply},
 };
 
 const Q: Half = Half::Request;
