@@ -148,7 +148,9 @@ impl Core {
                     exchange.messages.reply = Some(reply);
                 }
                 self.response(id, first);
-                self.response(id, complete);
+                if complete != first {
+                    self.response(id, complete);
+                }
             }
             Event::Ended {
                 exchange,
@@ -172,8 +174,8 @@ impl Core {
     /// Notes which execution wrote a byte of a response.
     fn response(&mut self, id: ExchangeId, writer: Stamp) {
         // The end of a connection is reported from an interrupt, in no thread's name: it says nothing about the writer.
-        if self.executions.has_thread(writer.execution) {
-            self.causality.response(id, self.executions.author(writer));
+        if let Some(writer) = self.executions.author(writer) {
+            self.causality.response(id, writer);
         }
     }
 

@@ -496,7 +496,7 @@ impl Causality {
     /// Returns how many threads have open requests.
     #[cfg(test)]
     pub fn threads(&self) -> usize {
-        self.threads.len()
+        self.threads.busy()
     }
 
     /// Keeps the handles that exchanges and threads hold.
@@ -514,10 +514,8 @@ impl Causality {
             process.workers().for_each(|worker| executions.keep(worker));
         }
         let processes = &self.processes;
-        self.threads.keep(executions, |executions, thread| {
-            let process = processes.get(executions.get(thread.id).process);
-            process.is_some_and(|process| process.life == thread.life)
-        });
+        let life = |process| Some(processes.get(process)?.life);
+        self.threads.keep(executions, life);
         self.departed.keep(executions);
     }
 

@@ -6,7 +6,7 @@ use super::rules::Sight;
 use crate::{
     engine::{
         exchange::{Candidates, ExchangeId},
-        execution::{ExecutionId, Executions},
+        execution::{ExecutionId, Executions, ProcessId},
     },
     runtimes::{Rule, Rules},
 };
@@ -20,11 +20,11 @@ pub struct LivingThread {
     pub life: u32,
 }
 
-/// Threads that have open requests.
+/// Threads that have open requests, and some that had: these go with the next sweep, as the end of a thread is not seen.
 #[derive(Debug, Default)]
 pub struct Threads(SecondaryMap<ExecutionId, Thread>);
 
-/// A thread that has open requests.
+/// A thread that has open requests, or had.
 #[derive(Debug, Default)]
 struct Thread {
     /// Requests that it read and that are not answered: thousands in an event loop.
@@ -38,6 +38,11 @@ struct Thread {
 }
 
 impl Thread {
+    /// Returns whether the thread has open requests in this life of its process. If not, nothing is known of it.
+    fn is_busy(&self, life: u32) -> bool {
+        self.life == life && self.open.count > 0
+    }
+
     fn read(&mut self, request: Option<ExchangeId>) {
         self.last = request;
         self.turn_over = false;
@@ -94,18 +99,21 @@ impl Open {
 
 impl Threads {
     fn get(&self, thread: LivingThread) -> Option<&Thread> {
-        self.0.get(thread.id).filter(|known| known.life == thread.life)
+        self.0.get(thread.id).filter(|known| known.is_busy(thread.life))
     }
 
     fn get_mut(&mut self, thread: LivingThread) -> Option<&mut Thread> {
-        self.0.get_mut(thread.id).filter(|known| known.life == thread.life)
+        self.0.get_mut(thread.id).filter(|known| known.is_busy(thread.life))
     }
 
     /// Adds a request to a thread's open ones. Returns those that the thread had open before.
     ///
     /// [`Threads::end`] must be called once for it.
     pub fn begin(&mut self, thread: LivingThread, request: ExchangeId) -> Option<Open> {
-        let known = self.0.entry(thread.id)?.or_default();
+        if !self.0.contains_key(thread.id) {
+            self.0.insert(thread.id, Thread::default());
+        }
+        let known = self.0.get_mut(thread.id)?;
         if known.life != thread.life {
             *known = Thread {
                 life: thread.life,
@@ -119,14 +127,9 @@ impl Threads {
     }
 
     /// Removes an answered or lost request from its thread's.
-    ///
-    /// A thread without open requests is forgotten, as the end of a thread is not seen.
     pub fn end(&mut self, thread: LivingThread, request: ExchangeId) {
         if let Some(known) = self.get_mut(thread) {
             known.open.remove(request);
-            if known.open.open().is_none() {
-                self.0.remove(thread.id);
-            }
         }
     }
 
@@ -181,21 +184,20 @@ impl Threads {
         }
     }
 
-    /// Keeps the threads' handles. Forgets threads of earlier lives: `lives` says whether a thread is of none.
-    pub fn keep(&mut self, executions: &mut Executions, lives: impl Fn(&Executions, LivingThread) -> bool) {
+    /// Keeps the handles of threads that have open requests in the present life of their process, and forgets the others.
+    pub fn keep(&mut self, executions: &mut Executions, life: impl Fn(ProcessId) -> Option<u32>) {
         self.0.retain(|id, known| {
-            let thread = LivingThread { id, life: known.life };
-            let keeps = lives(executions, thread);
-            if keeps {
+            let is_busy = life(executions.get(id).process).is_some_and(|life| known.is_busy(life));
+            if is_busy {
                 executions.keep(id);
             }
-            keeps
+            is_busy
         });
     }
 
     /// Returns how many threads have open requests.
     #[cfg(test)]
-    pub fn len(&self) -> usize {
-        self.0.len()
+    pub fn busy(&self) -> usize {
+        self.0.values().filter(|thread| thread.open.count > 0).count()
     }
 }

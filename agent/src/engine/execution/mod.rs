@@ -200,17 +200,17 @@ impl Executions {
         })
     }
 
-    /// Returns the author of a stamp.
-    pub fn author(&self, stamp: Stamp) -> Author {
-        Author {
-            execution: self.get(stamp.execution),
+    /// Returns the author of a stamp, if it is known which thread that was.
+    pub fn author(&self, stamp: Stamp) -> Option<Author> {
+        let known = self.executions.get(stamp.execution)?;
+        (known.numbers.tid != Tid(0)).then_some(Author {
+            execution: Execution {
+                id: stamp.execution,
+                thread: known.thread,
+                process: known.process,
+            },
             time_ns: stamp.time_ns,
-        }
-    }
-
-    /// Returns whether it is known which thread an execution ran on.
-    pub fn has_thread(&self, id: ExecutionId) -> bool {
-        self.executions.get(id).is_some_and(|known| known.numbers.tid != Tid(0))
+        })
     }
 
     /// Returns the number of a process.

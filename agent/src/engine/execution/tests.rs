@@ -116,17 +116,18 @@ fn a_sweep_leaves_what_is_kept_with_its_thread_and_process() {
 fn nobody_is_never_forgotten_and_has_no_thread() {
     let mut executions = Executions::default();
     let nobody = executions.nobody(3);
-    assert_eq!(executions.author(nobody.stamp()), nobody);
+    assert_eq!(executions.get(nobody.stamp().execution), nobody.execution);
     assert_eq!(executions.execution(&record::Execution::default()), nobody.execution);
     executions.sweep();
     assert_eq!(executions.execution(&record::Execution::default()), nobody.execution);
     let lone = executions.process(Tgid(7));
     let without = executions.without_thread(lone);
     let with = executions.execution(&thread(7, 7));
-    for (id, expected) in [(nobody.execution.id, false), (without.id, false), (with.id, true)] {
-        assert_eq!(executions.has_thread(id), expected);
+    for (execution, expected) in [(nobody.execution, false), (without, false), (with, true)] {
+        let author = Author { execution, time_ns: 3 };
+        assert_eq!(executions.author(author.stamp()), expected.then_some(author));
     }
-    assert!(!executions.has_thread(ExecutionId::default()));
+    assert_eq!(executions.author(Stamp::default()), None);
 }
 
 #[test]

@@ -174,9 +174,10 @@ impl Flow {
     /// Takes a segment that `author` moved, and appends the events of the protocol.
     pub fn segment(&mut self, segment: &Segment<'_>, author: &Author, config: &Config, events: &mut Vec<Event>) -> Fed {
         let Some(connection) = self.connections.get_mut(&segment.conn) else {
-            self.unknown(segment.conn);
+            let is_let_go = self.is_let_go(segment.conn);
+            self.counters.unknown_connection += u64::from(!is_let_go);
             // The programs have not seen the hint: another connection's hint has overwritten it in their shared slot.
-            let again = self.is_let_go(segment.conn).then_some(IGNORE);
+            let again = is_let_go.then_some(IGNORE);
             return Fed {
                 hints: again,
                 ..Fed::default()
@@ -255,14 +256,12 @@ impl Flow {
 
     /// Returns a connection. Counts an unknown one.
     pub fn known(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        if !self.connections.contains_key(&id) {
-            self.unknown(id);
+        let connection = self.connections.get_mut(&id);
+        if connection.is_none() {
+            let is_let_go = self.let_go.iter().any(|some| some.contains(&id));
+            self.counters.unknown_connection += u64::from(!is_let_go);
         }
-        self.connections.get_mut(&id).map(Box::as_mut)
-    }
-
-    fn unknown(&mut self, id: ConnectionId) {
-        self.counters.unknown_connection += u64::from(!self.is_let_go(id));
+        connection.map(Box::as_mut)
     }
 
     fn is_let_go(&self, id: ConnectionId) -> bool {

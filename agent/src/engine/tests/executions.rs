@@ -25,7 +25,7 @@ fn a_sweep_changes_no_decision() {
     let mut world = two_services(Runtime::Unknown);
     let mut front = world.server(10);
     let mut call = world.client(10, 11);
-    let mut swept = |world: &mut World| crowd(world, 30);
+    let swept = |world: &mut World| crowd(world, 30);
     // The head is with the parser, the request and the writer of its response with causality.
     let (head, rest) = (get("/a"), OK);
     world.feed(front.reads(11, &head[..20]));
