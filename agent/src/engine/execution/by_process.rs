@@ -24,14 +24,19 @@ impl<T: Default> ByProcess<T> {
     }
 
     /// Returns the value of a process, which it gets now if it had none.
+    #[inline]
     pub fn get_or_default(&mut self, process: ProcessId) -> &mut T {
-        // Two looks at a slot, which most have already, are less than `SecondaryMap::entry`.
+        // Both looks at the slot are one once they are inlined: `SecondaryMap::entry` takes more.
         if !self.values.contains_key(process) {
-            self.values.insert(process, T::default());
+            self.insert_default(process);
         }
-        let value = self.values.get_mut(process);
-        debug_assert!(value.is_some(), "{process:?} is forgotten, and still named");
-        value.unwrap_or(&mut self.of_forgotten)
+        self.values.get_mut(process).unwrap_or(&mut self.of_forgotten)
+    }
+
+    #[cold]
+    fn insert_default(&mut self, process: ProcessId) {
+        self.values.insert(process, T::default());
+        debug_assert!(self.contains(process), "{process:?} is forgotten, and still named");
     }
 
     /// Returns whether a process has a value.
