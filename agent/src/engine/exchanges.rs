@@ -10,6 +10,7 @@ use super::{
     execution::{Author, Stamp},
     flow::Connection,
     proto::{Call, Cause, Discipline, Event},
+    sight,
 };
 use crate::record::{ConnectionId, EndOfStream, Role, Segment, Since, Tgid};
 
@@ -230,12 +231,11 @@ impl Core {
     fn request(&mut self, connection_id: ConnectionId, exchange: u64, begun: Begun) {
         // Bytes that are no request give a server's span only: the server refused them, and at the client it is not
         // known whether they were meant as a call.
-        let role = self.flow.get(connection_id).map(Connection::role);
-        if !begun.call.is_readable() && role != Some(Role::Server) {
+        let role = || self.flow.get(connection_id).map(Connection::role);
+        if !begun.call.is_readable() && role() != Some(Role::Server) {
             return;
         }
         let (first, complete, offset) = (begun.first, begun.complete, begun.offset);
-        let sight = self.sight(self.executions.get(first.execution).process, first.time_ns);
         let recognised = if complete.time_ns < self.record_ns {
             Recognised::Late
         } else {
@@ -261,7 +261,7 @@ impl Core {
             let circumstances = Circumstances {
                 opening,
                 recognised,
-                sight,
+                sight: sight(&self.processes, new.execution.process, first.time_ns),
             };
             self.causality.call(new, circumstances)
         };

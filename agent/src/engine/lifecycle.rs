@@ -6,6 +6,7 @@ use super::{
     exchange::{Exchange, Failure, Opening, Recognised, Side},
     execution::{Author, Execution, ProcessId},
     flow::{Connection, Requests},
+    sight,
 };
 use crate::record::{Address, Change, Connect, ConnectionId, Direction, Exit, Held, Role, State, TcpState, Unseen};
 
@@ -21,7 +22,7 @@ impl Core {
             return self.turn_away(connect.conn);
         }
         self.befell(&author, connect.since);
-        let sight = self.sight(execution.process, time_ns);
+        let sight = sight(&self.processes, execution.process, time_ns);
         let candidates = self.causality.opener(execution, sight);
         let opening = Opening::by(candidates);
         // A connect(2) that does not block, or that a signal interrupted, goes on in the kernel; its end is a change of
@@ -58,7 +59,7 @@ impl Core {
         let circumstances = Circumstances {
             opening: connection.opening,
             recognised: Recognised::AtOnce,
-            sight: self.sight(who.process, end_ns),
+            sight: sight(&self.processes, who.process, end_ns),
         };
         let id = self.causality.call(call, circumstances);
         self.causality.finish(id, end_ns);

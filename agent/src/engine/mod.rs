@@ -389,15 +389,6 @@ impl Core {
         process.choice != Choice::Refused
     }
 
-    /// Returns whether all requests that a process is busy with were seen.
-    fn sight(&self, process: ProcessId, now_ns: u64) -> Sight {
-        let busy_until_ns = self.processes.get(process).and_then(|process| process.busy_until_ns);
-        match busy_until_ns {
-            Some(until_ns) if now_ns < until_ns => Sight::Partial,
-            _ => Sight::Whole,
-        }
-    }
-
     /// Notes that a process may be busy from now on with a request that was not seen.
     fn be_busy(&mut self, process: ProcessId, now_ns: u64) {
         if let Some(process) = self.processes.get_mut(process) {
@@ -482,5 +473,14 @@ impl Core {
             *name != "left_behind_too_many"
         });
         all
+    }
+}
+
+/// Returns whether all requests that a process is busy with were seen.
+fn sight(processes: &ByProcess<Process>, process: ProcessId, now_ns: u64) -> Sight {
+    let busy_until_ns = processes.get(process).and_then(|process| process.busy_until_ns);
+    match busy_until_ns {
+        Some(until_ns) if now_ns < until_ns => Sight::Partial,
+        _ => Sight::Whole,
     }
 }
