@@ -1,6 +1,6 @@
 //! Submission of records to the ring buffer.
 
-use agent_ebpf::abi::{Counter, Header, Kind, LOST, Layer, PIECE_BYTES, Segment};
+use agent_ebpf::abi::{Counter, Header, Kind, LOST, Layer, PIECE_BYTES, Segment, WAITED};
 use aya_ebpf::{
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::{
@@ -171,7 +171,8 @@ pub fn take_flags(tid: u32) -> u16 {
 /// Notes that a record found no room in the ring. The thread's next record has [`LOST`], and the flags of this one.
 #[inline(always)]
 pub fn note_loss(tid: u32, flags: u16) {
-    note_flags(tid, flags | LOST);
+    // The other flags are about the lost record itself.
+    note_flags(tid, flags & WAITED | LOST);
 }
 
 /// Submits a reserved record that has been filled in.

@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use super::Core;
 use crate::{
     hash::FastMap,
-    record::{Base, ConnectionId, Direction, Open, Role, Segment, Socket},
+    record::{Base, ConnectionId, Direction, Layer, Open, Role, Segment, Socket},
 };
 
 /// Upper bound on the time from a connection's end to the record of a call that was under way at that end.
@@ -93,6 +93,10 @@ impl Closing {
         let syn = self.over.get(&id)?.syn;
         let mut segment = *segment;
         segment.conn = id;
+        // Offsets of plaintext count neither SYN nor FIN.
+        if segment.layer == Layer::Tls {
+            return Some(segment);
+        }
         if segment.direction == Direction::Write {
             segment.offset = segment.offset.saturating_sub(syn);
             segment.end = segment.end.saturating_sub(syn);

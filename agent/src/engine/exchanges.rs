@@ -9,10 +9,12 @@ use super::{
     causality::Circumstances,
     context::traceparent,
     exchange::{Carried, Exchange, ExchangeId, Opening, ReadAt, Recognised, Serving, Shown, Side},
-    flow::Connection,
+    execution::{Author, Stamp},
+    flow::{Connection, IGNORE},
     proto::{Call, Cause, Discipline, Event},
+    sight,
 };
-use crate::record::{ConnectionId, EndOfStream, Role, Segment, Since, Stamp, Tgid};
+use crate::record::{ConnectionId, EndOfStream, Layer, Role, Segment, Since, Slice, Tgid};
 
 /// A request whose start is complete.
 struct Begun {
@@ -27,26 +29,29 @@ struct Begun {
 
 impl Core {
     pub(super) fn segment(&mut self, segment: &Segment<'_>) {
-        let stamp = segment.stamp;
+        let author = self.executions.resolve(&segment.stamp);
         // Records made at a connection's end come from no thread: whether their process is selected was decided before.
-        if stamp.execution.tgid != Tgid(0) && !self.want(stamp) {
+        if segment.stamp.execution.tgid != Tgid(0) && !self.want(&author) {
+            if segment.layer == Layer::Tls {
+                self.hints.push((StreamName::new(segment.conn.0, Layer::Tls), IGNORE));
+            }
             return self.turn_away(segment.conn);
         }
-        self.befell(stamp, segment.since);
+        self.befell(&author, segment.since);
         let mut events = std::mem::take(&mut self.events);
-        self.record_ns = stamp.time_ns;
-        let fed = self.flow.segment(segment, &self.parser, &mut events);
+        self.record_ns = author.time_ns;
+        let fed = self.flow.segment(segment, &author, &self.parser, &mut events);
         if fed.unknown_read {
-            self.causality.read_unknown(stamp);
+            self.causality.read_unknown(author.execution);
         }
         if let Some(hints) = fed.hints {
             self.hints.push((StreamName::new(segment.conn.0, segment.layer), hints));
         }
         if let Some(protocol) = fed.opaque {
-            self.unseen_in(stamp.execution.tgid, protocol);
+            self.unseen_in(author.execution.process, protocol);
         }
         for event in events.drain(..) {
-            if self.is_telemetry(&event, segment) {
+            if self.is_telemetry(&event, segment, author.stamp()) {
                 self.counters.telemetry_ignored += 1;
                 continue;
             }
@@ -65,10 +70,15 @@ impl Core {
 
     /// Takes the end of a stream, as its reader saw it.
     pub(super) fn end_of_stream(&mut self, end: &EndOfStream) {
-        if end.stamp.execution.tgid != Tgid(0) && !self.want(end.stamp) {
+        let author = self.executions.resolve(&end.stamp);
+        if end.stamp.execution.tgid != Tgid(0) && !self.want(&author) {
             return self.turn_away(end.conn);
         }
-        if self.await_reads(end.conn, end.end) {
+        if end.layer == Layer::Tls {
+            if self.flow.get(end.conn).is_some_and(Connection::reads_plaintext) {
+                self.read_to_end(end.conn, end.stamp.time_ns);
+            }
+        } else if self.await_reads(end.conn, end.end) {
             // They may have been read already, under the connection's new name.
             self.end_if_read(end.conn, end.stamp.time_ns);
         } else {
@@ -77,18 +87,18 @@ impl Core {
     }
 
     /// Takes the facts of a thread since its last record: records lost, waits in epoll.
-    pub(super) fn befell(&mut self, thread: Stamp, since: Since) {
+    pub(super) fn befell(&mut self, author: &Author, since: Since) {
         if since.lost {
-            self.causality.lost(thread);
+            self.causality.lost(author.execution);
             // The lost record may have been a request: the process counts as busy with unseen ones for a while.
-            self.be_busy(thread.execution.tgid, thread.time_ns);
+            self.be_busy(author.execution.process, author.time_ns);
         }
         if since.waited {
-            self.causality.waited(thread);
+            self.causality.waited(author);
         }
     }
 
-    fn is_telemetry(&self, event: &Event, segment: &Segment<'_>) -> bool {
+    fn is_telemetry(&self, event: &Event, segment: &Segment<'_>, of_segment: Stamp) -> bool {
         let Event::Begins {
             call, complete, offset, ..
         } = event
@@ -96,8 +106,10 @@ impl Core {
             return false;
         };
         // The parser may hold a call back and report it later: its bytes came with an earlier segment.
-        let came_with = *complete == segment.stamp;
-        let captured = came_with.then_some((segment.offset, segment.bytes));
+        let came_with = *complete == of_segment;
+        let holds = |slice: &Slice<'_>| slice.offset <= *offset;
+        let slice = || segment.slices().filter(holds).last();
+        let captured = came_with.then(slice).flatten().map(|slice| (slice.offset, slice.bytes));
         call.is_telemetry(&self.parser, *offset, captured)
     }
 
@@ -131,7 +143,7 @@ impl Core {
                     exchange.messages.request_body_bytes = Some(body_bytes);
                 }
                 if body_bytes > 0 {
-                    self.causality.read_on(id, last);
+                    self.causality.read_on(id, self.executions.get(last.execution));
                 }
             }
             Event::Answered {
@@ -147,8 +159,10 @@ impl Core {
                 if let Some(exchange) = self.causality.get_mut(id) {
                     exchange.messages.reply = Some(reply);
                 }
-                self.causality.response(id, first);
-                self.causality.response(id, complete);
+                self.response(id, first);
+                if complete != first {
+                    self.response(id, complete);
+                }
             }
             Event::Ended {
                 exchange,
@@ -161,11 +175,19 @@ impl Core {
                 if let Some(ended) = self.causality.get_mut(id) {
                     ended.messages.response_body_bytes = body_bytes;
                 }
-                self.causality.response(id, last);
+                self.response(id, last);
                 self.finish(connection, exchange, last.time_ns);
             }
             Event::Lost { exchange, cause } => self.lost(connection, exchange, cause),
             Event::Opaque { .. } => {}
+        }
+    }
+
+    /// Notes which execution wrote a byte of a response.
+    fn response(&mut self, id: ExchangeId, writer: Stamp) {
+        // The end of a connection is reported from an interrupt, in no thread's name: it says nothing about the writer.
+        if let Some(writer) = self.executions.author(writer) {
+            self.causality.response(id, writer);
         }
     }
 
@@ -183,7 +205,7 @@ impl Core {
         let Some(connection) = self.flow.known(connection) else {
             return;
         };
-        let tgid = connection.tgid;
+        let process = connection.process;
         let what = connection.protocol().and_then(|protocol| protocol.unreadable(cause));
         // The first request's number may be used again, by a request that was not the first on the connection.
         connection.take_opening();
@@ -198,7 +220,7 @@ impl Core {
         let lost: Vec<_> = connection.exchanges.drain(first_lost..end).collect();
         self.missed(lost.into_iter().map(|(_, id)| id));
         if let Some(what) = what {
-            self.unseen_in(tgid, what);
+            self.unseen_in(process, what);
         }
     }
 
@@ -220,12 +242,11 @@ impl Core {
     fn request(&mut self, connection_id: ConnectionId, exchange: u64, begun: Begun) {
         // Bytes that are no request give a server's span only: the server refused them, and at the client it is not
         // known whether they were meant as a call.
-        let role = self.flow.get(connection_id).map(Connection::role);
-        if !begun.call.is_readable() && role != Some(Role::Server) {
+        let role = || self.flow.get(connection_id).map(Connection::role);
+        if !begun.call.is_readable() && role() != Some(Role::Server) {
             return;
         }
         let (first, complete, offset) = (begun.first, begun.complete, begun.offset);
-        let sight = self.sight(first.execution.tgid, first.time_ns);
         let recognised = if complete.time_ns < self.record_ns {
             Recognised::Late
         } else {
@@ -251,7 +272,7 @@ impl Core {
             let circumstances = Circumstances {
                 opening,
                 recognised,
-                sight,
+                sight: sight(&self.processes, new.execution.process, first.time_ns),
             };
             self.causality.call(new, circumstances)
         };
@@ -287,7 +308,8 @@ impl Core {
         // call.
         let who = if server { begun.complete } else { begun.first };
         let name = (connection.id, &connection.ends);
-        let mut new = Exchange::new(side, span_id, name, who.execution, begun.first.time_ns);
+        let execution = self.executions.get(who.execution);
+        let mut new = Exchange::new(side, span_id, name, execution, begun.first.time_ns);
         if !server && connection.may_have_blocked(begun.offset) {
             // The stamp is the exit of write(2): the peer may have read, and even answered, before it.
             new.start.read_at = ReadAt::WriteExit;

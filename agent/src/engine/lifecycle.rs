@@ -6,12 +6,11 @@ use super::{
     Choice, Core, Process,
     causality::Circumstances,
     exchange::{Exchange, Failure, Opening, Recognised, Side},
+    execution::{Author, Execution, ProcessId},
     flow::{Connection, Requests},
+    sight,
 };
-use crate::record::{
-    Address, Change, Connect, ConnectionId, Direction, Execution, Exit, Held, Role, Stamp, State, TcpState, Tgid,
-    Unseen,
-};
+use crate::record::{Address, Change, Connect, ConnectionId, Direction, Exit, Held, Role, State, TcpState, Unseen};
 
 /// Upper bound on the delay of a record from the kernel to Core. Refused processes are remembered this long, so that
 /// late records are recognised.
@@ -19,26 +18,27 @@ const LONGEST_WAY_NS: u64 = 10_000_000_000;
 
 impl Core {
     pub(super) fn connect(&mut self, connect: &Connect<'_>) {
-        let Stamp { time_ns, execution } = connect.stamp;
-        if !self.want(connect.stamp) {
+        let author = self.executions.resolve(&connect.stamp);
+        let Author { execution, time_ns } = author;
+        if !self.want(&author) {
             return self.turn_away(connect.conn);
         }
-        self.befell(connect.stamp, connect.since);
-        let sight = self.sight(execution.tgid, time_ns);
-        let candidates = self.causality.opener(execution.tgid, execution.tid, sight);
+        self.befell(&author, connect.since);
+        let sight = sight(&self.processes, execution.process, time_ns);
+        let candidates = self.causality.opener(execution, sight);
         let opening = Opening::by(candidates);
         // A connect(2) that does not block, or that a signal interrupted, goes on in the kernel; its end is a change of
         // TCP's state.
         let under_way = matches!(connect.errno, 0 | libc::EINPROGRESS | libc::EINTR);
         if under_way {
-            let Some(connection) = self.flow.connect(connect) else {
+            let Some(connection) = self.flow.connect(connect, execution.process) else {
                 return;
             };
             connection.opening = opening;
             return;
         }
         self.drop_connection(connect.conn);
-        let mut connection = Connection::connecting(connect);
+        let mut connection = Connection::connecting(connect, execution.process);
         connection.opening = opening;
         // Libraries try sockets that need not exist at every start: no call failed.
         if connect.remote == Address::Unix && connect.errno == libc::ENOENT {
@@ -61,7 +61,7 @@ impl Core {
         let circumstances = Circumstances {
             opening: connection.opening,
             recognised: Recognised::AtOnce,
-            sight: self.sight(who.tgid, end_ns),
+            sight: sight(&self.processes, who.process, end_ns),
         };
         let id = self.causality.call(call, circumstances);
         self.causality.finish(id, end_ns);
@@ -83,7 +83,10 @@ impl Core {
             // The application read that the other end had closed: since then no caller waits for an answer.
             Change::Gone if connection.remote_fin => self.closed(state.conn, 0, now_ns),
             Change::Gone => self.drop_connection(state.conn),
-            Change::Released => self.flow.release(state.conn, state.stamp.execution.tgid),
+            Change::Released => {
+                let process = self.executions.process(state.stamp.execution.tgid);
+                self.flow.release(state.conn, process);
+            }
             Change::RemoteFin => connection.remote_fin = true,
             Change::LocalFin => self.local_fin(state),
             Change::Closed if connection.connecting_since_ns.is_some() => self.never_connected(state),
@@ -106,7 +109,9 @@ impl Core {
         };
         connection.released |= released;
         // This end stops receiving before the other end has closed: it gave its open requests up.
-        connection.gave_up |= state.shut_both && !connection.remote_fin;
+        if state.shut_both && !connection.remote_fin {
+            connection.give_up();
+        }
         let answers_no_more = connection.role() == Role::Server;
         self.flow.tell_far_end(state.conn);
         if released || answers_no_more {
@@ -142,10 +147,7 @@ impl Core {
             Failure::from_errno(state.errno)
         };
         if let Some(mut connection) = self.flow.close(state.conn) {
-            let who = Execution {
-                tgid: connection.tgid,
-                ..Execution::default()
-            };
+            let who = self.executions.without_thread(connection.process);
             let before = std::mem::take(&mut connection.exchanges);
             self.missed(before.into_iter().map(|(_, node)| node));
             self.connect_failed(&connection, failure, who, state.stamp.time_ns);
@@ -162,7 +164,7 @@ impl Core {
         let still_open = state.held == Held::Open && !connection.released;
         if still_open && state.errno == 0 {
             // A process still has the socket, so this end did not close it: the other end's FIN came last.
-            connection.remote_fin |= !connection.gave_up;
+            connection.remote_fin |= !connection.gave_up();
         }
         // TCP may close before the application has read the response out of the receive queue.
         let may_be_read = still_open && !connection.exchanges.is_empty();
@@ -229,14 +231,11 @@ impl Core {
     /// Ends one direction of a connection.
     pub(super) fn end_half(&mut self, id: ConnectionId, way: Direction, now_ns: u64) {
         // TCP's states change in interrupts too, on whichever thread runs then: the end is in no thread's name.
-        let stamp = Stamp {
-            time_ns: now_ns,
-            execution: Execution::default(),
-        };
+        let stamp = self.executions.nobody(now_ns).stamp();
         let mut events = std::mem::take(&mut self.events);
         self.record_ns = now_ns;
-        if let Some((tgid, protocol)) = self.flow.end(id, way, stamp, &self.parser, &mut events) {
-            self.unseen_in(tgid, protocol);
+        if let Some((process, protocol)) = self.flow.end(id, way, stamp, &self.parser, &mut events) {
+            self.unseen_in(process, protocol);
         }
         for event in events.drain(..) {
             self.exchange(id, event);
@@ -270,17 +269,15 @@ impl Core {
     }
 
     pub(super) fn exit(&mut self, exit: &Exit) {
-        let Stamp {
-            time_ns,
-            execution: Execution { tgid, .. },
-        } = exit.stamp;
-        if let Some(process) = self.processes.get_mut(&tgid) {
+        let time_ns = exit.stamp.time_ns;
+        let ended = self.executions.process(exit.stamp.execution.tgid);
+        if let Some(process) = self.processes.get_mut(ended) {
             process.ended_ns = Some(time_ns);
         }
-        for id in self.flow.of_process(tgid) {
+        for id in self.flow.of_process(ended) {
             let processes = &self.processes;
             // A fork shares the socket: the connection ends with its last process.
-            let lives = |tgid| processes.get(&tgid).is_some_and(|process| process.ended_ns.is_none());
+            let lives = |holder| processes.get(holder).is_some_and(|process| process.ended_ns.is_none());
             if self.flow.hand_back(id, lives) {
                 continue;
             }
@@ -306,13 +303,17 @@ impl Core {
     }
 
     /// Begins another process, or program, under a process id. Finished spans of the earlier one leave in its name.
-    pub(super) fn begin_life(&mut self, tgid: Tgid) {
-        if self.processes.get(&tgid).is_some_and(|process| process.facts.is_some()) {
+    pub(super) fn begin_life(&mut self, process: ProcessId) {
+        if self
+            .processes
+            .get(process)
+            .is_some_and(|process| process.facts.is_some())
+        {
             let spans = self.finished_spans();
             self.done.extend(spans);
         }
-        self.causality.forget_process(tgid);
-        self.processes.insert(tgid, Process::default());
+        self.causality.forget_process(process);
+        self.processes.insert(process, Process::default());
     }
 
     /// Forgets processes that have ended, and those without a record for long, whose exit may have been lost.
@@ -325,24 +326,41 @@ impl Core {
             keep_ended_ns,
             ..
         } = self;
-        processes.retain(|&tgid, process| {
+        processes.retain(|id, process| {
             let keep = match process.ended_ns {
                 _ if process.choice == Choice::Refused => process.last_ns.saturating_add(LONGEST_WAY_NS) >= now_ns,
                 Some(ended_ns) => ended_ns.saturating_add(*keep_ended_ns) >= now_ns,
-                None => process.last_ns.saturating_add(*idle_ns) >= now_ns || flow.has_process(tgid),
+                None => process.last_ns.saturating_add(*idle_ns) >= now_ns || flow.has_process(id),
             };
             if !keep {
-                causality.forget_process(tgid);
+                causality.forget_process(id);
             }
             keep
         });
     }
 
-    pub(super) fn unseen(&mut self, stamp: Stamp, unseen: Unseen) {
+    /// Forgets the handles of executions and processes that nothing refers to any more.
+    pub(super) fn sweep_executions(&mut self) {
+        let Self {
+            executions,
+            processes,
+            flow,
+            causality,
+            ..
+        } = self;
+        for (id, _) in processes.iter() {
+            executions.keep_process(id);
+        }
+        flow.keep(executions);
+        causality.keep(executions);
+        executions.sweep();
+    }
+
+    pub(super) fn unseen(&mut self, process: ProcessId, unseen: Unseen) {
         match unseen {
             Unseen::IoUring => {
                 self.counters.io_uring += 1;
-                self.unseen_in(stamp.execution.tgid, "io_uring");
+                self.unseen_in(process, "io_uring");
             }
         }
     }

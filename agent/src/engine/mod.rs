@@ -6,6 +6,7 @@ mod closing;
 pub mod context;
 pub mod exchange;
 mod exchanges;
+pub mod execution;
 pub mod flow;
 mod lifecycle;
 pub mod proto;
@@ -21,15 +22,15 @@ use agent_ebpf::abi::{Hint, StreamName};
 
 use self::{
     causality::{Causality, Sight},
+    execution::{Author, ByProcess, Executions, ProcessId},
     flow::Flow,
     trace::{Span, conventions::Conventions, sampling::Sampler, span_name::SpanNames},
 };
 use crate::{
     config::CoreSettings,
     counters::counters,
-    hash::FastMap,
     process::ProcessFacts,
-    record::{ConnectionId, Direction, Layer, Record, Stamp, Tgid},
+    record::{ConnectionId, Direction, Layer, Open, Record, Tgid},
 };
 
 /// Estimated memory of a held exchange, in bytes: heads, strings and the node itself. Turns `--hold-bytes` into a
@@ -144,7 +145,8 @@ pub struct UnixConnection {
 pub struct Core {
     flow: Flow,
     causality: Causality,
-    processes: FastMap<Tgid, Process>,
+    executions: Executions,
+    processes: ByProcess<Process>,
     /// Processes whose facts are to be asked for.
     wanted: Vec<Tgid>,
     conventions: Conventions,
@@ -178,7 +180,8 @@ impl Core {
         Self {
             flow: Flow::new(settings.max_connections as usize),
             causality: Causality::new(seed, hold_ns, hold_most),
-            processes: FastMap::default(),
+            executions: Executions::default(),
+            processes: ByProcess::default(),
             wanted: Vec::new(),
             conventions: Conventions::new(settings),
             parser: proto::Config {
@@ -214,6 +217,9 @@ impl Core {
 
     /// Takes a record.
     pub fn record(&mut self, record: &Record<'_>) {
+        if self.executions.are_crowded() {
+            self.sweep_executions();
+        }
         match record {
             Record::Segment(segment) => {
                 // A socket that TCP has closed is reported under a new name: see `closing`.
@@ -225,39 +231,46 @@ impl Core {
                 }
             }
             Record::EndOfStream(end) => self.end_of_stream(end),
-            Record::Open(open) => {
-                if !self.want(open.stamp) {
-                    self.turn_away(open.conn);
-                } else {
-                    let flow = &self.flow;
-                    let read_to = |id| Some(flow.get(id)?.reached(Direction::Read));
-                    if !self.closing.resume(open, read_to) {
-                        self.flow.open(open);
-                    }
-                }
-            }
+            Record::Open(open) => self.open(open),
             Record::Connect(connect) => self.connect(connect),
             Record::State(state) => self.state(state),
             Record::Exit(exit) => self.exit(exit),
             Record::Exec(exec) => {
-                let tgid = exec.stamp.execution.tgid;
+                let process = self.executions.process(exec.stamp.execution.tgid);
                 let choice = match exec.provisional {
                     true => Choice::Undecided,
-                    false => self.choice_after(tgid),
+                    false => self.choice_after(process),
                 };
-                self.begin_life(tgid);
-                self.told_elsewhere(tgid, exec.stamp.time_ns).choice = choice;
+                self.begin_life(process);
+                self.told_elsewhere(process, exec.stamp.time_ns).choice = choice;
             }
             Record::Fork(fork) => {
-                let choice = self.choice_after(fork.stamp.execution.tgid);
-                self.begin_life(fork.child);
-                self.told_elsewhere(fork.child, fork.stamp.time_ns).choice = choice;
+                let parent = self.executions.process(fork.stamp.execution.tgid);
+                let choice = self.choice_after(parent);
+                let child = self.executions.process(fork.child);
+                self.begin_life(child);
+                self.told_elsewhere(child, fork.stamp.time_ns).choice = choice;
             }
-            Record::Unseen(stamp, unseen) => self.unseen(*stamp, *unseen),
+            Record::Unseen(stamp, unseen) => {
+                let process = self.executions.process(stamp.execution.tgid);
+                self.unseen(process, *unseen);
+            }
             // The process listens on a port of a rule. Programs that it forks from now on are selected with it.
             Record::Listen(listen) => self.selected(listen.stamp.execution.tgid, true),
             // No rule reads them, and no program reports them yet.
             Record::Begun(_) | Record::Context(_) => {}
+        }
+    }
+
+    fn open(&mut self, open: &Open) {
+        let author = self.executions.resolve(&open.stamp);
+        if !self.want(&author) {
+            return self.turn_away(open.conn);
+        }
+        let flow = &self.flow;
+        let read_to = |id| Some(flow.get(id)?.reached(Direction::Read));
+        if !self.closing.resume(open, read_to) {
+            self.flow.open(open, author.execution.process);
         }
     }
 
@@ -275,9 +288,9 @@ impl Core {
 
     /// Takes the facts of a process, for which its spans wait.
     pub fn process(&mut self, facts: ProcessFacts) {
-        let tgid = Tgid(facts.tgid);
-        self.causality.set_runtime(tgid, facts.runtime);
-        let process = self.processes.entry(tgid).or_default();
+        let process = self.executions.process(Tgid(facts.tgid));
+        self.causality.set_runtime(process, facts.runtime);
+        let process = self.processes.get_or_default(process);
         process.asked = true;
         process.last_ns = process.last_ns.max(self.now_ns);
         process.facts = Some(facts);
@@ -287,23 +300,24 @@ impl Core {
     ///
     /// If the process is not selected, its exchanges are forgotten, and so are its later records.
     pub fn selected(&mut self, tgid: Tgid, selected: bool) {
+        let process = self.executions.process(tgid);
         if selected {
-            if let Some(process) = self.processes.get_mut(&tgid) {
+            if let Some(process) = self.processes.get_mut(process) {
                 process.choice = Choice::Selected;
             }
             return;
         }
-        for id in self.flow.of_process(tgid) {
+        for id in self.flow.of_process(process) {
             self.turn_away(id);
         }
-        self.counters.not_selected += self.causality.lose_process(tgid) as u64;
+        self.counters.not_selected += self.causality.lose_process(process) as u64;
         let refused = Process {
             choice: Choice::Refused,
             asked: true,
             last_ns: self.now_ns,
             ..Process::default()
         };
-        self.processes.insert(tgid, refused);
+        self.processes.insert(process, refused);
     }
 
     /// Turns away a connection of a process that is not selected.
@@ -321,8 +335,8 @@ impl Core {
 
     /// Returns the choice for a program that this process begins, or for its child: the next program of a refused
     /// process may be selected.
-    fn choice_after(&self, tgid: Tgid) -> Choice {
-        match self.processes.get(&tgid).map(|process| process.choice) {
+    fn choice_after(&self, process: ProcessId) -> Choice {
+        match self.processes.get(process).map(|process| process.choice) {
             Some(Choice::Undecided | Choice::Refused) => Choice::Undecided,
             Some(Choice::Selected) | None => Choice::Selected,
         }
@@ -349,7 +363,7 @@ impl Core {
         unix.filter_map(|connection| {
             Some(UnixConnection {
                 conn: connection.id,
-                tgid: connection.tgid,
+                tgid: self.executions.tgid(connection.process),
                 inode: connection.described()?.socket.inode,
             })
         })
@@ -357,14 +371,14 @@ impl Core {
     }
 
     /// Notes that a process does something. Returns false if it is not selected.
-    fn want(&mut self, stamp: Stamp) -> bool {
-        let (tgid, now_ns) = (stamp.execution.tgid, stamp.time_ns);
-        let mut process = self.processes.entry(tgid).or_default();
+    fn want(&mut self, author: &Author) -> bool {
+        let (id, now_ns) = (author.execution.process, author.time_ns);
+        let mut process = self.processes.get_or_default(id);
         if process.ended_ns.is_some_and(|ended_ns| ended_ns < now_ns) {
             // The process id is used again, and the record of its new process was lost: without this, the old process's
             // facts would name the new one's spans.
-            self.begin_life(tgid);
-            process = self.processes.entry(tgid).or_default();
+            self.begin_life(id);
+            process = self.processes.get_or_default(id);
         }
         process.last_ns = now_ns;
         process
@@ -372,31 +386,22 @@ impl Core {
             .get_or_insert(now_ns.saturating_add(LONGEST_REQUEST_NS));
         if !process.asked {
             process.asked = true;
-            self.wanted.push(tgid);
+            self.wanted.push(self.executions.tgid(id));
         }
         process.choice != Choice::Refused
     }
 
-    /// Returns whether all requests that a process is busy with were seen.
-    fn sight(&self, tgid: Tgid, now_ns: u64) -> Sight {
-        let busy_until_ns = self.processes.get(&tgid).and_then(|process| process.busy_until_ns);
-        match busy_until_ns {
-            Some(until_ns) if now_ns < until_ns => Sight::Partial,
-            _ => Sight::Whole,
-        }
-    }
-
     /// Notes that a process may be busy from now on with a request that was not seen.
-    fn be_busy(&mut self, tgid: Tgid, now_ns: u64) {
-        if let Some(process) = self.processes.get_mut(&tgid) {
+    fn be_busy(&mut self, process: ProcessId, now_ns: u64) {
+        if let Some(process) = self.processes.get_mut(process) {
             let until_ns = now_ns.saturating_add(LONGEST_REQUEST_NS);
             process.busy_until_ns = process.busy_until_ns.max(Some(until_ns));
         }
     }
 
     /// Registers a process that was seen from birth. Its facts have been asked for already.
-    fn told_elsewhere(&mut self, tgid: Tgid, now_ns: u64) -> &mut Process {
-        let process = self.processes.entry(tgid).or_default();
+    fn told_elsewhere(&mut self, process: ProcessId, now_ns: u64) -> &mut Process {
+        let process = self.processes.get_or_default(process);
         process.asked = true;
         // No request can be older than the process.
         process.busy_until_ns = Some(0);
@@ -421,6 +426,7 @@ impl Core {
             }
         }
         self.forget_processes(now_ns);
+        self.sweep_executions();
     }
 
     /// Returns the time at which [`Core::tick`] should be called, if nothing else happens.
@@ -469,5 +475,14 @@ impl Core {
             *name != "left_behind_too_many"
         });
         all
+    }
+}
+
+/// Returns whether all requests that a process is busy with were seen.
+fn sight(processes: &ByProcess<Process>, process: ProcessId, now_ns: u64) -> Sight {
+    let busy_until_ns = processes.get(process).and_then(|process| process.busy_until_ns);
+    match busy_until_ns {
+        Some(until_ns) if now_ns < until_ns => Sight::Partial,
+        _ => Sight::Whole,
     }
 }

@@ -16,6 +16,7 @@ const START: &str = "spoor.start";
 impl Core {
     pub(super) fn finished_spans(&mut self) -> Vec<Span> {
         let Self {
+            executions,
             processes,
             wanted,
             causality,
@@ -26,11 +27,11 @@ impl Core {
         let nodes = causality.take_ready(|node, caller| {
             // A caller that turns out not to be selected gives no span: then this exchange has no parent.
             let undecided = caller
-                .and_then(|caller| processes.get(&caller))
+                .and_then(|caller| processes.get(caller))
                 .is_some_and(|caller| caller.choice == Choice::Undecided);
-            let process = processes.entry(node.execution.tgid).or_default();
+            let process = processes.get_or_default(node.execution.process);
             if !std::mem::replace(&mut process.asked, true) {
-                wanted.push(node.execution.tgid);
+                wanted.push(executions.tgid(node.execution.process));
             }
             let known = process.facts.is_some() && process.choice != Choice::Undecided && !undecided;
             known
@@ -67,12 +68,12 @@ impl Core {
         let trace = lineage.trace.as_ref()?;
         if *shown == Shown::Ignored {
             self.counters.ignored += 1;
-            self.unseen_in(execution.tgid, "ignored by --ignore");
+            self.unseen_in(execution.process, "ignored by --ignore");
             return None;
         }
         let process = self
             .processes
-            .get_mut(&execution.tgid)
+            .get_mut(execution.process)
             .filter(|process| process.choice == Choice::Selected);
         let Some((facts, names)) = process.and_then(|process| {
             process.seen.count(kind);

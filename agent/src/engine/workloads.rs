@@ -1,6 +1,6 @@
 //! Facts about each process, for people: gathered only when a command or client asks.
 
-use super::{Choice, Core, Process, exchange::ExchangeId, trace::SpanKind};
+use super::{Choice, Core, Process, exchange::ExchangeId, execution::ProcessId, trace::SpanKind};
 use crate::{record::Tgid, runtimes::Runtime};
 
 /// Blind spot: connections that are older than the agent or have lost bytes, and on which no request was found since.
@@ -56,12 +56,12 @@ impl Core {
         let is_listed = |process: &Process| process.ended_ns.is_none() && process.choice != Choice::Refused;
         let running = self.processes.iter().filter(|(_, process)| is_listed(process));
         let mut workloads: Vec<Workload> = running
-            .map(|(&tgid, process)| {
-                let (connections, searched) = self.flow.count_of_process(tgid);
+            .map(|(id, process)| {
+                let (connections, searched) = self.flow.count_of_process(id);
                 let mut unseen = process.seen.unseen.clone();
                 unseen.extend((searched > 0).then_some((SEARCHED, searched as u64)));
                 Workload {
-                    tgid,
+                    tgid: self.executions.tgid(id),
                     service: process.facts.as_ref().map(|facts| facts.resource.service_name.clone()),
                     runtime: process.facts.as_ref().map(|facts| facts.runtime),
                     provisional: process.choice == Choice::Undecided,
@@ -83,8 +83,8 @@ impl Core {
     }
 
     /// Notes that a process does something that is not visible.
-    pub(super) fn unseen_in(&mut self, tgid: Tgid, what: &'static str) {
-        let unseen = &mut self.processes.entry(tgid).or_default().seen.unseen;
+    pub(super) fn unseen_in(&mut self, process: ProcessId, what: &'static str) {
+        let unseen = &mut self.processes.get_or_default(process).seen.unseen;
         match unseen.iter_mut().find(|(name, _)| *name == what) {
             Some((_, count)) => *count += 1,
             None => unseen.push((what, 1)),
@@ -94,7 +94,7 @@ impl Core {
     /// Notes an exchange that gives no span.
     pub(super) fn missed_in(&mut self, id: ExchangeId) {
         if let Some(node) = self.causality.get(id)
-            && let Some(process) = self.processes.get_mut(&node.execution.tgid)
+            && let Some(process) = self.processes.get_mut(node.execution.process)
         {
             process.seen.missed += 1;
         }

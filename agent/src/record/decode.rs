@@ -60,7 +60,10 @@ impl<'a> Record<'a> {
                 let io_uring = unseen.cause == UnseenCause::IoUring as u32;
                 io_uring.then_some(Self::Unseen(stamp, Unseen::IoUring))
             }
-            () if is(Kind::Begun) => stamp.execution.identity.is_some().then_some(Self::Begun(stamp)),
+            () if is(Kind::Begun) => {
+                abi::split::<abi::Begun>(record)?;
+                stamp.execution.identity.is_some().then_some(Self::Begun(stamp))
+            }
             () if is(Kind::Context) => context(stamp, record).map(Self::Context),
             () => None,
         }
@@ -103,10 +106,12 @@ fn segment(stamp: Stamp, record: &[u8]) -> Option<Record<'_>> {
     let (segment, rest) = abi::split::<abi::Segment>(record)?;
     let header = &segment.header;
     let conn = ConnectionId(segment.conn);
+    let layer = layer(segment.layer)?;
     if header.flags & SEGMENT_EOF != 0 {
         return Some(Record::EndOfStream(EndOfStream {
             stamp,
             conn,
+            layer,
             end: segment.end,
         }));
     }
@@ -116,7 +121,7 @@ fn segment(stamp: Stamp, record: &[u8]) -> Option<Record<'_>> {
         stamp,
         since: since(header),
         conn,
-        layer: layer(segment.layer)?,
+        layer,
         direction: if header.direction == Direction::Read as u8 {
             Direction::Read
         } else {

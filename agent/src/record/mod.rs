@@ -238,6 +238,8 @@ pub struct EndOfStream {
     pub stamp: Stamp,
     /// The connection.
     pub conn: ConnectionId,
+    /// The byte stream that has ended.
+    pub layer: Layer,
     /// Stream offset behind the last received byte.
     pub end: u64,
 }

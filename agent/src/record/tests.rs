@@ -83,6 +83,7 @@ fn a_segment_has_its_bytes_and_its_flags_words() {
     let end = EndOfStream {
         stamp: stamp(),
         conn: ConnectionId(1),
+        layer: Layer::Tls,
         end: 8,
     };
     let bytes = with(&segment(abi::SEGMENT_EOF), b"");

@@ -7,12 +7,12 @@ use agent_ebpf::frame::{
     head::{self, Body, SCAN_BYTES},
 };
 use libfuzzer_sys::fuzz_target;
-use spoor::{
-    engine::proto::{
+use spoor::engine::{
+    execution::Stamp,
+    proto::{
         Data, Event, Half, Piece,
         http1::{Config, Http1},
     },
-    record::Stamp,
 };
 
 fuzz_target!(|data: &[u8]| {

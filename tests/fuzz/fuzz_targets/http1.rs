@@ -7,13 +7,13 @@ use std::borrow::Cow;
 
 use arbitrary::Unstructured;
 use libfuzzer_sys::fuzz_target;
-use spoor::{
-    engine::proto::{
+use spoor::engine::{
+    execution::Stamp,
+    proto::{
         Data, Event, Half, Piece,
         http1::{Config, Http1},
         opaque,
     },
-    record::Stamp,
 };
 use spoor_fuzz::{byte, number, short, story::check_same, text};
 

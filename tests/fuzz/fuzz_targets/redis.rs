@@ -4,8 +4,9 @@
 
 use arbitrary::Unstructured;
 use libfuzzer_sys::fuzz_target;
-use spoor::{
-    engine::proto::{
+use spoor::engine::{
+    execution::Stamp,
+    proto::{
         Data, Event, Half, Piece,
         redis::{
             Conversation, Redis,
@@ -13,7 +14,6 @@ use spoor::{
         },
         structure::{Mark, Marks},
     },
-    record::Stamp,
 };
 use spoor_fuzz::{byte, number, story::check_same, text};
 

@@ -6,20 +6,21 @@ use super::{
     Causality,
     process::{Deferred, Process},
     rules,
+    threads::LivingThread,
 };
 use crate::{
     engine::{
         context::ParentMethod,
         exchange::{Candidates, Exchange, ExchangeId, Parent, Shown, Thread, Trace, Turn, Writer},
+        execution::ExecutionId,
     },
-    record::Tid,
     runtimes::Rule,
 };
 
 /// A request that is answered, as the gate of the thread rule judges it.
 struct Served {
     /// The thread that read it.
-    tid: Tid,
+    reader: ExecutionId,
     thread: Thread,
     turn: Turn,
     writer: Writer,
@@ -33,7 +34,7 @@ impl Served {
             // Without a response no thread has proved that it works for the request: the process's record alone counts.
             return process.always_kept_the_rule() && self.thread == Thread::Alone;
         };
-        let same = first.execution.tid == self.tid && self.writer == Writer::One(first);
+        let same = first.execution.thread == self.reader && self.writer == Writer::One(first);
         if !same {
             process.breaks_the_rule(first.time_ns);
         }
@@ -54,7 +55,7 @@ impl Causality {
             return;
         };
         let (execution, start_ns) = (exchange.execution, exchange.start.ns);
-        let (tgid, tid, carried) = (execution.tgid, execution.tid, exchange.lineage.carried);
+        let carried = exchange.lineage.carried;
         let Some(serving) = exchange.serving_mut() else { return };
         let turn = std::mem::replace(&mut serving.turn, Turn::Over);
         if turn == Turn::Over {
@@ -62,12 +63,14 @@ impl Causality {
         }
         let calls = std::mem::take(&mut serving.calls);
         let (thread, writer, life) = (serving.thread, serving.writer, serving.life);
-        let process = self.process(tgid);
-        if let Turn::Served { life } = turn
-            && process.life == life
-        {
-            process.end(tid, id);
+        if let Turn::Served { life } = turn {
+            let thread = LivingThread {
+                id: execution.thread,
+                life,
+            };
+            self.threads.end(thread, id);
         }
+        let process = self.process(execution.process);
         if let Some(context) = carried.context()
             && process.life == life
         {
@@ -75,14 +78,14 @@ impl Causality {
         }
         // Only the response proves which thread worked for the request, so the gate is judged here and not at the call.
         let served = Served {
-            tid,
+            reader: execution.thread,
             thread,
             turn,
             writer,
         };
         let passes = served.passes_gate(process);
         let worked = match writer {
-            Writer::One(writer) if process.certain().has(Rule::Worker) => process.take_calls(writer.execution.tid),
+            Writer::One(writer) if process.certain().has(Rule::Worker) => process.take_calls(writer.execution.thread),
             _ => VecDeque::new(),
         };
         let known = process.is_known();
@@ -95,7 +98,7 @@ impl Causality {
         }
         // Until the runtime is known, the gate cannot be applied: a Go binary may look like a thread per request.
         if !known && !calls.is_empty() {
-            return self.process(tgid).defer(Deferred {
+            return self.process(execution.process).defer(Deferred {
                 request: id,
                 calls,
                 passes,
@@ -133,7 +136,7 @@ impl Causality {
             return;
         }
         let candidates = calling.candidates;
-        let process = self.processes.get(&exchange.execution.tgid);
+        let process = self.processes.get(exchange.execution.process);
         let passes = if process.is_some_and(|process| process.certain().has(Rule::Turn)) {
             // The call was made before the process was known to be nginx: the turn was noted then for this case.
             candidates.by_turn == Some(request)
@@ -267,7 +270,7 @@ impl Causality {
                 Parent::Local(above, _) if self.exchanges.contains_key(above) => id = above,
                 Parent::Candidate(request, _) => {
                     let passes = self.get(request).is_some_and(|request| {
-                        let process = self.processes.get(&request.execution.tgid);
+                        let process = self.processes.get(request.execution.process);
                         let alone = request.serving().is_some_and(|serving| serving.thread == Thread::Alone);
                         alone && process.is_some_and(Process::always_kept_the_rule)
                     });

@@ -8,9 +8,9 @@ use crate::{
     engine::{
         context::{ParentMethod, SpanId},
         exchange::{Caller, Carried, Exchange, ExchangeId, Parent, Shown, Trace},
+        execution::{Executions, ProcessId},
     },
     hash::{FastMap, FastSet},
-    record::Tgid,
 };
 
 /// Upper bound on remembered calls.
@@ -19,7 +19,7 @@ const MOST: usize = 4096;
 /// The parts of a call that its server's span needs.
 #[derive(Debug)]
 struct Call {
-    tgid: Tgid,
+    process: ProcessId,
     span_id: SpanId,
     trace: Trace,
     unix_offset_ns: i64,
@@ -34,6 +34,15 @@ pub(super) struct Departed {
     calls: FastMap<ExchangeId, Call>,
     /// End of each call, oldest first.
     order: VecDeque<(u64, ExchangeId)>,
+}
+
+impl Departed {
+    /// Keeps the processes of the calls.
+    pub fn keep(&self, executions: &mut Executions) {
+        for call in self.calls.values() {
+            executions.keep_process(call.process);
+        }
+    }
 }
 
 impl Causality {
@@ -71,7 +80,7 @@ impl Causality {
         calls.insert(
             id,
             Call {
-                tgid: exchange.execution.tgid,
+                process: exchange.execution.process,
                 span_id: exchange.span_id,
                 trace,
                 unix_offset_ns: exchange.unix_offset_ns,
@@ -114,7 +123,7 @@ impl Causality {
         let Some(call) = self.departed.calls.remove(&client) else {
             return;
         };
-        let of_other_process = request.execution.tgid != call.tgid;
+        let of_other_process = request.execution.process != call.process;
         if let Some(serving) = request.serving_mut() {
             serving.caller = Caller::of_other_process(of_other_process);
         }

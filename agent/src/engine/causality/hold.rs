@@ -1,15 +1,13 @@
 //! Exchanges that are over and must wait: how long, how many, and how they leave.
 
 use super::Causality;
-use crate::{
-    engine::{
-        context::ParentMethod,
-        exchange::{
-            Exchange, ExchangeId, Parent,
-            state::{State, Times},
-        },
+use crate::engine::{
+    context::ParentMethod,
+    exchange::{
+        Exchange, ExchangeId, Parent,
+        state::{State, Times},
     },
-    record::Tgid,
+    execution::ProcessId,
 };
 
 impl Causality {
@@ -114,7 +112,7 @@ impl Causality {
     ///
     /// `may_leave` also gets the process of the call that is a request's parent, unless that call has left. Exchanges
     /// that may not leave count as held: beyond `hold_most` the oldest are lost.
-    pub fn take_ready(&mut self, mut may_leave: impl FnMut(&Exchange, Option<Tgid>) -> bool) -> Vec<Exchange> {
+    pub fn take_ready(&mut self, mut may_leave: impl FnMut(&Exchange, Option<ProcessId>) -> bool) -> Vec<Exchange> {
         let mut kept = Vec::new();
         let mut taken = Vec::new();
         for id in std::mem::take(&mut self.ready) {
@@ -123,7 +121,7 @@ impl Causality {
                 Parent::Span(_, ParentMethod::SameHost) => exchange.partner.and_then(|partner| self.get(partner)),
                 _ => None,
             };
-            if !may_leave(exchange, caller.map(|caller| caller.execution.tgid)) {
+            if !may_leave(exchange, caller.map(|caller| caller.execution.process)) {
                 kept.push(id);
                 continue;
             }

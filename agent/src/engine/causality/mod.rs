@@ -13,6 +13,7 @@ mod departed;
 mod hold;
 mod process;
 mod rules;
+mod threads;
 
 pub use rules::{Circumstances, Sight};
 
@@ -26,16 +27,16 @@ use super::{
         Caller, Candidates, Exchange, ExchangeId, Parent, ReadAt, Recognised, Serving, Thread, Turn, Writer,
         state::{State, Times},
     },
+    execution::{Author, ByProcess, Execution, ExecutionId, Executions, ProcessId},
 };
 use crate::{
     counters::counters,
-    hash::FastMap,
-    record::{Stamp, Tgid, Tid},
     runtimes::{Rule, Runtime},
 };
 use departed::Departed;
-use process::{Deferred, Open, Process};
+use process::{Deferred, Process};
 use rules::Verdict;
+use threads::{Open, Threads};
 
 counters! {
     /// Counters of decisions that were not made well.
@@ -59,7 +60,8 @@ counters! {
 #[derive(Debug)]
 pub struct Causality {
     exchanges: SlotMap<ExchangeId, Exchange>,
-    processes: FastMap<Tgid, Process>,
+    processes: ByProcess<Process>,
+    threads: Threads,
     /// Number of the last program seen: the source of [`Process::life`].
     lives: u32,
     ids: Ids,
@@ -80,7 +82,8 @@ impl Causality {
     pub fn new(seed: u128, hold_ns: u64, hold_most: usize) -> Self {
         Self {
             exchanges: SlotMap::with_key(),
-            processes: FastMap::default(),
+            processes: ByProcess::default(),
+            threads: Threads::default(),
             lives: 0,
             ids: Ids::new(seed),
             waiting: VecDeque::new(),
@@ -118,8 +121,8 @@ impl Causality {
     }
 
     /// Takes the runtime of a process. Calls that waited for it are decided.
-    pub fn set_runtime(&mut self, tgid: Tgid, runtime: Runtime) {
-        let process = self.processes.entry(tgid).or_default();
+    pub fn set_runtime(&mut self, process: ProcessId, runtime: Runtime) {
+        let process = self.processes.get_or_default(process);
         process.set_rules(runtime.rules());
         let threads = process.certain().has(Rule::Thread);
         for Deferred { request, calls, passes } in process.take_deferred() {
@@ -130,8 +133,8 @@ impl Causality {
     }
 
     /// Forgets a process that has ended. Calls that waited for its runtime become roots.
-    pub fn forget_process(&mut self, tgid: Tgid) {
-        let Some(mut process) = self.processes.remove(&tgid) else {
+    pub fn forget_process(&mut self, process: ProcessId) {
+        let Some(mut process) = self.processes.remove(process) else {
             return;
         };
         for Deferred { request, calls, .. } in process.take_deferred() {
@@ -142,14 +145,14 @@ impl Causality {
     }
 
     /// Drops the exchanges of a process that is not selected. Returns how many those were.
-    pub fn lose_process(&mut self, tgid: Tgid) -> usize {
+    pub fn lose_process(&mut self, process: ProcessId) -> usize {
         let before = self.exchanges.len();
         // The scan below visits every exchange. Most refused processes (compilers, shells) never had one and skip it.
-        if self.processes.get(&tgid).is_some_and(|process| process.active) {
+        if self.processes.get(process).is_some_and(|process| process.active) {
             let mut lost: Vec<ExchangeId> = self
                 .exchanges
                 .iter()
-                .filter(|(_, exchange)| exchange.execution.tgid == tgid)
+                .filter(|(_, exchange)| exchange.execution.process == process)
                 .map(|(id, _)| id)
                 .collect();
             lost.sort_unstable();
@@ -157,12 +160,13 @@ impl Causality {
                 self.lose(id);
             }
         }
-        self.forget_process(tgid);
+        self.forget_process(process);
         before - self.exchanges.len()
     }
 
-    fn process(&mut self, tgid: Tgid) -> &mut Process {
-        let process = self.processes.entry(tgid).or_default();
+    /// Returns a process that has an exchange: its life has begun.
+    fn process(&mut self, process: ProcessId) -> &mut Process {
+        let process = self.processes.get_or_default(process);
         if !process.active {
             process.active = true;
             // 0 means that no life is given yet.
@@ -174,15 +178,14 @@ impl Causality {
 
     /// Registers a request whose first bytes were read. `queued`: earlier ones on its connection are not answered.
     pub fn request(&mut self, mut exchange: Exchange, queued: bool, now_ns: u64) -> ExchangeId {
-        let (tgid, carried) = (exchange.execution.tgid, exchange.lineage.carried);
-        let process = self.process(tgid);
-        let life = process.life;
+        let (process, carried) = (exchange.execution.process, exchange.lineage.carried);
+        let life = self.process(process).life;
         if let Some(serving) = exchange.serving_mut() {
             serving.life = life;
         }
         let id = self.exchanges.insert(exchange);
         if let Some(context) = carried.context() {
-            self.process(tgid).receive((context.trace_id, context.parent_id), id);
+            self.process(process).receive((context.trace_id, context.parent_id), id);
         }
         if !queued {
             self.begin(id, now_ns);
@@ -193,20 +196,21 @@ impl Causality {
     /// Begins to serve a request: the earlier ones on its connection are answered.
     pub fn begin(&mut self, id: ExchangeId, now_ns: u64) {
         let Some(exchange) = self.exchanges.get(id) else { return };
-        let (tgid, tid) = (exchange.execution.tgid, exchange.execution.tid);
+        let execution = exchange.execution;
         let Some(serving) = exchange.serving().filter(|serving| serving.turn == Turn::Queued) else {
             return;
         };
         let recognised = serving.recognised;
-        let process = self.process(tgid);
-        let (life, others) = (process.life, process.begin(tid, id));
+        let process = self.process(execution.process);
+        let (life, thread) = (process.life, process.thread(execution.thread));
+        let others = self.threads.begin(thread, id);
         // Since the request's head passed, the thread may have read other requests: its last read is not this one.
         if recognised == Recognised::Late {
-            process.reads_unknown(tid);
+            self.threads.reads_unknown(thread);
         }
         if others.is_some() {
             // A thread that holds two open requests does not serve one at a time.
-            process.breaks_the_rule(now_ns);
+            self.process(execution.process).breaks_the_rule(now_ns);
         }
         if let Some(serving) = self.serving_mut(id) {
             serving.turn = Turn::Served { life };
@@ -232,42 +236,44 @@ impl Causality {
     }
 
     /// Notes that a thread has read more of a request than its start.
-    pub fn read_on(&mut self, id: ExchangeId, reader: Stamp) {
+    pub fn read_on(&mut self, id: ExchangeId, reader: Execution) {
         if let Some(exchange) = self.exchanges.get(id)
             && exchange.serving().is_some()
-            && let Some(process) = self.processes.get_mut(&exchange.execution.tgid)
+            && let Some(process) = self.processes.get(exchange.execution.process)
         {
-            process.reads(reader.execution.tid, id);
+            self.threads.reads(process.thread(reader.thread), id);
         }
     }
 
     /// Notes that a thread has read from a connection whose request boundaries are not known.
-    pub fn read_unknown(&mut self, reader: Stamp) {
-        if let Some(process) = self.processes.get_mut(&reader.execution.tgid) {
-            process.reads_unknown(reader.execution.tid);
+    pub fn read_unknown(&mut self, reader: Execution) {
+        if let Some(process) = self.processes.get(reader.process) {
+            self.threads.reads_unknown(process.thread(reader.thread));
         }
     }
 
     /// Returns the requests that a thread's connect(2) may be made for, as far as is known now.
-    pub fn opener(&mut self, tgid: Tgid, thread: Tid, sight: Sight) -> Candidates {
-        let Some(process) = self.processes.get(&tgid) else {
+    pub fn opener(&mut self, of: Execution, sight: Sight) -> Candidates {
+        let Some(process) = self.processes.get(of.process) else {
             return Candidates::default();
         };
-        let Candidates { by_thread, by_turn } = process.names(thread, sight);
-        let by_turn = by_turn.filter(|&request| rules::passes_on(self, request, thread, sight));
+        let Candidates { by_thread, by_turn } =
+            self.threads.names(process.possible(), process.thread(of.thread), sight);
+        let by_turn = by_turn.filter(|&request| rules::passes_on(self, request, of.thread, sight));
         Candidates { by_thread, by_turn }
     }
 
     /// Returns the one request that a thread of a process has open.
-    fn only_open(&self, tgid: Tgid, thread: Tid) -> Option<ExchangeId> {
-        self.processes.get(&tgid)?.only_open(thread)
+    fn only_open(&self, process: ProcessId, thread: ExecutionId) -> Option<ExchangeId> {
+        let thread = self.processes.get(process)?.thread(thread);
+        self.threads.only_open(thread)
     }
 
     /// Registers a call that was sent, or a connect that failed, and shows it to the rules.
     pub fn call(&mut self, mut exchange: Exchange, circumstances: Circumstances) -> ExchangeId {
         let asked = self.ask(&mut exchange, circumstances);
         let verdict = rules::judge(&asked, &exchange);
-        let (tgid, tid) = (exchange.execution.tgid, exchange.execution.tid);
+        let execution = exchange.execution;
         let id = self.exchanges.insert(exchange);
         match verdict {
             Verdict::Parent(parent) => self.decide(id, parent),
@@ -275,7 +281,7 @@ impl Causality {
                 self.set_parent(id, Parent::Candidate(request, method));
                 self.add_candidate(request, id);
             }
-            Verdict::Worker => self.remember_call(tgid, tid, id),
+            Verdict::Worker => self.remember_call(execution, id),
         }
         id
     }
@@ -301,12 +307,12 @@ impl Causality {
     }
 
     /// Remembers a worker's call, which is decided when the worker writes a response.
-    fn remember_call(&mut self, tgid: Tgid, thread: Tid, call: ExchangeId) {
-        let Some(process) = self.processes.get_mut(&tgid) else {
+    fn remember_call(&mut self, worker: Execution, call: ExchangeId) {
+        let Some(process) = self.processes.get_mut(worker.process) else {
             return;
         };
         let waits = |call| self.exchanges.contains_key(call);
-        if let Some(forgotten) = process.remember_call(thread, call, waits) {
+        if let Some(forgotten) = process.remember_call(worker.thread, call, waits) {
             self.counters.calls_forgotten += 1;
             self.force(forgotten);
         }
@@ -316,15 +322,15 @@ impl Causality {
     ///
     /// A thread that does so with a request open works for more than that one. A thread that serves one request at a
     /// time waits for its call in another way.
-    pub fn waited(&mut self, waiter: Stamp) {
-        let Some(process) = self.processes.get_mut(&waiter.execution.tgid) else {
+    pub fn waited(&mut self, waiter: &Author) {
+        let Some(process) = self.processes.get_mut(waiter.execution.process) else {
             return;
         };
-        let possible = process.possible();
+        let (possible, thread) = (process.possible(), process.thread(waiter.execution.thread));
         if possible.has(Rule::Turn) {
-            process.waits(waiter.execution.tid);
+            self.threads.waits(thread);
         }
-        if let Some(request) = process.only_open(waiter.execution.tid)
+        if let Some(request) = self.threads.only_open(thread)
             && possible.has(Rule::Thread)
         {
             process.breaks_the_rule(waiter.time_ns);
@@ -336,14 +342,14 @@ impl Causality {
     ///
     /// The thread may have read a request that is not known, and answered the one that it has open. The request of its
     /// calls, before and after, is not known.
-    pub fn lost(&mut self, of: Stamp) {
-        let thread = of.execution.tid;
-        let Some(process) = self.processes.get_mut(&of.execution.tgid) else {
+    pub fn lost(&mut self, of: Execution) {
+        let Some(process) = self.processes.get_mut(of.process) else {
             return;
         };
-        process.reads_unknown(thread);
-        let open = process.only_open(thread);
-        let calls = process.take_calls(thread);
+        let thread = process.thread(of.thread);
+        self.threads.reads_unknown(thread);
+        let open = self.threads.only_open(thread);
+        let calls = process.take_calls(of.thread);
         if let Some(request) = open {
             self.share_thread(request);
         }
@@ -352,12 +358,8 @@ impl Causality {
         }
     }
 
-    /// Notes which thread wrote a byte of a response.
-    pub fn response(&mut self, id: ExchangeId, writer: Stamp) {
-        // The end of a connection is reported from an interrupt, in no thread's name: it says nothing about the writer.
-        if writer.execution.tid == Tid(0) {
-            return;
-        }
+    /// Notes which execution wrote a byte of a response.
+    pub fn response(&mut self, id: ExchangeId, writer: Author) {
         if let Some(serving) = self.serving_mut(id) {
             match serving.writer {
                 Writer::Nobody => serving.writer = Writer::One(writer),
@@ -380,7 +382,7 @@ impl Causality {
         if call.partner.is_some() || request.partner.is_some() || call.calling().is_none() {
             return;
         }
-        let of_other_process = request.execution.tgid != call.execution.tgid;
+        let of_other_process = request.execution.process != call.execution.process;
         let Some(serving) = request.serving_mut() else { return };
         serving.caller = Caller::of_other_process(of_other_process);
         call.partner = Some(server);
@@ -494,7 +496,27 @@ impl Causality {
     /// Returns how many threads have open requests.
     #[cfg(test)]
     pub fn threads(&self) -> usize {
-        self.processes.values().map(Process::threads).sum()
+        self.threads.busy()
+    }
+
+    /// Keeps the handles that exchanges and threads hold.
+    pub fn keep(&mut self, executions: &mut Executions) {
+        for exchange in self.exchanges.values() {
+            executions.keep(exchange.execution.id);
+            if let Some(Writer::One(writer) | Writer::Several(writer)) =
+                exchange.serving().map(|serving| serving.writer)
+            {
+                executions.keep(writer.execution.id);
+            }
+        }
+        for (id, process) in self.processes.iter() {
+            executions.keep_process(id);
+            process.workers().for_each(|worker| executions.keep(worker));
+        }
+        let processes = &self.processes;
+        let life = |process| Some(processes.get(process)?.life);
+        self.threads.keep(executions, life);
+        self.departed.keep(executions);
     }
 
     /// Returns the id generator.

@@ -1,17 +1,15 @@
-//! The state of a process: the requests that its threads have open, and whether it keeps the thread rule.
+//! The state of a process: the rules that hold in it, and whether it keeps the thread rule.
 
 use std::collections::{HashMap, VecDeque};
 
-use slotmap::{Key, KeyData};
-
-use super::rules::Sight;
+use super::threads::{LivingThread, Open, Requests};
 use crate::{
     engine::{
         context::{SpanId, TraceId},
-        exchange::{Candidates, ExchangeId},
+        exchange::ExchangeId,
+        execution::ExecutionId,
     },
     hash::FastMap,
-    record::Tid,
     runtimes::{Rule, Rules},
 };
 
@@ -27,14 +25,13 @@ pub struct Process {
     pub active: bool,
     /// Rules that hold in the process; `None`: its runtime is not known yet.
     rules: Option<Rules>,
-    threads: FastMap<Tid, Thread>,
     distrusted_until_ns: u64,
     broke_the_rule: bool,
     kept_the_rule: bool,
     /// Calls whose request is answered and that wait only for the runtime.
     deferred: Vec<Deferred>,
     /// Calls of each thread since its last response, in a runtime with the worker rule.
-    worker_calls: FastMap<Tid, VecDeque<ExchangeId>>,
+    worker_calls: FastMap<ExecutionId, VecDeque<ExchangeId>>,
     /// Size of `worker_calls` at which threads are dropped whose calls have all left.
     sweep_workers_at: usize,
     /// Open requests by the `traceparent` that they carried. The keys come from outside: not for a fast hash.
@@ -58,69 +55,6 @@ pub struct Deferred {
     pub passes: bool,
 }
 
-/// A thread that has open requests.
-#[derive(Debug, Default)]
-struct Thread {
-    /// Requests that it read and that are not answered: thousands in an event loop.
-    open: Requests,
-    /// Request from which the thread read last; `None`: one that is not known.
-    last: Option<ExchangeId>,
-    /// Whether the thread has waited for events since that read.
-    turn_over: bool,
-}
-
-impl Thread {
-    fn read(&mut self, request: Option<ExchangeId>) {
-        self.last = request;
-        self.turn_over = false;
-    }
-}
-
-/// A set of open requests that can name its member while it has only one. Adding and removing cost the same however
-/// many there are.
-#[derive(Debug, Default)]
-struct Requests {
-    count: u32,
-    /// XOR of the ids; with exactly one in the set, that id.
-    together: u64,
-}
-
-impl Requests {
-    fn add(&mut self, request: ExchangeId) {
-        self.count += 1;
-        self.together ^= request.data().as_ffi();
-    }
-
-    fn remove(&mut self, request: ExchangeId) {
-        self.count = self.count.saturating_sub(1);
-        self.together ^= request.data().as_ffi();
-    }
-
-    fn open(&self) -> Option<Open> {
-        match self.count {
-            0 => None,
-            1 => Some(Open::One(KeyData::from_ffi(self.together).into())),
-            _ => Some(Open::Several),
-        }
-    }
-}
-
-/// One or more open requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Open {
-    /// Only this one.
-    One(ExchangeId),
-    /// Several.
-    Several,
-}
-
-impl Open {
-    /// Returns whether this request is the one that is open, or may be among several.
-    pub fn may_be(self, request: ExchangeId) -> bool {
-        self == Self::One(request) || self == Self::Several
-    }
-}
-
 impl Process {
     /// Sets the rules that hold in the process's runtime.
     pub fn set_rules(&mut self, rules: Rules) {
@@ -142,13 +76,14 @@ impl Process {
         self.rules.is_some()
     }
 
-    /// Returns the requests that a thread may be working for now, by the rules that may hold.
-    pub fn names(&self, thread: Tid, sight: Sight) -> Candidates {
-        let rules = self.possible();
-        Candidates {
-            by_thread: rules.has(Rule::Thread).then(|| self.only_open(thread)).flatten(),
-            by_turn: rules.has(Rule::Turn).then(|| self.in_turn(thread, sight)).flatten(),
-        }
+    /// Returns a thread in this life of the process.
+    pub fn thread(&self, id: ExecutionId) -> LivingThread {
+        LivingThread { id, life: self.life }
+    }
+
+    /// Returns the workers whose calls are remembered.
+    pub fn workers(&self) -> impl Iterator<Item = ExecutionId> {
+        self.worker_calls.keys().copied()
     }
 
     /// Remembers a call of a worker. Returns a forgotten call that still waits, if there is no room.
@@ -157,7 +92,7 @@ impl Process {
     /// as the end of a thread is not seen.
     pub fn remember_call(
         &mut self,
-        thread: Tid,
+        thread: ExecutionId,
         call: ExchangeId,
         waits: impl Fn(ExchangeId) -> bool,
     ) -> Option<ExchangeId> {
@@ -173,7 +108,7 @@ impl Process {
     }
 
     /// Takes the calls that a worker made since its last response.
-    pub fn take_calls(&mut self, thread: Tid) -> VecDeque<ExchangeId> {
+    pub fn take_calls(&mut self, thread: ExecutionId) -> VecDeque<ExchangeId> {
         self.worker_calls.remove(&thread).unwrap_or_default()
     }
 
@@ -209,78 +144,6 @@ impl Process {
         self.distrusted_until_ns = self.distrusted_until_ns.max(now_ns.saturating_add(DISTRUST_NS));
     }
 
-    /// Adds a request to a thread's open ones. Returns those that the thread had open before.
-    ///
-    /// [`Process::end`] must be called once for it.
-    pub fn begin(&mut self, thread: Tid, request: ExchangeId) -> Option<Open> {
-        let thread = self.threads.entry(thread).or_default();
-        let others = thread.open.open();
-        thread.open.add(request);
-        thread.read(Some(request));
-        others
-    }
-
-    /// Removes an answered or lost request from its thread's.
-    ///
-    /// A thread without open requests is forgotten, as the end of a thread is not seen.
-    pub fn end(&mut self, thread: Tid, request: ExchangeId) {
-        if let Some(known) = self.threads.get_mut(&thread) {
-            known.open.remove(request);
-            if known.open.open().is_none() {
-                self.threads.remove(&thread);
-            }
-        }
-    }
-
-    /// Notes that a thread read more of a request.
-    pub fn reads(&mut self, thread: Tid, request: ExchangeId) {
-        if let Some(thread) = self.threads.get_mut(&thread) {
-            thread.read(Some(request));
-        }
-    }
-
-    /// Notes that a thread read bytes that may be an unknown request: its last read names none from now on.
-    pub fn reads_unknown(&mut self, thread: Tid) {
-        if let Some(thread) = self.threads.get_mut(&thread) {
-            thread.read(None);
-        }
-    }
-
-    /// Returns the request that a thread has open, if it is the only one.
-    pub fn only_open(&self, thread: Tid) -> Option<ExchangeId> {
-        match self.threads.get(&thread)?.open.open()? {
-            Open::One(request) => Some(request),
-            Open::Several => None,
-        }
-    }
-
-    /// Notes that a thread has waited for events: the turn of its loop in which it read last is over.
-    pub fn waits(&mut self, thread: Tid) {
-        if let Some(thread) = self.threads.get_mut(&thread) {
-            thread.turn_over = true;
-        }
-    }
-
-    /// Returns the request that a loop serves now: the one from which it read last in this turn.
-    ///
-    /// In a later turn that is the only one open. If the process may be busy with unseen requests, nothing is certain
-    /// then.
-    fn in_turn(&self, thread: Tid, sight: Sight) -> Option<ExchangeId> {
-        let known = self.threads.get(&thread)?;
-        let last = known.last?;
-        match known.turn_over {
-            false => Some(last),
-            true if sight == Sight::Partial => None,
-            true => self.only_open(thread),
-        }
-    }
-
-    /// Returns how many threads have open requests.
-    #[cfg(test)]
-    pub fn threads(&self) -> usize {
-        self.threads.len()
-    }
-
     /// Adds an open request to those that carried this `traceparent`.
     pub fn receive(&mut self, context: (TraceId, SpanId), request: ExchangeId) {
         self.received.entry(context).or_default().add(request);
@@ -306,11 +169,17 @@ impl Process {
 mod tests {
     use std::time::{Duration, Instant};
 
+    use slotmap::{Key, KeyData};
+
     use super::*;
 
     fn id(number: u64) -> ExchangeId {
         // The version of a slot that is taken is odd.
         KeyData::from_ffi(1 << 32 | number).into()
+    }
+
+    fn thread(number: u64) -> ExecutionId {
+        id(number).data().into()
     }
 
     #[test]
@@ -350,12 +219,12 @@ mod tests {
     fn threads_that_never_answer_are_forgotten_with_their_calls() {
         let mut process = Process::default();
         // The last ten calls wait.
-        for number in 0..100_000u32 {
-            let waits = |call: ExchangeId| call.data().as_ffi() as u32 + 10 >= number;
-            process.remember_call(Tid(number), id(number.into()), waits);
+        for number in 0..100_000 {
+            let waits = |call: ExchangeId| u64::from(call.data().as_ffi() as u32) + 10 >= number;
+            process.remember_call(thread(number), id(number), waits);
         }
         assert!(process.worker_calls.len() <= 2 * WORKERS_BEFORE_SWEEP);
-        assert_eq!(process.take_calls(Tid(99_999)), [id(99_999)]);
+        assert_eq!(process.take_calls(thread(99_999)), [id(99_999)]);
     }
 
     #[test]
@@ -363,13 +232,13 @@ mod tests {
         let mut process = Process::default();
         let forgotten = (0..5_000)
             .filter_map(|number| {
-                process.remember_call(Tid(1), id(number), |call| {
+                process.remember_call(thread(1), id(number), |call| {
                     (call.data().as_ffi() as u32).is_multiple_of(2)
                 })
             })
             .count();
         // Half of those beyond the bound had left.
         assert_eq!(forgotten, (5_000 - CALLS) / 2);
-        assert_eq!(process.take_calls(Tid(1)).len(), CALLS);
+        assert_eq!(process.take_calls(thread(1)).len(), CALLS);
     }
 }

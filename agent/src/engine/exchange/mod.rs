@@ -19,9 +19,10 @@ use state::State;
 
 use super::{
     context::SpanId,
+    execution::Execution,
     proto::{Call, Reply},
 };
-use crate::record::{ConnectionId, Endpoint, Execution};
+use crate::record::{ConnectionId, Endpoint};
 
 slotmap::new_key_type! {
     /// Id of an exchange at one end; never used twice.

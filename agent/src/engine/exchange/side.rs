@@ -1,7 +1,7 @@
 //! Facts that only one of the two ends of an exchange has.
 
 use super::ExchangeId;
-use crate::record::Stamp;
+use crate::engine::execution::Author;
 
 /// The end of a connection that saw an exchange.
 #[derive(Debug)]
@@ -136,9 +136,9 @@ pub enum Writer {
     #[default]
     Nobody,
     /// One, since its first byte.
-    One(Stamp),
+    One(Author),
     /// Several; the one that wrote the first byte.
-    Several(Stamp),
+    Several(Author),
 }
 
 /// Moment at which the start of a request was recognised.

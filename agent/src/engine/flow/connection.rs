@@ -8,14 +8,15 @@ use smallvec::SmallVec;
 use super::{
     Counters,
     description::{Description, Sharing},
-    stream::{End, Stream},
+    stream::{End, PLAINTEXT, Stream},
 };
 use crate::{
     engine::{
         exchange::{ExchangeId, Opening},
+        execution::{Executions, ProcessId, Stamp},
         proto::{Config, Discipline, Event, Protocol},
     },
-    record::{Base, Connect, ConnectionId, Direction, Endpoint, Layer, Open, Role, Segment, Stamp, Tgid},
+    record::{Base, Connect, ConnectionId, Direction, Endpoint, Layer, Open, Role, Segment},
 };
 
 /// Upper bound on the request offsets of a connection that are kept for the other end to find.
@@ -34,7 +35,7 @@ pub struct Connection {
     /// Name of the connection.
     pub id: ConnectionId,
     /// The process that used it last.
-    pub tgid: Tgid,
+    pub process: ProcessId,
     /// Time of the last record.
     pub last_ns: u64,
     /// Addresses of both ends, local first.
@@ -51,8 +52,6 @@ pub struct Connection {
     pub remote_fin: bool,
     /// Set once no process has this end any more.
     pub released: bool,
-    /// Set if this end stopped receiving before the other end had closed.
-    pub gave_up: bool,
     /// Set once the process that used it last has ended.
     pub process_ended: bool,
     /// Processes that share a Unix connection; few are shared.
@@ -79,9 +78,9 @@ pub struct Fed {
 }
 
 impl Connection {
-    /// Creates a connection from its description.
-    pub fn new(open: &Open) -> Self {
-        let mut connection = Self::named(open.conn, open.stamp);
+    /// Creates a connection of a process from its description.
+    pub fn new(open: &Open, process: ProcessId) -> Self {
+        let mut connection = Self::named(open.conn, process, open.stamp.time_ns);
         connection.describe(open);
         // The record of connect(2), if there is one, comes after this record: until then the opener is unknown.
         if open.from_birth {
@@ -91,19 +90,19 @@ impl Connection {
     }
 
     /// Creates a connection of which only connect(2) is known.
-    pub fn connecting(connect: &Connect<'_>) -> Self {
-        let mut connection = Self::named(connect.conn, connect.stamp);
+    pub fn connecting(connect: &Connect<'_>, process: ProcessId) -> Self {
+        let mut connection = Self::named(connect.conn, process, connect.stamp.time_ns);
         connection.role = Role::Client;
-        connection.connected(connect);
+        connection.connected(connect, process);
         connection
     }
 
-    fn named(id: ConnectionId, stamp: Stamp) -> Self {
+    fn named(id: ConnectionId, process: ProcessId, now_ns: u64) -> Self {
         let nowhere = Endpoint::Unix(None);
         Self {
             id,
-            tgid: stamp.execution.tgid,
-            last_ns: stamp.time_ns,
+            process,
+            last_ns: now_ns,
             ends: Arc::new((nowhere.clone(), nowhere)),
             connecting_since_ns: None,
             opening: Opening::Used,
@@ -111,7 +110,6 @@ impl Connection {
             offsets: Requests::new(),
             remote_fin: false,
             released: false,
-            gave_up: false,
             process_ended: false,
             sharing: None,
             described: None,
@@ -133,8 +131,8 @@ impl Connection {
     }
 
     /// Takes the record of connect(2): the process that opened the connection, and the address.
-    pub fn connected(&mut self, connect: &Connect<'_>) {
-        self.tgid = connect.stamp.execution.tgid;
+    pub fn connected(&mut self, connect: &Connect<'_>, process: ProcessId) {
+        self.process = process;
         if self.described.is_none() && self.wire.is_unused() {
             self.connecting_since_ns = NonZeroU64::new(connect.start_ns.max(1));
         }
@@ -147,16 +145,16 @@ impl Connection {
     }
 
     /// Notes that another process uses the connection from now on.
-    pub fn pass_to(&mut self, tgid: Tgid) {
+    pub fn pass_to(&mut self, process: ProcessId) {
         if self.is_unix() {
             let Sharing { holders, released } = self.sharing.get_or_insert_default().as_mut();
-            holders.retain(|&holder| holder != tgid);
+            holders.retain(|&holder| holder != process);
             if !*released && !self.process_ended && holders.len() < HOLDERS {
-                holders.push(self.tgid);
+                holders.push(self.process);
             }
             *released = false;
         }
-        self.tgid = tgid;
+        self.process = process;
         // The process that ended shared the connection: its exit did not end the connection.
         self.process_ended = false;
     }
@@ -203,6 +201,21 @@ impl Connection {
             is_described: self.described.is_some(),
             from_birth: self.described.is_some_and(|open| open.from_birth),
         }
+    }
+
+    /// Notes that this end stopped receiving before the other end had closed.
+    pub fn give_up(&mut self) {
+        self.wire.gave_up = true;
+    }
+
+    /// Returns whether this end stopped receiving before the other end had closed.
+    pub fn gave_up(&self) -> bool {
+        self.wire.gave_up
+    }
+
+    /// Returns whether the plaintext of a TLS library is read in place of the wire.
+    pub fn reads_plaintext(&self) -> bool {
+        self.tls.is_some()
     }
 
     /// Returns the protocol that a parser reads, if any does.
@@ -261,7 +274,8 @@ impl Connection {
     pub fn wire_offset(&self, half_offset: u64) -> Option<u64> {
         let open = self.described?;
         if self.tls.is_some() {
-            return open.from_birth.then_some(half_offset);
+            // Offsets of two layers never meet, and stay in order: the plaintext is behind all that was read before.
+            return open.from_birth.then_some(PLAINTEXT | half_offset);
         }
         // Without sequence numbers, offsets count from the first byte seen. Two ends agree on that byte only from
         // birth.
@@ -280,10 +294,22 @@ impl Connection {
         )
     }
 
+    /// Keeps the handles that the connection holds.
+    pub fn keep(&self, executions: &mut Executions) {
+        executions.keep_process(self.process);
+        let holders = self.sharing.iter().flat_map(|sharing| &sharing.holders);
+        holders.for_each(|&holder| executions.keep_process(holder));
+        self.wire.keep(executions);
+        if let Some(tls) = &self.tls {
+            tls.keep(executions);
+        }
+    }
+
     /// Takes a segment, and appends the events of the protocol.
     pub fn segment(
         &mut self,
         segment: &Segment<'_>,
+        stamp: Stamp,
         config: &Config,
         counters: &mut Counters,
         events: &mut Vec<Event>,
@@ -297,9 +323,13 @@ impl Connection {
             Layer::Wire => &mut self.wire,
             Layer::Tls => self.tls.get_or_insert_with(|| Box::new(Stream::new([0; 2]))),
         };
-        let mut fed = stream.segment(segment, &mut end, config, counters, events);
+        let mut fed = stream.segment(segment, &mut end, stamp, config, counters, events);
         self.role = end.role;
         fed.role_found = self.role != before;
+        // What a TLS library encrypts cannot be read on the wire, and is read all the same.
+        if segment.layer == Layer::Wire && self.tls.is_some() {
+            fed.opaque = None;
+        }
         fed
     }
 

@@ -1,12 +1,15 @@
 //! Facts that the programs report once per connection, and the processes that share it.
 
-use crate::record::{Base, Open, Role, Socket, Tgid};
+use crate::{
+    engine::execution::ProcessId,
+    record::{Base, Open, Role, Socket},
+};
 
 /// Processes that have a Unix connection, besides the one that used it last.
 #[derive(Debug, Default)]
 pub struct Sharing {
     /// Other processes that used the connection and were not seen to close it.
-    pub holders: Vec<Tgid>,
+    pub holders: Vec<ProcessId>,
     /// Set if the process that used it last has closed it and others still have it.
     pub released: bool,
 }

@@ -18,10 +18,11 @@ use crate::{
     counters::counters,
     engine::{
         exchange::ExchangeId,
+        execution::{Author, ByProcess, Executions, ProcessId, Stamp},
         proto::{Config, Event},
     },
     hash::{FastMap, FastSet},
-    record::{Base, Connect, ConnectionId, Direction, Open, Role, Segment, Stamp, Tgid},
+    record::{Base, Connect, ConnectionId, Direction, Open, Role, Segment},
 };
 
 /// Number of Unix connections without HTTP from which on their ends must be known. Each service of systemd has one, to
@@ -59,7 +60,7 @@ pub struct Flow {
     /// Boxed: the table has up to twice as many places as connections, and has to be copied when it grows.
     connections: FastMap<ConnectionId, Box<Connection>>,
     /// Connections by the process that used them last, for the exits of processes.
-    used_by: FastMap<Tgid, FastSet<ConnectionId>>,
+    used_by: ByProcess<FastSet<ConnectionId>>,
     /// Far ends of the connections.
     pairs: Pairs,
     left_behind: LeftBehind,
@@ -79,7 +80,7 @@ impl Flow {
     pub fn new(most: usize) -> Self {
         Self {
             connections: FastMap::default(),
-            used_by: FastMap::default(),
+            used_by: ByProcess::default(),
             pairs: Pairs::default(),
             left_behind: LeftBehind::default(),
             let_go: Default::default(),
@@ -100,8 +101,8 @@ impl Flow {
         self.connections.is_empty()
     }
 
-    /// Registers a connection, or describes one that is known from its connect(2).
-    pub fn open(&mut self, open: &Open) -> Option<&mut Connection> {
+    /// Registers a connection of a process, or describes one that is known from its connect(2).
+    pub fn open(&mut self, open: &Open, process: ProcessId) -> Option<&mut Connection> {
         if self.is_let_go(open.conn) {
             return None;
         }
@@ -109,7 +110,6 @@ impl Flow {
             self.counters.connections_refused += 1;
             return None;
         }
-        let tgid = open.stamp.execution.tgid;
         let was_unix = self.get(open.conn).is_some_and(Connection::is_unix);
         self.counters.mptcp += u64::from(open.base == Base::Counted);
         let connection = self
@@ -121,8 +121,8 @@ impl Flow {
                 connection.describe(open);
             })
             .or_insert_with(|| {
-                self.used_by.entry(tgid).or_default().insert(open.conn);
-                Box::new(Connection::new(open))
+                self.used_by.get_or_default(process).insert(open.conn);
+                Box::new(Connection::new(open, process))
             });
         if connection.role() != Role::Unknown {
             self.pairs.insert(connection);
@@ -134,7 +134,7 @@ impl Flow {
     }
 
     /// Registers a connection whose connect(2) is under way, or takes that record for a known one.
-    pub fn connect(&mut self, connect: &Connect<'_>) -> Option<&mut Connection> {
+    pub fn connect(&mut self, connect: &Connect<'_>, process: ProcessId) -> Option<&mut Connection> {
         if self.is_let_go(connect.conn) {
             return None;
         }
@@ -145,14 +145,13 @@ impl Flow {
         let connection = self
             .connections
             .entry(connect.conn)
-            .or_insert_with(|| Box::new(Connection::connecting(connect)));
-        let before = connection.tgid;
-        connection.connected(connect);
-        let now = connection.tgid;
-        if before != now {
+            .or_insert_with(|| Box::new(Connection::connecting(connect, process)));
+        let before = connection.process;
+        connection.connected(connect, process);
+        if before != process {
             unuse(&mut self.used_by, before, connect.conn);
         }
-        self.used_by.entry(now).or_default().insert(connect.conn);
+        self.used_by.get_or_default(process).insert(connect.conn);
         Some(connection)
     }
 
@@ -166,31 +165,32 @@ impl Flow {
         stamp: Stamp,
         config: &Config,
         events: &mut Vec<Event>,
-    ) -> Option<(Tgid, &'static str)> {
+    ) -> Option<(ProcessId, &'static str)> {
         self.known(id)?;
         let connection = self.connections.get_mut(&id)?;
         let carries = connection.end(config, way, stamp, &mut self.counters, events)?;
-        Some((connection.tgid, carries))
+        Some((connection.process, carries))
     }
 
-    /// Takes a segment, and appends the events of the protocol.
-    pub fn segment(&mut self, segment: &Segment<'_>, config: &Config, events: &mut Vec<Event>) -> Fed {
+    /// Takes a segment that `author` moved, and appends the events of the protocol.
+    pub fn segment(&mut self, segment: &Segment<'_>, author: &Author, config: &Config, events: &mut Vec<Event>) -> Fed {
         let Some(connection) = self.connections.get_mut(&segment.conn) else {
-            self.unknown(segment.conn);
+            let is_let_go = self.is_let_go(segment.conn);
+            self.counters.unknown_connection += u64::from(!is_let_go);
             // The programs have not seen the hint: another connection's hint has overwritten it in their shared slot.
-            let again = self.is_let_go(segment.conn).then_some(IGNORE);
+            let again = is_let_go.then_some(IGNORE);
             return Fed {
                 hints: again,
                 ..Fed::default()
             };
         };
-        let tgid = segment.stamp.execution.tgid;
-        if connection.tgid != tgid {
-            unuse(&mut self.used_by, connection.tgid, segment.conn);
-            self.used_by.entry(tgid).or_default().insert(segment.conn);
-            connection.pass_to(tgid);
+        let process = author.execution.process;
+        if connection.process != process {
+            unuse(&mut self.used_by, connection.process, segment.conn);
+            self.used_by.get_or_default(process).insert(segment.conn);
+            connection.pass_to(process);
         }
-        let mut fed = connection.segment(segment, config, &mut self.counters, events);
+        let mut fed = connection.segment(segment, author.stamp(), config, &mut self.counters, events);
         fed.unknown_read = segment.direction == Direction::Read && connection.hides_requests();
         if fed.role_found {
             self.pairs.insert(connection);
@@ -220,18 +220,18 @@ impl Flow {
     }
 
     /// Notes that a process has closed its descriptor of a connection that others still have.
-    pub fn release(&mut self, id: ConnectionId, tgid: Tgid) {
+    pub fn release(&mut self, id: ConnectionId, process: ProcessId) {
         if let Some(connection) = self.connections.get_mut(&id) {
             let sharing = connection.sharing.get_or_insert_default();
-            sharing.holders.retain(|&holder| holder != tgid);
-            sharing.released |= connection.tgid == tgid;
+            sharing.holders.retain(|&holder| holder != process);
+            sharing.released |= connection.process == process;
         }
     }
 
     /// Hands a Unix connection of an ended process to another one that has it, which counts as its user from now on.
     ///
     /// Returns whether the connection lives on.
-    pub fn hand_back(&mut self, id: ConnectionId, lives: impl Fn(Tgid) -> bool) -> bool {
+    pub fn hand_back(&mut self, id: ConnectionId, lives: impl Fn(ProcessId) -> bool) -> bool {
         let Some(connection) = self.connections.get_mut(&id).filter(|c| c.is_unix()) else {
             return false;
         };
@@ -244,9 +244,9 @@ impl Flow {
             // keeps it open.
             return sharing.released;
         };
-        unuse(&mut self.used_by, connection.tgid, id);
-        self.used_by.entry(holder).or_default().insert(id);
-        connection.tgid = holder;
+        unuse(&mut self.used_by, connection.process, id);
+        self.used_by.get_or_default(holder).insert(id);
+        connection.process = holder;
         true
     }
 
@@ -257,14 +257,12 @@ impl Flow {
 
     /// Returns a connection. Counts an unknown one.
     pub fn known(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        if !self.connections.contains_key(&id) {
-            self.unknown(id);
+        let connection = self.connections.get_mut(&id);
+        if connection.is_none() {
+            let is_let_go = self.let_go.iter().any(|some| some.contains(&id));
+            self.counters.unknown_connection += u64::from(!is_let_go);
         }
-        self.connections.get_mut(&id).map(Box::as_mut)
-    }
-
-    fn unknown(&mut self, id: ConnectionId) {
-        self.counters.unknown_connection += u64::from(!self.is_let_go(id));
+        connection.map(Box::as_mut)
     }
 
     fn is_let_go(&self, id: ConnectionId) -> bool {
@@ -336,7 +334,7 @@ impl Flow {
     /// Forgets a connection.
     pub fn close(&mut self, id: ConnectionId) -> Option<Connection> {
         let connection = self.connections.remove(&id)?;
-        unuse(&mut self.used_by, connection.tgid, id);
+        unuse(&mut self.used_by, connection.process, id);
         self.pairs.remove(&connection);
         if !self.left_behind.is_empty()
             && let Some(own) = Key::own(&connection)
@@ -377,15 +375,15 @@ impl Flow {
     }
 
     /// Returns the connections that a process used last.
-    pub fn of_process(&self, tgid: Tgid) -> Vec<ConnectionId> {
-        let mut ids: Vec<ConnectionId> = self.used_by.get(&tgid).into_iter().flatten().copied().collect();
+    pub fn of_process(&self, process: ProcessId) -> Vec<ConnectionId> {
+        let mut ids: Vec<ConnectionId> = self.used_by.get(process).into_iter().flatten().copied().collect();
         ids.sort_unstable();
         ids
     }
 
     /// Returns the number of connections that a process used last, and of those still searched for a first request.
-    pub fn count_of_process(&self, tgid: Tgid) -> (usize, usize) {
-        let ids = self.used_by.get(&tgid);
+    pub fn count_of_process(&self, process: ProcessId) -> (usize, usize) {
+        let ids = self.used_by.get(process);
         let searched = |id: &&ConnectionId| {
             self.connections
                 .get(id)
@@ -403,16 +401,23 @@ impl Flow {
     }
 
     /// Returns whether a process has connections that it used last.
-    pub fn has_process(&self, tgid: Tgid) -> bool {
-        self.used_by.contains_key(&tgid)
+    pub fn has_process(&self, process: ProcessId) -> bool {
+        self.used_by.contains(process)
+    }
+
+    /// Keeps the handles that connections hold.
+    pub fn keep(&self, executions: &mut Executions) {
+        for connection in self.connections.values() {
+            connection.keep(executions);
+        }
     }
 }
 
-fn unuse(used_by: &mut FastMap<Tgid, FastSet<ConnectionId>>, tgid: Tgid, id: ConnectionId) {
-    if let Some(used) = used_by.get_mut(&tgid) {
+fn unuse(used_by: &mut ByProcess<FastSet<ConnectionId>>, process: ProcessId, id: ConnectionId) {
+    if let Some(used) = used_by.get_mut(process) {
         used.remove(&id);
         if used.is_empty() {
-            used_by.remove(&tgid);
+            used_by.remove(process);
         }
     }
 }

@@ -9,23 +9,29 @@ use super::{
     hints::{IGNORE, Known, Told},
 };
 use crate::{
-    engine::proto::{
-        Config, Data, Event, Half, Parser, Piece, Protocol,
-        detect::{Detected, FirstBytes, detect},
-        opaque,
+    engine::{
+        execution::{Executions, Stamp},
+        proto::{
+            Config, Data, Event, Half, Parser, Piece, Protocol,
+            detect::{Detected, FirstBytes, detect},
+            opaque,
+        },
     },
-    record::{Direction, Rest, Role, Segment, Slice, Stamp},
+    record::{Direction, Layer, Rest, Role, Segment, Slice},
 };
 
 /// Segments that are searched for a message boundary on a connection older than the agent, before it is given up.
-const SEARCH_SEGMENTS: u32 = 4096;
+const SEARCH_SEGMENTS: u16 = 4096;
 
 /// Segments within which a boundary is mostly found: the next exchange is then whole.
-const LIKELY_SEGMENTS: u32 = 8;
+const LIKELY_SEGMENTS: u16 = 8;
 
 /// Upper bound on the bytes of a write that cannot have blocked: the default send buffer starts at 16 KiB and grows
 /// (net.ipv4.tcp_wmem).
 const MAY_BLOCK_BYTES: u32 = 16 * 1024;
+
+/// Added to the numbers of exchanges and to the offsets of plaintext: no two layers of a connection share one.
+pub const PLAINTEXT: u64 = 1 << 63;
 
 /// One end of a connection, as far as its streams must know it.
 #[derive(Clone, Copy, Debug)]
@@ -54,10 +60,12 @@ pub struct Stream {
     /// Stream offsets behind the last byte that was reported, by direction.
     next: [u64; 2],
     state: State,
-    searched: u32,
+    searched: u16,
     told: Told,
     /// Set while the programs skip the requests: those began with bytes that are no HTTP.
     ignored: bool,
+    /// Set if this end stopped receiving before the other end had closed.
+    pub gave_up: bool,
     /// Bytes of the last call that sent so much that it may have blocked.
     long_bytes: u32,
     /// Stream offset behind that call.
@@ -83,6 +91,7 @@ impl Stream {
             searched: 0,
             told: Told::default(),
             ignored: false,
+            gave_up: false,
             long_bytes: 0,
             long_end: 0,
         }
@@ -149,11 +158,19 @@ impl Stream {
         (from..self.long_end).contains(&offset)
     }
 
+    /// Keeps the handles that the stream holds.
+    pub fn keep(&self, executions: &mut Executions) {
+        if let State::Read(parser) = &self.state {
+            parser.stamps(|stamp| executions.keep(stamp.execution));
+        }
+    }
+
     /// Takes a segment, and appends the events of the protocol.
     pub fn segment(
         &mut self,
         segment: &Segment<'_>,
         end: &mut End,
+        stamp: Stamp,
         config: &Config,
         counters: &mut Counters,
         events: &mut Vec<Event>,
@@ -189,7 +206,7 @@ impl Stream {
                 ..Fed::default()
             };
         }
-        self.parse(segment, *end, config, counters, events);
+        self.parse(segment, *end, stamp, config, counters, events);
         let gave_up = if let Some(name) = carries(events) {
             Some(self.become_opaque(name, counters))
         } else if self.searched > SEARCH_SEGMENTS {
@@ -210,11 +227,12 @@ impl Stream {
         &mut self,
         segment: &Segment<'_>,
         end: End,
+        stamp: Stamp,
         config: &Config,
         counters: &mut Counters,
         events: &mut Vec<Event>,
     ) {
-        let (way, stamp) = (segment.direction, segment.stamp);
+        let way = segment.direction;
         let half = end.half(way);
         let mut next = self.reached(way);
         let State::Read(parser) = &mut self.state else {
@@ -274,9 +292,12 @@ impl Stream {
             },
             sent: segment.direction == Direction::Write,
         };
-        let Some(Detected { parser, at_server }) = detect(&seen) else {
+        let Some(Detected { mut parser, at_server }) = detect(&seen) else {
             return false;
         };
+        if segment.layer == Layer::Tls {
+            parser.number_from(PLAINTEXT);
+        }
         end.role = if at_server { Role::Server } else { Role::Client };
         self.state = State::Read(parser);
         true

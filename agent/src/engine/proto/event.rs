@@ -1,7 +1,7 @@
 //! The words that parsers and the rest of Core share.
 
 use super::{Config, http1, redis};
-use crate::record::Stamp;
+use crate::engine::execution::Stamp;
 
 /// A half of a connection's talk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

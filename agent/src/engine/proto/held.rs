@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use agent_ebpf::classify;
 
 use super::{Data, Piece};
-use crate::record::Stamp;
+use crate::engine::execution::Stamp;
 
 /// Upper bound on captured bytes that are held for one half.
 const MAX_HELD_BYTES: usize = 64 * 1024;
@@ -84,6 +84,12 @@ impl Held {
     pub fn first(&self) -> Option<Piece<'_>> {
         let pieces = self.0.as_ref()?;
         pieces.queue.front().map(HeldPiece::piece)
+    }
+
+    /// Returns the calls that moved the pieces.
+    pub fn stamps(&self) -> impl Iterator<Item = Stamp> {
+        let pieces = self.0.iter().flat_map(|pieces| &pieces.queue);
+        pieces.map(|piece| piece.stamp)
     }
 
     /// Returns the first captured bytes, up to a gap: the bytes, at most 8, and their number.

@@ -19,7 +19,7 @@ use agent_ebpf::abi::Mode;
 
 pub use event::{Call, Cause, Data, Discipline, Event, Half, Piece, Reply};
 
-use crate::record::Stamp;
+use crate::engine::execution::Stamp;
 use http1::Http1;
 use redis::Redis;
 
@@ -111,6 +111,14 @@ impl Parser {
         }
     }
 
+    /// Shows the calls that later events may name, so that their executions are kept.
+    pub fn stamps(&self, see: impl FnMut(Stamp)) {
+        match self {
+            Self::Http1(http) => http.stamps().for_each(see),
+            Self::Redis(redis) => redis.stamps().for_each(see),
+        }
+    }
+
     /// Returns the next boundary of a half.
     pub fn ahead(&self, half: Half) -> Ahead {
         match self {
@@ -140,6 +148,14 @@ impl Parser {
         match self {
             Self::Http1(http) => http.reads_requests(),
             Self::Redis(redis) => redis.is_synchronised(),
+        }
+    }
+
+    /// Numbers the exchanges from this number on. Called before the first bytes.
+    pub fn number_from(&mut self, exchange: u64) {
+        match self {
+            Self::Http1(http) => http.number_from(exchange),
+            Self::Redis(redis) => redis.number_from(exchange),
         }
     }
 

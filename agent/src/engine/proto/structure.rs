@@ -163,6 +163,9 @@ impl<'n> Words<'n> {
     /// No word.
     pub const NONE: Self = Self { usual: &[], more: &[] };
 
+    /// Zeros, up to the length of a trace id: an id of zeros alone is none.
+    pub const ZEROS: Self = Self::usual(&[&[b'0'; 32]]);
+
     /// Makes a set of words that the protocol gives a meaning to.
     pub const fn usual(usual: &'n [&'n [u8]]) -> Self {
         Self { usual, more: &[] }

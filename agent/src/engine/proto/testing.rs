@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::{prelude::*, sample::Index};
 
 use super::{Data, Event, Half, Piece};
-use crate::record::Stamp;
+use crate::engine::execution::Stamp;
 
 pub const Q: Half = Half::Request;
 pub const R: Half = Half::Response;

@@ -8,7 +8,8 @@ fn a_constant_header_outlives_the_program_that_received_it() {
     let (mut one, mut two) = (world.server(10), world.server(10));
     world.feed(one.reads(11, &get_with("/a", TRACEPARENT)));
     // Another program under the same process id; then the end of the first one's connection.
-    world.core.begin_life(crate::record::Tgid(10));
+    let process = world.core.executions.process(crate::record::Tgid(10));
+    world.core.begin_life(process);
     world.process(10, "front", Runtime::Loop);
     world.feed(two.reads(11, &get_with("/b", TRACEPARENT)));
     world.feed(one.state(StateChange::Closed, 3, 0));

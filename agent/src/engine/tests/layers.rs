@@ -1,6 +1,6 @@
 //! Layers of a connection, and records of several slices.
 
-use agent_ebpf::abi::{Layer, SEGMENT_NOT_HTTP, Slice, StreamName};
+use agent_ebpf::abi::{Layer, SEGMENT_EOF, SEGMENT_NOT_HTTP, Slice, StreamName};
 
 use super::*;
 use crate::engine::flow::IGNORE;
@@ -73,6 +73,62 @@ fn the_plaintext_of_a_tls_library_is_read_in_place_of_the_wire() {
     let hints = world.core.take_hints();
     assert!(hints.contains(&(StreamName::new(wire.conn, Layer::Wire), IGNORE)));
     assert!(!hints.contains(&(StreamName::new(wire.conn, Layer::Tls), IGNORE)));
+}
+
+#[test]
+fn a_tunnel_and_the_plaintext_in_it_are_two_streams() {
+    let mut world = World::new();
+    world.process(10, "front", Runtime::Unknown);
+    world.process(20, "back", Runtime::Unknown);
+    let (mut wire, mut far) = world.pair((10, 10), 20);
+    let mut tls = End {
+        read: 0,
+        written: 0,
+        ..wire.clone()
+    };
+    // One call in plain text, then a tunnel, and a call in it.
+    world.feed(wire.writes(10, &get("/plain")));
+    world.feed(far.reads(20, &get("/plain")));
+    world.feed(far.writes(20, OK));
+    world.feed(wire.reads(10, OK));
+    world.feed(wire.writes(10, "CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\n\r\n"));
+    world.feed(plaintext(tls.writes(10, &get("/inside"))));
+    // The tunnel's own answer is read late, and what it carries tells nothing of the call inside.
+    world.feed(wire.reads(10, "HTTP/1.1 200 Connection established\r\n\r\n"));
+    world.feed(wire.writes(10, CLIENT_HELLO).flagged(SEGMENT_NOT_HTTP));
+    world.feed(far.reads(20, "CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\n\r\n"));
+    world.feed(far.writes(20, "HTTP/1.1 200 Connection established\r\n\r\n"));
+    world.feed(plaintext(tls.reads(10, OK)));
+    assert_eq!(
+        world.tree(),
+        [
+            "back server CONNECT <- front client CONNECT (same-host)",
+            "back server GET /plain <- front client GET /plain (same-host)",
+            "front client CONNECT <- root",
+            "front client GET /inside <- root",
+            "front client GET /plain <- root",
+        ]
+    );
+    assert_eq!(world.counter("missed"), 0);
+}
+
+#[test]
+fn the_end_of_plaintext_ends_no_response_on_the_wire() {
+    let until_close = "HTTP/1.1 200 OK\r\n\r\nuntil the end";
+    for (layer, expected) in [(Layer::Tls, 0), (Layer::Wire, 1)] {
+        let mut world = World::new();
+        world.process(10, "front", Runtime::Unknown);
+        let mut front = world.client(10, 10);
+        world.feed(front.writes(10, &get("/a")));
+        world.feed(front.reads(10, until_close));
+        let mut end = front.reads(10, "").flagged(SEGMENT_EOF);
+        let Body::Segment(segment, _) = &mut end.1 else {
+            panic!("no segment");
+        };
+        segment.layer = layer as u8;
+        world.feed(end);
+        assert_eq!(world.tree().len(), expected, "{layer:?}");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Core driven by made-up records, as the programs would write them.
 
+mod executions;
 mod fuzzed;
 mod gaps;
 mod half_close;

@@ -65,12 +65,17 @@ impl Connection {
         }
     }
 
-    /// Creates the stream that a TLS library encrypts onto this one.
-    pub fn plaintext(&self, key: &Key) -> Self {
-        Self {
-            from_birth: self.from_birth,
-            ..Self::new(self.role, key)
+    /// Returns the role, and whether the connection's birth was seen.
+    pub fn ends(&self) -> (Role, bool) {
+        (self.role, self.from_birth)
+    }
+
+    /// Takes these from the stream onto which a TLS library encrypts this one.
+    pub fn take_ends(&mut self, (role, from_birth): (Role, bool)) {
+        if role != Role::Unknown {
+            self.role = role;
         }
+        self.from_birth = from_birth;
     }
 
     /// Takes the description: the role, the bytes read and written before, and whether the connection's birth was seen.

@@ -6,7 +6,7 @@ use super::standin::{FILL, Key};
 use crate::{
     config::Route,
     engine::{
-        proto::structure::{self, Shape},
+        proto::structure::{self, Shape, Words},
         trace::{Attribute, Resource, Value},
     },
     process::ProcessFacts,
@@ -79,7 +79,7 @@ pub fn process(facts: &ProcessFacts, key: &Key) -> ProcessFacts {
 
 /// Returns the stand-in of a text. Letters and digits become others; UTF-8 stays UTF-8.
 fn standin(text: &str, key: &Key) -> String {
-    String::from_utf8_lossy(&key.whole(text.as_bytes(), Shape::Path)).into_owned()
+    String::from_utf8_lossy(&key.whole(text.as_bytes(), Shape::Path, Words::NONE)).into_owned()
 }
 
 /// Returns the stand-in of a route, which matches the stand-ins of the paths that the route matches.
@@ -97,7 +97,7 @@ pub fn unix_address(path: &[u8], key: &Key) -> Vec<u8> {
     path.chunk_by(|one, other| is_separator(one) == is_separator(other))
         .flat_map(|part| match part.first() {
             Some(first) if is_separator(first) => part.to_vec(),
-            _ => key.whole(part, Shape::Path),
+            _ => key.whole(part, Shape::Path, Words::NONE),
         })
         .collect()
 }

@@ -24,8 +24,8 @@ use agent_ebpf::abi::{
 use super::Frame;
 use crate::{
     config::{CoreSettings, HeaderName, KnownMethods},
-    engine::proto::structure::Named,
-    record::Rest,
+    engine::proto::structure::{Named, Shape, Words},
+    record::{Record, Rest},
 };
 use connection::{Connection, Place};
 use raw::Raw;
@@ -34,6 +34,10 @@ use standin::Key;
 /// Upper bound on connections that are followed at one time. Beyond it, all are forgotten, and their bytes are filled
 /// until a head begins.
 const MAX_CONNECTIONS: usize = 1 << 18;
+
+/// Upper bound on the addresses that are remembered at one time: sockets, and names that runtimes give to executions.
+/// Beyond it, all are forgotten, and get other numbers.
+const MAX_POINTERS: usize = 1 << 20;
 
 /// Replaces the bytes that a tape must not show, frame by frame, in order.
 #[derive(Debug, Default)]
@@ -45,8 +49,10 @@ pub struct Redactor {
     sockets: HashMap<(u64, u64), (u64, Role)>,
     /// Connections that were reset go on under a new id: the old id, and by how much the offsets of sent bytes are ahead.
     aliases: HashMap<u64, (u64, u64)>,
-    /// Addresses in the kernel, numbered.
+    /// Addresses in the kernel and in processes, numbered.
     pointers: HashMap<u64, u64>,
+    /// The last number that an address got.
+    numbered: u64,
     /// Addresses of the network, numbered.
     hosts: HashMap<IpAddr, u32>,
     record: Vec<u8>,
@@ -89,7 +95,9 @@ impl Redactor {
         let mut out = std::mem::take(&mut self.record);
         out.clear();
         // Core counts zeros as malformed, as it counts the record.
-        if let Some((raw, identity)) = Raw::decode(record) {
+        if Record::decode(record).is_some()
+            && let Some((raw, identity)) = Raw::decode(record)
+        {
             self.take_raw(&raw, &mut out);
             if let Some(identity) = identity {
                 out.resize(record.len().saturating_sub(size_of::<Identity>()), 0);
@@ -110,7 +118,7 @@ impl Redactor {
     fn take_raw(&mut self, raw: &Raw<'_>, out: &mut Vec<u8>) {
         match *raw {
             Raw::Segment(segment, slices) => {
-                begin(out, &segment);
+                begin(out, &Segment { pad: [0; 6], ..segment });
                 self.segment(&segment, slices, out);
             }
             Raw::Open(open) => {
@@ -144,7 +152,15 @@ impl Redactor {
             Raw::Listen(listen) => begin::<Listen>(out, &listen),
             Raw::Unseen(unseen) => begin::<Unseen>(out, &unseen),
             Raw::Begun(begun) => begin::<Begun>(out, &begun),
-            Raw::Context(context) => begin::<Context>(out, &context),
+            Raw::Context(context) => {
+                let context = Context {
+                    trace_id: self.id(context.trace_id),
+                    span_id: self.id(context.span_id),
+                    pad: [0; 5],
+                    ..context
+                };
+                begin(out, &context);
+            }
         }
     }
 
@@ -233,24 +249,43 @@ impl Redactor {
             return wire(conn);
         }
         let tls = StreamName::new(conn, Layer::Tls);
-        if !self.connections.contains_key(&tls) {
-            let wire = self.connections.get(&wire(conn));
-            let plaintext = match wire {
-                Some(wire) => wire.plaintext(&self.key),
-                None => Connection::new(Role::Unknown, &self.key),
-            };
-            self.connections.insert(tls, plaintext);
+        let known = self.connections.get(&wire(conn)).map(Connection::ends);
+        let new = || Connection::new(Role::Unknown, &self.key);
+        let plaintext = self.connections.entry(tls).or_insert_with(new);
+        if let Some(ends) = known {
+            plaintext.take_ends(ends);
         }
         tls
     }
 
-    /// Returns the number of an address in the kernel: the address itself helps attackers.
+    /// Returns the stand-in of an id: that of its text in `traceparent`.
+    fn id<const N: usize>(&self, id: [u8; N]) -> [u8; N] {
+        let text: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let text = self.key.whole(text.as_bytes(), Shape::Hex, Words::ZEROS);
+        let digit = |digit: Option<&u8>| {
+            digit
+                .and_then(|&digit| char::from(digit).to_digit(16))
+                .unwrap_or_default()
+        };
+        let mut standin = [0; N];
+        for (byte, digits) in standin.iter_mut().zip(text.chunks(2)) {
+            *byte = (digit(digits.first()) << 4 | digit(digits.get(1))) as u8;
+        }
+        standin
+    }
+
+    /// Returns the number of an address in the kernel or in a process: the address itself helps attackers.
     fn pointer(&mut self, pointer: u64) -> u64 {
         if pointer == 0 {
             return 0;
         }
-        let next = self.pointers.len() as u64 + 1;
-        *self.pointers.entry(pointer).or_insert(next)
+        if self.pointers.len() >= MAX_POINTERS {
+            self.pointers.clear();
+        }
+        *self.pointers.entry(pointer).or_insert_with(|| {
+            self.numbered += 1;
+            self.numbered
+        })
     }
 
     /// Returns the stand-in of an IP address: loopback and unspecified addresses stay, others are numbered.

@@ -48,9 +48,9 @@ impl Key {
     }
 
     /// Returns the stand-in of a whole word.
-    pub fn whole(&self, word: &[u8], shape: Shape) -> Vec<u8> {
+    pub fn whole(&self, word: &[u8], shape: Shape, words: Words<'_>) -> Vec<u8> {
         let mut state = self.word();
-        word.iter().map(|&byte| state.next(byte, shape, Words::NONE)).collect()
+        word.iter().map(|&byte| state.next(byte, shape, words)).collect()
     }
 }
 
@@ -242,7 +242,7 @@ mod tests {
             });
             pieces.concat()
         };
-        let word = key.whole(b"secret", Shape::Path);
+        let word = key.whole(b"secret", Shape::Path, Words::NONE);
         assert_eq!(
             replaced([b"/secretSECRET", b""]),
             [b"/", word.as_slice(), b"xxxxxx"].concat()
@@ -264,9 +264,9 @@ mod tests {
         ) {
             let key = Key::default();
             for shape in [Shape::Path, Shape::Token] {
-                let [a, b] = [&one, &other].map(|word| key.whole(word.as_bytes(), shape));
+                let [a, b] = [&one, &other].map(|word| key.whole(word.as_bytes(), shape, Words::NONE));
                 prop_assert_eq!(a == b, one == other);
-                prop_assert_eq!(&a, &key.whole(one.as_bytes(), shape));
+                prop_assert_eq!(&a, &key.whole(one.as_bytes(), shape, Words::NONE));
                 prop_assert!(a.iter().zip(one.as_bytes()).all(|(standin, byte)| standin != byte));
             }
         }

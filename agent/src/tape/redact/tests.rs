@@ -388,10 +388,12 @@ fn survivors(original: &[u8], redacted: &[u8]) -> Vec<String> {
         .filter(|(before, after)| before == after && is_secret(before))
         .map(|(before, _)| String::from_utf8_lossy(before).into_owned())
         .filter(|window| {
+            // The struct of a slice may follow on the first letters of a known word.
             ![
                 "POST", "HTTP", "PROX", "ROXY", "TCP4", "UNKN", "NKNO", "KNOW", "NOWN", "QUIT",
             ]
-            .contains(&window.as_str())
+            .iter()
+            .any(|known| window[..3] == known[..3])
         })
         .collect()
 }
@@ -449,6 +451,66 @@ proptest! {
         if exchanges.iter().all(|exchange| exchange.kept == usize::MAX) {
             prop_assert_eq!(before.len(), 2 * exchanges.len());
         }
+        prop_assert_eq!(outline(&before), outline(&after));
+    }
+
+    #[test]
+    fn an_inserted_context_has_the_stand_in_of_its_header(trace in 1u128.., span in 1u64..) {
+        let mut redactor = Redactor::default();
+        let mut tape = Tape::default();
+        tape.open(1, Role::Client);
+        let head = format!("GET / HTTP/1.1\r\ntraceparent: 00-{trace:032x}-{span:016x}-01\r\n\r\n");
+        tape.moves(1, Direction::Write, head.as_bytes(), usize::MAX);
+        let context = Context {
+            header: tape.header(Kind::Context, Direction::Write),
+            conn: 1,
+            trace_id: trace.to_be_bytes(),
+            span_id: span.to_be_bytes(),
+            trace_flags: 1,
+            pad: *b"ABCDE",
+            ..Context::default()
+        };
+        tape.records.push(abi::bytes_of(&context).to_vec());
+        let redacted: Vec<Vec<u8>> = tape.records.iter().map(|record| {
+            match redactor.redact(&Frame::Record(record)) {
+                Frame::Record(record) => record.to_vec(),
+                other => panic!("{other:?}"),
+            }
+        }).collect();
+        let (context, _) = abi::split::<Context>(&redacted[2]).unwrap();
+        prop_assert_ne!(context.trace_id, trace.to_be_bytes());
+        prop_assert_eq!(context.pad, [0; 5]);
+        let ids = format!(
+            "00-{:032x}-{:016x}-01", u128::from_be_bytes(context.trace_id), u64::from_be_bytes(context.span_id),
+        );
+        prop_assert!(memchr::memmem::find(&redacted[1], ids.as_bytes()).is_some());
+    }
+
+    #[test]
+    fn what_core_refuses_moves_no_stream(refused in 0..3) {
+        let mut tape = Tape::default();
+        tape.open(1, Role::Server);
+        let mut record = Vec::new();
+        tape.sliced = refused > 0;
+        tape.moves(1, Direction::Read, b"GET /refused HTTP/1.1\r\n\r\n", usize::MAX);
+        std::mem::swap(&mut record, tape.records.last_mut().unwrap());
+        let (mut segment, rest) = abi::split::<Segment>(&record).unwrap();
+        let mut rest = rest.to_vec();
+        let at = rest.len() - size_of::<abi::Identity>();
+        match refused {
+            // An unknown layer, too few slices, an identity without a name.
+            0 => segment.layer = 9,
+            1 => segment.slices = 200,
+            _ => rest[at..at + 8].fill(0),
+        }
+        *tape.records.last_mut().unwrap() = [abi::bytes_of(&segment), &rest].concat();
+        tape.sliced = false;
+        tape.offsets.clear();
+        tape.moves(1, Direction::Read, b"GET /read HTTP/1.1\r\n\r\n", usize::MAX);
+        tape.moves(1, Direction::Write, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", usize::MAX);
+        let frames = tape.frames();
+        let (before, after) = (spans(&write(&frames, false)), spans(&write(&frames, true)));
+        prop_assert_eq!(before.len(), 1);
         prop_assert_eq!(outline(&before), outline(&after));
     }
 

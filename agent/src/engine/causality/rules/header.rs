@@ -5,7 +5,7 @@
 
 use super::{Asked, Verdict};
 use crate::engine::{
-    causality::process::{Open, Process},
+    causality::{process::Process, threads::Open},
     context::ParentMethod,
     exchange::{Carried, Exchange, Parent},
 };

@@ -12,7 +12,7 @@ mod worker;
 
 pub(super) use turn::passes_on;
 
-use super::{Causality, process::Open};
+use super::{Causality, threads::Open};
 use crate::{
     engine::{
         context::ParentMethod,
@@ -86,18 +86,18 @@ pub(super) fn without_candidate(call: &Exchange) -> Parent {
 impl Causality {
     /// Gathers the facts that the rules look at. Notes the call's evidence about its process, whatever the verdict.
     pub(super) fn ask(&mut self, call: &mut Exchange, circumstances: Circumstances) -> Asked {
-        let (tgid, tid) = (call.execution.tgid, call.execution.tid);
+        let thread = call.execution.thread;
         let opener = opener::candidates(self, circumstances.opening, call);
-        let process = self.process(tgid);
+        let process = self.process(call.execution.process);
         let received = header::received(process, call);
+        let (rules, possible, living) = (process.certain(), process.possible(), process.thread(thread));
         let (named, method) = match opener {
-            Some(candidates) => (candidates.possible(process.possible()), ParentMethod::Opener),
+            Some(candidates) => (candidates.possible(possible), ParentMethod::Opener),
             None => {
-                let named = process.names(tid, circumstances.sight);
+                let named = self.threads.names(possible, living, circumstances.sight);
                 (turn::in_time(named, circumstances), ParentMethod::Thread)
             }
         };
-        let rules = process.certain();
         let is_open = |request: &ExchangeId| self.get(*request).is_some_and(Causality::is_open);
         let is_passed_on = |request: &ExchangeId| self.get(*request).is_some_and(|request| call.passes_on(request));
         let by_thread = named.by_thread.filter(is_open);
@@ -105,7 +105,7 @@ impl Causality {
         // connect(2) asked `passes_on` already for a call found by its opener: asking again would count as a second
         // call.
         let is_opener = opener.is_some();
-        let by_turn = by_turn.filter(|&request| is_opener || passes_on(self, request, tid, circumstances.sight));
+        let by_turn = by_turn.filter(|&request| is_opener || passes_on(self, request, thread, circumstances.sight));
         let candidates = Candidates { by_thread, by_turn };
         if let Some(calling) = call.calling_mut() {
             calling.candidates = candidates;

@@ -15,9 +15,10 @@ pub(super) fn candidates(causality: &Causality, opening: Opening, call: &Exchang
         return None;
     };
     let request = causality.get(opener)?;
-    let sender_opened_it = request.execution.tid == call.execution.tid
+    let sender_opened_it = request.execution.thread == call.execution.thread
         // A failed connect has no sender.
         || call.messages.call.is_none();
-    let is_opener = Causality::is_open(request) && request.execution.tgid == call.execution.tgid && sender_opened_it;
+    let is_opener =
+        Causality::is_open(request) && request.execution.process == call.execution.process && sender_opened_it;
     is_opener.then(|| by.candidates(opener))
 }

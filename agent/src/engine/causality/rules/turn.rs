@@ -9,8 +9,8 @@ use crate::{
     engine::{
         causality::Causality,
         exchange::{Candidates, Exchange, ExchangeId, Opening, Parent, Recognised, Upstream},
+        execution::ExecutionId,
     },
-    record::Tid,
     runtimes::Rule,
 };
 
@@ -35,18 +35,18 @@ pub(super) fn in_time(named: Candidates, circumstances: Circumstances) -> Candid
 pub(in crate::engine::causality) fn passes_on(
     causality: &mut Causality,
     request: ExchangeId,
-    thread: Tid,
+    thread: ExecutionId,
     sight: Sight,
 ) -> bool {
     let Some(exchange) = causality.get(request) else {
         return false;
     };
-    let tgid = exchange.execution.tgid;
+    let process = exchange.execution.process;
     let Some(serving) = exchange.serving() else {
         return false;
     };
     let passes = serving.upstream == Upstream::Awaited
-        || sight == Sight::Whole && causality.only_open(tgid, thread) == Some(request);
+        || sight == Sight::Whole && causality.only_open(process, thread) == Some(request);
     if let Some(serving) = causality.serving_mut(request) {
         serving.upstream = Upstream::Made;
     }

@@ -14,9 +14,9 @@ use super::{
     stray::{Stray, looks_like_response},
     stream::{Ended, Found, Stream, skip_empty_lines},
 };
-use crate::{
-    engine::proto::{Data, Half, held::Held, opaque},
-    record::Stamp,
+use crate::engine::{
+    execution::Stamp,
+    proto::{Data, Half, held::Held, opaque},
 };
 
 /// Upper bound on requests that wait for their responses.
@@ -167,6 +167,20 @@ impl Http1 {
         }
     }
 
+    /// Returns the calls that later events may name.
+    pub fn stamps(&self) -> impl Iterator<Item = Stamp> {
+        let header = match self.proxy.as_deref() {
+            Some(Proxy::Header(header)) => Some(header.first()),
+            Some(Proxy::Client(_)) | None => None,
+        };
+        let halves = self.request.stamps().chain(self.response.stamps());
+        let held = self.held_request.stamps().chain(self.held_response.stamps());
+        let doubt = self.doubt.iter().flat_map(|doubt| doubt.stamps());
+        let ended = self.response_ended.as_deref().copied();
+        let rare = doubt.chain(self.search.stamps()).chain(header).chain(ended);
+        halves.chain(held).chain(rare)
+    }
+
     /// Ends a half: the reader saw its end, or the socket is closed.
     ///
     /// The arrival of a FIN is not enough while bytes before it wait to be read. This ends a response that runs until
@@ -215,6 +229,11 @@ impl Http1 {
             (Half::Request, doubt) => matches!(doubt, Some(Doubt::Request(_) | Doubt::Refused(_))),
             (Half::Response, doubt) => self.stray.is_some() || matches!(doubt, Some(Doubt::Response(_))),
         }
+    }
+
+    /// Numbers the exchanges from this number on.
+    pub fn number_from(&mut self, exchange: u64) {
+        self.next_exchange = exchange;
     }
 
     /// Returns the number of the request whose head comes next.

@@ -17,9 +17,9 @@ use super::{
     head::Framing,
     stream::{Found, skip_empty_lines},
 };
-use crate::{
-    engine::proto::{Data, Half, opaque},
-    record::Stamp,
+use crate::engine::{
+    execution::Stamp,
+    proto::{Data, Half, opaque},
 };
 
 /// Marker of a request line; header lines and bodies seldom hold it.
@@ -34,6 +34,18 @@ pub(super) enum Doubt {
     Refused(Refused),
     /// The end of the oldest response. Holds the call that moved the last byte so far.
     Response(Stamp),
+}
+
+impl Doubt {
+    /// Returns the calls that moved the bytes in doubt.
+    pub fn stamps(&self) -> impl Iterator<Item = Stamp> {
+        let stamps = match self {
+            Self::Request(_) => [None, None],
+            Self::Refused(refused) => [Some(refused.first), Some(refused.last)],
+            Self::Response(last) => [Some(*last), None],
+        };
+        stamps.into_iter().flatten()
+    }
 }
 
 /// Bytes that should have been a request.

@@ -14,7 +14,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Cause, Piece};
-use crate::{engine::proto::Data, record::Stamp};
+use crate::engine::{execution::Stamp, proto::Data};
 
 const LINE: &[u8] = b"PROXY ";
 /// Longest line behind `PROXY `, with its end.
@@ -74,6 +74,11 @@ impl ProxyHeader {
             state: State::Prefix(LINE, 0),
             first: Stamp::default(),
         }
+    }
+
+    /// Returns the call that moved the header's first byte.
+    pub fn first(&self) -> Stamp {
+        self.first
     }
 
     /// Takes bytes of the header off, if they are.

@@ -16,9 +16,9 @@ use super::{
     framing::request_body,
     stream::{Ended, Found, Stream, skip_empty_lines},
 };
-use crate::{
-    engine::proto::{Data, Half},
-    record::Stamp,
+use crate::engine::{
+    execution::Stamp,
+    proto::{Data, Half},
 };
 
 /// A connection that pipelines and on which nothing passed for so long has no request on the way.
@@ -50,6 +50,19 @@ enum Candidate {
 }
 
 impl Search {
+    /// Returns the calls that moved the candidate.
+    pub fn stamps(&self) -> impl Iterator<Item = Stamp> {
+        let stamps = match self.candidate.as_deref() {
+            None | Some(Candidate::Head { .. }) => [None; 3],
+            Some(Candidate::Whole { found, end }) => {
+                let end = end.map(|(stamp, _)| stamp);
+                [Some(found.first), Some(found.complete), end]
+            }
+            Some(Candidate::Doubtful { found, .. }) => [Some(found.first), Some(found.complete), None],
+        };
+        stamps.into_iter().flatten()
+    }
+
     /// Starts anew, after a loss at `stamp`.
     pub fn begin(&mut self, stamp: Stamp) {
         *self = Self {

@@ -9,9 +9,9 @@ use super::{
     head::Transfer,
     stream::Body,
 };
-use crate::{
-    engine::proto::{Data, Half},
-    record::Stamp,
+use crate::engine::{
+    execution::Stamp,
+    proto::{Data, Half},
 };
 
 /// The body that the last response announced and may not have.

@@ -5,9 +5,9 @@ use super::{
     chunked::Chunked,
     head::{Framing, Head, MAX_HEAD_BYTES, Parse},
 };
-use crate::{
-    engine::proto::{Cause, Data, Piece},
-    record::Stamp,
+use crate::engine::{
+    execution::Stamp,
+    proto::{Cause, Data, Piece},
 };
 
 /// Length up to which a head is parsed again with each piece that comes.
@@ -100,6 +100,12 @@ impl Stream {
     /// Returns the way in which the body under way ends.
     pub fn body_kind(&self) -> Body {
         self.body
+    }
+
+    /// Returns the calls that moved the head under way.
+    pub fn stamps(&self) -> impl Iterator<Item = Stamp> {
+        let partial = self.partial.iter();
+        partial.flat_map(|partial| [partial.first, partial.last])
     }
 
     pub fn in_head(&self) -> bool {

@@ -5,9 +5,9 @@ use super::{
     frames::{Frames, Kind, Token},
     kept::{Kept, is_error_prefix},
 };
-use crate::{
-    engine::proto::{Data, Half},
-    record::Stamp,
+use crate::engine::{
+    execution::Stamp,
+    proto::{Data, Half},
 };
 
 /// The replies of a connection, of which one may have begun.
@@ -88,6 +88,15 @@ impl Answers {
     /// Returns whether the next byte begins a message.
     pub fn is_between(&self) -> bool {
         matches!(self.now, Now::Between)
+    }
+
+    /// Returns the call that moved the first byte of the reply under way.
+    pub fn first(&self) -> Option<Stamp> {
+        match &self.now {
+            Now::Begun(begin) => Some(begin.first),
+            Now::Word(word) => Some(word.begin.first),
+            Now::Between | Now::Told(_) | Now::Passing => None,
+        }
     }
 
     /// Returns the stream offset below which all bytes are of a string: a gap of them hides nothing. 0: nothing is known.

@@ -6,9 +6,9 @@ use super::{
     kept::Kept,
     keys::{self, Keys},
 };
-use crate::{
-    engine::proto::{Data, Half},
-    record::Stamp,
+use crate::engine::{
+    execution::Stamp,
+    proto::{Data, Half},
 };
 
 /// Longest line of an inline command (`PROTO_INLINE_MAX_SIZE`).
@@ -104,6 +104,11 @@ impl Commands {
             frames: Frames::new(Half::Request),
             partial: None,
         }
+    }
+
+    /// Returns the call that moved the first byte of the command under way.
+    pub fn first(&self) -> Option<Stamp> {
+        self.partial.as_ref().map(|partial| partial.first)
     }
 
     /// Returns the stream offset below which all bytes are of a string: a gap of them hides nothing. 0: nothing is known.

@@ -8,9 +8,9 @@ use super::{
     answer::{Answers, Heard, Shape},
     command::{Commands, Effect, Found, Turn},
 };
-use crate::{
-    engine::proto::{Ahead, Call, Data, Event, Half, Reply, held::Held, opaque},
-    record::Stamp,
+use crate::engine::{
+    execution::Stamp,
+    proto::{Ahead, Call, Data, Event, Half, Reply, held::Held, opaque},
 };
 
 /// Most commands that wait for their replies. Clients pipeline thousands.
@@ -110,6 +110,12 @@ impl Redis {
             (Mode::Following, Half::Response) if self.held.is_empty() => self.follow_answers(piece, false, out),
             (Mode::Following, Half::Response) => self.hold(piece, out),
         }
+    }
+
+    /// Returns the calls that later events may name.
+    pub fn stamps(&self) -> impl Iterator<Item = Stamp> {
+        let begun = self.commands.first().into_iter().chain(self.answers.first());
+        begun.chain(self.held.stamps())
     }
 
     /// Takes the end of a half. Replies that wait for their command get none.
@@ -324,6 +330,11 @@ impl Redis {
             next_exchange: self.next_exchange,
             ..Self::new(false, self.at_server)
         };
+    }
+
+    /// Numbers the exchanges from this number on.
+    pub fn number_from(&mut self, exchange: u64) {
+        self.next_exchange = exchange;
     }
 
     /// Returns the number of the oldest exchange whose reply is not complete, or of the next one.

@@ -6,9 +6,9 @@ use super::{
     frames::{Frames, Kind, Token},
     kept::{Kept, is_error_prefix},
 };
-use crate::{
-    engine::proto::{Data, Half, structure::Marks},
-    record::Stamp,
+use crate::engine::{
+    execution::Stamp,
+    proto::{Data, Half, structure::Marks},
 };
 
 /// Status replies that are no data.

@@ -31,9 +31,6 @@ const AGENTS: Words<'_> = Words::usual(&[b"spoor/"]);
 /// Parameters of `Forwarded` (RFC 7239), and its schemes.
 const FORWARDED: Words<'_> = Words::usual(&[b"for", b"by", b"host", b"proto", b"https", b"http"]);
 
-/// An id of zeros means nothing, and still does.
-const ZEROS: Words<'_> = Words::usual(&[&[b'0'; 32]]);
-
 /// A header's value, and the place of the next byte in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Value {
@@ -107,7 +104,7 @@ fn in_traceparent(field: u8, bytes: usize, byte: u8, marks: &mut Marks<'_>) -> V
             return Value::Traceparent { field, bytes: 0 };
         }
         (0 | 3, byte) if bytes < 2 && byte.is_ascii_hexdigit() => marks.word(1, Shape::Same, Words::NONE),
-        _ => marks.word(1, Shape::Hex, ZEROS),
+        _ => marks.word(1, Shape::Hex, Words::ZEROS),
     }
     Value::Traceparent {
         field,
