@@ -136,12 +136,10 @@ impl Core {
                 last,
                 body_bytes,
             } => {
-                let Some(id) = self.exchange_at(connection, exchange) else {
+                let noted = |exchange: &mut Exchange| exchange.messages.request_body_bytes = Some(body_bytes);
+                let Some(id) = self.note(connection, exchange, noted) else {
                     return;
                 };
-                if let Some(exchange) = self.causality.get_mut(id) {
-                    exchange.messages.request_body_bytes = Some(body_bytes);
-                }
                 if body_bytes > 0 {
                     self.causality.read_on(id, self.executions.get(last.execution));
                 }
@@ -153,12 +151,10 @@ impl Core {
                 complete,
                 ..
             } => {
-                let Some(id) = self.exchange_at(connection, exchange) else {
+                let noted = |exchange: &mut Exchange| exchange.messages.reply = Some(reply);
+                let Some(id) = self.note(connection, exchange, noted) else {
                     return;
                 };
-                if let Some(exchange) = self.causality.get_mut(id) {
-                    exchange.messages.reply = Some(reply);
-                }
                 self.response(id, first);
                 if complete != first {
                     self.response(id, complete);
@@ -169,18 +165,30 @@ impl Core {
                 last,
                 body_bytes,
             } => {
-                let Some(id) = self.exchange_at(connection, exchange) else {
+                let noted = |exchange: &mut Exchange| exchange.messages.response_body_bytes = body_bytes;
+                let Some(id) = self.note(connection, exchange, noted) else {
                     return;
                 };
-                if let Some(ended) = self.causality.get_mut(id) {
-                    ended.messages.response_body_bytes = body_bytes;
-                }
                 self.response(id, last);
                 self.finish(connection, exchange, last.time_ns);
             }
             Event::Lost { exchange, cause } => self.lost(connection, exchange, cause),
             Event::Opaque { .. } => {}
         }
+    }
+
+    /// Notes something of an exchange that is under way, and returns its id.
+    fn note(
+        &mut self,
+        connection: ConnectionId,
+        exchange: u64,
+        noted: impl FnOnce(&mut Exchange),
+    ) -> Option<ExchangeId> {
+        let id = self.exchange_at(connection, exchange)?;
+        if let Some(exchange) = self.causality.get_mut(id) {
+            noted(exchange);
+        }
+        Some(id)
     }
 
     /// Notes which execution wrote a byte of a response.

@@ -51,10 +51,7 @@ impl Core {
     }
 
     fn span(&mut self, exchange: Exchange) -> Option<Span> {
-        let kind = match exchange.side {
-            Side::Client(_) => SpanKind::Client,
-            Side::Server(_) => SpanKind::Server,
-        };
+        let kind = kind(&exchange.side);
         let Exchange {
             execution,
             ends,
@@ -82,24 +79,23 @@ impl Core {
             self.counters.unknown_process += 1;
             return None;
         };
-        match self.sampler.decide(trace.id, trace.caller_flags) {
-            Decision::Sampled => {}
-            Decision::NotSampledByCaller => {
-                self.counters.not_sampled += 1;
-                return None;
-            }
-            Decision::LeftOut => {
-                self.counters.left_out += 1;
-                return None;
-            }
+        let left_out = match self.sampler.decide(trace.id, trace.caller_flags) {
+            Decision::Sampled => None,
+            Decision::NotSampledByCaller => Some(&mut self.counters.not_sampled),
+            Decision::LeftOut => Some(&mut self.counters.left_out),
+        };
+        if let Some(counter) = left_out {
+            *counter += 1;
+            return None;
         }
         let resource = Arc::clone(&facts.resource);
         let overflowed = names.overflowed();
         let mut description = self.conventions.describe(&finished(kind, messages, ends), names);
         self.counters.names_overflowed += names.overflowed() - overflowed;
         if start.read_at == ReadAt::WriteExit && kind == SpanKind::Client {
-            let start = Attribute::str(START, Cow::Borrowed("write_exit"));
-            description.attributes.push(start);
+            description
+                .attributes
+                .push(Attribute::str(START, Cow::Borrowed("write_exit")));
         }
         let (parent, parent_is_remote) = parent(&exchange);
         let unix = |monotonic_ns: u64| monotonic_ns.saturating_add_signed(exchange.unix_offset_ns);
@@ -119,6 +115,13 @@ impl Core {
             links: Vec::new(),
             resource,
         })
+    }
+}
+
+fn kind(side: &Side) -> SpanKind {
+    match side {
+        Side::Client(_) => SpanKind::Client,
+        Side::Server(_) => SpanKind::Server,
     }
 }
 
