@@ -14,7 +14,7 @@ use super::{
     proto::{Call, Cause, Discipline, Event},
     sight,
 };
-use crate::record::{ConnectionId, EndOfStream, Layer, Role, Segment, Since, Slice, Tgid};
+use crate::record::{ConnectionId, EndOfStream, Layer, Role, Segment, Since, Tgid};
 
 /// A request whose start is complete.
 struct Begun {
@@ -107,9 +107,8 @@ impl Core {
         };
         // The parser may hold a call back and report it later: its bytes came with an earlier segment.
         let came_with = *complete == of_segment;
-        let holds = |slice: &Slice<'_>| slice.offset <= *offset;
-        let slice = || segment.slices().filter(holds).last();
-        let captured = came_with.then(slice).flatten().map(|slice| (slice.offset, slice.bytes));
+        let slice = came_with.then(|| segment.slice_at(*offset)).flatten();
+        let captured = slice.map(|slice| (slice.offset, slice.bytes));
         call.is_telemetry(&self.parser, *offset, captured)
     }
 

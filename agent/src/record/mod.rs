@@ -215,13 +215,24 @@ pub struct Segment<'a> {
 }
 
 impl<'a> Segment<'a> {
-    /// Returns the captured parts, in the order of the stream.
-    pub fn slices(&self) -> impl Iterator<Item = Slice<'a>> {
+    /// Returns the captured part that holds the byte at this offset, or else the last one before it.
+    pub fn slice_at(&self, offset: u64) -> Option<Slice<'a>> {
         let first = Slice {
             offset: self.offset,
             bytes: self.bytes,
         };
-        std::iter::once(first).chain(self.further)
+        let further = self.further.take_while(|slice| slice.offset <= offset).last();
+        further.or_else(|| (first.offset <= offset).then_some(first))
+    }
+
+    /// Returns the stream offset behind the last captured byte.
+    pub fn captured_to(&self) -> u64 {
+        let behind = |offset: u64, bytes: &[u8]| offset.saturating_add(bytes.len() as u64);
+        let last = self.further.last();
+        last.map_or_else(
+            || behind(self.offset, self.bytes),
+            |last| behind(last.offset, last.bytes),
+        )
     }
 
     /// Returns whether the captured bytes begin with the first byte of the system call.

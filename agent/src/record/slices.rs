@@ -14,8 +14,7 @@ pub struct Slice<'a> {
 /// Further slices of a segment, checked when the record was decoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Slices<'a> {
-    left: u8,
-    /// From the next slice to the record's end.
+    /// From the next slice to the end of the last one.
     bytes: &'a [u8],
     /// Added to the offsets in the record, modulo 2⁶⁴.
     shift: u64,
@@ -28,20 +27,21 @@ impl<'a> Slices<'a> {
         if left == 0 {
             return Some(Self::default());
         }
-        let further = Self {
-            left,
-            bytes: rest.get(captured.next_multiple_of(8)..)?,
-            shift: 0,
-        };
+        let bytes = rest.get(captured.next_multiple_of(8)..)?;
+        let mut behind = Self { bytes, shift: 0 };
         let mut reached = from;
-        for slice in further {
-            let behind = slice.offset.checked_add(slice.bytes.len() as u64)?;
-            if slice.offset < reached || behind > end {
+        for _ in 0..left {
+            let slice = behind.next()?;
+            if slice.offset < reached {
                 return None;
             }
-            reached = behind;
+            reached = slice.offset.checked_add(slice.bytes.len() as u64)?;
         }
-        (further.count() == usize::from(left)).then_some(further)
+        let all = bytes.len() - behind.bytes.len();
+        (reached <= end).then_some(Self {
+            bytes: bytes.get(..all)?,
+            shift: 0,
+        })
     }
 
     /// Moves the slices to other offsets: adds `by`, modulo 2⁶⁴.
@@ -54,7 +54,9 @@ impl<'a> Iterator for Slices<'a> {
     type Item = Slice<'a>;
 
     fn next(&mut self) -> Option<Slice<'a>> {
-        self.left = self.left.checked_sub(1)?;
+        if self.bytes.is_empty() {
+            return None;
+        }
         let (slice, rest) = abi::split::<abi::Slice>(self.bytes)?;
         let length = slice.bytes as usize;
         let bytes = rest.get(..length)?;

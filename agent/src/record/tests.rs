@@ -119,12 +119,19 @@ fn sliced() -> Vec<u8> {
 #[test]
 fn a_segment_has_its_slices_in_the_order_of_the_stream() {
     let slices = |record: &[u8]| match Record::decode(record)? {
-        Record::Segment(segment) => Some(
-            segment
-                .slices()
-                .map(|slice| (slice.offset, slice.bytes.to_vec()))
-                .collect(),
-        ),
+        Record::Segment(segment) => {
+            let further = segment.further.map(|slice| (slice.offset, slice.bytes.to_vec()));
+            let mut slices = vec![(segment.offset, segment.bytes.to_vec())];
+            slices.extend(further);
+            let last = slices.last().map(|(offset, bytes)| offset + bytes.len() as u64);
+            assert_eq!(Some(segment.captured_to()), last);
+            for (offset, bytes) in &slices {
+                let slice = segment.slice_at(*offset).unwrap();
+                assert_eq!((slice.offset, slice.bytes), (*offset, &bytes[..]));
+            }
+            assert_eq!(segment.slice_at(0), None);
+            Some(slices)
+        }
         other => panic!("{other:?}"),
     };
     let record = sliced();

@@ -250,9 +250,8 @@ impl Stream {
             };
             parser.feed(config, half, piece, events);
         };
-        let mut segment_start = segment.begins_call();
         counters.repeated_records += u64::from(segment.offset < next);
-        for Slice { mut offset, mut bytes } in segment.slices() {
+        let mut feed = |Slice { mut offset, mut bytes }: Slice<'_>, segment_start: bool| {
             if offset < next {
                 // Parsers read each byte once: the repeated part is cut off.
                 let known = (next - offset).min(bytes.len() as u64) as usize;
@@ -268,8 +267,15 @@ impl Stream {
                 stamp,
             };
             parser.feed(config, half, piece, events);
-            segment_start = false;
             next = offset.saturating_add(bytes.len() as u64);
+        };
+        let first = Slice {
+            offset: segment.offset,
+            bytes: segment.bytes,
+        };
+        feed(first, segment.begins_call());
+        for slice in segment.further {
+            feed(slice, false);
         }
         if segment.rest == Rest::Gap && segment.end > next {
             gap(parser, next, segment.end, events);
@@ -307,10 +313,7 @@ impl Stream {
     fn advance(&mut self, segment: &Segment<'_>) {
         let next = match segment.rest {
             Rest::Gap => segment.end,
-            Rest::Follows => {
-                let last = segment.slices().last();
-                last.map_or(segment.end, |last| last.offset.saturating_add(last.bytes.len() as u64))
-            }
+            Rest::Follows => segment.captured_to(),
         };
         self.set_next(segment.direction, next);
     }

@@ -173,6 +173,10 @@ impl<'a> Fields<'a> {
         match name.len() {
             0 => self.doubtful = true,
             7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
+            // Nearly all messages that have this line say no more.
+            10 if name.eq_ignore_ascii_case(b"connection") && value.eq_ignore_ascii_case(b"keep-alive") => {
+                self.keep_alive = true;
+            }
             10 if name.eq_ignore_ascii_case(b"connection") => {
                 self.close |= names(value, b"close");
                 self.keep_alive |= names(value, b"keep-alive");
