@@ -166,30 +166,6 @@ pub struct Segment {
     pub pad: [u8; 6],
 }
 
-impl Segment {
-    /// A segment of the wire without bytes.
-    pub const NONE: Self = Self {
-        header: Header {
-            kind: Kind::Segment as u8,
-            direction: Direction::Read as u8,
-            flags: 0,
-            cpu: 0,
-            time_ns: 0,
-            tgid: 0,
-            tid: 0,
-        },
-        conn: 0,
-        offset: 0,
-        end: 0,
-        until: 0,
-        captured: 0,
-        call_bytes: 0,
-        layer: Layer::Wire as u8,
-        slices: 0,
-        pad: [0; 6],
-    };
-}
-
 /// A further part of a segment's bytes, which follow the struct. What lies between two slices is a gap.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]

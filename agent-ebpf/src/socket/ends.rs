@@ -21,7 +21,7 @@ pub fn report_end_of_file(connection: &Connection) {
         offset: at,
         end: at,
         until: way.claim(),
-        ..Segment::NONE
+        ..Segment::default()
     });
     // Core looks for no gap before this record, so an earlier loss stays noted.
     if !submitted {
@@ -109,7 +109,7 @@ fn report_end(connection: &Connection, direction: Direction, unseen: u64) {
         offset: at,
         end: at,
         until: way.claim(),
-        ..Segment::NONE
+        ..Segment::default()
     });
     connection.submitted(direction as usize, submitted);
 }
@@ -140,7 +140,7 @@ pub fn report_unread(sock: u64, id: u64, read_to: (u64, u32), fin_received: bool
         conn: id,
         offset: at,
         end: at,
-        ..Segment::NONE
+        ..Segment::default()
     });
 }
 

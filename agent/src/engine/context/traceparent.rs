@@ -142,8 +142,8 @@ pub fn tracestate<'a>(values: impl Iterator<Item = &'a [u8]>) -> Result<Option<A
     Ok((!joined.is_empty()).then(|| joined.into()))
 }
 
-/// Decodes exactly `N` bytes from lower-case hexadecimal digits.
-fn hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
+/// Decodes exactly `N` bytes from lower-case hexadecimal digits; `None`: these are other digits, or not so many.
+pub fn hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
     let mut bytes = [0; N];
     let (pairs, rest) = digits.as_chunks::<2>();
     if pairs.len() != N || !rest.is_empty() {

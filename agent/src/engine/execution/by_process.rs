@@ -8,7 +8,7 @@ use super::ProcessId;
 #[derive(Debug, Default)]
 pub struct ByProcess<T> {
     values: SecondaryMap<ProcessId, T>,
-    /// Stands in for the value of a process that is forgotten. None is that a room still names.
+    /// Value of all processes that are forgotten: no room should still name one.
     of_forgotten: T,
 }
 

@@ -114,7 +114,7 @@ impl Connection {
             sharing: None,
             described: None,
             role: Role::Unknown,
-            wire: Stream::new([0; 2]),
+            wire: Stream::new(),
             tls: None,
         }
     }
@@ -321,7 +321,7 @@ impl Connection {
         let mut end = self.this_end();
         let stream = match segment.layer {
             Layer::Wire => &mut self.wire,
-            Layer::Tls => self.tls.get_or_insert_with(|| Box::new(Stream::new([0; 2]))),
+            Layer::Tls => self.tls.get_or_insert_with(|| Box::new(Stream::new())),
         };
         let mut fed = stream.segment(segment, &mut end, stamp, config, counters, events);
         self.role = end.role;

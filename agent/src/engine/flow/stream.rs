@@ -64,7 +64,7 @@ pub struct Stream {
     told: Told,
     /// Set while the programs skip the requests: those began with bytes that are no HTTP.
     ignored: bool,
-    /// Set if this end stopped receiving before the other end had closed.
+    /// Set if this end stopped receiving before the other end had closed. Of the wire alone: plaintext has no such end.
     pub gave_up: bool,
     /// Bytes of the last call that sent so much that it may have blocked.
     long_bytes: u32,
@@ -83,10 +83,10 @@ enum State {
 }
 
 impl Stream {
-    /// Creates a stream of which nothing was seen but these numbers of bytes, read and written.
-    pub fn new(next: [u64; 2]) -> Self {
+    /// Creates a stream of which nothing was seen.
+    pub fn new() -> Self {
         Self {
-            next,
+            next: [0; 2],
             state: State::New,
             searched: 0,
             told: Told::default(),
@@ -177,7 +177,7 @@ impl Stream {
     ) -> Fed {
         let way = segment.direction;
         if let State::Opaque = self.state {
-            // The programs have not seen the hint: another connection's hint has overwritten it in their shared slot.
+            // The programs have not seen the hint: another stream's hint has overwritten it in their shared slot.
             return Fed {
                 hints: Some(IGNORE),
                 ..Fed::default()
@@ -222,7 +222,7 @@ impl Stream {
         }
     }
 
-    /// Feeds a segment to the parser: the gap before it, its bytes, the gap behind them.
+    /// Feeds a segment to the parser: each slice behind the gap before it, then the gap behind the last one.
     fn parse(
         &mut self,
         segment: &Segment<'_>,

@@ -3,7 +3,7 @@
 use agent_ebpf::abi::{Layer, SEGMENT_EOF, SEGMENT_NOT_HTTP, Slice, StreamName};
 
 use super::*;
-use crate::engine::flow::IGNORE;
+use crate::{engine::flow::IGNORE, record::Tgid};
 
 /// The first bytes of a TLS connection (RFC 8446 section 5.1): a handshake record with a ClientHello.
 const CLIENT_HELLO: &str = "\x16\x03\x01\x01\x00\x01";
@@ -110,6 +110,18 @@ fn a_tunnel_and_the_plaintext_in_it_are_two_streams() {
         ]
     );
     assert_eq!(world.counter("missed"), 0);
+}
+
+#[test]
+fn plaintext_of_a_refused_process_is_asked_for_no_more() {
+    let mut world = World::new();
+    let mut wire = world.server(10);
+    world.core.selected(Tgid(10), false);
+    world.core.take_hints();
+    let record = plaintext(wire.reads(10, &get("/a")));
+    world.feed(record);
+    let hints = world.core.take_hints();
+    assert_eq!(hints, [(StreamName::new(wire.conn, Layer::Tls), IGNORE)]);
 }
 
 #[test]

@@ -24,7 +24,10 @@ use agent_ebpf::abi::{
 use super::Frame;
 use crate::{
     config::{CoreSettings, HeaderName, KnownMethods},
-    engine::proto::structure::{Named, Shape, Words},
+    engine::{
+        context::traceparent,
+        proto::structure::{Named, Shape, Words},
+    },
     record::{Record, Rest},
 };
 use connection::{Connection, Place};
@@ -262,16 +265,7 @@ impl Redactor {
     fn id<const N: usize>(&self, id: [u8; N]) -> [u8; N] {
         let text: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
         let text = self.key.whole(text.as_bytes(), Shape::Hex, Words::ZEROS);
-        let digit = |digit: Option<&u8>| {
-            digit
-                .and_then(|&digit| char::from(digit).to_digit(16))
-                .unwrap_or_default()
-        };
-        let mut standin = [0; N];
-        for (byte, digits) in standin.iter_mut().zip(text.chunks(2)) {
-            *byte = (digit(digits.first()) << 4 | digit(digits.get(1))) as u8;
-        }
-        standin
+        traceparent::hex(&text).unwrap_or([0; N])
     }
 
     /// Returns the number of an address in the kernel or in a process: the address itself helps attackers.

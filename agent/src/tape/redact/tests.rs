@@ -179,7 +179,14 @@ impl Tape {
         };
         let mut record;
         if self.sliced {
-            let (one, other) = bytes[..kept].split_at(kept / 3);
+            // Padding follows on the first slice, so that no window of the tape has bytes of it and of the next struct.
+            let cut = kept / 3;
+            let cut = if cut.is_multiple_of(8) {
+                cut.saturating_sub(1)
+            } else {
+                cut
+            };
+            let (one, other) = bytes[..kept].split_at(cut);
             let mut first = Segment {
                 captured: one.len() as u32,
                 slices: 1,
@@ -388,12 +395,10 @@ fn survivors(original: &[u8], redacted: &[u8]) -> Vec<String> {
         .filter(|(before, after)| before == after && is_secret(before))
         .map(|(before, _)| String::from_utf8_lossy(before).into_owned())
         .filter(|window| {
-            // The struct of a slice may follow on the first letters of a known word.
             ![
                 "POST", "HTTP", "PROX", "ROXY", "TCP4", "UNKN", "NKNO", "KNOW", "NOWN", "QUIT",
             ]
-            .iter()
-            .any(|known| window[..3] == known[..3])
+            .contains(&window.as_str())
         })
         .collect()
 }
