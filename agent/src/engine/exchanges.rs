@@ -216,12 +216,13 @@ impl Core {
         let what = connection.protocol().and_then(|protocol| protocol.unreadable(cause));
         // The first request's number may be used again, by a request that was not the first on the connection.
         connection.take_opening();
+        let of_stream = connection.exchanges_of_stream(exchange);
         let open = &mut connection.exchanges;
         let first_lost = open.partition_point(|&(number, _)| number < exchange);
         let is_known = open.get(first_lost).is_some_and(|&(number, _)| number == exchange);
         // If replies come in order, a lost request hides the ends of all later ones. With streams it hides only its own.
         let end = match connection.discipline() {
-            Discipline::Fifo => connection.exchanges.len(),
+            Discipline::Fifo => of_stream.end,
             Discipline::Multiplexed => first_lost + usize::from(is_known),
         };
         let lost: Vec<_> = connection.exchanges.drain(first_lost..end).collect();
@@ -266,7 +267,8 @@ impl Core {
             return;
         };
         let server = connection.role() == Role::Server;
-        let queued = connection.discipline() == Discipline::Fifo && !connection.exchanges.is_empty();
+        let queued =
+            connection.discipline() == Discipline::Fifo && !connection.exchanges_of_stream(exchange).is_empty();
         let opening = if exchange == 0 {
             connection.take_opening()
         } else {
@@ -365,7 +367,12 @@ impl Core {
             return;
         };
         let (_, id) = connection.exchanges.remove(index);
-        let next = connection.exchanges.first().map(|&(_, next)| next);
+        let of_stream = connection.exchanges_of_stream(exchange);
+        let next = connection
+            .exchanges
+            .get(of_stream)
+            .and_then(<[_]>::first)
+            .map(|&(_, next)| next);
         let server = connection.role() == Role::Server;
         if server {
             // If the far end is traced, its call is the parent, and its record may still be on the way. Bytes that are

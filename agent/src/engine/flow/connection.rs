@@ -1,6 +1,6 @@
 //! State of one connection: ends, stream offsets, parser.
 
-use std::{num::NonZeroU64, sync::Arc};
+use std::{num::NonZeroU64, ops::Range, sync::Arc};
 
 use agent_ebpf::abi::Hint;
 use smallvec::SmallVec;
@@ -185,6 +185,16 @@ impl Connection {
         self.offsets.push((wire, node));
     }
 
+    /// Returns the places, among the open exchanges, of those of one stream: the one with the exchange of this number.
+    pub fn exchanges_of_stream(&self, exchange: u64) -> Range<usize> {
+        let of_wire = self.exchanges.partition_point(|&(number, _)| number < PLAINTEXT);
+        if exchange < PLAINTEXT {
+            0..of_wire
+        } else {
+            of_wire..self.exchanges.len()
+        }
+    }
+
     /// Returns this end's role.
     pub fn role(&self) -> Role {
         self.role
@@ -326,9 +336,11 @@ impl Connection {
         let mut fed = stream.segment(segment, &mut end, stamp, config, counters, events);
         self.role = end.role;
         fed.role_found = self.role != before;
-        // What a TLS library encrypts cannot be read on the wire, and is read all the same.
+        // What a TLS library encrypts cannot be read on the wire, and is read all the same. Requests of a tunnel or of an
+        // upgrade may still be answered there; what looks like another one is cipher text.
         if segment.layer == Layer::Wire && self.tls.is_some() {
             fed.opaque = None;
+            events.retain(|event| !matches!(event, Event::Begins { .. }));
         }
         fed
     }

@@ -113,6 +113,26 @@ fn a_tunnel_and_the_plaintext_in_it_are_two_streams() {
 }
 
 #[test]
+fn cipher_text_that_looks_like_http_asks_and_loses_nothing() {
+    let mut world = World::new();
+    world.process(10, "front", Runtime::Unknown);
+    let mut wire = world.server(10);
+    let mut tls = wire.clone();
+    world.feed(wire.reads(10, &get("/upgrade")));
+    world.feed(plaintext(tls.reads(10, &get("/inside"))));
+    // A request of cipher text, and a response that cannot be read.
+    world.feed(wire.reads(10, &get("/cipher")));
+    world.feed(wire.writes(10, "HTTP/1.1 2\r\n\r\n"));
+    world.feed(plaintext(tls.writes(10, OK)));
+    assert_eq!(world.tree(), ["front server GET /inside <- root"]);
+    assert_eq!(world.counter("missed"), 1, "the request for the upgrade");
+    world.feed(wire.state(StateChange::Closed, 3, 0));
+    world.core.tick(u64::MAX - 1);
+    world.core.flush();
+    assert_eq!(world.core.under_way(), (0, 0));
+}
+
+#[test]
 fn plaintext_of_a_refused_process_is_asked_for_no_more() {
     let mut world = World::new();
     let mut wire = world.server(10);
