@@ -406,7 +406,7 @@ fn share_fate(subjects: &mut HashMap<Life, Subject>, life: Life) {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt};
+    use std::fs;
 
     use super::*;
 
@@ -433,9 +433,13 @@ while head := questions.read(4):
             let stat = format!("{tgid} (x) S 1 1 1 0 -1 0 1 2 3 4 5 6 7 8 20 0 1 0 5 1 2");
             fs::write(process.join("stat"), stat).unwrap();
         }
-        let program = directory.path().join("reader");
-        fs::write(&program, script).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let (text, program) = (directory.path().join("text"), directory.path().join("reader"));
+        fs::write(&text, script).unwrap();
+        // Written by another process: a child that another test forks meanwhile would hold it open for writing, and execve(2)
+        // of it would fail (ETXTBSY).
+        let mut install = Command::new("install");
+        let status = install.args(["-m", "755"]).args([&text, &program]).status().unwrap();
+        assert!(status.success(), "install: {status}");
         let root = ProcRoot::new(directory.path());
         let readers = Readers::of_program(program, root);
         (directory, readers)
