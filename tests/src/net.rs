@@ -14,7 +14,8 @@ use crate::process::Process;
 /// Returns a free loopback address. Its port is below the range of connecting sockets, so that none of a test's many
 /// connections takes it before the service does.
 pub fn free_address() -> SocketAddr {
-    const FIRST: u16 = 10_000;
+    // Below it are ports that fetch() refuses to call, 10080 the last one (https://fetch.spec.whatwg.org/#port-blocking).
+    const FIRST: u16 = 10_081;
     const PORTS: u16 = 20_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
     // Test binaries that run at the same time begin at different ports.

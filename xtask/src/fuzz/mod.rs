@@ -38,11 +38,6 @@ const HANG_SECONDS: u32 = 20;
 /// Memory limit of an input, in MiB: more is a leak, or something without a bound.
 const MEMORY_MIB: u32 = 1024;
 
-/// Seed that differs in each run.
-const ANY_SEED: u32 = 0;
-/// Seed of `cargo xtask test`: a test that fails should fail again.
-const TEST_SEED: u32 = 1;
-
 /// Share of the lines of [`PARSERS`] that the corpus must cover, in per cent.
 const MUST_COVER: f64 = 95.0;
 
@@ -141,8 +136,11 @@ pub struct Options {
     /// How long each target runs
     #[arg(long, default_value_t = 1.0, value_name = "N")]
     pub minutes: f64,
+    /// Seed of the runs, to repeat them; 0: another one each time
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u32,
     /// Only print what the corpus in the repository covers
-    #[arg(long, conflicts_with_all = ["keep", "minutes"])]
+    #[arg(long, conflicts_with_all = ["keep", "minutes", "seed"])]
     pub coverage: bool,
     /// Afterwards, keep in the repository those inputs that cover more
     #[arg(long)]
@@ -159,7 +157,7 @@ pub fn fuzz(options: &Options) -> Result<()> {
     let targets: Vec<_> = TARGETS.iter().filter(wanted).copied().collect();
     let mut profile = fuzzer.profile()?;
     if !options.coverage {
-        fuzzer.run(&targets, options.minutes, ANY_SEED, &profile)?;
+        fuzzer.run(&targets, options.minutes, options.seed, &profile)?;
     }
     if options.keep {
         for target in &targets {
@@ -168,14 +166,6 @@ pub fn fuzz(options: &Options) -> Result<()> {
         profile = fuzzer.profile()?;
     }
     fuzzer.cover(&profile, options.target.is_none())
-}
-
-/// Runs each target for that many minutes, then checks the bar: the step of `cargo xtask test`.
-pub fn test(minutes: f64) -> Result<()> {
-    let fuzzer = Fuzzer::build()?;
-    let profile = fuzzer.profile()?;
-    fuzzer.run(&TARGETS, minutes, TEST_SEED, &profile)?;
-    fuzzer.cover(&profile, true)
 }
 
 /// The built targets.
@@ -192,10 +182,12 @@ struct Fuzzer {
 impl Fuzzer {
     fn build() -> Result<Self> {
         let target = tools::target_dir()?;
+        // A target directory of its own, so that nobody who builds meanwhile waits.
+        let built = target.join("fuzz/build");
         let cargo = Run::cargo(["build", "--quiet", "--locked", "--bins", "--target", TRIPLE])
             .args(["--manifest-path", MANIFEST])
             .arg("--target-dir")
-            .arg(&target);
+            .arg(&built);
         compiler::instrument(cargo)?.status()?;
         let mut temporary = tempfile::Builder::new();
         let temporary = temporary.prefix("spoor-fuzz-");
@@ -203,7 +195,7 @@ impl Fuzzer {
         let temporary = temporary.context("cannot make a temporary folder")?;
         Ok(Self {
             folder: target.join("fuzz"),
-            programs: target.join(TRIPLE).join("debug"),
+            programs: built.join(TRIPLE).join("debug"),
             temporary,
         })
     }
