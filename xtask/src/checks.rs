@@ -16,6 +16,9 @@ pub const SERVICES: &str = "truth";
 /// The end-to-end test that needs the program that measures Core: its file, and its name.
 const CORE_COST_TEST: (&str, &str) = ("core_cost", "instructions_of_a_request");
 
+/// Files of end-to-end tests that need programs which take long to build.
+const WITH_PROGRAMS: [&str; 2] = [CORE_COST_TEST.0, "withheld"];
+
 /// The tests that need neither root nor services.
 const UNIT_TESTS: &str = "unit, property and golden tests";
 
@@ -50,21 +53,25 @@ impl Tally {
 pub fn all(fuzz_minutes: f64) -> Result<()> {
     tallied(|tally| {
         // Two target folders, so that cargo builds both at once: linking uses one processor only.
-        println!("\nThe release binary and programs of the tests are built beside the next steps.");
-        let ((), (release, programs)) = both(|| without_release(tally), what_is_measured)?;
-        println!("{release}");
-        let programs = [
-            (CORE_COST, programs.join(release::CORE_COST)),
-            (KERNELS, programs.join(kernels::SUITE)),
-        ];
-        // The end-to-end tests wait more than they work.
-        both(
-            || tests(END_TO_END, end_to_end(&release, &programs, None)?, tally),
-            || fuzz_targets(fuzz_minutes),
+        println!("\nThe release binary is built beside the next steps.");
+        let ((), release) = both(|| without_release(tally), release_binary)?;
+        // The end-to-end tests wait more than they work. What is done beside them gives way.
+        let (with_programs, others): (Vec<_>, Vec<_>) = files()?
+            .into_iter()
+            .partition(|file| WITH_PROGRAMS.contains(&file.as_str()));
+        let ((), programs) = both(
+            || tests(END_TO_END, end_to_end(&release, &[], &others, None), tally),
+            || {
+                let programs = test_programs()?;
+                fuzz_targets(fuzz_minutes)?;
+                Ok(programs)
+            },
         )?;
         // One step emulates a machine, the other unpacks packages: neither uses both processors.
         both(
             || {
+                let run = end_to_end(&release, &programs, &with_programs, None);
+                tests("end-to-end tests with programs of their own", run, tally)?;
                 step("setup and demo on a bare system", || {
                     bare::with_what_is_built(&release.path)
                 })
@@ -104,27 +111,29 @@ fn without_release(tally: &mut Tally) -> Result<()> {
     )
 }
 
-/// Builds and runs the fuzz targets on processors that nobody else wants. Each runs for `minutes`; 0: none does.
+/// Builds and runs the fuzz targets. Each runs for `minutes`; 0: none does.
 fn fuzz_targets(minutes: f64) -> Result<()> {
     if minutes == 0.0 {
         return Ok(());
     }
     let xtask = env::current_exe().context("cannot find the path of xtask itself")?;
     step("fuzz targets", || {
-        Run::program("nice")
-            .args(["-n", "19"])
-            .arg(xtask)
+        Run::program(xtask)
             .args(["fuzz", "--seed", FUZZ_SEED, "--minutes", &minutes.to_string()])
+            .giving_way()
             .status()
     })
 }
 
-/// Builds the release binary, and the programs that measure Core and try kernels. Returns the folder of the programs.
-fn what_is_measured() -> Result<(Release, PathBuf)> {
-    step("release binary and programs of the tests", || {
-        let release = release::build()?;
+/// Builds the programs that measure Core and try kernels. Returns each with the variable that names it.
+fn test_programs() -> Result<[(&'static str, PathBuf); 2]> {
+    step("programs of the tests", || {
         let names = [&[release::CORE_COST], &kernels::PROGRAMS[..]].concat();
-        Ok((release, release::test_binaries(release::TARGET, &names)?))
+        let folder = release::test_binaries(release::TARGET, &names)?;
+        Ok([
+            (CORE_COST, folder.join(release::CORE_COST)),
+            (KERNELS, folder.join(kernels::SUITE)),
+        ])
     })
 }
 
@@ -137,7 +146,11 @@ pub fn only(filter: &str) -> Result<()> {
         if measures_core(filter) {
             programs.push((CORE_COST, step("program that measures Core", release::core_cost)?));
         }
-        tests(END_TO_END, end_to_end(&release, &programs, Some(filter))?, tally)?;
+        tests(
+            END_TO_END,
+            end_to_end(&release, &programs, &files()?, Some(filter)),
+            tally,
+        )?;
         ensure!(
             tally.passed > 0,
             "no end-to-end test is called so: give a file of tests/tests (`matrix`) or a part of a test's name, not `{filter}`"
@@ -160,16 +173,16 @@ fn release_binary() -> Result<Release> {
     })
 }
 
-/// Returns `cargo test` for the end-to-end tests that `filter` chooses, or for all. `programs`: those that are built as the
-/// release binary is, each by the variable that names it.
-fn end_to_end(release: &Release, programs: &[(&str, PathBuf)], filter: Option<&str>) -> Result<Run> {
+/// Returns `cargo test` for the end-to-end tests of these files that `filter` chooses, or for all. `programs`: those that are
+/// built as the release binary is, each by the variable that names it.
+fn end_to_end(release: &Release, programs: &[(&str, PathBuf)], files: &[String], filter: Option<&str>) -> Run {
     let mut run = Run::cargo(["test", "--workspace", "--no-fail-fast"])
-        .args(chosen(&files()?, filter))
+        .args(chosen(files, filter))
         .env(SPOOR_BIN, &release.path);
     for (variable, program) in programs {
         run = run.env(variable, program);
     }
-    Ok(run)
+    run
 }
 
 /// Lists the files of the end-to-end tests, in the order in which they run.
@@ -265,7 +278,7 @@ fn tallied(steps: impl FnOnce(&mut Tally) -> Result<()>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{CORE_COST_TEST, Tally, chosen, files, measures_core};
+    use super::{CORE_COST_TEST, Tally, WITH_PROGRAMS, chosen, files, measures_core};
     use crate::tools;
 
     #[test]
@@ -284,10 +297,9 @@ mod tests {
     #[test]
     fn files_and_folders_hold_end_to_end_tests() {
         let files = files().unwrap();
-        assert!(
-            files.iter().any(|file| file == "ps") && files.iter().any(|file| file == "matrix"),
-            "{files:?}"
-        );
+        for known in ["ps", "matrix"].iter().chain(&WITH_PROGRAMS) {
+            assert!(files.iter().any(|file| file == known), "{known}: {files:?}");
+        }
     }
 
     #[test]

@@ -119,7 +119,7 @@ pub fn test_binaries(target: &str, names: &[&str]) -> Result<PathBuf> {
     for (name, value) in cross_environment(target) {
         build = build.env(name, value);
     }
-    build.status()?;
+    build.giving_way().status()?;
     Ok(tools::target_dir()?.join(target).join("dist"))
 }
 

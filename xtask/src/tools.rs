@@ -140,6 +140,24 @@ impl Run {
         self
     }
 
+    /// Gives way to all that runs meanwhile.
+    pub fn giving_way(mut self) -> Self {
+        let mut command = Command::new("nice");
+        command.args(["-n", "19"]);
+        command.arg(self.command.get_program()).args(self.command.get_args());
+        if let Some(folder) = self.command.get_current_dir() {
+            command.current_dir(folder);
+        }
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        self.command = command;
+        self
+    }
+
     /// Removes a variable from the environment.
     pub fn without(mut self, name: &str) -> Self {
         self.command.env_remove(name);
