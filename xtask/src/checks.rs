@@ -52,9 +52,16 @@ impl Tally {
 /// Runs all steps. Each fuzz target runs for `fuzz_minutes`.
 pub fn all(fuzz_minutes: f64) -> Result<()> {
     tallied(|tally| {
+        formatting()?;
         // Two target folders, so that cargo builds both at once: linking uses one processor only.
         println!("\nThe release binary is built beside the next steps.");
-        let ((), release) = both(|| without_release(tally), release_binary)?;
+        let ((), release) = both(
+            || {
+                tests(UNIT_TESTS, unit_tests().env("SPOOR_PLAN_STREAMS", "1000000"), tally)?;
+                documentation()
+            },
+            release_binary,
+        )?;
         // The end-to-end tests wait more than they work. What is done beside them gives way.
         let (with_programs, others): (Vec<_>, Vec<_>) = files()?
             .into_iter()
@@ -62,7 +69,9 @@ pub fn all(fuzz_minutes: f64) -> Result<()> {
         let ((), programs) = both(
             || tests(END_TO_END, end_to_end(&release, &[], &others, None), tally),
             || {
+                // First what needs no folder that the tests' own build has locked.
                 let programs = test_programs()?;
+                lints()?;
                 fuzz_targets(fuzz_minutes)?;
                 Ok(programs)
             },
@@ -101,14 +110,8 @@ fn both<A, B: Send>(one: impl FnOnce() -> Result<A>, other: impl FnOnce() -> Res
     })
 }
 
-/// Runs the steps that need no release binary.
-fn without_release(tally: &mut Tally) -> Result<()> {
-    lints()?;
-    tests(
-        UNIT_TESTS,
-        Run::cargo(["test", "--workspace", "--no-fail-fast"]).env("SPOOR_PLAN_STREAMS", "1000000"),
-        tally,
-    )
+fn unit_tests() -> Run {
+    Run::cargo(["test", "--workspace", "--no-fail-fast"])
 }
 
 /// Builds and runs the fuzz targets. Each runs for `minutes`; 0: none does.
@@ -230,24 +233,35 @@ pub fn services() -> Result<()> {
 /// Runs the steps that need neither root nor services.
 pub fn without_end_to_end() -> Result<()> {
     tallied(|tally| {
+        formatting()?;
         lints()?;
-        tests(UNIT_TESTS, Run::cargo(["test", "--workspace", "--no-fail-fast"]), tally)
+        documentation()?;
+        tests(UNIT_TESTS, unit_tests(), tally)
+    })
+}
+
+fn formatting() -> Result<()> {
+    step("formatting", || {
+        Run::cargo(["fmt", "--all", "--check"]).status()?;
+        Run::cargo(["fmt", "--manifest-path", fuzz::MANIFEST, "--check"]).status()
     })
 }
 
 fn lints() -> Result<()> {
-    step("formatting", || {
-        Run::cargo(["fmt", "--all", "--check"]).status()?;
-        Run::cargo(["fmt", "--manifest-path", fuzz::MANIFEST, "--check"]).status()
-    })?;
     step("lints", || {
-        Run::cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]).status()?;
+        Run::cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
+            .giving_way()
+            .status()?;
         // In the same target directory, because the dependencies are the same.
         Run::cargo(["clippy", "--locked", "--manifest-path", fuzz::MANIFEST, "--target-dir"])
             .arg(target_dir()?)
             .args(["--", "-D", "warnings"])
+            .giving_way()
             .status()
-    })?;
+    })
+}
+
+fn documentation() -> Result<()> {
     step("documentation", || {
         Run::cargo(["doc", "--workspace", "--no-deps"])
             .env("RUSTDOCFLAGS", "-D warnings")
