@@ -273,13 +273,19 @@ impl Redis {
         }
     }
 
-    /// Takes the replies that were held, as far as there are commands for them now.
+    /// Takes the replies that were held, as far as there are commands for them now, and what needs no command: a push, and the
+    /// rest of one.
     fn release(&mut self, out: &mut Vec<Event>) {
-        while self.pending > 0
+        while self.takes_held()
             && let Some(held) = self.held.pop()
         {
             self.follow_answers(held.piece(), true, out);
         }
+    }
+
+    fn takes_held(&self) -> bool {
+        let is_push = || self.held.first().is_some_and(begins_push);
+        self.pending > 0 || !self.answers.is_between() || is_push()
     }
 
     /// Looks for a command that begins a system call, behind a silence of both halves.

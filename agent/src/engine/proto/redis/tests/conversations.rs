@@ -218,6 +218,17 @@ fn turns() {
 }
 
 #[test]
+fn a_push_behind_a_reply_that_came_early_needs_no_command() {
+    let mut talk = Talk::new(true);
+    // In two calls, so that its rest is held by itself.
+    talk.calls(&[(R, "$5\r\nvalue\r\n>2\r\n$3\r\nab"), (R, "c\r\n+x\r\n"), GET]);
+    assert_eq!(talk.story().last().map(String::as_str), Some("0 done"));
+    assert_eq!(talk.redis.body_until(R), 0, "the push is over");
+    talk.calls(&[VALUE, GET]);
+    assert_eq!(talk.story().last().map(String::as_str), Some("1 done"));
+}
+
+#[test]
 fn replies_may_come_before_their_commands_at_the_client() {
     let story = ["0 GET 1 @0", "0 sent", "0 reply @0", "0 done"];
     assert_eq!(told(&[VALUE, GET]), story);
