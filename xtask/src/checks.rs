@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything that must pass, one step after the other.
+//! `cargo xtask test`: everything that must pass, two steps at a time where they do not disturb each other.
 
 use std::{env, fs, path::PathBuf, thread, time::Instant};
 

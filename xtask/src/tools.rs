@@ -140,7 +140,7 @@ impl Run {
         self
     }
 
-    /// Gives way to all that runs meanwhile.
+    /// Runs it at the lowest priority (`nice -n 19`): what runs beside it is hardly slower.
     pub fn giving_way(mut self) -> Self {
         let mut command = Command::new("nice");
         command.args(["-n", "19"]);
