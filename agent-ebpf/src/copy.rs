@@ -189,6 +189,18 @@ pub fn message(header: u64) -> Option<[u64; 2]> {
     user_words(header + 16)
 }
 
+/// Returns the address of a message in an array of `struct mmsghdr`.
+#[inline(always)]
+pub fn message_at(first: u64, index: u64) -> u64 {
+    first + index * MMSGHDR_BYTES
+}
+
+/// Returns the length of the `struct iovec` at an address.
+#[inline(always)]
+pub fn buffer_bytes(iovec: u64) -> Option<u64> {
+    user_words::<1>(iovec + 8).map(|[bytes]| bytes)
+}
+
 /// Collects the filled part of the buffers of `messages` messages, an array of `struct mmsghdr`, and leaves the sum of
 /// their bytes in [`Buffers::bytes`]. Returns the number of buffers, 0 if there are too many. A global function, as
 /// [`gather`].
@@ -204,7 +216,7 @@ pub extern "C" fn gather_messages(first: u64, messages: u32) -> u32 {
         if index >= messages {
             break;
         }
-        if gather_message(first + index as u64 * MMSGHDR_BYTES) == 0 {
+        if gather_message(message_at(first, index as u64)) == 0 {
             buffers.filled.set(TOO_MANY);
         }
         index += 1;

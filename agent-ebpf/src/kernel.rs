@@ -123,6 +123,89 @@ impl Task {
     pub fn field(self, offset: u32) -> u64 {
         self.0 + offset as u64
     }
+
+    /// Returns how often the thread has gone to sleep. For the family `sock`, whose kernels take typed loads.
+    #[inline(always)]
+    pub fn sleeps(self) -> u64 {
+        // SAFETY: a field of the current task.
+        unsafe { typed(self.field(offset!(task_sleeps))) }
+    }
+}
+
+/// Registers that the kernel saved when the current thread entered its system call. For the family `sock`, as
+/// [`Task::sleeps`].
+#[derive(Clone, Copy)]
+pub struct Registers(u64);
+
+/// Offset of the number of the system call in `struct pt_regs`: `orig_ax`, as [`ARGUMENTS`].
+#[cfg(not(bpf_target_arch = "aarch64"))]
+const NUMBER: u64 = 120;
+
+/// Offset of the number of the system call in `struct pt_regs`: `syscallno`, as [`ARGUMENTS`].
+#[cfg(bpf_target_arch = "aarch64")]
+const NUMBER: u64 = 280;
+
+/// Offset of the fifth argument in `struct pt_regs`: r8.
+#[cfg(not(bpf_target_arch = "aarch64"))]
+const FIFTH: u64 = 72;
+
+/// Offset of the fifth argument in `struct pt_regs`: x4.
+#[cfg(bpf_target_arch = "aarch64")]
+const FIFTH: u64 = 32;
+
+impl Registers {
+    /// Returns the registers of the current thread; `None` if it is in a 32-bit system call, whose numbers and pointers
+    /// are others.
+    #[inline(always)]
+    pub fn of(task: Task) -> Option<Self> {
+        if is_compat(task) {
+            return None;
+        }
+        // SAFETY: the helper takes the current task, and the verifier knows the type of its result.
+        Some(Self(unsafe { bpf_task_pt_regs(task.0 as *mut _) } as u64))
+    }
+
+    /// Returns the number of the system call.
+    #[inline(always)]
+    pub fn number(self) -> u32 {
+        // SAFETY: a field of `struct pt_regs`.
+        unsafe { typed(self.0 + NUMBER) }
+    }
+
+    /// Returns the first to fourth argument.
+    #[inline(always)]
+    pub fn arguments(self) -> Args {
+        // SAFETY: as above. The saved registers do not change during the call, so the compiler may leave out loads that
+        // are not used.
+        Args(ARGUMENTS.map(|at| unsafe { ((self.0 + at) as *const u64).read() }))
+    }
+
+    /// Returns the fifth argument.
+    #[inline(always)]
+    pub fn fifth(self) -> u64 {
+        // SAFETY: as above.
+        unsafe { typed(self.0 + FIFTH) }
+    }
+}
+
+/// Returns whether the current system call is a 32-bit one: `TS_COMPAT`
+/// (<https://github.com/torvalds/linux/blob/v6.12/arch/x86/include/asm/thread_info.h#L233>).
+#[cfg(not(bpf_target_arch = "aarch64"))]
+#[inline(always)]
+fn is_compat(task: Task) -> bool {
+    const COMPAT: u32 = 2;
+    // SAFETY: a field of the current task.
+    unsafe { typed::<u32>(task.field(offset!(thread_status))) & COMPAT != 0 }
+}
+
+/// Returns whether the current process is a 32-bit one: `_TIF_32BIT`
+/// (<https://github.com/torvalds/linux/blob/v6.12/arch/arm64/include/asm/thread_info.h#L80>).
+#[cfg(bpf_target_arch = "aarch64")]
+#[inline(always)]
+fn is_compat(task: Task) -> bool {
+    const COMPAT: u64 = 1 << 22;
+    // SAFETY: a field of the current task.
+    unsafe { typed::<u64>(task.field(offset!(thread_status))) & COMPAT != 0 }
 }
 
 /// First to fourth argument of the system call that the current thread is in.

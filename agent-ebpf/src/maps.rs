@@ -58,7 +58,11 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(8 * 1024 * 1024, 0);
 #[map]
 pub static NEXT: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
-/// Index in [`NEXT`] of the program that makes records.
+/// Programs that raw tracepoints end in, as [`NEXT`].
+#[map]
+pub static NEXT_RAW: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// Index in [`NEXT`] and [`NEXT_RAW`] of the program that makes records.
 pub const REPORTER: u32 = 0;
 
 const UNIX_USERS_PAGES: u32 = 16;

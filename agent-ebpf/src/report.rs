@@ -14,12 +14,18 @@ use agent_ebpf::{
     plan::{Call, Way},
     slot::Slot,
 };
-use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::tracepoint, programs::TracePointContext};
+use aya_ebpf::{
+    EbpfContext,
+    helpers::bpf_get_current_pid_tgid,
+    macros::{raw_tracepoint, tracepoint},
+    maps::ProgramArray,
+    programs::{RawTracePointContext, TracePointContext},
+};
 
 use crate::{
     copy,
     counters::count,
-    maps::{NEXT, REPORTER, UNIX_LOSERS, mark, unix_user},
+    maps::{NEXT, NEXT_RAW, REPORTER, UNIX_LOSERS, mark, unix_user},
     scratch::{Scratch, enter, leave, on_own_stack, scratch},
     socket::{self, Connection, FOLLOWED, FROM_BIRTH, Moved, OPAQUE, Place, Socket, UNIX, place, remove_at},
     submit,
@@ -41,6 +47,28 @@ pub struct Bytes {
     pub address: u64,
     /// Entries of the array.
     pub count: u64,
+    /// Flags of all its records.
+    pub flags: u16,
+}
+
+/// Hook of a call that moves bytes.
+pub trait Hook: EbpfContext + Sized {
+    /// Programs that such hooks can go on in: a program can only go on in one of its own kind.
+    fn next(&self) -> &'static ProgramArray;
+}
+
+impl Hook for TracePointContext {
+    #[inline(always)]
+    fn next(&self) -> &'static ProgramArray {
+        &NEXT
+    }
+}
+
+impl Hook for RawTracePointContext {
+    #[inline(always)]
+    fn next(&self) -> &'static ProgramArray {
+        &NEXT_RAW
+    }
 }
 
 /// The call that is reported. Its hook writes it, the program that makes its records reads it.
@@ -57,6 +85,7 @@ pub struct Reported {
     pub bytes: Slot<u64>,
     pub address: Slot<u64>,
     pub count: Slot<u64>,
+    pub flags: Slot<u64>,
     /// Stream offset of the first byte, once it is known.
     pub start: Slot<u64>,
     /// 1: the described connection is closed already, and no event will report its end.
@@ -65,7 +94,7 @@ pub struct Reported {
 
 /// Makes the records of a call on a socket.
 #[inline(always)]
-pub fn report(ctx: &TracePointContext, socket: &Socket, call: &Bytes) -> u32 {
+pub fn report(ctx: &impl Hook, socket: &Socket, call: &Bytes) -> u32 {
     if enter() {
         report_entered(ctx, socket, call);
     }
@@ -74,7 +103,7 @@ pub fn report(ctx: &TracePointContext, socket: &Socket, call: &Bytes) -> u32 {
 
 /// Makes the records of a call for a program that has taken this processor's memory, and gives the memory back.
 #[inline(always)]
-pub fn report_entered(ctx: &TracePointContext, socket: &Socket, call: &Bytes) {
+pub fn report_entered(ctx: &impl Hook, socket: &Socket, call: &Bytes) {
     let Some(scratch) = scratch() else { return };
     let reported = &scratch.call;
     reported.sock.set(socket.sock);
@@ -84,8 +113,9 @@ pub fn report_entered(ctx: &TracePointContext, socket: &Socket, call: &Bytes) {
     reported.bytes.set(call.bytes);
     reported.address.set(call.address);
     reported.count.set(call.count);
-    // SAFETY: a tail call of a tracepoint program into another one. It returns only if that program is missing.
-    unsafe { NEXT.tail_call(ctx, REPORTER) };
+    reported.flags.set(call.flags as u64);
+    // SAFETY: a tail call into a program of the same kind. It returns only if that program is missing.
+    unsafe { ctx.next().tail_call(ctx, REPORTER) };
     leave();
     count(Counter::NoReporter, 1);
 }
@@ -95,6 +125,18 @@ pub fn report_entered(ctx: &TracePointContext, socket: &Socket, call: &Bytes) {
 #[tracepoint]
 pub fn report_call(ctx: TracePointContext) -> u32 {
     on_own_stack(&ctx);
+    report_records()
+}
+
+/// Makes the records of a call, for the events of sockets. Attached to no event: they go on in it.
+#[raw_tracepoint(tracepoint = "sock_send_length")]
+pub fn report_moved(ctx: RawTracePointContext) -> u32 {
+    on_own_stack(&ctx);
+    report_records()
+}
+
+#[inline(always)]
+fn report_records() -> u32 {
     let Some(scratch) = scratch() else { return 0 };
     scratch.call.thread.set(bpf_get_current_pid_tgid());
     scratch.call.dead.set(0);

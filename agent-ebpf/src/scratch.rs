@@ -11,10 +11,15 @@ use aya_ebpf::{
     helpers::bpf_get_smp_processor_id,
     macros::map,
     maps::{HashMap, PerCpuArray},
-    programs::TracePointContext,
 };
 
-use crate::{copy::Buffers, counters::count, kernel::offset, maps::NEXT, report::Reported, socket::Connection};
+use crate::{
+    copy::Buffers,
+    counters::count,
+    kernel::offset,
+    report::{Hook, Reported},
+    socket::Connection,
+};
 
 /// Memory of one processor, with a part for each user.
 #[repr(C)]
@@ -96,9 +101,9 @@ fn give_back() {
 /// other programs a stack for each processor. Two programs would share it where one can preempt the other: on 7.3 the
 /// kernel then read through pointers that were numbers of the other program, and died.
 #[inline(always)]
-pub fn on_own_stack(ctx: &TracePointContext) {
+pub fn on_own_stack(ctx: &impl Hook) {
     if offset!(preemptible) > 1 {
-        // SAFETY: a tail call of a tracepoint program, to an index without a program.
-        unsafe { NEXT.tail_call(ctx, 1) };
+        // SAFETY: a tail call to an index without a program.
+        unsafe { ctx.next().tail_call(ctx, 1) };
     }
 }

@@ -1,6 +1,6 @@
 //! Submission of records to the ring buffer.
 
-use agent_ebpf::abi::{Counter, Header, Kind, LOST, Layer, PIECE_BYTES, Segment, WAITED};
+use agent_ebpf::abi::{Counter, Header, Kind, LOST, Layer, PIECE_BYTES, Segment, TURNED, WAITED};
 use aya_ebpf::{
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::{
@@ -118,7 +118,7 @@ pub fn segment(scratch: &Scratch, conn: u64, fields: Fields) -> Option<()> {
     let (cpu, time_ns) = unsafe { (bpf_get_smp_processor_id(), bpf_ktime_get_ns()) };
     put!(header.kind, Kind::Segment as u8);
     put!(header.direction, call.way.get() as u8);
-    put!(header.flags, flags | take_flags(id as u32));
+    put!(header.flags, flags | call.flags.get() as u16 | take_flags(id as u32));
     put!(header.cpu, cpu);
     put!(header.time_ns, time_ns);
     put!(header.tgid, (id >> 32) as u32);
@@ -172,7 +172,7 @@ pub fn take_flags(tid: u32) -> u16 {
 #[inline(always)]
 pub fn note_loss(tid: u32, flags: u16) {
     // The other flags are about the lost record itself.
-    note_flags(tid, flags & WAITED | LOST);
+    note_flags(tid, flags & (WAITED | TURNED) | LOST);
 }
 
 /// Submits a reserved record that has been filled in.

@@ -86,8 +86,8 @@ pub struct Header {
     pub kind: u8,
     /// Meaning depends on the record: [`Direction`] in a segment.
     pub direction: u8,
-    /// Flags of the record: `SEGMENT_*` in a segment, [`WAITED`] and [`LOST`] there and in a connect, [`LOST`] in an exit,
-    /// [`IDENTITY`] in each.
+    /// Flags of the record: `SEGMENT_*` and [`WATCHED`] in a segment, [`WAITED`], [`TURNED`] and [`LOST`] there and in a
+    /// connect, [`LOST`] in an exit, [`IDENTITY`] in each.
     pub flags: u16,
     /// The processor that wrote the record.
     pub cpu: u32,
@@ -137,6 +137,11 @@ pub const WAITED: u16 = 1 << 15;
 pub const LOST: u16 = 1 << 14;
 /// Flag of all records: the record ends with an [`Identity`].
 pub const IDENTITY: u16 = 1 << 13;
+/// Flag of segments and connects in the family `sock`: since the thread's last record it has slept, or received from
+/// another socket. A loop has perhaps waited for events between; no program sees epoll_wait(2) in this family.
+pub const TURNED: u16 = 1 << 12;
+/// Flag of segments in the family `sock`: an epoll set watches the socket.
+pub const WATCHED: u16 = 1 << 11;
 
 /// Parts of the bytes of one read or write. The bytes of the first part, its slice, follow the struct. Each further
 /// slice is a [`Slice`] and its bytes, and begins at the next multiple of eight bytes behind the slice before.

@@ -18,6 +18,8 @@ pub struct Offsets {
     pub task_exit_code: u32,
     /// `task_struct.mm`
     pub task_mm: u32,
+    /// The word of `task_struct.thread_info` that shows a 32-bit system call: `status` (x86-64), `flags` (64-bit ARM)
+    pub thread_status: u32,
     /// `mm_struct.arg_start`; `arg_end`, `env_start` and `env_end` follow it
     pub mm_arg_start: u32,
     /// `signal_struct.live`
@@ -40,10 +42,18 @@ pub struct Offsets {
     pub file_count: u32,
     /// 1: the count is stored minus one (`f_ref`, 6.13 and newer)
     pub file_count_bias: u32,
+    /// `file.f_ep`: not 0 while an epoll set watches the file
+    pub file_epoll: u32,
+    /// `task_struct.nvcsw`: how often the thread went to sleep
+    pub task_sleeps: u32,
     /// `inode.i_ino`
     pub inode_ino: u32,
     /// `socket.sk`
     pub socket_sk: u32,
+    /// `socket.file`
+    pub socket_file: u32,
+    /// `sock.sk_socket`
+    pub sock_socket: u32,
     /// `sock.sk_type` (u16 since 5.6)
     pub sock_type: u32,
     /// `sock_common.skc_family`
@@ -95,6 +105,9 @@ pub struct Offsets {
     pub word_type: u32,
     /// BTF id of the kernel's function `bpf_rdonly_cast`; 0: none.
     pub read_only_cast: u32,
+    /// 1: the programs of the family `sock` run, which report at the events of sockets. 0: those of the family
+    /// `syscall`.
+    pub by_events: u32,
     /// Address of the `file_operations` of sockets, learned from a socket of the agent.
     pub socket_file_ops: u64,
     /// 1: one program of a system call can preempt another one, as the functions in BTF show.
@@ -116,6 +129,7 @@ impl Offsets {
         task_signal: Self::MISSING,
         task_exit_code: Self::MISSING,
         task_mm: Self::MISSING,
+        thread_status: Self::MISSING,
         mm_arg_start: Self::MISSING,
         signal_live: Self::MISSING,
         stack_to_regs: Self::MISSING,
@@ -127,8 +141,12 @@ impl Offsets {
         file_inode: Self::MISSING,
         file_count: Self::MISSING,
         file_count_bias: Self::MISSING,
+        file_epoll: Self::MISSING,
+        task_sleeps: Self::MISSING,
         inode_ino: Self::MISSING,
         socket_sk: Self::MISSING,
+        socket_file: Self::MISSING,
+        sock_socket: Self::MISSING,
         sock_type: Self::MISSING,
         sock_family: Self::MISSING,
         sock_state: Self::MISSING,
@@ -154,6 +172,7 @@ impl Offsets {
         typed_task: 0,
         word_type: 0,
         read_only_cast: 0,
+        by_events: 0,
         socket_file_ops: 0,
         preemptible: 0,
     };

@@ -11,7 +11,10 @@ use aya_ebpf::{
     programs::{RawTracePointContext, TracePointContext},
 };
 
-use super::{argument, is_target, returned};
+use super::{
+    argument, is_target, returned,
+    sock::{note_send, with_file},
+};
 use crate::{
     counters::count,
     kernel::{self, Args, Task, is_missing, offset, read},
@@ -30,6 +33,7 @@ const EISCONN: i64 = 106;
 const EINPROGRESS: i64 = 115;
 
 // TCP's states: include/net/tcp_states.h.
+const ESTABLISHED: u32 = 1;
 const SYN_SENT: u32 = 2;
 const FIN_WAIT1: u32 = 4;
 const FIN_WAIT2: u32 = 5;
@@ -59,6 +63,9 @@ fn open_accepted(ctx: &TracePointContext) -> u32 {
     let Some(socket) = socket(Task::current(), fd as u32) else {
         return 0;
     };
+    if is_reported_by_events(socket.sock) {
+        return 0;
+    }
     // An accepted socket is new, so an entry at this address is a former socket's.
     if connection(socket.sock).is_some() {
         socket::remove(socket.sock);
@@ -68,6 +75,13 @@ fn open_accepted(ctx: &TracePointContext) -> u32 {
         leave();
     }
     0
+}
+
+/// Returns whether the events of TCP's states report the beginning of a socket's connection. In the family `sock`, the
+/// hooks of connect(2) and accept(2) are attached for Unix sockets alone.
+#[inline(always)]
+fn is_reported_by_events(sock: u64) -> bool {
+    offset!(by_events) == 1 && read::<u16>(sock + offset!(sock_family) as u64) != Some(FAMILY_UNIX as u16)
 }
 
 /// Notes the start of a connect: one that fails after two minutes began two minutes ago.
@@ -80,6 +94,9 @@ pub fn connect_enter(ctx: TracePointContext) -> u32 {
     let Some(socket) = socket(Task::current(), argument(&ctx, 0) as u32) else {
         return 0;
     };
+    if is_reported_by_events(socket.sock) {
+        return 0;
+    }
     if let Some(connection) = connection(socket.sock) {
         // A second connect(2) on the same socket asks for the result of the first.
         if Some(connection.inode.get()) == inode(socket.file) {
@@ -117,6 +134,9 @@ fn report_connected(result: i64) -> Option<()> {
     let task = Task::current();
     let args = Args::of(task)?;
     let socket = socket(task, args.first() as u32)?;
+    if is_reported_by_events(socket.sock) {
+        return None;
+    }
     let entry = connection(socket.sock)?;
     let connect_error = entry.connect_error.get();
     let result = if connect_error > 0 {
@@ -236,6 +256,13 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
         report_listening(sock);
         return 0;
     }
+    if offset!(by_events) == 1 {
+        match (old, new) {
+            (CLOSE, SYN_SENT) => return open_connecting(sock),
+            (SYN_SENT, ESTABLISHED) => return describe_established(sock),
+            _ => {}
+        }
+    }
     let Some(entry) = connection(sock) else { return 0 };
     let id = entry.id.get();
     let owner = owner(entry);
@@ -286,6 +313,68 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
     }
     if let Some(read_to) = read_to {
         report_unread(sock, id, read_to, fin_received(old, error));
+    }
+    0
+}
+
+/// Opens the connection that the current thread begins, in the family `sock`. A connect that fails before this has no
+/// event.
+#[inline(always)]
+fn open_connecting(sock: u64) -> u32 {
+    if !is_target() {
+        return 0;
+    }
+    // An entry at this address is a former socket's, or a former try's.
+    if connection(sock).is_some() {
+        socket::remove(sock);
+    }
+    let Some(socket) = with_file(sock) else { return 0 };
+    let Some(stream) = socket::stream(sock) else { return 0 };
+    note_send(Task::current());
+    if !enter() {
+        return 0;
+    }
+    if let Some(connection) = socket::insert(socket, stream, Role::Client) {
+        // SAFETY: the helper has no preconditions.
+        connection.connect_ns.set(unsafe { bpf_ktime_get_ns() });
+        connection.opener.set(bpf_get_current_pid_tgid());
+        connection.add(CONNECT_RETURNED);
+        report_connecting(sock);
+    }
+    leave();
+    0
+}
+
+/// Reports the beginning of a connect, with the address that the socket has by then. A global function, as
+/// [`report_connect`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn report_connecting(sock: u64) -> u32 {
+    let Some(entry) = connection(sock) else { return 0 };
+    let mut connect = Connect {
+        header: submit::header(Kind::Connect, 0, submit::take_flags(bpf_get_current_pid_tgid() as u32)),
+        conn: entry.id.get(),
+        start_ns: entry.connect_ns.get(),
+        result: -EINPROGRESS as i32,
+        ..Connect::default()
+    };
+    connect.family = read::<u16>(sock + offset!(sock_family) as u64).unwrap_or(0) as u8;
+    (connect.remote_port, connect.remote) = socket::remote(sock, connect.family);
+    if !submit::submit(connect) {
+        submit::note_loss(connect.header.tid, connect.header.flags);
+    }
+    1
+}
+
+/// Describes a connection that is established, mostly in an interrupt: the other end may answer before the first call
+/// that moves bytes returns, and must find this one.
+#[inline(always)]
+fn describe_established(sock: u64) -> u32 {
+    if let Some(entry) = connection(sock)
+        && entry.opener.get() != 0
+    {
+        entry.add(socket::ESTABLISHED);
+        socket::describe(sock, Moved::NONE);
     }
     0
 }

@@ -1,6 +1,8 @@
 //! Hooks: the programs that the kernel runs, and how each reads its arguments.
 
+mod buffers;
 pub mod lifecycle;
+pub mod sock;
 pub mod syscall;
 pub mod task;
 

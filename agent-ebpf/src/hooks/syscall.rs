@@ -43,6 +43,7 @@ fn report_buffers(ctx: &TracePointContext, direction: Direction, source: Source)
         bytes: bytes as u64,
         address: args.second(),
         count: args.third(),
+        flags: 0,
     };
     report(ctx, &socket, &call)
 }
@@ -117,6 +118,7 @@ pub fn sendto_exit(ctx: TracePointContext) -> u32 {
         bytes: bytes as u64,
         address: args.second(),
         count: args.third(),
+        flags: 0,
     };
     report(&ctx, &socket, &call)
 }
@@ -148,6 +150,7 @@ pub fn recvfrom_exit(ctx: TracePointContext) -> u32 {
         bytes: bytes as u64,
         address: args.second(),
         count: args.third(),
+        flags: 0,
     };
     report(&ctx, &socket, &call)
 }
@@ -212,6 +215,7 @@ fn report_message(
         bytes,
         address,
         count,
+        flags: 0,
     };
     report(ctx, &socket, &call);
     Some(())
@@ -279,6 +283,7 @@ fn report_messages(
         bytes,
         address: 0,
         count,
+        flags: 0,
     };
     report_entered(ctx, &socket, &call);
     Some(())
@@ -320,6 +325,7 @@ fn report_moved(ctx: &TracePointContext, task: Task, fd: u32, direction: Directi
         bytes,
         address: 0,
         count: 0,
+        flags: 0,
     };
     report(ctx, &socket, &call);
     true

@@ -4,8 +4,8 @@ use agent_ebpf::abi::{Counter, FAMILY_INET, FAMILY_UNIX, Kind, Open, Role};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 
 use super::{
-    COUNTED, Connection, DESCRIBED, FROM_BIRTH, Moved, OPAQUE, TCP_CLOSE, TCP_LISTEN, TCP_SYN_SENT, connection,
-    fin_read, remove,
+    COUNTED, Connection, DESCRIBED, ESTABLISHED, FROM_BIRTH, Moved, OPAQUE, TCP_CLOSE, TCP_LISTEN, TCP_SYN_SENT,
+    connection, fin_read, remove,
 };
 use crate::{
     counters::count,
@@ -108,6 +108,11 @@ fn describe_open(sock: u64, connection: &Connection, moved: Moved) -> Option<()>
 fn fill(open: &mut Open, sock: u64, connection: &Connection, moved: Moved) -> Option<bool> {
     let family: u16 = read(sock + offset!(sock_family) as u64)?;
     open.header = submit::header(Kind::Open, 0, 0);
+    let opener = connection.opener.get();
+    if opener != 0 {
+        open.header.tgid = (opener >> 32) as u32;
+        open.header.tid = opener as u32;
+    }
     open.conn = connection.id.get();
     open.sock = sock;
     open.inode = connection.inode.get();
@@ -143,7 +148,7 @@ fn place_in_sequence(open: &mut Open, sock: u64, connection: &Connection, moved:
     }
     let state: u8 = read(sock + offset!(sock_state) as u64)?;
     // Fast Open sends data before the connection is established. Once it is, the description is complete.
-    let early = state == TCP_SYN_SENT;
+    let early = state == TCP_SYN_SENT && !connection.has(ESTABLISHED);
     if early && moved.written == 0 || state == TCP_LISTEN {
         return None;
     }
@@ -166,12 +171,17 @@ fn place_in_sequence(open: &mut Open, sock: u64, connection: &Connection, moved:
         received -= 1;
     }
     open.read = if early { 0 } else { received.wrapping_sub(moved.read) };
-    // Only the SYN was sent before, and nothing was read: this end connected, perhaps by sendto(2) with
-    // MSG_FASTOPEN.
-    let first = open.read == 0 && written.wrapping_sub(moved.written) == 1;
-    if first && connection.role.get() == Role::Unknown as u32 && state != TCP_CLOSE {
-        connection.role.set(Role::Client as u32);
-        open.role = Role::Client as u8;
+    // Nothing was read and nothing sent before, but for the SYN of the end that connected (perhaps by sendto(2) with
+    // MSG_FASTOPEN). The other end's SYN is not counted.
+    let sent = written.wrapping_sub(moved.written);
+    if open.read == 0 && sent <= 1 && connection.role.get() == Role::Unknown as u32 && state != TCP_CLOSE {
+        if sent == 1 {
+            connection.role.set(Role::Client as u32);
+            open.role = Role::Client as u8;
+        } else if offset!(by_events) == 1 {
+            connection.role.set(Role::Server as u32);
+            open.role = Role::Server as u8;
+        }
     }
     let syn = (connection.role.get() == Role::Client as u32) as u64;
     open.written = written.wrapping_sub(syn).wrapping_sub(moved.written);
@@ -198,25 +208,49 @@ pub fn upper_layer(sock: u64) -> Option<bool> {
 fn addresses(sock: u64, open: &mut Open) -> Option<()> {
     if !is_missing!(sock_num) {
         open.local_port = read(sock + offset!(sock_num) as u64)?;
-        open.remote_port = u16::from_be(read(sock + offset!(sock_dport) as u64)?);
     }
-    if open.family == FAMILY_INET {
+    (open.remote_port, open.remote) = remote(sock, open.family);
+    open.local = if open.family == FAMILY_INET {
         if is_missing!(sock_daddr) {
-            return namespace(sock, open);
+            [0; 16]
+        } else {
+            padded(read(sock + offset!(sock_saddr) as u64)?)
         }
-        let local: [u8; 4] = read(sock + offset!(sock_saddr) as u64)?;
-        let remote: [u8; 4] = read(sock + offset!(sock_daddr) as u64)?;
-        open.local = [
-            local[0], local[1], local[2], local[3], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-        ];
-        open.remote = [
-            remote[0], remote[1], remote[2], remote[3], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-        ];
-    } else if !is_missing!(sock_v6_daddr) {
-        open.local = read(sock + offset!(sock_v6_saddr) as u64)?;
-        open.remote = read(sock + offset!(sock_v6_daddr) as u64)?;
-    }
+    } else if is_missing!(sock_v6_daddr) {
+        [0; 16]
+    } else {
+        read(sock + offset!(sock_v6_saddr) as u64)?
+    };
     namespace(sock, open)
+}
+
+/// Returns port and address of a socket's other end; 0 for what this kernel does not have.
+#[inline(always)]
+pub fn remote(sock: u64, family: u8) -> (u16, [u8; 16]) {
+    let port = if is_missing!(sock_num) {
+        0
+    } else {
+        u16::from_be(read(sock + offset!(sock_dport) as u64).unwrap_or(0))
+    };
+    let address = if family == FAMILY_INET {
+        if is_missing!(sock_daddr) {
+            None
+        } else {
+            read(sock + offset!(sock_daddr) as u64).map(padded)
+        }
+    } else if is_missing!(sock_v6_daddr) {
+        None
+    } else {
+        read(sock + offset!(sock_v6_daddr) as u64)
+    };
+    (port, address.unwrap_or([0; 16]))
+}
+
+/// Returns an IPv4 address in the first bytes of an address.
+#[inline(always)]
+fn padded(address: [u8; 4]) -> [u8; 16] {
+    let [a, b, c, d] = address;
+    [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
 }
 
 #[inline(always)]

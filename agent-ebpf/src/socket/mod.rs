@@ -21,7 +21,7 @@ use aya_ebpf::{
     macros::map,
     maps::{HashMap, PerCpuArray},
 };
-pub use describe::{describe, upper_layer};
+pub use describe::{describe, remote, upper_layer};
 pub use descriptor::{Socket, file, inode, socket};
 pub use ends::{fin_read, read_to, report_end_of_file, report_ends, report_last, report_unread};
 pub use place::{Place, place};
@@ -59,6 +59,8 @@ pub struct Connection {
     pub file: Slot<u64>,
     /// Time at which connect(2) was called; 0 if it was not.
     pub connect_ns: Slot<u64>,
+    /// Thread that connected (process id in the upper half), if the connection is described in an interrupt; else 0.
+    pub opener: Slot<u64>,
     /// Directions of the bytes that the socket carries, by [`Direction`](agent_ebpf::abi::Direction).
     pub wire: [Way; 2],
     /// Sequence numbers of stream offset 0, by direction.
@@ -89,6 +91,8 @@ pub const CONNECT_RETURNED: u32 = 32;
 /// Each call is reported: one began like a message's head, or Core has sent a hint. Never cleared, because the slot of
 /// the hint may be another connection's by the next call.
 pub const FOLLOWED: u32 = 64;
+/// The connection is established, although the socket's state is not set yet.
+pub const ESTABLISHED: u32 = 256;
 /// No process has the socket any more. Kept here, because the memory of its file may hold another file by now.
 pub const RELEASED: u32 = 128;
 
@@ -248,6 +252,7 @@ pub fn insert(socket: Socket, stream: Stream, role: Role) -> Option<&'static Con
     new.inode.set(inode(socket.file)?);
     new.file.set(socket.file);
     new.connect_ns.set(0);
+    new.opener.set(0);
     new.begin(0, 0);
     new.base[0].set(0);
     new.base[1].set(0);

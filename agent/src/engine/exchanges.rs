@@ -41,6 +41,9 @@ impl Core {
         let mut events = std::mem::take(&mut self.events);
         self.record_ns = author.time_ns;
         let fed = self.flow.segment(segment, &author, &self.parser, &mut events);
+        if segment.watched && fed.at_client {
+            self.causality.looped(&author);
+        }
         if fed.unknown_read {
             self.causality.read_unknown(author.execution);
         }
@@ -86,15 +89,18 @@ impl Core {
         }
     }
 
-    /// Takes the facts of a thread since its last record: records lost, waits in epoll.
+    /// Takes the facts of a thread since its last record: records lost, waits for events.
     pub(super) fn befell(&mut self, author: &Author, since: Since) {
         if since.lost {
             self.causality.lost(author.execution);
             // The lost record may have been a request: the process counts as busy with unseen ones for a while.
             self.be_busy(author.execution.process, author.time_ns);
         }
+        if since.waited || since.turned {
+            self.causality.turned(author.execution);
+        }
         if since.waited {
-            self.causality.waited(author);
+            self.causality.looped(author);
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 use agent_ebpf::abi::{
     self, Carrier, Direction, FAMILY_INET, FAMILY_UNIX, Header, IDENTITY, Kind, LOST, Layer, Role, SEGMENT_EOF,
     SEGMENT_MORE, SEGMENT_NOT_HTTP, STATE_LOST_READ, STATE_LOST_WRITTEN, STATE_OPEN, STATE_RELEASED, StateChange,
-    UnseenCause, WAITED,
+    TURNED, UnseenCause, WAITED, WATCHED,
 };
 
 use super::{
@@ -138,6 +138,7 @@ fn segment(stamp: Stamp, record: &[u8]) -> Option<Record<'_>> {
         } else {
             Rest::Follows
         },
+        watched: header.flags & WATCHED != 0,
         unknown_opening: header.flags & SEGMENT_NOT_HTTP != 0,
     }))
 }
@@ -271,6 +272,7 @@ fn layer(number: u8) -> Option<Layer> {
 fn since(header: &Header) -> Since {
     Since {
         waited: header.flags & WAITED != 0,
+        turned: header.flags & TURNED != 0,
         lost: header.flags & LOST != 0,
     }
 }

@@ -72,6 +72,8 @@ pub struct Stamp {
 pub struct Since {
     /// The thread has waited in epoll_wait(2).
     pub waited: bool,
+    /// The thread has slept, or received from another socket: if it is a loop, it has perhaps waited for events.
+    pub turned: bool,
     /// A record of the thread found no room in the ring.
     pub lost: bool,
 }
@@ -210,6 +212,8 @@ pub struct Segment<'a> {
     pub further: Slices<'a>,
     /// The bytes behind all captured ones.
     pub rest: Rest,
+    /// An epoll set watches the socket.
+    pub watched: bool,
     /// The programs know no protocol that begins like this, and report no more of this direction until Core asks for it.
     pub unknown_opening: bool,
 }

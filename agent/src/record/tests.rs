@@ -50,11 +50,13 @@ fn segment(flags: u16) -> abi::Segment {
 
 #[test]
 fn a_segment_has_its_bytes_and_its_flags_words() {
-    let flags = abi::SEGMENT_MORE | abi::SEGMENT_NOT_HTTP | abi::WAITED | abi::LOST;
+    let flags =
+        abi::SEGMENT_MORE | abi::SEGMENT_NOT_HTTP | abi::WAITED | abi::TURNED | abi::LOST | abi::WATCHED;
     let expected = Segment {
         stamp: stamp(),
         since: Since {
             waited: true,
+            turned: true,
             lost: true,
         },
         conn: ConnectionId(1),
@@ -67,6 +69,7 @@ fn a_segment_has_its_bytes_and_its_flags_words() {
         bytes: b"ab",
         further: Slices::default(),
         rest: Rest::Follows,
+        watched: true,
         unknown_opening: true,
     };
     let bytes = with(&segment(flags), b"abc");

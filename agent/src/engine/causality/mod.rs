@@ -318,22 +318,29 @@ impl Causality {
         }
     }
 
-    /// Notes that a thread has waited in epoll since its last record: a turn of its loop is over.
+    /// Notes that a thread has perhaps waited for events since its last record: a turn of its loop is over.
+    pub fn turned(&mut self, of: Execution) {
+        if let Some(process) = self.processes.get(of.process)
+            && process.possible().has(Rule::Turn)
+        {
+            self.threads.waits(process.thread(of.thread));
+        }
+    }
+
+    /// Notes that a thread does what a loop does: it has waited in epoll, or makes a call on a connection that epoll
+    /// watches.
     ///
     /// A thread that does so with a request open works for more than that one. A thread that serves one request at a
     /// time waits for its call in another way.
-    pub fn waited(&mut self, waiter: &Author) {
-        let Some(process) = self.processes.get_mut(waiter.execution.process) else {
+    pub fn looped(&mut self, author: &Author) {
+        let Some(process) = self.processes.get_mut(author.execution.process) else {
             return;
         };
-        let (possible, thread) = (process.possible(), process.thread(waiter.execution.thread));
-        if possible.has(Rule::Turn) {
-            self.threads.waits(thread);
-        }
+        let (possible, thread) = (process.possible(), process.thread(author.execution.thread));
         if let Some(request) = self.threads.only_open(thread)
             && possible.has(Rule::Thread)
         {
-            process.breaks_the_rule(waiter.time_ns);
+            process.breaks_the_rule(author.time_ns);
             self.share_thread(request);
         }
     }

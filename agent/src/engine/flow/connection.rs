@@ -69,6 +69,8 @@ pub struct Connection {
 pub struct Fed {
     /// Set if this segment told which end is the client.
     pub role_found: bool,
+    /// Set if this end is the client.
+    pub at_client: bool,
     /// Hints for the kernel programs.
     pub hints: Option<[Hint; 2]>,
     /// Set if bytes were read that may be a request, on a connection whose request boundaries are not known.
@@ -336,6 +338,7 @@ impl Connection {
         let mut fed = stream.segment(segment, &mut end, stamp, config, counters, events);
         self.role = end.role;
         fed.role_found = self.role != before;
+        fed.at_client = self.role == Role::Client;
         // What a TLS library encrypts cannot be read on the wire, and is read all the same. Requests of a tunnel or of an
         // upgrade may still be answered there; what looks like another one is cipher text.
         if segment.layer == Layer::Wire && self.tls.is_some() {

@@ -77,6 +77,43 @@ fn a_loop_that_waits_before_it_connects_is_no_opener() {
 }
 
 #[test]
+fn a_thread_that_calls_on_a_watched_connection_has_no_calls() {
+    let child = ["front client GET /b <- front server GET /a (thread)"];
+    let root = ["front client GET /b <- root"];
+    for watched_at in ["head", "call", "answer", "response"] {
+        let mut world = two_services(Runtime::Python);
+        let (mut front, mut call) = (world.server(10), world.kept(10, 11));
+        let mut feed = |record: Record, at: &str| {
+            let record = if at == watched_at { record.watched() } else { record };
+            world.feed(record.turned());
+        };
+        feed(front.reads(11, &get("/a")), "head");
+        feed(call.writes(11, &get("/b")), "call");
+        feed(call.reads(11, OK), "answer");
+        feed(front.writes(11, OK), "response");
+        let mut tree = world.tree();
+        tree.truncate(1);
+        // Another thread may have epoll watch the connections of requests.
+        let is_call = matches!(watched_at, "call" | "answer");
+        assert_eq!(tree, if is_call { root } else { child }, "{watched_at}");
+    }
+}
+
+#[test]
+fn a_watched_connection_has_no_opener() {
+    let mut world = two_services(Runtime::Python);
+    let (mut front, mut call) = (world.server(10), world.client(10, 11));
+    world.feed(front.reads(11, &get("/a")));
+    world.feed(call.writes(11, &get("/b")).watched());
+    world.feed(call.reads(11, OK).watched());
+    world.feed(front.writes(11, OK));
+    assert_eq!(
+        world.tree(),
+        ["front client GET /b <- root", "front server GET /a <- root"]
+    );
+}
+
+#[test]
 fn another_thread_that_waits_in_epoll_changes_nothing() {
     let mut world = two_services(Runtime::Jvm);
     let (mut front, mut call, mut other) = (world.server(10), world.client(10, 11), world.client(10, 12));

@@ -22,7 +22,7 @@ mod workloads;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use agent_ebpf::abi::{
-    Connect, Direction, Exit, FAMILY_INET, Header, Kind, Open, Plain, Role, Segment, State, StateChange, WAITED,
+    Connect, Direction, Exit, FAMILY_INET, Header, Kind, Open, Plain, Role, Segment, State, StateChange, TURNED, WAITED, WATCHED,
     bytes_of,
 };
 
@@ -145,6 +145,16 @@ impl Record {
     /// The thread has waited in epoll since its last record.
     fn waited(self) -> Self {
         self.flagged(WAITED)
+    }
+
+    /// The thread has slept or received from another socket since its last record.
+    fn turned(self) -> Self {
+        self.flagged(TURNED)
+    }
+
+    /// An epoll set watches the socket.
+    fn watched(self) -> Self {
+        self.flagged(WATCHED)
     }
 
     fn flagged(self, flag: u16) -> Self {

@@ -1,0 +1,218 @@
+//! Place in user memory of the bytes that a socket's event is about.
+//!
+//! The event does not have it. The registers of the thread's system call do, if that call moves bytes through a
+//! descriptor of this very socket. Not so where a worker of an io_uring moves them, or where the kernel does itself
+//! (sendfile, splice): their place in the stream is known, and their content is a gap.
+
+use agent_ebpf::slot::Slot;
+use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::map, maps::LruHashMap};
+
+use crate::{
+    copy::{Source, buffer_bytes, message, message_at},
+    kernel::{Args, Registers, Task},
+    socket::{Socket, file},
+};
+
+/// Numbers of the system calls: arch/x86/entry/syscalls/syscall_64.tbl.
+#[cfg(not(bpf_target_arch = "aarch64"))]
+mod number {
+    pub const READ: u32 = 0;
+    pub const WRITE: u32 = 1;
+    pub const READV: u32 = 19;
+    pub const WRITEV: u32 = 20;
+    pub const SENDTO: u32 = 44;
+    pub const RECVFROM: u32 = 45;
+    pub const SENDMSG: u32 = 46;
+    pub const RECVMSG: u32 = 47;
+    pub const RECVMMSG: u32 = 299;
+    pub const SENDMMSG: u32 = 307;
+    pub const PREADV2: u32 = 327;
+    pub const PWRITEV2: u32 = 328;
+}
+
+/// Numbers of the system calls: scripts/syscall.tbl.
+#[cfg(bpf_target_arch = "aarch64")]
+mod number {
+    pub const READ: u32 = 63;
+    pub const WRITE: u32 = 64;
+    pub const READV: u32 = 65;
+    pub const WRITEV: u32 = 66;
+    pub const SENDTO: u32 = 206;
+    pub const RECVFROM: u32 = 207;
+    pub const SENDMSG: u32 = 211;
+    pub const RECVMSG: u32 = 212;
+    pub const RECVMMSG: u32 = 243;
+    pub const SENDMMSG: u32 = 269;
+    pub const PREADV2: u32 = 286;
+    pub const PWRITEV2: u32 = 287;
+}
+
+use number::{PREADV2, PWRITEV2, READ, READV, RECVFROM, RECVMMSG, RECVMSG, SENDMMSG, SENDMSG, SENDTO, WRITE, WRITEV};
+
+const MSG_OOB: u64 = 0x1;
+
+/// User memory with the bytes of a call.
+#[derive(Clone, Copy)]
+pub struct Buffers {
+    /// Kind of `address`.
+    pub source: Source,
+    /// Address of the buffer, or of the array.
+    pub address: u64,
+    /// Entries of the array.
+    pub count: u64,
+}
+
+impl Buffers {
+    /// Bytes without a place that is known.
+    pub const NOWHERE: Self = Self {
+        source: Source::Nowhere,
+        address: 0,
+        count: 0,
+    };
+
+    /// The buffer, or the array of buffers, of the second and third argument.
+    #[inline(always)]
+    fn given(source: Source, args: &Args) -> Self {
+        Self {
+            source,
+            address: args.second(),
+            count: args.third(),
+        }
+    }
+
+    /// The buffers of the `struct msghdr` at an address.
+    #[inline(always)]
+    fn message(header: u64) -> Self {
+        match message(header) {
+            Some([address, count]) => Self {
+                source: Source::Vector,
+                address,
+                count,
+            },
+            None => Self::NOWHERE,
+        }
+    }
+}
+
+/// Returns the registers of the thread's system call, if its first argument is a descriptor of this socket.
+#[inline(always)]
+fn call_on(task: Task, socket: &Socket) -> Option<(Registers, Args)> {
+    let registers = Registers::of(task)?;
+    let args = registers.arguments();
+    (file(task, args.first() as u32)? == socket.file).then_some((registers, args))
+}
+
+/// Returns the place of the bytes that the thread has sent.
+#[inline(always)]
+pub fn of_send(task: Task, socket: &Socket, bytes: u64) -> Buffers {
+    let Some((registers, args)) = call_on(task, socket) else {
+        return Buffers::NOWHERE;
+    };
+    // The last byte of urgent data reaches the receiver beside the stream, if at all (tcp(7)): the content of the
+    // stream is unknown.
+    match registers.number() {
+        WRITE => Buffers::given(Source::Buffer, &args),
+        SENDTO if args.fourth() & MSG_OOB == 0 => Buffers::given(Source::Buffer, &args),
+        WRITEV | PWRITEV2 => Buffers::given(Source::Vector, &args),
+        SENDMSG if args.third() & MSG_OOB == 0 => Buffers::message(args.second()),
+        SENDMMSG if args.fourth() & MSG_OOB == 0 => {
+            let buffers = next_message(&args, Ends::Certain);
+            if !is_whole(&buffers, bytes) {
+                stop_counting(&args);
+            }
+            buffers
+        }
+        _ => Buffers::NOWHERE,
+    }
+}
+
+/// Returns the place of the bytes that the thread has received.
+#[inline(always)]
+pub fn of_receive(task: Task, socket: &Socket) -> Buffers {
+    let Some((registers, args)) = call_on(task, socket) else {
+        return Buffers::NOWHERE;
+    };
+    match registers.number() {
+        READ | RECVFROM => Buffers::given(Source::Buffer, &args),
+        READV | PREADV2 => Buffers::given(Source::Vector, &args),
+        RECVMSG => Buffers::message(args.second()),
+        // With a time limit, the call may end behind any message.
+        RECVMMSG if registers.fifth() == 0 => next_message(&args, Ends::Certain),
+        RECVMMSG => next_message(&args, Ends::Anywhere),
+        _ => Buffers::NOWHERE,
+    }
+}
+
+/// Returns whether the thread's system call asks for no bytes at all.
+#[inline(always)]
+pub fn is_of_nothing(task: Task) -> bool {
+    let Some(registers) = Registers::of(task) else {
+        return false;
+    };
+    matches!(registers.number(), READ | RECVFROM | READV | PREADV2) && registers.arguments().third() == 0
+}
+
+/// Threads within a recvmmsg(2) or sendmmsg(2): address of the array of messages, and index of the next one. An event
+/// fires for each message, with the registers of the whole call.
+#[map]
+static MESSAGES: LruHashMap<u32, Slot<[u64; 2]>> = LruHashMap::with_max_entries(1024, 0);
+
+/// Index of a message when the number of those before it is not known any more.
+const UNKNOWN: u64 = u64::MAX;
+
+/// Knowledge about the last message of a call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    /// The call ends with the last entry of its array, or with an error, which is an event.
+    Certain,
+    /// The call may end earlier, which nothing tells.
+    Anywhere,
+}
+
+/// Returns the place of the next message of the call.
+#[inline(always)]
+fn next_message(args: &Args, ends: Ends) -> Buffers {
+    let tid = bpf_get_current_pid_tgid() as u32;
+    let first = args.second();
+    // SAFETY: memory of a map lives longer than the programs that use it, and its values are slots.
+    let index = match unsafe { MESSAGES.get(&tid) }.map(Slot::get) {
+        Some([before, index]) if before == first => index,
+        _ => 0,
+    };
+    let next = match (index, ends) {
+        (UNKNOWN, _) | (_, Ends::Anywhere) => UNKNOWN,
+        _ => index + 1,
+    };
+    if next == args.third() & u32::MAX as u64 {
+        let _ = MESSAGES.remove(&tid);
+    } else {
+        let _ = MESSAGES.insert(&tid, &Slot::new([first, next]), 0);
+    }
+    if index == UNKNOWN {
+        return Buffers::NOWHERE;
+    }
+    Buffers::message(message_at(first, index))
+}
+
+/// Returns whether all bytes of a message were sent: a call that sends a part ends with it. Looks at messages of one
+/// buffer only.
+#[inline(always)]
+fn is_whole(buffers: &Buffers, bytes: u64) -> bool {
+    buffers.count == 1 && buffer_bytes(buffers.address) == Some(bytes)
+}
+
+/// Forgets which message of the call comes next.
+#[inline(always)]
+fn stop_counting(args: &Args) {
+    let tid = bpf_get_current_pid_tgid() as u32;
+    let _ = MESSAGES.insert(&tid, &Slot::new([args.second(), UNKNOWN]), 0);
+}
+
+/// Forgets the messages of a call that an error has ended.
+#[inline(always)]
+pub fn forget_messages(task: Task) {
+    let is_several = Registers::of(task).is_some_and(|registers| matches!(registers.number(), RECVMMSG | SENDMMSG));
+    if is_several {
+        let _ = MESSAGES.remove(&(bpf_get_current_pid_tgid() as u32));
+    }
+}
