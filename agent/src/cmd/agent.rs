@@ -4,7 +4,7 @@ use std::{io::IsTerminal, sync::Arc, time::Duration};
 
 use anyhow::Context;
 
-use super::{announce::announce, status_line::StatusLine};
+use super::{announce::announce, status_line::StatusLine, wanted_family};
 use crate::{
     config::TraceSettings,
     launch::{Launch, Stop, survivors},
@@ -117,6 +117,7 @@ fn start(
     let probe = Probe::load(Settings {
         ring_bytes: settings.ring_bytes,
         connections: settings.core.max_connections,
+        hooks: wanted_family(settings.hooks),
         withheld,
     })?;
     // Loading takes tens of megabytes that are not needed again.

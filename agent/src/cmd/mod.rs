@@ -20,8 +20,9 @@ use anyhow::Context;
 pub use run::run_without;
 
 use crate::{
-    config::{Command, Invocation, LogLevel},
+    config::{Command, Hooks, Invocation, LogLevel},
     launch::LaunchError,
+    probe::Family,
     screen::{Log, say},
 };
 
@@ -51,9 +52,18 @@ fn dispatch(invocation: &Invocation) -> anyhow::Result<i32> {
         Command::Record(settings) => record::record(settings),
         Command::Replay(settings) => replay::replay(settings).map(|()| 0),
         Command::Redact(settings) => redact::redact(settings).map(|()| 0),
-        Command::Doctor(settings) => doctor::doctor(settings.json),
+        Command::Doctor(settings) => doctor::doctor(settings.json, wanted_family(settings.hooks)),
         Command::Ps(settings) => ps::ps(settings).map(|()| 0),
         Command::Completions(shell) => completions::print(*shell).map(|()| 0),
+    }
+}
+
+/// Returns the family of hooks that the user chose; `None`: the best that the kernel takes.
+fn wanted_family(hooks: Hooks) -> Option<Family> {
+    match hooks {
+        Hooks::Auto => None,
+        Hooks::Sock => Some(Family::Sock),
+        Hooks::Syscall => Some(Family::Syscall),
     }
 }
 

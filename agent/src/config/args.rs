@@ -5,7 +5,7 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, Parser};
 
 use super::{
-    CoreSettings, LaunchSettings, LogLevel, Output, Selection, SpanNames, TraceSettings,
+    CoreSettings, Hooks, LaunchSettings, LogLevel, Output, Selection, SpanNames, TraceSettings,
     environment::SpanSettings,
     values::{
         CgroupGlob, ControlSocket, ExeGlob, HeaderName, IgnoreRule, Listen, Route, SecretName, limits, selection,
@@ -14,7 +14,7 @@ use super::{
 
 /// Zero-code distributed tracing: shows which service called which, without touching the services
 ///
-/// Spoor watches, with eBPF, what services say to each other at the system call boundary, and turns it into
+/// Spoor watches, with eBPF, what services say to each other at their sockets, and turns it into
 /// OpenTelemetry traces: no code change, no restart, no sidecar, no proxy. It needs root, or capabilities that it names.
 #[derive(Debug, Parser)]
 #[command(name = "spoor", version, after_help = MAIN_EXAMPLES)]
@@ -168,6 +168,16 @@ pub(super) struct DoctorArgs {
     /// Print JSON, for programs
     #[arg(long)]
     pub(super) json: bool,
+
+    #[command(flatten)]
+    pub(super) hooks: HooksArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HooksArgs {
+    /// Where the programs see that bytes move
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) hooks: Hooks,
 }
 
 #[derive(Debug, Args)]
@@ -280,6 +290,9 @@ pub(super) struct TraceArgs {
     #[arg(long, requires = "command")]
     as_root: bool,
 
+    #[command(flatten)]
+    hooks: HooksArgs,
+
     /// Name spans `GET /users/{id}`, as far as the path shows a template, or by the method alone
     #[arg(long, value_name = "HOW", value_enum, default_value_t, help_heading = "Spans")]
     span_names: SpanNames,
@@ -362,6 +375,7 @@ impl TraceArgs {
             control,
             command,
             as_root,
+            hooks,
             span_names,
             routes,
             ignore,
@@ -397,6 +411,7 @@ impl TraceArgs {
                 hold_bytes,
                 idle_timeout,
             },
+            hooks: hooks.hooks,
             ring_bytes,
         }
     }

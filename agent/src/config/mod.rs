@@ -17,7 +17,7 @@ pub use settings::{
     RunSettings, Selection, TraceSettings,
 };
 pub use values::{
-    CONTAINER_ID_DIGITS, CONTROL_SOCKET, CgroupGlob, ExeGlob, HeaderName, IgnoreRule, KnownMethods, LogLevel,
+    CONTAINER_ID_DIGITS, CONTROL_SOCKET, CgroupGlob, ExeGlob, HeaderName, Hooks, IgnoreRule, KnownMethods, LogLevel,
     METRICS_ADDRESS, Output, Route, RouteError, Sampler, SamplerError, SecretName, SecretNames, SpanNames,
 };
 pub(crate) use values::{IgnoredRequests, RouteSegment};
@@ -105,7 +105,10 @@ fn command(
             output: redact.output,
         }),
         args::Subcommand::Completions(completions) => Command::Completions(completions.shell),
-        args::Subcommand::Doctor(doctor) => Command::Doctor(DoctorSettings { json: doctor.json }),
+        args::Subcommand::Doctor(doctor) => Command::Doctor(DoctorSettings {
+            json: doctor.json,
+            hooks: doctor.hooks.hooks,
+        }),
     })
 }
 

@@ -5,7 +5,7 @@ use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::values::{
-    CgroupGlob, ExeGlob, HeaderName, IgnoreRule, KnownMethods, Output, Route, Sampler, SecretNames, SpanNames,
+    CgroupGlob, ExeGlob, HeaderName, Hooks, IgnoreRule, KnownMethods, Output, Route, Sampler, SecretNames, SpanNames,
 };
 
 /// The subcommand with its settings.
@@ -76,6 +76,8 @@ pub struct RedactSettings {
 pub struct DoctorSettings {
     /// The report is JSON instead of text.
     pub json: bool,
+    /// Family of hooks that an agent would be asked to use.
+    pub hooks: Hooks,
 }
 
 /// Settings of `spoor ps`.
@@ -104,6 +106,8 @@ pub struct TraceSettings {
     pub launch: Option<LaunchSettings>,
     /// Settings of Core.
     pub core: CoreSettings,
+    /// Family of hooks.
+    pub hooks: Hooks,
     /// Size of the ring buffer in bytes: a power of two and a multiple of the page size.
     pub ring_bytes: u32,
 }

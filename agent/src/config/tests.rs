@@ -50,6 +50,7 @@ fn without_options_all_is_at_its_default() {
                 hold_bytes: 16 * 1024 * 1024,
                 idle_timeout: Duration::from_secs(900),
             },
+            hooks: Hooks::Auto,
             ring_bytes: 8 * 1024 * 1024,
         },
         output: Output::Console,
@@ -66,7 +67,7 @@ fn options_and_the_command_are_read() {
         "spoor run --pid 7 --pid 8 --exe nginx --port 80 --output otlp-json=x=y --as-root \
          --span-names method --route /users/{id} --capture-request-header X-Request-Id \
          --capture-request-header x-request-id --capture-response-header Server --capture-body-sizes --include-telemetry \
-         --ring-bytes 1048576 --max-connections 5 --hold-seconds 0 --hold-bytes 1KiB --idle-timeout 90s \
+         --hooks syscall --ring-bytes 1048576 --max-connections 5 --hold-seconds 0 --hold-bytes 1KiB --idle-timeout 90s \
          --metrics-listen off --queue-bytes 1MiB --container web --cgroup /system.slice/*.service --control /tmp/x --ignore /healthz --ignore user-agent:x/* -- curl --pid 9",
     );
     let expected = RunSettings {
@@ -101,6 +102,7 @@ fn options_and_the_command_are_read() {
                 hold_bytes: 1024,
                 idle_timeout: Duration::from_secs(90),
             },
+            hooks: Hooks::Syscall,
             ring_bytes: 1024 * 1024,
         },
         output: Output::OtlpJson(Some(PathBuf::from("x=y"))),
@@ -142,6 +144,16 @@ fn places_that_cannot_be_are_refused() {
     assert!(error("spoor run --cgroup /a/[b").contains("/system.slice/nginx.service"));
     assert!(error("spoor ps --control=").contains("or off"));
     assert!(error("spoor run --ignore healthz").contains("as '/healthz'"));
+}
+
+#[test]
+fn doctor_looks_at_the_hooks_that_an_agent_would_use() {
+    let doctor = |line: &str| match parse(line, &[]).unwrap().command {
+        Command::Doctor(DoctorSettings { json, hooks }) => (json, hooks),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(doctor("spoor doctor"), (false, Hooks::Auto));
+    assert_eq!(doctor("spoor doctor --json --hooks=sock"), (true, Hooks::Sock));
 }
 
 #[test]
@@ -294,6 +306,7 @@ fn errors_say_what_would_be_right() {
         ("spoor run --route /{}", "a placeholder has a name"),
         ("spoor run --idle-timeout 5", "with its unit"),
         ("spoor run --idle-timeout 0s", "at least 1s"),
+        ("spoor run --hooks kprobe", "auto, sock, syscall"),
         ("spoor run --as-root", "-- <CMD>"),
         ("spoor run curl", "unexpected argument 'curl'"),
         ("spoor", "Usage: spoor"),

@@ -122,13 +122,18 @@ impl Btf {
         self.id(kind::STRUCT, name)
     }
 
+    /// Returns whether there is a typedef of this name.
+    pub fn has_typedef(&self, name: &str) -> bool {
+        self.id(kind::TYPEDEF, name).is_some()
+    }
+
     /// Returns the byte offset of the struct of this name in the file.
     fn place(&self, name: &str) -> Option<usize> {
         let index = self.structure(name)? as usize - 1;
         Some(*self.types.get(index)? as usize)
     }
 
-    /// Searches the struct or function of this name among some 100,000 types, and returns its id. A map of all would take
+    /// Searches the struct, function or typedef of this name among some 100,000 types, and returns its id. A map of all would take
     /// megabytes, for the dozen that are asked for.
     fn id(&self, kind: u32, wanted: &str) -> Option<u32> {
         let index = self.types.iter().map(|&at| at as usize).position(|at| {
@@ -239,6 +244,7 @@ mod tests {
         assert_eq!(btf.offset("outer", "ns.inum"), Some(8));
         assert_eq!(btf.offset("outer", "c"), None);
         assert_eq!(btf.offset("inner", "a"), None);
+        assert!(btf.has_typedef("ns") && !btf.has_typedef("outer"));
     }
 
     #[test]

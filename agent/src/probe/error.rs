@@ -4,7 +4,7 @@ use std::io;
 
 use aya::EbpfError;
 
-use super::btf::BtfError;
+use super::{btf::BtfError, family::Obstacle};
 
 /// Reason why nothing can be traced.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +23,12 @@ pub enum ProbeError {
         /// The kernel's reason.
         reason: String,
     },
+    /// The user chose the socket events, and they cannot be used here.
+    #[error(
+        "cannot capture at the socket events, as --hooks=sock asks: {0}. Use --hooks=auto: it takes the system calls \
+         where the socket events do not work"
+    )]
+    Events(Obstacle),
     /// A map cannot be shared as memory.
     #[error("cannot map the eBPF map {map} into memory: {source}")]
     Map {

@@ -14,9 +14,10 @@ use aya::{
 };
 
 use super::{
-    Attachment, Hook, PLAN, ProbeError, When,
+    Attachment, Family, Hook, ProbeError, When,
     lost::{Lost, WITHHELD, Withheld},
     mapped::{Mapped, Shareable},
+    plan,
 };
 
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/spoor-ebpf"));
@@ -25,9 +26,6 @@ pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_
 const BPF_CALL: u8 = 0x85;
 /// Kind of the functions of the kernel that have no number of a helper: `BPF_PSEUDO_KFUNC_CALL`.
 const KERNEL_FUNCTION: u8 = 2;
-
-/// Program that all programs of system calls end in.
-pub const REPORTER: &str = "report_call";
 
 /// Entries of `TARGETS` and `THREADS`: one for [`MARKS`] ids, for all that a kernel can give. `kernel.pid_max` is no bound:
 /// it may be raised while the agent runs.
@@ -40,6 +38,8 @@ pub struct Settings {
     pub ring_bytes: u32,
     /// Upper bound on the connections that are known at one time.
     pub connections: u32,
+    /// Family of hooks that the user chose; `None`: the best that this kernel takes.
+    pub hooks: Option<Family>,
     /// Programs and fields to do without, for tests.
     pub withheld: Withheld,
 }
@@ -50,6 +50,7 @@ impl Default for Settings {
         Self {
             ring_bytes: 8 << 20,
             connections: 65_536,
+            hooks: None,
             withheld: Withheld::default(),
         }
     }
@@ -84,14 +85,17 @@ impl Attachment {
 
 /// Handle that attaches the programs that are not needed at the start.
 #[derive(Clone)]
-pub struct Later(pub(super) Arc<Mutex<Ebpf>>);
+pub struct Later {
+    pub(super) programs: Arc<Mutex<Ebpf>>,
+    pub(super) family: Family,
+}
 
 impl Later {
     /// Attaches the programs that are needed from `when` on, and returns those that the kernel refuses now. Programs that it
     /// refused at the start stay out, and are not logged again. Takes some 10 ms: the kernel waits for all processors.
     pub fn attach(&self, when: When) -> Vec<Lost> {
-        let mut programs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted = PLAN.iter().filter(|attachment| attachment.when == when);
+        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = plan(self.family).filter(|attachment| attachment.when == when);
         let mut lost = Vec::new();
         for attachment in wanted {
             if !is_loaded(&programs, attachment.program) {
@@ -112,24 +116,30 @@ fn is_loaded(programs: &Ebpf, name: &str) -> bool {
     programs.program(name).is_some_and(|program| program.fd().is_ok())
 }
 
-/// Loads the program that all programs of system calls end in, and puts it into the map by which they call it.
-pub(super) fn install_reporter(programs: &mut Ebpf, withheld: &Withheld) -> Result<ProgramArray<MapData>, ProbeError> {
+/// Loads the program that the programs of a family end in, and puts it into the map by which they call it.
+pub(super) fn install_reporter(
+    programs: &mut Ebpf,
+    family: Family,
+    withheld: &Withheld,
+) -> Result<ProgramArray<MapData>, ProbeError> {
+    let reporter = family.reporter();
     let refused = |reason: String| ProbeError::Program {
-        program: REPORTER,
+        program: reporter,
         reason,
     };
-    if withheld.has_program(REPORTER) {
+    if withheld.has_program(reporter) {
         return Err(refused(WITHHELD.to_owned()));
     }
-    let map = take(programs, "NEXT")?;
+    let map = take(programs, family.reporters_map())?;
     let mut next = ProgramArray::try_from(map).map_err(|error| refused(reason(&error)))?;
     let program = programs
-        .program_mut(REPORTER)
+        .program_mut(reporter)
         .ok_or_else(|| refused("it is not in the object".to_owned()))?;
-    let program: &mut TracePoint = program
-        .try_into()
-        .map_err(|error: ProgramError| refused(reason(&error)))?;
-    program.load().map_err(|error| refused(reason(&error)))?;
+    let loaded = match family {
+        Family::Sock => <&mut RawTracePoint>::try_from(&mut *program).and_then(RawTracePoint::load),
+        Family::Syscall => <&mut TracePoint>::try_from(&mut *program).and_then(TracePoint::load),
+    };
+    loaded.map_err(|error| refused(reason(&error)))?;
     let fd = program.fd().map_err(|error| refused(reason(&error)))?;
     next.set(0, fd, 0).map_err(|error| refused(reason(&error)))?;
     Ok(next)

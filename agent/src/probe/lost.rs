@@ -17,7 +17,7 @@ impl Lost {
         Self {
             what: name,
             feature,
-            reason: "this kernel's BTF has no such field".to_owned(),
+            reason: NO_FIELD.to_owned(),
         }
     }
 
@@ -27,6 +27,9 @@ impl Lost {
         tracing::warn!(what, reason, "not available on this kernel: {feature}");
     }
 }
+
+/// Reason of a field.
+pub(super) const NO_FIELD: &str = "this kernel's BTF has no such field";
 
 /// Reason of a program that a test withholds.
 pub(super) const WITHHELD: &str = "withheld by a test";

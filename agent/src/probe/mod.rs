@@ -5,6 +5,7 @@
 mod btf;
 mod calibrate;
 mod error;
+mod family;
 mod load;
 mod lost;
 mod mapped;
@@ -19,10 +20,11 @@ mod survey;
 #[cfg(feature = "fuzzing")]
 pub use btf::Btf;
 pub use error::ProbeError;
-pub use load::{Later, REPORTER, Settings};
+pub use family::{Family, Obstacle};
+pub use load::{Later, Settings};
 pub use lost::{Lost, Withheld};
 pub use offsets::{Feature, fields};
-pub use plan::{Attachment, Hook, PLAN, When};
+pub use plan::{Attachment, Hook, When, plan};
 pub use ring::{Ring, Waker};
 pub use start::give_back_memory;
 pub use survey::{Survey, Trial, survey};
@@ -45,16 +47,21 @@ pub struct Probe {
     pub shared: Shared,
     /// Programs and fields that this kernel does not have or refuses, and why.
     pub lost: Vec<Lost>,
+    /// Family of hooks that the programs are attached to.
+    pub family: Family,
     programs: Arc<Mutex<aya::Ebpf>>,
     skipped: Skipped,
-    /// Holds the reporter, which the programs of system calls end in.
+    /// Holds the reporter, which the programs that see bytes move end in.
     _next: aya::maps::ProgramArray<aya::maps::MapData>,
 }
 
 impl Probe {
     /// Returns a handle that attaches the remaining programs, on another thread.
     pub fn later(&self) -> Later {
-        Later(Arc::clone(&self.programs))
+        Later {
+            programs: Arc::clone(&self.programs),
+            family: self.family,
+        }
     }
 
     /// Reads the kernel's own counts, which [`Probe::counters`] returns then.

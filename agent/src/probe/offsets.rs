@@ -2,7 +2,13 @@
 
 use agent_ebpf::abi::Offsets;
 
-use super::{ProbeError, btf::Btf, lost::Lost};
+use super::{
+    ProbeError,
+    btf::Btf,
+    family::{Events, Family},
+    lost::Lost,
+    plan,
+};
 
 /// Result of the look for all fields.
 pub struct Found {
@@ -12,42 +18,67 @@ pub struct Found {
     pub lost: Vec<Lost>,
     /// Fields that are missing, as `struct.member`, and without which nothing works.
     pub essential: Vec<String>,
+    /// Whether the kernel has the socket events, and which fields their programs lack.
+    pub events: Events,
 }
 
 /// Feature that is lost without a field; `None`: nothing works without it.
 pub type Feature = Option<&'static str>;
 
-/// Nothing works without the field.
-const ALL: Feature = None;
+/// Consequence of a missing field.
+#[derive(Clone, Copy)]
+enum Need {
+    /// Nothing works without the field.
+    All,
+    /// The programs at the socket events need the field for a feature, or for all that they do.
+    Events(Feature),
+    /// The feature does not work without the field.
+    Feature(&'static str),
+}
+
+use Need::All as ALL;
+const EVENTS: Need = Need::Events(None);
+const EVENT_LOOPS: Need = Need::Events(Some(plan::EVENT_LOOPS));
 /// The inode number distinguishes a socket from an earlier one at the same address.
-const GENERATIONS: Feature = Some("sockets that have the address of an earlier one are not told from it");
-const PROGRAMS: Feature = Some("programs that end before they are looked at have no name");
-const ENDS: Feature = Some("exchanges of processes that die end late");
-const EXIT_CODES: Feature = Some("how a process ended is not recorded");
-const FORKS: Feature = Some("processes that a target forks are found late");
-const UNIX: Feature = Some("HTTP over Unix sockets");
-const UNIX_ENDS: Feature = Some("ends of Unix connections");
-const UNIX_LINKS: Feature = Some("which call a request over a Unix socket came from");
-const ADDRESSES: Feature = Some("addresses of connections");
-const ADDRESSES_6: Feature = Some("IPv6 addresses of connections");
-const PORTS: Feature = Some("ports of connections, and processes that begin to listen on a selected port");
-const NAMESPACES: Feature = Some("which network namespace a connection is in is not recorded");
-const ERRORS: Feature = Some("why a connection ended (a reset, a time limit)");
-const SHUTDOWNS: Feature = Some("which direction of a connection was shut down is not recorded");
-const UPPER_LAYERS: Feature = Some("encryption by the kernel (kTLS) is not told from other bytes that make no sense");
+const GENERATIONS: Need = Need::Feature("sockets that have the address of an earlier one are not told from it");
+const PROGRAMS: Need = Need::Feature("programs that end before they are looked at have no name");
+const ENDS: Need = Need::Feature("exchanges of processes that die end late");
+const EXIT_CODES: Need = Need::Feature("how a process ended is not recorded");
+const FORKS: Need = Need::Feature("processes that a target forks are found late");
+const UNIX: Need = Need::Feature("HTTP over Unix sockets");
+const UNIX_ENDS: Need = Need::Feature("ends of Unix connections");
+const UNIX_LINKS: Need = Need::Feature("which call a request over a Unix socket came from");
+const ADDRESSES: Need = Need::Feature("addresses of connections");
+const ADDRESSES_6: Need = Need::Feature("IPv6 addresses of connections");
+const PORTS: Need = Need::Feature("ports of connections, and processes that begin to listen on a selected port");
+const NAMESPACES: Need = Need::Feature("which network namespace a connection is in is not recorded");
+const ERRORS: Need = Need::Feature("why a connection ended (a reset, a time limit)");
+const SHUTDOWNS: Need = Need::Feature("which direction of a connection was shut down is not recorded");
+const UPPER_LAYERS: Need =
+    Need::Feature("encryption by the kernel (kTLS) is not told from other bytes that make no sense");
 /// Without sequence numbers, the bytes of TCP streams are counted, as those of Unix sockets are.
-const SEQUENCES: Feature = Some("which call a request over TCP came from, and bytes that no program saw");
+const SEQUENCES: Need = Need::Feature("which call a request over TCP came from, and bytes that no program saw");
+
+/// Types of the functions that the kernel calls at the socket events, since Linux 6.3
+/// (<https://github.com/torvalds/linux/blob/v6.3/include/trace/events/sock.h>).
+const SOCKET_EVENTS: [&str; 2] = ["btf_trace_sock_send_length", "btf_trace_sock_recv_length"];
 
 /// Looks for all fields, but for those that are `withheld` (as `struct.member`).
 pub fn offsets(btf: &Btf, withheld: &[String]) -> Found {
     let mut lost = Vec::new();
     let mut essential = Vec::new();
-    let mut offsets = look(btf, &mut |name, offset, feature| {
+    let mut events = Events {
+        exist: SOCKET_EVENTS.iter().all(|name| btf.has_typedef(name)),
+        ..Events::default()
+    };
+    let mut offsets = look(btf, &mut |name, offset, need| {
         let offset = offset.filter(|_| !withheld.contains(&name));
         if offset.is_none() {
-            match feature {
-                Some(feature) => lost.push(Lost::field(name, feature)),
-                None => essential.push(name),
+            match need {
+                Need::All => essential.push(name),
+                Need::Events(None) => events.missing.push(name),
+                Need::Events(Some(feature)) => events.lost.push(Lost::field(name, feature)),
+                Need::Feature(feature) => lost.push(Lost::field(name, feature)),
             }
         }
         offset
@@ -57,28 +88,42 @@ pub fn offsets(btf: &Btf, withheld: &[String]) -> Found {
         offsets,
         lost,
         essential,
+        events,
     }
 }
 
-/// Returns all fields of the running kernel that are looked for, as `struct.member`, with the feature that needs each.
+/// Returns all fields of the running kernel that the programs of a family need, as `struct.member`, with the feature that
+/// needs each.
 ///
 /// # Errors
 /// If the kernel's BTF cannot be read.
-pub fn fields() -> Result<Vec<(String, Feature)>, ProbeError> {
+pub fn fields(family: Family) -> Result<Vec<(String, Feature)>, ProbeError> {
     let btf = Btf::of_kernel()?;
     let mut fields = Vec::new();
-    look(&btf, &mut |name, offset, feature| {
-        fields.push((name, feature));
+    look(&btf, &mut |name, offset, need| {
+        match (need, family) {
+            (Need::All, _) => fields.push((name, None)),
+            (Need::Events(feature), Family::Sock) => fields.push((name, feature)),
+            (Need::Events(_), Family::Syscall) => {}
+            (Need::Feature(feature), _) => fields.push((name, Some(feature))),
+        }
         offset
     });
     Ok(fields)
 }
 
-/// Calls `take` for each field, with its name, its offset and the feature that needs it.
-fn look(btf: &Btf, take: &mut dyn FnMut(String, Option<u32>, Feature) -> Option<u32>) -> Offsets {
-    let mut of = |structure: &str, member: &str, feature: Feature| {
+/// Word of `thread_info` that shows a system call of a 32-bit program: `TS_COMPAT`, or `TIF_32BIT` on 64-bit ARM.
+const THREAD_STATUS: &str = if cfg!(target_arch = "aarch64") {
+    "thread_info.flags"
+} else {
+    "thread_info.status"
+};
+
+/// Calls `take` for each field, with its name, its offset and what needs it.
+fn look(btf: &Btf, take: &mut dyn FnMut(String, Option<u32>, Need) -> Option<u32>) -> Offsets {
+    let mut of = |structure: &str, member: &str, need: Need| {
         let offset = btf.offset(structure, member);
-        take(format!("{structure}.{member}"), offset, feature).unwrap_or(Offsets::MISSING)
+        take(format!("{structure}.{member}"), offset, need).unwrap_or(Offsets::MISSING)
     };
     // `struct file` counts its references in `f_ref`, minus one, since 6.13
     // (https://github.com/torvalds/linux/commit/90ee6ed776c06435a3fe79c7f5344761f52e1760).
@@ -90,6 +135,8 @@ fn look(btf: &Btf, take: &mut dyn FnMut(String, Option<u32>, Feature) -> Option<
         task_signal: of("task_struct", "signal", ENDS),
         task_exit_code: of("task_struct", "exit_code", EXIT_CODES),
         task_mm: of("task_struct", "mm", PROGRAMS),
+        task_sleeps: of("task_struct", "nvcsw", EVENT_LOOPS),
+        thread_status: of("task_struct", THREAD_STATUS, EVENTS),
         mm_arg_start: of("mm_struct", "arg_start", PROGRAMS),
         signal_live: of("signal_struct", "live", ENDS),
         stack_to_regs: Offsets::MISSING,
@@ -101,8 +148,11 @@ fn look(btf: &Btf, take: &mut dyn FnMut(String, Option<u32>, Feature) -> Option<
         file_inode: of("file", "f_inode", GENERATIONS),
         file_count: of("file", if newer_count { "f_ref" } else { "f_count" }, UNIX_ENDS),
         file_count_bias: newer_count as u32,
+        file_epoll: of("file", "f_ep", EVENT_LOOPS),
         inode_ino: of("inode", "i_ino", GENERATIONS),
         socket_sk: of("socket", "sk", ALL),
+        socket_file: of("socket", "file", EVENTS),
+        sock_socket: of("sock", "sk_socket", EVENTS),
         sock_type: of("sock", "sk_type", UNIX),
         sock_family: of("sock_common", "skc_family", ALL),
         sock_state: of("sock_common", "skc_state", SEQUENCES),
@@ -128,6 +178,7 @@ fn look(btf: &Btf, take: &mut dyn FnMut(String, Option<u32>, Feature) -> Option<
         typed_task: 0,
         word_type: btf.structure("timespec64").unwrap_or(0),
         read_only_cast: btf.function("bpf_rdonly_cast").unwrap_or(0),
+        by_events: 0,
         socket_file_ops: 0,
         // Kernels with this function run the programs of system calls with preemption on (seen in 7.3).
         preemptible: btf.function("trace_call_bpf_faultable").is_some() as u64,

@@ -1,4 +1,6 @@
-//! Table of all programs: where each is attached, and the loss without it.
+//! Tables of all programs: where each is attached, and the loss without it.
+
+use super::family::Family;
 
 /// Tracepoint that a program is attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,14 +46,11 @@ const fn syscall(program: &'static str, name: &'static str, feature: Option<&'st
     }
 }
 
-/// Returns the attachment of a call that ends Unix connections. Every process makes such calls all the time.
+/// Returns the attachment of a call that matters for Unix connections only. Every process makes such calls all the time.
 const fn unix(program: &'static str, name: &'static str, feature: &'static str) -> Attachment {
     Attachment {
-        program,
-        hook: Hook::Syscall(name),
-        feature: Some(feature),
         when: When::UnixHttp,
-        may_be_unknown: false,
+        ..syscall(program, name, Some(feature))
     }
 }
 
@@ -65,12 +64,25 @@ pub(super) const fn raw(program: &'static str, name: &'static str, feature: Opti
     }
 }
 
-/// Feature that needs the hooks of epoll_wait(2).
-const EVENT_LOOPS: &str = "threads that wait for events are not told from threads that block";
+/// Feature that needs the hooks of epoll_wait(2), or facts that the programs at the socket events take instead.
+pub(super) const EVENT_LOOPS: &str = "threads that wait for events are not told from threads that block";
+const OPENERS: &str = "failed connects, and the opener rule for parents";
+const UNIX_OPENERS: &str = "failed connects to Unix sockets, and the opener rule for them";
+const UNIX_ACCEPTS: &str = "accepts on Unix sockets: such connections are picked up at their first request";
+const IO_URING: &str = "the warning about io_uring";
 
-/// All programs, in the order of attaching: processes first, so that none forks unseen; then opens of connections, then
-/// bytes, so that no byte is reported before its connection.
-pub const PLAN: &[Attachment] = &[
+/// Returns all programs of a family, in the order of attaching: processes first, so that none forks unseen; then opens of
+/// connections, then bytes, so that no byte is reported before its connection.
+pub fn plan(family: Family) -> impl Iterator<Item = &'static Attachment> {
+    let (opens, bytes) = match family {
+        Family::Sock => (UNIX_OPENS, EVENTS),
+        Family::Syscall => (OPENS, CALLS),
+    };
+    PROCESSES.iter().chain(opens).chain(UNIX_ENDS).chain(bytes)
+}
+
+/// Programs that see what processes and TCP connections do.
+const PROCESSES: &[Attachment] = &[
     raw("process_fork", "sched_process_fork", None),
     raw(
         "process_exec",
@@ -83,6 +95,10 @@ pub const PLAN: &[Attachment] = &[
         Some("exchanges of processes that die end late"),
     ),
     raw("tcp_state", "inet_sock_set_state", None),
+];
+
+/// Programs that see connections open: all in [`Family::Syscall`].
+const OPENS: &[Attachment] = &[
     syscall(
         "accept_exit",
         "sys_exit_accept",
@@ -93,16 +109,21 @@ pub const PLAN: &[Attachment] = &[
         "sys_exit_accept4",
         Some("accept4(2): such connections are picked up at their first request"),
     ),
-    syscall(
-        "connect_enter",
-        "sys_enter_connect",
-        Some("failed connects, and the opener rule for parents"),
-    ),
-    syscall(
-        "connect_exit",
-        "sys_exit_connect",
-        Some("failed connects, and the opener rule for parents"),
-    ),
+    syscall("connect_enter", "sys_enter_connect", Some(OPENERS)),
+    syscall("connect_exit", "sys_exit_connect", Some(OPENERS)),
+];
+
+/// The same programs in [`Family::Sock`], where they look at Unix sockets only: TCP connections are seen to open by their
+/// changes of state.
+const UNIX_OPENS: &[Attachment] = &[
+    unix("accept_exit", "sys_exit_accept", UNIX_ACCEPTS),
+    unix("accept4_exit", "sys_exit_accept4", UNIX_ACCEPTS),
+    unix("connect_enter", "sys_enter_connect", UNIX_OPENERS),
+    unix("connect_exit", "sys_exit_connect", UNIX_OPENERS),
+];
+
+/// Programs that see Unix connections end.
+const UNIX_ENDS: &[Attachment] = &[
     unix("close_enter", "sys_enter_close", "ends of Unix connections"),
     unix(
         "close_range_enter",
@@ -114,6 +135,17 @@ pub const PLAN: &[Attachment] = &[
     unix("dup2_enter", "sys_enter_dup2", "ends of Unix connections by dup2(2)"),
     unix("dup3_enter", "sys_enter_dup3", "ends of Unix connections by dup3(2)"),
     unix("shutdown_exit", "sys_exit_shutdown", "half-closed Unix connections"),
+];
+
+/// Programs of [`Family::Sock`] that see bytes move, and io_uring.
+const EVENTS: &[Attachment] = &[
+    raw("sock_send", "sock_send_length", None),
+    raw("sock_receive", "sock_recv_length", None),
+    raw("io_uring_created", "io_uring_create", Some(IO_URING)),
+];
+
+/// Programs of [`Family::Syscall`] that see bytes move, waits for events, and io_uring.
+const CALLS: &[Attachment] = &[
     syscall("read_exit", "sys_exit_read", None),
     syscall("write_exit", "sys_exit_write", None),
     syscall(
@@ -177,9 +209,29 @@ pub const PLAN: &[Attachment] = &[
         may_be_unknown: true,
         ..syscall("epoll_pwait2_exit", "sys_exit_epoll_pwait2", Some(EVENT_LOOPS))
     },
-    syscall(
-        "io_uring_setup_exit",
-        "sys_exit_io_uring_setup",
-        Some("the warning about io_uring"),
-    ),
+    syscall("io_uring_setup_exit", "sys_exit_io_uring_setup", Some(IO_URING)),
 ];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_socket_events_need_no_hook_of_a_system_call_at_the_start() {
+        let hooked =
+            |family| plan(family).filter(|one| one.when == When::Always && matches!(one.hook, Hook::Syscall(_)));
+        assert_eq!(hooked(Family::Sock).count(), 0);
+        assert!(hooked(Family::Syscall).count() > 10);
+    }
+
+    #[test]
+    fn a_program_has_one_place_in_a_family() {
+        for family in Family::ALL {
+            let names: BTreeSet<&str> = plan(family).map(|one| one.program).collect();
+            assert_eq!(names.len(), plan(family).count());
+            assert!(!names.contains(family.reporter()));
+        }
+    }
+}

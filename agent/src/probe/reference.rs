@@ -18,8 +18,9 @@ use aya::{
 };
 
 use super::{
-    Hook, PLAN, ProbeError, When,
+    Family, Hook, ProbeError, When,
     load::{OBJECT, take},
+    plan,
 };
 
 /// Size of the ring: room for 15 ms of the fastest server that we know.
@@ -117,7 +118,7 @@ impl Drop for Reference {
     }
 }
 
-/// Programs that do nothing, on all hooks that an agent takes at its start: they measure what the hooks themselves cost.
+/// Programs that do nothing, on all hooks that an agent of [`Family::Syscall`] takes at its start: they measure what the hooks themselves cost.
 pub struct Empty {
     _programs: Ebpf,
 }
@@ -132,7 +133,7 @@ impl Empty {
         let missing = || failed(&"it is not in the object");
         for (name, raw) in [("empty", false), ("empty_raw", true)] {
             let program = programs.program_mut(name).ok_or_else(missing)?;
-            let hooks = PLAN.iter().filter(|attachment| attachment.when == When::Always);
+            let hooks = plan(Family::Syscall).filter(|attachment| attachment.when == When::Always);
             if raw {
                 let program: &mut RawTracePoint = program.try_into().map_err(|error| failed(&error))?;
                 program.load().map_err(|error| failed(&error))?;

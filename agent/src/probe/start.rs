@@ -5,22 +5,25 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use agent_ebpf::abi::{CPU_LIMIT, Control, HINT_SLOTS, MARKS};
-use aya::{Ebpf, programs::ProgramError};
+use agent_ebpf::abi::{CPU_LIMIT, Control, HINT_SLOTS, MARKS, Offsets};
+use aya::{Ebpf, programs::ProgramError, util::KernelVersion};
 
 use super::{
-    Attachment, PLAN, Probe, ProbeError, Settings, Shared, When,
+    Attachment, Family, Probe, ProbeError, Settings, Shared, When,
     btf::Btf,
     calibrate::{calibrate, typed_loads},
+    family::{Obstacle, choose, obstacle},
     load::{PROCESS_MARKS, attach, install_reporter, load, mapped, object, reason, take},
     lost::{Lost, WITHHELD},
     offsets::{Found, offsets},
+    plan,
     ring::Ring,
     skipped::Skipped,
 };
 
 impl Probe {
-    /// Loads and attaches all programs. No process is a target yet.
+    /// Loads and attaches all programs of the family that the settings ask for, or of the best one that this kernel takes.
+    /// No process is a target yet.
     ///
     /// # Errors
     /// If the kernel lacks or refuses something that all tracing depends on. The rest is in [`Probe::lost`].
@@ -30,17 +33,37 @@ impl Probe {
             mut offsets,
             mut lost,
             essential,
+            events,
         } = offsets(&btf, &settings.withheld.fields);
         drop(btf);
         if !essential.is_empty() {
             return Err(ProbeError::Fields { missing: essential });
         }
-        if let Err(reason) = typed_loads(&mut offsets) {
+        let casts = typed_loads(&mut offsets);
+        if let Err(reason) = &casts {
             tracing::debug!("typed loads are refused, helpers read instead: {reason}");
         }
         calibrate(&mut offsets)?;
 
-        let mut programs = object(&offsets, &settings)?;
+        let obstacle = obstacle(settings.hooks, &events, &casts);
+        let (mut probe, obstacle) = choose(settings.hooks, obstacle, |family| {
+            Self::of_family(family, offsets, &settings)
+        })?;
+        match obstacle {
+            Some(Obstacle::Refused(without)) => lost.push(without),
+            Some(Obstacle::Unwanted | Obstacle::Absent) => {}
+            None => lost.extend(events.lost),
+        }
+        lost.append(&mut probe.lost);
+        lost.iter().for_each(Lost::tell);
+        tracing::debug!(hooks = probe.family.name(), "the programs are attached");
+        probe.lost = lost;
+        Ok(probe)
+    }
+
+    /// Loads and attaches all programs of a family.
+    fn of_family(family: Family, offsets: Offsets, settings: &Settings) -> Result<Self, ProbeError> {
+        let mut programs = object(&of_family(family, offsets), settings)?;
         let shared = Shared {
             targets: mapped(&mut programs, "TARGETS", PROCESS_MARKS)?,
             ports: mapped(&mut programs, "PORTS", 65536 / MARKS as u32)?,
@@ -52,8 +75,9 @@ impl Probe {
             .control
             .set(0, offset_of!(Control, agent_tgid), std::process::id());
         let ring = Ring::new(take(&mut programs, "EVENTS")?)?;
-        let next = install_reporter(&mut programs, &settings.withheld)?;
-        for attachment in PLAN {
+        let next = install_reporter(&mut programs, family, &settings.withheld)?;
+        let mut lost = Vec::new();
+        for attachment in plan(family) {
             let result = if settings.withheld.has_program(attachment.program) {
                 Err(WITHHELD.to_owned())
             } else {
@@ -64,16 +88,33 @@ impl Probe {
                 lost.push(attachment.without(reason)?);
             }
         }
-        lost.iter().for_each(Lost::tell);
         Ok(Self {
             ring,
             shared,
             lost,
+            family,
             skipped: Skipped::of(&programs),
             programs: Arc::new(Mutex::new(programs)),
             _next: next,
         })
     }
+}
+
+/// Returns the facts for the programs of a family.
+pub(super) fn of_family(family: Family, offsets: Offsets) -> Offsets {
+    match family {
+        Family::Sock => Offsets {
+            by_events: 1,
+            preemptible: offsets.preemptible | u64::from(are_raw_tracepoints_preemptible()),
+            ..offsets
+        },
+        Family::Syscall => offsets,
+    }
+}
+
+/// Returns whether this kernel runs the programs of raw tracepoints with preemption on, as it does since 7.0.
+fn are_raw_tracepoints_preemptible() -> bool {
+    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(7, 0, 0))
 }
 
 /// Loads a program, and attaches it unless that is for later.

@@ -5,12 +5,15 @@ use agent_ebpf::abi::Offsets;
 use aya::Ebpf;
 
 use super::{
-    Hook, PLAN, ProbeError, Settings,
+    Family, Hook, Obstacle, ProbeError, Settings,
     btf::Btf,
     calibrate::{calibrate, typed_loads},
-    load::{REPORTER, attach, install_reporter, load, object, reason, small_object},
+    family::obstacle,
+    load::{attach, install_reporter, load, object, reason, small_object},
     lost::{Lost, Withheld},
     offsets::{Found, offsets},
+    plan,
+    start::of_family,
 };
 
 /// Results of the survey. `Err` has the kernel's reason.
@@ -22,9 +25,13 @@ pub struct Survey {
     pub registers: Result<(), String>,
     /// Reading fields by their types, which costs less than by helpers.
     pub typed_loads: Result<(), String>,
+    /// Capture at the socket events, which costs less than at system calls.
+    pub socket_events: Result<(), Obstacle>,
+    /// Family of hooks that an agent with such settings uses, or fails to.
+    pub family: Family,
     /// Creating the maps in their full size, the ring buffer among them.
     pub maps: Result<(), String>,
-    /// Every program, in the order of attaching. Empty if no maps could be created.
+    /// Every program of the family, in the order of attaching. Empty if no maps could be created.
     pub programs: Vec<Trial>,
 }
 
@@ -48,52 +55,72 @@ pub fn survey(settings: &Settings) -> Survey {
         missing_fields: Ok(Vec::new()),
         registers: untried(),
         typed_loads: untried(),
+        socket_events: Err(Obstacle::Absent),
+        family: settings.hooks.unwrap_or(Family::Syscall),
         maps: untried(),
         programs: Vec::new(),
     };
-    let mut offsets = match fields() {
-        Ok((offsets, missing)) => {
-            survey.missing_fields = missing;
-            offsets
-        }
-        Err(reason) => {
-            survey.missing_fields = Err(reason);
+    let btf = match Btf::of_kernel() {
+        Ok(btf) => btf,
+        Err(error) => {
+            survey.missing_fields = Err(error.to_string());
             return survey;
         }
     };
+    let Found {
+        mut offsets,
+        lost,
+        essential,
+        events,
+    } = offsets(&btf, &[]);
+    drop(btf);
+    survey.missing_fields = match essential.as_slice() {
+        [] => Ok(lost),
+        _ => Err(ProbeError::Fields { missing: essential }.to_string()),
+    };
     survey.typed_loads = typed_loads(&mut offsets);
     survey.registers = calibrate(&mut offsets).map_err(|error| error.to_string());
-    let full = object(&offsets, settings);
-    survey.maps = full.as_ref().map(drop).map_err(|error| reason(error));
-    // Programs are the same with the smallest maps, and their own verdicts are worth having.
-    if let Ok(mut programs) = full.or_else(|_| small_object(&offsets)) {
-        survey.programs = trials(&mut programs);
+    let obstacle = obstacle(settings.hooks, &events, &survey.typed_loads);
+    if obstacle.is_none() || settings.hooks == Some(Family::Sock) {
+        survey.family = Family::Sock;
+        (survey.maps, survey.programs) = tried(Family::Sock, offsets, settings);
+    }
+    let obstacle = obstacle.or_else(|| refused(&survey.programs));
+    survey.socket_events = obstacle.map_or(Ok(()), Err);
+    if survey.socket_events.is_err() && settings.hooks != Some(Family::Sock) {
+        survey.family = Family::Syscall;
+        (survey.maps, survey.programs) = tried(Family::Syscall, offsets, settings);
     }
     survey
 }
 
-/// Returns the offsets, and the fields that are missing. Fails if the kernel's BTF cannot be read.
-fn fields() -> Result<(Offsets, Result<Vec<Lost>, String>), String> {
-    let btf = Btf::of_kernel().map_err(|error| error.to_string())?;
-    let Found {
-        offsets,
-        lost,
-        essential,
-    } = offsets(&btf, &Withheld::default().fields);
-    let missing = if essential.is_empty() {
-        Ok(lost)
-    } else {
-        Err(ProbeError::Fields { missing: essential }.to_string())
-    };
-    Ok((offsets, missing))
+/// Returns the first program that was refused, and without which the socket events are of no use.
+fn refused(trials: &[Trial]) -> Option<Obstacle> {
+    let essential = trials.iter().filter(|trial| trial.feature.is_none());
+    let mut refused = essential.filter_map(|trial| {
+        let reason = trial.outcome.as_ref().err()?;
+        Some(Obstacle::refused(trial.program, reason))
+    });
+    refused.next()
 }
 
-/// Loads and attaches every program.
-fn trials(programs: &mut Ebpf) -> Vec<Trial> {
-    // Held until all are tried: the programs of system calls go on in it.
-    let reporter = install_reporter(programs, &Withheld::default());
+/// Tries the programs of a family. Returns also whether the maps could be created in full size.
+fn tried(family: Family, offsets: Offsets, settings: &Settings) -> (Result<(), String>, Vec<Trial>) {
+    let offsets = of_family(family, offsets);
+    let full = object(&offsets, settings);
+    let maps = full.as_ref().map(drop).map_err(|error| reason(error));
+    // Programs are the same with the smallest maps, and their own verdicts are worth having.
+    let programs = full.or_else(|_| small_object(&offsets));
+    let trials = programs.map_or_else(|_| Vec::new(), |mut programs| trials(&mut programs, family));
+    (maps, trials)
+}
+
+/// Loads and attaches every program of a family.
+fn trials(programs: &mut Ebpf, family: Family) -> Vec<Trial> {
+    // Held until all are tried: the programs that see bytes move go on in it.
+    let reporter = install_reporter(programs, family, &Withheld::default());
     let mut trials = vec![Trial {
-        program: REPORTER,
+        program: family.reporter(),
         tracepoint: None,
         feature: None,
         outcome: reporter.as_ref().map(drop).map_err(|error| match error {
@@ -101,7 +128,7 @@ fn trials(programs: &mut Ebpf) -> Vec<Trial> {
             other => other.to_string(),
         }),
     }];
-    trials.extend(PLAN.iter().map(|attachment| {
+    trials.extend(plan(family).map(|attachment| {
         Trial {
             program: attachment.program,
             tracepoint: Some(match attachment.hook {

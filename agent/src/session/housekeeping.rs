@@ -46,6 +46,7 @@ impl Session {
             talking: self.core.talking(),
             facts: self.inspector.counters().to_vec(),
             lost: self.probe.lost.iter().map(|lost| lost.feature.to_owned()).collect(),
+            hooks: Some(self.probe.family.name()),
         });
         lost
     }

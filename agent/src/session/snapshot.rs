@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub facts: Vec<(&'static str, u64)>,
     /// Features whose programs are not attached.
     pub lost: Vec<String>,
+    /// Family of hooks that the programs are attached to; `None`: the session has not begun.
+    pub hooks: Option<&'static str>,
     /// Processes that have connections.
     pub talking: usize,
 }
@@ -80,6 +82,7 @@ impl Published {
             under_way: (connections, exchanges),
             facts,
             lost,
+            hooks,
             talking: _,
         } = self.snapshot();
         let readers = self.readers.get();
@@ -108,6 +111,12 @@ impl Published {
             gauge("connections", "Connections that are followed", connections),
             gauge("exchanges", "Exchanges that have not left", exchanges),
             gauge("programs_missing", "Programs that are not attached", lost.len()),
+            family(
+                "hooks",
+                "Family of hooks that the programs are attached to",
+                Kind::Gauge,
+                hooks.into_iter().map(in_use).collect(),
+            ),
         ]
     }
 }
@@ -136,6 +145,14 @@ fn gauge(name: &'static str, help: &'static str, value: usize) -> Collected {
     let labels = Vec::new();
     let value = value as u64;
     family(name, help, Kind::Gauge, vec![Sample { labels, value }])
+}
+
+/// Returns the sample that names the family of hooks in use.
+fn in_use(hooks: &'static str) -> Sample {
+    Sample {
+        labels: vec![(Cow::Borrowed("family"), Cow::Borrowed(hooks))],
+        value: 1,
+    }
 }
 
 /// Returns a counter for each cause.

@@ -15,7 +15,7 @@ use crate::{
     config::{CONTROL_SOCKET, METRICS_ADDRESS},
     export::config::{Choice, ExportConfig, Target, names_endpoint},
     preflight::{self, Tracefs},
-    probe::{self, Survey},
+    probe::{self, Family, Survey},
     process::{ProcRoot, Unseen, unseen},
 };
 
@@ -68,13 +68,16 @@ pub enum Collector {
 }
 
 impl Facts {
-    /// Reads the machine. Programs are loaded for a moment; where tracefs is not mounted, it is for this process alone.
+    /// Reads the machine, for an agent with this family of hooks. Programs are loaded for a moment; where tracefs is not mounted, it is for this process alone.
     ///
     /// # Errors
     /// If the process file system cannot be read.
-    pub fn read() -> anyhow::Result<Self> {
+    pub fn read(hooks: Option<Family>) -> anyhow::Result<Self> {
         let system = preflight::Facts::read()?;
-        let settings = probe::Settings::default();
+        let settings = probe::Settings {
+            hooks,
+            ..probe::Settings::default()
+        };
         let mut repairs = Vec::new();
         if system.tracefs == Tracefs::NotMounted
             && let Err(error) = preflight::mount_tracefs_for_self()

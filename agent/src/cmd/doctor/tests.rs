@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     preflight::{self, Tracefs},
-    probe::{Lost, Survey, Trial},
+    probe::{Family, Lost, Obstacle, Survey, Trial},
     process::Unseen,
 };
 
@@ -37,6 +37,8 @@ fn good() -> Facts {
             missing_fields: Ok(vec![]),
             registers: Ok(()),
             typed_loads: Ok(()),
+            socket_events: Ok(()),
+            family: Family::Sock,
             maps: Ok(()),
             programs: vec![
                 trial("report_call", None, None),
@@ -87,6 +89,21 @@ fn with_survey(change: impl FnOnce(&mut Survey)) -> Facts {
     with(|facts| change(facts.survey.as_mut().unwrap()))
 }
 
+fn with_events(family: Family, obstacle: Obstacle) -> Facts {
+    with_survey(|survey| {
+        survey.family = family;
+        survey.socket_events = Err(obstacle);
+    })
+}
+
+fn refused_events() -> Obstacle {
+    Obstacle::Refused(Lost {
+        what: "sock_send".to_owned(),
+        feature: "the socket events",
+        reason: "EPERM".to_owned(),
+    })
+}
+
 #[test]
 fn all_is_well() {
     let report = verdict(&good());
@@ -100,7 +117,7 @@ fn all_is_well() {
 fn one_thing_at_a_time() {
     let refused = || Err("the BPF_PROG_LOAD syscall failed: EACCES … R1 invalid mem access".to_owned());
     let without = |number: u32| with(|facts| facts.system.capabilities = !(1 << number));
-    let cases: [(Facts, &str, State, &str); 29] = [
+    let cases: [(Facts, &str, State, &str); 33] = [
         (
             with(|facts| facts.system.kernel = "4.18.0".into()),
             "version",
@@ -175,6 +192,30 @@ fn one_thing_at_a_time() {
             "typed loads",
             State::Lacks,
             "takes longer",
+        ),
+        (
+            with_events(Family::Syscall, Obstacle::Absent),
+            "socket events",
+            State::Note,
+            "Linux 6.3 and newer | nothing is missing",
+        ),
+        (
+            with_events(Family::Syscall, Obstacle::Unwanted),
+            "socket events",
+            State::Note,
+            "--hooks=syscall was given",
+        ),
+        (
+            with_events(Family::Syscall, refused_events()),
+            "socket events",
+            State::Lacks,
+            "sock_send: EPERM | nothing is missing; system calls are hooked",
+        ),
+        (
+            with_events(Family::Sock, refused_events()),
+            "socket events",
+            State::Stops,
+            "sock_send: EPERM | nothing can be traced | --hooks=auto",
         ),
         (
             with_survey(|survey| survey.maps = refused()),

@@ -9,7 +9,7 @@ use crate::{
         capability::{CAPABILITIES, Capability, Need, lacking},
         kernel_version, problems,
     },
-    probe::{Lost, Survey, Trial},
+    probe::{Family, Lost, Obstacle, Survey, Trial},
     process::Unseen,
 };
 
@@ -308,6 +308,8 @@ fn tried(survey: &Survey, ring_bytes: u32) -> Vec<Line> {
         missing_fields,
         registers,
         typed_loads,
+        socket_events,
+        family,
         maps,
         programs,
     } = survey;
@@ -344,6 +346,7 @@ fn tried(survey: &Survey, ring_bytes: u32) -> Vec<Line> {
                 .costs("nothing is missing; each hooked system call takes longer")
                 .remedy("nothing, or a newer kernel"),
         },
+        events(socket_events, *family),
         match maps {
             Ok(()) => kernel(
                 "ring buffer",
@@ -357,6 +360,30 @@ fn tried(survey: &Survey, ring_bytes: u32) -> Vec<Line> {
     ];
     lines.extend(programs.iter().map(trial));
     lines
+}
+
+/// Judges the socket events, and tells which family of hooks an agent uses.
+fn events(outcome: &Result<(), Obstacle>, family: Family) -> Line {
+    let line = |state, found: String| Line::new(Group::Kernel, "socket events", state, found);
+    let obstacle = match outcome {
+        Ok(()) => {
+            return line(
+                State::Works,
+                "used: bytes are seen there, and no system call is hooked".to_owned(),
+            );
+        }
+        Err(obstacle) => obstacle,
+    };
+    const COST: &str = "nothing is missing; system calls are hooked instead, which slows each call of the host";
+    match (family, obstacle) {
+        (Family::Sock, _) => line(State::Stops, obstacle.to_string())
+            .costs(NOTHING)
+            .remedy("--hooks=auto takes the system calls where the socket events do not work"),
+        (Family::Syscall, Obstacle::Refused(_)) => line(State::Lacks, obstacle.to_string())
+            .costs(COST)
+            .remedy("nothing; if this kernel should accept it, report it with the kernel's version"),
+        (Family::Syscall, Obstacle::Absent | Obstacle::Unwanted) => line(State::Note, obstacle.to_string()).costs(COST),
+    }
 }
 
 fn trial(trial: &Trial) -> Line {

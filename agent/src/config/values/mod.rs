@@ -3,6 +3,7 @@
 //! The values are parsed here, once. What they mean for a request is decided in [`crate::engine::trace`].
 
 mod header;
+mod hooks;
 mod ignore;
 pub(super) mod limits;
 mod methods;
@@ -13,6 +14,7 @@ mod secrets;
 pub(super) mod selection;
 
 pub use header::HeaderName;
+pub use hooks::Hooks;
 pub use ignore::IgnoreRule;
 pub(crate) use ignore::IgnoredRequests;
 pub use methods::KnownMethods;
