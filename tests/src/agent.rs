@@ -34,6 +34,8 @@ const READY_LIMIT: Duration = Duration::from_secs(20);
 const END_LIMIT: Duration = Duration::from_secs(8);
 /// Variable with a whole number: the factor by which this machine is slower, because it is emulated.
 const SLOWNESS: &str = "SPOOR_TEST_SLOWNESS";
+/// Variable with the family of hooks that agents are told to use: `sock` or `syscall`. Without it they choose.
+const HOOKS: &str = "SPOOR_TEST_HOOKS";
 /// Time limit of a command under the agent.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
@@ -66,7 +68,8 @@ impl Agent {
         output: &str,
         stdout: Stdio,
     ) -> Result<Self> {
-        command.arg("run").args(selection).args(["--output", output]);
+        command.arg("run").args(hooks()).args(selection);
+        command.args(["--output", output]);
         command.args(["--capture-request-header", "x-request-id", "--capture-body-sizes"]);
         command.args(["--metrics-listen", &metrics.to_string()]);
         Self::attach(command, stdout, Some(metrics))
@@ -220,6 +223,7 @@ impl Tape {
         let mut command = Command::new(binary()?);
         command
             .arg("record")
+            .args(hooks())
             .arg("-o")
             .arg(tape_file(directory.path()))
             // A tape holds all captured bytes, and the disk may be slow.
@@ -294,7 +298,8 @@ pub fn run_command(command: &[&str]) -> Result<(Option<i32>, Vec<Span>, String)>
     let directory = directory("agent")?;
     let output = format!("otlp-json={}", spans_file(directory.path()).display());
     let mut agent = Command::new(binary()?);
-    agent.args(["run", "--output", &output, "--capture-request-header", "x-request-id"]);
+    agent.arg("run").args(hooks());
+    agent.args(["--output", &output, "--capture-request-header", "x-request-id"]);
     agent
         .args(["--capture-body-sizes", "--metrics-listen", "127.0.0.1:0", "--"])
         .args(command);
@@ -312,6 +317,16 @@ pub fn run_command(command: &[&str]) -> Result<(Option<i32>, Vec<Span>, String)>
 fn slowness() -> u32 {
     let value = std::env::var(SLOWNESS).ok();
     value.and_then(|value| value.parse().ok()).unwrap_or(1)
+}
+
+/// Returns the family of hooks that agents are told to use, if [`HOOKS`] names one.
+pub fn wanted_hooks() -> Option<String> {
+    std::env::var(HOOKS).ok().filter(|family| !family.is_empty())
+}
+
+/// Returns the option that makes an agent use the family of hooks that [`HOOKS`] names.
+pub fn hooks() -> Option<String> {
+    wanted_hooks().map(|family| format!("--hooks={family}"))
 }
 
 /// Returns the agent's binary: `SPOOR_BIN`, else the one that was built beside the running test or demo.

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use spoor_tests::{
-    agent::{Agent, binary},
+    agent::{Agent, binary, hooks},
     net, otlp,
     process::Process,
     services::directory,
@@ -213,6 +213,7 @@ impl World {
         let output = self
             .agent(user, dropped)
             .args(["doctor", "--json"])
+            .args(hooks())
             .stderr(Stdio::inherit())
             .output()?;
         let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;

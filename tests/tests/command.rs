@@ -4,7 +4,7 @@ use std::{fs::OpenOptions, process::Command};
 
 use anyhow::{Result, ensure};
 use spoor_tests::{
-    agent::{binary, run_command},
+    agent::{binary, hooks, run_command},
     compare::{Expectation, compare},
     services::{Server, Service},
     truth,
@@ -56,7 +56,6 @@ fn its_end_is_that_of_the_command() -> Result<()> {
 fn nothing_ends_because_the_log_cannot_be_written() -> Result<()> {
     let full = || OpenOptions::new().write(true).open("/dev/full");
     let run = [
-        "run",
         "--metrics-listen",
         "127.0.0.1:0",
         "--control",
@@ -66,7 +65,9 @@ fn nothing_ends_because_the_log_cannot_be_written() -> Result<()> {
         "-c",
         "exit 7",
     ];
-    let status = Command::new(binary()?).args(run).stderr(full()?).status()?;
+    let mut agent = Command::new(binary()?);
+    agent.arg("run").args(hooks()).args(run);
+    let status = agent.stderr(full()?).status()?;
     ensure!(status.code() == Some(7), "spoor run: {status}");
     let status = Command::new(binary()?)
         .args(["replay", "/no/tape"])

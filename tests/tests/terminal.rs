@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use spoor_tests::{
-    agent::binary,
+    agent::{binary, hooks},
     net,
     process::Process,
     services::{Server, Service},
@@ -121,8 +121,9 @@ fn traces_scroll_above_the_status_line() -> Result<()> {
         let service = Service::start(Server::NginxStatic, "leaf", &[])?;
         let spoor = binary()?;
         let command = format!(
-            "{} run {} --metrics-listen off --control off",
+            "{} run {} {} --metrics-listen off --control off",
             spoor.display(),
+            hooks().unwrap_or_default(),
             service.selection()?.join(" ")
         );
         let environment = [("NO_COLOR", "1")];
@@ -167,7 +168,7 @@ fn traces_scroll_above_the_status_line() -> Result<()> {
 fn nothing_is_drawn_where_there_is_no_terminal() -> Result<()> {
     let service = Service::start(Server::NginxStatic, "leaf", &[])?;
     let mut command = Command::new(binary()?);
-    command.arg("run").args(service.selection()?);
+    command.arg("run").args(hooks()).args(service.selection()?);
     command.args(["--metrics-listen", "off", "--control", "off"]);
     let (mut reader, writer) = pipe()?;
     let mut agent = Process::start_with(

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::{
     bare, fuzz, kernels,
     release::{self, Release},
-    tools::{self, CORE_COST, KERNELS, Run, SPOOR_BIN, target_dir},
+    tools::{self, CORE_COST, KERNELS, Run, SPOOR_BIN, TEST_HOOKS, target_dir},
 };
 
 /// The test that starts each server and client.
@@ -141,19 +141,19 @@ fn test_programs() -> Result<[(&'static str, PathBuf); 2]> {
 }
 
 /// Builds the release binary, and runs the end-to-end tests of the file `filter`, or those whose name contains it.
-/// Shows their output.
-pub fn only(filter: &str) -> Result<()> {
+/// Shows their output. `hooks`: the family of hooks that their agents use; `None`: they choose.
+pub fn only(filter: &str, hooks: Option<&str>) -> Result<()> {
     tallied(|tally| {
         let release = release_binary()?;
         let mut programs = Vec::new();
         if measures_core(filter) {
             programs.push((CORE_COST, step("program that measures Core", release::core_cost)?));
         }
-        tests(
-            END_TO_END,
-            end_to_end(&release, &programs, &files()?, Some(filter)),
-            tally,
-        )?;
+        let mut run = end_to_end(&release, &programs, &files()?, Some(filter));
+        if let Some(family) = hooks {
+            run = run.env(TEST_HOOKS, family);
+        }
+        tests(END_TO_END, run, tally)?;
         ensure!(
             tally.passed > 0,
             "no end-to-end test is called so: give a file of tests/tests (`matrix`) or a part of a test's name, not `{filter}`"

@@ -62,6 +62,9 @@ enum Task {
         /// what they print: no lints, no unit tests, no fuzz targets, no other system
         #[arg(conflicts_with = "no_e2e")]
         filter: Option<String>,
+        /// The agents of these end-to-end tests use this family of hooks: `sock` or `syscall`. Without it they choose
+        #[arg(long, value_name = "FAMILY", requires = "filter", value_parser = ["sock", "syscall"])]
+        hooks: Option<String>,
         /// Build a minimal system, and run there from nothing: the demo, the setup, and each server and client once
         #[arg(long, conflicts_with_all = ["no_e2e", "fuzz_minutes", "filter", "services"])]
         bare: bool,
@@ -126,10 +129,12 @@ fn run(task: Task) -> Result<ExitCode> {
             checks::without_end_to_end()?;
         }
         Task::Test {
-            filter: Some(filter), ..
+            filter: Some(filter),
+            hooks,
+            ..
         } => {
             setup::install(Scope::Test)?;
-            checks::only(&filter)?;
+            checks::only(&filter, hooks.as_deref())?;
         }
         Task::Test { fuzz_minutes, .. } => {
             setup::install(Scope::Test)?;

@@ -26,6 +26,9 @@ pub const CORE_COST: &str = "SPOOR_CORE_COST";
 /// Variable with the path of the suite of `cargo xtask kernels`, built as the release binary is, for the tests.
 pub const KERNELS: &str = "SPOOR_KERNELS";
 
+/// Variable with the family of hooks that the agents of the end-to-end tests use: `sock` or `syscall`.
+pub const TEST_HOOKS: &str = "SPOOR_TEST_HOOKS";
+
 /// Returns the folder of the workspace.
 pub fn root() -> PathBuf {
     let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -31,7 +31,9 @@ fn main() -> ExitCode {
             println!("{count} programs and fields, each withheld in turn");
             true
         }),
-        ["agent", kind, name, file, selection @ ..] => withheld::agent(kind, name, file, selection).map(|()| true),
+        ["agent", hooks, kind, name, file, selection @ ..] => {
+            withheld::agent(hooks, kind, name, file, selection).map(|()| true)
+        }
         ["hammer"] => bpf::hammer().map(|()| true),
         _ => Err(anyhow::anyhow!("no such part: {words:?}")),
     };

@@ -11,37 +11,79 @@ use anyhow::{Context, Result, bail, ensure};
 use spoor::{
     cmd,
     config::{self, Invocation, LogLevel},
-    probe::{self, PLAN, REPORTER, Withheld},
+    probe::{self, Family, Settings, Withheld, plan},
 };
-use spoor_tests::{agent::Agent, otlp};
+use spoor_tests::{
+    agent::{Agent, wanted_hooks},
+    otlp,
+};
 
 use crate::{lossy::nothing_wrong, own_path, threads::Service};
 
 /// A program or field that is withheld.
 struct Item {
+    /// Value of `--hooks`.
+    hooks: &'static str,
     kind: &'static str,
     name: String,
     /// Whether nothing works without it.
     essential: bool,
 }
 
+/// Returns all programs and fields of each family of hooks that this kernel takes.
 fn all() -> Result<Vec<Item>> {
-    let programs = PLAN.iter().map(|attachment| Item {
+    let wanted = wanted_hooks();
+    let mut items = Vec::new();
+    for family in Family::ALL {
+        let is_wanted = wanted.as_deref().is_none_or(|name| name == family.name());
+        if is_wanted && (family == Family::Syscall || has_socket_events()) {
+            items.extend(of_family(family)?);
+        }
+    }
+    if wanted.is_none() && has_socket_events() {
+        // An agent that chooses by itself goes on at the system calls.
+        items.extend(
+            [("program", "sock_send"), ("field", "socket.file")].map(|(kind, name)| Item {
+                hooks: "auto",
+                kind,
+                name: name.to_owned(),
+                essential: false,
+            }),
+        );
+    }
+    Ok(items)
+}
+
+fn of_family(family: Family) -> Result<Vec<Item>> {
+    let hooks = family.name();
+    let programs = plan(family).map(|attachment| Item {
+        hooks,
         kind: "program",
         name: attachment.program.to_owned(),
         essential: attachment.feature.is_none(),
     });
     let reporter = Item {
+        hooks,
         kind: "program",
-        name: REPORTER.to_owned(),
+        name: family.reporter().to_owned(),
         essential: true,
     };
-    let fields = probe::fields()?.into_iter().map(|(name, feature)| Item {
+    let fields = probe::fields(family)?.into_iter().map(|(name, feature)| Item {
+        hooks,
         kind: "field",
         name,
         essential: feature.is_none(),
     });
     Ok(programs.chain([reporter]).chain(fields).collect())
+}
+
+/// Returns whether an agent can use the socket events of this kernel.
+fn has_socket_events() -> bool {
+    let settings = Settings {
+        hooks: Some(Family::Sock),
+        ..Settings::default()
+    };
+    probe::survey(&settings).socket_events.is_ok()
 }
 
 /// Tries all items. Returns their number.
@@ -51,10 +93,10 @@ pub fn each_in_turn() -> Result<usize> {
     let all = all()?;
     let mut faults = Vec::new();
     for item in &all {
-        let Item { kind, name, .. } = item;
-        let file = folder.path().join(format!("{kind}-{name}"));
+        let Item { hooks, kind, name, .. } = item;
+        let file = folder.path().join(format!("{hooks}-{kind}-{name}"));
         if let Err(error) = without(&mut service, item, &file) {
-            faults.push(format!("without the {kind} {name}: {error:#}"));
+            faults.push(format!("--hooks={hooks} without the {kind} {name}: {error:#}"));
         }
     }
     service.end()?;
@@ -63,9 +105,17 @@ pub fn each_in_turn() -> Result<usize> {
 }
 
 fn without(service: &mut Service, item: &Item, file: &Path) -> Result<()> {
-    let Item { kind, name, essential } = item;
+    let Item {
+        hooks,
+        kind,
+        name,
+        essential,
+    } = item;
     let mut command = Command::new(own_path()?);
-    command.args(["agent", kind, name]).arg(file).args(service.selection());
+    command
+        .args(["agent", hooks, kind, name])
+        .arg(file)
+        .args(service.selection());
     service.expected.clear();
     let agent = match Agent::attach(command, Stdio::null(), None) {
         Ok(agent) => agent,
@@ -91,8 +141,8 @@ fn without(service: &mut Service, item: &Item, file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Runs the agent without an item.
-pub fn agent(kind: &str, name: &str, file: &str, selection: &[&str]) -> Result<()> {
+/// Runs the agent with this value of `--hooks`, without an item.
+pub fn agent(hooks: &str, kind: &str, name: &str, file: &str, selection: &[&str]) -> Result<()> {
     cmd::log_to_stderr(LogLevel::default())?;
     let withheld = match kind {
         "program" => Withheld {
@@ -109,6 +159,8 @@ pub fn agent(kind: &str, name: &str, file: &str, selection: &[&str]) -> Result<(
     let words = [
         "spoor",
         "run",
+        "--hooks",
+        hooks,
         "--capture-body-sizes",
         "--metrics-listen",
         "off",
