@@ -124,9 +124,13 @@ impl Task {
         self.0 + offset as u64
     }
 
-    /// Returns how often the thread has gone to sleep. For the family `sock`, whose kernels take typed loads.
+    /// Returns how often the thread has gone to sleep; always 0 if this kernel lacks the field. For the family `sock`,
+    /// whose kernels take typed loads.
     #[inline(always)]
     pub fn sleeps(self) -> u64 {
+        if is_missing!(task_sleeps) {
+            return 0;
+        }
         // SAFETY: a field of the current task.
         unsafe { typed(self.field(offset!(task_sleeps))) }
     }

@@ -25,6 +25,7 @@ use aya_ebpf::{
 use crate::{
     copy,
     counters::count,
+    kernel::offset,
     maps::{NEXT, NEXT_RAW, REPORTER, UNIX_LOSERS, mark, unix_user},
     scratch::{Scratch, enter, leave, on_own_stack, scratch},
     socket::{self, Connection, FOLLOWED, FROM_BIRTH, Moved, OPAQUE, Place, Socket, UNIX, place, remove_at},
@@ -169,6 +170,9 @@ fn locate(scratch: &'static Scratch) -> Option<Reporter> {
         return None;
     }
     let mut connection = socket::of(socket, known, moved)?;
+    if offset!(by_events) == 1 {
+        socket::catch_up(socket.sock, connection, moved.read);
+    }
     let mut found = place(socket, connection, way, bytes);
     if found == Place::OtherLife {
         socket::remove(socket.sock);

@@ -100,6 +100,22 @@ pub struct Offsets {
     pub upper_layer: u32,
     /// 1: the verifier accepts loads from the current task's fields without a helper (since 5.11), found by trying.
     pub typed_task: u32,
+    /// `io_kiocb.opcode`; `MISSING` also if another field of requests is
+    pub request_operation: u32,
+    /// `io_kiocb.file`
+    pub request_file: u32,
+    /// `io_kiocb.flags`
+    pub request_flags: u32,
+    /// `io_sr_msg.flags`, of a request that sends or receives
+    pub request_message_flags: u32,
+    /// `io_sr_msg.buf`
+    pub request_buffer: u32,
+    /// `io_rw.addr`, of a request that reads or writes
+    pub request_address: u32,
+    /// `io_rw.len`
+    pub request_length: u32,
+    /// Always 0.
+    pub pad: u32,
     /// BTF id of a struct that begins with a word: kernel memory can be loaded as that struct without a helper (since
     /// 6.2), found by trying. 0: it cannot.
     pub word_type: u32,
@@ -169,6 +185,14 @@ impl Offsets {
         tcp_bytes_acked: Self::MISSING,
         unix_peer: Self::MISSING,
         upper_layer: Self::MISSING,
+        request_operation: Self::MISSING,
+        request_file: Self::MISSING,
+        request_flags: Self::MISSING,
+        request_message_flags: Self::MISSING,
+        request_buffer: Self::MISSING,
+        request_address: Self::MISSING,
+        request_length: Self::MISSING,
+        pad: 0,
         typed_task: 0,
         word_type: 0,
         read_only_cast: 0,

@@ -1,12 +1,13 @@
 //! Place in user memory of the bytes that a socket's event is about.
 //!
 //! The event does not have it. The registers of the thread's system call do, if that call moves bytes through a
-//! descriptor of this very socket. Not so where a worker of an io_uring moves them, or where the kernel does itself
-//! (sendfile, splice): their place in the stream is known, and their content is a gap.
+//! descriptor of this very socket; a request of an io_uring has it, too ([`super::uring`]). Where the kernel moves the
+//! bytes itself (sendfile, splice), their place in the stream is known, and their content is a gap.
 
-use agent_ebpf::slot::Slot;
+use agent_ebpf::{abi::Direction, slot::Slot};
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::map, maps::LruHashMap};
 
+use super::uring::of_request;
 use crate::{
     copy::{Source, buffer_bytes, message, message_at},
     kernel::{Args, Registers, Task},
@@ -82,7 +83,7 @@ impl Buffers {
 
     /// The buffers of the `struct msghdr` at an address.
     #[inline(always)]
-    fn message(header: u64) -> Self {
+    pub fn message(header: u64) -> Self {
         match message(header) {
             Some([address, count]) => Self {
                 source: Source::Vector,
@@ -106,7 +107,7 @@ fn call_on(task: Task, socket: &Socket) -> Option<(Registers, Args)> {
 #[inline(always)]
 pub fn of_send(task: Task, socket: &Socket, bytes: u64) -> Buffers {
     let Some((registers, args)) = call_on(task, socket) else {
-        return Buffers::NOWHERE;
+        return of_request(socket, Direction::Write);
     };
     // The last byte of urgent data reaches the receiver beside the stream, if at all (tcp(7)): the content of the
     // stream is unknown.
@@ -130,7 +131,7 @@ pub fn of_send(task: Task, socket: &Socket, bytes: u64) -> Buffers {
 #[inline(always)]
 pub fn of_receive(task: Task, socket: &Socket) -> Buffers {
     let Some((registers, args)) = call_on(task, socket) else {
-        return Buffers::NOWHERE;
+        return of_request(socket, Direction::Read);
     };
     match registers.number() {
         READ | RECVFROM => Buffers::given(Source::Buffer, &args),

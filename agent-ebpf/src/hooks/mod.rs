@@ -5,6 +5,7 @@ pub mod lifecycle;
 pub mod sock;
 pub mod syscall;
 pub mod task;
+pub mod uring;
 
 use aya_ebpf::{EbpfContext, helpers::bpf_get_current_pid_tgid, programs::TracePointContext};
 

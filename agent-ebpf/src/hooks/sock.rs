@@ -22,7 +22,7 @@ use super::{
     is_target,
 };
 use crate::{
-    kernel::{Task, offset, word},
+    kernel::{Task, is_missing, offset, word},
     maps::{UNIX_USERS, is_marked, note_flags, unix_user},
     report::{Bytes, report},
     socket::{Socket, UNIX, connection, report_end_of_file},
@@ -110,7 +110,8 @@ fn report_moved(
     bytes: u64,
     buffers: &Buffers,
 ) -> u32 {
-    let watched = word(socket.file + offset!(file_epoll) as u64).is_some_and(|set| set != 0);
+    let watched =
+        !is_missing!(file_epoll) && word(socket.file + offset!(file_epoll) as u64).is_some_and(|set| set != 0);
     let call = Bytes {
         way: direction as u64,
         source: buffers.source as u64,

@@ -171,6 +171,10 @@ fn place_in_sequence(open: &mut Open, sock: u64, connection: &Connection, moved:
         received -= 1;
     }
     open.read = if early { 0 } else { received.wrapping_sub(moved.read) };
+    // Fast Open has sent data before the connection was established: described with the call that sent it.
+    if connection.has(ESTABLISHED) && moved.written == 0 && moved.read == 0 && written > 1 {
+        return None;
+    }
     // Nothing was read and nothing sent before, but for the SYN of the end that connected (perhaps by sendto(2) with
     // MSG_FASTOPEN). The other end's SYN is not counted.
     let sent = written.wrapping_sub(moved.written);

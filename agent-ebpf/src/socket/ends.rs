@@ -5,7 +5,7 @@ use agent_ebpf::abi::{Counter, Direction, Header, Kind, Mode, SEGMENT_EOF, Segme
 use super::{COUNTED, Connection, DESCRIBED};
 use crate::{
     counters::count,
-    kernel::{offset, read},
+    kernel::{half_word, offset, read},
     submit,
 };
 
@@ -142,6 +142,38 @@ pub fn report_unread(sock: u64, id: u64, read_to: (u64, u32), fin_received: bool
         end: at,
         ..Segment::default()
     });
+}
+
+/// Reports the end of a body that was read without an event, as splice(2) does: the present call is the first to show it.
+/// `moved`: bytes that this call has read.
+#[inline(always)]
+pub fn catch_up(sock: u64, connection: &Connection, moved: u64) {
+    let read = Direction::Read as usize;
+    let way = &connection.wire[read];
+    let at = way.offset.get();
+    connection.adopt(read, at);
+    let until = way.claim();
+    // Only of the end of a body is it known what it is: another thread may be reading just now.
+    if until <= at || connection.has(COUNTED) || !way.is(Mode::Head) {
+        return;
+    }
+    let Some(now) = half_word(sock + offset!(tcp_copied_seq) as u64) else {
+        return;
+    };
+    let passed = now.wrapping_sub(connection.base[read].get()).wrapping_sub(at as u32);
+    if passed as u64 != until - at + moved {
+        return;
+    }
+    way.offset.set(until);
+    let submitted = submit::submit(Segment {
+        header: submit::header(Kind::Segment, Direction::Read as u8, 0),
+        conn: connection.id.get(),
+        offset: until,
+        end: until,
+        until,
+        ..Segment::default()
+    });
+    connection.submitted(read, submitted);
 }
 
 /// Returns the header of a segment that no execution moved.

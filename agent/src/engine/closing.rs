@@ -290,6 +290,7 @@ mod tests {
             further: Slices::default(),
             rest: Rest::Gap,
             unknown_opening: false,
+            watched: false,
         };
         let Segment { conn, offset, end, .. } = closing.place(&segment)?;
         Some((conn.0, offset, end))

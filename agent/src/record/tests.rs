@@ -50,8 +50,7 @@ fn segment(flags: u16) -> abi::Segment {
 
 #[test]
 fn a_segment_has_its_bytes_and_its_flags_words() {
-    let flags =
-        abi::SEGMENT_MORE | abi::SEGMENT_NOT_HTTP | abi::WAITED | abi::TURNED | abi::LOST | abi::WATCHED;
+    let flags = abi::SEGMENT_MORE | abi::SEGMENT_NOT_HTTP | abi::WAITED | abi::TURNED | abi::LOST | abi::WATCHED;
     let expected = Segment {
         stamp: stamp(),
         since: Since {
@@ -78,6 +77,7 @@ fn a_segment_has_its_bytes_and_its_flags_words() {
     let plain = Segment {
         since: Since::default(),
         rest: Rest::Gap,
+        watched: false,
         unknown_opening: false,
         ..expected
     };

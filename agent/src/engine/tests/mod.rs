@@ -22,8 +22,8 @@ mod workloads;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use agent_ebpf::abi::{
-    Connect, Direction, Exit, FAMILY_INET, Header, Kind, Open, Plain, Role, Segment, State, StateChange, TURNED, WAITED, WATCHED,
-    bytes_of,
+    Connect, Direction, Exit, FAMILY_INET, Header, Kind, Open, Plain, Role, Segment, State, StateChange, TURNED,
+    WAITED, WATCHED, bytes_of,
 };
 
 use super::Core;
