@@ -94,9 +94,18 @@ pub struct Events {
     pub exist: bool,
     /// Fields that are missing, as `struct.member`, and without which the programs at the events cannot work.
     pub missing: Vec<String>,
-    /// Fields that are missing, and the features of these programs that need them. Programs of system calls have the
-    /// features without the fields.
-    pub lost: Vec<Lost>,
+    /// Fields that are missing, and the features that these programs lack without them. Programs of system calls have the
+    /// features.
+    pub instead: Vec<Lost>,
+    /// Fields that are missing, and the features that programs of system calls never have.
+    pub besides: Vec<Lost>,
+}
+
+impl Events {
+    /// Returns all that the programs at the events lack.
+    pub fn into_lost(self) -> impl Iterator<Item = Lost> {
+        self.instead.into_iter().chain(self.besides)
+    }
 }
 
 /// Returns the reason not to try the socket events. `casts`: whether the verifier takes loads from addresses that are
@@ -108,7 +117,8 @@ pub fn obstacle(wish: Option<Family>, events: &Events, casts: &Result<(), String
     let Events {
         exist: true,
         missing,
-        lost,
+        instead,
+        besides: _,
     } = events
     else {
         return Some(Obstacle::Absent);
@@ -119,7 +129,7 @@ pub fn obstacle(wish: Option<Family>, events: &Events, casts: &Result<(), String
     if let Err(reason) = casts {
         return Some(Obstacle::refused("typed loads", reason));
     }
-    match lost.first() {
+    match instead.first() {
         // The other family loses nothing.
         Some(Lost { what, reason, .. }) if wish.is_none() => Some(Obstacle::refused(what, reason)),
         _ => None,
@@ -158,7 +168,8 @@ mod tests {
     const EVENTS: Events = Events {
         exist: true,
         missing: Vec::new(),
-        lost: Vec::new(),
+        instead: Vec::new(),
+        besides: Vec::new(),
     };
 
     #[test]
@@ -187,13 +198,19 @@ mod tests {
 
     #[test]
     fn a_feature_that_the_other_family_has_is_lost_by_choice_only() {
+        let missing = |name: &str| vec![Lost::field(name.to_owned(), "a feature")];
         let events = Events {
-            lost: vec![Lost::field("file.f_ep".to_owned(), "event loops")],
+            instead: missing("file.f_ep"),
             ..EVENTS
         };
         let by_itself = obstacle(None, &events, &Ok(()));
         assert!(matches!(by_itself, Some(Obstacle::Refused(lost)) if lost.what == "file.f_ep"));
         assert_eq!(obstacle(Some(Family::Sock), &events, &Ok(())), None);
+        let events = Events {
+            besides: missing("io_kiocb.opcode"),
+            ..EVENTS
+        };
+        assert_eq!(obstacle(None, &events, &Ok(())), None);
     }
 
     /// Chooses on a kernel that refuses a program of these families. Returns the family and what is said of the events.

@@ -30,15 +30,17 @@ pub type Feature = Option<&'static str>;
 enum Need {
     /// Nothing works without the field.
     All,
-    /// The programs at the socket events need the field for a feature, or for all that they do.
-    Events(Feature),
+    /// The programs at the socket events do not work without the field.
+    Events,
+    /// The programs at the socket events lack the feature without the field. Those of system calls have it.
+    Instead(&'static str),
+    /// The programs at the socket events lack the feature without the field. Those of system calls never have it.
+    Besides(&'static str),
     /// The feature does not work without the field.
     Feature(&'static str),
 }
 
 use Need::All as ALL;
-const EVENTS: Need = Need::Events(None);
-const EVENT_LOOPS: Need = Need::Events(Some(plan::EVENT_LOOPS));
 /// The inode number distinguishes a socket from an earlier one at the same address.
 const GENERATIONS: Need = Need::Feature("sockets that have the address of an earlier one are not told from it");
 const PROGRAMS: Need = Need::Feature("programs that end before they are looked at have no name");
@@ -76,8 +78,9 @@ pub fn offsets(btf: &Btf, withheld: &[String]) -> Found {
         if offset.is_none() {
             match need {
                 Need::All => essential.push(name),
-                Need::Events(None) => events.missing.push(name),
-                Need::Events(Some(feature)) => events.lost.push(Lost::field(name, feature)),
+                Need::Events => events.missing.push(name),
+                Need::Instead(feature) => events.instead.push(Lost::field(name, feature)),
+                Need::Besides(feature) => events.besides.push(Lost::field(name, feature)),
                 Need::Feature(feature) => lost.push(Lost::field(name, feature)),
             }
         }
@@ -102,10 +105,11 @@ pub fn fields(family: Family) -> Result<Vec<(String, Feature)>, ProbeError> {
     let mut fields = Vec::new();
     look(&btf, &mut |name, offset, need| {
         match (need, family) {
-            (Need::All, _) => fields.push((name, None)),
-            (Need::Events(feature), Family::Sock) => fields.push((name, feature)),
-            (Need::Events(_), Family::Syscall) => {}
-            (Need::Feature(feature), _) => fields.push((name, Some(feature))),
+            (Need::All, _) | (Need::Events, Family::Sock) => fields.push((name, None)),
+            (Need::Feature(feature), _) | (Need::Instead(feature) | Need::Besides(feature), Family::Sock) => {
+                fields.push((name, Some(feature)));
+            }
+            (Need::Events | Need::Instead(_) | Need::Besides(_), Family::Syscall) => {}
         }
         offset
     });
@@ -135,8 +139,6 @@ fn look(btf: &Btf, take: &mut dyn FnMut(String, Option<u32>, Need) -> Option<u32
         task_signal: of("task_struct", "signal", ENDS),
         task_exit_code: of("task_struct", "exit_code", EXIT_CODES),
         task_mm: of("task_struct", "mm", PROGRAMS),
-        task_sleeps: of("task_struct", "nvcsw", EVENT_LOOPS),
-        thread_status: of("task_struct", THREAD_STATUS, EVENTS),
         mm_arg_start: of("mm_struct", "arg_start", PROGRAMS),
         signal_live: of("signal_struct", "live", ENDS),
         stack_to_regs: Offsets::MISSING,
@@ -148,11 +150,8 @@ fn look(btf: &Btf, take: &mut dyn FnMut(String, Option<u32>, Need) -> Option<u32
         file_inode: of("file", "f_inode", GENERATIONS),
         file_count: of("file", if newer_count { "f_ref" } else { "f_count" }, UNIX_ENDS),
         file_count_bias: newer_count as u32,
-        file_epoll: of("file", "f_ep", EVENT_LOOPS),
         inode_ino: of("inode", "i_ino", GENERATIONS),
         socket_sk: of("socket", "sk", ALL),
-        socket_file: of("socket", "file", EVENTS),
-        sock_socket: of("sock", "sk_socket", EVENTS),
         sock_type: of("sock", "sk_type", UNIX),
         sock_family: of("sock_common", "skc_family", ALL),
         sock_state: of("sock_common", "skc_state", SEQUENCES),
@@ -182,6 +181,28 @@ fn look(btf: &Btf, take: &mut dyn FnMut(String, Option<u32>, Need) -> Option<u32
         socket_file_ops: 0,
         // Kernels with this function run the programs of system calls with preemption on (seen in 7.3).
         preemptible: btf.function("trace_call_bpf_faultable").is_some() as u64,
+        ..of_events(&mut of)
+    }
+}
+
+/// Looks for the fields that only programs at the socket events read.
+fn of_events(of: &mut dyn FnMut(&str, &str, Need) -> u32) -> Offsets {
+    const EVENT_LOOPS: Need = Need::Instead(plan::EVENT_LOOPS);
+    const CONTENT: Need = Need::Besides(plan::REQUESTS);
+    Offsets {
+        sock_socket: of("sock", "sk_socket", Need::Events),
+        socket_file: of("socket", "file", Need::Events),
+        thread_status: of("task_struct", THREAD_STATUS, Need::Events),
+        file_epoll: of("file", "f_ep", EVENT_LOOPS),
+        task_sleeps: of("task_struct", "nvcsw", EVENT_LOOPS),
+        request_operation: of("io_kiocb", "opcode", CONTENT),
+        request_file: of("io_kiocb", "file", CONTENT),
+        request_flags: of("io_kiocb", "flags", CONTENT),
+        request_message_flags: of("io_sr_msg", "flags", CONTENT),
+        request_buffer: of("io_sr_msg", "buf", CONTENT),
+        request_address: of("io_rw", "addr", CONTENT),
+        request_length: of("io_rw", "len", CONTENT),
+        ..Offsets::UNKNOWN
     }
 }
 
@@ -236,5 +257,31 @@ fn degrade(offsets: &mut Offsets) {
         if missing(together) {
             *first = Offsets::MISSING;
         }
+    }
+    degrade_requests(offsets);
+}
+
+/// Marks the field that the programs check first, if another field of an io_uring's requests is missing.
+fn degrade_requests(offsets: &mut Offsets) {
+    let Offsets {
+        request_operation,
+        request_file,
+        request_flags,
+        request_message_flags,
+        request_buffer,
+        request_address,
+        request_length,
+        ..
+    } = offsets;
+    let others = [
+        *request_file,
+        *request_flags,
+        *request_message_flags,
+        *request_buffer,
+        *request_address,
+        *request_length,
+    ];
+    if others.contains(&Offsets::MISSING) {
+        *request_operation = Offsets::MISSING;
     }
 }

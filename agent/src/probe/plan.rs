@@ -66,6 +66,8 @@ pub(super) const fn raw(program: &'static str, name: &'static str, feature: Opti
 
 /// Feature that needs the hooks of epoll_wait(2), or facts that the programs at the socket events take instead.
 pub(super) const EVENT_LOOPS: &str = "threads that wait for events are not told from threads that block";
+/// Feature that needs the requests of io_urings, in [`Family::Sock`] alone.
+pub(super) const REQUESTS: &str = "content that is moved by an io_uring";
 const OPENERS: &str = "failed connects, and the opener rule for parents";
 const UNIX_OPENERS: &str = "failed connects to Unix sockets, and the opener rule for them";
 const UNIX_ACCEPTS: &str = "accepts on Unix sockets: such connections are picked up at their first request";
@@ -137,11 +139,15 @@ const UNIX_ENDS: &[Attachment] = &[
     unix("shutdown_exit", "sys_exit_shutdown", "half-closed Unix connections"),
 ];
 
-/// Programs of [`Family::Sock`] that see bytes move, and io_uring.
+/// Programs of [`Family::Sock`] that see bytes move, and io_urings.
 const EVENTS: &[Attachment] = &[
     raw("sock_send", "sock_send_length", None),
     raw("sock_receive", "sock_recv_length", None),
     raw("io_uring_created", "io_uring_create", Some(IO_URING)),
+    raw("uring_submit", "io_uring_submit_req", Some(REQUESTS)),
+    raw("uring_poll", "io_uring_poll_arm", Some(REQUESTS)),
+    raw("uring_worker", "io_uring_queue_async_work", Some(REQUESTS)),
+    raw("uring_complete", "io_uring_complete", Some(REQUESTS)),
 ];
 
 /// Programs of [`Family::Syscall`] that see bytes move, waits for events, and io_uring.

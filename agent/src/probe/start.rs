@@ -52,7 +52,7 @@ impl Probe {
         match obstacle {
             Some(Obstacle::Refused(without)) => lost.push(without),
             Some(Obstacle::Unwanted | Obstacle::Absent) => {}
-            None => lost.extend(events.lost),
+            None => lost.extend(events.into_lost()),
         }
         lost.append(&mut probe.lost);
         lost.iter().for_each(Lost::tell);

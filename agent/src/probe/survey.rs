@@ -87,6 +87,11 @@ pub fn survey(settings: &Settings) -> Survey {
     }
     let obstacle = obstacle.or_else(|| refused(&survey.programs));
     survey.socket_events = obstacle.map_or(Ok(()), Err);
+    if survey.socket_events.is_ok()
+        && let Ok(missing) = &mut survey.missing_fields
+    {
+        missing.extend(events.into_lost());
+    }
     if survey.socket_events.is_err() && settings.hooks != Some(Family::Sock) {
         survey.family = Family::Syscall;
         (survey.maps, survey.programs) = tried(Family::Syscall, offsets, settings);
