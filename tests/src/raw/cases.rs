@@ -28,6 +28,11 @@ pub fn play(world: &mut World, agent: &Agent) -> Result<()> {
     // The hooks for ends are attached when a Unix connection carries HTTP, so earlier ends are missed.
     world.cases.push("unix-first".to_owned());
     sockets::over_unix(world, "unix-first")?;
+    // At the socket events, these hooks are the ones that see such a connection begin, too.
+    world.events = agent.said().contains("hooks=\"sock\"");
+    for exchange in world.expected.iter_mut().filter(|exchange| exchange.case == "unix-first") {
+        exchange.apart = world.events;
+    }
     agent.wait_until_said("ends of Unix connections are reported from now on", HOOKS_LIMIT)?;
     older::play(world)?;
     messages::play(world)?;

@@ -37,6 +37,8 @@ pub struct World {
     pub skipped: Vec<(String, &'static str)>,
     /// Expected values of the agent's counters at the end.
     pub counters: BTreeMap<&'static str, f64>,
+    /// Whether the agent is at the socket events.
+    pub events: bool,
     /// Connections older than the agent, if [`open_older`](super::open_older) made them.
     pub older: Vec<Connection>,
     names: usize,
@@ -81,6 +83,7 @@ impl World {
             cases: Vec::new(),
             skipped: Vec::new(),
             counters: BTreeMap::new(),
+            events: false,
             older: Vec::new(),
             names: 0,
         })
