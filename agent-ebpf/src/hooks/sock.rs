@@ -33,7 +33,7 @@ const MSG_PEEK: u32 = 0x2;
 const MSG_TRUNC: u32 = 0x20;
 const MSG_ERRQUEUE: u32 = 0x2000;
 
-/// What the kernel passes: DECLARE_EVENT_CLASS(sock_msg_length, TP_PROTO(struct sock *sk, int ret, int flags)).
+/// Arguments of both events: DECLARE_EVENT_CLASS(sock_msg_length, TP_PROTO(struct sock *sk, int ret, int flags)).
 struct Event {
     sock: u64,
     /// Number of bytes, or `-errno`.

@@ -79,9 +79,7 @@ impl Request {
     /// Returns the direction in which the request moves bytes; `None` if it moves none, or not as a stream.
     #[inline(always)]
     fn direction(self) -> Option<Direction> {
-        use operation::{
-            READ, READ_FIXED, READV, RECV, RECVMSG, SEND, SEND_ZC, SENDMSG, WRITE, WRITE_FIXED, WRITEV,
-        };
+        use operation::{READ, READ_FIXED, READV, RECV, RECVMSG, SEND, SEND_ZC, SENDMSG, WRITE, WRITE_FIXED, WRITEV};
         match self.operation() {
             READ | READ_FIXED | READV | RECV | RECVMSG => Some(Direction::Read),
             WRITE | WRITE_FIXED | WRITEV | SEND | SEND_ZC | SENDMSG => Some(Direction::Write),

@@ -30,7 +30,11 @@ pub fn play(world: &mut World, agent: &Agent) -> Result<()> {
     sockets::over_unix(world, "unix-first")?;
     // At the socket events, these hooks are the ones that see such a connection begin, too.
     world.events = agent.said().contains("hooks=\"sock\"");
-    for exchange in world.expected.iter_mut().filter(|exchange| exchange.case == "unix-first") {
+    for exchange in world
+        .expected
+        .iter_mut()
+        .filter(|exchange| exchange.case == "unix-first")
+    {
         exchange.apart = world.events;
     }
     agent.wait_until_said("ends of Unix connections are reported from now on", HOOKS_LIMIT)?;
