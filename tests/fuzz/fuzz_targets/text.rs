@@ -15,7 +15,7 @@ use spoor::{
     engine::{
         context::traceparent,
         exchange::Failure,
-        proto::http1::{Header, RequestHead, ResponseHead},
+        proto::http1::{Header, Headers, RequestHead, ResponseHead},
         trace::{
             Attribute, SpanKind, Value,
             conventions::{
@@ -97,20 +97,15 @@ fn span(input: &mut Unstructured<'_>) {
     let sizes = [number(input), number(input)];
     while !input.is_empty() && headers.len() < 40 {
         let header = HEADERS[usize::from(byte(input)) % HEADERS.len()];
-        headers.push((header, text(input).into()));
+        headers.push((header, text(input)));
     }
-    let request = RequestHead {
-        method: method.into(),
-        target: target.into(),
-        minor_version: flags & 1,
-        content_length: None,
-        headers: headers.clone(),
-    };
+    let mut request = RequestHead::new(method, target, headers.iter().copied());
+    request.minor_version = flags & 1;
     let response = ResponseHead {
         status,
         minor_version: 1,
         content_length: None,
-        headers,
+        headers: headers.into_iter().collect(),
     };
     if let Ok(rule) = route.parse::<IgnoreRule>() {
         assert_eq!(rule.matches(&request), rule.matches(&request.clone()));
@@ -183,18 +178,13 @@ fn names(input: &mut Unstructured<'_>) {
     let mut overflowed = 0;
     while !input.is_empty() && given.len() <= MOST_NAMES {
         let status = if byte(input) & 1 == 0 { 200 } else { 404 };
-        let request = RequestHead {
-            method: b"GET"[..].into(),
-            target: [b"/", text(input)].concat().into(),
-            minor_version: 1,
-            content_length: None,
-            headers: vec![],
-        };
+        let target = [b"/", text(input)].concat();
+        let request = RequestHead::new(b"GET", &target, [].into_iter());
         let response = ResponseHead {
             status,
             minor_version: 1,
             content_length: None,
-            headers: vec![],
+            headers: Headers::default(),
         };
         let end = Finished {
             kind: SpanKind::Server,

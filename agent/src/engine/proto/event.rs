@@ -124,7 +124,7 @@ impl Call {
             Self::Http1(head) => Some(head),
             Self::Redis(_) => None,
         };
-        head.into_iter().flat_map(move |head| head.values(header))
+        head.into_iter().flat_map(move |head| head.headers().values(header))
     }
 
     /// Returns whether the call could be read. If a server refused the bytes, only its refusal shows that they were

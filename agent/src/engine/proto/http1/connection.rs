@@ -383,7 +383,7 @@ impl Http1 {
     /// Reports a request that was found, and returns its number.
     pub(super) fn begin_exchange(&mut self, found: Found<RequestHead>, out: &mut Vec<Event>) -> u64 {
         let exchange = self.next_exchange;
-        let method = Method::of(&found.head.method);
+        let method = Method::of(found.head.method());
         self.next_exchange += 1;
         self.pending.push(method);
         self.undecided = false;
@@ -399,8 +399,7 @@ impl Http1 {
             ..
         } = found;
         if let Some(Proxy::Client(client)) = self.proxy.as_deref() {
-            head.headers
-                .push((Header::ProxiedFor, client.to_string().into_bytes().into()));
+            head.headers.push(Header::ProxiedFor, client.to_string().as_bytes());
         }
         out.push(Event::Begins {
             exchange,

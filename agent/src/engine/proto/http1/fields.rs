@@ -7,7 +7,7 @@
 use smallvec::SmallVec;
 
 use super::{
-    Cause, Header,
+    Cause, Header, Headers,
     head::{Framing, Transfer},
     line::{Line, Lines, is_name, may_frame, trim_blanks},
 };
@@ -42,6 +42,8 @@ pub(super) struct Fields<'a> {
     keep_alive: bool,
     /// A line may frame the body for one peer and not for another.
     doubtful: bool,
+    /// A line continues the one before.
+    folded: bool,
     /// Headers of interest, and where their values lie: with folded lines, over several.
     kept: SmallVec<[(Header, usize, usize); USUAL_KEPT]>,
 }
@@ -65,10 +67,9 @@ enum Lengths {
 }
 
 impl<'a> Fields<'a> {
-    /// Reads the lines from `begin` on, up to the empty one. `captured`: the lower-case names of headers that are kept,
-    /// beside those that spans need of a request.
-    pub fn read(bytes: &'a [u8], begin: usize, captured: &[String], is_request: bool) -> Self {
-        let mut fields = Self {
+    /// Creates fields of which no line was read.
+    pub fn new(bytes: &'a [u8], is_request: bool) -> Self {
+        Self {
             bytes,
             is_request,
             end: None,
@@ -78,22 +79,27 @@ impl<'a> Fields<'a> {
             close: false,
             keep_alive: false,
             doubtful: false,
+            folded: false,
             kept: SmallVec::new(),
-        };
-        let mut lines = Lines::from(bytes, begin);
+        }
+    }
+
+    /// Reads the lines from `begin` on, up to the empty one. `captured`: the lower-case names of headers that are kept,
+    /// beside those that spans need of a request.
+    pub fn read(&mut self, begin: usize, captured: &[String]) {
+        let mut lines = Lines::from(self.bytes, begin);
         let mut last = Last::Framing;
         while let Some(line) = lines.next() {
-            fields.doubtful |= line.torn;
+            self.doubtful |= line.torn;
             match line.text {
                 [] => {
-                    fields.end = Some(lines.at());
+                    self.end = Some(lines.at());
                     break;
                 }
-                [b' ' | b'\t', ..] => fields.fold(line, last),
-                _ => last = fields.line(line, captured),
+                [b' ' | b'\t', ..] => self.fold(line, last),
+                _ => last = self.line(line, captured),
             }
         }
-        fields
     }
 
     /// Returns the offset at which the body begins; `None`: the head has not ended.
@@ -130,19 +136,23 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Returns the headers of interest, in the order received. A folded place is one blank (RFC 9112 section 5.2).
-    pub fn kept(&self) -> Vec<(Header, Box<[u8]>)> {
-        let value = |from: usize, to: usize| {
+    /// Returns the headers of interest, in the order received, behind words of the first line. A folded place is one blank
+    /// (RFC 9112 section 5.2).
+    pub fn headers(&self, words: &[&[u8]]) -> Headers {
+        let kept = self.kept.iter().take(MAX_KEPT).map(|&(header, from, to)| {
             let to = to.min(from + MAX_VALUE_BYTES);
-            self.bytes.get(from..to).unwrap_or_default()
-        };
-        let kept = self.kept.iter().take(MAX_KEPT);
-        kept.map(|&(header, from, to)| (header, unfolded(value(from, to))))
-            .collect()
+            (header, self.bytes.get(from..to).unwrap_or_default())
+        });
+        if !self.folded {
+            return Headers::behind(words, kept);
+        }
+        let kept: Vec<_> = kept.map(|(header, value)| (header, unfolded(value))).collect();
+        Headers::behind(words, kept.iter().map(|(header, value)| (*header, value.as_slice())))
     }
 
     /// Takes a line that continues the one before.
     fn fold(&mut self, line: Line<'_>, last: Last) {
+        self.folded = true;
         let part = trim_blanks(line.text);
         // Some peers take such a line for a header of its own, and a blank one for the end of the head.
         self.doubtful |= part.is_empty() || may_frame(part);
@@ -158,54 +168,58 @@ impl<'a> Fields<'a> {
 
     fn line(&mut self, line: Line<'a>, captured: &[String]) -> Last {
         let from = self.kept.len();
-        let Some(colon) = memchr::memchr(b':', line.text) else {
+        let Some(colon) = line.colon else {
             self.doubtful |= may_frame(line.text);
             return Last::Kept(from);
         };
         let (as_sent, rest) = line.text.split_at_checked(colon).unwrap_or_default();
         let rest = rest.get(1..).unwrap_or_default();
-        let blanks = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
-        let value = trim_blanks(rest);
-        let value_at = line.start + colon + 1 + blanks;
         // No blank may stand before the colon (RFC 9112 section 5.1). Most clients and some servers pass over it.
         let name = trim_blanks(as_sent);
-        let mut frames = false;
-        match name.len() {
-            0 => self.doubtful = true,
-            7 if name.eq_ignore_ascii_case(b"upgrade") => self.upgrade = true,
-            // Nearly all messages that have this line say no more.
-            10 if name.eq_ignore_ascii_case(b"connection") && value.eq_ignore_ascii_case(b"keep-alive") => {
-                self.keep_alive = true;
-            }
-            10 if name.eq_ignore_ascii_case(b"connection") => {
-                self.close |= names(value, b"close");
-                self.keep_alive |= names(value, b"keep-alive");
-            }
-            14 if name.eq_ignore_ascii_case(b"content-length") => {
-                frames = true;
-                self.lengths = self.lengths.and(value);
-            }
-            17 if name.eq_ignore_ascii_case(b"transfer-encoding") => {
-                frames = true;
-                self.coding = final_coding(value).or(self.coding);
-                self.doubtful |= !has_plain_codings(value);
-            }
-            FRAMING_NAME_BYTES.. => self.doubtful |= !is_name(name) && may_frame(name),
-            _ => {}
-        }
+        let frames = self.connection_field(name, rest);
         self.doubtful |= frames && name.len() != as_sent.len();
-        if self.is_request
-            && let Some(header) = known(name)
+        let known = self.is_request.then(|| known(name)).flatten();
+        let captured = (0..)
+            .zip(captured)
+            .filter(|(_, wanted)| wanted.as_bytes().eq_ignore_ascii_case(name));
+        for header in known
+            .into_iter()
+            .chain(captured.map(|(index, _)| Header::Captured(index)))
         {
+            let value = trim_blanks(rest);
+            let blanks = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+            let value_at = line.start + colon + 1 + blanks;
             self.kept.push((header, value_at, value_at + value.len()));
         }
-        for (index, candidate) in (0..).zip(captured) {
-            if name.eq_ignore_ascii_case(candidate.as_bytes()) {
-                self.kept
-                    .push((Header::Captured(index), value_at, value_at + value.len()));
-            }
-        }
         if frames { Last::Framing } else { Last::Kept(from) }
+    }
+
+    /// Takes a field that may concern the connection or the body. Returns whether it frames the body.
+    fn connection_field(&mut self, name: &[u8], value: &'a [u8]) -> bool {
+        match (name.len(), name.first().map_or(0, u8::to_ascii_lowercase)) {
+            (0, _) => self.doubtful = true,
+            (7, b'u') if is(name, b"upgrade") => self.upgrade = true,
+            (10, b'c') if is(name, b"connection") => {
+                let value = trim_blanks(value);
+                // Nearly all messages that have this line say no more.
+                let only_keep_alive = is(value, b"keep-alive");
+                self.close |= !only_keep_alive && names(value, b"close");
+                self.keep_alive |= only_keep_alive || names(value, b"keep-alive");
+            }
+            (14, b'c') if is(name, b"content-length") => {
+                self.lengths = self.lengths.and(trim_blanks(value));
+                return true;
+            }
+            (17, b't') if is(name, b"transfer-encoding") => {
+                let value = trim_blanks(value);
+                self.coding = final_coding(value).or(self.coding);
+                self.doubtful |= !has_plain_codings(value);
+                return true;
+            }
+            (FRAMING_NAME_BYTES.., _) => self.doubtful |= !is_name(name) && may_frame(name),
+            _ => {}
+        }
+        false
     }
 }
 
@@ -237,18 +251,31 @@ fn decimal(text: &[u8]) -> Option<u64> {
 
 /// Returns a header that spans need, by name.
 fn known(name: &[u8]) -> Option<Header> {
-    let (candidate, header): (&[u8], _) = match name.len() {
-        4 => (b"host", Header::Host),
-        9 => (b"forwarded", Header::Forwarded),
-        10 if matches!(name.first(), Some(b'u' | b'U')) => (b"user-agent", Header::UserAgent),
-        10 => (b"tracestate", Header::Tracestate),
-        11 => (b"traceparent", Header::Traceparent),
-        15 => (b"x-forwarded-for", Header::XForwardedFor),
-        16 => (b"x-forwarded-host", Header::XForwardedHost),
-        17 => (b"x-forwarded-proto", Header::XForwardedProto),
+    let (is_known, header) = match (name.len(), name.first().map_or(0, u8::to_ascii_lowercase)) {
+        (4, b'h') => (is(name, b"host"), Header::Host),
+        (9, b'f') => (is(name, b"forwarded"), Header::Forwarded),
+        (10, b'u') => (is(name, b"user-agent"), Header::UserAgent),
+        (10, b't') => (is(name, b"tracestate"), Header::Tracestate),
+        (11, b't') => (is(name, b"traceparent"), Header::Traceparent),
+        (15, b'x') => (is(name, b"x-forwarded-for"), Header::XForwardedFor),
+        (16, b'x') => (is(name, b"x-forwarded-host"), Header::XForwardedHost),
+        (17, b'x') => (is(name, b"x-forwarded-proto"), Header::XForwardedProto),
         _ => return None,
     };
-    name.eq_ignore_ascii_case(candidate).then_some(header)
+    is_known.then_some(header)
+}
+
+/// Returns whether a text is this word, which is in lower case, in any case of letters.
+///
+/// [`<[u8]>::eq_ignore_ascii_case`] does the same. This looks at all bytes at once, as their number is known.
+fn is<const N: usize>(text: &[u8], word: &[u8; N]) -> bool {
+    let differing = |text: &[u8; N]| {
+        text.iter().zip(word).fold(0, |differing, (byte, lower)| {
+            let case = if lower.is_ascii_lowercase() { 0x20 } else { 0 };
+            differing | (byte ^ lower) & !case
+        })
+    };
+    text.try_into().is_ok_and(|text| differing(text) == 0)
 }
 
 /// Returns whether a header's list has this member.
@@ -272,13 +299,23 @@ fn has_plain_codings(value: &[u8]) -> bool {
 }
 
 /// Returns a value, with one blank for each place where it was folded.
-fn unfolded(value: &[u8]) -> Box<[u8]> {
-    if !value.contains(&b'\n') {
-        return value.into();
-    }
+fn unfolded(value: &[u8]) -> Vec<u8> {
     let parts = value
         .split(|byte| *byte == b'\n')
         .map(|part| trim_blanks(part.strip_suffix(b"\r").unwrap_or(part)));
     let parts: Vec<_> = parts.filter(|part| !part.is_empty()).collect();
-    parts.join(&b' ').into()
+    parts.join(&b' ')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    proptest::proptest! {
+        #[test]
+        fn words_are_compared_as_the_standard_library_does(bytes in "[kK][eE][eE][pP][-\r\n][aA][lL][iI@`][vV][eE\u{0}]") {
+            assert_eq!(is(bytes.as_bytes(), b"keep-alive"), bytes.eq_ignore_ascii_case("keep-alive"));
+            assert!(!is(bytes.as_bytes(), b"keep-aliv"));
+        }
+    }
 }

@@ -77,7 +77,7 @@ impl From<Body> for Follow {
 pub(super) fn follow_request(head: &[u8]) -> Option<(Follow, Method)> {
     match RequestHead::parse(head, &Config::default()) {
         Parse::Complete { head, framing, .. } if framing.doubt.is_none() => {
-            Some((request_body(framing).into(), Method::of(&head.method)))
+            Some((request_body(framing).into(), Method::of(head.method())))
         }
         Parse::Complete { .. } | Parse::Partial | Parse::Failed(_) => None,
     }

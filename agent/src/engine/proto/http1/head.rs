@@ -67,7 +67,8 @@ impl Head for RequestHead {
             StartLine::Partial => return Parse::Partial,
             StartLine::Failed(cause) => return Parse::Failed(cause),
         };
-        let fields = Fields::read(bytes, begin, &config.capture_request, true);
+        let mut fields = Fields::new(bytes, true);
+        fields.read(begin, &config.capture_request);
         let Some(length) = fields.end() else {
             return Parse::Partial;
         };
@@ -83,7 +84,8 @@ impl Head for RequestHead {
         let StartLine::Complete { line, length } = request_line(bytes) else {
             return None;
         };
-        let fields = Fields::read(bytes, length, &config.capture_request, true);
+        let mut fields = Fields::new(bytes, true);
+        fields.read(length, &config.capture_request);
         let framing = fields.framing(line.minor_version).doubted(cause);
         Some((Box::new(request_head(line, &fields)), framing))
     }
@@ -96,7 +98,8 @@ impl Head for ResponseHead {
             StartLine::Partial => return Parse::Partial,
             StartLine::Failed(cause) => return Parse::Failed(cause),
         };
-        let fields = Fields::read(bytes, begin, &config.capture_response, false);
+        let mut fields = Fields::new(bytes, false);
+        fields.read(begin, &config.capture_response);
         let Some(length) = fields.end() else {
             return Parse::Partial;
         };
@@ -112,7 +115,8 @@ impl Head for ResponseHead {
         let StartLine::Complete { line, length } = status_line(bytes) else {
             return None;
         };
-        let fields = Fields::read(bytes, length, &config.capture_response, false);
+        let mut fields = Fields::new(bytes, false);
+        fields.read(length, &config.capture_response);
         let framing = fields.framing(line.minor_version).doubted(cause);
         Some((Box::new(response_head(line, &fields)), framing))
     }
@@ -128,18 +132,18 @@ impl Framing {
 }
 
 fn request_head(line: RequestLine<'_>, fields: &Fields<'_>) -> RequestHead {
+    let words = [kept(line.method), kept(line.target)];
     RequestHead {
-        method: kept(line.method),
-        target: kept(line.target),
         minor_version: line.minor_version,
         content_length: fields.content_length(),
-        headers: fields.kept(),
+        method_bytes: words[0].len(),
+        headers: fields.headers(&words),
     }
 }
 
 /// Returns the beginning of a method or a target, as much of it as is kept.
-fn kept(word: &[u8]) -> Box<[u8]> {
-    word.get(..MAX_WORD_BYTES).unwrap_or(word).into()
+fn kept(word: &[u8]) -> &[u8] {
+    word.get(..MAX_WORD_BYTES).unwrap_or(word)
 }
 
 fn response_head(line: StatusLine, fields: &Fields<'_>) -> ResponseHead {
@@ -147,6 +151,6 @@ fn response_head(line: StatusLine, fields: &Fields<'_>) -> ResponseHead {
         status: line.status,
         minor_version: line.minor_version,
         content_length: fields.content_length(),
-        headers: fields.kept(),
+        headers: fields.headers(&[]),
     }
 }

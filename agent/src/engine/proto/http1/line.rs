@@ -1,7 +1,12 @@
 //! The lines of a head, and what may stand in them.
 
 use agent_ebpf::classify::is_token;
-use memchr::{memchr, memchr3};
+
+/// A word with 1 in each of its bytes.
+const ONES: u64 = u64::MAX / 0xff;
+
+/// A word with the highest bit of each of its bytes.
+const HIGH_BITS: u64 = ONES << 7;
 
 /// A line of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,51 +15,98 @@ pub(super) struct Line<'a> {
     pub start: usize,
     /// The line without its end: CR LF, or LF alone (RFC 9112 section 2.2).
     pub text: &'a [u8],
+    /// Place of the first colon in the text.
+    pub colon: Option<usize>,
     /// There is a NUL or a bare CR in it: peers refuse it, replace it, or end the line there.
     pub torn: bool,
 }
 
 /// The whole lines of some bytes, one after the other.
+///
+/// One look at each byte, eight at a time, finds all that matters in them. Lines are so short that a search for the end of each
+/// takes longer.
 #[derive(Clone, Debug)]
 pub(super) struct Lines<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// Offset behind the word that was looked at last.
+    seen: usize,
+    /// Bytes of that word that matter and did not have their turn: the highest bit of each is set.
+    marks: u64,
 }
 
 impl<'a> Lines<'a> {
     /// Returns the lines that begin at `at`.
     pub fn from(bytes: &'a [u8], at: usize) -> Self {
-        Self { bytes, at }
+        Self {
+            bytes,
+            at,
+            seen: at,
+            marks: 0,
+        }
     }
 
     /// Returns the offset at which the next line begins.
     pub fn at(&self) -> usize {
         self.at
     }
+
+    /// Returns the offset of the next byte that matters, or seems to.
+    #[inline]
+    fn next_mark(&mut self) -> Option<usize> {
+        while self.marks == 0 {
+            let rest = self.bytes.get(self.seen..).filter(|rest| !rest.is_empty())?;
+            let word = rest.first_chunk().copied().unwrap_or_else(|| padded(rest));
+            self.marks = marks(u64::from_le_bytes(word));
+            self.seen += size_of::<u64>();
+        }
+        let place = self.marks.trailing_zeros() as usize / 8;
+        self.marks &= self.marks - 1;
+        Some(self.seen - size_of::<u64>() + place)
+    }
 }
 
 impl<'a> Iterator for Lines<'a> {
     type Item = Line<'a>;
 
+    #[inline]
     fn next(&mut self) -> Option<Line<'a>> {
         let start = self.at;
-        let rest = self.bytes.get(start..)?;
-        // One look at each byte: a usual line has none of these before its end.
-        let mut end = memchr3(b'\n', b'\r', 0, rest)?;
-        let torn = !matches!(rest.get(end..)?, [b'\n', ..] | [b'\r', b'\n', ..]);
-        if torn {
-            end += memchr(b'\n', rest.get(end..)?)?;
-        } else if rest.get(end) == Some(&b'\r') {
-            end += 1;
-        }
-        self.at = start + end + 1;
-        let text = rest.get(..end)?;
+        let (mut colon, mut torn) = (None, false);
+        let end = loop {
+            let mark = self.next_mark()?;
+            match self.bytes.get(mark)? {
+                b'\n' => break mark,
+                b'\r' => torn |= self.bytes.get(mark + 1) != Some(&b'\n'),
+                0 => torn = true,
+                b':' => colon = colon.or(Some(mark - start)),
+                _ => {}
+            }
+        };
+        self.at = end + 1;
+        let text = self.bytes.get(start..end)?;
         Some(Line {
             start,
             text: text.strip_suffix(b"\r").unwrap_or(text),
+            colon,
             torn,
         })
     }
+}
+
+/// Marks the bytes of a word that end a line or tear it (all of them are below [`b'\r'`] + 1), and colons. Bytes behind the first
+/// one of them may be marked by mistake, as the subtraction borrows from them.
+fn marks(word: u64) -> u64 {
+    let below = |word: u64, limit: u8| word.wrapping_sub(ONES * u64::from(limit)) & !word;
+    let colons = word ^ (ONES * u64::from(b':'));
+    (below(word, b'\r' + 1) | below(colons, 1)) & HIGH_BITS
+}
+
+/// Fills the last bytes up to a word, with bytes that do not matter.
+fn padded(bytes: &[u8]) -> [u8; size_of::<u64>()] {
+    let mut word = [0xff; size_of::<u64>()];
+    word.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    word
 }
 
 /// Takes the blanks off that may surround a header's value (`OWS`, RFC 9110 section 5.6.3). No other white space: a form
@@ -119,6 +171,31 @@ mod tests {
             let found: Vec<_> = lines.by_ref().map(|line| (line.text, line.torn)).collect();
             assert_eq!(found, *expected, "{}", bytes.escape_ascii());
             assert_eq!(&bytes[lines.at()..], *rest, "{}", bytes.escape_ascii());
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn lines_are_those_of_a_search_byte_by_byte(
+            bytes in proptest::collection::vec(proptest::sample::select(b"\r\n\0:\x0e\x0f;ab\x8d\xff".as_slice()), 0..60),
+            at in 0..20usize,
+        ) {
+            let whole = bytes.get(at..).unwrap_or_default();
+            let ends = whole.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+            let mut start = at;
+            let expected: Vec<_> = whole[..ends].split_inclusive(|byte| *byte == b'\n').map(|line| {
+                let text = line.strip_suffix(b"\n").unwrap();
+                let text = text.strip_suffix(b"\r").unwrap_or(text);
+                let line = Line {
+                    start,
+                    text,
+                    colon: text.iter().position(|byte| *byte == b':'),
+                    torn: text.iter().any(|byte| matches!(byte, b'\r' | 0)),
+                };
+                start += text.len() + if bytes.get(start + text.len()) == Some(&b'\r') { 2 } else { 1 };
+                line
+            }).collect();
+            assert_eq!(Lines::from(&bytes, at).collect::<Vec<_>>(), expected);
         }
     }
 

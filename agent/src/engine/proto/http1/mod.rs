@@ -15,6 +15,7 @@ mod doubt;
 mod fields;
 mod framing;
 mod head;
+mod headers;
 mod held;
 mod line;
 mod proxy;
@@ -29,6 +30,7 @@ pub mod telemetry;
 mod tests;
 
 pub use connection::{Counters, Http1};
+pub use headers::Headers;
 pub use structure::Structure;
 pub use telemetry::Telemetry;
 
@@ -39,49 +41,59 @@ use super::{Call, Cause, Event, Piece, Reply};
 /// A request's head, with the headers that spans need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestHead {
-    /// As sent; any token. Empty if the request line could not be read, and a server refused it.
-    pub method: Box<[u8]>,
-    /// The request target as sent: origin form, absolute form, authority form or `*`. Empty as the method is.
-    pub target: Box<[u8]>,
     /// Minor version: 0, or 1 for all later ones (RFC 9110 section 2.5).
     pub minor_version: u8,
     /// Value of `Content-Length`, if there was a valid one.
     pub content_length: Option<u64>,
-    /// Only the headers that are of interest, in the order received.
-    pub headers: Vec<(Header, Box<[u8]>)>,
+    /// Length of the method.
+    method_bytes: usize,
+    /// Method and target, and the headers that are of interest.
+    headers: Headers,
 }
 
 impl RequestHead {
-    /// Creates the head of a request whose first line could not be read.
-    fn unreadable() -> Self {
+    /// Creates the head of an HTTP/1.1 request without a body.
+    pub fn new<'a>(method: &[u8], target: &[u8], headers: impl Iterator<Item = (Header, &'a [u8])> + Clone) -> Self {
         Self {
-            method: Box::default(),
-            target: Box::default(),
             minor_version: 1,
             content_length: None,
-            headers: Vec::new(),
+            method_bytes: method.len(),
+            headers: Headers::behind(&[method, target], headers),
         }
+    }
+
+    /// Creates the head of a request whose first line could not be read.
+    fn unreadable() -> Self {
+        Self::new(b"", b"", [].into_iter())
+    }
+
+    /// Returns the method as sent; any token. Empty if the request line could not be read, and a server refused it.
+    pub fn method(&self) -> &[u8] {
+        self.headers.words().get(..self.method_bytes).unwrap_or_default()
+    }
+
+    /// Returns the request target as sent: origin form, absolute form, authority form or `*`. Empty as the method is.
+    pub fn target(&self) -> &[u8] {
+        self.headers.words().get(self.method_bytes..).unwrap_or_default()
+    }
+
+    /// Returns the headers that are of interest.
+    pub fn headers(&self) -> &Headers {
+        &self.headers
     }
 
     /// Returns whether its first line could be read.
     pub fn is_readable(&self) -> bool {
-        !self.method.is_empty()
-    }
-
-    /// Returns the values of a header, in the order received.
-    pub fn values(&self, wanted: Header) -> impl Iterator<Item = &[u8]> {
-        let values = self.headers.iter().filter(move |(header, _)| *header == wanted);
-        values.map(|(_, value)| &**value)
+        self.method_bytes > 0
     }
 
     /// Returns whether this request repeats another one, as a proxy passes it on: the same method, and the same target or one
     /// without a prefix.
     pub(super) fn passes_on(&self, request: &Self) -> bool {
         let shortest = 2;
-        request.method == self.method
-            && (request.target == self.target
-                || self.target.len() >= shortest
-                    && (request.target.ends_with(&self.target) || self.target.ends_with(&request.target)))
+        let (target, other) = (self.target(), request.target());
+        request.method() == self.method()
+            && (other == target || target.len() >= shortest && (other.ends_with(target) || target.ends_with(other)))
     }
 }
 
@@ -94,8 +106,8 @@ pub struct ResponseHead {
     pub minor_version: u8,
     /// Value of `Content-Length`, if there was a valid one.
     pub content_length: Option<u64>,
-    /// Only the headers that are of interest, in the order received.
-    pub headers: Vec<(Header, Box<[u8]>)>,
+    /// The headers that are of interest.
+    pub headers: Headers,
 }
 
 /// A header that spans need.

@@ -103,7 +103,7 @@ impl Http1 {
                 Some(Candidate::Head { calls }) => match self.request.head::<RequestHead>(config, &mut piece) {
                     Ok(None) => {}
                     // The rest of a body and the method behind it look like a method, but not like a known one.
-                    Ok(Some(found)) if *calls && !is_known(&found.head.method) => self.give_up(),
+                    Ok(Some(found)) if *calls && !is_known(found.head.method()) => self.give_up(),
                     Ok(Some(found)) if found.framing.doubt.is_some() => {
                         let watch = Watch::behind(&found);
                         self.search.candidate = Some(Box::new(Candidate::Doubtful { found, watch }));

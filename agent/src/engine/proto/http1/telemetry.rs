@@ -54,10 +54,10 @@ impl Telemetry {
         offset: u64,
         captured: Option<(u64, &[u8])>,
     ) -> bool {
-        if *head.method != *b"POST" {
+        if head.method() != b"POST" {
             return false;
         }
-        let value = |wanted| head.values(wanted).next();
+        let value = |wanted| head.headers().first(wanted);
         let kept = |place| value(Header::Captured(self.first_header + place)).unwrap_or_default();
         value(Header::UserAgent).is_some_and(|agent| agent.starts_with(OWN_USER_AGENT))
             || !self.include
@@ -72,7 +72,7 @@ impl Telemetry {
 }
 
 fn path(head: &RequestHead) -> &[u8] {
-    head.target.split(|&byte| byte == b'?').next().unwrap_or_default()
+    head.target().split(|&byte| byte == b'?').next().unwrap_or_default()
 }
 
 /// Returns whether a path ends like OTLP's.
@@ -158,11 +158,8 @@ mod tests {
 
     fn post(target: &str, length: Option<u64>) -> RequestHead {
         RequestHead {
-            method: b"POST".as_slice().into(),
-            target: target.as_bytes().into(),
-            minor_version: 1,
             content_length: length,
-            headers: vec![],
+            ..RequestHead::new(b"POST", target.as_bytes(), [].into_iter())
         }
     }
 

@@ -431,31 +431,28 @@ fn folded_values_are_one() {
         "GET / HTTP/1.1\r\nX-A: a\r\n\tb  \r\n   c\r\nHost:\r\n h\r\nX-A: d\r\n\r\n",
     );
     talk.call(R, "HTTP/1.1 200 OK\r\nX-B: a \r\n b\r\nContent-Length: 0\r\n\r\n");
-    let headers: Vec<_> = talk
-        .out
-        .iter()
-        .filter_map(|event| match event {
-            Event::Begins {
-                call: Call::Http1(head),
-                ..
-            } => Some(head.headers.clone()),
-            Event::Answered {
-                reply: Reply::Http1(head),
-                ..
-            } => Some(head.headers.clone()),
-            _ => None,
-        })
+    let headers = talk.out.iter().filter_map(|event| match event {
+        Event::Begins {
+            call: Call::Http1(head),
+            ..
+        } => Some(head.headers()),
+        Event::Answered {
+            reply: Reply::Http1(head),
+            ..
+        } => Some(&head.headers),
+        _ => None,
+    });
+    let headers = headers.flat_map(|headers| headers.iter());
+    let headers: Vec<_> = headers
+        .map(|(header, value)| (header, str::from_utf8(value).unwrap()))
         .collect();
-    let kept = |list: &[(Header, &str)]| list.iter().map(|(h, v)| (*h, v.as_bytes().into())).collect::<Vec<_>>();
     assert_eq!(
         headers,
         [
-            kept(&[
-                (Header::Captured(0), "a b c"),
-                (Header::Host, "h"),
-                (Header::Captured(0), "d")
-            ]),
-            kept(&[(Header::Captured(0), "a b")])
+            (Header::Captured(0), "a b c"),
+            (Header::Host, "h"),
+            (Header::Captured(0), "d"),
+            (Header::Captured(0), "a b"),
         ]
     );
 }

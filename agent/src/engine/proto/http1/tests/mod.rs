@@ -90,7 +90,7 @@ fn brief(event: &Event) -> String {
             offset,
             ..
         } => {
-            format!("{exchange} {} {} @{offset}", text(&head.method), text(&head.target))
+            format!("{exchange} {} {} @{offset}", text(head.method()), text(head.target()))
         }
         Event::Sent {
             exchange, body_bytes, ..

@@ -10,9 +10,7 @@ use std::{
 };
 
 use super::target::{host_and_port, is_scheme, split_once};
-use crate::engine::proto::http1::Header;
-
-type Headers = [(Header, Box<[u8]>)];
+use crate::engine::proto::http1::{Header, Headers};
 
 /// Returns the original client's address, if a proxy gave one. A value that is no IP address (`unknown`, `_hidden`) is
 /// none.
@@ -70,17 +68,16 @@ fn ip_address(node: &[u8]) -> Option<IpAddr> {
 
 /// Returns the first member of a header that is a list.
 fn first_of(headers: &Headers, wanted: Header) -> Option<&[u8]> {
-    let (_, value) = headers.iter().find(|(header, _)| *header == wanted)?;
-    let first = split_once(value, b',').map_or(&**value, |(first, _)| first);
+    let value = headers.first(wanted)?;
+    let first = split_once(value, b',').map_or(value, |(first, _)| first);
     Some(first.trim_ascii()).filter(|first| !first.is_empty())
 }
 
 /// Returns the first value of a parameter of `Forwarded`, unquoted.
 fn parameter<'a>(headers: &'a Headers, name: &[u8]) -> Option<&'a [u8]> {
     headers
-        .iter()
-        .filter(|(header, _)| *header == Header::Forwarded)
-        .flat_map(|(_, value)| pairs(value))
+        .values(Header::Forwarded)
+        .flat_map(pairs)
         .filter_map(|pair| split_once(pair, b'='))
         .find(|(key, _)| key.trim_ascii().eq_ignore_ascii_case(name))
         .and_then(|(_, value)| unquoted(value.trim_ascii()))
@@ -171,9 +168,9 @@ mod tests {
             (&[(XForwardedProto, "")], (None, None, None)),
         ];
         for (headers, (address, authority, proto)) in cases {
-            let headers: Vec<(Header, Box<[u8]>)> = headers
+            let headers: Headers = headers
                 .iter()
-                .map(|(header, value)| (*header, value.as_bytes().into()))
+                .map(|(header, value)| (*header, value.as_bytes()))
                 .collect();
             assert_eq!(
                 client(&headers),

@@ -16,7 +16,7 @@ use super::{Description, Finished};
 use crate::{
     config::{CoreSettings, HeaderName, KnownMethods, SpanNames as SpanNamesSetting},
     engine::{
-        proto::http1::{Header, RequestHead, ResponseHead},
+        proto::http1::{Header, Headers, RequestHead, ResponseHead},
         trace::{
             SpanKind, Status,
             attributes::{self, Attributes},
@@ -71,7 +71,7 @@ pub enum SpanNameStyle {
 /// Describes an exchange. `names` are those of the process that the span belongs to.
 pub fn describe(exchange: &HttpExchange<'_>, config: &HttpConfig, names: &mut SpanNames) -> Description {
     let request = exchange.request;
-    let target = Target::parse(&request.method, &request.target);
+    let target = Target::parse(request.method(), request.target());
     // Without a path, `http://host` means the same as `http://host/` (RFC 9110, section 4.2.3).
     let sent_path = match target.form {
         Form::Absolute if target.path.is_empty() => Cow::Borrowed("/"),
@@ -81,13 +81,13 @@ pub fn describe(exchange: &HttpExchange<'_>, config: &HttpConfig, names: &mut Sp
     let path = config.secrets.path(&sent_path);
     let mut attributes = Attributes::default();
 
-    let known = config.known_method(&request.method);
+    let known = config.known_method(request.method());
     attributes.push_str(
         semconv::HTTP_REQUEST_METHOD,
         known.clone().unwrap_or(Cow::Borrowed("_OTHER")),
     );
     if known.is_none() && request.is_readable() {
-        attributes.push_text(semconv::HTTP_REQUEST_METHOD_ORIGINAL, lossy_text(&request.method));
+        attributes.push_text(semconv::HTTP_REQUEST_METHOD_ORIGINAL, lossy_text(request.method()));
     }
     let route = match exchange.end.kind {
         SpanKind::Server => {
@@ -184,7 +184,7 @@ fn push_server(
     (path, route): (&str, Option<&Route>),
     secrets: &SecretNames,
 ) {
-    let headers = &exchange.request.headers;
+    let headers = exchange.request.headers();
     let scheme = forwarded::scheme(headers)
         .or_else(|| target.scheme.and_then(forwarded::scheme_name))
         .unwrap_or(Cow::Borrowed("http"));
@@ -207,7 +207,7 @@ fn push_server(
         Some(address) => attributes.push_ip(semconv::CLIENT_ADDRESS, address),
         None => attributes.push_address(semconv::CLIENT_ADDRESS, exchange.end.remote),
     }
-    if let Some(user_agent) = header(headers, Header::UserAgent) {
+    if let Some(user_agent) = headers.first(Header::UserAgent) {
         attributes.push_text(semconv::USER_AGENT_ORIGINAL, lossy_text(user_agent));
     }
 }
@@ -236,7 +236,7 @@ fn push_client(
 /// 3.2.2), by `Host`, or by the target of CONNECT.
 fn named_host<'a>(request: &'a RequestHead, target: &Target<'a>) -> Option<(&'a [u8], Option<u16>)> {
     let in_target = || target.authority.and_then(host_and_port);
-    let in_header = || header(&request.headers, Header::Host).and_then(host_and_port);
+    let in_header = || request.headers().first(Header::Host).and_then(host_and_port);
     match target.form {
         Form::Absolute => in_target().or_else(in_header),
         _ => in_header().or_else(in_target),
@@ -245,7 +245,7 @@ fn named_host<'a>(request: &'a RequestHead, target: &Target<'a>) -> Option<(&'a 
 
 /// Returns the target URI (RFC 9112, section 3.3), without secrets; `path` has none any more.
 fn full_url(exchange: &HttpExchange<'_>, target: &Target<'_>, path: &str, secrets: &SecretNames) -> String {
-    let host = header(&exchange.request.headers, Header::Host).map(<[u8]>::trim_ascii);
+    let host = exchange.request.headers().first(Header::Host).map(<[u8]>::trim_ascii);
     let authority = match target.authority {
         Some(authority) => Some(authority),
         None => host.filter(|host| !host.is_empty()),
@@ -256,7 +256,7 @@ fn full_url(exchange: &HttpExchange<'_>, target: &Target<'_>, path: &str, secret
         Form::Absolute if target.path.is_empty() => "",
         _ => path,
     };
-    let mut url = String::with_capacity(64 + exchange.request.target.len());
+    let mut url = String::with_capacity(64 + exchange.request.target().len());
     url.push_str(&target.scheme.map_or(Cow::Borrowed("http"), url_text));
     url.push_str("://");
     match authority {
@@ -298,14 +298,14 @@ fn push_body_sizes(attributes: &mut Attributes, exchange: &HttpExchange<'_>) {
 }
 
 fn push_captured(attributes: &mut Attributes, exchange: &HttpExchange<'_>, config: &HttpConfig) {
-    let mut push = |prefix, names: &[String], headers: &[(Header, Box<[u8]>)]| {
+    let mut push = |prefix, names: &[String], headers: &Headers| {
         for (index, name) in names.iter().enumerate() {
             let captured = |header: Header| matches!(header, Header::Captured(i) if usize::from(i) == index);
             // A header that spans need anyway may be there under its own name only.
-            let own = own_header(name).filter(|_| !headers.iter().any(|(header, _)| captured(*header)));
+            let own = own_header(name).filter(|_| !headers.iter().any(|(header, _)| captured(header)));
             let values = headers
                 .iter()
-                .filter(|(header, _)| captured(*header) || own == Some(*header));
+                .filter(|&(header, _)| captured(header) || own == Some(header));
             let holds = Holds::of(name);
             let values = values.map(|(_, value)| config.secrets.header(holds, lossy_text(value)));
             attributes.push_header(prefix, name, values);
@@ -314,7 +314,7 @@ fn push_captured(attributes: &mut Attributes, exchange: &HttpExchange<'_>, confi
     push(
         semconv::HTTP_REQUEST_HEADER,
         &config.capture_request,
-        &exchange.request.headers,
+        exchange.request.headers(),
     );
     if let Some(response) = exchange.response {
         push(
@@ -343,13 +343,6 @@ fn push_outcome(attributes: &mut Attributes, exchange: &HttpExchange<'_>) -> Sta
     };
     attributes.push_str(semconv::ERROR_TYPE, error_type);
     Status::Error(Cow::Borrowed(""))
-}
-
-fn header(headers: &[(Header, Box<[u8]>)], wanted: Header) -> Option<&[u8]> {
-    headers
-        .iter()
-        .find(|(header, _)| *header == wanted)
-        .map(|(_, value)| &**value)
 }
 
 /// Returns the variant of a header that spans need, whether the user chose it or not.

@@ -37,23 +37,16 @@ fn unix(path: Option<&str>) -> Endpoint {
     Endpoint::Unix(path.map(Into::into))
 }
 
-fn headers(list: &[(Header, &str)]) -> Vec<(Header, Box<[u8]>)> {
-    list.iter()
-        .map(|(header, value)| (*header, value.as_bytes().into()))
-        .collect()
+fn request(method: &[u8], target: &[u8], list: HeaderList<'_>) -> RequestHead {
+    let headers = list.iter().map(|(header, value)| (*header, value.as_bytes()));
+    RequestHead::new(method, target, headers)
 }
 
 impl Case {
     fn new(kind: SpanKind, method: &str, target: &str, list: &[(Header, &str)]) -> Self {
         Self {
             kind,
-            request: RequestHead {
-                method: method.as_bytes().into(),
-                target: target.as_bytes().into(),
-                minor_version: 1,
-                content_length: None,
-                headers: headers(list),
-            },
+            request: request(method.as_bytes(), target.as_bytes(), list),
             response: None,
             request_body_bytes: Some(0),
             response_body_bytes: None,
@@ -81,7 +74,7 @@ impl Case {
             status,
             minor_version: 1,
             content_length: None,
-            headers: vec![],
+            headers: Headers::default(),
         });
         self
     }

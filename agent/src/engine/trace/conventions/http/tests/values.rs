@@ -1,7 +1,10 @@
 //! Values that peers chose: headers, secrets, odd and long text.
 
 use super::{Case, all, shown};
-use crate::engine::trace::{SpanKind, conventions::http::Header};
+use crate::engine::trace::{
+    SpanKind,
+    conventions::http::{Header, Headers, RequestHead},
+};
 
 #[test]
 fn captured_headers() {
@@ -17,10 +20,7 @@ fn captured_headers() {
     case.config.capture_request = ["x-none", "x-many", "user-agent"].map(Into::into).into();
     case.config.capture_response = vec!["x-id".into()];
     let response = case.response.as_mut().unwrap();
-    response.headers = vec![
-        (Header::Captured(0), b"\xff1"[..].into()),
-        (Header::Captured(9), b"no"[..].into()),
-    ];
+    response.headers = Headers::from_iter([(Header::Captured(0), b"\xff1".as_slice()), (Header::Captured(9), b"no")]);
     let span = case.span();
     let captured = span
         .attributes
@@ -75,7 +75,7 @@ fn secrets_are_in_no_part_of_a_span() {
             case.config.capture_request = ["referer", "x-note", "x-secret", "host"].map(Into::into).into();
             case.config.capture_response = vec!["location".into()];
             let response = case.response.as_mut().unwrap();
-            response.headers = vec![(Header::Captured(0), b"/cb?state=1&code=S3CRET"[..].into())];
+            response.headers = Headers::from_iter([(Header::Captured(0), b"/cb?state=1&code=S3CRET".as_slice())]);
             let span = all(&case.span());
             assert_eq!(span.matches("S3CRET").count(), 1, "{span}");
             for line in [
@@ -98,12 +98,8 @@ fn secrets_are_in_no_part_of_a_span() {
 #[test]
 fn text_that_is_not_utf8() {
     let mut case = Case::server("GET", "", &[]);
-    case.request.method = (*b"G\xff").into();
-    case.request.target = (*b"/\xff?\xfe=1&sig=\xfd").into();
-    case.request.headers = vec![
-        (Header::Host, b"h\xff"[..].into()),
-        (Header::UserAgent, b"\xc3\x28"[..].into()),
-    ];
+    let headers = [(Header::Host, b"h\xff".as_slice()), (Header::UserAgent, b"\xc3\x28")];
+    case.request = RequestHead::new(b"G\xff", b"/\xff?\xfe=1&sig=\xfd", headers.into_iter());
     assert_eq!(
         case.values(&[
             "http.request.method_original",
