@@ -168,7 +168,7 @@ impl<'a> Fields<'a> {
 
     fn line(&mut self, line: Line<'a>, captured: &[String]) -> Last {
         let from = self.kept.len();
-        let Some(colon) = line.colon else {
+        let Some(colon) = line.colon() else {
             self.doubtful |= may_frame(line.text);
             return Last::Kept(from);
         };
@@ -176,22 +176,29 @@ impl<'a> Fields<'a> {
         let rest = rest.get(1..).unwrap_or_default();
         // No blank may stand before the colon (RFC 9112 section 5.1). Most clients and some servers pass over it.
         let name = trim_blanks(as_sent);
-        let frames = self.connection_field(name, rest);
-        self.doubtful |= frames && name.len() != as_sent.len();
-        let known = self.is_request.then(|| known(name)).flatten();
-        let captured = (0..)
-            .zip(captured)
-            .filter(|(_, wanted)| wanted.as_bytes().eq_ignore_ascii_case(name));
-        for header in known
-            .into_iter()
-            .chain(captured.map(|(index, _)| Header::Captured(index)))
+        let value_at = line.start + colon + 1;
+        if self.is_request
+            && let Some(header) = known(name)
         {
-            let value = trim_blanks(rest);
-            let blanks = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
-            let value_at = line.start + colon + 1 + blanks;
-            self.kept.push((header, value_at, value_at + value.len()));
+            self.keep(header, value_at, rest);
         }
-        if frames { Last::Framing } else { Last::Kept(from) }
+        for (index, wanted) in (0..).zip(captured) {
+            if wanted.as_bytes().eq_ignore_ascii_case(name) {
+                self.keep(Header::Captured(index), value_at, rest);
+            }
+        }
+        if self.connection_field(name, rest) {
+            self.doubtful |= name.len() != as_sent.len();
+            return Last::Framing;
+        }
+        Last::Kept(from)
+    }
+
+    /// Keeps a header, whose value lies at `at` with blanks around it.
+    fn keep(&mut self, header: Header, at: usize, value: &[u8]) {
+        let blanks = value.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+        let at = at + blanks;
+        self.kept.push((header, at, at + trim_blanks(value).len()));
     }
 
     /// Takes a field that may concern the connection or the body. Returns whether it frames the body.

@@ -132,12 +132,12 @@ impl Framing {
 }
 
 fn request_head(line: RequestLine<'_>, fields: &Fields<'_>) -> RequestHead {
-    let words = [kept(line.method), kept(line.target)];
+    let (method, target) = (kept(line.method), kept(line.target));
     RequestHead {
         minor_version: line.minor_version,
         content_length: fields.content_length(),
-        method_bytes: words[0].len(),
-        headers: fields.headers(&words),
+        method_bytes: method.len() as u32,
+        headers: fields.headers(&[method, target]),
     }
 }
 

@@ -15,54 +15,34 @@ pub(super) struct Line<'a> {
     pub start: usize,
     /// The line without its end: CR LF, or LF alone (RFC 9112 section 2.2).
     pub text: &'a [u8],
-    /// Place of the first colon in the text.
-    pub colon: Option<usize>,
     /// There is a NUL or a bare CR in it: peers refuse it, replace it, or end the line there.
     pub torn: bool,
 }
 
+impl Line<'_> {
+    /// Returns the place of the first colon in the text.
+    #[inline]
+    pub fn colon(&self) -> Option<usize> {
+        first(self.text, 0, |word| below(word ^ (ONES * u64::from(b':')), 1))
+    }
+}
+
 /// The whole lines of some bytes, one after the other.
-///
-/// One look at each byte, eight at a time, finds all that matters in them. Lines are so short that a search for the end of each
-/// takes longer.
 #[derive(Clone, Debug)]
 pub(super) struct Lines<'a> {
     bytes: &'a [u8],
     at: usize,
-    /// Offset behind the word that was looked at last.
-    seen: usize,
-    /// Bytes of that word that matter and did not have their turn: the highest bit of each is set.
-    marks: u64,
 }
 
 impl<'a> Lines<'a> {
     /// Returns the lines that begin at `at`.
     pub fn from(bytes: &'a [u8], at: usize) -> Self {
-        Self {
-            bytes,
-            at,
-            seen: at,
-            marks: 0,
-        }
+        Self { bytes, at }
     }
 
     /// Returns the offset at which the next line begins.
     pub fn at(&self) -> usize {
         self.at
-    }
-
-    /// Returns the offset of the next byte that matters, or seems to.
-    #[inline]
-    fn next_mark(&mut self) -> Option<usize> {
-        while self.marks == 0 {
-            let rest = self.bytes.get(self.seen..).filter(|rest| !rest.is_empty())?;
-            let word = rest.first_chunk().copied().unwrap_or_else(|| padded(rest));
-            self.marks = marks(u64::from_le_bytes(word));
-            self.seen += size_of::<u64>();
-        }
-        let place = self.marks.trailing_zeros() as usize / 8;
-        self.marks &= self.marks - 1;
-        Some(self.seen - size_of::<u64>() + place)
     }
 }
 
@@ -72,37 +52,54 @@ impl<'a> Iterator for Lines<'a> {
     #[inline]
     fn next(&mut self) -> Option<Line<'a>> {
         let start = self.at;
-        let (mut colon, mut torn) = (None, false);
-        let end = loop {
-            let mark = self.next_mark()?;
-            match self.bytes.get(mark)? {
-                b'\n' => break mark,
-                b'\r' => torn |= self.bytes.get(mark + 1) != Some(&b'\n'),
-                0 => torn = true,
-                b':' => colon = colon.or(Some(mark - start)),
+        let (mut at, mut torn) = (start, false);
+        let (end, next) = loop {
+            // One look at each byte: CR, LF and NUL are the only ones below 14 in a usual line.
+            at = first(self.bytes, at, |word| below(word, b'\r' + 1))?;
+            match self.bytes.get(at..)? {
+                [b'\r', b'\n', ..] => break (at, at + 2),
+                [b'\n', ..] => break (at, at + 1),
+                [b'\r' | 0, ..] => torn = true,
                 _ => {}
             }
+            at += 1;
         };
-        self.at = end + 1;
+        self.at = next;
         let text = self.bytes.get(start..end)?;
-        Some(Line {
-            start,
-            text: text.strip_suffix(b"\r").unwrap_or(text),
-            colon,
-            torn,
-        })
+        Some(Line { start, text, torn })
     }
 }
 
-/// Marks the bytes of a word that end a line or tear it (all of them are below [`b'\r'`] + 1), and colons. Bytes behind the first
-/// one of them may be marked by mistake, as the subtraction borrows from them.
-fn marks(word: u64) -> u64 {
-    let below = |word: u64, limit: u8| word.wrapping_sub(ONES * u64::from(limit)) & !word;
-    let colons = word ^ (ONES * u64::from(b':'));
-    (below(word, b'\r' + 1) | below(colons, 1)) & HIGH_BITS
+/// Returns the offset, `at` or behind it, of the first byte that `marks` finds in a word of eight bytes: it sets the highest bit
+/// of that byte, and perhaps bits of those behind.
+///
+/// Lines and names are so short that a call of [`memchr`] takes longer to begin than to search.
+#[inline]
+fn first(bytes: &[u8], mut at: usize, marks: impl Fn(u64) -> u64) -> Option<usize> {
+    loop {
+        let rest = bytes.get(at..)?;
+        let word = match rest.first_chunk() {
+            Some(word) => *word,
+            None if rest.is_empty() => return None,
+            None => padded(rest),
+        };
+        let marks = marks(u64::from_le_bytes(word));
+        if marks != 0 {
+            return Some(at + marks.trailing_zeros() as usize / 8);
+        }
+        at += word.len();
+    }
 }
 
-/// Fills the last bytes up to a word, with bytes that do not matter.
+/// Marks the first byte of a word that is below a limit, which is at most 128. Bytes behind it may be marked by mistake, as the
+/// subtraction borrows from them.
+#[inline]
+fn below(word: u64, limit: u8) -> u64 {
+    word.wrapping_sub(ONES * u64::from(limit)) & !word & HIGH_BITS
+}
+
+/// Fills the last bytes up to a word, with bytes that no search is for.
+#[inline(never)]
 fn padded(bytes: &[u8]) -> [u8; size_of::<u64>()] {
     let mut word = [0xff; size_of::<u64>()];
     word.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
@@ -183,19 +180,22 @@ mod tests {
             let whole = bytes.get(at..).unwrap_or_default();
             let ends = whole.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
             let mut start = at;
+            let colon = |text: &[u8]| text.iter().position(|byte| *byte == b':');
             let expected: Vec<_> = whole[..ends].split_inclusive(|byte| *byte == b'\n').map(|line| {
                 let text = line.strip_suffix(b"\n").unwrap();
                 let text = text.strip_suffix(b"\r").unwrap_or(text);
                 let line = Line {
                     start,
                     text,
-                    colon: text.iter().position(|byte| *byte == b':'),
                     torn: text.iter().any(|byte| matches!(byte, b'\r' | 0)),
                 };
                 start += text.len() + if bytes.get(start + text.len()) == Some(&b'\r') { 2 } else { 1 };
                 line
             }).collect();
             assert_eq!(Lines::from(&bytes, at).collect::<Vec<_>>(), expected);
+            for line in expected {
+                assert_eq!(line.colon(), colon(line.text));
+            }
         }
     }
 

@@ -45,8 +45,8 @@ pub struct RequestHead {
     pub minor_version: u8,
     /// Value of `Content-Length`, if there was a valid one.
     pub content_length: Option<u64>,
-    /// Length of the method.
-    method_bytes: usize,
+    /// Length of the method: 8 KiB at most.
+    method_bytes: u32,
     /// Method and target, and the headers that are of interest.
     headers: Headers,
 }
@@ -57,7 +57,7 @@ impl RequestHead {
         Self {
             minor_version: 1,
             content_length: None,
-            method_bytes: method.len(),
+            method_bytes: method.len() as u32,
             headers: Headers::behind(&[method, target], headers),
         }
     }
@@ -69,12 +69,18 @@ impl RequestHead {
 
     /// Returns the method as sent; any token. Empty if the request line could not be read, and a server refused it.
     pub fn method(&self) -> &[u8] {
-        self.headers.words().get(..self.method_bytes).unwrap_or_default()
+        self.headers
+            .words()
+            .get(..self.method_bytes as usize)
+            .unwrap_or_default()
     }
 
     /// Returns the request target as sent: origin form, absolute form, authority form or `*`. Empty as the method is.
     pub fn target(&self) -> &[u8] {
-        self.headers.words().get(self.method_bytes..).unwrap_or_default()
+        self.headers
+            .words()
+            .get(self.method_bytes as usize..)
+            .unwrap_or_default()
     }
 
     /// Returns the headers that are of interest.
