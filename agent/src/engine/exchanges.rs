@@ -7,9 +7,9 @@ use agent_ebpf::abi::StreamName;
 use super::{
     Core,
     causality::Circumstances,
-    context::traceparent,
+    context::{SpanId, traceparent},
     exchange::{Carried, Exchange, ExchangeId, Opening, ReadAt, Recognised, Serving, Shown, Side},
-    execution::{Author, Stamp},
+    execution::{Author, Executions, Stamp},
     flow::{Connection, IGNORE},
     proto::{Call, Cause, Discipline, Event},
     sight,
@@ -266,12 +266,21 @@ impl Core {
         } else {
             Recognised::AtOnce
         };
-        let Some(new) = self.new_exchange(connection_id, recognised, begun) else {
-            return;
+        let (carried, trace_state) = self.carried(&begun.call);
+        let shown = if self.conventions.is_ignored(&begun.call) {
+            Shown::Ignored
+        } else {
+            Shown::Span
         };
+        let span_id = self.causality.ids().span();
         let Some(connection) = self.flow.known(connection_id) else {
             return;
         };
+        let mut new = new_exchange(connection, &self.executions, span_id, recognised, begun);
+        new.unix_offset_ns = self.unix_offset_ns;
+        new.lineage.carried = carried;
+        new.lineage.trace_state = trace_state;
+        new.shown = shown;
         let server = connection.role() == Role::Server;
         let queued =
             connection.discipline() == Discipline::Fifo && !connection.exchanges_of_stream(exchange).is_empty();
@@ -298,43 +307,6 @@ impl Core {
             let (client, server) = if server { (partner, id) } else { (id, partner) };
             self.causality.join(client, server);
         }
-    }
-
-    /// Makes the exchange of a request that has begun.
-    fn new_exchange(&mut self, connection: ConnectionId, recognised: Recognised, begun: Begun) -> Option<Exchange> {
-        let (carried, trace_state) = self.carried(&begun.call);
-        let shown = if self.conventions.is_ignored(&begun.call) {
-            Shown::Ignored
-        } else {
-            Shown::Span
-        };
-        let span_id = self.causality.ids().span();
-        let connection = self.flow.known(connection)?;
-        let server = connection.role() == Role::Server;
-        let side = if server {
-            Side::Server(Serving {
-                recognised,
-                ..Serving::default()
-            })
-        } else {
-            Side::Client(Default::default())
-        };
-        // The thread that read the end of the head serves the request; the thread that sent the first byte made the
-        // call.
-        let who = if server { begun.complete } else { begun.first };
-        let name = (connection.id, &connection.ends);
-        let execution = self.executions.get(who.execution);
-        let mut new = Exchange::new(side, span_id, name, execution, begun.first.time_ns);
-        if !server && connection.may_have_blocked(begun.offset) {
-            // The stamp is the exit of write(2): the peer may have read, and even answered, before it.
-            new.start.read_at = ReadAt::WriteExit;
-        }
-        new.messages.call = Some(begun.call);
-        new.unix_offset_ns = self.unix_offset_ns;
-        new.lineage.carried = carried;
-        new.lineage.trace_state = trace_state;
-        new.shown = shown;
-        Some(new)
     }
 
     /// Reads the trace context that a call carries. Counts an invalid one.
@@ -397,4 +369,34 @@ impl Core {
             self.causality.begin(next, end_ns);
         }
     }
+}
+
+/// Makes the exchange of a request that has begun.
+fn new_exchange(
+    connection: &Connection,
+    executions: &Executions,
+    span_id: SpanId,
+    recognised: Recognised,
+    begun: Begun,
+) -> Exchange {
+    let server = connection.role() == Role::Server;
+    let side = if server {
+        Side::Server(Serving {
+            recognised,
+            ..Serving::default()
+        })
+    } else {
+        Side::Client(Default::default())
+    };
+    // The thread that read the end of the head serves the request; the thread that sent the first byte made the call.
+    let who = if server { begun.complete } else { begun.first };
+    let name = (connection.id, &connection.ends);
+    let execution = executions.get(who.execution);
+    let mut new = Exchange::new(side, span_id, name, execution, begun.first.time_ns);
+    if !server && connection.may_have_blocked(begun.offset) {
+        // The stamp is the exit of write(2): the peer may have read, and even answered, before it.
+        new.start.read_at = ReadAt::WriteExit;
+    }
+    new.messages.call = Some(begun.call);
+    new
 }

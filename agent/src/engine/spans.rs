@@ -1,11 +1,11 @@
 //! Turns finished exchanges into spans.
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     Choice, Core,
     context::{ParentMethod, SpanId, traceparent::FLAG_SAMPLED},
-    exchange::{Caller, Exchange, Messages, Parent, ReadAt, Shown, Side},
+    exchange::{Caller, Exchange, ExchangeId, Messages, Parent, ReadAt, Shown, Side},
     trace::{Attribute, Span, SpanKind, conventions::Finished, sampling::Decision},
 };
 use crate::record::Endpoint;
@@ -15,42 +15,44 @@ const START: &str = "spoor.start";
 
 impl Core {
     pub(super) fn finished_spans(&mut self) -> Vec<Span> {
-        let Self {
-            executions,
-            processes,
-            wanted,
-            causality,
-            hold_ns,
-            now_ns,
-            ..
-        } = self;
-        let nodes = causality.take_ready(|node, caller| {
-            // A caller that turns out not to be selected gives no span: then this exchange has no parent.
-            let undecided = caller
-                .and_then(|caller| processes.get(caller))
-                .is_some_and(|caller| caller.choice == Choice::Undecided);
-            let process = processes.get_or_default(node.execution.process);
-            if !std::mem::replace(&mut process.asked, true) {
-                wanted.push(executions.tgid(node.execution.process));
-            }
-            let known = process.facts.is_some() && process.choice != Choice::Undecided && !undecided;
-            known
-                || node
-                    .state
-                    .end_ns()
-                    .is_some_and(|end_ns| end_ns.saturating_add(*hold_ns) <= *now_ns)
-        });
+        let ready = self.causality.take_ready();
+        let mut kept = Vec::new();
         let mut spans = std::mem::take(&mut self.done);
-        spans.reserve(nodes.len());
+        spans.reserve(ready.len());
         let before = spans.len();
-        for node in nodes {
-            spans.extend(self.span(node));
+        for id in ready {
+            match self.may_leave(id) {
+                Some(true) => {
+                    let exchange = self.causality.leave(id);
+                    spans.extend(exchange.and_then(|exchange| self.span(&exchange)));
+                }
+                Some(false) => kept.push(id),
+                None => {}
+            }
         }
+        self.causality.keep_ready(kept);
         self.counters.spans += (spans.len() - before) as u64;
         spans
     }
 
-    fn span(&mut self, exchange: Exchange) -> Option<Span> {
+    /// Returns whether an exchange that is ready may leave: the facts of its process are known, or it has waited for them long
+    /// enough. `None`: it has left.
+    fn may_leave(&mut self, id: ExchangeId) -> Option<bool> {
+        let (exchange, caller) = self.causality.ready(id)?;
+        // A caller that turns out not to be selected gives no span: then this exchange has no parent.
+        let undecided = caller
+            .and_then(|caller| self.processes.get(caller))
+            .is_some_and(|caller| caller.choice == Choice::Undecided);
+        let process = self.processes.get_or_default(exchange.execution.process);
+        if !std::mem::replace(&mut process.asked, true) {
+            self.wanted.push(self.executions.tgid(exchange.execution.process));
+        }
+        let known = process.facts.is_some() && process.choice != Choice::Undecided && !undecided;
+        let end_ns = exchange.state.end_ns();
+        Some(known || end_ns.is_some_and(|end_ns| end_ns.saturating_add(self.hold_ns) <= self.now_ns))
+    }
+
+    fn span(&mut self, exchange: &Exchange) -> Option<Span> {
         let kind = kind(&exchange.side);
         let Exchange {
             execution,
@@ -61,7 +63,7 @@ impl Core {
             span_id,
             lineage,
             ..
-        } = &exchange;
+        } = exchange;
         let trace = lineage.trace.as_ref()?;
         if *shown == Shown::Ignored {
             self.counters.ignored += 1;
@@ -93,11 +95,9 @@ impl Core {
         let mut description = self.conventions.describe(&finished(kind, messages, ends), names);
         self.counters.names_overflowed += names.overflowed() - overflowed;
         if start.read_at == ReadAt::WriteExit && kind == SpanKind::Client {
-            description
-                .attributes
-                .push(Attribute::str(START, Cow::Borrowed("write_exit")));
+            description.attributes.push(Attribute::str(START, "write_exit"));
         }
-        let (parent, parent_is_remote) = parent(&exchange);
+        let (parent, parent_is_remote) = parent(exchange);
         let unix = |monotonic_ns: u64| monotonic_ns.saturating_add_signed(exchange.unix_offset_ns);
         Some(Span {
             trace_id: trace.id,

@@ -232,29 +232,35 @@ impl Causality {
 
     /// Sets the trace of an exchange, and of all exchanges that wait for it.
     pub(super) fn spread(&mut self, id: ExchangeId, trace: Trace) {
-        // A list instead of recursion: the exchanges that wait for one another may be a chain of thousands.
-        let mut known = vec![id];
-        while let Some(id) = known.pop() {
-            let Some(exchange) = self.exchanges.get_mut(id) else {
-                continue;
-            };
-            if exchange.lineage.trace.is_some() {
-                continue;
-            }
-            exchange.lineage.trace = Some(trace.clone());
-            let span = exchange.span_id;
-            let heirs = std::mem::take(&mut exchange.lineage.heirs);
-            for &heir in &heirs {
-                if let Some(heir) = self.exchanges.get_mut(heir)
-                    && let Parent::Local(above, method) = heir.lineage.parent
-                    && above == id
-                {
-                    heir.lineage.parent = Parent::Span(span, method);
-                }
-            }
-            known.extend(heirs);
-            self.offer(id);
+        // A list instead of recursion: the exchanges that wait for one another may be a chain of thousands. For most, none
+        // waits, and the list takes no memory.
+        let mut known = self.set_trace(id, trace.clone());
+        while let Some(heir) = known.pop() {
+            known.append(&mut self.set_trace(heir, trace.clone()));
         }
+    }
+
+    /// Sets the trace of an exchange. Returns the exchanges that waited for it.
+    fn set_trace(&mut self, id: ExchangeId, trace: Trace) -> Vec<ExchangeId> {
+        let Some(exchange) = self.exchanges.get_mut(id) else {
+            return Vec::new();
+        };
+        if exchange.lineage.trace.is_some() {
+            return Vec::new();
+        }
+        exchange.lineage.trace = Some(trace);
+        let span = exchange.span_id;
+        let heirs = std::mem::take(&mut exchange.lineage.heirs);
+        for &heir in &heirs {
+            if let Some(heir) = self.exchanges.get_mut(heir)
+                && let Parent::Local(above, method) = heir.lineage.parent
+                && above == id
+            {
+                heir.lineage.parent = Parent::Span(span, method);
+            }
+        }
+        self.offer(id);
+        heirs
     }
 
     /// Decides an exchange with the facts known now, because it has to leave.

@@ -108,29 +108,32 @@ impl Causality {
         !self.ready.is_empty()
     }
 
-    /// Takes the exchanges that are ready to leave and that `may_leave` lets go.
-    ///
-    /// `may_leave` also gets the process of the call that is a request's parent, unless that call has left. Exchanges
-    /// that may not leave count as held: beyond `hold_most` the oldest are lost.
-    pub fn take_ready(&mut self, mut may_leave: impl FnMut(&Exchange, Option<ProcessId>) -> bool) -> Vec<Exchange> {
-        let mut kept = Vec::new();
-        let mut taken = Vec::new();
-        for id in std::mem::take(&mut self.ready) {
-            let Some(exchange) = self.get(id) else { continue };
-            let caller = match exchange.lineage.parent {
-                Parent::Span(_, ParentMethod::SameHost) => exchange.partner.and_then(|partner| self.get(partner)),
-                _ => None,
-            };
-            if !may_leave(exchange, caller.map(|caller| caller.execution.process)) {
-                kept.push(id);
-                continue;
-            }
-            if let Some(exchange) = self.exchanges.remove(id) {
-                self.depart(id, &exchange, true);
-                self.part(&exchange);
-                taken.push(exchange);
-            }
-        }
+    /// Takes the ids of the exchanges that are ready to leave: for each, [`Causality::leave`] or, in the end,
+    /// [`Causality::keep_ready`].
+    pub fn take_ready(&mut self) -> Vec<ExchangeId> {
+        std::mem::take(&mut self.ready)
+    }
+
+    /// Returns an exchange that is ready to leave, and the process of the call that is its parent, unless that call has left.
+    pub fn ready(&self, id: ExchangeId) -> Option<(&Exchange, Option<ProcessId>)> {
+        let exchange = self.get(id)?;
+        let caller = match exchange.lineage.parent {
+            Parent::Span(_, ParentMethod::SameHost) => exchange.partner.and_then(|partner| self.get(partner)),
+            _ => None,
+        };
+        Some((exchange, caller.map(|caller| caller.execution.process)))
+    }
+
+    /// Lets an exchange leave as a span.
+    pub fn leave(&mut self, id: ExchangeId) -> Option<Exchange> {
+        let exchange = self.exchanges.remove(id)?;
+        self.depart(id, &exchange, true);
+        self.part(&exchange);
+        Some(exchange)
+    }
+
+    /// Takes back those that may not leave yet. They count as held: beyond `hold_most` the oldest are lost.
+    pub fn keep_ready(&mut self, mut kept: Vec<ExchangeId>) {
         let too_many = (self.held + kept.len()).saturating_sub(self.hold_most).min(kept.len());
         for id in kept.drain(..too_many) {
             self.counters.unknown_too_many += 1;
@@ -139,7 +142,6 @@ impl Causality {
         // Losing an exchange settles its partner and its heirs, which then become ready.
         kept.append(&mut self.ready);
         self.ready = kept;
-        taken
     }
 
     /// Parts an exchange that has left from its other end, which waits for it no more.
