@@ -153,7 +153,7 @@ fn named_only(facts: &ProcessFacts) -> ProcessFacts {
     let service_name = facts.resource.service_name.clone();
     let attributes = vec![Attribute {
         key: Cow::Borrowed("service.name"),
-        value: Value::Str(Cow::Owned(service_name.clone())),
+        value: Value::Str(service_name.as_str().into()),
     }];
     ProcessFacts {
         resource: Arc::new(Resource {

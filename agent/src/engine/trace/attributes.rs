@@ -4,7 +4,7 @@ use std::{borrow::Cow, fmt::Write, net::IpAddr};
 
 use opentelemetry_semantic_conventions::attribute as semconv;
 
-use super::{Attribute, Value, text};
+use super::{Attribute, Text, Value, text};
 use crate::record::Endpoint;
 
 /// The attribute that lists the keys of the values that were cut.
@@ -13,6 +13,8 @@ const TRUNCATED: &str = "spoor.truncated";
 pub(in crate::engine::trace) struct Attributes {
     list: Vec<Attribute>,
     truncated: Vec<String>,
+    /// The address that was added last.
+    last_ip: Option<(IpAddr, Text)>,
 }
 
 impl Default for Attributes {
@@ -22,13 +24,19 @@ impl Default for Attributes {
             // which allocators are fast.
             list: Vec::with_capacity(18),
             truncated: Vec::new(),
+            last_ip: None,
         }
     }
 }
 
 impl Attributes {
-    /// Creates an attribute of text that is known to be short.
-    pub(in crate::engine::trace) fn push_str(&mut self, key: &'static str, value: impl Into<Cow<'static, str>>) {
+    /// Adds an attribute of text that is a constant.
+    pub(in crate::engine::trace) fn push_static(&mut self, key: &'static str, value: &'static str) {
+        self.push_short(key, Text::new_static(value));
+    }
+
+    /// Adds an attribute of text that is known to be short.
+    pub(in crate::engine::trace) fn push_short(&mut self, key: &'static str, value: Text) {
         self.list.push(Attribute::str(key, value));
     }
 
@@ -36,17 +44,23 @@ impl Attributes {
         self.list.push(Attribute::int(key, value));
     }
 
-    /// Creates an attribute of text from outside, of any length.
-    pub(in crate::engine::trace) fn push_text(&mut self, key: &'static str, value: impl Into<String>) {
-        let mut value = value.into();
-        if text::cut(&mut value) {
+    /// Adds an attribute of text from outside, of any length.
+    pub(in crate::engine::trace) fn push_text(&mut self, key: &'static str, value: &str) {
+        let cut = text::cut(value);
+        if cut.is_some() {
             self.truncated.push(key.into());
         }
-        self.list.push(Attribute::str(key, value));
+        self.push_short(key, cut.map_or_else(|| Text::new(value), Text::from));
     }
 
     pub(in crate::engine::trace) fn push_ip(&mut self, key: &'static str, address: IpAddr) {
-        self.list.push(Attribute::str(key, ip_text(address)));
+        // The peer is most often the client, too.
+        let text = match &self.last_ip {
+            Some((known, text)) if *known == address => text.clone(),
+            _ => ip_text(address),
+        };
+        self.last_ip = Some((address, text.clone()));
+        self.push_short(key, text);
     }
 
     /// Adds a captured header, if it has values.
@@ -61,13 +75,14 @@ impl Attributes {
             return;
         }
         let key = [prefix, ".", name].concat();
-        // All of them are to be looked at: no `any` here.
-        if values
-            .iter_mut()
-            .filter_map(|value| text::cut(value).then_some(()))
-            .count()
-            > 0
-        {
+        let mut is_cut = false;
+        for value in &mut values {
+            if let Some(cut) = text::cut(value) {
+                *value = cut;
+                is_cut = true;
+            }
+        }
+        if is_cut {
             self.truncated.push(key.clone());
         }
         self.list.push(Attribute {
@@ -80,7 +95,7 @@ impl Attributes {
     pub(in crate::engine::trace) fn push_address(&mut self, key: &'static str, endpoint: &Endpoint) {
         match endpoint {
             Endpoint::Ip(address, _) => self.push_ip(key, *address),
-            Endpoint::Unix(Some(path)) => self.push_text(key, &**path),
+            Endpoint::Unix(Some(path)) => self.push_text(key, path),
             Endpoint::Unix(None) => {}
         }
     }
@@ -99,7 +114,7 @@ impl Attributes {
         match *remote {
             Endpoint::Ip(_, port) => self.push_int(semconv::NETWORK_PEER_PORT, port.into()),
             // The attribute is opt-in, and TCP is the default: it is set only for addresses that are paths.
-            Endpoint::Unix(_) => self.push_str(semconv::NETWORK_TRANSPORT, "unix"),
+            Endpoint::Unix(_) => self.push_static(semconv::NETWORK_TRANSPORT, "unix"),
         }
     }
 
@@ -116,23 +131,31 @@ impl Attributes {
 
 /// Formats an address. IPv4 by hand: each span has one or two, and `Display` was the most expensive part of an
 /// attribute.
-fn ip_text(address: IpAddr) -> String {
+fn ip_text(address: IpAddr) -> Text {
     let address = match address.to_canonical() {
         IpAddr::V4(address) => address,
-        IpAddr::V6(address) => return address.to_string(),
+        IpAddr::V6(address) => return Text::from(address.to_string()),
     };
-    let mut text = String::with_capacity("255.255.255.255".len());
+    let mut text = [0; "255.255.255.255".len()];
+    let mut places = text.iter_mut();
+    let mut put = |byte: u8| {
+        if let Some(place) = places.next() {
+            *place = byte;
+        }
+    };
     for (index, octet) in address.octets().into_iter().enumerate() {
         if index > 0 {
-            text.push('.');
+            put(b'.');
         }
         for (unit, least) in [(100, 100), (10, 10), (1, 0)] {
             if octet >= least {
-                text.push(char::from(b'0' + octet / unit % 10));
+                put(b'0' + octet / unit % 10);
             }
         }
     }
-    text
+    let unused = places.len();
+    let text = text.get(..text.len() - unused).unwrap_or_default();
+    Text::from(str::from_utf8(text).unwrap_or_default())
 }
 
 /// Returns a socket's address as the authority of a URL; the path of a Unix socket percent-encoded (RFC 3986, section

@@ -10,4 +10,4 @@ pub mod span_name;
 mod text;
 
 pub use crate::engine::context::{ParentMethod, SpanId, TraceId};
-pub use span::{Attribute, Link, Resource, Span, SpanKind, Status, Value};
+pub use span::{Attribute, Link, Resource, Span, SpanKind, Status, Text, Value};

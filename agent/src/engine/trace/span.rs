@@ -3,14 +3,18 @@
 use std::{borrow::Cow, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 use crate::engine::context::{ParentMethod, SpanId, TraceId};
+
+/// Text of a span. Up to 23 bytes need no memory of their own, and copies of a longer one share it.
+pub type Text = SmolStr;
 
 /// An attribute's value.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Value {
     /// Text.
-    Str(Cow<'static, str>),
+    Str(Text),
     /// A whole number.
     Int(i64),
     /// A truth value.
@@ -30,7 +34,7 @@ pub struct Attribute {
 
 impl Attribute {
     /// Creates a text attribute.
-    pub fn str(key: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
+    pub fn str(key: &'static str, value: impl Into<Text>) -> Self {
         Self {
             key: Cow::Borrowed(key),
             value: Value::Str(value.into()),
@@ -104,7 +108,7 @@ pub struct Span {
     /// Which end of the exchange.
     pub kind: SpanKind,
     /// The name, of low cardinality.
-    pub name: Cow<'static, str>,
+    pub name: Text,
     /// Begin, nanoseconds since the Unix epoch.
     pub start_unix_ns: u64,
     /// End, nanoseconds since the Unix epoch, never before the start.

@@ -14,9 +14,12 @@
 //! | `{slug}` | six or more words in one segment | `how-to-brew-tea-at-home` |
 //! | `{text}` | text that had to be percent-encoded, or is not ASCII | `caf%C3%A9` |
 
-use std::{borrow::Cow, collections::HashSet, hash::BuildHasher};
+use std::{collections::HashSet, hash::BuildHasher};
 
 use foldhash::fast::FixedState;
+use smol_str::SmolStrBuilder;
+
+use super::Text;
 
 /// Upper bound on the templates of a service: its other paths are named by the method alone.
 const MAX_TEMPLATES: usize = 200;
@@ -53,7 +56,7 @@ impl SpanNames {
     }
 
     /// Returns `{method} {template}`, or `{method}` if there is no room for one more template.
-    pub(super) fn name(&mut self, method: Cow<'static, str>, path: &str, not_found: bool) -> Cow<'static, str> {
+    pub(super) fn name(&mut self, method: Text, path: &str, not_found: bool) -> Text {
         if path.is_empty() {
             return method;
         }
@@ -93,12 +96,12 @@ impl SpanNames {
 }
 
 /// Returns `{method} {target}`.
-pub(super) fn named(method: &str, target: &str) -> Cow<'static, str> {
-    let mut name = String::with_capacity(method.len() + 1 + target.len());
+pub(super) fn named(method: &str, target: &str) -> Text {
+    let mut name = SmolStrBuilder::with_capacity(method.len() + 1 + target.len());
     name.push_str(method);
-    name.push(' ');
+    name.push_str(" ");
     name.push_str(target);
-    Cow::Owned(name)
+    name.finish()
 }
 
 /// Appends the path's template. Returns false if it is too long.
@@ -341,7 +344,7 @@ mod tests {
             ("//a", "//a"),
         ] {
             let mut names = SpanNames::default();
-            let name = names.name(Cow::Borrowed("GET"), path, false);
+            let name = names.name(Text::new_static("GET"), path, false);
             assert_eq!(name, format!("GET {expected}"), "{path}");
             assert_eq!(names.overflowed(), 0);
         }
@@ -349,7 +352,7 @@ mod tests {
 
     #[test]
     fn the_method_alone_names_what_is_too_much() {
-        let get = Cow::<str>::Borrowed("GET");
+        let get = Text::new_static("GET");
         let word = |n: usize| String::from_iter([n / 676, n / 26 % 26, n % 26].map(|n| (b'a' + n as u8) as char));
         let mut names = SpanNames::default();
         for n in 0..MAX_TEMPLATES + 50 {
@@ -364,7 +367,7 @@ mod tests {
         assert_eq!(names.overflowed(), 50);
         assert_eq!(names.templates.len(), MAX_TEMPLATES);
         assert_eq!(
-            names.name(Cow::Borrowed("PUT"), "/aab", false),
+            names.name(Text::new_static("PUT"), "/aab", false),
             "PUT /aab",
             "known ones keep their names"
         );
@@ -379,7 +382,7 @@ mod tests {
 
     #[test]
     fn paths_that_do_not_exist_take_half_of_the_room() {
-        let get = Cow::<str>::Borrowed("GET");
+        let get = Text::new_static("GET");
         let mut names = SpanNames::default();
         for n in 0..500_u32 {
             let word: String = n

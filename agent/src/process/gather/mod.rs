@@ -410,7 +410,7 @@ fn declare(attributes: &mut Vec<Attribute>, environ: &Environ) {
         attributes.retain(|attribute| attribute.key != key);
         attributes.push(Attribute {
             key: Cow::Owned(key),
-            value: Value::Str(Cow::Owned(bounded(value))),
+            value: Value::Str(bounded(value).into()),
         });
     }
 }

@@ -60,7 +60,7 @@ pub fn process(facts: &ProcessFacts, key: &Key) -> ProcessFacts {
             Cow::Owned(text(&attribute.key))
         };
         let value = match &attribute.value {
-            Value::Str(value) => Value::Str(Cow::Owned(text(value))),
+            Value::Str(value) => Value::Str(text(value).into()),
             Value::Strs(values) => Value::Strs(values.iter().map(|value| text(value)).collect()),
             Value::Int(_) => Value::Int(0),
             Value::Bool(_) => Value::Bool(false),

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use opentelemetry_semantic_conventions::attribute as semconv;
 
-use super::{Attribute, SpanKind, Status, span_name::SpanNames};
+use super::{Attribute, SpanKind, Status, Text, span_name::SpanNames};
 use crate::{
     config::{CoreSettings, IgnoreRule},
     engine::{
@@ -46,7 +46,7 @@ pub struct Finished<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Description {
     /// The name.
-    pub name: Cow<'static, str>,
+    pub name: Text,
     /// Attributes by the conventions, then `spoor.*`.
     pub attributes: Vec<Attribute>,
     /// The status.
@@ -104,9 +104,9 @@ pub fn connect(remote: &Endpoint, failure: Failure) -> Description {
     let mut attributes = Attributes::default();
     attributes.push_server_socket(remote);
     attributes.push_peer(remote);
-    attributes.push_str(semconv::ERROR_TYPE, failure.error_type());
+    attributes.push_static(semconv::ERROR_TYPE, failure.error_type());
     Description {
-        name: Cow::Borrowed("connect"),
+        name: Text::new_static("connect"),
         attributes: attributes.finish(),
         status: Status::Error(Cow::Borrowed("")),
     }

@@ -8,7 +8,7 @@ use opentelemetry_semantic_conventions::attribute as semconv;
 use super::{Description, Finished};
 use crate::engine::{
     proto::redis::{Answer, Command, CommandName},
-    trace::{SpanKind, Status, attributes::Attributes},
+    trace::{SpanKind, Status, Text, attributes::Attributes},
 };
 
 /// Number of keys that a command names. The conventions have no attribute for it.
@@ -23,14 +23,14 @@ const OTHER: &str = "_OTHER";
 /// Describes a command. The names of its keys are data, so no target is in the span's name.
 pub fn describe(command: &Command, answer: Option<&Answer>, end: &Finished<'_>) -> Description {
     let mut attributes = Attributes::default();
-    attributes.push_str(semconv::DB_SYSTEM_NAME, REDIS);
+    attributes.push_static(semconv::DB_SYSTEM_NAME, REDIS);
     let (span_name, operation) = match command.name {
         Some(CommandName::Known(name)) => (name, Some(name)),
         Some(CommandName::Other) => (REDIS, Some(OTHER)),
         None => (REDIS, None),
     };
     if let Some(operation) = operation {
-        attributes.push_str(semconv::DB_OPERATION_NAME, operation);
+        attributes.push_static(semconv::DB_OPERATION_NAME, operation);
     }
     attributes.push_server_socket(match end.kind {
         SpanKind::Server => end.local,
@@ -41,7 +41,7 @@ pub fn describe(command: &Command, answer: Option<&Answer>, end: &Finished<'_>) 
         attributes.push_int(KEY_COUNT, keys.cast_signed());
     }
     Description {
-        name: Cow::Borrowed(span_name),
+        name: Text::new_static(span_name),
         status: push_outcome(&mut attributes, answer, end),
         attributes: attributes.finish(),
     }
@@ -53,19 +53,19 @@ pub fn describe(command: &Command, answer: Option<&Answer>, end: &Finished<'_>) 
 /// is at fault.
 fn push_outcome(attributes: &mut Attributes, answer: Option<&Answer>, end: &Finished<'_>) -> Status {
     let prefix = match answer {
-        Some(Answer::Error(prefix)) => Some(prefix.as_deref().map(str::to_owned)),
+        Some(Answer::Error(prefix)) => Some(prefix.as_deref().map(Text::from)),
         Some(Answer::Reply) | None => None,
     };
     if let Some(Some(prefix)) = &prefix {
-        attributes.push_str(semconv::DB_RESPONSE_STATUS_CODE, prefix.clone());
+        attributes.push_short(semconv::DB_RESPONSE_STATUS_CODE, prefix.clone());
     }
     let error_type = match (end.failure, prefix) {
-        (Some(failure), _) => Cow::Borrowed(failure.error_type()),
-        (None, Some(Some(prefix))) => Cow::Owned(prefix),
-        (None, Some(None)) => Cow::Borrowed("_OTHER"),
+        (Some(failure), _) => Text::new_static(failure.error_type()),
+        (None, Some(Some(prefix))) => prefix,
+        (None, Some(None)) => Text::new_static(OTHER),
         (None, None) => return Status::Unset,
     };
-    attributes.push_str(semconv::ERROR_TYPE, error_type);
+    attributes.push_short(semconv::ERROR_TYPE, error_type);
     Status::Error(Cow::Borrowed(""))
 }
 

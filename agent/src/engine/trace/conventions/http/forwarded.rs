@@ -4,13 +4,27 @@
 //! If there are several values, the first one counts: it is from the proxy next to the client.
 
 use std::{
-    borrow::Cow,
     net::{IpAddr, SocketAddr},
     str,
 };
 
 use super::target::{host_and_port, is_scheme, split_once};
-use crate::engine::proto::http1::{Header, Headers};
+use crate::engine::{
+    proto::http1::{Header, Headers},
+    trace::Text,
+};
+
+/// Returns whether any of these headers is there.
+pub(super) fn is_any(headers: &Headers) -> bool {
+    headers.iter().any(|(header, _)| match header {
+        Header::Forwarded
+        | Header::XForwardedFor
+        | Header::XForwardedProto
+        | Header::XForwardedHost
+        | Header::ProxiedFor => true,
+        Header::Host | Header::UserAgent | Header::Traceparent | Header::Tracestate | Header::Captured(_) => false,
+    })
+}
 
 /// Returns the original client's address, if a proxy gave one. A value that is no IP address (`unknown`, `_hidden`) is
 /// none.
@@ -29,25 +43,25 @@ pub(super) fn host(headers: &Headers) -> Option<(&[u8], Option<u16>)> {
 }
 
 /// Returns the original scheme, in lower case.
-pub(super) fn scheme(headers: &Headers) -> Option<Cow<'static, str>> {
+pub(super) fn scheme(headers: &Headers) -> Option<Text> {
     parameter(headers, b"proto")
         .and_then(scheme_name)
         .or_else(|| first_of(headers, Header::XForwardedProto).and_then(scheme_name))
 }
 
 /// Returns a scheme in lower case.
-pub(super) fn scheme_name(scheme: &[u8]) -> Option<Cow<'static, str>> {
+pub(super) fn scheme_name(scheme: &[u8]) -> Option<Text> {
     if scheme.eq_ignore_ascii_case(b"http") {
-        return Some(Cow::Borrowed("http"));
+        return Some(Text::new_static("http"));
     }
     if scheme.eq_ignore_ascii_case(b"https") {
-        return Some(Cow::Borrowed("https"));
+        return Some(Text::new_static("https"));
     }
     // No registered scheme is near as long: this is noise.
     if scheme.len() > 32 || !is_scheme(scheme) {
         return None;
     }
-    Some(Cow::Owned(str::from_utf8(scheme).ok()?.to_ascii_lowercase()))
+    Some(str::from_utf8(scheme).ok()?.to_ascii_lowercase().into())
 }
 
 fn ip_address(node: &[u8]) -> Option<IpAddr> {

@@ -18,7 +18,7 @@ use crate::{
     engine::{
         proto::http1::{Header, Headers, RequestHead, ResponseHead},
         trace::{
-            SpanKind, Status,
+            SpanKind, Status, Text,
             attributes::{self, Attributes},
             redact::{self, Holds, SecretNames},
             route::Route,
@@ -82,12 +82,12 @@ pub fn describe(exchange: &HttpExchange<'_>, config: &HttpConfig, names: &mut Sp
     let mut attributes = Attributes::default();
 
     let known = config.known_method(request.method());
-    attributes.push_str(
+    attributes.push_short(
         semconv::HTTP_REQUEST_METHOD,
-        known.clone().unwrap_or(Cow::Borrowed("_OTHER")),
+        known.clone().unwrap_or(Text::new_static("_OTHER")),
     );
     if known.is_none() && request.is_readable() {
-        attributes.push_text(semconv::HTTP_REQUEST_METHOD_ORIGINAL, lossy_text(request.method()));
+        attributes.push_text(semconv::HTTP_REQUEST_METHOD_ORIGINAL, &lossy_text(request.method()));
     }
     let route = match exchange.end.kind {
         SpanKind::Server => {
@@ -104,7 +104,7 @@ pub fn describe(exchange: &HttpExchange<'_>, config: &HttpConfig, names: &mut Sp
     attributes.push_peer(exchange.end.remote);
     if request.is_readable() {
         let version = if request.minor_version == 0 { "1.0" } else { "1.1" };
-        attributes.push_str(semconv::NETWORK_PROTOCOL_VERSION, version);
+        attributes.push_static(semconv::NETWORK_PROTOCOL_VERSION, version);
     }
     if config.body_sizes {
         push_body_sizes(&mut attributes, exchange);
@@ -113,7 +113,7 @@ pub fn describe(exchange: &HttpExchange<'_>, config: &HttpConfig, names: &mut Sp
     let status = push_outcome(&mut attributes, exchange);
 
     // The conventions: `{method}` is `HTTP` in names, if the method is not known.
-    let method = known.unwrap_or(Cow::Borrowed("HTTP"));
+    let method = known.unwrap_or(Text::new_static("HTTP"));
     let name = match (route, config.span_names) {
         (Some(route), _) => named(&method, route.template()),
         (None, SpanNameStyle::Method) => method,
@@ -151,13 +151,10 @@ impl HttpConfig {
     }
 
     /// Returns the method as an attribute, if it is a known one. Methods are case-sensitive.
-    fn known_method(&self, method: &[u8]) -> Option<Cow<'static, str>> {
+    fn known_method(&self, method: &[u8]) -> Option<Text> {
         if let Some(methods) = &self.known_methods {
-            return methods
-                .iter()
-                .find(|known| known.as_bytes() == method)
-                .cloned()
-                .map(Cow::Owned);
+            let known = methods.iter().find(|known| known.as_bytes() == method);
+            return known.map(Text::from);
         }
         // RFC 9110, PATCH (RFC 5789), and QUERY.
         let known = match method {
@@ -173,7 +170,7 @@ impl HttpConfig {
             b"QUERY" => "QUERY",
             _ => return None,
         };
-        Some(Cow::Borrowed(known))
+        Some(Text::new_static(known))
     }
 }
 
@@ -185,30 +182,34 @@ fn push_server(
     secrets: &SecretNames,
 ) {
     let headers = exchange.request.headers();
-    let scheme = forwarded::scheme(headers)
+    // Most requests did not pass a proxy that says so.
+    let forwarded = forwarded::is_any(headers).then_some(headers);
+    let scheme = forwarded
+        .and_then(forwarded::scheme)
         .or_else(|| target.scheme.and_then(forwarded::scheme_name))
-        .unwrap_or(Cow::Borrowed("http"));
+        .unwrap_or(Text::new_static("http"));
     let implied_port = default_port(&scheme);
-    attributes.push_str(semconv::URL_SCHEME, scheme);
+    attributes.push_short(semconv::URL_SCHEME, scheme);
     if exchange.request.is_readable() {
         attributes.push_text(semconv::URL_PATH, path);
     }
     if let Some(query) = target.query {
-        attributes.push_text(semconv::URL_QUERY, secrets.query(&url_text(query)));
+        attributes.push_text(semconv::URL_QUERY, &secrets.query(&url_text(query)));
     }
     if let Some(route) = route {
         attributes.push_text(semconv::HTTP_ROUTE, route.template());
     }
-    match forwarded::host(headers).or_else(|| named_host(exchange.request, target)) {
+    let named = || named_host(exchange.request, target);
+    match forwarded.and_then(forwarded::host).or_else(named) {
         Some((host, port)) => push_server_name(attributes, host, port.or(implied_port)),
         None => attributes.push_server_socket(exchange.end.local),
     }
-    match forwarded::client(headers) {
+    match forwarded.and_then(forwarded::client) {
         Some(address) => attributes.push_ip(semconv::CLIENT_ADDRESS, address),
         None => attributes.push_address(semconv::CLIENT_ADDRESS, exchange.end.remote),
     }
     if let Some(user_agent) = headers.first(Header::UserAgent) {
-        attributes.push_text(semconv::USER_AGENT_ORIGINAL, lossy_text(user_agent));
+        attributes.push_text(semconv::USER_AGENT_ORIGINAL, &lossy_text(user_agent));
     }
 }
 
@@ -219,12 +220,12 @@ fn push_client(
     path: &str,
     secrets: &SecretNames,
 ) {
-    attributes.push_text(semconv::URL_FULL, full_url(exchange, target, path, secrets));
+    attributes.push_text(semconv::URL_FULL, &full_url(exchange, target, path, secrets));
     match named_host(exchange.request, target) {
         Some((host, port)) => {
             let implied_port = target
                 .scheme
-                .map_or(Some(Cow::Borrowed("http")), forwarded::scheme_name)
+                .map_or(Some(Text::new_static("http")), forwarded::scheme_name)
                 .and_then(|scheme| default_port(&scheme));
             push_server_name(attributes, host, port.or(implied_port));
         }
@@ -275,7 +276,7 @@ fn full_url(exchange: &HttpExchange<'_>, target: &Target<'_>, path: &str, secret
 }
 
 fn push_server_name(attributes: &mut Attributes, host: &[u8], port: Option<u16>) {
-    attributes.push_text(semconv::SERVER_ADDRESS, lossy_text(host));
+    attributes.push_text(semconv::SERVER_ADDRESS, &lossy_text(host));
     if let Some(port) = port {
         attributes.push_int(semconv::SERVER_PORT, port.into());
     }
@@ -337,11 +338,11 @@ fn push_outcome(attributes: &mut Attributes, exchange: &HttpExchange<'_>) -> Sta
         SpanKind::Client => 400,
     };
     let error_type = match (exchange.end.failure, code) {
-        (Some(failure), _) => Cow::Borrowed(failure.error_type()),
-        (None, Some(code)) if code >= first_error => Cow::Owned(code.to_string()),
+        (Some(failure), _) => Text::new_static(failure.error_type()),
+        (None, Some(code)) if code >= first_error => Text::from(code.to_string()),
         _ => return Status::Unset,
     };
-    attributes.push_str(semconv::ERROR_TYPE, error_type);
+    attributes.push_short(semconv::ERROR_TYPE, error_type);
     Status::Error(Cow::Borrowed(""))
 }
 

@@ -82,7 +82,8 @@ pub(super) fn is_scheme(text: &[u8]) -> bool {
 /// skipped. `None` if there is no host.
 pub(super) fn host_and_port(authority: &[u8]) -> Option<(&[u8], Option<u16>)> {
     let authority = authority.trim_ascii();
-    let authority = authority.rsplit(|&byte| byte == b'@').next().unwrap_or(authority);
+    let user = authority.iter().rposition(|&byte| byte == b'@');
+    let authority = user.and_then(|at| authority.get(at + 1..)).unwrap_or(authority);
     let (host, port) = if let Some(bracketed) = authority.strip_prefix(b"[") {
         let (host, rest) = split_once(bracketed, b']')?;
         (host, rest.strip_prefix(b":"))
@@ -107,11 +108,13 @@ pub(super) fn default_port(scheme: &str) -> Option<u16> {
 }
 
 fn port_number(digits: &[u8]) -> Option<u16> {
-    // `parse` would take a sign too.
-    digits
-        .iter()
-        .all(u8::is_ascii_digit)
-        .then(|| str::from_utf8(digits).ok()?.parse().ok())?
+    // `parse` would take a sign too, and needs UTF-8.
+    let number = |number: u16, &digit: &u8| {
+        let digit = digit.is_ascii_digit().then(|| u16::from(digit - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    };
+    let parsed = digits.iter().try_fold(0, number);
+    parsed.filter(|_| !digits.is_empty())
 }
 
 pub(super) fn split_once(bytes: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
