@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 use super::{
     Cause, Header, Headers,
     head::{Framing, Transfer},
+    headers::Builder,
     line::{Line, Lines, is_name, may_frame, trim_blanks},
 };
 
@@ -17,6 +18,21 @@ const MAX_CONTENT_LENGTH: u64 = i64::MAX as u64;
 
 /// Shortest name that can be an odd spelling of one that frames.
 const FRAMING_NAME_BYTES: usize = b"content-length".len() - 1;
+
+/// Names, in lower case, of headers that concern the connection or the body.
+const FRAMING: [&[u8]; 4] = [b"upgrade", b"connection", b"content-length", b"transfer-encoding"];
+
+/// Names, in lower case, of headers that spans need of a request.
+const KNOWN: [&[u8]; 8] = [
+    b"host",
+    b"forwarded",
+    b"user-agent",
+    b"tracestate",
+    b"traceparent",
+    b"x-forwarded-for",
+    b"x-forwarded-host",
+    b"x-forwarded-proto",
+];
 
 /// Headers of one head for which there is room without memory of their own.
 const USUAL_KEPT: usize = 8;
@@ -87,6 +103,9 @@ impl<'a> Fields<'a> {
     /// Reads the lines from `begin` on, up to the empty one. `captured`: the lower-case names of headers that are kept,
     /// beside those that spans need of a request.
     pub fn read(&mut self, begin: usize, captured: &[String]) {
+        let known = KNOWN.into_iter().filter(|_| self.is_request);
+        let captured_too = captured.iter().map(String::as_bytes);
+        let matters = lengths(FRAMING.into_iter().chain(known)) | lengths(captured_too);
         let mut lines = Lines::from(self.bytes, begin);
         let mut last = Last::Framing;
         while let Some(line) = lines.next() {
@@ -97,7 +116,16 @@ impl<'a> Fields<'a> {
                     break;
                 }
                 [b' ' | b'\t', ..] => self.fold(line, last),
-                _ => last = self.line(line, captured),
+                text => {
+                    let colon = line.colon();
+                    let name = colon.and_then(|colon| text.get(..colon)).unwrap_or_default();
+                    // Most lines end here: no name that matters has this length.
+                    let is_plain = !matches!(name, [] | [.., b' ' | b'\t']) && matters & bit(name.len()) == 0;
+                    last = match colon {
+                        Some(_) if is_plain => Last::Kept(self.kept.len()),
+                        _ => self.line(line, colon, captured),
+                    };
+                }
             }
         }
     }
@@ -139,15 +167,21 @@ impl<'a> Fields<'a> {
     /// Returns the headers of interest, in the order received, behind words of the first line. A folded place is one blank
     /// (RFC 9112 section 5.2).
     pub fn headers(&self, words: &[&[u8]]) -> Headers {
-        let kept = self.kept.iter().take(MAX_KEPT).map(|&(header, from, to)| {
-            let to = to.min(from + MAX_VALUE_BYTES);
-            (header, self.bytes.get(from..to).unwrap_or_default())
-        });
-        if !self.folded {
-            return Headers::behind(words, kept);
+        let of_words = words.iter().map(|word| word.len());
+        let of_values = self.kept.iter().map(|(_, from, to)| to - from);
+        let mut headers = Builder::with_capacity(of_words.chain(of_values).sum());
+        for word in words {
+            headers.add_word(word);
         }
-        let kept: Vec<_> = kept.map(|(header, value)| (header, unfolded(value))).collect();
-        Headers::behind(words, kept.iter().map(|(header, value)| (*header, value.as_slice())))
+        for &(header, from, to) in self.kept.iter().take(MAX_KEPT) {
+            let value = self.bytes.get(from..to.min(from + MAX_VALUE_BYTES)).unwrap_or_default();
+            if self.folded {
+                headers.add(header, &unfolded(value));
+            } else {
+                headers.add(header, value);
+            }
+        }
+        headers.finish()
     }
 
     /// Takes a line that continues the one before.
@@ -166,9 +200,11 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn line(&mut self, line: Line<'a>, captured: &[String]) -> Last {
+    /// Takes a line that may matter. A function of its own: the loop over all lines is faster without this code.
+    #[inline(never)]
+    fn line(&mut self, line: Line<'a>, colon: Option<usize>, captured: &[String]) -> Last {
         let from = self.kept.len();
-        let Some(colon) = line.colon() else {
+        let Some(colon) = colon else {
             self.doubtful |= may_frame(line.text);
             return Last::Kept(from);
         };
@@ -233,13 +269,35 @@ impl<'a> Fields<'a> {
 impl Lengths {
     /// Adds one more line: a number, or a list of equal ones (RFC 9110 section 8.6).
     fn and(self, value: &[u8]) -> Self {
-        value
-            .split(|byte| *byte == b',')
-            .fold(self, |lengths, item| match (lengths, decimal(trim_blanks(item))) {
-                (Lengths::Absent, Some(length)) => Lengths::Valid(length),
-                (Lengths::Valid(one), Some(other)) if one == other => lengths,
-                _ => Lengths::Doubtful,
-            })
+        match decimal(value) {
+            Some(length) => self.and_length(Some(length)),
+            None => value
+                .split(|byte| *byte == b',')
+                .fold(self, |lengths, item| lengths.and_length(decimal(trim_blanks(item)))),
+        }
+    }
+
+    fn and_length(self, length: Option<u64>) -> Self {
+        match (self, length) {
+            (Lengths::Absent, Some(length)) => Lengths::Valid(length),
+            (Lengths::Valid(one), Some(other)) if one == other => self,
+            _ => Lengths::Doubtful,
+        }
+    }
+}
+
+/// Returns the set of the lengths of some names.
+fn lengths<'n>(names: impl Iterator<Item = &'n [u8]>) -> u64 {
+    names.fold(0, |set, name| set | bit(name.len()))
+}
+
+/// Returns the place of a length in a set of lengths: long names share one, for each of them may be an odd spelling of one that
+/// frames.
+fn bit(length: usize) -> u64 {
+    if length < FRAMING_NAME_BYTES {
+        1 << length
+    } else {
+        1 << FRAMING_NAME_BYTES
     }
 }
 
@@ -274,7 +332,7 @@ fn known(name: &[u8]) -> Option<Header> {
 
 /// Returns whether a text is this word, which is in lower case, in any case of letters.
 ///
-/// [`<[u8]>::eq_ignore_ascii_case`] does the same. This looks at all bytes at once, as their number is known.
+/// `eq_ignore_ascii_case` does the same byte by byte. This looks at all bytes at once, as their number is known.
 fn is<const N: usize>(text: &[u8], word: &[u8; N]) -> bool {
     let differing = |text: &[u8; N]| {
         text.iter().zip(word).fold(0, |differing, (byte, lower)| {

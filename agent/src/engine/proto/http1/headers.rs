@@ -22,26 +22,6 @@ pub struct Headers {
 }
 
 impl Headers {
-    /// Keeps these headers, with words of the first line before them.
-    pub(super) fn behind<'a>(words: &[&[u8]], list: impl Iterator<Item = (Header, &'a [u8])> + Clone) -> Self {
-        let words_bytes = words.iter().map(|word| word.len()).sum();
-        let values_bytes: usize = list.clone().map(|(_, value)| value.len()).sum();
-        let mut text = Vec::with_capacity(words_bytes + values_bytes);
-        words.iter().for_each(|word| text.extend_from_slice(word));
-        let ends = list
-            .map(|(header, value)| {
-                text.extend_from_slice(value);
-                // 64 values of 8 KiB at most.
-                (header, text.len() as u32)
-            })
-            .collect();
-        Self {
-            text: text.into(),
-            words_bytes,
-            ends,
-        }
-    }
-
     /// Returns the words of the first line.
     pub(super) fn words(&self) -> &[u8] {
         self.text.get(..self.words_bytes).unwrap_or_default()
@@ -76,10 +56,51 @@ impl Headers {
     }
 }
 
+/// Headers while they are put together: first words of the first line, then the headers.
+pub(super) struct Builder {
+    text: Vec<u8>,
+    words_bytes: usize,
+    ends: SmallVec<[(Header, u32); USUAL]>,
+}
+
+impl Builder {
+    /// Creates a builder with room for so many bytes of words and values.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self {
+            text: Vec::with_capacity(bytes),
+            words_bytes: 0,
+            ends: SmallVec::new(),
+        }
+    }
+
+    /// Adds a word of the first line, before all headers.
+    pub fn add_word(&mut self, word: &[u8]) {
+        self.text.extend_from_slice(word);
+        self.words_bytes = self.text.len();
+    }
+
+    /// Adds a header.
+    pub fn add(&mut self, header: Header, value: &[u8]) {
+        self.text.extend_from_slice(value);
+        // 64 values of 8 KiB at most.
+        self.ends.push((header, self.text.len() as u32));
+    }
+
+    /// Returns the headers.
+    pub fn finish(self) -> Headers {
+        Headers {
+            text: self.text.into(),
+            words_bytes: self.words_bytes,
+            ends: self.ends,
+        }
+    }
+}
+
 impl<'a> FromIterator<(Header, &'a [u8])> for Headers {
     fn from_iter<I: IntoIterator<Item = (Header, &'a [u8])>>(list: I) -> Self {
-        let list: Vec<_> = list.into_iter().collect();
-        Self::behind(&[], list.into_iter())
+        let mut headers = Builder::with_capacity(0);
+        list.into_iter().for_each(|(header, value)| headers.add(header, value));
+        headers.finish()
     }
 }
 

@@ -23,7 +23,7 @@ impl Line<'_> {
     /// Returns the place of the first colon in the text.
     #[inline]
     pub fn colon(&self) -> Option<usize> {
-        first(self.text, 0, |word| below(word ^ (ONES * u64::from(b':')), 1))
+        first(self.text, |word| below(word ^ (ONES * u64::from(b':')), 1))
     }
 }
 
@@ -55,7 +55,7 @@ impl<'a> Iterator for Lines<'a> {
         let (mut at, mut torn) = (start, false);
         let (end, next) = loop {
             // One look at each byte: CR, LF and NUL are the only ones below 14 in a usual line.
-            at = first(self.bytes, at, |word| below(word, b'\r' + 1))?;
+            at += first(self.bytes.get(at..)?, |word| below(word, b'\r' + 1))?;
             match self.bytes.get(at..)? {
                 [b'\r', b'\n', ..] => break (at, at + 2),
                 [b'\n', ..] => break (at, at + 1),
@@ -70,24 +70,24 @@ impl<'a> Iterator for Lines<'a> {
     }
 }
 
-/// Returns the offset, `at` or behind it, of the first byte that `marks` finds in a word of eight bytes: it sets the highest bit
-/// of that byte, and perhaps bits of those behind.
+/// Returns the place of the first byte that `marks` finds in a word of eight bytes: it sets the highest bit of that byte, and
+/// perhaps bits of those behind.
 ///
 /// Lines and names are so short that a call of [`memchr`] takes longer to begin than to search.
 #[inline]
-fn first(bytes: &[u8], mut at: usize, marks: impl Fn(u64) -> u64) -> Option<usize> {
+fn first(bytes: &[u8], marks: impl Fn(u64) -> u64) -> Option<usize> {
+    let mut rest = bytes;
     loop {
-        let rest = bytes.get(at..)?;
-        let word = match rest.first_chunk() {
-            Some(word) => *word,
+        let (word, behind) = match rest.split_first_chunk() {
+            Some((word, behind)) => (*word, behind),
             None if rest.is_empty() => return None,
-            None => padded(rest),
+            None => (padded(rest), [].as_slice()),
         };
         let marks = marks(u64::from_le_bytes(word));
         if marks != 0 {
-            return Some(at + marks.trailing_zeros() as usize / 8);
+            return Some(bytes.len() - rest.len() + marks.trailing_zeros() as usize / 8);
         }
-        at += word.len();
+        rest = behind;
     }
 }
 

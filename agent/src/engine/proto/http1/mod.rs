@@ -37,6 +37,7 @@ pub use telemetry::Telemetry;
 use crate::config::HeaderName;
 
 use super::{Call, Cause, Event, Piece, Reply};
+use headers::Builder;
 
 /// A request's head, with the headers that spans need.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,12 +54,16 @@ pub struct RequestHead {
 
 impl RequestHead {
     /// Creates the head of an HTTP/1.1 request without a body.
-    pub fn new<'a>(method: &[u8], target: &[u8], headers: impl Iterator<Item = (Header, &'a [u8])> + Clone) -> Self {
+    pub fn new<'a>(method: &[u8], target: &[u8], list: impl Iterator<Item = (Header, &'a [u8])>) -> Self {
+        let mut headers = Builder::with_capacity(method.len() + target.len());
+        headers.add_word(method);
+        headers.add_word(target);
+        list.for_each(|(header, value)| headers.add(header, value));
         Self {
             minor_version: 1,
             content_length: None,
             method_bytes: method.len() as u32,
-            headers: Headers::behind(&[method, target], headers),
+            headers: headers.finish(),
         }
     }
 
