@@ -29,6 +29,13 @@ struct Begun {
 
 impl Core {
     pub(super) fn segment(&mut self, segment: &Segment<'_>) {
+        self.read(segment);
+        if !self.closing.is_empty() {
+            self.end_if_read(segment.conn, segment.stamp.time_ns);
+        }
+    }
+
+    fn read(&mut self, segment: &Segment<'_>) {
         let author = self.executions.resolve(&segment.stamp);
         // Records made at a connection's end come from no thread: whether their process is selected was decided before.
         if segment.stamp.execution.tgid != Tgid(0) && !self.want(&author) {

@@ -209,8 +209,9 @@ impl Core {
 
     /// Takes a record as the ring buffer has it.
     pub fn raw_record(&mut self, bytes: &[u8]) {
-        match Record::decode(bytes) {
-            Some(record) => self.record(&record),
+        // By reference: a record is large.
+        match &Record::decode(bytes) {
+            Some(record) => self.record(record),
             None => self.counters.malformed_records += 1,
         }
     }
@@ -223,11 +224,9 @@ impl Core {
         match record {
             Record::Segment(segment) => {
                 // A socket that TCP has closed is reported under a new name: see `closing`.
-                let renamed = self.closing.place(segment);
-                let segment = renamed.as_ref().unwrap_or(segment);
-                self.segment(segment);
-                if !self.closing.is_empty() {
-                    self.end_if_read(segment.conn, segment.stamp.time_ns);
+                match self.closing.place(segment) {
+                    None => self.segment(segment),
+                    Some(renamed) => self.segment(&renamed),
                 }
             }
             Record::EndOfStream(end) => self.end_of_stream(end),

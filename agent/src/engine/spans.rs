@@ -24,7 +24,9 @@ impl Core {
             match self.may_leave(id) {
                 Some(true) => {
                     let exchange = self.causality.leave(id);
-                    spans.extend(exchange.and_then(|exchange| self.span(&exchange)));
+                    if let Some(span) = exchange.as_ref().and_then(|exchange| self.span(exchange)) {
+                        spans.push(span);
+                    }
                 }
                 Some(false) => kept.push(id),
                 None => {}

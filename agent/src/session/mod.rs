@@ -228,18 +228,19 @@ impl Session {
                 *records += 1;
                 *bytes += record.len() as u64;
                 sink.record(&Frame::Record(record));
-                let Some(record) = Record::decode(record) else {
+                // By reference: a decoded record is large.
+                let Some(decoded) = &Record::decode(record) else {
                     // Core counts it.
                     return core.raw_record(record);
                 };
-                if let Some(question) = registry.notice(&record) {
+                if let Some(question) = registry.notice(decoded) {
                     inspector.ask(question);
                 }
-                if let Record::Unseen(stamp, Unseen::IoUring) = record {
+                if let Record::Unseen(stamp, Unseen::IoUring) = decoded {
                     let pid = stamp.execution.tgid.0;
                     tracing::warn!(pid, "{}", Peculiarity::IoUring.message());
                 }
-                core.record(&record);
+                core.record(decoded);
             });
             if many == 0 {
                 break;

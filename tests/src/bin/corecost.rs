@@ -100,8 +100,8 @@ fn main() -> ExitCode {
 /// Feeds Core as the agent does with records from the ring.
 fn feed(core: &mut Core, records: &[Vec<u8>]) -> usize {
     for record in records {
-        if let Some(record) = Record::decode(record) {
-            core.record(&record);
+        if let Some(record) = &Record::decode(record) {
+            core.record(record);
         }
     }
     black_box(core.take_hints());

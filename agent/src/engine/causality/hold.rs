@@ -126,10 +126,13 @@ impl Causality {
 
     /// Lets an exchange leave as a span.
     pub fn leave(&mut self, id: ExchangeId) -> Option<Exchange> {
-        let exchange = self.exchanges.remove(id)?;
-        self.depart(id, &exchange, true);
-        self.part(&exchange);
-        Some(exchange)
+        // Not taken out of its `Some` and put into another one: it is large.
+        let exchange = self.exchanges.remove(id);
+        if let Some(exchange) = &exchange {
+            self.depart(id, exchange, true);
+            self.part(exchange);
+        }
+        exchange
     }
 
     /// Takes back those that may not leave yet. They count as held: beyond `hold_most` the oldest are lost.

@@ -78,10 +78,10 @@ pub enum TracestateError {
 /// # Errors
 /// If there are several, or the one is not valid.
 pub fn trace_context<'a>(mut values: impl Iterator<Item = &'a [u8]>) -> Result<Option<TraceContext>, TraceparentError> {
-    match (values.next(), values.next()) {
-        (None, _) => Ok(None),
-        (Some(value), None) => parse(value).map(Some),
-        (Some(_), Some(_)) => Err(TraceparentError::Several),
+    match values.next() {
+        None => Ok(None),
+        Some(value) if values.next().is_none() => parse(value).map(Some),
+        Some(_) => Err(TraceparentError::Several),
     }
 }
 
