@@ -13,8 +13,8 @@ const TRUNCATED: &str = "spoor.truncated";
 pub(in crate::engine::trace) struct Attributes {
     list: Vec<Attribute>,
     truncated: Vec<String>,
-    /// The address that was added last.
-    last_ip: Option<(IpAddr, Text)>,
+    /// The address that was added last, here or to the span before.
+    pub(in crate::engine::trace) last_address: Option<(IpAddr, Text)>,
 }
 
 impl Default for Attributes {
@@ -24,7 +24,7 @@ impl Default for Attributes {
             // which allocators are fast.
             list: Vec::with_capacity(18),
             truncated: Vec::new(),
-            last_ip: None,
+            last_address: None,
         }
     }
 }
@@ -45,21 +45,27 @@ impl Attributes {
     }
 
     /// Adds an attribute of text from outside, of any length.
-    pub(in crate::engine::trace) fn push_text(&mut self, key: &'static str, value: &str) {
-        let cut = text::cut(value);
-        if cut.is_some() {
-            self.truncated.push(key.into());
-        }
-        self.push_short(key, cut.map_or_else(|| Text::new(value), Text::from));
+    pub(in crate::engine::trace) fn push_text(&mut self, key: &'static str, value: impl AsRef<str> + Into<Text>) {
+        let value = match text::cut(value.as_ref()) {
+            None => value.into(),
+            Some(cut) => {
+                self.truncated.push(key.into());
+                cut.into()
+            }
+        };
+        self.push_short(key, value);
     }
 
     pub(in crate::engine::trace) fn push_ip(&mut self, key: &'static str, address: IpAddr) {
-        // The peer is most often the client, too.
-        let text = match &self.last_ip {
+        // The peer is most often the client, too, and the same as before.
+        let text = match &self.last_address {
             Some((known, text)) if *known == address => text.clone(),
-            _ => ip_text(address),
+            _ => {
+                let text = ip_text(address);
+                self.last_address = Some((address, text.clone()));
+                text
+            }
         };
-        self.last_ip = Some((address, text.clone()));
         self.push_short(key, text);
     }
 
@@ -95,7 +101,7 @@ impl Attributes {
     pub(in crate::engine::trace) fn push_address(&mut self, key: &'static str, endpoint: &Endpoint) {
         match endpoint {
             Endpoint::Ip(address, _) => self.push_ip(key, *address),
-            Endpoint::Unix(Some(path)) => self.push_text(key, path),
+            Endpoint::Unix(Some(path)) => self.push_text(key, &**path),
             Endpoint::Unix(None) => {}
         }
     }
@@ -129,33 +135,49 @@ impl Attributes {
     }
 }
 
-/// Formats an address. IPv4 by hand: each span has one or two, and `Display` was the most expensive part of an
+/// Each octet with a dot behind it, and the length of that.
+#[expect(
+    clippy::indexing_slicing,
+    reason = "the compiler evaluates it, and would refuse a wrong index"
+)]
+const OCTETS: [([u8; 4], u8); 256] = {
+    let mut octets = [([b'.'; 4], 0); 256];
+    let mut octet = 0;
+    while octet < octets.len() {
+        let [hundreds, tens, ones] = [octet / 100, octet / 10 % 10, octet % 10];
+        let [hundreds, tens, ones] = [b'0' + hundreds as u8, b'0' + tens as u8, b'0' + ones as u8];
+        octets[octet] = match octet {
+            0..10 => ([ones, b'.', b'.', b'.'], 2),
+            10..100 => ([tens, ones, b'.', b'.'], 3),
+            _ => ([hundreds, tens, ones, b'.'], 4),
+        };
+        octet += 1;
+    }
+    octets
+};
+
+/// Formats an address. IPv4 by a table: each span has one or two, and `Display` was the most expensive part of an
 /// attribute.
 fn ip_text(address: IpAddr) -> Text {
     let address = match address.to_canonical() {
         IpAddr::V4(address) => address,
         IpAddr::V6(address) => return Text::from(address.to_string()),
     };
-    let mut text = [0; "255.255.255.255".len()];
-    let mut places = text.iter_mut();
-    let mut put = |byte: u8| {
-        if let Some(place) = places.next() {
-            *place = byte;
-        }
-    };
-    for (index, octet) in address.octets().into_iter().enumerate() {
-        if index > 0 {
-            put(b'.');
-        }
-        for (unit, least) in [(100, 100), (10, 10), (1, 0)] {
-            if octet >= least {
-                put(b'0' + octet / unit % 10);
-            }
+    let mut text = [0; "255.255.255.255.".len()];
+    let mut end = 0;
+    for octet in address.octets() {
+        if let Some((digits, length)) = OCTETS.get(usize::from(octet))
+            && let Some(place) = text.get_mut(end..end + digits.len())
+        {
+            place.copy_from_slice(digits);
+            end += usize::from(*length);
         }
     }
-    let unused = places.len();
-    let text = text.get(..text.len() - unused).unwrap_or_default();
-    Text::from(str::from_utf8(text).unwrap_or_default())
+    // Without the last dot.
+    let text = text
+        .get(..end.saturating_sub(1))
+        .and_then(|text| str::from_utf8(text).ok());
+    Text::from(text.unwrap_or_default())
 }
 
 /// Returns a socket's address as the authority of a URL; the path of a Unix socket percent-encoded (RFC 3986, section

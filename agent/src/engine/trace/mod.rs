@@ -2,6 +2,7 @@
 
 mod attributes;
 pub mod conventions;
+mod recent;
 pub mod redact;
 pub mod route;
 pub mod sampling;

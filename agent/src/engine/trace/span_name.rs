@@ -19,7 +19,7 @@ use std::{collections::HashSet, hash::BuildHasher};
 use foldhash::fast::FixedState;
 use smol_str::SmolStrBuilder;
 
-use super::Text;
+use super::{Text, recent::Texts};
 
 /// Upper bound on the templates of a service: its other paths are named by the method alone.
 const MAX_TEMPLATES: usize = 200;
@@ -46,6 +46,8 @@ pub struct SpanNames {
     /// Buffer in which templates are made, so that looking for one costs no allocation.
     scratch: String,
     overflowed: u64,
+    /// Other texts of the last span.
+    pub(super) texts: Texts,
 }
 
 impl SpanNames {

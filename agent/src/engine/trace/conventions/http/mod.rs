@@ -20,6 +20,7 @@ use crate::{
         trace::{
             SpanKind, Status, Text,
             attributes::{self, Attributes},
+            recent::{Recent, Texts},
             redact::{self, Holds, SecretNames},
             route::Route,
             span_name::{SpanNames, named},
@@ -80,6 +81,7 @@ pub fn describe(exchange: &HttpExchange<'_>, config: &HttpConfig, names: &mut Sp
     // Names are made of it too.
     let path = config.secrets.path(&sent_path);
     let mut attributes = Attributes::default();
+    attributes.last_address = names.texts.address.take();
 
     let known = config.known_method(request.method());
     attributes.push_short(
@@ -87,17 +89,32 @@ pub fn describe(exchange: &HttpExchange<'_>, config: &HttpConfig, names: &mut Sp
         known.clone().unwrap_or(Text::new_static("_OTHER")),
     );
     if known.is_none() && request.is_readable() {
-        attributes.push_text(semconv::HTTP_REQUEST_METHOD_ORIGINAL, &lossy_text(request.method()));
+        attributes.push_text(semconv::HTTP_REQUEST_METHOD_ORIGINAL, lossy_text(request.method()));
     }
     let route = match exchange.end.kind {
         SpanKind::Server => {
             let mut routes = config.routes.iter().filter(|_| request.is_readable());
             let route = routes.find(|route| route.matches(&sent_path));
-            push_server(&mut attributes, exchange, &target, (&path, route), &config.secrets);
+            let texts = &mut names.texts;
+            push_server(
+                &mut attributes,
+                exchange,
+                &target,
+                (&path, route),
+                &config.secrets,
+                texts,
+            );
             route
         }
         SpanKind::Client => {
-            push_client(&mut attributes, exchange, &target, &path, &config.secrets);
+            push_client(
+                &mut attributes,
+                exchange,
+                &target,
+                &path,
+                &config.secrets,
+                &mut names.texts,
+            );
             None
         }
     };
@@ -111,6 +128,7 @@ pub fn describe(exchange: &HttpExchange<'_>, config: &HttpConfig, names: &mut Sp
     }
     push_captured(&mut attributes, exchange, config);
     let status = push_outcome(&mut attributes, exchange);
+    names.texts.address = attributes.last_address.take();
 
     // The conventions: `{method}` is `HTTP` in names, if the method is not known.
     let method = known.unwrap_or(Text::new_static("HTTP"));
@@ -180,6 +198,7 @@ fn push_server(
     target: &Target<'_>,
     (path, route): (&str, Option<&Route>),
     secrets: &SecretNames,
+    texts: &mut Texts,
 ) {
     let headers = exchange.request.headers();
     // Most requests did not pass a proxy that says so.
@@ -194,13 +213,13 @@ fn push_server(
         attributes.push_text(semconv::URL_PATH, path);
     }
     if let Some(query) = target.query {
-        attributes.push_text(semconv::URL_QUERY, &secrets.query(&url_text(query)));
+        attributes.push_text(semconv::URL_QUERY, secrets.query(&url_text(query)));
     }
     if let Some(route) = route {
         attributes.push_text(semconv::HTTP_ROUTE, route.template());
     }
-    let named = || named_host(exchange.request, target);
-    match forwarded.and_then(forwarded::host).or_else(named) {
+    let forwarded_host = forwarded.and_then(forwarded::host).map(as_text);
+    match forwarded_host.or_else(|| named_host(exchange.request, target, &mut texts.host)) {
         Some((host, port)) => push_server_name(attributes, host, port.or(implied_port)),
         None => attributes.push_server_socket(exchange.end.local),
     }
@@ -209,7 +228,8 @@ fn push_server(
         None => attributes.push_address(semconv::CLIENT_ADDRESS, exchange.end.remote),
     }
     if let Some(user_agent) = headers.first(Header::UserAgent) {
-        attributes.push_text(semconv::USER_AGENT_ORIGINAL, &lossy_text(user_agent));
+        let text = |user_agent: &[u8]| Text::from(lossy_text(user_agent));
+        attributes.push_text(semconv::USER_AGENT_ORIGINAL, texts.user_agent.of(user_agent, text));
     }
 }
 
@@ -219,9 +239,10 @@ fn push_client(
     target: &Target<'_>,
     path: &str,
     secrets: &SecretNames,
+    texts: &mut Texts,
 ) {
-    attributes.push_text(semconv::URL_FULL, &full_url(exchange, target, path, secrets));
-    match named_host(exchange.request, target) {
+    attributes.push_text(semconv::URL_FULL, full_url(exchange, target, path, secrets));
+    match named_host(exchange.request, target, &mut texts.host) {
         Some((host, port)) => {
             let implied_port = target
                 .scheme
@@ -235,13 +256,23 @@ fn push_client(
 
 /// Returns the server as the request names it: by an absolute target, whose host overrides `Host` (RFC 9112, section
 /// 3.2.2), by `Host`, or by the target of CONNECT.
-fn named_host<'a>(request: &'a RequestHead, target: &Target<'a>) -> Option<(&'a [u8], Option<u16>)> {
-    let in_target = || target.authority.and_then(host_and_port);
-    let in_header = || request.headers().first(Header::Host).and_then(host_and_port);
+fn named_host(
+    request: &RequestHead,
+    target: &Target<'_>,
+    recent: &mut Recent<Option<(Text, Option<u16>)>>,
+) -> Option<(Text, Option<u16>)> {
+    let parse = |authority: &[u8]| host_and_port(authority).map(as_text);
+    let in_target = || target.authority.and_then(parse);
+    let header = request.headers().first(Header::Host);
+    let mut in_header = || header.and_then(|host| recent.of(host, parse));
     match target.form {
         Form::Absolute => in_target().or_else(in_header),
         _ => in_header().or_else(in_target),
     }
+}
+
+fn as_text((host, port): (&[u8], Option<u16>)) -> (Text, Option<u16>) {
+    (lossy_text(host).into(), port)
 }
 
 /// Returns the target URI (RFC 9112, section 3.3), without secrets; `path` has none any more.
@@ -275,8 +306,8 @@ fn full_url(exchange: &HttpExchange<'_>, target: &Target<'_>, path: &str, secret
     url
 }
 
-fn push_server_name(attributes: &mut Attributes, host: &[u8], port: Option<u16>) {
-    attributes.push_text(semconv::SERVER_ADDRESS, &lossy_text(host));
+fn push_server_name(attributes: &mut Attributes, host: Text, port: Option<u16>) {
+    attributes.push_text(semconv::SERVER_ADDRESS, host);
     if let Some(port) = port {
         attributes.push_int(semconv::SERVER_PORT, port.into());
     }

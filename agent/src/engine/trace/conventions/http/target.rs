@@ -82,20 +82,29 @@ pub(super) fn is_scheme(text: &[u8]) -> bool {
 /// skipped. `None` if there is no host.
 pub(super) fn host_and_port(authority: &[u8]) -> Option<(&[u8], Option<u16>)> {
     let authority = authority.trim_ascii();
-    let user = authority.iter().rposition(|&byte| byte == b'@');
-    let authority = user.and_then(|at| authority.get(at + 1..)).unwrap_or(authority);
-    let (host, port) = if let Some(bracketed) = authority.strip_prefix(b"[") {
-        let (host, rest) = split_once(bracketed, b']')?;
-        (host, rest.strip_prefix(b":"))
-    } else {
-        match split_once(authority, b':') {
-            // More than one colon and no brackets: an IPv6 address as careless clients write it.
-            Some((_, rest)) if rest.contains(&b':') => (authority, None),
-            Some((host, port)) => (host, Some(port)),
-            None => (authority, None),
+    // One look at each byte: each span has a host.
+    let (mut begin, mut colon, mut colons) = (0, authority.len(), 0);
+    for (at, byte) in authority.iter().enumerate() {
+        match byte {
+            b'@' => (begin, colon, colons) = (at + 1, authority.len(), 0),
+            b':' => (colon, colons) = (at, colons + 1),
+            _ => {}
         }
+    }
+    let end = match authority.get(begin) {
+        Some(b'[') => return bracketed(authority.get(begin + 1..)?),
+        // More than one colon and no brackets: an IPv6 address as careless clients write it.
+        _ if colons > 1 => authority.len(),
+        _ => colon,
     };
-    (!host.is_empty()).then(|| (host, port.and_then(port_number)))
+    let host = authority.get(begin..end).filter(|host| !host.is_empty())?;
+    Some((host, authority.get(end + 1..).and_then(port_number)))
+}
+
+/// Returns host and port of an authority with an IPv6 address, behind its first bracket.
+fn bracketed(authority: &[u8]) -> Option<(&[u8], Option<u16>)> {
+    let (host, rest) = split_once(authority, b']')?;
+    (!host.is_empty()).then(|| (host, rest.strip_prefix(b":").and_then(port_number)))
 }
 
 /// Returns the port that a scheme implies.
