@@ -20,9 +20,8 @@ pub(in crate::engine::trace) struct Attributes {
 impl Default for Attributes {
     fn default() -> Self {
         Self {
-            // Room for all that a usual exchange has and for what the caller adds, in just under the kilobyte up to
-            // which allocators are fast.
-            list: Vec::with_capacity(18),
+            // Room for all that a usual exchange has, a query and what the caller adds.
+            list: Vec::with_capacity(13),
             truncated: Vec::new(),
             last_address: None,
         }
