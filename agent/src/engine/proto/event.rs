@@ -120,8 +120,9 @@ impl Call {
 
     /// Returns the values of a header. Only HTTP has any.
     fn values(&self, header: http1::Header) -> impl Iterator<Item = &[u8]> {
+        // Most calls carry none, and end here.
         let head = match self {
-            Self::Http1(head) => Some(head),
+            Self::Http1(head) => Some(head).filter(|head| head.headers().first(header).is_some()),
             Self::Redis(_) => None,
         };
         head.into_iter().flat_map(move |head| head.headers().values(header))

@@ -16,8 +16,8 @@ use super::{
 /// A `Content-Length` above this is nonsense: offsets of sockets do not get that far.
 const MAX_CONTENT_LENGTH: u64 = i64::MAX as u64;
 
-/// Shortest name that can be an odd spelling of one that frames.
-const FRAMING_NAME_BYTES: usize = b"content-length".len() - 1;
+/// Shortest name that can be an odd spelling of one that frames: its letters, and a byte that no name has.
+const FRAMING_NAME_BYTES: usize = b"contentlength".len() + 1;
 
 /// Names, in lower case, of headers that concern the connection or the body.
 const FRAMING: [&[u8]; 4] = [b"upgrade", b"connection", b"content-length", b"transfer-encoding"];
@@ -106,6 +106,11 @@ impl<'a> Fields<'a> {
         let known = KNOWN.into_iter().filter(|_| self.is_request);
         let captured_too = captured.iter().map(String::as_bytes);
         let matters = lengths(FRAMING.into_iter().chain(known)) | lengths(captured_too);
+        self.read_lines(begin, captured, matters);
+    }
+
+    /// Reads the lines. `matters`: the set of the lengths of names that matter.
+    fn read_lines(&mut self, begin: usize, captured: &[String], matters: u64) {
         let mut lines = Lines::from(self.bytes, begin);
         let mut last = Last::Framing;
         while let Some(line) = lines.next() {
@@ -374,13 +379,73 @@ fn unfolded(value: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
-    proptest::proptest! {
+    /// All that a reader learns from header lines. `matters`: see [`Fields::read_lines`]; `None`: the usual set.
+    fn read(bytes: &[u8], is_request: bool, matters: Option<u64>) -> String {
+        let captured = ["x-id".to_owned(), "content-type".to_owned()];
+        let mut fields = Fields::new(bytes, is_request);
+        match matters {
+            None => fields.read(0, &captured),
+            Some(matters) => fields.read_lines(0, &captured, matters),
+        }
+        let (end, length, headers) = (fields.end(), fields.content_length(), fields.headers(&[]));
+        format!("{:?} {end:?} {length:?} {headers:?}", fields.framing(1))
+    }
+
+    fn line() -> impl Strategy<Value = String> {
+        let names: Vec<_> = FRAMING
+            .into_iter()
+            .chain(KNOWN)
+            .map(|name| str::from_utf8(name).unwrap())
+            .collect();
+        let name = prop_oneof![
+            prop::sample::select(names),
+            prop::sample::select(vec![
+                "X-Id",
+                "Date",
+                "content-type",
+                "Content Length",
+                "content length",
+                "transfer_encoding",
+                "ContentLength",
+                "",
+                "Last-Modified",
+                "Transfer-Encodin\u{1}g",
+                "content-\tlength",
+                "a long name of no meaning",
+            ]),
+        ];
+        let colon = prop::sample::select(vec![":", ": ", " :", "\t: ", "", "\n: ", "\0:"]);
+        let value = prop::sample::select(vec![
+            "",
+            "1",
+            "2, 2",
+            "chunked",
+            "close",
+            "keep-alive, x",
+            "\u{1}",
+            "a\r\n b",
+            "\t",
+        ]);
+        let end = prop::sample::select(vec!["\r\n", "\n", "\r\r\n"]);
+        (name, colon, value, end).prop_map(|(name, colon, value, end)| [name, colon, value, end].concat())
+    }
+
+    proptest! {
+        #[test]
+        fn lines_that_are_passed_over_would_say_nothing(lines in prop::collection::vec(line(), 0..6), is_request: bool) {
+            let bytes = lines.concat() + "\r\n";
+            let strict = read(bytes.as_bytes(), is_request, Some(u64::MAX));
+            prop_assert_eq!(read(bytes.as_bytes(), is_request, None), strict);
+        }
+
         #[test]
         fn words_are_compared_as_the_standard_library_does(bytes in "[kK][eE][eE][pP][-\r\n][aA][lL][iI@`][vV][eE\u{0}]") {
-            assert_eq!(is(bytes.as_bytes(), b"keep-alive"), bytes.eq_ignore_ascii_case("keep-alive"));
-            assert!(!is(bytes.as_bytes(), b"keep-aliv"));
+            prop_assert_eq!(is(bytes.as_bytes(), b"keep-alive"), bytes.eq_ignore_ascii_case("keep-alive"));
+            prop_assert!(!is(bytes.as_bytes(), b"keep-aliv"));
         }
     }
 }

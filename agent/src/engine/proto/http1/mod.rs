@@ -3,10 +3,11 @@
 //! [`Http1`] takes both halves of one connection, in pieces of any size with gaps between them, and reports the
 //! exchanges.
 //!
-//! `line`, `start_line` and `fields` read the lines of heads, and `head` reads whole ones. `chunked` finds the end of
-//! chunked bodies. `stream` puts them together for one half, `connection` for both. `proxy` removes the header that a
-//! proxy sent first, and `stray` skips bodies that should not be there. `resync` finds the way back after a loss, and
-//! `doubt` decides when only that helps. `structure` decides which bytes of messages a redacted tape may show.
+//! `line`, `start_line` and `fields` read the lines of heads, and `head` reads whole ones; `headers` has what is kept of
+//! them. `chunked` finds the end of chunked bodies. `stream` puts them together for one half, `connection` for both.
+//! `proxy` removes the header that a proxy sent first, and `stray` skips bodies that should not be there. `resync` finds
+//! the way back after a loss, and `doubt` decides when only that helps. `structure` decides which bytes of messages a
+//! redacted tape may show.
 
 mod ahead;
 mod chunked;

@@ -1,7 +1,10 @@
 //! Forms that HTTP does not allow and that servers and clients take: the exchange is told, and what comes behind is found.
 
 use super::{GET, OK, Q, R, Talk, told};
-use crate::engine::proto::{Call, Event, Half, Reply, http1::Header};
+use crate::engine::proto::{
+    Call, Event, Half, Reply,
+    http1::{Header, Headers},
+};
 
 /// Requests that all peers end at the same place, if they take them.
 const REQUESTS: &[&str] = &[
@@ -442,7 +445,7 @@ fn folded_values_are_one() {
         } => Some(&head.headers),
         _ => None,
     });
-    let headers = headers.flat_map(|headers| headers.iter());
+    let headers = headers.flat_map(Headers::iter);
     let headers: Vec<_> = headers
         .map(|(header, value)| (header, str::from_utf8(value).unwrap()))
         .collect();
