@@ -5,7 +5,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Collected, Limited};
 use hyper::body::{Body, Incoming};
-use opentelemetry_proto::tonic::collector::trace::v1::{ExportTracePartialSuccess, ExportTraceServiceResponse};
 use prost::Message;
 use serde::Deserialize;
 use serde_json::Value;
@@ -50,7 +49,7 @@ pub fn too_long() -> Outcome {
 }
 
 /// Returns the outcome that an `ExportTraceServiceResponse` reports.
-pub fn taken(response: ExportTraceServiceResponse) -> Outcome {
+pub fn taken(response: TraceResponse) -> Outcome {
     let partial = response.partial_success.unwrap_or_default();
     Outcome::Taken {
         rejected: u64::try_from(partial.rejected_spans).unwrap_or(0),
@@ -62,7 +61,7 @@ pub fn taken(response: ExportTraceServiceResponse) -> Outcome {
 #[derive(Debug, Default)]
 pub struct Answer {
     /// The response, of a success.
-    pub response: ExportTraceServiceResponse,
+    pub response: TraceResponse,
     /// Text for people, of a failure.
     pub message: String,
 }
@@ -72,7 +71,7 @@ impl Answer {
     pub fn from_protobuf(body: &[u8], success: bool) -> Self {
         if success {
             return Self {
-                response: ExportTraceServiceResponse::decode(body).unwrap_or_default(),
+                response: TraceResponse::decode(body).unwrap_or_default(),
                 ..Self::default()
             };
         }
@@ -89,8 +88,8 @@ impl Answer {
             message,
         } = serde_json::from_slice(body).unwrap_or_default();
         Self {
-            response: ExportTraceServiceResponse {
-                partial_success: partial_success.map(|partial| ExportTracePartialSuccess {
+            response: TraceResponse {
+                partial_success: partial_success.map(|partial| PartialSuccess {
                     rejected_spans: partial.rejected_spans(),
                     error_message: partial.error_message,
                 }),
@@ -123,6 +122,25 @@ impl JsonPartialSuccess {
             .or_else(|| number.as_str()?.parse().ok())
             .unwrap_or_default()
     }
+}
+
+/// `ExportTraceServiceResponse` (opentelemetry-proto: `collector/trace/v1/trace_service.proto`).
+#[derive(Clone, PartialEq, Message)]
+pub struct TraceResponse {
+    /// The spans that were not taken; none if it is not there.
+    #[prost(message, optional, tag = "1")]
+    pub partial_success: Option<PartialSuccess>,
+}
+
+/// `ExportTracePartialSuccess`.
+#[derive(Clone, PartialEq, Message)]
+pub struct PartialSuccess {
+    /// Number of spans that were not taken.
+    #[prost(int64, tag = "1")]
+    pub rejected_spans: i64,
+    /// The reason, or a warning, for people.
+    #[prost(string, tag = "2")]
+    pub error_message: String,
 }
 
 /// `google.rpc.Status` (googleapis `google/rpc/status.proto`): the body of a failure over HTTP, and the details of one

@@ -26,14 +26,13 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use thiserror::Error;
 use tokio::{runtime, time::Instant};
 
 use self::{
     config::{ExportConfig, Target},
     connect::ConnectorError,
-    encode::Encoder,
+    encode::{Encoder, Payload},
     json::JsonTransport,
     losses::Losses,
     otlp_grpc::GrpcTransport,
@@ -115,6 +114,7 @@ impl Exporter {
             .enable_all()
             .build()
             .map_err(StartError::Thread)?;
+        let encoder = Encoder::new(config.target.encoding());
         let (transport, destination) = {
             let _within = runtime.enter();
             AnyTransport::new(config.target)?
@@ -134,7 +134,7 @@ impl Exporter {
         })
         .map_err(StartError::Thread)?;
         Ok(Self {
-            encoder: Mutex::default(),
+            encoder: Mutex::new(encoder),
             queue,
             losses,
             thread,
@@ -205,7 +205,7 @@ impl AnyTransport {
 }
 
 impl Transport for AnyTransport {
-    async fn send(&mut self, request: Bytes) -> Outcome {
+    async fn send(&mut self, request: Payload) -> Outcome {
         match self {
             Self::Grpc(transport) => transport.send(request).await,
             Self::Http(transport) => transport.send(request).await,

@@ -2,14 +2,14 @@
 
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::*;
 use crate::{
     console::{Style, render},
     export::{
+        config::Encoding,
         encode::{Batch, Encoder},
-        json,
     },
     tape::{Frame, TapeReader, TapeWriter},
     traces::Assembler,
@@ -73,12 +73,15 @@ fn spans(settings: &CoreSettings, records: &[Vec<u8>]) -> Vec<Span> {
 
 /// All that leaves: as a collector gets it, as JSON, and on the console.
 fn written(spans: &[Span]) -> (Bytes, String, String) {
-    let mut batch = Batch::default();
-    for span in Encoder::default().encode(spans) {
-        batch.add(span);
-    }
-    let request = batch.to_request(&mut BytesMut::new());
-    let json = String::from_utf8(json::request(&request).unwrap()).unwrap();
+    let [request, json] = [Encoding::Protobuf, Encoding::Json].map(|encoding| {
+        let mut batch = Batch::default();
+        for span in Encoder::new(encoding).encode(spans) {
+            batch.add(span);
+        }
+        let mut request = batch.to_request(&mut BytesMut::new());
+        request.copy_to_bytes(request.remaining())
+    });
+    let json = String::from_utf8(json.into()).unwrap();
     let mut assembler = Assembler::default();
     for span in spans {
         assembler.add(span.clone(), Instant::now()).unwrap();

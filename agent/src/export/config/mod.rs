@@ -36,6 +36,17 @@ pub enum Target {
     JsonLines(Option<PathBuf>),
 }
 
+impl Target {
+    /// Returns the encoding of requests.
+    pub fn encoding(&self) -> Encoding {
+        match self {
+            Self::Grpc(_) => Encoding::Protobuf,
+            Self::Http(_, encoding) => *encoding,
+            Self::JsonLines(_) => Encoding::Json,
+        }
+    }
+}
+
 /// A collector.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Endpoint {
@@ -49,12 +60,12 @@ pub struct Endpoint {
     pub compression: Compression,
 }
 
-/// The encoding of requests over HTTP.
+/// The encoding of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
-    /// `http/protobuf`.
+    /// Protobuf, as of `grpc` and `http/protobuf`.
     Protobuf,
-    /// `http/json`.
+    /// JSON, as of `http/json` and JSON lines.
     Json,
 }
 

@@ -1,16 +1,18 @@
-//! The bytes against opentelemetry-proto's own types, filled the plain way.
+//! The bytes against opentelemetry-proto's own types, filled the plain way: decoded as protobuf, and as serde writes them.
 
+use bytes::{Buf, BytesMut};
 use opentelemetry_proto::tonic::{
     collector::trace::v1::ExportTraceServiceRequest,
     common::v1::{AnyValue, ArrayValue, InstrumentationScope, KeyValue, any_value},
     resource::v1::Resource as OtlpResource,
     trace::v1::{ResourceSpans, ScopeSpans, Span as OtlpSpan, Status as OtlpStatus, span::Link as OtlpLink},
 };
+use opentelemetry_semantic_conventions::SCHEMA_URL;
 use proptest::{collection::vec, option, prelude::*};
 use prost::Message;
 
 use super::*;
-use crate::engine::trace::{ParentMethod, SpanId, SpanKind, TraceId};
+use crate::engine::trace::{Attribute, Link, ParentMethod, SpanId, SpanKind, Status, TraceId, Value};
 
 fn plain_attribute(attribute: &Attribute) -> KeyValue {
     let value = match &attribute.value {
@@ -108,14 +110,30 @@ fn plain_request(spans: &[Span]) -> ExportTraceServiceRequest {
     }
 }
 
+/// Text of all lengths, with what JSON escapes in each place.
+fn any_text() -> impl Strategy<Value = String> {
+    let char = prop_oneof![
+        20 => any::<char>(),
+        20 => proptest::char::range(' ', '~'),
+        1 => proptest::char::range('\0', '\u{1f}'),
+        1 => prop_oneof![Just('"'), Just('\\'), Just('/'), Just('\u{7f}'), Just('\u{2028}')],
+    ];
+    prop_oneof![
+        "[ -~]{0,300}".prop_map(|text| text.replace(['"', '\\'], "_")),
+        vec(char, 0..40).prop_map(String::from_iter),
+    ]
+}
+
 fn any_attribute() -> impl Strategy<Value = Attribute> {
     let value = prop_oneof![
-        ".{0,200}".prop_map(|text| Value::Str(text.into())),
+        any_text().prop_map(|text| Value::Str(text.into())),
         any::<i64>().prop_map(Value::Int),
+        (0..10_000i64).prop_map(Value::Int),
         any::<bool>().prop_map(Value::Bool),
-        vec(".{0,20}", 0..4).prop_map(Value::Strs),
+        vec(any_text(), 0..4).prop_map(Value::Strs),
     ];
-    ("[a-z.]{0,30}", value).prop_map(|(key, value)| Attribute { key: key.into(), value })
+    let key = prop_oneof!["[a-z.]{0,30}", "[a-z.]{120,130}", any_text()];
+    (key, value).prop_map(|(key, value)| Attribute { key: key.into(), value })
 }
 
 fn trace_id() -> impl Strategy<Value = TraceId> {
@@ -143,10 +161,10 @@ fn any_span(resources: Vec<Arc<Resource>>) -> impl Strategy<Value = Span> {
     );
     let what = (
         prop_oneof![Just(SpanKind::Server), Just(SpanKind::Client)],
-        ".{0,40}",
+        any_text(),
         any::<u64>(),
         any::<u64>(),
-        option::of("[a-z=,]{0,30}"),
+        option::of(any_text()),
     );
     let link = (trace_id(), span_id(), any::<bool>(), vec(any_attribute(), 0..3)).prop_map(
         |(trace_id, span_id, is_remote, attributes)| Link {
@@ -158,7 +176,7 @@ fn any_span(resources: Vec<Arc<Resource>>) -> impl Strategy<Value = Span> {
     );
     let rest = (
         vec(any_attribute(), 0..8),
-        option::of(".{0,20}"),
+        option::of(any_text()),
         vec(link, 0..3),
         0..resources.len(),
     );
@@ -196,19 +214,65 @@ fn any_spans() -> impl Strategy<Value = Vec<Span>> {
         .prop_flat_map(|resources| vec(any_span(resources), 0..12))
 }
 
+/// Encodes the spans in pushes of `push` spans.
+fn encoded(spans: &[Span], push: usize, encoding: Encoding) -> Vec<EncodedSpan> {
+    let mut encoder = Encoder::new(encoding);
+    spans.chunks(push).flat_map(|spans| encoder.encode(spans)).collect()
+}
+
+fn batch(spans: Vec<EncodedSpan>) -> Batch {
+    let mut batch = Batch::default();
+    for span in spans {
+        let bound = batch.bytes_with(&span);
+        batch.add(span);
+        assert!(batch.to_request(&mut BytesMut::new()).len() <= bound);
+    }
+    batch
+}
+
+fn request(batch: &Batch) -> Bytes {
+    let mut request = batch.to_request(&mut BytesMut::new());
+    request.copy_to_bytes(request.remaining())
+}
+
+fn text(batch: &Batch) -> String {
+    String::from_utf8(request(batch).into()).unwrap()
+}
+
+fn json(spans: &[Span]) -> String {
+    serde_json::to_string(&plain_request(spans)).unwrap()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
 
     #[test]
-    fn decodes_to_the_plain_request(spans in any_spans()) {
-        let mut batch = Batch::default();
-        for span in Encoder::default().encode(&spans) {
-            let bound = batch.bytes_with(&span);
-            batch.add(span);
-            prop_assert!(batch.to_request(&mut bytes::BytesMut::new()).len() <= bound);
-        }
-        let decoded = ExportTraceServiceRequest::decode(batch.to_request(&mut bytes::BytesMut::new()));
-        prop_assert_eq!(decoded, Ok(plain_request(&spans)));
+    fn protobuf_decodes_to_the_plain_request(spans in any_spans(), push in 1..12usize) {
+        let batch = batch(encoded(&spans, push, Encoding::Protobuf));
+        prop_assert_eq!(ExportTraceServiceRequest::decode(request(&batch)), Ok(plain_request(&spans)));
+    }
+
+    #[test]
+    fn json_is_what_serde_writes(spans in any_spans(), push in 1..12usize) {
+        prop_assume!(!spans.is_empty());
+        let batch = batch(encoded(&spans, push, Encoding::Json));
+        prop_assert_eq!(text(&batch), json(&spans));
+    }
+
+    #[test]
+    fn halves_and_spans_that_come_back_are_whole(spans in any_spans(), push in 1..12usize) {
+        prop_assume!(spans.len() > 1);
+        let Ok([first, second]) = batch(encoded(&spans, push, Encoding::Json)).split() else {
+            panic!("there are halves");
+        };
+        let middle = first.len();
+        prop_assert_eq!(text(&first), json(&spans[..middle]));
+        prop_assert_eq!(text(&second), json(&spans[middle..]));
+        // As if the oldest had been dropped.
+        let mut spans_left = first.into_spans();
+        spans_left.remove(0);
+        spans_left.extend(second.into_spans());
+        prop_assert_eq!(text(&batch(spans_left)), json(&spans[1..]));
     }
 }
 
@@ -216,9 +280,79 @@ fn resource() -> Arc<Resource> {
     Arc::new(Resource::default())
 }
 
+fn span(resource: &Arc<Resource>, padding: usize) -> Span {
+    Span {
+        attributes: vec![Attribute::str("padding", "x".repeat(padding))],
+        resource: resource.clone(),
+        ..crate::export::tests::span(1)
+    }
+}
+
+/// The length of a span has room for two bytes: it can be shorter and longer.
+#[test]
+fn lengths_of_one_to_four_bytes() {
+    let resource = resource();
+    for padding in [0, 100, 1000, 16_200, 16_384, 100_000, 3_000_000] {
+        let spans = [span(&resource, padding), span(&resource, 1)];
+        let request = request(&batch(encoded(&spans, 2, Encoding::Protobuf)));
+        assert_eq!(request.len(), plain_request(&spans).encoded_len());
+        assert_eq!(ExportTraceServiceRequest::decode(request), Ok(plain_request(&spans)));
+    }
+}
+
+#[test]
+fn each_byte_is_escaped_as_serde_does_it_wherever_it_stands() {
+    for char in (0..=0xff).map(char::from) {
+        for length in 1..20 {
+            for place in 0..length {
+                let text: String = (0..length).map(|at| if at == place { char } else { 'x' }).collect();
+                let mut written = Vec::new();
+                json::put_text(&text, &mut written);
+                let expected = serde_json::to_string(&text).unwrap();
+                assert_eq!(format!("\"{}\"", str::from_utf8(&written).unwrap()), expected);
+            }
+        }
+    }
+}
+
+/// Spans of two processes that are handed over by turns are two pieces, with what stands between them.
+#[test]
+fn neighbours_of_a_request_are_one_piece() {
+    let [one, other] = [resource(), resource()];
+    let spans: Vec<Span> = (0..100)
+        .map(|index| span(if index % 2 == 0 { &one } else { &other }, 10))
+        .collect();
+    for encoding in [Encoding::Protobuf, Encoding::Json] {
+        let payload = batch(encoded(&spans, 50, encoding)).to_request(&mut BytesMut::new());
+        assert_eq!(payload.pieces(), 2 * 2 + 3);
+    }
+}
+
+/// The queue counts all memory that its spans hold: the chunks, and the resources of short-lived processes.
+#[test]
+fn footprints_add_up_to_the_chunks_and_resources() {
+    for encoding in [Encoding::Protobuf, Encoding::Json] {
+        let resources = [resource(), resource()];
+        let spans: Vec<Span> = (0..10).map(|index| span(&resources[index % 2], 10 * index)).collect();
+        let mut encoder = Encoder::new(encoding);
+        for round in 0..3 {
+            let encoded = encoder.encode(&spans);
+            let counted: usize = encoded.iter().map(EncodedSpan::footprint).sum();
+            let chunk = encoded[0].chunk.clone();
+            let capacity = {
+                drop(encoded);
+                Vec::from(chunk).capacity()
+            };
+            let resources: usize = encoder.resources.values().map(|(_, encoded)| encoded.bytes.len()).sum();
+            let resources = if round == 0 { resources } else { 0 };
+            assert_eq!(counted, capacity + resources + spans.len() * size_of::<EncodedSpan>());
+        }
+    }
+}
+
 #[test]
 fn a_resource_is_encoded_once_and_forgotten_when_its_process_is() {
-    let mut encoder = Encoder::default();
+    let mut encoder = Encoder::new(Encoding::Protobuf);
     let kept = resource();
     let (encoded, is_first) = encoder.resource(&kept);
     assert!(is_first);

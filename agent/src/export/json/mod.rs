@@ -2,22 +2,21 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Write},
+    io::{self, IoSlice, Write},
     os::unix::fs::OpenOptionsExt,
     path::Path,
 };
 
-use bytes::Bytes;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use prost::Message;
+use bytes::{Buf, Bytes};
 
-use super::worker::{Outcome, Transport};
+use super::{
+    encode::Payload,
+    worker::{Outcome, Transport},
+};
 
-/// Encodes an `ExportTraceServiceRequest` as OTLP's JSON.
-pub fn request(protobuf: &Bytes) -> io::Result<Vec<u8>> {
-    let request = ExportTraceServiceRequest::decode(protobuf.clone()).map_err(io::Error::other)?;
-    Ok(serde_json::to_vec(&request)?)
-}
+/// Upper bound on the pieces of one write: Linux's `UIO_MAXIOV`. A line of no more is written at once, so that programs that
+/// append to one file do not mix their lines.
+const MAX_PIECES: usize = 1024;
 
 /// Writes requests as lines.
 #[derive(Debug)]
@@ -33,12 +32,22 @@ impl<W: Write> JsonTransport<W> {
         Self { writer, torn: false }
     }
 
-    fn write(&mut self, request: &Bytes) -> io::Result<()> {
-        let mut line = if self.torn { b"\n".to_vec() } else { Vec::new() };
-        line.extend(self::request(request)?);
-        line.push(b'\n');
+    fn write(&mut self, mut line: Payload) -> io::Result<()> {
+        if self.torn {
+            line.push_front(Bytes::from_static(b"\n"));
+        }
+        line.push(Bytes::from_static(b"\n"));
         self.torn = true;
-        self.writer.write_all(&line)?;
+        while line.has_remaining() {
+            let mut slices = vec![IoSlice::new(&[]); line.pieces().min(MAX_PIECES)];
+            line.chunks_vectored(&mut slices);
+            match self.writer.write_vectored(&slices) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => line.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
         self.writer.flush()?;
         self.torn = false;
         Ok(())
@@ -46,8 +55,8 @@ impl<W: Write> JsonTransport<W> {
 }
 
 impl<W: Write> Transport for JsonTransport<W> {
-    async fn send(&mut self, request: Bytes) -> Outcome {
-        match self.write(&request) {
+    async fn send(&mut self, request: Payload) -> Outcome {
+        match self.write(request) {
             Ok(()) => Outcome::Taken {
                 rejected: 0,
                 message: String::new(),

@@ -7,10 +7,13 @@ use serde_json::{Value as Json, json};
 use super::*;
 use crate::{
     engine::trace::{Attribute, ParentMethod, Resource, Span, SpanId, SpanKind, Status, TraceId, Value},
-    export::encode::{Batch, Encoder},
+    export::{
+        config::Encoding,
+        encode::{Batch, Encoder},
+    },
 };
 
-fn request() -> Bytes {
+fn request() -> Payload {
     let span = Span {
         trace_id: TraceId::new([0xab; 16]).unwrap(),
         span_id: SpanId::new([1; 8]).unwrap(),
@@ -37,7 +40,7 @@ fn request() -> Bytes {
         }),
     };
     let mut batch = Batch::default();
-    for span in Encoder::default().encode(&[span]) {
+    for span in Encoder::new(Encoding::Json).encode(&[span]) {
         batch.add(span);
     }
     batch.to_request(&mut bytes::BytesMut::new())

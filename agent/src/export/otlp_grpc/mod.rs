@@ -10,7 +10,7 @@
 use std::{borrow::Cow, error::Error, io};
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
-use bytes::{Buf, Bytes, buf::Chain};
+use bytes::Bytes;
 use http_body_util::{Collected, Full};
 use hyper::{
     HeaderMap, Request, StatusCode, Uri,
@@ -19,16 +19,16 @@ use hyper::{
     http::uri,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use percent_encoding::percent_decode_str;
 use prost::Message;
 use tokio::io::BufWriter;
 
 use super::{
     StartError, USER_AGENT_NAME,
-    answer::{self, MAX_ANSWER_BYTES, Read, RpcStatus, taken},
+    answer::{self, MAX_ANSWER_BYTES, Read, RpcStatus, TraceResponse, taken},
     config::{Compression, Endpoint},
     connect::Connector,
+    encode::Payload,
     gzip,
     otlp_http::with_causes,
     worker::{Outcome, Transport},
@@ -45,7 +45,7 @@ const PREFIX_BYTES: usize = 5;
 /// call of its own.
 const WRITE_BUFFER_BYTES: usize = 256 << 10;
 
-type Body = Full<Chain<Bytes, Bytes>>;
+type Body = Full<Payload>;
 type AnyError = Box<dyn Error + Send + Sync>;
 
 /// Calls one server, over a connection that is kept.
@@ -92,7 +92,7 @@ impl GrpcTransport {
         })
     }
 
-    async fn call(&mut self, message: Bytes) -> Result<Outcome, AnyError> {
+    async fn call(&mut self, message: Payload) -> Result<Outcome, AnyError> {
         let kept = self.connection.take().filter(|connection| !connection.is_closed());
         let fresh = kept.is_none();
         let mut connection = match kept {
@@ -100,16 +100,16 @@ impl GrpcTransport {
             None => self.connect().await?,
         };
         let mut prefix = [0; PREFIX_BYTES];
-        let message = match self.compression {
+        let mut message = match self.compression {
             Compression::None => message,
             Compression::Gzip => {
                 prefix[0] = 1;
-                gzip::compress(&message)
+                gzip::compress(message).into()
             }
         };
         prefix[1..].copy_from_slice(&u32::try_from(message.len())?.to_be_bytes());
-        let mut request =
-            Request::post(self.export.clone()).body(Full::new(Bytes::copy_from_slice(&prefix).chain(message)))?;
+        message.push_front(Bytes::copy_from_slice(&prefix));
+        let mut request = Request::post(self.export.clone()).body(Full::new(message))?;
         *request.headers_mut() = self.headers.clone();
         let answer = async {
             connection.ready().await?;
@@ -140,7 +140,7 @@ impl GrpcTransport {
 }
 
 impl Transport for GrpcTransport {
-    async fn send(&mut self, message: Bytes) -> Outcome {
+    async fn send(&mut self, message: Payload) -> Outcome {
         // An error here is one of the connection: what the collector says is an outcome.
         self.call(message).await.unwrap_or_else(|error| Outcome::Again {
             after: None,
@@ -164,8 +164,8 @@ fn judge(http: StatusCode, headers: &HeaderMap, body: Collected<Bytes>) -> Outco
         return match message(&body.to_bytes()) {
             Err(error) if error.kind() == io::ErrorKind::FileTooLarge => answer::too_long(),
             // The request was taken; an answer that cannot be read does not change that.
-            Err(_) => taken(ExportTraceServiceResponse::default()),
-            Ok(message) => taken(ExportTraceServiceResponse::decode(&*message).unwrap_or_default()),
+            Err(_) => taken(TraceResponse::default()),
+            Ok(message) => taken(TraceResponse::decode(&*message).unwrap_or_default()),
         };
     }
     let after = field("grpc-status-details-bin").and_then(|details| {

@@ -16,7 +16,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTracePartialSuccess;
+use opentelemetry_proto::tonic::collector::trace::v1::{ExportTracePartialSuccess, ExportTraceServiceResponse};
 use tokio::net::TcpListener;
 
 use super::*;
@@ -158,7 +158,7 @@ async fn requests_and_answers() {
     let mut transport = transport(address);
     let mut outcomes = Vec::new();
     for number in 0..7u8 {
-        outcomes.push(transport.send(vec![number; 100_000].into()).await);
+        outcomes.push(transport.send(Bytes::from(vec![number; 100_000]).into()).await);
     }
     served.abort();
 
@@ -204,7 +204,7 @@ async fn a_collector_that_is_away_comes_back_and_goes_in_the_middle() {
     let address = listener.local_addr().unwrap();
     drop(listener);
     let mut transport = transport(address);
-    let Outcome::Again { after: None, reason } = transport.send("x".into()).await else {
+    let Outcome::Again { after: None, reason } = transport.send(Bytes::from("x").into()).await else {
         panic!("it should be sent again");
     };
     assert!(reason.contains("Connection refused (os error 111)"), "{reason}");
@@ -215,7 +215,7 @@ async fn a_collector_that_is_away_comes_back_and_goes_in_the_middle() {
         [success.clone()].into(),
         Seen::default(),
     ));
-    assert_eq!(transport.send("x".into()).await, taken(0, ""));
+    assert_eq!(transport.send(Bytes::from("x").into()).await, taken(0, ""));
     served.abort();
     drop(served.await);
 
@@ -225,17 +225,17 @@ async fn a_collector_that_is_away_comes_back_and_goes_in_the_middle() {
         let (stream, _) = listener.accept().await.unwrap();
         stream.readable().await.unwrap();
     });
-    let outcome = transport.send("x".into()).await;
+    let outcome = transport.send(Bytes::from("x").into()).await;
     assert!(matches!(outcome, Outcome::Again { after: None, .. }), "{outcome:?}");
     cut.abort();
     drop(cut.await);
 
     let listener = TcpListener::bind(address).await.unwrap();
     let served = tokio::spawn(collector(listener, [success].into(), Seen::default()));
-    let mut outcome = transport.send("x".into()).await;
+    let mut outcome = transport.send(Bytes::from("x").into()).await;
     if let Outcome::Again { .. } = outcome {
         // The end of the old connection may be seen only now.
-        outcome = transport.send("x".into()).await;
+        outcome = transport.send(Bytes::from("x").into()).await;
     }
     assert_eq!(outcome, taken(0, ""));
     served.abort();

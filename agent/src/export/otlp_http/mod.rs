@@ -19,7 +19,8 @@ use super::{
     answer::{self, Answer, Read, taken},
     config::{Compression, Encoding, Endpoint},
     connect::Connector,
-    gzip, json,
+    encode::Payload,
+    gzip,
     worker::{Outcome, Transport, retry_after},
 };
 
@@ -35,10 +36,9 @@ pub struct HttpTransport {
     /// Path and query.
     target: Uri,
     headers: HeaderMap,
-    encoding: Encoding,
     compression: Compression,
     /// `None` during a request too: one that is given up takes its connection with it.
-    connection: Option<SendRequest<Full<Bytes>>>,
+    connection: Option<SendRequest<Full<Payload>>>,
 }
 
 impl HttpTransport {
@@ -71,13 +71,12 @@ impl HttpTransport {
             connector,
             target,
             headers,
-            encoding,
             compression: endpoint.compression,
             connection: None,
         })
     }
 
-    async fn post(&mut self, body: Bytes) -> Result<Outcome, AnyError> {
+    async fn post(&mut self, body: Payload) -> Result<Outcome, AnyError> {
         let kept = match self.connection.take() {
             // The collector may have closed it meanwhile.
             Some(mut connection) => connection.ready().await.is_ok().then_some(connection),
@@ -88,13 +87,9 @@ impl HttpTransport {
             Some(connection) => connection,
             None => self.connect().await?,
         };
-        let body = match self.encoding {
-            Encoding::Protobuf => body,
-            Encoding::Json => json::request(&body)?.into(),
-        };
         let body = match self.compression {
             Compression::None => body,
-            Compression::Gzip => gzip::compress(&body),
+            Compression::Gzip => gzip::compress(body).into(),
         };
         let mut request = Request::post(self.target.clone()).body(Full::new(body))?;
         *request.headers_mut() = self.headers.clone();
@@ -114,7 +109,7 @@ impl HttpTransport {
         Ok(outcome(head.status, &head.headers, &body))
     }
 
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, AnyError> {
+    async fn connect(&self) -> Result<SendRequest<Full<Payload>>, AnyError> {
         let stream = TokioIo::new(self.connector.connect().await?);
         let (connection, driver) = http1::handshake(stream).await?;
         // The next request finds a connection that has ended.
@@ -124,7 +119,7 @@ impl HttpTransport {
 }
 
 impl Transport for HttpTransport {
-    async fn send(&mut self, body: Bytes) -> Outcome {
+    async fn send(&mut self, body: Payload) -> Outcome {
         // An error here is one of the connection: what the collector says is an outcome.
         self.post(body).await.unwrap_or_else(|error| Outcome::Again {
             after: None,

@@ -100,7 +100,7 @@ async fn requests_and_answers() {
     let mut transport = transport(address);
     let mut outcomes = Vec::new();
     for number in 0..7u8 {
-        outcomes.push(transport.send(vec![number; 100_000].into()).await);
+        outcomes.push(transport.send(Bytes::from(vec![number; 100_000]).into()).await);
     }
     served.await.unwrap();
 
@@ -144,7 +144,7 @@ async fn a_collector_that_is_away_and_comes_back() {
     let address = listener.local_addr().unwrap();
     drop(listener);
     let mut transport = transport(address);
-    let Outcome::Again { after: None, reason } = transport.send("x".into()).await else {
+    let Outcome::Again { after: None, reason } = transport.send(Bytes::from("x").into()).await else {
         panic!("it should be sent again");
     };
     assert!(reason.ends_with("Connection refused (os error 111)"), "{reason}");
@@ -152,10 +152,10 @@ async fn a_collector_that_is_away_and_comes_back() {
     for _ in 0..2 {
         let script = [response(200, &[], Bytes::new())];
         let served = tokio::spawn(collector(listen(address).await, script.into(), Seen::default()));
-        let mut outcome = transport.send("x".into()).await;
+        let mut outcome = transport.send(Bytes::from("x").into()).await;
         if let Outcome::Again { .. } = outcome {
             // The end of the old connection may be seen only now.
-            outcome = transport.send("x".into()).await;
+            outcome = transport.send(Bytes::from("x").into()).await;
         }
         let taken = Outcome::Taken {
             rejected: 0,

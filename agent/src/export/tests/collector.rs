@@ -407,7 +407,7 @@ impl Shared {
                 _ => response.encode_to_vec().into(),
             };
             if self.gzip {
-                message = gzip::compress(&message);
+                message = gzip::compress(message);
                 let encoding = HeaderName::from_static("grpc-encoding");
                 head.push((encoding, HeaderValue::from_static("gzip")));
             }

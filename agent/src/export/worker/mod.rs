@@ -9,12 +9,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
-    encode::Batch,
+    encode::{Batch, Payload},
     losses::{Loss, Losses},
     queue::{MAX_REQUEST_BYTES, Queue},
 };
@@ -69,7 +69,7 @@ pub enum Outcome {
 /// A destination that takes requests.
 pub trait Transport {
     /// Sends an `ExportTraceServiceRequest`.
-    fn send(&mut self, request: Bytes) -> impl Future<Output = Outcome>;
+    fn send(&mut self, request: Payload) -> impl Future<Output = Outcome>;
 }
 
 /// Delays of the worker.

@@ -62,7 +62,7 @@ fn who_is_not_trusted_gets_nothing() {
         let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let outcome = runtime.block_on(async {
             let (mut transport, _) = AnyTransport::new(target).unwrap();
-            transport.send(Bytes::new()).await
+            transport.send(Payload::default()).await
         });
         assert_eq!(collector.came(), []);
         match outcome {

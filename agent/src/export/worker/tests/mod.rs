@@ -15,6 +15,7 @@ use super::*;
 use crate::{
     engine::trace::{Attribute, Resource, Span, SpanId, SpanKind, Status, TraceId},
     export::{
+        config::Encoding,
         encode::Encoder,
         queue::{Limits, MAX_REQUEST_BYTES},
     },
@@ -66,7 +67,7 @@ struct Scripted {
 }
 
 impl Transport for Scripted {
-    async fn send(&mut self, request: Bytes) -> Outcome {
+    async fn send(&mut self, request: Payload) -> Outcome {
         assert!(request.len() <= MAX_REQUEST_BYTES);
         if self.hangs {
             std::future::pending::<()>().await;
@@ -125,7 +126,7 @@ impl Rig {
         Self {
             queue,
             metrics,
-            encoder: Encoder::default(),
+            encoder: Encoder::new(Encoding::Protobuf),
             resource: Arc::default(),
             log,
             next_id: 1,
