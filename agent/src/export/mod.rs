@@ -1,7 +1,7 @@
 //! Sends spans away as OTLP requests: to a collector, or as JSON lines to a file or to standard output.
 //!
-//! The way of a span: [`Exporter::push`] encodes it ([`encode`]) and puts it into the [`queue`]; on a thread of its own
-//! the [`worker`] takes batches from there and hands them to a transport ([`otlp_grpc`], [`otlp_http`], [`json`]). Those to
+//! The way of a span: [`Exporter::push`] writes it once, in the encoding of its destination ([`encode`]), and puts it into
+//! the [`queue`]; on a thread of its own the [`worker`] takes batches from there and hands them to a transport ([`otlp_grpc`], [`otlp_http`], [`json`]). Those to
 //! a collector compress them ([`gzip`]) and have their connections made ([`mod@connect`], [`tls`]).
 
 mod answer;

@@ -1,13 +1,19 @@
-//! Cost of a span in the export, from Core's span to a request: run it under callgrind.
+//! Cost of a span in the export, from Core's span to the pieces of a request: by the clock and under callgrind.
 //!
 //! ```text
-//! exportcost protobuf|json SPANS write     writes the spans into requests
+//! exportcost protobuf|json SPANS time      prints the ns of each span: median of the requests, and the least
+//! exportcost protobuf|json SPANS write     writes the spans into requests, prints the bytes of each
 //! exportcost protobuf|json SPANS prepare   makes the spans and nothing else: subtracted from `write`
 //! ```
-//! The spans are those of an HTTP/1 request at both of its ends.
+//! The spans are those of HTTP/1 requests, both ends of each. Built as the release binary is:
+//! ```text
+//! cargo build --profile dist --package spoor-tests --no-default-features --features agent \
+//!     --target x86_64-unknown-linux-musl --bin exportcost
+//! ```
 
-use std::{env, hint::black_box, process::ExitCode, sync::Arc};
+use std::{env, hint::black_box, process::ExitCode, sync::Arc, time::Instant};
 
+use bytes::{Buf as _, BytesMut};
 use spoor::{
     engine::trace::{Attribute, ParentMethod, Resource, Span, SpanId, SpanKind, Status, TraceId},
     export::{
@@ -22,44 +28,61 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Spans that are handed over at once: what Core gives in some 10 ms.
 const PUSH: usize = 256;
-/// Spans of a request, as the default is.
-const BATCH: usize = 2048;
+/// Pushes of a request, which has 2048 spans as by default.
+const PUSHES: usize = 8;
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
     let parsed = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [format, spans, what] if matches!(format, "protobuf" | "json") && matches!(what, "write" | "prepare") => spans
-            .parse::<usize>()
-            .ok()
-            .map(|spans| (format == "json", spans, what == "write")),
+        [format, spans, what @ ("time" | "write" | "prepare")] => {
+            let encoding = match format {
+                "protobuf" => Some(Encoding::Protobuf),
+                "json" => Some(Encoding::Json),
+                _ => None,
+            };
+            encoding.zip(spans.parse::<usize>().ok()).map(|known| (known, what))
+        }
         _ => None,
     };
-    let Some((is_json, spans, writes)) = parsed else {
-        eprintln!("usage: exportcost protobuf|json SPANS write|prepare");
+    let Some(((encoding, spans), what)) = parsed else {
+        eprintln!("usage: exportcost protobuf|json SPANS time|write|prepare");
         return ExitCode::FAILURE;
     };
     let spans_of_push = exchange_spans(PUSH);
+    let mut encoder = Encoder::new(encoding);
+    let mut buf = BytesMut::new();
     let mut bytes = 0;
-    let mut encoder = Encoder::new(if is_json { Encoding::Json } else { Encoding::Protobuf });
-    let mut batch = Batch::default();
-    let mut buf = bytes::BytesMut::new();
-    for _ in 0..spans / PUSH {
-        let spans = black_box(&spans_of_push);
-        if !writes {
+    let mut request_ns = Vec::new();
+    for _ in 0..spans / (PUSH * PUSHES) {
+        if what == "prepare" {
             continue;
         }
-        for span in encoder.encode(spans) {
-            batch.add(span);
+        let begin = Instant::now();
+        let mut batch = Batch::default();
+        for _ in 0..PUSHES {
+            for span in encoder.encode(black_box(&spans_of_push)) {
+                batch.add(span);
+            }
         }
-        if batch.len() >= BATCH {
-            bytes += batch.to_request(&mut buf).len();
-            batch = Batch::default();
+        bytes = black_box(batch.to_request(&mut buf)).remaining();
+        drop(batch);
+        request_ns.push(begin.elapsed().as_nanos());
+    }
+    request_ns.sort_unstable();
+    let of_span = |ns: &u128| ns / (PUSH * PUSHES) as u128;
+    match (what, request_ns.first(), request_ns.get(request_ns.len() / 2)) {
+        ("time", Some(least), Some(median)) => println!("{} {}", of_span(median), of_span(least)),
+        ("write", ..) => println!("{}", bytes / (PUSH * PUSHES)),
+        ("prepare", ..) => {}
+        _ => {
+            eprintln!("at least {} spans are needed", PUSH * PUSHES);
+            return ExitCode::FAILURE;
         }
     }
-    println!("{} bytes a span", bytes / spans.max(1));
     ExitCode::SUCCESS
 }
 
+/// Returns the spans of so many ends of exchanges between two processes.
 fn exchange_spans(count: usize) -> Vec<Span> {
     let resources = ["client", "server"].map(|name| {
         Arc::new(Resource {
@@ -77,6 +100,7 @@ fn exchange_spans(count: usize) -> Vec<Span> {
         .collect()
 }
 
+/// Returns the span of one end.
 fn exchange_span(index: usize, resource: &Arc<Resource>) -> Span {
     let is_client = index % 2 == 0;
     let exchange = index as u64 / 2 + 1;

@@ -16,7 +16,7 @@ use std::{mem, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 
-pub use self::{batch::Batch, payload::Payload, writer::PARENT_METHOD};
+pub use self::{batch::Batch, payload::Payload};
 use self::{json::Json, protobuf::Protobuf, writer::write_span};
 use super::config::Encoding;
 use crate::{

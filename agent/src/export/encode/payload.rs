@@ -29,16 +29,6 @@ impl Payload {
         }
     }
 
-    /// Returns the number of bytes.
-    pub fn len(&self) -> usize {
-        self.bytes
-    }
-
-    /// Returns whether there is no byte.
-    pub fn is_empty(&self) -> bool {
-        self.bytes == 0
-    }
-
     /// Returns the number of pieces.
     pub fn pieces(&self) -> usize {
         self.pieces.len()
@@ -97,7 +87,7 @@ mod tests {
                 payload.push(Bytes::new());
             }
             payload.push_front(Bytes::from_static(b"head"));
-            assert_eq!((payload.len(), payload.pieces()), (104, 16));
+            assert_eq!((payload.remaining(), payload.pieces()), (104, 16));
             let mut read: Vec<u8> = Vec::new();
             while payload.has_remaining() {
                 let mut slices = [IoSlice::new(&[]); 3];
@@ -106,10 +96,10 @@ mod tests {
                 let count = step.min(seen.len());
                 read.extend(&seen[..count]);
                 payload.advance(count);
-                assert_eq!(payload.len(), 104 - read.len());
+                assert_eq!(payload.remaining(), 104 - read.len());
             }
             assert_eq!(read, [b"head".as_slice(), &whole].concat());
-            assert!(payload.is_empty() && payload.chunk().is_empty());
+            assert!(payload.chunk().is_empty());
         }
     }
 }

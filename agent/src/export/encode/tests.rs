@@ -225,7 +225,7 @@ fn batch(spans: Vec<EncodedSpan>) -> Batch {
     for span in spans {
         let bound = batch.bytes_with(&span);
         batch.add(span);
-        assert!(batch.to_request(&mut BytesMut::new()).len() <= bound);
+        assert!(batch.to_request(&mut BytesMut::new()).remaining() <= bound);
     }
     batch
 }

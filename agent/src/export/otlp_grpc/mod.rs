@@ -10,7 +10,7 @@
 use std::{borrow::Cow, error::Error, io};
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http_body_util::{Collected, Full};
 use hyper::{
     HeaderMap, Request, StatusCode, Uri,
@@ -107,7 +107,7 @@ impl GrpcTransport {
                 gzip::compress(message).into()
             }
         };
-        prefix[1..].copy_from_slice(&u32::try_from(message.len())?.to_be_bytes());
+        prefix[1..].copy_from_slice(&u32::try_from(message.remaining())?.to_be_bytes());
         message.push_front(Bytes::copy_from_slice(&prefix));
         let mut request = Request::post(self.export.clone()).body(Full::new(message))?;
         *request.headers_mut() = self.headers.clone();

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -97,7 +97,7 @@ pub async fn run(queue: &Queue, mut transport: impl Transport, pace: Pace, losse
         let closing = queue.close_by();
         let started = Instant::now();
         let request = part.batch.to_request(&mut buf);
-        let request_bytes = request.len();
+        let request_bytes = request.remaining();
         let outcome = tokio::select! {
             biased;
             outcome = timeout(pace.timeout, transport.send(request)) => outcome.unwrap_or_else(|_| Outcome::Again {

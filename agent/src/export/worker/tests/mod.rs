@@ -68,14 +68,14 @@ struct Scripted {
 
 impl Transport for Scripted {
     async fn send(&mut self, request: Payload) -> Outcome {
-        assert!(request.len() <= MAX_REQUEST_BYTES);
+        assert!(request.remaining() <= MAX_REQUEST_BYTES);
         if self.hangs {
             std::future::pending::<()>().await;
         }
         if self.back.is_some_and(|back| Instant::now() < back) {
             return again(None);
         }
-        let outcome = (request.len() > self.most_bytes).then(too_large);
+        let outcome = (request.remaining() > self.most_bytes).then(too_large);
         let request = ExportTraceServiceRequest::decode(request).unwrap();
         let spans = request
             .resource_spans
