@@ -185,11 +185,13 @@ fn close_list(buf: &mut Vec<u8>) {
 
 // === Values ===
 
-/// Returns both hexadecimal digits: without a table, the compiler does this for sixteen bytes at once.
+/// Returns both hexadecimal digits.
 fn digits(byte: u8) -> [u8; 2] {
-    [byte >> 4, byte & 15].map(|digit| digit + if digit < 10 { b'0' } else { b'a' - 10 })
+    let digit = |four: u8| four + if four < 10 { b'0' } else { b'a' - 10 };
+    [digit(byte >> 4), digit(byte & 15)]
 }
 
+/// Returns the hexadecimal digits of an id.
 fn hex<const N: usize>(bytes: [u8; N]) -> [[u8; 2]; N] {
     bytes.map(digits)
 }
