@@ -60,15 +60,21 @@ pub fn run(options: Options, bless: bool) -> Result<Vec<Bar>> {
     Ok(vec![
         Bar::new(
             "core: ns a request with its span",
-            Bound::AtMost(1500.0),
-            Bound::AtMost(700.0),
+            Bound::AtMost(900.0),
+            Bound::AtMost(650.0),
             median(&ns[0]),
         ),
         Bar::new(
             "core: ns a request, by span, both ends traced",
-            Bound::AtMost(1500.0),
-            Bound::AtMost(700.0),
+            Bound::AtMost(900.0),
+            Bound::AtMost(650.0),
             median(&ns[1]) / 2.0,
+        ),
+        Bar::new(
+            "core: instructions of a request with its span",
+            Bound::AtMost(9500.0),
+            Bound::AtMost(9500.0),
+            counted[0].round(),
         ),
         Bar::new(
             "core: instructions, counted / in the repository",

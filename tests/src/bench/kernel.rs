@@ -10,7 +10,7 @@ use super::{
     Options,
     agent::{Agent, SELECTION_TIME},
     proc,
-    report::{Bar, Bound, Table, median, progress},
+    report::{Bar, Bound::AtMost, Table, progress},
     rig::{Nginx, Rig, Side},
     waits::Waits,
     wrk::Wrk,
@@ -55,20 +55,18 @@ pub fn run(rig: &Rig, options: Options, proxy: bool, against: Option<PathBuf>) -
         rounds.lines(&mut table, name);
     }
     println!("{table}");
-    let at_most =
-        |what: &str, must, aim, values: &[f64]| Bar::new(what, Bound::AtMost(must), Bound::AtMost(aim), median(values));
-    let (_, _, rounds) = &agents[0];
-    Ok(if proxy {
-        vec![
-            at_most("kernel --proxy: ns a proxied request", 4000.0, 2500.0, &rounds.ns),
-            at_most("kernel --proxy: runs a proxied request", 12.0, 10.0, &rounds.runs),
-        ]
+    let multiple = &agents[0].2.multiple;
+    let bar = if proxy {
+        Bar::median(
+            "kernel --proxy: multiple of the reference",
+            AtMost(10.0),
+            AtMost(7.0),
+            multiple,
+        )
     } else {
-        vec![
-            at_most("kernel: multiple of the reference", 4.0, 2.5, &rounds.multiple),
-            at_most("kernel: ns a request", 1500.0, 1000.0, &rounds.ns),
-        ]
-    })
+        Bar::median("kernel: multiple of the reference", AtMost(4.0), AtMost(2.5), multiple)
+    };
+    Ok(vec![bar])
 }
 
 /// Results, one value for each round.

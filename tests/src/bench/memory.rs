@@ -85,7 +85,7 @@ pub fn run(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     let bar =
         |what: &str, must, aim, bytes: u64| Bar::new(what, Bound::AtMost(must), Bound::AtMost(aim), bytes as f64 / MIB);
     Ok(vec![
-        bar("memory: resident at 10,000 requests/s, MiB", 64.0, 40.0, most),
+        bar("memory: resident at 10,000 requests/s, MiB", 40.0, 30.0, most),
         bar("memory: kernel, ring and maps, MiB", 48.0, 24.0, objects.map_bytes),
     ])
 }
@@ -121,8 +121,8 @@ pub fn connections(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     Ok(vec![
         Bar::new(
             format!("memory: resident with {opened} open connections, MiB"),
-            Bound::AtMost(128.0),
-            Bound::AtMost(96.0),
+            Bound::AtMost(110.0),
+            Bound::AtMost(90.0),
             most as f64 / MIB,
         ),
         // The clients start while Spoor runs, so Spoor captures them until it refuses them: they have no connections in

@@ -57,6 +57,11 @@ impl Bar {
         }
     }
 
+    /// Creates a bar for the median of rounds.
+    pub fn median(what: impl Into<String>, must: Bound, aim: Bound, rounds: &[f64]) -> Self {
+        Self::new(what, must, aim, median(rounds))
+    }
+
     /// Returns whether the promise is kept.
     pub fn kept(&self) -> bool {
         self.measured.is_some_and(|value| self.must.holds(value))
