@@ -118,13 +118,14 @@ impl Drop for Reference {
     }
 }
 
-/// Programs that do nothing, on all hooks that an agent of [`Family::Syscall`] takes at its start: they measure what the hooks themselves cost.
+/// Programs that do nothing: they measure what the hooks themselves cost.
 pub struct Empty {
     _programs: Ebpf,
 }
 
 impl Empty {
-    /// Attaches the programs. A hook that this kernel lacks is left out: the agent does not have it either.
+    /// Attaches programs to all hooks that an agent takes at its start. A hook that this kernel lacks is left out: the agent
+    /// does not have it either.
     ///
     /// # Errors
     /// If the kernel refuses a program.
@@ -155,6 +156,26 @@ impl Empty {
                     }
                 }
             }
+        }
+        Ok(Self { _programs: programs })
+    }
+
+    /// Attaches programs to the events that fire for each send and each receive of a socket, since Linux 6.3.
+    ///
+    /// # Errors
+    /// If the kernel refuses a program, or lacks the events.
+    pub fn on_socket_events() -> Result<Self, ProbeError> {
+        let mut programs = object()?;
+        let program: &mut RawTracePoint = programs
+            .program_mut("empty_raw")
+            .ok_or_else(|| failed(&"it is not in the object"))?
+            .try_into()
+            .map_err(|error| failed(&error))?;
+        program.load().map_err(|error| failed(&error))?;
+        for event in ["sock_send_length", "sock_recv_length"] {
+            program
+                .attach(event)
+                .map_err(|error| failed(&format!("{event}: {error}")))?;
         }
         Ok(Self { _programs: programs })
     }
