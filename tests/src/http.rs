@@ -1,9 +1,9 @@
-//! A minimal HTTP client: one GET, and a steady rate of them.
+//! A minimal HTTP client: one GET, and a connection that stays open for more of them.
 
 use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -31,14 +31,18 @@ pub fn get(address: SocketAddr, path: &str) -> Result<String> {
 
 /// A keep-alive connection with one request after the other.
 pub struct Client {
-    stream: TcpStream,
-    request: Vec<u8>,
-    response_bytes: usize,
+    /// The connection.
+    pub stream: TcpStream,
+    /// The request.
+    pub request: Vec<u8>,
+    /// Length of each response, head and body.
+    pub response_bytes: usize,
     buffer: Vec<u8>,
 }
 
 impl Client {
-    /// Connects, and makes a first request, which tells the length of all responses.
+    /// Connects, and makes a first request, which tells the length of all responses: of a server that says the same each
+    /// time.
     pub fn connect(address: SocketAddr, path: &str) -> Result<Self> {
         let stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
         stream.set_nodelay(true)?;
@@ -80,45 +84,19 @@ impl Client {
     }
 }
 
-/// Returns the length of the response, head and body, once its head is complete.
+/// Returns the length of the response, head and body: once its head is complete, or its last chunk.
 fn response_bytes(text: &[u8]) -> Option<usize> {
     let head = text.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
     let lines = std::str::from_utf8(&text[..head]).ok()?.lines();
-    let mut fields = lines.filter_map(|line| line.split_once(": "));
-    let body = fields.find(|(name, _)| name.eq_ignore_ascii_case("content-length"))?.1;
-    Some(head + body.parse::<usize>().ok()?)
-}
-
-/// Makes `rate` requests a second over `connections` for a time, evenly; returns their number. A connection that falls
-/// behind catches up.
-pub fn steady(address: SocketAddr, path: &str, connections: u32, rate: f64, time: Duration) -> Result<u64> {
-    let period = Duration::from_secs_f64(f64::from(connections) / rate);
-    let one = |offset: Duration| -> Result<u64> {
-        let mut client = Client::connect(address, path)?;
-        let start = Instant::now();
-        let mut next = start + offset;
-        // Counts the request that opened the connection.
-        let mut made = 1;
-        while start.elapsed() < time {
-            if let Some(early) = next.checked_duration_since(Instant::now()) {
-                std::thread::sleep(early);
-            }
-            client.request()?;
-            made += 1;
-            next += period;
-        }
-        Ok(made)
+    let fields: Vec<(&str, &str)> = lines.filter_map(|line| line.split_once(": ")).collect();
+    let field = |wanted: &str| {
+        let mut named = fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case(wanted));
+        named.next().map(|(_, value)| *value)
     };
-    let one = &one;
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..connections)
-            .map(|number| scope.spawn(move || one(period * number / connections)))
-            .collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().expect("a client does not panic"))
-            .sum()
-    })
+    if field("transfer-encoding") == Some("chunked") {
+        return text[head..].ends_with(b"\r\n0\r\n\r\n").then_some(text.len());
+    }
+    Some(head + field("content-length")?.parse::<usize>().ok()?)
 }
 
 #[cfg(test)]
@@ -131,5 +109,8 @@ mod tests {
         assert_eq!(response_bytes(head), Some(head.len() - 2 + 1024));
         assert_eq!(response_bytes(&head[..head.len() - 4]), None);
         assert_eq!(response_bytes(b"HTTP/1.1 204 No Content\r\n\r\n"), None);
+        let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
+        assert_eq!(response_bytes(chunked), Some(chunked.len()));
+        assert_eq!(response_bytes(&chunked[..chunked.len() - 1]), None);
     }
 }

@@ -27,6 +27,13 @@ impl Metrics {
         (!values.is_empty()).then(|| values.iter().sum())
     }
 
+    /// Returns a label's value in the first series of a metric that is not 0: the state that a metric names.
+    pub fn state(&self, name: &str, label: &str) -> Option<&str> {
+        let (series, _) = self.series(name).find(|(_, value)| *value != 0.0)?;
+        let (_, value) = series.split_once(&format!("{label}=\""))?;
+        Some(value.split_once('"')?.0)
+    }
+
     /// Returns all series of losses that are not 0.
     pub fn losses(&self) -> Vec<(&str, f64)> {
         let is_loss = |series: &str| {
@@ -66,6 +73,8 @@ spoor_kernel_lost_total{cause=\"reader_wakeups\"} 70
 spoor_spans_dropped_total{cause=\"queue_spans\"} 4
 spoor_spans_exported_total 7
 spoor_spans 9
+spoor_hooks{family=\"syscall\"} 0
+spoor_hooks{family=\"sock\"} 1
 # EOF
 ";
 
@@ -75,6 +84,14 @@ spoor_spans 9
         assert_eq!(metrics.sum("spoor_kernel_lost_total"), Some(73.5));
         assert_eq!(metrics.sum("spoor_spans"), Some(9.0));
         assert_eq!(metrics.sum("spoor_span"), None);
+    }
+
+    #[test]
+    fn a_state_is_the_label_of_the_series_that_holds() {
+        let metrics = Metrics::parse(TEXT);
+        assert_eq!(metrics.state("spoor_hooks", "family"), Some("sock"));
+        assert_eq!(metrics.state("spoor_hooks", "kind"), None);
+        assert_eq!(metrics.state("spoor_spans", "family"), None);
     }
 
     #[test]

@@ -4,15 +4,16 @@ use std::{
     ffi::OsString,
     io::{BufRead as _, BufReader},
     net::SocketAddr,
-    path::Path,
+    path::PathBuf,
     process::{Command, Stdio},
     sync::mpsc,
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
+use clap::ValueEnum;
 use nix::sys::signal::Signal;
-use spoor_tests::{agent::binary, http, metrics::Metrics, net::free_address, process::Process};
+use spoor_tests::{http, metrics::Metrics, net::free_address, process::Process};
 
 use super::proc;
 
@@ -23,33 +24,90 @@ const END_LIMIT: Duration = Duration::from_secs(15);
 /// Time for which a started process may be captured until it is known not to be selected.
 pub const SELECTION_TIME: Duration = Duration::from_millis(1200);
 
-/// A running agent that exports to a sink.
+/// Family of hooks, for the agent's option `--hooks`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Hooks {
+    /// The agent's choice
+    Auto,
+    /// Socket events
+    Sock,
+    /// Exits of system calls
+    Syscall,
+}
+
+impl Hooks {
+    /// Returns the agent's option.
+    pub fn option(self) -> OsString {
+        let family = match self {
+            Self::Auto => "auto",
+            Self::Sock => "sock",
+            Self::Syscall => "syscall",
+        };
+        format!("--hooks={family}").into()
+    }
+}
+
+/// Where an agent sends its spans.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// OTLP over gRPC.
+    Grpc(SocketAddr),
+    /// OTLP over HTTP, as protobuf.
+    Http(SocketAddr),
+    /// OTLP as lines of JSON in a file.
+    Json(PathBuf),
+}
+
+/// How an agent is started.
+#[derive(Debug)]
+pub struct Launch {
+    /// The binary.
+    pub program: PathBuf,
+    /// Options that select targets.
+    pub select: Vec<OsString>,
+    /// More options of `spoor run`.
+    pub options: Vec<OsString>,
+    /// Where its spans go.
+    pub output: Output,
+    /// Environment variables.
+    pub environment: Vec<(&'static str, &'static str)>,
+}
+
+impl Launch {
+    fn command(&self, metrics: SocketAddr) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(["run", "--metrics-listen", &metrics.to_string(), "--output"]);
+        let mut otlp = |sink: &SocketAddr, protocol| {
+            command.arg("otlp");
+            command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{sink}"));
+            command.env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol);
+        };
+        match &self.output {
+            Output::Grpc(sink) => otlp(sink, "grpc"),
+            Output::Http(sink) => otlp(sink, "http/protobuf"),
+            Output::Json(file) => {
+                let mut output = OsString::from("otlp-json=");
+                output.push(file);
+                command.arg(output);
+            }
+        }
+        command.args(&self.select).args(&self.options);
+        command.envs(self.environment.iter().copied());
+        command
+    }
+}
+
+/// A running agent.
 pub struct Agent {
     process: Process,
     metrics: SocketAddr,
 }
 
 impl Agent {
-    /// Starts the agent with these arguments, and waits until it is attached.
-    pub fn start(args: &[OsString], sink: SocketAddr, environment: &[(&str, &str)]) -> Result<Self> {
-        Self::start_program(&binary()?, args, sink, environment)
-    }
-
-    /// Starts the agent at this path, as [`Agent::start`] does.
-    pub fn start_program(
-        program: &Path,
-        args: &[OsString],
-        sink: SocketAddr,
-        environment: &[(&str, &str)],
-    ) -> Result<Self> {
+    /// Starts the agent, and waits until it is attached.
+    pub fn start(launch: &Launch) -> Result<Self> {
         let metrics = free_address();
-        let mut command = Command::new(program);
-        command
-            .args(["run", "--output", "otlp", "--metrics-listen", &metrics.to_string()])
-            .args(args)
-            .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{sink}"))
-            .env("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
-            .envs(environment.iter().copied());
+        let command = launch.command(metrics);
         let mut process = Process::start_with("the agent", command, Stdio::null(), Stdio::null(), Stdio::piped())?;
         let stderr = process.take_stderr().context("the agent has no stderr")?;
         let (said, ready) = mpsc::channel();

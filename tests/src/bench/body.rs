@@ -37,7 +37,7 @@ const COUNTING_TIME: Duration = Duration::from_millis(1500);
 pub fn run(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     let _statistics = reference::enable_run_statistics()?;
     let (plain, traced) = (Server::start(rig, Side::Plain)?, Server::start(rig, Side::Traced)?);
-    let agent = rig.agent(&[])?;
+    let agent = rig.agent()?;
     sleep(SELECTION_TIME);
     let mut plain_stream = connect(&plain)?;
     let mut traced_stream = connect(&traced)?;

@@ -4,6 +4,7 @@ use std::{
     fs::{File, OpenOptions},
     hint::black_box,
     io::{BufRead as _, Read as _, Seek as _, Write as _},
+    net::{TcpListener, TcpStream},
     path::Path,
     process::ExitCode,
 };
@@ -17,11 +18,15 @@ use super::{
 };
 
 /// Number of batches for one question.
-const BATCHES: usize = 15;
+const BATCHES: usize = 40;
 /// Calls between two readings of the clock.
 const CALLS: usize = 10_000;
+/// Pairs of send and receive between two readings of the clock: one takes as long as dozens of short calls.
+const PAIRS: usize = 1_000;
 /// Size of each read and write of the file, in bytes.
 const BLOCK_BYTES: usize = 4096;
+/// Size of what is sent, in bytes.
+const MESSAGE_BYTES: usize = 64;
 /// Length of the file in blocks. It stays in the page cache.
 const BLOCKS: usize = 1024;
 
@@ -33,6 +38,8 @@ pub struct Cost {
     pub read: f64,
     /// getppid(2), which is not hooked.
     pub other: f64,
+    /// A send(2) and the recv(2) of its bytes, on the two ends of a TCP connection.
+    pub pair: f64,
     /// read(2) of 4 KiB of a file in the page cache.
     pub file_read: f64,
     /// write(2) of 4 KiB to a file.
@@ -63,6 +70,7 @@ impl Caller {
         Ok(Cost {
             read: next()?,
             other: next()?,
+            pair: next()?,
             file_read: next()?,
             file_write: next()?,
         })
@@ -83,39 +91,47 @@ pub fn run(path: &Path) -> Result<ExitCode> {
     for _ in 0..BLOCKS {
         file.write_all(&block)?;
     }
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let mut sender = TcpStream::connect(listener.local_addr()?)?;
+    let (mut receiver, _) = listener.accept()?;
+    sender.set_nodelay(true)?;
     for line in std::io::stdin().lock().lines() {
         line?;
-        let read = least(|_| Ok(zero.read_exact(&mut [0])?))?;
-        let other = least(|_| {
+        let read = least(CALLS, |_| Ok(zero.read_exact(&mut [0])?))?;
+        let other = least(CALLS, |_| {
             black_box(std::os::unix::process::parent_id());
             Ok(())
         })?;
-        let file_read = least(|call| {
+        let pair = least(PAIRS, |_| {
+            sender.write_all(&[0; MESSAGE_BYTES])?;
+            Ok(receiver.read_exact(&mut [0; MESSAGE_BYTES])?)
+        })?;
+        let file_read = least(CALLS, |call| {
             if call % BLOCKS == 0 {
                 file.rewind()?;
             }
             Ok(file.read_exact(&mut block)?)
         })?;
-        let file_write = least(|call| {
+        let file_write = least(CALLS, |call| {
             if call % BLOCKS == 0 {
                 file.rewind()?;
             }
             Ok(file.write_all(&block)?)
         })?;
-        println!("{read} {other} {file_read} {file_write}");
+        println!("{read} {other} {pair} {file_read} {file_write}");
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Returns the least time of a call over all batches, in ns.
-fn least(mut call: impl FnMut(usize) -> Result<()>) -> Result<f64> {
+fn least(calls: usize, mut call: impl FnMut(usize) -> Result<()>) -> Result<f64> {
     let mut least = f64::INFINITY;
     for _ in 0..BATCHES {
         let begin = cpu_ns()?;
-        for index in 0..CALLS {
+        for index in 0..calls {
             call(index)?;
         }
-        least = least.min((cpu_ns()? - begin) as f64 / CALLS as f64);
+        least = least.min((cpu_ns()? - begin) as f64 / calls as f64);
     }
     Ok(least)
 }

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub fn run(rig: &Rig, requests: u64) -> Result<Vec<Bar>> {
     let nginx = rig.nginx(Side::Traced)?;
     let before = rig.sink.spans();
-    let agent = rig.agent(&[])?;
+    let agent = rig.agent()?;
     let (mut responses, mut runs) = (0, 0);
     while responses < requests {
         responses += Wrk::start(nginx.address, RUN_SECONDS, rig.path())?.finish()?.responses;

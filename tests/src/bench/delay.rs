@@ -11,6 +11,8 @@ use spoor_tests::http;
 
 use super::{
     Options,
+    agent::Agent,
+    paced::Paced,
     report::{Bar, Bound, Table, figure, quantile},
     rig::{Rig, Side},
     sink::Arrival,
@@ -27,7 +29,10 @@ const RATE: f64 = 1000.0;
 /// the sink.
 pub fn run(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     let nginx = rig.nginx(Side::Traced)?;
-    let agent = rig.agent(&[("OTEL_BSP_SCHEDULE_DELAY", "1")])?;
+    let mut paced = Paced::start(rig)?;
+    let mut launch = rig.launch()?;
+    launch.environment.push(("OTEL_BSP_SCHEDULE_DELAY", "1"));
+    let agent = Agent::start(&launch)?;
     rig.sink.keep();
 
     // On one connection, the next request waits for the span of the last: each request is the last one on an idle
@@ -45,7 +50,7 @@ pub fn run(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     // Spans of a steady load, each measured from its own end.
     let time = options.time(5);
     let before = rig.sink.spans();
-    let made = http::steady(nginx.address, "/", 16, RATE, time)?;
+    let made = paced.run(nginx.address, RATE, time)?.made;
     rig.sink.settle(before + made, LIMIT);
     let arrivals = rig.sink.take();
     agent.finish()?;

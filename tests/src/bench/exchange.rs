@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead as _, Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
     thread::sleep,
 };
@@ -13,13 +13,14 @@ use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     unistd::Pid,
 };
-use spoor_tests::{agent::binary, metrics::Metrics};
+use spoor::probe::reference::Empty;
+use spoor_tests::metrics::Metrics;
 
 use super::{
     Options,
-    agent::{Agent, SELECTION_TIME},
+    agent::{Agent, Launch, SELECTION_TIME},
     calls::cpu_ns,
-    report::{Bar, Bound, Table, median, progress},
+    report::{Bar, Bound::AtMost, Table, median, progress},
     rig::{Rig, Side},
     role::Role,
 };
@@ -39,61 +40,118 @@ const MYSELF: Pid = Pid::from_raw(0);
 const REQUEST: &[u8] = b"GET /exchange HTTP/1.1\r\nHost: bench.test\r\n\r\n";
 const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// Measures rounds with and without the agent, and with another agent if one is given, in rotating order. An agent is
-/// started for each of its rounds, and the rounds without have no program loaded.
+/// Programs of a round.
+enum Programs {
+    /// No programs.
+    None,
+    /// Programs that do nothing, on the events of sends and receives.
+    Empty,
+    /// An agent's.
+    Agent(Launch),
+}
+
+/// Measures rounds with and without the agent, with empty programs, and with another agent if one is given, in rotating
+/// order. An agent is started for each of its rounds, and the rounds without have no program loaded.
 pub fn run(rig: &Rig, options: Options, against: Option<PathBuf>) -> Result<Vec<Bar>> {
     let mut peers = Peers::start(rig)?;
-    let mut agents = vec![("with", binary()?)];
-    agents.extend(against.map(|program| ("with the other agent", program)));
+    let mut states = states(rig, against)?;
     let batches = if options.quick { BATCHES / 4 } else { BATCHES };
-
-    let mut without = Batches::default();
-    let mut with: Vec<Batches> = agents.iter().map(|_| Batches::default()).collect();
     let count = options.rounds(6);
     for round in 0..count {
         progress(round, count);
-        let states = agents.len() + 1;
-        for turn in 0..states {
-            let state = (turn + round as usize) % states;
-            match state.checked_sub(1) {
-                None => without.add(peers.exchanges(batches)?),
-                Some(index) => with[index].add(traced(rig, &mut peers, &agents[index].1, batches)?),
-            }
+        let turns = states.len();
+        for turn in 0..turns {
+            let (_, programs, times) = &mut states[(turn + round as usize) % turns];
+            times.add(match programs {
+                Programs::None => peers.exchanges(batches)?,
+                Programs::Empty => {
+                    let _attached = Empty::on_socket_events()?;
+                    peers.exchanges(batches)?
+                }
+                Programs::Agent(launch) => traced(&mut peers, launch, batches)?,
+            });
         }
     }
 
-    let mut table = Table::new(&["", "best", "median of rounds", "least", "greatest"]);
-    without.line(&mut table, "an exchange without Spoor, ns");
-    for (batches, (name, _)) in with.iter().zip(&agents) {
-        batches.line(&mut table, &format!("an exchange {name}, ns"));
+    println!("{}", table(&states));
+    let best = |wanted: &str| {
+        let mut found = states.iter().filter(|(name, ..)| *name == wanted);
+        found.next().map(|(.., times)| times.best())
+    };
+    let (Some(without), Some(with)) = (best(WITHOUT), best(WITH)) else {
+        anyhow::bail!("a state is missing");
+    };
+    let added = with - without;
+    let mut bars = vec![
+        Bar::new("exchange: added, ns, best - best", AtMost(1200.0), AtMost(900.0), added),
+        Bar::new(
+            "exchange: with / without, best / best",
+            AtMost(1.4),
+            AtMost(1.3),
+            with / without,
+        ),
+    ];
+    bars.extend(best(EMPTY).map(|empty| {
+        let multiple = added / (empty - without);
+        Bar::new(
+            "exchange: added, multiple of empty programs",
+            AtMost(10.0),
+            AtMost(8.0),
+            multiple,
+        )
+    }));
+    Ok(bars)
+}
+
+const WITHOUT: &str = "without Spoor";
+const EMPTY: &str = "with empty programs";
+const WITH: &str = "with";
+
+/// Returns the states to compare, the one without programs first. Empty programs are left out where the kernel lacks the
+/// events.
+fn states(rig: &Rig, against: Option<PathBuf>) -> Result<Vec<(&'static str, Programs, Batches)>> {
+    let mut states = vec![(WITHOUT, Programs::None)];
+    match Empty::on_socket_events() {
+        Ok(_) => states.push((EMPTY, Programs::Empty)),
+        Err(error) => println!("no empty programs: {error} (the events are there from Linux 6.3 on)"),
     }
-    for (batches, (name, _)) in with.iter().zip(&agents) {
+    states.push((WITH, Programs::Agent(rig.launch()?)));
+    states.extend(against.map(|program| ("with the other agent", Programs::Agent(rig.launch_other(program)))));
+    let with_times = states
+        .into_iter()
+        .map(|(name, programs)| (name, programs, Batches::default()));
+    Ok(with_times.collect())
+}
+
+fn table(states: &[(&str, Programs, Batches)]) -> Table {
+    let mut table = Table::new(&["", "best", "median of rounds", "least", "greatest"]);
+    for (name, _, times) in states {
+        table.figure_and_series(&format!("an exchange {name}, ns"), times.best(), &times.rounds);
+    }
+    let Some(((.., without), others)) = states.split_first() else {
+        return table;
+    };
+    for (name, _, times) in others {
         table.figure_and_series(
             &format!("added {name}, ns"),
-            batches.best() - without.best(),
-            &batches.compared(&without, |with, without| with - without),
+            times.best() - without.best(),
+            &times.compared(without, |with, without| with - without),
         );
         table.figure_and_series(
             &format!("{name} / without"),
-            batches.best() / without.best(),
-            &batches.compared(&without, |with, without| with / without),
+            times.best() / without.best(),
+            &times.compared(without, |with, without| with / without),
         );
     }
-    println!("{table}");
-    let ratio = with.first().map_or(f64::NAN, Batches::best) / without.best();
-    Ok(vec![Bar::new(
-        "exchange: ns with / without, the best of each",
-        Bound::AtMost(1.4),
-        Bound::AtMost(1.3),
-        ratio,
-    )])
+    table
 }
 
 /// Measures a round with an agent. The agent must have seen every call and lost nothing: a lost call costs less than a
 /// reported one.
-fn traced(rig: &Rig, peers: &mut Peers, program: &Path, batches: usize) -> Result<Vec<f64>> {
-    let sampler = [("OTEL_TRACES_SAMPLER", "always_off")];
-    let agent = Agent::start_program(program, &rig.traced(), rig.sink.address, &sampler)?;
+fn traced(peers: &mut Peers, launch: &mut Launch, batches: usize) -> Result<Vec<f64>> {
+    // It reads every record and exports nothing.
+    launch.environment = vec![("OTEL_TRACES_SAMPLER", "always_off")];
+    let agent = Agent::start(launch)?;
     sleep(SELECTION_TIME);
     let before = recorded(&agent.metrics()?)?;
     let ns = peers.exchanges(batches)?;
@@ -136,10 +194,6 @@ impl Batches {
     fn compared(&self, without: &Self, compare: fn(f64, f64) -> f64) -> Vec<f64> {
         let pairs = self.rounds.iter().zip(&without.rounds);
         pairs.map(|(&with, &without)| compare(with, without)).collect()
-    }
-
-    fn line(&self, table: &mut Table, name: &str) {
-        table.figure_and_series(name, self.best(), &self.rounds);
     }
 }
 

@@ -15,13 +15,17 @@ use super::{
 /// Measures an agent whose only target is an nginx without requests. The host does its usual work.
 pub fn run(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     let _nginx = rig.nginx(Side::Traced)?;
-    let agent = rig.agent(&[])?;
+    let agent = rig.agent()?;
     // Waits for the work after the start to end.
     sleep(SELECTION_TIME * 4);
-    let (cpu_before, sleeps_before, start) = (proc::cpu_ns(agent.id())?, proc::sleeps(agent.id())?, Instant::now());
+    let (cpu_before, sleeps_before, start) = (
+        proc::usage(agent.id())?.cpu_ns,
+        proc::sleeps(agent.id())?,
+        Instant::now(),
+    );
     sleep(options.time(30));
     let (cpu, sleeps) = (
-        proc::cpu_ns(agent.id())? - cpu_before,
+        proc::usage(agent.id())?.cpu_ns - cpu_before,
         proc::sleeps(agent.id())? - sleeps_before,
     );
     let seconds = start.elapsed().as_secs_f64();

@@ -4,14 +4,17 @@ use std::{path::PathBuf, thread::sleep, time::Duration};
 
 use anyhow::{Result, ensure};
 use spoor::probe::reference::{self, Reference};
-use spoor_tests::agent::binary;
 
 use super::{
     Options,
     agent::{Agent, SELECTION_TIME},
     proc,
-    report::{Bar, Bound::AtMost, Table, progress},
-    rig::{Nginx, Rig, Side},
+    report::{
+        Bar,
+        Bound::{AtMost, Exactly},
+        Table, progress,
+    },
+    rig::{Rig, Service, Side},
     waits::Waits,
     wrk::Wrk,
 };
@@ -34,16 +37,16 @@ pub fn run(rig: &Rig, options: Options, proxy: bool, against: Option<PathBuf>) -
         Servers::start(rig, Side::Traced, proxy)?,
     ];
     let time = options.time(2);
-    let mut agents = vec![("", binary()?, Rounds::default())];
-    agents.extend(against.map(|program| (", other agent", program, Rounds::default())));
+    let mut agents = vec![("", rig.launch()?, Rounds::default())];
+    agents.extend(against.map(|program| (", other agent", rig.launch_other(program), Rounds::default())));
 
     let count = options.rounds(5);
     for round in 0..count {
         progress(round, count);
         let states = agents.len();
         for turn in 0..states {
-            let (_, program, rounds) = &mut agents[(turn + round as usize) % states];
-            let agent = Agent::start_program(program, &rig.traced(), rig.sink.address, &[])?;
+            let (_, launch, rounds) = &mut agents[(turn + round as usize) % states];
+            let agent = Agent::start(launch)?;
             sleep(SELECTION_TIME);
             rounds.add(rig, &agent, &servers, time)?;
             agent.finish()?;
@@ -66,7 +69,13 @@ pub fn run(rig: &Rig, options: Options, proxy: bool, against: Option<PathBuf>) -
     } else {
         Bar::median("kernel: multiple of the reference", AtMost(4.0), AtMost(2.5), multiple)
     };
-    Ok(vec![bar])
+    // A record that finds no room costs less.
+    let lost = agents[0].2.ring_full.iter().sum();
+    let what = format!(
+        "kernel{}: records lost to a full ring",
+        if proxy { " --proxy" } else { "" }
+    );
+    Ok(vec![bar, Bar::new(what, Exactly(0.0), Exactly(0.0), lost)])
 }
 
 /// Results, one value for each round.
@@ -79,6 +88,7 @@ struct Rounds {
     runs: Vec<f64>,
     multiple: Vec<f64>,
     skipped: Vec<f64>,
+    ring_full: Vec<f64>,
 }
 
 impl Rounds {
@@ -95,6 +105,10 @@ impl Rounds {
         self.untraced_ns.push(untraced.run_ns / untraced.requests);
         self.multiple.push(ns / reference_ns);
         self.skipped.push(agent.objects()?.skipped as f64);
+        // The agent reads its counters once a second.
+        sleep(SELECTION_TIME);
+        let lost = agent.metrics()?.value("spoor_kernel_lost_total{cause=\"ring_full\"}");
+        self.ring_full.push(lost.unwrap_or(f64::NAN));
         Ok(())
     }
 
@@ -107,6 +121,7 @@ impl Rounds {
             ("a traced request, server side, runs", &self.runs),
             ("a traced request, multiple of the reference", &self.multiple),
             ("runs that the kernel skipped", &self.skipped),
+            ("records that found no room in the ring", &self.ring_full),
         ] {
             table.series(&format!("{what}{name}"), values);
         }
@@ -115,8 +130,8 @@ impl Rounds {
 
 /// An nginx with a file, and optionally one in front of it.
 struct Servers {
-    file: Nginx,
-    proxy: Option<Nginx>,
+    file: Service,
+    proxy: Option<Service>,
 }
 
 impl Servers {
@@ -126,7 +141,7 @@ impl Servers {
         Ok(Self { file, proxy })
     }
 
-    fn front(&self) -> &Nginx {
+    fn front(&self) -> &Service {
         self.proxy.as_ref().unwrap_or(&self.file)
     }
 }

@@ -8,11 +8,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use spoor_tests::{http, net::free_address};
+use spoor_tests::net::free_address;
 
 use super::{
     Options,
     agent::{Agent, SELECTION_TIME},
+    paced::Paced,
     proc,
     report::{Bar, Bound, Table, figure, median},
     rig::{Rig, Side},
@@ -37,26 +38,25 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// Requests of the load, a second.
 const RATE: f64 = 10_000.0;
-/// Connections of the load.
-const CONNECTIONS: u32 = 16;
 const MIB: f64 = (1 << 20) as f64;
 
 /// Measures the maximum of resident memory, sampled ten times a second. Pages of the ring that the agent has mapped
 /// count in both figures.
 pub fn run(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     let nginx = rig.nginx(Side::Traced)?;
-    let agent = rig.agent(&[])?;
+    let mut paced = Paced::start(rig)?;
+    let agent = rig.agent()?;
     let at_rest = proc::resident_bytes(agent.id())?;
     let before = rig.sink.spans();
     let time = options.time(15);
     let (made, most) = scope(|scope| -> Result<(u64, u64)> {
-        let load = scope.spawn(|| http::steady(nginx.address, "/", CONNECTIONS, RATE, time));
+        let load = scope.spawn(|| paced.run(nginx.address, RATE, time));
         let mut most = 0;
         while !load.is_finished() {
             most = most.max(proc::resident_bytes(agent.id())?);
             sleep(Duration::from_millis(100));
         }
-        Ok((load.join().expect("the load does not panic")?, most))
+        Ok((load.join().expect("the load does not panic")?.made, most))
     })?;
     rig.sink.settle(before + made, Duration::from_secs(3));
     let objects = agent.objects()?;
@@ -94,9 +94,11 @@ pub fn run(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
 pub fn connections(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     let each = OPEN / OPEN_PROCESSES / if options.quick { 10 } else { 1 };
     let servers = keep_servers(rig)?;
-    let mut select = rig.traced();
-    select.extend(["--max-connections".into(), MOST_CONNECTIONS.to_string().into()]);
-    let agent = rig.agent_with(&select)?;
+    let mut launch = rig.launch()?;
+    launch
+        .options
+        .extend(["--max-connections".into(), MOST_CONNECTIONS.to_string().into()]);
+    let agent = Agent::start(&launch)?;
     let at_rest = proc::resident_bytes(agent.id())?;
     let before = rig.sink.spans();
     let opened = each * OPEN_PROCESSES;
@@ -213,7 +215,7 @@ pub fn churn(rig: &Rig, _: Options, minutes: f64) -> Result<Vec<Bar>> {
     let address = free_address();
     let mut server = rig.role(Side::Traced, &["keep-server", &address.to_string()])?;
     server.line()?;
-    let agent = rig.agent(&[])?;
+    let agent = rig.agent()?;
     sleep(SELECTION_TIME);
     let (connections, processes) = CHURN;
     let mut client = rig.role(

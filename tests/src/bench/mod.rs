@@ -10,24 +10,33 @@ mod delay;
 mod exchange;
 mod idle;
 mod kernel;
+mod latency;
 mod load;
+mod machine;
 mod memory;
 mod other;
+mod paced;
 mod proc;
 mod report;
 mod rig;
 mod role;
+mod setup;
 mod sink;
+mod span_file;
 mod untraced;
 mod waits;
 mod wrk;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, thread::sleep, time::Duration};
 
+use agent::{Hooks, SELECTION_TIME};
 use anyhow::Result;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use cpu::Subject;
+use machine::Machine;
 use report::Bar;
 use rig::Rig;
+use setup::Setup;
 
 /// Measures the cost of Spoor, against its bars (docs/bench.md explains each measurement)
 #[derive(Debug, Parser)]
@@ -43,11 +52,11 @@ struct Cli {
 /// Number and length of rounds.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct Options {
-    /// Rounds of a comparison [default: 5; 15 of cpu and throughput]
+    /// Rounds of a comparison [default: 5 to 15; 25 of throughput]
     #[arg(long, global = true, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
 
-    /// Length of one measurement [default: 2; 15 of memory, 30 of idle]
+    /// Length of one measurement [default: 2; 5 of latency, 15 of memory, 30 of idle]
     #[arg(long, global = true, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: Option<u64>,
 
@@ -58,6 +67,10 @@ pub struct Options {
     /// Exit with 1 if a bar is missed
     #[arg(long, global = true)]
     check: bool,
+
+    /// Family of hooks that the agent is told to take [default: nothing is said]
+    #[arg(long, global = true, value_enum, value_name = "FAMILY")]
+    hooks: Option<Hooks>,
 }
 
 impl Options {
@@ -104,9 +117,11 @@ enum What {
         against: Option<PathBuf>,
     },
     /// CPU time for each request, with and without Spoor
-    Cpu,
+    Cpu(cpu::Scene),
     /// Requests a second at saturation, with and without Spoor
-    Throughput,
+    Throughput(cpu::Scene),
+    /// Latency of requests at a fixed rate, with and without Spoor
+    Latency(latency::Scene),
     /// From a response to the arrival of its span
     Delay,
     /// Memory of the agent and of what it holds in the kernel, at 10,000 requests a second
@@ -122,7 +137,11 @@ enum What {
         minutes: f64,
     },
     /// Time added to system calls of processes that are not traced
-    Untraced,
+    Untraced {
+        /// The traced server listens on a Unix socket, too
+        #[arg(long)]
+        unix: bool,
+    },
     /// Cost of other traffic than HTTP in traced processes
     Other,
     /// Time and instructions of Core for a request; instructions against the number in the repository
@@ -170,7 +189,10 @@ enum RoleName {
     /// A client of connections that stay open
     #[command(hide = true)]
     KeepClient(load::Keep),
-    /// A client of connections that do not
+    /// A client with a fixed rate
+    #[command(hide = true)]
+    PacedClient,
+    /// A client of connections that do not stay open
     #[command(hide = true)]
     ChurnClient(load::Churn),
     /// Starts processes
@@ -192,21 +214,23 @@ pub fn main() -> Result<ExitCode> {
         What::Role(role) => return play(role),
         what => what,
     };
-    let rig = Rig::new()?;
+    let rig = Rig::new(options.hooks)?;
+    println!("{}", origin(&rig)?);
     let bars = match what {
         What::Coverage { requests } => coverage::run(&rig, requests)?,
         What::Kernel { body: true, .. } => body::run(&rig, options)?,
         What::Kernel { proxy, against, .. } => kernel::run(&rig, options, proxy, against)?,
         What::Exchange { against } => exchange::run(&rig, options, against)?,
-        What::Cpu => cpu::run(&rig, options, &[cpu::Subject::Cpu])?,
-        What::Throughput => cpu::run(&rig, options, &[cpu::Subject::Throughput])?,
+        What::Cpu(scene) => cpu::run(&rig, options, scene, &[Subject::Cpu])?,
+        What::Throughput(scene) => cpu::run(&rig, options, scene, &[Subject::Throughput])?,
+        What::Latency(scene) => latency::run(&rig, options, scene)?,
         What::Delay => delay::run(&rig, options)?,
         What::Memory { connections: true, .. } => memory::connections(&rig, options)?,
         What::Memory {
             churn: true, minutes, ..
         } => memory::churn(&rig, options, minutes)?,
         What::Memory { .. } => memory::run(&rig, options)?,
-        What::Untraced => untraced::run(&rig, options)?,
+        What::Untraced { unix } => untraced::run(&rig, options, unix)?,
         What::Other => other::run(&rig, options)?,
         What::Core { bless } => core::run(options, bless)?,
         What::Idle => idle::run(&rig, options)?,
@@ -229,37 +253,91 @@ fn play(role: RoleName) -> Result<ExitCode> {
         RoleName::ExchangePeers { cpu } => exchange::peers(cpu),
         RoleName::KeepServer { address } => load::serve(address),
         RoleName::KeepClient(keep) => load::keep(&keep),
+        RoleName::PacedClient => paced::play(),
         RoleName::ChurnClient(churn) => load::churn(&churn),
         RoleName::Spawner { rate } => load::spawn(rate),
     }
 }
 
+/// Returns the line that says where the figures are from. An agent is started for it, which tells its hooks.
+fn origin(rig: &Rig) -> Result<String> {
+    let machine = Machine::read();
+    // The folder is there while agents run.
+    let others = std::fs::read_dir("/run/spoor/agents").map_or(0, Iterator::count);
+    if others > 0 {
+        eprintln!("{others} other agents of Spoor run here: their programs are in the figures without Spoor");
+    }
+    let agent = rig.agent()?;
+    // The agent shows its state once a second.
+    sleep(SELECTION_TIME);
+    let metrics = agent.metrics()?;
+    let hooks = metrics
+        .state("spoor_hooks", "family")
+        .unwrap_or("not told by this agent");
+    let line = format!("{machine}; hooks: {hooks}");
+    agent.finish()?;
+    Ok(line)
+}
+
+/// Part of `all`: its name and its work.
+type Part<'a> = (String, Box<dyn Fn() -> Result<Vec<Bar>> + 'a>);
+
+fn part<'a>(name: &str, work: impl Fn() -> Result<Vec<Bar>> + 'a) -> Part<'a> {
+    (name.to_owned(), Box::new(work))
+}
+
 fn all(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     let requests = if options.quick { 100_000 } else { 1_000_000 };
-    let both = [cpu::Subject::Cpu, cpu::Subject::Throughput];
-    type Part<'a> = (&'a str, &'a dyn Fn() -> Result<Vec<Bar>>);
-    let parts: [Part; 14] = [
-        ("coverage", &|| coverage::run(rig, requests)),
-        ("kernel", &|| kernel::run(rig, options, false, None)),
-        ("kernel --proxy", &|| kernel::run(rig, options, true, None)),
-        ("kernel --body", &|| body::run(rig, options)),
-        ("exchange", &|| exchange::run(rig, options, None)),
-        ("cpu and throughput", &|| cpu::run(rig, options, &both)),
-        ("delay", &|| delay::run(rig, options)),
-        ("memory", &|| memory::run(rig, options)),
-        ("memory --connections", &|| memory::connections(rig, options)),
-        ("memory --churn", &|| {
-            memory::churn(rig, options, if options.quick { 1.5 } else { 10.0 })
-        }),
-        ("idle", &|| idle::run(rig, options)),
-        ("untraced", &|| untraced::run(rig, options)),
-        ("other", &|| other::run(rig, options)),
-        ("core", &|| core::run(options, false)),
+    let minutes = if options.quick { 1.5 } else { 10.0 };
+    let mut parts = vec![
+        part("coverage", || coverage::run(rig, requests)),
+        part("kernel", || kernel::run(rig, options, false, None)),
+        part("kernel --proxy", || kernel::run(rig, options, true, None)),
+        part("kernel --body", || body::run(rig, options)),
+        part("exchange", || exchange::run(rig, options, None)),
     ];
+    parts.extend(cpu_parts(rig, options));
+    parts.extend([
+        part("latency", || latency::run(rig, options, latency::Scene::default())),
+        part("delay", || delay::run(rig, options)),
+        part("memory", || memory::run(rig, options)),
+        part("memory --connections", || memory::connections(rig, options)),
+        part("memory --churn", || memory::churn(rig, options, minutes)),
+        part("idle", || idle::run(rig, options)),
+        part("untraced", || untraced::run(rig, options, false)),
+        part("untraced --unix", || untraced::run(rig, options, true)),
+        part("other", || other::run(rig, options)),
+        part("core", || core::run(options, false)),
+    ]);
     let mut bars = Vec::new();
-    for (name, part) in parts {
+    for (name, work) in parts {
         println!("\n== {name} ==");
-        bars.extend(part()?);
+        bars.extend(work()?);
     }
     Ok(bars)
+}
+
+/// Returns the parts that compare rounds with and without the agent: each kind of service, of load, and of export.
+fn cpu_parts(rig: &Rig, options: Options) -> impl Iterator<Item = Part<'_>> {
+    let of = |setup| cpu::Scene { setup, rate: None };
+    let rate = cpu::Scene {
+        rate: Some(5000),
+        ..cpu::Scene::default()
+    };
+    let both: &[Subject] = &[Subject::Cpu, Subject::Throughput];
+    let scenes = [
+        (cpu::Scene::default(), both),
+        (of(Setup::PROXY), both),
+        (of(Setup::NODE), both),
+        (of(Setup::GO), both),
+        (of(Setup::JSON), both),
+        (of(Setup::HTTP), &[Subject::Cpu]),
+        (rate, &[Subject::Cpu]),
+    ];
+    scenes.into_iter().map(move |(scene, subjects)| {
+        let and_throughput = if subjects.len() > 1 { " and throughput" } else { "" };
+        part(&format!("cpu{and_throughput}{scene}"), move || {
+            cpu::run(rig, options, scene, subjects)
+        })
+    })
 }

@@ -1,6 +1,6 @@
 //! Cost of a target's other traffic than HTTP: another protocol, and files.
 
-use std::{ffi::OsString, net::SocketAddr, process::Command, thread::sleep, time::Duration};
+use std::{net::SocketAddr, process::Command, thread::sleep, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
@@ -26,7 +26,7 @@ const COUNTING_TIME: Duration = Duration::from_millis(1200);
 /// Measures Redis under its own benchmark, by inline commands, then a process that reads and writes a file.
 pub fn run(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     let mut bars = redis(rig, options)?;
-    let rounds = Rounds::measure(rig, options)?;
+    let rounds = Rounds::measure(rig, options, &rig.nginx(Side::Traced)?)?;
     let mut table = Table::new(&["", "median", "least", "greatest"]);
     for (name, kind) in [
         (
@@ -54,8 +54,9 @@ fn redis(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
     let _statistics = reference::enable_run_statistics()?;
     let (plain, traced) = (Redis::start(rig, Side::Plain)?, Redis::start(rig, Side::Traced)?);
     // Selected by process id, so that programs that start elsewhere meanwhile make no records.
-    let select = [OsString::from("--pid"), traced.process.id().to_string().into()];
-    let agent = rig.agent_with(&select)?;
+    let mut launch = rig.launch()?;
+    launch.select = vec!["--pid".into(), traced.process.id().to_string().into()];
+    let agent = Agent::start(&launch)?;
     let (mut passed_over_ns, mut call_ns, mut records) = (Vec::new(), Vec::new(), Vec::new());
     let count = options.rounds(5);
     for round in 0..count {

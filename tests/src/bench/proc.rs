@@ -1,21 +1,65 @@
 //! Facts from /proc about processes, and about the eBPF objects that a process holds.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    iter::Sum,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, Result};
 
-/// Returns the CPU time of all live threads of a process, in ns. A thread that ends takes its time with it; the
-/// measured processes keep their threads.
-pub fn cpu_ns(process: u32) -> Result<u64> {
-    let mut sum = 0;
-    for thread in threads(process)? {
-        // Format: `time on the CPU, time waiting, slices`. A thread may end meanwhile.
-        let Ok(text) = fs::read_to_string(thread.join("schedstat")) else {
-            continue;
-        };
-        sum += number(text.split_ascii_whitespace().next()).context("schedstat does not begin with a number")?;
+/// Processor time of processes and how they got it, by the scheduler's accounts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Time on a processor, in ns.
+    pub cpu_ns: u64,
+    /// Time for which a thread could have run and had no processor, in ns: the run delay.
+    pub delay_ns: u64,
+    /// Involuntary context switches: a thread lost its processor to another one.
+    pub preemptions: u64,
+}
+
+impl Usage {
+    /// Returns what was used since an earlier reading.
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            cpu_ns: self.cpu_ns - before.cpu_ns,
+            delay_ns: self.delay_ns - before.delay_ns,
+            preemptions: self.preemptions - before.preemptions,
+        }
     }
-    Ok(sum)
+}
+
+impl Sum for Usage {
+    fn sum<I: Iterator<Item = Self>>(usages: I) -> Self {
+        usages.fold(Self::default(), |sum, usage| Self {
+            cpu_ns: sum.cpu_ns + usage.cpu_ns,
+            delay_ns: sum.delay_ns + usage.delay_ns,
+            preemptions: sum.preemptions + usage.preemptions,
+        })
+    }
+}
+
+/// Returns what all live threads of a process have used. A thread that ends takes its part with it; the measured
+/// processes keep their threads.
+pub fn usage(process: u32) -> Result<Usage> {
+    let of = |thread: PathBuf| {
+        // A thread may end meanwhile.
+        let texts = ["schedstat", "status"].map(|file| fs::read_to_string(thread.join(file)).ok());
+        let [Some(schedstat), Some(status)] = texts else {
+            return Ok(Usage::default());
+        };
+        // Format: `time on the CPU, time waiting, slices`.
+        let mut times = schedstat.split_ascii_whitespace();
+        let mut time = || number(times.next()).context("schedstat has no two numbers");
+        Ok(Usage {
+            cpu_ns: time()?,
+            delay_ns: time()?,
+            preemptions: field(&status, "nonvoluntary_ctxt_switches").context("status counts no switches")?,
+        })
+    };
+    threads(process)?.into_iter().map(of).sum()
 }
 
 /// Returns how often threads of the process have gone to sleep voluntarily: each such switch ends with a wake-up.
@@ -113,7 +157,7 @@ fn number(text: Option<&str>) -> Option<u64> {
 }
 
 /// Returns the folders of a process's threads, named by thread id.
-pub fn threads(process: u32) -> Result<Vec<std::path::PathBuf>> {
+pub fn threads(process: u32) -> Result<Vec<PathBuf>> {
     let folder = format!("/proc/{process}/task");
     let entries = fs::read_dir(Path::new(&folder)).with_context(|| format!("cannot list {folder}: has it ended?"))?;
     entries.map(|entry| Ok(entry?.path())).collect()
@@ -156,7 +200,10 @@ mod tests {
     #[test]
     fn this_process() {
         let me = std::process::id();
-        assert!(cpu_ns(me).unwrap() > 0);
+        let before = usage(me).unwrap();
+        assert!(before.cpu_ns > 0);
+        let after = usage(me).unwrap();
+        assert!(after.since(before).cpu_ns < after.cpu_ns);
         assert!(resident_bytes(me).unwrap() > 100_000);
         let before = read_write_calls(me).unwrap();
         fs::read("/proc/self/stat").unwrap();

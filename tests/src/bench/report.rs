@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+/// Figure of a result.
+pub type Figure<T> = fn(&T) -> f64;
+
 /// Least and greatest value that a bar allows.
 #[derive(Clone, Copy, Debug)]
 pub enum Bound {
@@ -150,6 +153,11 @@ impl fmt::Display for Table {
         }
         Ok(())
     }
+}
+
+/// Returns the minimum.
+pub fn least(values: &[f64]) -> f64 {
+    range(values).0
 }
 
 /// Returns the minimum and the maximum.

@@ -10,13 +10,20 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use spoor_tests::{
+    agent::binary,
     http,
     net::{free_address, wait_accepting},
     process::Process,
+    services::{built, route, sources},
 };
 use tempfile::TempDir;
 
-use super::{agent::Agent, proc, role::Role, sink::Sink};
+use super::{
+    agent::{Agent, Hooks, Launch, Output},
+    proc::{self, Usage},
+    role::Role,
+    sink::Sink,
+};
 
 /// Folders with copies of the servers' binaries. Programs of the first folder are selected for tracing by their path,
 /// programs of the second are not. So traced and untraced servers run side by side under one agent, and no other nginx
@@ -25,6 +32,8 @@ pub struct Rig {
     directory: TempDir,
     /// Collector of the spans.
     pub sink: Sink,
+    /// Family of hooks that agents are told to take.
+    hooks: Option<Hooks>,
 }
 
 /// Whether the agent traces a server.
@@ -38,7 +47,7 @@ pub enum Side {
 
 impl Rig {
     /// Creates a folder with a file of 1 KiB to serve.
-    pub fn new() -> Result<Self> {
+    pub fn new(hooks: Option<Hooks>) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("spoor-bench-").tempdir()?;
         for folder in ["traced", "plain", "www"] {
             fs::create_dir(directory.path().join(folder))?;
@@ -47,6 +56,7 @@ impl Rig {
         Ok(Self {
             directory,
             sink: Sink::start()?,
+            hooks,
         })
     }
 
@@ -65,13 +75,45 @@ impl Rig {
     }
 
     /// Starts nginx with a file of 1 KiB.
-    pub fn nginx(&self, side: Side) -> Result<Nginx> {
+    pub fn nginx(&self, side: Side) -> Result<Service> {
         let location = format!("location / {{ root {}/www; }}", self.path().display());
         self.nginx_with(side, "", &location)
     }
 
+    /// Starts the same nginx with a Unix socket beside its TCP socket.
+    pub fn unix_nginx(&self, side: Side) -> Result<Service> {
+        let listen = format!("listen unix:{}/nginx.sock;", self.path().display());
+        let location = format!("{listen} location / {{ root {}/www; }}", self.path().display());
+        self.nginx_with(side, "", &location)
+    }
+
+    /// Starts Node's server with a response of some bytes.
+    pub fn node(&self, side: Side) -> Result<Service> {
+        let mut command = Command::new(self.program(side, "node", &installed("node")?)?);
+        command.arg(sources().join("service.js"));
+        self.test_service("node", command)
+    }
+
+    /// Starts Go's server with a response of some bytes.
+    pub fn go(&self, side: Side) -> Result<Service> {
+        let program = self.program(side, "service-go", &built::go()?)?;
+        self.test_service("go", Command::new(program))
+    }
+
+    /// Starts a service of the end-to-end tests. For each request it writes a line of its log, as many services do, here
+    /// to /dev/null.
+    fn test_service(&self, name: &str, mut command: Command) -> Result<Service> {
+        let address = free_address();
+        command
+            .env("PORT", address.port().to_string())
+            .env("SERVICE", name)
+            .env("TRUTH_LOG", "/dev/null")
+            .env("ROUTES", route("/", 200, 0, &[]));
+        self.start(name, command, address)
+    }
+
     /// Starts an nginx that passes everything to another one, over connections that stay open.
-    pub fn proxy(&self, side: Side, upstream: SocketAddr) -> Result<Nginx> {
+    pub fn proxy(&self, side: Side, upstream: SocketAddr) -> Result<Service> {
         let upstreams =
             format!("upstream static {{ server {upstream}; keepalive 64; keepalive_requests 1000000000; }}");
         let location =
@@ -79,7 +121,7 @@ impl Rig {
         self.nginx_with(side, &upstreams, location)
     }
 
-    fn nginx_with(&self, side: Side, upstreams: &str, location: &str) -> Result<Nginx> {
+    fn nginx_with(&self, side: Side, upstreams: &str, location: &str) -> Result<Service> {
         let program = self.program(side, "nginx", &nginx_binary()?)?;
         let address = free_address();
         let home = self.path().join(format!("nginx-{}", address.port()));
@@ -93,27 +135,45 @@ impl Rig {
             .arg("-c")
             .arg(&configuration)
             .args(["-e", "stderr"]);
-        let log = home.join("log");
-        let mut process = Process::start("nginx", command, &log)?;
+        self.start("nginx", command, address)
+    }
+
+    fn start(&self, name: &str, command: Command, address: SocketAddr) -> Result<Service> {
+        let log = self.path().join(format!("{name}-{}.log", address.port()));
+        let mut process = Process::start(name, command, &log)?;
         wait_accepting(address, &mut process).with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
-        Ok(Nginx { process, address })
+        Ok(Service { process, address })
+    }
+
+    /// Returns how this project's agent is started with the traced side selected. Its spans go by gRPC to the sink.
+    pub fn launch(&self) -> Result<Launch> {
+        Ok(Launch {
+            options: self.hooks.map(Hooks::option).into_iter().collect(),
+            ..self.launch_other(binary()?)
+        })
+    }
+
+    /// Returns how another agent is started for the same. It may not know the option `--hooks`.
+    pub fn launch_other(&self, program: PathBuf) -> Launch {
+        Launch {
+            program,
+            select: self.traced(),
+            options: Vec::new(),
+            output: Output::Grpc(self.sink.grpc),
+            environment: Vec::new(),
+        }
     }
 
     /// Starts the agent with the traced side selected.
-    pub fn agent(&self, environment: &[(&str, &str)]) -> Result<Agent> {
-        Agent::start(&self.traced(), self.sink.address, environment)
+    pub fn agent(&self) -> Result<Agent> {
+        Agent::start(&self.launch()?)
     }
 
     /// Returns the arguments that select the traced side.
-    pub fn traced(&self) -> Vec<OsString> {
+    fn traced(&self) -> Vec<OsString> {
         let mut programs = self.folder(Side::Traced).into_os_string();
         programs.push("/*");
         vec!["--exe".into(), programs]
-    }
-
-    /// Starts the agent with these arguments only.
-    pub fn agent_with(&self, args: &[OsString]) -> Result<Agent> {
-        Agent::start(args, self.sink.address, &[])
     }
 
     /// Starts this program on a side, in another role.
@@ -133,23 +193,23 @@ impl Rig {
     }
 }
 
-/// A running nginx.
-pub struct Nginx {
+/// A running service.
+pub struct Service {
     process: Process,
     /// Address at which it listens.
     pub address: SocketAddr,
 }
 
-impl Nginx {
-    /// Returns the number of requests that it has read since its start, this query included.
+impl Service {
+    /// Returns the number of requests that an nginx has read since its start, this query included.
     pub fn requests(&self) -> Result<u64> {
         let text = http::get(self.address, "/requests")?;
         stub_status_requests(&text).with_context(|| format!("nginx's stub_status said {text:?}"))
     }
 
-    /// Returns the CPU time of the master and its worker, in ns.
-    pub fn cpu_ns(&self) -> Result<u64> {
-        self.process.group()?.into_iter().map(proc::cpu_ns).sum()
+    /// Returns what all its processes have used.
+    pub fn usage(&self) -> Result<Usage> {
+        self.process.group()?.into_iter().map(proc::usage).sum()
     }
 }
 

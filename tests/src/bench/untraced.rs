@@ -5,13 +5,14 @@ use std::{thread::sleep, time::Duration};
 
 use anyhow::Result;
 use spoor::probe::reference::Empty;
+use spoor_tests::http::Client;
 
 use super::{
     Options,
     agent::SELECTION_TIME,
     calls::{Caller, Cost},
-    report::{Bar, Bound, Table, median, progress},
-    rig::{Rig, Side},
+    report::{Bar, Bound::AtMost, Figure, Table, least, progress},
+    rig::{Rig, Service, Side},
 };
 
 /// Time in which programs settle into the caches.
@@ -36,8 +37,9 @@ pub struct Rounds {
 }
 
 impl Rounds {
-    /// Measures rounds, with the states in rotating order.
-    pub fn measure(rig: &Rig, options: Options) -> Result<Self> {
+    /// Measures rounds, with the states in rotating order. The traced server answers requests while the agent runs, so
+    /// that the hooks are attached that an agent takes when it first sees a server's traffic.
+    pub fn measure(rig: &Rig, options: Options, server: &Service) -> Result<Self> {
         let mut plain = Caller::start(rig, Side::Plain)?;
         let mut traced = Caller::start(rig, Side::Traced)?;
         let mut rounds = Self::default();
@@ -52,15 +54,19 @@ impl Rounds {
                     Hooks::Free => {}
                     Hooks::Empty => empty = Some(Empty::attach()?),
                     Hooks::Agent => {
-                        agent = Some(rig.agent(&[])?);
+                        let running = rig.agent()?;
                         sleep(SELECTION_TIME);
+                        let mut client = Client::connect(server.address, "/")?;
+                        sleep(SELECTION_TIME);
+                        client.request()?;
+                        agent = Some((running, client));
                     }
                 }
                 sleep(SETTLING_TIME);
                 rounds.plain[state].push(plain.cost()?);
                 rounds.traced[state].push(traced.cost()?);
                 drop(empty.take());
-                if let Some(agent) = agent {
+                if let Some((agent, _connection)) = agent {
                     agent.finish()?;
                 }
             }
@@ -68,26 +74,42 @@ impl Rounds {
         Ok(rounds)
     }
 
-    fn of(costs: &[Vec<Cost>; 3], hooks: Hooks, kind: fn(&Cost) -> f64) -> Vec<f64> {
+    fn of(costs: &[Vec<Cost>; 3], hooks: Hooks, kind: Figure<Cost>) -> Vec<f64> {
         costs[hooks as usize].iter().map(kind).collect()
     }
 
-    /// Returns the time that the hooks add to a call of an untraced process.
-    fn added(&self, hooks: Hooks, kind: fn(&Cost) -> f64) -> Vec<f64> {
-        let free = Self::of(&self.plain, Hooks::Free, kind);
-        let with = Self::of(&self.plain, hooks, kind);
-        with.iter().zip(free).map(|(with, free)| with - free).collect()
+    /// Adds lines for a call of an untraced process to a table. Returns its time with the agent, as a multiple of its time
+    /// without programs: the best of each, which are the times without disturbance.
+    fn untraced_lines(&self, table: &mut Table, name: &str, kind: Figure<Cost>) -> f64 {
+        let of = |hooks| Self::of(&self.plain, hooks, kind);
+        let (free, empty, agent) = (of(Hooks::Free), of(Hooks::Empty), of(Hooks::Agent));
+        for (with, costs) in [("no hooks", &free), ("empty programs", &empty), ("the agent", &agent)] {
+            table.figure_and_series(&format!("{name}, {with}, ns"), least(costs), costs);
+        }
+        for (by, costs) in [("empty programs", &empty), ("the agent", &agent)] {
+            let pairs = || costs.iter().zip(&free);
+            let added: Vec<f64> = pairs().map(|(cost, free)| cost - free).collect();
+            table.figure_and_series(
+                &format!("{name}, added by {by}, ns"),
+                least(costs) - least(&free),
+                &added,
+            );
+        }
+        let ratios: Vec<f64> = agent.iter().zip(&free).map(|(agent, free)| agent / free).collect();
+        let ratio = least(&agent) / least(&free);
+        table.figure_and_series(&format!("{name}, the agent / no hooks"), ratio, &ratios);
+        ratio
     }
 
     /// Returns the time of a traced process's call with the agent, as a multiple of its time with empty programs.
-    pub fn traced_ratios(&self, kind: fn(&Cost) -> f64) -> Vec<f64> {
+    pub fn traced_ratios(&self, kind: Figure<Cost>) -> Vec<f64> {
         let empty = Self::of(&self.traced, Hooks::Empty, kind);
         let agent = Self::of(&self.traced, Hooks::Agent, kind);
         agent.iter().zip(empty).map(|(agent, empty)| agent / empty).collect()
     }
 
     /// Adds lines for the calls of a traced process to a table.
-    pub fn traced_lines(&self, table: &mut Table, name: &str, kind: fn(&Cost) -> f64) {
+    pub fn traced_lines(&self, table: &mut Table, name: &str, kind: Figure<Cost>) {
         for (hooks, with) in [
             (Hooks::Free, "no hooks"),
             (Hooks::Empty, "empty programs"),
@@ -98,28 +120,27 @@ impl Rounds {
     }
 }
 
-/// Measures the time that the agent adds to calls of processes that are not selected.
-pub fn run(rig: &Rig, options: Options) -> Result<Vec<Bar>> {
-    let rounds = Rounds::measure(rig, options)?;
-    let mut table = Table::new(&["", "median", "least", "greatest"]);
+/// Measures the time that the agent adds to calls of processes that are not selected, while it traces a server.
+/// `unix`: the server listens on a Unix socket, too, for which the agent takes more hooks.
+pub fn run(rig: &Rig, options: Options, unix: bool) -> Result<Vec<Bar>> {
+    let server = if unix {
+        rig.unix_nginx(Side::Traced)
+    } else {
+        rig.nginx(Side::Traced)
+    }?;
+    let rounds = Rounds::measure(rig, options, &server)?;
+    let mut table = Table::new(&["", "best", "median of rounds", "least", "greatest"]);
     let mut bars = Vec::new();
-    for (name, kind) in [
-        ("a hooked call, read(2)", (|cost| cost.read) as fn(&Cost) -> f64),
-        ("another call, getppid(2)", |cost| cost.other),
-    ] {
-        table.series(
-            &format!("{name}, no hooks, ns"),
-            &Rounds::of(&rounds.plain, Hooks::Free, kind),
-        );
-        let (empty, agent) = (rounds.added(Hooks::Empty, kind), rounds.added(Hooks::Agent, kind));
-        table.series(&format!("{name}, added by empty programs, ns"), &empty);
-        table.series(&format!("{name}, added by the agent, ns"), &agent);
-        bars.push(Bar::new(
-            format!("untraced: added to {name}, agent / empty programs"),
-            Bound::AtMost(1.25),
-            Bound::AtMost(1.1),
-            median(&agent) / median(&empty),
-        ));
+    let kinds: [(&str, f64, Figure<Cost>); 3] = [
+        ("a hooked call, read(2)", 1.05, |cost| cost.read),
+        ("hooked calls, send(2) and recv(2)", 1.05, |cost| cost.pair),
+        ("another call, getppid(2)", 1.01, |cost| cost.other),
+    ];
+    let option = if unix { " --unix" } else { "" };
+    for (name, must, kind) in kinds {
+        let ratio = rounds.untraced_lines(&mut table, name, kind);
+        let what = format!("untraced{option}: {name}, with / without, best / best");
+        bars.push(Bar::new(what, AtMost(must), AtMost(1.0), ratio));
     }
     println!("{table}");
     Ok(bars)

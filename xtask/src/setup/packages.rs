@@ -517,7 +517,7 @@ mod tests {
         assert_eq!(needed(Scope::Fuzz), ["g++", "llvm-22"]);
         assert_eq!(
             needed(Scope::Bench).join(" "),
-            "musl-tools nginx wrk redis-server valgrind"
+            "musl-tools nginx wrk redis-server valgrind nodejs"
         );
         assert_eq!(needed(Scope::All).len(), PACKAGES.len());
         let test = needed(Scope::Test);

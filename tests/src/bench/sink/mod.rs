@@ -1,4 +1,8 @@
-//! A collector that only counts: OTLP over gRPC, in a thread of the benchmark, so that no figure includes its cost.
+//! A collector that only counts: OTLP over gRPC and over HTTP, in a thread of the benchmark, so that no figure includes its
+//! cost.
+
+mod grpc;
+mod http;
 
 use std::{
     net::SocketAddr,
@@ -9,17 +13,16 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context as _, Result, ensure};
-use bytes::Bytes;
-use h2::{RecvStream, server::SendResponse};
-use http::{HeaderMap, HeaderValue, Request, Response};
+use anyhow::{Context as _, Result};
 use prost::Message;
 use tokio::net::{TcpListener, TcpStream};
 
 /// The collector.
 pub struct Sink {
-    /// Address at which it listens.
-    pub address: SocketAddr,
+    /// Address at which it listens for gRPC.
+    pub grpc: SocketAddr,
+    /// Address at which it listens for protobuf over HTTP/1.1.
+    pub http: SocketAddr,
     received: Arc<Received>,
 }
 
@@ -42,21 +45,27 @@ struct Received {
 impl Sink {
     /// Starts the collector, until this process ends.
     pub fn start() -> Result<Self> {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").context("cannot listen on 127.0.0.1")?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
         let received = Arc::new(Received::default());
+        let [grpc, http] = [listen()?, listen()?];
+        let addresses = (grpc.local_addr()?, http.local_addr()?);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         let shared = Arc::clone(&received);
         std::thread::spawn(move || {
             runtime.block_on(async move {
-                match TcpListener::from_std(listener) {
-                    Ok(listener) => accept(listener, shared).await,
-                    Err(error) => eprintln!("the sink cannot listen: {error}"),
+                let ended = tokio::try_join!(
+                    accept(grpc, Arc::clone(&shared), grpc::connection),
+                    accept(http, shared, http::connection),
+                );
+                if let Err(error) = ended {
+                    eprintln!("the sink cannot listen: {error:#}");
                 }
             });
         });
-        Ok(Self { address, received })
+        Ok(Self {
+            grpc: addresses.0,
+            http: addresses.1,
+            received,
+        })
     }
 
     /// Returns the number of spans since the start.
@@ -77,96 +86,69 @@ impl Sink {
 
     /// Waits until this many spans have arrived since the start, or no more come.
     pub fn settle(&self, expected: u64, patience: Duration) {
-        let (mut last, mut changed) = (self.spans(), Instant::now());
-        while last < expected && changed.elapsed() < patience {
-            std::thread::sleep(Duration::from_millis(5));
-            let now = self.spans();
-            if now != last {
-                (last, changed) = (now, Instant::now());
-            }
+        settle(|| self.spans(), expected, patience);
+    }
+}
+
+impl Received {
+    /// Counts the spans of a request, and keeps their arrivals if that is wanted.
+    ///
+    /// # Errors
+    /// If it is no ExportTraceServiceRequest.
+    fn take(&self, request: &[u8]) -> Result<()> {
+        let at = SystemTime::now();
+        let request = Export::decode(request).context("no ExportTraceServiceRequest")?;
+        let scopes = request
+            .resource_spans
+            .into_iter()
+            .flat_map(|resource| resource.scope_spans);
+        let spans: Vec<Span> = scopes.flat_map(|scope| scope.spans).collect();
+        self.spans.fetch_add(spans.len() as u64, Ordering::Relaxed);
+        if self.keep.load(Ordering::Relaxed) {
+            let arrivals = spans.iter().map(|span| Arrival {
+                at,
+                end_unix_ns: span.end_time_unix_nano,
+            });
+            let mut kept = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.extend(arrivals);
+        }
+        Ok(())
+    }
+}
+
+/// Waits until a count has reached what is expected, or has not grown for a time. Returns the count.
+pub fn settle(mut count: impl FnMut() -> u64, expected: u64, patience: Duration) -> u64 {
+    let (mut last, mut changed) = (count(), Instant::now());
+    while last < expected && changed.elapsed() < patience {
+        std::thread::sleep(Duration::from_millis(5));
+        let now = count();
+        if now != last {
+            (last, changed) = (now, Instant::now());
         }
     }
+    last
 }
 
-async fn accept(listener: TcpListener, received: Arc<Received>) {
-    while let Ok((socket, _)) = listener.accept().await {
-        let received = Arc::clone(&received);
-        tokio::spawn(async move {
-            // An agent that is killed may close its connection at any point.
-            if let Err(error) = connection(socket, received).await
-                && !error.is_io()
-            {
-                eprintln!("the sink's connection failed: {error}");
-            }
-        });
-    }
+fn listen() -> Result<std::net::TcpListener> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").context("cannot listen on 127.0.0.1")?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
 }
 
-async fn connection(socket: TcpStream, received: Arc<Received>) -> Result<(), h2::Error> {
-    let mut connection = h2::server::Builder::new()
-        .initial_window_size(16 << 20)
-        .initial_connection_window_size(64 << 20)
-        .handshake::<_, Bytes>(socket)
-        .await?;
-    while let Some(stream) = connection.accept().await {
-        let (request, respond) = stream?;
-        let received = Arc::clone(&received);
-        tokio::spawn(async move {
-            if let Err(error) = answer(request, respond, &received).await {
-                eprintln!("the sink could not take a request: {error:#}");
-            }
-        });
+/// Accepts connections and handles each in a task of its own.
+async fn accept<F>(
+    listener: std::net::TcpListener,
+    received: Arc<Received>,
+    handle: fn(TcpStream, Arc<Received>) -> F,
+) -> Result<()>
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::from_std(listener)?;
+    loop {
+        let (socket, _) = listener.accept().await?;
+        tokio::spawn(handle(socket, Arc::clone(&received)));
     }
-    Ok(())
-}
-
-async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, received: &Received) -> Result<()> {
-    let mut body = request.into_body();
-    let mut bytes = Vec::new();
-    while let Some(chunk) = body.data().await {
-        let chunk = chunk?;
-        body.flow_control().release_capacity(chunk.len())?;
-        bytes.extend_from_slice(&chunk);
-    }
-    let at = SystemTime::now();
-    let spans = decode(&bytes)?;
-    received.spans.fetch_add(spans.len() as u64, Ordering::Relaxed);
-    if received.keep.load(Ordering::Relaxed) {
-        let arrivals = spans.iter().map(|span| Arrival {
-            at,
-            end_unix_ns: span.end_time_unix_nano,
-        });
-        let mut kept = received.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.extend(arrivals);
-    }
-    let response = Response::builder()
-        .header("content-type", "application/grpc")
-        .body(())?;
-    let mut stream = respond.send_response(response, false)?;
-    // An empty message: all spans were accepted.
-    stream.send_data(Bytes::from_static(&[0; 5]), false)?;
-    let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", HeaderValue::from_static("0"));
-    stream.send_trailers(trailers)?;
-    Ok(())
-}
-
-/// Decodes the spans of a gRPC message: a byte for compression, four for the length, an ExportTraceServiceRequest.
-fn decode(message: &[u8]) -> Result<Vec<Span>> {
-    let (prefix, message) = message.split_at_checked(5).context("no gRPC message")?;
-    ensure!(prefix[0] == 0, "the message is compressed, which was not asked for");
-    let length = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]) as usize;
-    ensure!(
-        length == message.len(),
-        "a gRPC message of {length} bytes in {} bytes",
-        message.len()
-    );
-    let request = Export::decode(message).context("no ExportTraceServiceRequest")?;
-    let scopes = request
-        .resource_spans
-        .into_iter()
-        .flat_map(|resource| resource.scope_spans);
-    Ok(scopes.flat_map(|scope| scope.spans).collect())
 }
 
 // opentelemetry/proto/collector/trace/v1/trace_service.proto and trace/v1/trace.proto, the fields that are looked at: the
@@ -214,10 +196,31 @@ mod tests {
                 },
             ],
         };
-        let message = export.encode_to_vec();
-        let framed = [&[0], (message.len() as u32).to_be_bytes().as_slice(), &message].concat();
-        assert_eq!(decode(&framed).unwrap(), [span(1), span(2), span(3)]);
-        assert!(decode(&framed[..framed.len() - 1]).is_err());
-        assert!(decode(&[1, 0, 0, 0, 0]).is_err());
+        let received = Received::default();
+        received.take(&export.encode_to_vec()).unwrap();
+        assert_eq!(received.spans.load(Ordering::Relaxed), 3);
+        assert!(received.take(&[1, 2, 3]).is_err());
+        assert_eq!(received.arrivals.lock().unwrap().len(), 0);
+        received.keep.store(true, Ordering::Relaxed);
+        received.take(&export.encode_to_vec()).unwrap();
+        let ends: Vec<u64> = received
+            .arrivals
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|arrival| arrival.end_unix_ns)
+            .collect();
+        assert_eq!(ends, [1, 2, 3]);
+    }
+
+    #[test]
+    fn waits_for_what_still_comes_and_no_longer() {
+        let mut count = 0;
+        let mut growing = || {
+            count += 1;
+            count
+        };
+        assert_eq!(settle(&mut growing, 4, Duration::from_secs(60)), 4);
+        assert_eq!(settle(|| 2, 4, Duration::from_millis(20)), 2);
     }
 }
