@@ -124,8 +124,8 @@ pub struct Empty {
 }
 
 impl Empty {
-    /// Attaches programs to all hooks that an agent takes at its start. A hook that this kernel lacks is left out: the agent
-    /// does not have it either.
+    /// Attaches programs to all hooks that an agent of [`Family::Syscall`] takes at its start. A hook that this kernel lacks
+    /// is left out: the agent does not have it either.
     ///
     /// # Errors
     /// If the kernel refuses a program.
