@@ -96,13 +96,13 @@ fn exchange_spans(count: usize) -> Vec<Span> {
     });
     let [client, server] = &resources;
     (0..count)
-        .map(|index| exchange_span(index, if index % 2 == 0 { client } else { server }))
+        .map(|index| exchange_span(index, if index.is_multiple_of(2) { client } else { server }))
         .collect()
 }
 
 /// Returns the span of one end.
 fn exchange_span(index: usize, resource: &Arc<Resource>) -> Span {
-    let is_client = index % 2 == 0;
+    let is_client = index.is_multiple_of(2);
     let exchange = index as u64 / 2 + 1;
     let id = |number: u64| SpanId::new(number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
     let mut trace_id = [7; 16];
