@@ -86,7 +86,7 @@ pub struct Reported {
     pub bytes: Slot<u64>,
     pub address: Slot<u64>,
     pub count: Slot<u64>,
-    pub flags: Slot<u64>,
+    pub flags: Slot<u16>,
     /// Stream offset of the first byte, once it is known.
     pub start: Slot<u64>,
     /// 1: the described connection is closed already, and no event will report its end.
@@ -114,7 +114,7 @@ pub fn report_entered(ctx: &impl Hook, socket: &Socket, call: &Bytes) {
     reported.bytes.set(call.bytes);
     reported.address.set(call.address);
     reported.count.set(call.count);
-    reported.flags.set(call.flags as u64);
+    reported.flags.set(call.flags);
     // SAFETY: a tail call into a program of the same kind. It returns only if that program is missing.
     unsafe { ctx.next().tail_call(ctx, REPORTER) };
     leave();

@@ -118,8 +118,14 @@ pub fn segment(scratch: &Scratch, conn: u64, fields: Fields) -> Option<()> {
     let (cpu, time_ns) = unsafe { (bpf_get_smp_processor_id(), bpf_ktime_get_ns()) };
     put!(header.kind, Kind::Segment as u8);
     put!(header.direction, call.way.get() as u8);
-    put!(header.flags, flags | call.flags.get() as u16 | take_flags(id as u32));
+    put!(header.flags, flags | take_flags(id as u32));
     put!(header.cpu, cpu);
+    // Not together with the others: one more value that lives so long is one more word of stack.
+    // SAFETY: as in `put`.
+    put!(
+        header.flags,
+        unsafe { (&raw const (*record).header.flags).read_volatile() } | call.flags.get()
+    );
     put!(header.time_ns, time_ns);
     put!(header.tgid, (id >> 32) as u32);
     put!(header.tid, id as u32);
