@@ -39,9 +39,14 @@ impl Metrics {
         let is_loss = |series: &str| {
             let words = ["lost", "dropped", "failed", "missed", "gaps", "limit"];
             let name = series.split('{').next().unwrap_or(series);
-            // Among the causes of loss, two are normal operation, and `program_skipped` counts any process: other
+            // Among the causes of loss, three are normal operation, and `program_skipped` counts any process: other
             // counters tell if bytes were lost.
-            let harmless = ["connection_not_http", "reader_wakeups", "program_skipped"];
+            let harmless = [
+                "connection_not_http",
+                "reader_wakeups",
+                "sends_by_splice",
+                "program_skipped",
+            ];
             words.iter().any(|word| name.split('_').any(|part| part == *word))
                 && !harmless.iter().any(|cause| series.contains(cause))
         };

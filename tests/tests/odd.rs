@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use spoor_tests::{
-    agent::Recorder,
+    agent::{Agent, Recorder},
     clients::{Client, Load},
     compare::{Expectation, Fault, Report, compare},
     net,
@@ -143,7 +143,7 @@ fn story(
     services: &[&Service],
     selected: Vec<String>,
     ends: usize,
-    run: impl FnOnce() -> Result<Vec<Event>>,
+    run: impl FnOnce(&Agent) -> Result<Vec<Event>>,
 ) -> Result<Story> {
     let mut selection = selected;
     for site in sites {
@@ -153,7 +153,7 @@ fn story(
         selection.extend(service.selection()?);
     }
     let agent = Recorder::start(&selection)?;
-    let mut events = run()?;
+    let mut events = run(&agent.agent)?;
     let logged = || -> Result<Vec<Event>> {
         let mut events = Vec::new();
         for site in sites {
@@ -234,7 +234,7 @@ fn calling(
     let client = client.prepare("client", load)?;
     let selected = vec![client.selection()];
     // The client, both ends of the call, the leaf.
-    story(&[&front], &[&leaf], selected, 4 * requests, || client.run(LIMIT))?.check(|_| false)
+    story(&[&front], &[&leaf], selected, 4 * requests, |_| client.run(LIMIT))?.check(|_| false)
 }
 
 #[test]
@@ -406,7 +406,7 @@ fn nginx_asks_and_mirrors() -> Result<()> {
     };
     let client = Client::Curl.prepare("client", load)?;
     let selected = vec![client.selection()];
-    let story = story(&[&front, &back], &[], selected, 8 * REQUESTS, || client.run(LIMIT))?;
+    let story = story(&[&front, &back], &[], selected, 8 * REQUESTS, |_| client.run(LIMIT))?;
     // No rule covers nginx here: the targets of its own calls differ from the request's.
     story.check(|span| span.kind == Kind::Client && span.service != "client")
 }
@@ -436,7 +436,7 @@ fn proxy_protocol(option: &str) -> Result<()> {
     let front = Site::start("front", |address, directory| {
         haproxy(directory, "front", address, "", &format!("{} {option}", back.address))
     })?;
-    let story = story(&[&front, &back], &[], vec![], 3 * REQUESTS, || {
+    let story = story(&[&front, &back], &[], vec![], 3 * REQUESTS, |_| {
         for number in 0..REQUESTS {
             let id = format!("x-request-id: {option}-{number}");
             let url = front.url("/a");
@@ -484,7 +484,8 @@ fn haproxy_splices() -> Result<()> {
         fs::write(directory.join("large"), vec![b'l'; 3 << 20])?;
         let (here, log) = (directory.display(), directory.join("truth.log"));
         let server = format!(
-            "listen {address}; access_log {} served; root {here}; try_files /large =404;",
+            "listen {address}; access_log {} served; root {here}; try_files /large =404;
+            location = /first {{ keepalive_timeout 0; try_files /large =404; }}",
             log.display()
         );
         nginx("back", directory, "sendfile on;", &server)
@@ -501,8 +502,26 @@ fn haproxy_splices() -> Result<()> {
         prefix: "spliced",
     };
     let client = Client::Curl.prepare("client", load)?;
-    let selected = vec![client.selection()];
-    let story = story(&[&front, &back], &[], selected, 4 * REQUESTS, || client.run(LIMIT))?;
+    let selected = vec![client.selection(), "--log-level=debug".to_owned()];
+    let story = story(&[&front, &back], &[], selected, 4 * REQUESTS + 3, |agent| {
+        // At the socket events, the hook for spliced bodies is attached once a target sends one. The end of this first body
+        // is seen when its connection closes.
+        let first = front.url("/first");
+        let curl = [
+            "--silent",
+            "--fail",
+            "--output",
+            "/dev/null",
+            "--header",
+            "x-request-id: first",
+        ];
+        let status = Command::new("curl").args(curl).arg(first).status()?;
+        ensure!(status.success(), "curl ended with {status}");
+        if agent.said().contains("hooks=\"sock\"") {
+            agent.wait_until_said("received by splice(2) are seen from now on", LIMIT)?;
+        }
+        client.run(LIMIT)
+    })?;
     let mut stats = UnixStream::connect(front.directory.path().join("stats.sock"))?;
     stats.write_all(b"show info\n")?;
     let mut info = String::new();
@@ -539,7 +558,7 @@ fn multipath(name: &'static str, client: bool) -> Result<()> {
     let output = directory.path().join("output.log");
     let gated = Gated::prepare("client", command, &output, &output)?;
     let selected = vec![format!("--pid={}", gated.id())];
-    let story = story(&[&server], &[&leaf], selected, 4 * REQUESTS, || {
+    let story = story(&[&server], &[&leaf], selected, 4 * REQUESTS, |_| {
         let status = gated.go()?.wait(LIMIT)?;
         ensure!(status.success(), "the client ended with {status}");
         truth::read(&log)

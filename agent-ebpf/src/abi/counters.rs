@@ -21,6 +21,7 @@ macro_rules! counters {
                         | Self::UpperLayer
                         | Self::CloseRange
                         | Self::Skipped
+                        | Self::Splices
                 )
             }
             /// Returns the `cause` label of the metric `spoor_kernel_lost_total`.
@@ -64,9 +65,11 @@ counters! {
     CloseRange = "close_range_not_walked",
     /// The kernel did not run a program. The kernel counts these; the agent copies the number.
     Skipped = "program_skipped",
+    /// A target sent bytes by splice(2): so it may also receive by it, which is no event of sockets.
+    Splices = "sends_by_splice",
 }
 
 /// Columns of the counter table: a row of `u64` for each processor.
-pub const COUNTER_COLUMNS: usize = 16;
+pub const COUNTER_COLUMNS: usize = 32;
 
 const _: () = assert!(Counter::ALL.len() <= COUNTER_COLUMNS);

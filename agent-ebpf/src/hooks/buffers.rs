@@ -4,12 +4,16 @@
 //! descriptor of this very socket; a request of an io_uring has it, too ([`super::uring`]). Where the kernel moves the
 //! bytes itself (sendfile, splice), their place in the stream is known, and their content is a gap.
 
-use agent_ebpf::{abi::Direction, slot::Slot};
+use agent_ebpf::{
+    abi::{Counter, Direction},
+    slot::Slot,
+};
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::map, maps::LruHashMap};
 
 use super::uring::of_request;
 use crate::{
     copy::{Source, buffer_bytes, message, message_at},
+    counters::count,
     kernel::{Args, Registers, Task},
     socket::{Socket, file},
 };
@@ -25,6 +29,7 @@ mod number {
     pub const RECVFROM: u32 = 45;
     pub const SENDMSG: u32 = 46;
     pub const RECVMSG: u32 = 47;
+    pub const SPLICE: u32 = 275;
     pub const RECVMMSG: u32 = 299;
     pub const SENDMMSG: u32 = 307;
     pub const PREADV2: u32 = 327;
@@ -38,6 +43,7 @@ mod number {
     pub const WRITE: u32 = 64;
     pub const READV: u32 = 65;
     pub const WRITEV: u32 = 66;
+    pub const SPLICE: u32 = 76;
     pub const SENDTO: u32 = 206;
     pub const RECVFROM: u32 = 207;
     pub const SENDMSG: u32 = 211;
@@ -48,7 +54,9 @@ mod number {
     pub const PWRITEV2: u32 = 287;
 }
 
-use number::{PREADV2, PWRITEV2, READ, READV, RECVFROM, RECVMMSG, RECVMSG, SENDMMSG, SENDMSG, SENDTO, WRITE, WRITEV};
+use number::{
+    PREADV2, PWRITEV2, READ, READV, RECVFROM, RECVMMSG, RECVMSG, SENDMMSG, SENDMSG, SENDTO, SPLICE, WRITE, WRITEV,
+};
 
 const MSG_OOB: u64 = 0x1;
 
@@ -103,10 +111,27 @@ fn call_on(task: Task, socket: &Socket) -> Option<(Registers, Args)> {
     (file(task, args.first() as u32)? == socket.file).then_some((registers, args))
 }
 
+/// Returns the registers of the thread's system call, if that is splice(2).
+#[inline(always)]
+fn splice(task: Task) -> Option<Registers> {
+    Registers::of(task).filter(|registers| registers.number() == SPLICE)
+}
+
+/// Returns the file out of which the thread's splice(2) moves bytes; `None` in other calls.
+#[inline(always)]
+pub fn spliced_file(task: Task) -> Option<u64> {
+    file(task, splice(task)?.arguments().first() as u32)
+}
+
 /// Returns the place of the bytes that the thread has sent.
 #[inline(always)]
 pub fn of_send(task: Task, socket: &Socket, bytes: u64) -> Buffers {
     let Some((registers, args)) = call_on(task, socket) else {
+        // Its first argument is the pipe.
+        if splice(task).is_some() {
+            count(Counter::Splices, 1);
+            return Buffers::NOWHERE;
+        }
         return of_request(socket, Direction::Write);
     };
     // The last byte of urgent data reaches the receiver beside the stream, if at all (tcp(7)): the content of the

@@ -41,11 +41,7 @@ pub fn report_ends(connection: &Connection) {
 /// for: this is the last occasion to notice them, and without them the connection would seem to end early.
 #[inline(always)]
 pub fn report_last(sock: u64, connection: &Connection) {
-    let [read, written] = if connection.has(DESCRIBED) && !connection.has(COUNTED) {
-        [unseen(sock, connection, 0), unseen(sock, connection, 1)]
-    } else {
-        [0, 0]
-    };
+    let [read, written] = [pass_unseen(sock, connection, 0), pass_unseen(sock, connection, 1)];
     report_end(connection, Direction::Read, read);
     report_end(connection, Direction::Write, written);
 }
@@ -63,10 +59,13 @@ pub fn fin_read(sock: u64, copied: u32) -> bool {
     received && read::<u32>(sock + offset!(tcp_rcv_nxt) as u64) == Some(copied)
 }
 
-/// Returns the number of bytes behind the last seen one, from the socket's own sequence numbers. Called before this
-/// end's FIN has a number, while the socket has its former state; a received FIN may have been read.
+/// Returns the number of bytes behind the last seen one, from the socket's own sequence numbers; 0 if it has none. Called
+/// before this end's FIN has a number, while the socket has its former state; a received FIN may have been read.
 #[inline(always)]
-fn unseen(sock: u64, connection: &Connection, way: usize) -> u64 {
+pub fn unseen(sock: u64, connection: &Connection, way: usize) -> u64 {
+    if connection.has(COUNTED) || !connection.has(DESCRIBED) {
+        return 0;
+    }
     let field = if way == 0 {
         offset!(tcp_copied_seq)
     } else {
@@ -81,13 +80,19 @@ fn unseen(sock: u64, connection: &Connection, way: usize) -> u64 {
     if ahead > 0 && way == 0 && fin_read(sock, now) {
         ahead -= 1;
     }
-    if ahead <= 0 {
-        return 0;
+    if ahead > 0 { ahead as u64 } else { 0 }
+}
+
+/// Passes the unseen bytes of a direction (counted). Returns their number.
+#[inline(always)]
+fn pass_unseen(sock: u64, connection: &Connection, way: usize) -> u64 {
+    let bytes = unseen(sock, connection, way);
+    if bytes > 0 {
+        count(Counter::Unreported, bytes);
+        let way = &connection.wire[way];
+        way.pass(way.offset.get() + bytes);
     }
-    count(Counter::Unreported, ahead as u64);
-    let way = &connection.wire[way];
-    way.pass(way.offset.get() + ahead as u64);
-    ahead as u64
+    bytes
 }
 
 #[inline(always)]

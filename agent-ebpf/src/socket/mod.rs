@@ -23,7 +23,7 @@ use aya_ebpf::{
 };
 pub use describe::{describe, remote, upper_layer};
 pub use descriptor::{Socket, file, inode, socket};
-pub use ends::{catch_up, fin_read, read_to, report_end_of_file, report_ends, report_last, report_unread};
+pub use ends::{catch_up, fin_read, read_to, report_end_of_file, report_ends, report_last, report_unread, unseen};
 pub use place::{Place, place};
 
 use crate::{

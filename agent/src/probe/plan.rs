@@ -34,6 +34,8 @@ pub enum When {
     Always,
     /// Once a target speaks HTTP on a Unix socket.
     UnixHttp,
+    /// Once a target sends by splice(2).
+    Splice,
 }
 
 const fn syscall(program: &'static str, name: &'static str, feature: Option<&'static str>) -> Attachment {
@@ -68,6 +70,8 @@ pub(super) const fn raw(program: &'static str, name: &'static str, feature: Opti
 pub(super) const EVENT_LOOPS: &str = "threads that wait for events are not told from threads that block";
 /// Feature that needs the requests of io_urings, in [`Family::Sock`] alone.
 pub(super) const REQUESTS: &str = "content that is moved by an io_uring";
+/// Feature that needs a hook of each receive, in [`Family::Sock`] alone.
+const SPLICES: &str = "ends of bodies that are received by splice(2): they are seen at the next call on the connection";
 const OPENERS: &str = "failed connects, and the opener rule for parents";
 const UNIX_OPENERS: &str = "failed connects to Unix sockets, and the opener rule for them";
 const UNIX_ACCEPTS: &str = "accepts on Unix sockets: such connections are picked up at their first request";
@@ -143,6 +147,10 @@ const UNIX_ENDS: &[Attachment] = &[
 const EVENTS: &[Attachment] = &[
     raw("sock_send", "sock_send_length", None),
     raw("sock_receive", "sock_recv_length", None),
+    Attachment {
+        when: When::Splice,
+        ..raw("tcp_spliced", "tcp_rcv_space_adjust", Some(SPLICES))
+    },
     raw("io_uring_created", "io_uring_create", Some(IO_URING)),
     raw("uring_submit", "io_uring_submit_req", Some(REQUESTS)),
     raw("uring_poll", "io_uring_poll_arm", Some(REQUESTS)),

@@ -122,7 +122,7 @@ fn start(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramErro
     load(programs, attachment)?;
     match attachment.when {
         When::Always => attach(programs, attachment),
-        When::UnixHttp => Ok(()),
+        When::UnixHttp | When::Splice => Ok(()),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Housekeeping of the session: it compares the clocks, publishes the counters and logs losses.
+//! Housekeeping of the session: it compares the clocks, publishes the counters, and acts on them.
 
 use std::time::Instant;
 
@@ -25,10 +25,11 @@ impl Session {
         self.look_again(lost, now_ns);
     }
 
-    /// Publishes the counters, and logs the losses that begin and end. Returns how many records found no room in the
-    /// ring.
+    /// Publishes the counters, logs the losses that begin and end, and has splice(2) watched once they show it. Returns how
+    /// many records found no room in the ring.
     pub(super) fn publish(&mut self) -> u64 {
         let kernel = self.probe.counters();
+        self.splices.turn(&kernel, &mut self.probe);
         let ring_full = kernel.iter().find(|(cause, _)| *cause == Counter::RingFull);
         let lost = ring_full.map_or(0, |&(_, count)| count);
         let now = Instant::now();

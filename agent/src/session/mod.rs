@@ -12,6 +12,7 @@
 //! The loop runs on the main thread and waits for nothing but the ring. What may take long has a thread of its own:
 //! [`crate::targets::inspector`], the search for ended Unix connections, the export.
 
+mod aside;
 mod clock;
 mod command;
 mod heartbeat;
@@ -19,6 +20,7 @@ mod housekeeping;
 mod losses;
 mod sink;
 mod snapshot;
+mod splices;
 mod targeting;
 mod unix_ends;
 
@@ -31,7 +33,7 @@ use std::{
 use anyhow::Context;
 use rustix::process::setpriority_process;
 
-use self::{clock::monotonic_ns, losses::BoundLosses, unix_ends::UnixEnds};
+use self::{clock::monotonic_ns, losses::BoundLosses, splices::Splices, unix_ends::UnixEnds};
 pub use self::{
     command::LaunchedCommand,
     sink::{Recorder, Sink},
@@ -72,6 +74,7 @@ pub struct Session {
     /// Only the launched command and its descendants are targets.
     only_command: bool,
     unix_ends: UnixEnds,
+    splices: Splices,
     /// Records taken from the ring, and their bytes.
     records: (u64, u64),
     losses: BoundLosses,
@@ -126,6 +129,7 @@ impl Session {
             published,
             only_command,
             unix_ends: UnixEnds::default(),
+            splices: Splices::default(),
             records: (0, 0),
             losses: BoundLosses::default(),
             next_housekeeping_ns: 0,

@@ -6,16 +6,19 @@
 //! Unwatched ── a target speaks HTTP on one ──► Attaching, Attached ──► Looking ── /proc was read ──► Watched
 //! ```
 
-use std::{
-    sync::mpsc::{Receiver, channel},
-    thread,
-};
+use std::sync::mpsc::Receiver;
 
+use super::aside::Aside;
 use crate::{
     engine::{Core, UnixConnection},
     probe::{Lost, Probe, When},
     process::{ProcRoot, UnixSockets},
     record::ConnectionId,
+};
+
+const THREAD: Aside = Aside {
+    name: "spoor-unix",
+    loss: "ends of Unix connections are reported late",
 };
 
 /// Progress of watching for ends.
@@ -51,7 +54,7 @@ impl UnixEnds {
         match &self.0 {
             State::Unwatched if core.needs_unix_ends() => {
                 let later = probe.later();
-                self.0 = State::Attaching(answer(probe, move || later.attach(When::UnixHttp)));
+                self.0 = State::Attaching(THREAD.answer(probe, move || later.attach(When::UnixHttp)));
             }
             State::Attaching(lost) => {
                 if let Ok(lost) = lost.try_recv() {
@@ -63,7 +66,7 @@ impl UnixEnds {
             }
             State::Attached => {
                 let connections = core.unix_connections();
-                self.0 = State::Looking(answer(probe, move || ended(&connections)));
+                self.0 = State::Looking(THREAD.answer(probe, move || ended(&connections)));
             }
             State::Looking(gone) => {
                 if let Ok(gone) = gone.try_recv() {
@@ -83,19 +86,4 @@ fn ended(connections: &[UnixConnection]) -> Vec<ConnectionId> {
     let mut sockets = UnixSockets::new(&root);
     let gone = connections.iter().filter(|c| sockets.is_gone(c.tgid.0, c.inode));
     gone.map(|connection| connection.conn).collect()
-}
-
-/// Works on a thread, and wakes the reader when the work is done.
-fn answer<T: Send + 'static>(probe: &Probe, work: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
-    let (send, receive) = channel();
-    let waker = probe.ring.waker();
-    let work = move || {
-        // The agent may have ended.
-        let _ = send.send(work());
-        waker.wake();
-    };
-    if let Err(error) = thread::Builder::new().name("spoor-unix".to_owned()).spawn(work) {
-        tracing::warn!("cannot start a thread: ends of Unix connections are reported late: {error}");
-    }
-    receive
 }
