@@ -119,13 +119,25 @@ pub fn copy(scratch: &Scratch, from: u64, bytes: u64, place: u64) -> u64 {
         }
         return bytes;
     }
-    gather(from, bytes, place);
+    let outcome = gather(from, bytes, place);
+    if outcome & FAULTED != 0 {
+        count(Counter::UserFault, 1);
+    }
+    if outcome & TRUNCATED != 0 {
+        count(Counter::TooManyBuffers, 1);
+    }
     let done = scratch.buffers.done.get();
     if done > PIECE { PIECE } else { done }
 }
 
+/// Bit of [`gather`]'s result: memory faulted.
+const FAULTED: u32 = 1;
+/// Bit of [`gather`]'s result: there are more buffers than the walk visits.
+const TRUNCATED: u32 = 2;
+
 /// Copies bytes `from..from + bytes` of the call's buffers to a place of the payload, and leaves the number copied in
-/// `done`. A global function, because the verifier then walks its loop once and not for each caller.
+/// `done`. A global function, because the verifier then walks its loop once and not for each caller. Returns why bytes are
+/// missing, for the caller to count: a call of [`count`] in here would be too deep for the stack.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn gather(from: u64, bytes: u64, place: u64) -> u32 {
@@ -136,6 +148,7 @@ pub extern "C" fn gather(from: u64, bytes: u64, place: u64) -> u32 {
     let buffers = &scratch.buffers;
     buffers.left.set(from);
     buffers.done.set(0);
+    let mut outcome = 0;
     let mut index = 0usize;
     while index < BUFFERS {
         let done = buffers.done.get();
@@ -163,16 +176,16 @@ pub extern "C" fn gather(from: u64, bytes: u64, place: u64) -> u32 {
             )
         } != 0;
         if failed {
-            count(Counter::UserFault, 1);
+            outcome |= FAULTED;
             break;
         }
         buffers.done.set(done + part);
         buffers.left.set(0);
     }
     if buffers.done.get() < bytes && scratch.call.count.get() > BUFFERS as u64 {
-        count(Counter::TooManyBuffers, 1);
+        outcome |= TRUNCATED;
     }
-    0
+    outcome
 }
 
 /// Size of user space's `struct msghdr`. The address of its array of buffers is at byte 16, the array's length at byte
