@@ -392,7 +392,7 @@ pub struct Unseen {
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnseenCause {
-    /// The process set up an io_uring: bytes that it moves through the ring are invisible.
+    /// The process set up an io_uring: bytes that it moves through the ring are invisible to the family `syscall`.
     IoUring = 1,
 }
 

@@ -114,6 +114,14 @@ pub struct Offsets {
     pub request_address: u32,
     /// `io_rw.len`
     pub request_length: u32,
+    /// `io_kiocb.async_data`: an `io_async_msghdr`, if the request sends or receives
+    pub request_data: u32,
+    /// `io_async_msghdr.msg.msg_iter.iter_type`
+    pub message_kind: u32,
+    /// `io_async_msghdr.msg.msg_iter.ubuf`
+    pub message_buffer: u32,
+    /// `io_async_msghdr.msg.msg_iter.iov_offset`
+    pub message_moved: u32,
     /// Always 0.
     pub pad: u32,
     /// BTF id of a struct that begins with a word: kernel memory can be loaded as that struct without a helper (since
@@ -192,6 +200,10 @@ impl Offsets {
         request_buffer: Self::MISSING,
         request_address: Self::MISSING,
         request_length: Self::MISSING,
+        request_data: Self::MISSING,
+        message_kind: Self::MISSING,
+        message_buffer: Self::MISSING,
+        message_moved: Self::MISSING,
         pad: 0,
         typed_task: 0,
         word_type: 0,

@@ -132,7 +132,7 @@ pub fn of_send(task: Task, socket: &Socket, bytes: u64) -> Buffers {
             count(Counter::Splices, 1);
             return Buffers::NOWHERE;
         }
-        return of_request(socket, Direction::Write);
+        return of_request(socket, Direction::Write, bytes);
     };
     // The last byte of urgent data reaches the receiver beside the stream, if at all (tcp(7)): the content of the
     // stream is unknown.
@@ -154,9 +154,9 @@ pub fn of_send(task: Task, socket: &Socket, bytes: u64) -> Buffers {
 
 /// Returns the place of the bytes that the thread has received.
 #[inline(always)]
-pub fn of_receive(task: Task, socket: &Socket) -> Buffers {
+pub fn of_receive(task: Task, socket: &Socket, bytes: u64) -> Buffers {
     let Some((registers, args)) = call_on(task, socket) else {
-        return of_request(socket, Direction::Read);
+        return of_request(socket, Direction::Read, bytes);
     };
     match registers.number() {
         READ | RECVFROM => Buffers::given(Source::Buffer, &args),

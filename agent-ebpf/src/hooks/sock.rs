@@ -21,6 +21,7 @@ use aya_ebpf::{
 use super::{
     buffers::{Buffers, forget_messages, is_of_nothing, of_receive, of_send, spliced_file},
     is_target,
+    uring::note_refused,
 };
 use crate::{
     kernel::{Task, is_missing, offset, word},
@@ -68,6 +69,7 @@ pub fn sock_send(ctx: RawTracePointContext) -> u32 {
     note_send(task);
     if result <= 0 {
         forget_messages(task);
+        note_refused(sock, Direction::Write, result);
         return 0;
     }
     let Some(socket) = with_file(sock) else { return 0 };
@@ -85,6 +87,7 @@ pub fn sock_receive(ctx: RawTracePointContext) -> u32 {
     note_receive(task, sock);
     if result <= 0 {
         forget_messages(task);
+        note_refused(sock, Direction::Read, result);
         if result == 0 {
             report_empty(task, sock);
         }
@@ -98,7 +101,7 @@ pub fn sock_receive(ctx: RawTracePointContext) -> u32 {
     let buffers = if flags & MSG_TRUNC != 0 {
         Buffers::NOWHERE
     } else {
-        of_receive(task, &socket)
+        of_receive(task, &socket, result as u64)
     };
     report_moved(&ctx, &socket, Direction::Read, result as u64, &buffers)
 }

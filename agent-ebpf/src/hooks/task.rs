@@ -183,26 +183,12 @@ fn end_process(tgid: u32) -> Option<()> {
 #[tracepoint]
 pub fn io_uring_setup_exit(ctx: TracePointContext) -> u32 {
     on_own_stack(&ctx);
-    if returned(&ctx) >= 0 {
-        report_io_uring();
-    }
-    0
-}
-
-/// As [`io_uring_setup_exit`], for the family `sock`. TRACE_EVENT(io_uring_create, …).
-#[raw_tracepoint(tracepoint = "io_uring_create")]
-pub fn io_uring_created(_ctx: RawTracePointContext) -> u32 {
-    report_io_uring();
-    0
-}
-
-#[inline(always)]
-fn report_io_uring() {
-    if is_target() {
+    if returned(&ctx) >= 0 && is_target() {
         submit::submit(Unseen {
             header: submit::header(Kind::Unseen, 0, 0),
             cause: UnseenCause::IoUring as u32,
             pad: 0,
         });
     }
+    0
 }

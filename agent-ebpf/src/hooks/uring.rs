@@ -1,9 +1,9 @@
 //! Place in user memory of the bytes that an io_uring moves.
 //!
-//! A request of an io_uring is carried out in the thread that submits it, or later, when its socket is ready or a worker
-//! takes it. The event of the socket does not name it. In the first case it is the last request that the thread has
-//! submitted; else the one that is known to wait for this socket, which is forgotten once it completes. Without a
-//! request, or with several that wait, the content of the bytes is a gap.
+//! The event of a socket does not name the request that moves its bytes. A request is carried out where it is submitted;
+//! or in a worker, or once those that it is linked to are complete; or again, when its socket is ready. In the first two
+//! cases the thread has just *begun* it; in the last one it is the request that *waits* for this socket and direction.
+//! Without such a request, or with several that wait, the content of the bytes is a gap.
 
 use agent_ebpf::{abi::Direction, slot::Slot};
 use aya_ebpf::{
@@ -14,12 +14,12 @@ use aya_ebpf::{
     programs::RawTracePointContext,
 };
 
-use super::{buffers::Buffers, is_target};
+use super::{buffers::Buffers, is_target, sock::with_file};
 use crate::{
     copy::Source,
     kernel::{half_word, is_missing, offset, word},
     maps::{Marks, is_marked, mark, unix_user},
-    socket::Socket,
+    socket::{Socket, inode},
 };
 
 /// Operations: `enum io_uring_op`, include/uapi/linux/io_uring.h.
@@ -35,28 +35,52 @@ mod operation {
     pub const SEND: u8 = 26;
     pub const RECV: u8 = 27;
     pub const SEND_ZC: u8 = 47;
+    pub const READ_MULTISHOT: u8 = 49;
 }
 
 /// `REQ_F_BUFFER_SELECT`: the kernel chooses the buffer.
 const BUFFER_SELECT: u32 = 1 << 5;
+/// `REQ_F_LINK` and `REQ_F_HARDLINK`: the next request waits for this one.
+const LINKS: u32 = 1 << 2 | 1 << 3;
+/// `REQ_F_IO_DRAIN` and `REQ_F_FORCE_ASYNC`: the request is not carried out within its submission.
+const DEFERRED: u32 = 1 << 1 | 1 << 4;
+/// `IORING_RECVSEND_POLL_FIRST`: the request waits for its socket before it is tried.
+const POLL_FIRST: u32 = 1;
 /// `IORING_RECVSEND_BUNDLE` and `IORING_SEND_VECTORIZED`: the bytes lie in several buffers.
 const SEVERAL_BUFFERS: u32 = 1 << 4 | 1 << 5;
+/// `ITER_UBUF` (include/linux/uio.h), of kernels that keep the iterator of a receive or send: 6.10 and newer.
+const ONE_BUFFER: u32 = 0;
 
 /// Marks of processes that have an io_uring, by [`unix_user`].
 #[map]
 static RING_USERS: Array<Marks> = Array::with_max_entries(16, 0);
 
-/// The request that each thread has submitted last, by thread id.
+/// The request that each thread has begun last, with [`MOVED`] and [`LATER`], by thread id.
 #[map]
-static SUBMITTED: LruHashMap<u32, Slot<u64>> = LruHashMap::with_max_entries(1024, 0);
+static BEGUN: LruHashMap<u32, Slot<u64>> = LruHashMap::with_max_entries(8192, 0);
 
-/// Requests that wait, by address of the file and direction (the lowest bit). [`SEVERAL`]: more than one, which is for
-/// good: nothing tells how many are left.
+/// Flag in [`BEGUN`]: the request has moved bytes, and has not been refused since. It does not wait.
+const MOVED: u64 = 1;
+/// Flag in [`BEGUN`]: the request may be carried out after its submission.
+const LATER: u64 = 2;
+/// All flags in [`BEGUN`]: a request has an aligned address.
+const FLAGS: u64 = MOVED | LATER;
+
+/// Requests that wait. [`SEVERAL`]: more than one, which is for good: nothing tells how many are left.
 #[map]
-static WAITING: LruHashMap<u64, Slot<u64>> = LruHashMap::with_max_entries(16_384, 0);
+static WAITING: LruHashMap<Key, Slot<u64>> = LruHashMap::with_max_entries(16_384, 0);
 
 /// Entry of [`WAITING`] that names no request, because several wait.
 const SEVERAL: u64 = 1;
+
+/// Direction of a socket: address of its file, with the direction as lowest bit, and inode number. Files have the
+/// addresses of earlier ones.
+type Key = [u64; 2];
+
+#[inline(always)]
+fn key(file: u64, direction: Direction) -> Option<Key> {
+    Some([file | direction as u64, inode(file)?])
+}
 
 /// A `struct io_kiocb`.
 #[derive(Clone, Copy)]
@@ -79,54 +103,91 @@ impl Request {
     /// Returns the direction in which the request moves bytes; `None` if it moves none, or not as a stream.
     #[inline(always)]
     fn direction(self) -> Option<Direction> {
-        use operation::{READ, READ_FIXED, READV, RECV, RECVMSG, SEND, SEND_ZC, SENDMSG, WRITE, WRITE_FIXED, WRITEV};
+        use operation::{
+            READ, READ_FIXED, READ_MULTISHOT, READV, RECV, RECVMSG, SEND, SEND_ZC, SENDMSG, WRITE, WRITE_FIXED, WRITEV,
+        };
         match self.operation() {
-            READ | READ_FIXED | READV | RECV | RECVMSG => Some(Direction::Read),
+            READ | READ_FIXED | READ_MULTISHOT | READV | RECV | RECVMSG => Some(Direction::Read),
             WRITE | WRITE_FIXED | WRITEV | SEND | SEND_ZC | SENDMSG => Some(Direction::Write),
             _ => None,
         }
     }
 
-    /// Returns the key of the request in [`WAITING`].
+    /// Returns the key of the request in [`WAITING`]; `None` before it has its file.
     #[inline(always)]
-    fn key(self) -> Option<u64> {
+    fn key(self) -> Option<Key> {
         let file = word(self.0 + offset!(request_file) as u64)?;
-        Some(file | self.direction()? as u64)
+        if file == 0 {
+            return None;
+        }
+        key(file, self.direction()?)
+    }
+
+    #[inline(always)]
+    fn has(self, flags: u32) -> bool {
+        half_word(self.0 + offset!(request_flags) as u64).is_none_or(|set| set & flags != 0)
     }
 
     /// Returns the place of the bytes that the request has just moved. `is_fresh`: it is carried out within its
     /// submission. Later, an array of buffers may not be there any more: the kernel has copied it.
     #[inline(always)]
-    fn buffers(self, is_fresh: bool) -> Buffers {
-        use operation::{READ, READ_FIXED, READV, RECV, SEND, SEND_ZC, WRITE, WRITE_FIXED, WRITEV};
-        let operation = self.operation();
-        let (source, address) = match operation {
-            SEND | RECV | SEND_ZC => {
-                let flags = half_word(self.0 + offset!(request_message_flags) as u64).unwrap_or(SEVERAL_BUFFERS);
-                if flags & SEVERAL_BUFFERS != 0 {
-                    return Buffers::NOWHERE;
-                }
-                (Source::Buffer, offset!(request_buffer))
-            }
-            READ | READ_FIXED | WRITE | WRITE_FIXED => (Source::Buffer, offset!(request_address)),
-            READV | WRITEV if is_fresh && !self.selects() => (Source::Vector, offset!(request_address)),
-            operation::SENDMSG | operation::RECVMSG if is_fresh && !self.selects() => {
-                let header = word(self.0 + offset!(request_buffer) as u64).unwrap_or(0);
-                return Buffers::message(header);
-            }
-            _ => return Buffers::NOWHERE,
+    fn buffers(self, is_fresh: bool, bytes: u64) -> Buffers {
+        use operation::{
+            READ, READ_FIXED, READ_MULTISHOT, READV, RECV, RECVMSG, SEND, SEND_ZC, SENDMSG, WRITE, WRITE_FIXED, WRITEV,
         };
-        let Some(address) = word(self.0 + address as u64) else {
+        let is_selected = self.has(BUFFER_SELECT);
+        match self.operation() {
+            SEND | RECV | SEND_ZC if self.has_message_flags(SEVERAL_BUFFERS) => Buffers::NOWHERE,
+            SEND | RECV if is_selected => self.selected(bytes),
+            SEND | RECV | SEND_ZC => self.given(Source::Buffer, offset!(request_buffer)),
+            READ | READ_FIXED | READ_MULTISHOT | WRITE | WRITE_FIXED => {
+                self.given(Source::Buffer, offset!(request_address))
+            }
+            READV | WRITEV if is_fresh && !is_selected => self.given(Source::Vector, offset!(request_address)),
+            SENDMSG | RECVMSG if is_fresh && !is_selected && !self.has_message_flags(POLL_FIRST) => {
+                Buffers::message(word(self.0 + offset!(request_buffer) as u64).unwrap_or(0))
+            }
+            _ => Buffers::NOWHERE,
+        }
+    }
+
+    /// Returns whether the flags of a request that sends or receives have one of these.
+    #[inline(always)]
+    fn has_message_flags(self, flags: u32) -> bool {
+        half_word(self.0 + offset!(request_message_flags) as u64).is_none_or(|set| set & flags != 0)
+    }
+
+    /// Returns the buffer, or the array of buffers, whose address the request has in this field.
+    #[inline(always)]
+    fn given(self, source: Source, field: u32) -> Buffers {
+        let Some(address) = word(self.0 + field as u64) else {
             return Buffers::NOWHERE;
         };
         let count = half_word(self.0 + offset!(request_length) as u64).unwrap_or(0) as u64;
         Buffers { source, address, count }
     }
 
-    /// Returns whether the kernel chooses the buffer when there are bytes.
+    /// Returns the buffer that the kernel has chosen for a send or a receive. Since 6.18 only the iterator has it
+    /// (`io_recv_buf_select`, io_uring/net.c), which has gone on by the bytes that were moved.
     #[inline(always)]
-    fn selects(self) -> bool {
-        half_word(self.0 + offset!(request_flags) as u64).is_none_or(|flags| flags & BUFFER_SELECT != 0)
+    fn selected(self, bytes: u64) -> Buffers {
+        let message = match word(self.0 + offset!(request_data) as u64) {
+            // Before 6.10.
+            Some(0) => return self.given(Source::Buffer, offset!(request_buffer)),
+            Some(message) => message,
+            None => return Buffers::NOWHERE,
+        };
+        let kind = half_word(message + offset!(message_kind) as u64).map(|kind| kind & u8::MAX as u32);
+        let start = word(message + offset!(message_buffer) as u64);
+        let moved = word(message + offset!(message_moved) as u64);
+        match (kind, start, moved) {
+            (Some(ONE_BUFFER), Some(start), Some(moved)) if moved >= bytes => Buffers {
+                source: Source::Buffer,
+                address: start + moved - bytes,
+                count: bytes,
+            },
+            _ => Buffers::NOWHERE,
+        }
     }
 }
 
@@ -134,40 +195,103 @@ impl Request {
 /// known yet.
 #[raw_tracepoint(tracepoint = "io_uring_submit_req")]
 pub fn uring_submit(ctx: RawTracePointContext) -> u32 {
-    if is_target() {
-        let id = bpf_get_current_pid_tgid();
-        mark(&RING_USERS, unix_user((id >> 32) as u32), true);
-        let _ = SUBMITTED.insert(&(id as u32), &Slot::new(Request::of(&ctx, 0).0), 0);
+    if !is_target() {
+        return 0;
+    }
+    let id = bpf_get_current_pid_tgid();
+    mark(&RING_USERS, unix_user((id >> 32) as u32), true);
+    let request = Request::of(&ctx, 0);
+    let before = Request(begun(id as u32) & !FLAGS);
+    let waits_for_another = before.0 != 0 && before.has(LINKS);
+    let later = if waits_for_another || request.has(DEFERRED) {
+        LATER
+    } else {
+        0
+    };
+    begin(id as u32, request, later);
+    0
+}
+
+/// TRACE_EVENT(io_uring_file_get, TP_PROTO(struct io_kiocb *req, int fd)): the request is carried out for the first time.
+/// Does not fire for a registered file.
+#[raw_tracepoint(tracepoint = "io_uring_file_get")]
+pub fn uring_file(ctx: RawTracePointContext) -> u32 {
+    if !is_target() {
+        return 0;
+    }
+    let tid = bpf_get_current_pid_tgid() as u32;
+    let request = Request::of(&ctx, 0);
+    if begun(tid) & !FLAGS != request.0 {
+        begin(tid, request, LATER);
     }
     0
+}
+
+/// Notes the request that the thread begins. The one before waits, unless it has moved its bytes or is complete: not each
+/// wait has an event.
+#[inline(always)]
+fn begin(tid: u32, request: Request, later: u64) {
+    let before = begun(tid);
+    if before != 0 && before & MOVED == 0 && before & !FLAGS != request.0 {
+        note_waiting(Request(before & !FLAGS));
+    }
+    let entry = request.0 | later;
+    match begun_slot(tid) {
+        // Cheaper than an insertion.
+        Some(slot) => slot.set(entry),
+        None => {
+            let _ = BEGUN.insert(&tid, &Slot::new(entry), 0);
+        }
+    }
 }
 
 /// TRACE_EVENT(io_uring_poll_arm, TP_PROTO(struct io_kiocb *req, …)): the socket is not ready.
 #[raw_tracepoint(tracepoint = "io_uring_poll_arm")]
 pub fn uring_poll(ctx: RawTracePointContext) -> u32 {
-    note_waiting(Request::of(&ctx, 0))
+    goes_on(Request::of(&ctx, 0))
 }
 
 /// TRACE_EVENT(io_uring_queue_async_work, TP_PROTO(struct io_kiocb *req, …)): a worker takes the request.
 #[raw_tracepoint(tracepoint = "io_uring_queue_async_work")]
 pub fn uring_worker(ctx: RawTracePointContext) -> u32 {
-    note_waiting(Request::of(&ctx, 0))
+    goes_on(Request::of(&ctx, 0))
 }
 
 #[inline(always)]
-fn note_waiting(request: Request) -> u32 {
-    if !is_target() {
-        return 0;
+fn goes_on(request: Request) -> u32 {
+    if is_target() {
+        forget_begun(request);
+        note_waiting(request);
     }
-    forget_submitted(request);
-    let Some(key) = request.key() else { return 0 };
+    0
+}
+
+#[inline(always)]
+fn note_waiting(request: Request) {
+    let Some(key) = request.key() else { return };
     let now = match waiting(key) {
         0 => request.0,
-        before if before == request.0 => return 0,
+        before if before == request.0 => return,
         _ => SEVERAL,
     };
     let _ = WAITING.insert(&key, &Slot::new(now), 0);
-    0
+}
+
+/// Notes that a socket has refused to move bytes. A request of an io_uring then waits.
+#[inline(always)]
+pub fn note_refused(sock: u64, direction: Direction, result: i32) {
+    const EAGAIN: i32 = -11;
+    let id = bpf_get_current_pid_tgid();
+    if result != EAGAIN || !has_ring(id) {
+        return;
+    }
+    if let Some(slot) = begun_slot(id as u32)
+        && slot.get() != 0
+        && let Some(socket) = with_file(sock)
+        && Request(slot.get() & !FLAGS).key() == key(socket.file, direction)
+    {
+        slot.set(slot.get() & !MOVED | LATER);
+    }
 }
 
 /// TRACE_EVENT(io_uring_complete, TP_PROTO(struct io_ring_ctx *ctx, void *req, …)).
@@ -178,53 +302,71 @@ pub fn uring_complete(ctx: RawTracePointContext) -> u32 {
     if request.0 == 0 || !is_target() {
         return 0;
     }
-    forget_submitted(request);
+    forget_begun(request);
     if let Some(key) = request.key()
-        && waiting(key) != SEVERAL
+        && waiting(key) == request.0
     {
         let _ = WAITING.remove(&key);
     }
     0
 }
 
-/// Forgets the thread's last request, if it is this one: it is not carried out within its submission, or that is over.
+/// Forgets the thread's last request, if it is this one.
 #[inline(always)]
-fn forget_submitted(request: Request) {
-    let tid = bpf_get_current_pid_tgid() as u32;
-    if submitted(tid) == request.0 {
-        let _ = SUBMITTED.remove(&tid);
+fn forget_begun(request: Request) {
+    if let Some(slot) = begun_slot(bpf_get_current_pid_tgid() as u32)
+        && slot.get() & !FLAGS == request.0
+    {
+        slot.set(0);
     }
 }
 
-/// Returns the entry of [`SUBMITTED`]; 0: none.
 #[inline(always)]
-fn submitted(tid: u32) -> u64 {
+fn begun_slot(tid: u32) -> Option<&'static Slot<u64>> {
     // SAFETY: memory of a map lives longer than the programs that use it, and its values are slots.
-    unsafe { SUBMITTED.get(&tid) }.map_or(0, Slot::get)
+    unsafe { BEGUN.get(&tid) }
+}
+
+/// Returns the entry of [`BEGUN`]; 0: none.
+#[inline(always)]
+fn begun(tid: u32) -> u64 {
+    begun_slot(tid).map_or(0, Slot::get)
 }
 
 /// Returns the entry of [`WAITING`]; 0: none.
 #[inline(always)]
-fn waiting(key: u64) -> u64 {
+fn waiting(key: Key) -> u64 {
     // SAFETY: as above.
     unsafe { WAITING.get(&key) }.map_or(0, Slot::get)
 }
 
+/// Returns whether the process of a thread has submitted requests, and their fields are known.
+#[inline(always)]
+fn has_ring(id: u64) -> bool {
+    !is_missing!(request_operation) && is_marked(&RING_USERS, unix_user((id >> 32) as u32))
+}
+
 /// Returns the place of the bytes that an io_uring of the current process has moved on a socket.
 #[inline(always)]
-pub fn of_request(socket: &Socket, direction: Direction) -> Buffers {
+pub fn of_request(socket: &Socket, direction: Direction, bytes: u64) -> Buffers {
     let id = bpf_get_current_pid_tgid();
-    if is_missing!(request_operation) || !is_marked(&RING_USERS, unix_user((id >> 32) as u32)) {
+    if !has_ring(id) {
         return Buffers::NOWHERE;
     }
-    let key = socket.file | direction as u64;
-    let fresh = Request(submitted(id as u32));
-    if fresh.0 != 0 && fresh.key() == Some(key) {
-        return fresh.buffers(true);
+    let Some(key) = key(socket.file, direction) else {
+        return Buffers::NOWHERE;
+    };
+    if let Some(slot) = begun_slot(id as u32) {
+        let entry = slot.get();
+        let request = Request(entry & !FLAGS);
+        if request.0 != 0 && request.key() == Some(key) {
+            slot.set(entry | MOVED);
+            return request.buffers(entry & LATER == 0, bytes);
+        }
     }
-    let late = Request(waiting(key));
-    if late.0 == 0 || late.0 == SEVERAL || late.key() != Some(key) {
+    let request = Request(waiting(key));
+    if request.0 == 0 || request.0 == SEVERAL || request.key() != Some(key) {
         return Buffers::NOWHERE;
     }
-    late.buffers(false)
+    request.buffers(false, bytes)
 }

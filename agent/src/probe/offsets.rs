@@ -202,6 +202,10 @@ fn of_events(of: &mut dyn FnMut(&str, &str, Need) -> u32) -> Offsets {
         request_buffer: of("io_sr_msg", "buf", CONTENT),
         request_address: of("io_rw", "addr", CONTENT),
         request_length: of("io_rw", "len", CONTENT),
+        request_data: of("io_kiocb", "async_data", CONTENT),
+        message_kind: of("io_async_msghdr", "msg.msg_iter.iter_type", CONTENT),
+        message_buffer: of("io_async_msghdr", "msg.msg_iter.ubuf", CONTENT),
+        message_moved: of("io_async_msghdr", "msg.msg_iter.iov_offset", CONTENT),
         ..Offsets::UNKNOWN
     }
 }
@@ -271,6 +275,10 @@ fn degrade_requests(offsets: &mut Offsets) {
         request_buffer,
         request_address,
         request_length,
+        request_data,
+        message_kind,
+        message_buffer,
+        message_moved,
         ..
     } = offsets;
     let others = [
@@ -280,6 +288,10 @@ fn degrade_requests(offsets: &mut Offsets) {
         *request_buffer,
         *request_address,
         *request_length,
+        *request_data,
+        *message_kind,
+        *message_buffer,
+        *message_moved,
     ];
     if others.contains(&Offsets::MISSING) {
         *request_operation = Offsets::MISSING;

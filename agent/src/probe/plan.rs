@@ -143,7 +143,7 @@ const UNIX_ENDS: &[Attachment] = &[
     unix("shutdown_exit", "sys_exit_shutdown", "half-closed Unix connections"),
 ];
 
-/// Programs of [`Family::Sock`] that see bytes move, and io_urings.
+/// Programs of [`Family::Sock`] that see bytes move, and the requests of io_urings.
 const EVENTS: &[Attachment] = &[
     raw("sock_send", "sock_send_length", None),
     raw("sock_receive", "sock_recv_length", None),
@@ -151,8 +151,8 @@ const EVENTS: &[Attachment] = &[
         when: When::Splice,
         ..raw("tcp_spliced", "tcp_rcv_space_adjust", Some(SPLICES))
     },
-    raw("io_uring_created", "io_uring_create", Some(IO_URING)),
     raw("uring_submit", "io_uring_submit_req", Some(REQUESTS)),
+    raw("uring_file", "io_uring_file_get", Some(REQUESTS)),
     raw("uring_poll", "io_uring_poll_arm", Some(REQUESTS)),
     raw("uring_worker", "io_uring_queue_async_work", Some(REQUESTS)),
     raw("uring_complete", "io_uring_complete", Some(REQUESTS)),
