@@ -64,7 +64,13 @@ pub(super) fn run(agent: Agent<'_>) -> anyhow::Result<i32> {
         withheld,
     } = agent;
     let mut session = start(settings, sink, &published, withheld)?;
-    let announced = announce(settings, verb, Arc::clone(&published.desk), session.waker());
+    let announced = announce(
+        settings,
+        verb,
+        session.hooks(),
+        Arc::clone(&published.desk),
+        session.waker(),
+    );
     let stop = Stop::on_signals(&session.waker()).context("cannot handle signals")?;
     let launch = match &settings.launch {
         Some(launch) => Some(Launch::spawn(&launch.command, launch.as_root)?),

@@ -9,7 +9,7 @@ use std::{
 use crate::{
     config::TraceSettings,
     control::{Control, ControlError, Desk, Neighbours, Registration, Status},
-    probe::Waker,
+    probe::{Family, Waker},
     process::ProcRoot,
 };
 
@@ -21,7 +21,7 @@ pub struct Announced {
 
 /// Warns of other agents, registers this one, and opens its control socket. `verb` says what the agent does with its
 /// targets: `traces`.
-pub fn announce(settings: &TraceSettings, verb: &str, desk: Arc<Desk>, waker: Waker) -> Announced {
+pub fn announce(settings: &TraceSettings, verb: &str, hooks: Family, desk: Arc<Desk>, waker: Waker) -> Announced {
     let neighbours = Neighbours::of_host(&ProcRoot::default());
     let others = neighbours.others();
     for other in &others {
@@ -31,7 +31,7 @@ pub fn announce(settings: &TraceSettings, verb: &str, desk: Arc<Desk>, waker: Wa
             other.doing
         );
     }
-    let mut status = status(settings, verb);
+    let mut status = status(settings, verb, hooks);
     let control =
         settings
             .control
@@ -60,7 +60,7 @@ pub fn announce(settings: &TraceSettings, verb: &str, desk: Arc<Desk>, waker: Wa
     }
 }
 
-fn status(settings: &TraceSettings, verb: &str) -> Status {
+fn status(settings: &TraceSettings, verb: &str, hooks: Family) -> Status {
     let mut rules = settings.selection.rules();
     if let Some(launch) = &settings.launch {
         let command = launch.command.first().map(|program| program.to_string_lossy());
@@ -79,5 +79,6 @@ fn status(settings: &TraceSettings, verb: &str) -> Status {
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs()),
         control: settings.control.as_ref().map(|path| path.display().to_string()),
+        hooks: Some(hooks),
     }
 }

@@ -18,6 +18,8 @@ pub use server::{Control, ControlError, Desk};
 
 use serde::{Deserialize, Serialize};
 
+use crate::probe::Family;
+
 /// Largest question in bytes, its line's end included.
 const MAX_QUESTION_BYTES: u64 = 256;
 /// Largest answer that is read, in bytes.
@@ -40,6 +42,8 @@ pub struct Status {
     pub since_unix_s: u64,
     /// Path of the control socket, if there is one.
     pub control: Option<String>,
+    /// Family of hooks; `None`: an older agent, which has one only, the system calls.
+    pub hooks: Option<Family>,
 }
 
 /// Workloads of an agent.

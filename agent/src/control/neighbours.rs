@@ -120,6 +120,7 @@ fn running(path: &Path) -> Option<Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::probe::Family;
 
     fn status(pid: u32) -> Status {
         Status {
@@ -129,6 +130,7 @@ mod tests {
             rules: vec![],
             since_unix_s: 1,
             control: None,
+            hooks: Some(Family::Sock),
         }
     }
 

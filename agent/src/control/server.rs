@@ -245,7 +245,10 @@ fn answer(stream: UnixStream, status: &Status, ask: &impl Fn() -> Option<Vec<Wor
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{AskError, ask};
+    use crate::{
+        control::{AskError, ask},
+        probe::Family,
+    };
 
     fn status() -> Status {
         Status {
@@ -255,6 +258,7 @@ mod tests {
             rules: vec!["--port 80".to_owned()],
             since_unix_s: 1,
             control: None,
+            hooks: Some(Family::Sock),
         }
     }
 

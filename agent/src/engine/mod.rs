@@ -87,7 +87,7 @@ counters! {
         left_unread,
         /// Connections whose last calls were not waited for, because too many had ended at once.
         closed_early,
-        /// Targets that use io_uring: their traffic on it is not visible.
+        /// Targets that set up an io_uring while bytes are seen at system calls: their traffic on it is not visible.
         io_uring,
         /// Exchanges of traces that the caller did not sample.
         not_sampled,

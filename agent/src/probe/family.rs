@@ -8,13 +8,16 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     ProbeError,
     lost::{Lost, NO_FIELD},
 };
 
 /// Places at which programs see that bytes move. The records of both families are the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Family {
     /// The events `sock:sock_send_length` and `sock:sock_recv_length` (Linux 6.3 and newer). No system call is hooked, so
     /// the kernel takes its fast way into each call of the host; a few are once a target speaks HTTP on a Unix socket.

@@ -1,18 +1,19 @@
-//! Peculiarities that hide traffic of a process, and the PID namespace that the agent needs.
+//! Peculiarities that may hide traffic of a process, and the PID namespace that the agent needs.
 
 use std::{fs, os::unix::fs::MetadataExt};
 
 use super::{ProcRoot, reader::Identity};
+use crate::probe::Family;
 
 /// Inode of the initial PID namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
 const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
-/// Peculiarity that hides traffic of a process.
+/// Peculiarity that may hide traffic of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Peculiarity {
     /// The program is a 32-bit one: its system calls have other numbers, which are not hooked.
     ThirtyTwoBit,
-    /// The process has an io_uring, which moves bytes without a system call.
+    /// The process has an io_uring, which moves bytes without a system call for each.
     IoUring,
 }
 
@@ -21,7 +22,18 @@ impl Peculiarity {
     pub fn message(self) -> &'static str {
         match self {
             Self::ThirtyTwoBit => "this workload is a 32-bit program: its traffic is not visible",
-            Self::IoUring => "this workload uses io_uring: its traffic on it is not visible",
+            Self::IoUring => {
+                "this workload uses io_uring: its traffic on it is not visible, because bytes are seen at system calls"
+            }
+        }
+    }
+
+    /// Returns whether it hides traffic from an agent with this family of hooks. The events of sockets show what an
+    /// io_uring moves.
+    pub fn hides_from(self, hooks: Family) -> bool {
+        match self {
+            Self::ThirtyTwoBit => true,
+            Self::IoUring => hooks == Family::Syscall,
         }
     }
 }

@@ -43,7 +43,7 @@ use crate::{
     config::CoreSettings,
     engine::Core,
     launch::Stop,
-    probe::{BUSY_PERIOD, Probe, Waker},
+    probe::{BUSY_PERIOD, Family, Probe, Waker},
     process::{Peculiarity, ProcRoot},
     record::{self, Record, Unseen},
     tape::Frame,
@@ -114,7 +114,7 @@ impl Session {
             published,
             only_command,
         } = parts;
-        let inspector = Inspector::start(root.clone(), rules.clone(), probe.ring.waker())?;
+        let inspector = Inspector::start(root.clone(), rules.clone(), probe.family, probe.ring.waker())?;
         published.heartbeat.begin(probe.ring.waker());
         let seed = seed().context("cannot draw a seed for trace ids (getrandom)")?;
         let mut session = Self {
@@ -144,6 +144,11 @@ impl Session {
     /// Returns a handle that ends the reader's sleep.
     pub fn waker(&self) -> Waker {
         self.probe.ring.waker()
+    }
+
+    /// Returns the family of hooks that the programs are attached to.
+    pub fn hooks(&self) -> Family {
+        self.probe.family
     }
 
     /// Works until a signal comes, or the command has ended.

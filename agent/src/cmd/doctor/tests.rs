@@ -117,7 +117,7 @@ fn all_is_well() {
 fn one_thing_at_a_time() {
     let refused = || Err("the BPF_PROG_LOAD syscall failed: EACCES … R1 invalid mem access".to_owned());
     let without = |number: u32| with(|facts| facts.system.capabilities = !(1 << number));
-    let cases: [(Facts, &str, State, &str); 33] = [
+    let cases: [(Facts, &str, State, &str); 34] = [
         (
             with(|facts| facts.system.kernel = "4.18.0".into()),
             "version",
@@ -242,7 +242,16 @@ fn one_thing_at_a_time() {
             "sudo spoor doctor",
         ),
         (
-            with(|facts| facts.unseen.io_uring = (1..8).map(|pid| (pid, "node".into())).collect()),
+            with(|facts| facts.unseen.io_uring = vec![(1, "node".into())]),
+            "io_uring",
+            State::Works,
+            "node (1)",
+        ),
+        (
+            with(|facts| {
+                facts.survey.as_mut().unwrap().family = Family::Syscall;
+                facts.unseen.io_uring = (1..8).map(|pid| (pid, "node".into())).collect();
+            }),
             "io_uring",
             State::Lacks,
             "node (1), node (2), node (3), node (4), node (5), 2 more | ",

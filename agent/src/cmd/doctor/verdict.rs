@@ -10,7 +10,7 @@ use crate::{
         kernel_version, problems,
     },
     probe::{Family, Lost, Obstacle, Survey, Trial},
-    process::Unseen,
+    process::{Peculiarity, Unseen},
 };
 
 /// Findings about the machine.
@@ -420,13 +420,22 @@ fn traffic(facts: &Facts) -> Vec<Line> {
         [] => line(name, State::Works, format!("none in {}", processes(*looked_into))),
         _ => line(name, State::Lacks, some(hidden)).costs(cost).remedy(remedy),
     };
+    let shows = |peculiarity: Peculiarity| {
+        facts
+            .survey
+            .as_ref()
+            .is_some_and(|survey| !peculiarity.hides_from(survey.family))
+    };
     let mut lines = vec![
-        hidden(
-            "io_uring",
-            io_uring,
-            "what these processes send and receive through it is not visible",
-            "if they serve HTTP, switch it off in them (UV_USE_IO_URING=0 for Node)",
-        ),
+        match io_uring.as_slice() {
+            [_, ..] if shows(Peculiarity::IoUring) => line("io_uring", State::Works, some(io_uring)),
+            _ => hidden(
+                "io_uring",
+                io_uring,
+                "what these processes send and receive through it is not visible at system calls",
+                "--hooks=auto on Linux 6.3 or newer; or, if they serve HTTP, switch it off in them (UV_USE_IO_URING=0 for Node)",
+            ),
+        },
         hidden(
             "32-bit programs",
             thirty_two_bit,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Listing, Row};
 use crate::{
     control::{Neighbours, Unseen, Workload, Workloads},
+    probe::Family,
     process::{Gatherer, Peculiarity, ProcRoot, peculiarities},
     record::Tgid,
     targets::{
@@ -68,13 +69,13 @@ impl Gather {
         // The user's rules name these processes, so they are listed even if they do nothing.
         let keep_selected = !agent.rules.is_empty();
         Listing {
-            workloads: self.described(rows, all, keep_selected),
+            workloads: self.described(rows, all, keep_selected, agent.hooks.unwrap_or(Family::Syscall)),
             agent: Some(agent),
             left_off,
         }
     }
 
-    /// Lists what an agent with these rules would trace.
+    /// Lists what an agent with these rules would trace, at the socket events: without them, the agent says so.
     pub(super) fn would_be(&mut self, all: bool) -> Listing {
         let mut candidates = self.rules.candidates();
         candidates.sort_unstable_by_key(|candidate| candidate.tgid);
@@ -99,7 +100,7 @@ impl Gather {
         let rows = rows.collect();
         Listing {
             agent: None,
-            workloads: self.described(rows, all, !self.options.is_empty()),
+            workloads: self.described(rows, all, !self.options.is_empty(), Family::Sock),
             left_off: 0,
         }
     }
@@ -110,8 +111,9 @@ impl Gather {
         others.into_iter().map(|agent| Tgid(agent.pid)).collect()
     }
 
-    /// Returns the rows that are of interest, with names and with what hides traffic; selected ones come first.
-    fn described(&mut self, rows: Vec<Row>, all: bool, keep_selected: bool) -> Vec<Row> {
+    /// Returns the rows that are of interest, with names and with what hides traffic from these hooks; selected ones come
+    /// first.
+    fn described(&mut self, rows: Vec<Row>, all: bool, keep_selected: bool, hooks: Family) -> Vec<Row> {
         let is_of_interest = |row: &Row| {
             if row.workload.pid == std::process::id() {
                 return false;
@@ -122,13 +124,13 @@ impl Gather {
         let mut rows: Vec<Row> = rows
             .into_iter()
             .filter(is_of_interest)
-            .map(|row| self.describe(row))
+            .map(|row| self.describe(row, hooks))
             .collect();
         rows.sort_by_key(|row| (row.workload.selected == Some(false), row.workload.pid));
         rows
     }
 
-    fn describe(&mut self, mut row: Row) -> Row {
+    fn describe(&mut self, mut row: Row, hooks: Family) -> Row {
         let workload = &mut row.workload;
         if workload.service.is_none() {
             let facts = self.gatherer.gather(workload.pid, None, None);
@@ -141,7 +143,8 @@ impl Gather {
                 count: None,
             });
         }
-        for peculiarity in peculiarities(&self.root, workload.pid) {
+        let hiding = peculiarities(&self.root, workload.pid).into_iter();
+        for peculiarity in hiding.filter(|peculiarity| peculiarity.hides_from(hooks)) {
             let what = match peculiarity {
                 Peculiarity::ThirtyTwoBit => "32-bit program",
                 Peculiarity::IoUring => "io_uring",

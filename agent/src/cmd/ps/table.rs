@@ -223,7 +223,10 @@ fn wrap(text: &str, columns: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{Status, Unseen, Workload};
+    use crate::{
+        control::{Status, Unseen, Workload},
+        probe::Family,
+    };
 
     fn listing() -> Listing {
         let unseen = |names: &[&str]| {
@@ -241,6 +244,7 @@ mod tests {
                 rules: vec!["--exe nginx".to_owned()],
                 since_unix_s: 0,
                 control: None,
+                hooks: Some(Family::Sock),
             }),
             workloads: vec![
                 Row {

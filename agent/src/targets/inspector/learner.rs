@@ -14,6 +14,7 @@ use super::{
     retries::{Cause, Retries, Task},
 };
 use crate::{
+    probe::Family,
     process::{ExecHint, Gatherer, ProcRoot, ProcessFacts},
     record::Tgid,
     targets::{
@@ -30,6 +31,7 @@ pub(super) struct Learner {
     gatherer: Gatherer,
     root: ProcRoot,
     rules: Rules,
+    hooks: Family,
     known: HashMap<Tgid, ProcessFacts>,
     /// Facts that are kept until ended processes are looked for.
     most_known: usize,
@@ -39,11 +41,12 @@ pub(super) struct Learner {
 }
 
 impl Learner {
-    pub(super) fn new(root: ProcRoot, rules: Rules, retries_refused: Arc<AtomicU64>) -> Self {
+    pub(super) fn new(root: ProcRoot, rules: Rules, hooks: Family, retries_refused: Arc<AtomicU64>) -> Self {
         Self {
             gatherer: Gatherer::new(root.clone()),
             root,
             rules,
+            hooks,
             known: HashMap::new(),
             most_known: MOST_KNOWN,
             retries: Retries::default(),
@@ -154,7 +157,8 @@ impl Learner {
         let of_parent = parent.and_then(|parent| self.known.get(&parent));
         let facts = self.gatherer.gather(tgid.0, hint.as_ref(), of_parent);
         if !self.known.contains_key(&tgid) || hint.is_some() {
-            for peculiarity in self.gatherer.peculiarities(tgid.0) {
+            let hiding = self.gatherer.peculiarities(tgid.0).into_iter();
+            for peculiarity in hiding.filter(|peculiarity| peculiarity.hides_from(self.hooks)) {
                 tracing::warn!(
                     pid = tgid.0,
                     service = facts.resource.service_name,

@@ -29,7 +29,7 @@ use super::{
     rules::{Rule, Rules},
 };
 use crate::{
-    probe::Waker,
+    probe::{Family, Waker},
     process::{ExecHint, ProcRoot, ProcessFacts},
     record::Tgid,
 };
@@ -122,15 +122,16 @@ pub struct Inspector {
 }
 
 impl Inspector {
-    /// Starts the thread, which calls `waker` with each answer.
+    /// Starts the thread, which calls `waker` with each answer. `hooks`: the family in use, for warnings of traffic that it
+    /// does not show.
     ///
     /// # Errors
     /// If no thread can be started.
-    pub fn start(root: ProcRoot, rules: Rules, waker: Waker) -> anyhow::Result<Self> {
+    pub fn start(root: ProcRoot, rules: Rules, hooks: Family, waker: Waker) -> anyhow::Result<Self> {
         let (questions, asked) = mpsc::channel::<Question>();
         let (reply, replies) = mpsc::channel();
         let retries_refused = Arc::<AtomicU64>::default();
-        let learner = Learner::new(root, rules, Arc::clone(&retries_refused));
+        let learner = Learner::new(root, rules, hooks, Arc::clone(&retries_refused));
         thread::Builder::new()
             // Names of threads have at most 15 bytes.
             .name("spoor-inspect".to_owned())

@@ -92,7 +92,7 @@ fn name(answer: Answer) -> String {
 fn a_container_gets_the_name_that_comes_late() {
     let (directory, state) = container();
     let root = ProcRoot::new(directory.path());
-    let mut inspector = Inspector::start(root, Rules::default(), Waker::new().unwrap()).unwrap();
+    let mut inspector = Inspector::start(root, Rules::default(), Family::Sock, Waker::new().unwrap()).unwrap();
     inspector.ask(Question::Facts {
         tgid: Tgid(7),
         parent: None,
@@ -116,7 +116,7 @@ fn a_process_whose_containers_name_comes_late_is_selected() {
         ..config::Selection::default()
     };
     let selection = Rules::new(root.clone(), &rules).unwrap();
-    let mut inspector = Inspector::start(root, selection, Waker::new().unwrap()).unwrap();
+    let mut inspector = Inspector::start(root, selection, Family::Sock, Waker::new().unwrap()).unwrap();
     inspector.ask(Question::Exec {
         tgid: Tgid(7),
         hint: ExecHint::default(),
