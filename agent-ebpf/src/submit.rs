@@ -122,10 +122,8 @@ pub fn segment(scratch: &Scratch, conn: u64, fields: Fields) -> Option<()> {
     put!(header.cpu, cpu);
     // Not together with the others: one more value that lives so long is one more word of stack.
     // SAFETY: as in `put`.
-    put!(
-        header.flags,
-        unsafe { (&raw const (*record).header.flags).read_volatile() } | call.flags.get()
-    );
+    let with = unsafe { (&raw const (*record).header.flags).read_volatile() };
+    put!(header.flags, with | call.flags.get());
     put!(header.time_ns, time_ns);
     put!(header.tgid, (id >> 32) as u32);
     put!(header.tid, id as u32);
