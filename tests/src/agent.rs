@@ -319,12 +319,12 @@ fn slowness() -> u32 {
     value.and_then(|value| value.parse().ok()).unwrap_or(1)
 }
 
-/// Returns the family of hooks that agents are told to use, if [`HOOKS`] names one.
+/// Returns the family of hooks that agents are told to use, if `HOOKS` names one.
 pub fn wanted_hooks() -> Option<String> {
     std::env::var(HOOKS).ok().filter(|family| !family.is_empty())
 }
 
-/// Returns the option that makes an agent use the family of hooks that [`HOOKS`] names.
+/// Returns the option that makes an agent use the family of hooks that `HOOKS` names.
 pub fn hooks() -> Option<String> {
     wanted_hooks().map(|family| format!("--hooks={family}"))
 }

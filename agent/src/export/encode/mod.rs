@@ -1,7 +1,7 @@
 //! Spans to OTLP's bytes, in one of its encodings.
 //!
-//! A span is written once, when it is handed over: [`write_span`] gives its fields to a [`SpanWriter`], [`protobuf`]'s or
-//! [`json`]'s, which appends them to a chunk. What waits in the queue are parts of chunks. They take less memory than the
+//! A span is written once, when it is handed over: `write_span` gives its fields to a `writer::SpanWriter`, `protobuf`'s or
+//! `json`'s, which appends them to a chunk. What waits in the queue are parts of chunks. They take less memory than the
 //! [`Span`]s, their number of bytes is exact, and a request is made of them without a copy: a [`Batch`] puts what stands
 //! between them, and gives a [`Payload`] of pieces.
 
