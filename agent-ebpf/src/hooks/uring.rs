@@ -123,6 +123,16 @@ impl Request {
         key(file, self.direction()?)
     }
 
+    /// Returns whether the request moves bytes of this socket in this direction. Not by a comparison of keys that may be
+    /// absent: the compiler makes arithmetic of that, with a pointer as the absent one, which verifiers refuse.
+    #[inline(always)]
+    fn is_on(self, socket: &Socket, direction: Direction) -> bool {
+        match (word(self.0 + offset!(request_file) as u64), self.direction()) {
+            (Some(file), Some(own)) => file == socket.file && own as u64 == direction as u64,
+            _ => false,
+        }
+    }
+
     #[inline(always)]
     fn has(self, flags: u32) -> bool {
         half_word(self.0 + offset!(request_flags) as u64).is_none_or(|set| set & flags != 0)
@@ -288,7 +298,7 @@ pub fn note_refused(sock: u64, direction: Direction, result: i32) {
     if let Some(slot) = begun_slot(id as u32)
         && slot.get() != 0
         && let Some(socket) = with_file(sock)
-        && Request(slot.get() & !FLAGS).key() == key(socket.file, direction)
+        && Request(slot.get() & !FLAGS).is_on(&socket, direction)
     {
         slot.set(slot.get() & !MOVED | LATER);
     }
@@ -359,13 +369,13 @@ pub fn of_request(socket: &Socket, direction: Direction, bytes: u64) -> Buffers 
     if let Some(slot) = begun_slot(id as u32) {
         let entry = slot.get();
         let request = Request(entry & !FLAGS);
-        if request.0 != 0 && request.key() == Some(key) {
+        if request.0 != 0 && request.is_on(socket, direction) {
             slot.set(entry | MOVED);
             return request.buffers(entry & LATER == 0, bytes);
         }
     }
     let request = Request(waiting(key));
-    if request.0 == 0 || request.0 == SEVERAL || request.key() != Some(key) {
+    if request.0 == 0 || request.0 == SEVERAL || !request.is_on(socket, direction) {
         return Buffers::NOWHERE;
     }
     request.buffers(false, bytes)
