@@ -371,7 +371,7 @@ pub fn of_request(socket: &Socket, direction: Direction, bytes: u64) -> Buffers 
         let request = Request(entry & !FLAGS);
         if request.0 != 0 && request.is_on(socket, direction) {
             slot.set(entry | MOVED);
-            return request.buffers(entry & LATER == 0, bytes);
+            return request.buffers(entry & FLAGS == 0, bytes);
         }
     }
     let request = Request(waiting(key));

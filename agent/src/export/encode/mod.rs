@@ -115,7 +115,7 @@ impl Encoder {
 
     /// Encodes the spans, and returns them in their order.
     ///
-    /// They share one chunk, where spans of one resource are neighbours: those that leave in one request are one piece of it.
+    /// Spans share one chunk, where those of one resource are neighbours: what leaves in one request is one piece of it.
     pub fn encode(&mut self, spans: &[Span]) -> Vec<EncodedSpan> {
         let addresses = spans.iter().map(|span| Arc::as_ptr(&span.resource).addr());
         let mut order: Vec<(usize, usize)> = addresses.zip(0..).collect();
