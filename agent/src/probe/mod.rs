@@ -32,7 +32,6 @@ pub use survey::{Survey, Trial, survey};
 use std::{
     mem::offset_of,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use agent_ebpf::abi::{COUNTER_COLUMNS, Control, Counter, Hint, Hints, MARKS, SealedHint, StreamName};
@@ -145,6 +144,3 @@ impl Shared {
         Counter::ALL.iter().map(|&counter| (counter, sum(counter))).collect()
     }
 }
-
-/// Sleep of the reader between two looks while records come.
-pub const BUSY_PERIOD: Duration = Duration::from_millis(10);

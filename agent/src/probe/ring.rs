@@ -21,6 +21,7 @@ use super::{ProbeError, Shared};
 /// The wait is edge-triggered: records that lie there do not end it, only a wake-up does.
 pub struct Ring {
     records: RingBuf<MapData>,
+    bytes: u32,
     epoll: OwnedFd,
     waker: Waker,
 }
@@ -55,7 +56,7 @@ impl Waker {
 }
 
 impl Ring {
-    pub(super) fn new(map: Map) -> Result<Self, ProbeError> {
+    pub(super) fn new(map: Map, bytes: u32) -> Result<Self, ProbeError> {
         let map_error = |source| ProbeError::Map { map: "EVENTS", source };
         let records = RingBuf::try_from(map).map_err(|error| map_error(io::Error::other(error)))?;
         // SAFETY: epoll_create1(2) takes a number and touches no memory.
@@ -65,7 +66,17 @@ impl Ring {
         let waker = Waker::new().map_err(map_error)?;
         add(&epoll, records.as_raw_fd()).map_err(map_error)?;
         add(&epoll, waker.0.as_raw_fd()).map_err(map_error)?;
-        Ok(Self { records, epoll, waker })
+        Ok(Self {
+            records,
+            bytes,
+            epoll,
+            waker,
+        })
+    }
+
+    /// Returns the size of the ring in bytes.
+    pub fn bytes(&self) -> u32 {
+        self.bytes
     }
 
     /// Returns a handle that ends the wait.

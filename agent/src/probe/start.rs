@@ -74,7 +74,7 @@ impl Probe {
         shared
             .control
             .set(0, offset_of!(Control, agent_tgid), std::process::id());
-        let ring = Ring::new(take(&mut programs, "EVENTS")?)?;
+        let ring = Ring::new(take(&mut programs, "EVENTS")?, settings.ring_bytes)?;
         let next = install_reporter(&mut programs, family, &settings.withheld)?;
         let mut lost = Vec::new();
         for attachment in plan(family) {

@@ -18,6 +18,7 @@ mod command;
 mod heartbeat;
 mod housekeeping;
 mod losses;
+mod pace;
 mod sink;
 mod snapshot;
 mod splices;
@@ -31,9 +32,8 @@ use std::{
 };
 
 use anyhow::Context;
-use rustix::process::setpriority_process;
 
-use self::{clock::monotonic_ns, losses::BoundLosses, splices::Splices, unix_ends::UnixEnds};
+use self::{clock::monotonic_ns, losses::BoundLosses, pace::Pace, splices::Splices, unix_ends::UnixEnds};
 pub use self::{
     command::LaunchedCommand,
     sink::{Recorder, Sink},
@@ -43,7 +43,7 @@ use crate::{
     config::CoreSettings,
     engine::Core,
     launch::Stop,
-    probe::{BUSY_PERIOD, Family, Probe, Waker},
+    probe::{Family, Probe, Waker},
     process::{Peculiarity, ProcRoot},
     record::{self, Record, Unseen},
     tape::Frame,
@@ -75,6 +75,7 @@ pub struct Session {
     only_command: bool,
     unix_ends: UnixEnds,
     splices: Splices,
+    pace: Pace,
     /// Records taken from the ring, and their bytes.
     records: (u64, u64),
     losses: BoundLosses,
@@ -118,6 +119,7 @@ impl Session {
         published.heartbeat.begin(probe.ring.waker());
         let seed = seed().context("cannot draw a seed for trace ids (getrandom)")?;
         let mut session = Self {
+            pace: Pace::of(probe.ring.bytes()),
             probe,
             core: Core::new(settings, seed),
             registry: Registry::default(),
@@ -153,7 +155,6 @@ impl Session {
 
     /// Works until a signal comes, or the command has ended.
     pub fn work(&mut self, stop: &Stop, command: Option<&LaunchedCommand>) {
-        raise_priority();
         let mut empty_looks = 0;
         loop {
             let taken = self.turn();
@@ -166,7 +167,7 @@ impl Session {
             }
             empty_looks = if taken == 0 { empty_looks + 1 } else { 0 };
             if empty_looks < EMPTY_LOOKS {
-                self.probe.ring.pause(BUSY_PERIOD);
+                self.probe.ring.pause(self.pace.pause());
             } else {
                 self.sleep();
             }
@@ -193,7 +194,9 @@ impl Session {
 
     /// Takes the waiting records, at most a batch, and passes their results on. Returns the number of records.
     fn turn(&mut self) -> usize {
+        let bytes_before = self.records.1;
         let taken = self.take_records();
+        self.pace.took(self.records.1 - bytes_before);
         self.learn();
         self.write_hints();
         self.published.heartbeat.beat();
@@ -309,7 +312,7 @@ impl Session {
     fn wait_for_facts(&mut self, within: Duration) {
         let until = monotonic_ns() + within.as_nanos() as u64;
         while self.core.waits_for_facts() && monotonic_ns() < until {
-            self.probe.ring.pause(BUSY_PERIOD);
+            self.probe.ring.pause(pace::SHORTEST);
             self.turn();
         }
     }
@@ -321,14 +324,4 @@ fn seed() -> io::Result<u128> {
     // A call returns so few bytes at once, if the kernel has collected enough entropy (random(7)).
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
     Ok(u128::from_le_bytes(bytes))
-}
-
-/// Raises the priority of the reader's thread: on a saturated machine, records are lost while the reader waits for its
-/// turn. Where that is not allowed, the reader runs at normal priority.
-fn raise_priority() {
-    const NICE: i32 = -10;
-    // `None` is the calling thread: on Linux, each thread has a priority of its own (setpriority(2)).
-    if let Err(error) = setpriority_process(None, NICE) {
-        tracing::debug!("the reader runs at normal priority: {error}");
-    }
 }
