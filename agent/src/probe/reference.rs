@@ -13,7 +13,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::RingBuf,
-    programs::{RawTracePoint, TracePoint, loaded_programs},
+    programs::{Program, ProgramError, RawTracePoint, TracePoint, loaded_programs},
     sys::{Stats, enable_stats},
 };
 
@@ -124,37 +124,30 @@ pub struct Empty {
 }
 
 impl Empty {
-    /// Attaches programs to all hooks that an agent of [`Family::Syscall`] takes at its start. A hook that this kernel lacks
-    /// is left out: the agent does not have it either.
+    /// Attaches programs to all hooks that an agent of this family takes at its start. A hook that this kernel lacks is left
+    /// out: the agent does not have it either.
     ///
     /// # Errors
     /// If the kernel refuses a program.
-    pub fn attach() -> Result<Self, ProbeError> {
+    pub fn attach(family: Family) -> Result<Self, ProbeError> {
         let mut programs = object()?;
-        let missing = || failed(&"it is not in the object");
-        for (name, raw) in [("empty", false), ("empty_raw", true)] {
-            let program = programs.program_mut(name).ok_or_else(missing)?;
-            let hooks = plan(Family::Syscall).filter(|attachment| attachment.when == When::Always);
-            if raw {
-                let program: &mut RawTracePoint = program.try_into().map_err(|error| failed(&error))?;
-                program.load().map_err(|error| failed(&error))?;
-                for attachment in hooks {
-                    if let Hook::Raw(name) = attachment.hook
-                        && let Err(error) = program.attach(name)
-                    {
-                        tracing::warn!("no empty program on {name}: {error}");
-                    }
-                }
-            } else {
-                let program: &mut TracePoint = program.try_into().map_err(|error| failed(&error))?;
-                program.load().map_err(|error| failed(&error))?;
-                for attachment in hooks {
-                    if let Hook::Syscall(name) = attachment.hook
-                        && let Err(error) = program.attach("syscalls", name)
-                    {
-                        tracing::warn!("no empty program on {name}: {error}");
-                    }
-                }
+        let hooks = || plan(family).filter(|attachment| attachment.when == When::Always);
+        let raw: &mut RawTracePoint = empty(&mut programs, "empty_raw")?;
+        raw.load().map_err(|error| failed(&error))?;
+        for attachment in hooks() {
+            if let Hook::Raw(name) = attachment.hook
+                && let Err(error) = raw.attach(name)
+            {
+                tracing::warn!("no empty program on {name}: {error}");
+            }
+        }
+        let syscall: &mut TracePoint = empty(&mut programs, "empty")?;
+        syscall.load().map_err(|error| failed(&error))?;
+        for attachment in hooks() {
+            if let Hook::Syscall(name) = attachment.hook
+                && let Err(error) = syscall.attach("syscalls", name)
+            {
+                tracing::warn!("no empty program on {name}: {error}");
             }
         }
         Ok(Self { _programs: programs })
@@ -166,11 +159,7 @@ impl Empty {
     /// If the kernel refuses a program, or lacks the events.
     pub fn on_socket_events() -> Result<Self, ProbeError> {
         let mut programs = object()?;
-        let program: &mut RawTracePoint = programs
-            .program_mut("empty_raw")
-            .ok_or_else(|| failed(&"it is not in the object"))?
-            .try_into()
-            .map_err(|error| failed(&error))?;
+        let program: &mut RawTracePoint = empty(&mut programs, "empty_raw")?;
         program.load().map_err(|error| failed(&error))?;
         for event in ["sock_send_length", "sock_recv_length"] {
             program
@@ -179,6 +168,16 @@ impl Empty {
         }
         Ok(Self { _programs: programs })
     }
+}
+
+/// Returns a program that does nothing.
+fn empty<'a, P>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut P, ProbeError>
+where
+    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    let program = programs.program_mut(name);
+    let program = program.ok_or_else(|| failed(&"it is not in the object"))?;
+    program.try_into().map_err(|error| failed(&error))
 }
 
 fn object() -> Result<Ebpf, ProbeError> {

@@ -27,9 +27,9 @@ mod untraced;
 mod waits;
 mod wrk;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, thread::sleep, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
-use agent::{Hooks, SELECTION_TIME};
+use agent::Hooks;
 use anyhow::Result;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use cpu::Subject;
@@ -267,16 +267,7 @@ fn origin(rig: &Rig) -> Result<String> {
     if others > 0 {
         eprintln!("{others} other agents of Spoor run here: their programs are in the figures without Spoor");
     }
-    let agent = rig.agent()?;
-    // The agent shows its state once a second.
-    sleep(SELECTION_TIME);
-    let metrics = agent.metrics()?;
-    let hooks = metrics
-        .state("spoor_hooks", "family")
-        .unwrap_or("not told by this agent");
-    let line = format!("{machine}; hooks: {hooks}");
-    agent.finish()?;
-    Ok(line)
+    Ok(format!("{machine}; hooks: {}", rig.family()?.name()))
 }
 
 /// Part of `all`: its name and its work.

@@ -6,9 +6,11 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
+    thread::sleep,
 };
 
 use anyhow::{Context as _, Result};
+use spoor::probe::Family;
 use spoor_tests::{
     agent::binary,
     http,
@@ -19,7 +21,7 @@ use spoor_tests::{
 use tempfile::TempDir;
 
 use super::{
-    agent::{Agent, Hooks, Launch, Output},
+    agent::{Agent, Hooks, Launch, Output, SELECTION_TIME},
     proc::{self, Usage},
     role::Role,
     sink::Sink,
@@ -167,6 +169,22 @@ impl Rig {
     /// Starts the agent with the traced side selected.
     pub fn agent(&self) -> Result<Agent> {
         Agent::start(&self.launch()?)
+    }
+
+    /// Returns the family of hooks that the agent takes. An agent is started for it.
+    pub fn family(&self) -> Result<Family> {
+        let agent = self.agent()?;
+        // The agent shows its state once a second.
+        sleep(SELECTION_TIME);
+        let metrics = agent.metrics()?;
+        agent.finish()?;
+        let told = metrics
+            .state("spoor_hooks", "family")
+            .context("the agent tells no family of hooks")?;
+        let mut families = Family::ALL.into_iter();
+        families
+            .find(|family| family.name() == told)
+            .with_context(|| format!("the agent tells the unknown family of hooks {told}"))
     }
 
     /// Returns the arguments that select the traced side.

@@ -42,6 +42,7 @@ impl Rounds {
     pub fn measure(rig: &Rig, options: Options, server: &Service) -> Result<Self> {
         let mut plain = Caller::start(rig, Side::Plain)?;
         let mut traced = Caller::start(rig, Side::Traced)?;
+        let family = rig.family()?;
         let mut rounds = Self::default();
         let count = options.rounds(7);
         let states = [Hooks::Free, Hooks::Empty, Hooks::Agent];
@@ -52,7 +53,7 @@ impl Rounds {
                 let (mut empty, mut agent) = (None, None);
                 match states[state] {
                     Hooks::Free => {}
-                    Hooks::Empty => empty = Some(Empty::attach()?),
+                    Hooks::Empty => empty = Some(Empty::attach(family)?),
                     Hooks::Agent => {
                         let running = rig.agent()?;
                         sleep(SELECTION_TIME);
