@@ -10,7 +10,7 @@ use agent_ebpf::{
 };
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::map, maps::LruHashMap};
 
-use super::uring::of_request;
+use super::{splice::note_splice, uring::of_request};
 use crate::{
     copy::{Source, buffer_bytes, message, message_at},
     counters::count,
@@ -130,6 +130,7 @@ pub fn of_send(task: Task, socket: &Socket, bytes: u64) -> Buffers {
         // Its first argument is the pipe.
         if splice(task).is_some() {
             count(Counter::Splices, 1);
+            note_splice();
             return Buffers::NOWHERE;
         }
         return of_request(socket, Direction::Write, bytes);

@@ -3,6 +3,7 @@
 mod buffers;
 pub mod opening;
 pub mod sock;
+pub mod splice;
 pub mod states;
 pub mod syscall;
 pub mod task;

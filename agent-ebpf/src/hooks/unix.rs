@@ -9,7 +9,7 @@ use crate::{
     kernel::{Args, Task, is_missing, offset, read},
     maps::{UNIX_USERS, is_marked, unix_user},
     scratch::on_own_stack,
-    socket::{self, UNIX, connection, inode, report_ends, socket},
+    socket::{self, OPAQUE, UNIX, connection, inode, report_ends, socket},
     submit,
 };
 
@@ -86,7 +86,7 @@ fn report_closed(fd: u32) -> Option<()> {
     let references: u64 = read(socket.file + offset!(file_count) as u64)?;
     // A forked or duplicated descriptor remains: not the last close.
     let last = references.wrapping_add(offset!(file_count_bias) as u64) <= 1;
-    if last {
+    if last && !entry.has(OPAQUE) {
         report_ends(entry);
     }
     let lost = entry.lost();
@@ -127,7 +127,7 @@ fn report_shut() -> Option<()> {
     let args = Args::of(task)?;
     let socket = socket(task, args.first() as u32)?;
     let entry = connection(socket.sock)?;
-    if !entry.has(UNIX) || args.second() == SHUT_RD {
+    if !entry.has(UNIX) || entry.has(OPAQUE) || args.second() == SHUT_RD {
         return None;
     }
     let id = entry.id.get();

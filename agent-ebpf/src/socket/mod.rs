@@ -23,13 +23,16 @@ use aya_ebpf::{
 };
 pub use describe::{describe, remote, upper_layer};
 pub use descriptor::{Socket, file, inode, socket};
-pub use ends::{catch_up, fin_read, read_to, report_end_of_file, report_ends, report_last, report_unread, unseen};
+pub use ends::{
+    catch_up, fin_read, pass_read, read_to, report_end_of_file, report_ends, report_last, report_unread, unseen,
+};
 pub use place::{Place, place};
 
 use crate::{
     counters::count,
+    hooks::splice::number_of_splices,
     kernel::{is_missing, offset, read},
-    maps::{UNIX_USERS, hint, mark, unix_user},
+    maps::{CONTROL, UNIX_USERS, hint, mark, unix_user},
     scratch::scratch,
 };
 
@@ -73,7 +76,8 @@ pub struct Connection {
     pub connect_error: Slot<i32>,
     /// 1: the ring had no room for the last record of this direction.
     lost: [Slot<u8>; 2],
-    pad: Slot<u16>,
+    /// Sends by splice(2) of the connection's process, as of its last call, for `hooks/splice.rs`.
+    pub splices: Slot<u16>,
 }
 
 /// The connection is ignored from now on.
@@ -95,6 +99,8 @@ pub const FOLLOWED: u32 = 64;
 pub const ESTABLISHED: u32 = 256;
 /// No process has the socket any more. Kept here, because the memory of its file may hold another file by now.
 pub const RELEASED: u32 = 128;
+/// Each splice(2) out of the connection has been counted.
+pub const SPLICES_COUNTED: u32 = 512;
 
 impl Connection {
     /// Returns whether one of the flags is set.
@@ -113,6 +119,16 @@ impl Connection {
     #[inline(always)]
     pub fn submitted(&self, way: usize, done: bool) {
         self.lost[way & 1].set(!done as u8);
+    }
+
+    /// Ignores the connection from now on, because its offsets are not known any more (counted). The outcome of what is
+    /// under way is unknown.
+    #[inline(always)]
+    pub fn give_up(&self) {
+        count(Counter::Uncounted, 1);
+        self.submitted(0, false);
+        self.submitted(1, false);
+        self.add(OPAQUE);
     }
 
     /// Returns [`STATE_LOST_READ`] and [`STATE_LOST_WRITTEN`] for the directions whose last record was lost.
@@ -245,7 +261,12 @@ fn next_id() -> u64 {
 /// Inserts a socket into the table, with nothing known about it yet.
 #[inline(always)]
 pub fn insert(socket: Socket, stream: Stream, role: Role) -> Option<&'static Connection> {
-    let flags = (if stream.counted { COUNTED } else { 0 }) | (if stream.family == FAMILY_UNIX { UNIX } else { 0 });
+    let splices = CONTROL
+        .get(0)
+        .is_some_and(|control| control.splices_are_counted.get() != 0);
+    let flags = (if stream.counted { COUNTED } else { 0 })
+        | (if stream.family == FAMILY_UNIX { UNIX } else { 0 })
+        | (if splices { SPLICES_COUNTED } else { 0 });
     // Not on the stack: a program and the functions that it calls share 512 bytes.
     let new = &scratch()?.connection;
     new.id.set(next_id());
@@ -261,6 +282,7 @@ pub fn insert(socket: Socket, stream: Stream, role: Role) -> Option<&'static Con
     new.connect_error.set(0);
     new.lost[0].set(0);
     new.lost[1].set(0);
+    new.splices.set(if stream.counted { number_of_splices() } else { 0 });
     if CONNECTIONS.insert(&socket.sock, new, 0).is_err() {
         count(Counter::ConnectionsFull, 1);
         return None;
