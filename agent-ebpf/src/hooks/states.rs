@@ -36,35 +36,51 @@ const LAST_ACK: u32 = 9;
 const LISTEN: u32 = 10;
 const CLOSING: u32 = 11;
 
-/// Reports changes of TCP's states. A raw tracepoint, because it fires in interrupts (measured: the birth of an
-/// accepted connection fires with the connecting client as `current`). So only the socket tells the owner, never the
+/// Reports the changes of TCP's states that are only made in calls of processes.
+///
+/// A program of its own, because the kernel skips a program that runs already on its processor (`__bpf_trace_run`,
+/// kernel/trace/bpf_trace.c), and an interrupt may change the states of other sockets while this one runs.
+#[raw_tracepoint(tracepoint = "inet_sock_set_state")]
+pub fn tcp_called(ctx: RawTracePointContext) -> u32 {
+    let (sock, old, new) = transition(&ctx);
+    match (old, new) {
+        (_, LISTEN) => report_listening(sock),
+        (CLOSE, SYN_SENT) if offset!(by_events) == 1 => open_connecting(sock),
+        (_, FIN_WAIT1 | LAST_ACK) => report_change(sock, old, new),
+        _ => {}
+    }
+    0
+}
+
+/// Reports the other changes of TCP's states. A raw tracepoint, because it fires in interrupts (measured: the birth of
+/// an accepted connection fires with the connecting client as `current`). So only the socket tells the owner, never the
 /// thread.
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
     let (sock, old, new) = transition(&ctx);
-    if new == LISTEN {
-        report_listening(sock);
-        return 0;
+    match (old, new) {
+        (_, LISTEN | SYN_SENT | FIN_WAIT1 | LAST_ACK) => {}
+        (SYN_SENT, ESTABLISHED) if offset!(by_events) == 1 => describe_established(sock),
+        _ => report_change(sock, old, new),
     }
-    if offset!(by_events) == 1 {
-        match (old, new) {
-            (CLOSE, SYN_SENT) => return open_connecting(sock),
-            (SYN_SENT, ESTABLISHED) => return describe_established(sock),
-            _ => {}
-        }
-    }
-    let Some(entry) = connection(sock) else { return 0 };
+    0
+}
+
+/// Reports a change of the state of a connection that is known.
+#[inline(always)]
+fn report_change(sock: u64, old: u32, new: u32) {
+    let Some(entry) = connection(sock) else { return };
     let id = entry.id.get();
     let owner = owner(entry);
     // close(2) after shutdown(2) sets the same state again.
     let again = new == old;
     if again && (owner != STATE_RELEASED || entry.has(RELEASED)) {
-        return 0;
+        return;
     }
     if owner == STATE_RELEASED {
         entry.add(RELEASED);
     }
-    let Some(change) = change(new, again) else { return 0 };
+    let Some(change) = change(new, again) else { return };
     let mut error = 0i32;
     if new == CLOSE {
         if !is_missing!(sock_err) {
@@ -74,7 +90,7 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
             // The connect failed within connect(2), whose exit reports it: a call that does not wait returns
             // EINPROGRESS nevertheless.
             entry.connect_error.set(error);
-            return 0;
+            return;
         }
     }
     let opaque = entry.has(OPAQUE) || is_given_up(id);
@@ -104,25 +120,24 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
     if let Some(read_to) = read_to {
         report_unread(sock, id, read_to, fin_received(old, error));
     }
-    0
 }
 
 /// Opens the connection that the current thread begins, in the family `sock`. A connect that fails before this has no
 /// event.
 #[inline(always)]
-fn open_connecting(sock: u64) -> u32 {
+fn open_connecting(sock: u64) {
     if !is_target() {
-        return 0;
+        return;
     }
     // An entry at this address is a former socket's, or a former try's.
     if connection(sock).is_some() {
         socket::remove(sock);
     }
-    let Some(socket) = with_file(sock) else { return 0 };
-    let Some(stream) = socket::stream(sock) else { return 0 };
+    let Some(socket) = with_file(sock) else { return };
+    let Some(stream) = socket::stream(sock) else { return };
     note_send(Task::current());
     if !enter() {
-        return 0;
+        return;
     }
     if let Some(connection) = socket::insert(socket, stream, Role::Client) {
         // SAFETY: the helper has no preconditions.
@@ -132,7 +147,6 @@ fn open_connecting(sock: u64) -> u32 {
         report_connecting(sock);
     }
     leave();
-    0
 }
 
 /// Reports the beginning of a connect, with the address that the socket has by then. A global function, as
@@ -159,14 +173,13 @@ pub extern "C" fn report_connecting(sock: u64) -> u32 {
 /// Describes a connection that is established, mostly in an interrupt: the other end may answer before the first call
 /// that moves bytes returns, and must find this one.
 #[inline(always)]
-fn describe_established(sock: u64) -> u32 {
+fn describe_established(sock: u64) {
     if let Some(entry) = connection(sock)
         && entry.opener.get() != 0
     {
         entry.add(socket::ESTABLISHED);
         socket::describe(sock, Moved::NONE);
     }
-    0
 }
 
 /// Returns the socket, its state before, and its new state.

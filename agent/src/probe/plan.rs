@@ -102,6 +102,7 @@ const PROCESSES: &[Attachment] = &[
         "sched_process_exit",
         Some("exchanges of processes that die end late"),
     ),
+    raw("tcp_called", "inet_sock_set_state", None),
     raw("tcp_state", "inet_sock_set_state", None),
 ];
 
