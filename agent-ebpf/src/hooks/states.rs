@@ -17,12 +17,13 @@ use crate::{
     maps::{CONTROL, PORTS, TARGETS, is_marked, mark},
     scratch::{enter, leave},
     socket::{
-        self, CONNECT_RETURNED, Connection, Moved, OPAQUE, RELEASED, connection, is_given_up, read_to, report_ends,
-        report_last, report_unread,
+        self, CONNECT_RETURNED, COUNTED, Connection, Moved, OPAQUE, RELEASED, connection, is_given_up, read_to,
+        report_ends, report_last, report_unread,
     },
     submit,
 };
 
+const EADDRNOTAVAIL: i32 = 99;
 const EINPROGRESS: i32 = 115;
 
 // TCP's states: include/net/tcp_states.h.
@@ -86,6 +87,9 @@ fn report_change(sock: u64, old: u32, new: u32) {
         if !is_missing!(sock_err) {
             error = read(sock + offset!(sock_err) as u64).unwrap_or(0);
         }
+        if old == SYN_SENT && error == 0 && owner == STATE_OPEN && has_sent_nothing(sock, entry) {
+            error = EADDRNOTAVAIL;
+        }
         if old == SYN_SENT && !entry.has(CONNECT_RETURNED) {
             // The connect failed within connect(2), whose exit reports it: a call that does not wait returns
             // EINPROGRESS nevertheless.
@@ -120,6 +124,14 @@ fn report_change(sock: u64, old: u32, new: u32) {
     if let Some(read_to) = read_to {
         report_unread(sock, id, read_to, fin_received(old, error));
     }
+}
+
+/// Returns whether a socket has not even sent a SYN. If its connect ends then, no local port was free, and the socket
+/// has no error (`failure` in `tcp_v4_connect`, `late_failure` in `tcp_v6_connect`). A route that depends on the port,
+/// and is missing, ends an IPv4 connect in the same way.
+#[inline(always)]
+fn has_sent_nothing(sock: u64, entry: &Connection) -> bool {
+    !entry.has(COUNTED) && read::<u32>(sock + offset!(tcp_write_seq) as u64) == Some(0)
 }
 
 /// Opens the connection that the current thread begins, in the family `sock`. A connect that fails before this has no

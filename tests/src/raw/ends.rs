@@ -5,6 +5,7 @@ use anyhow::{Result, ensure};
 use super::{
     expected::End,
     messages::{get, response},
+    namespaces::ADDRESSES,
     world::{CLIENT, Connection, OTHER, SERVER, VICTIMS, Way, World},
 };
 
@@ -38,6 +39,7 @@ pub fn play(world: &mut World) -> Result<()> {
     world.case("refused", refused)?;
     world.case("refused-unix", refused_unix)?;
     world.case("unreachable", unreachable)?;
+    world.case("no-local-port", no_local_port)?;
     world.case("listener-full", listener_full)
 }
 
@@ -246,6 +248,35 @@ fn unreachable(world: &mut World, _: &str) -> Result<()> {
     // The socket has not begun to connect, so it has no event.
     if !world.events {
         world.expect_ends(address, Some(End::failed("connect", "network_unreachable")), None);
+    }
+    Ok(())
+}
+
+/// Connects once more than there are local ports for a server.
+fn no_local_port(world: &mut World, name: &str) -> Result<()> {
+    const RANGE: &str = "net/ipv4/ip_local_port_range";
+    let Some(namespaces) = &world.namespaces else {
+        world.skip(name, "there is no ip command");
+        return Ok(());
+    };
+    namespaces.set(0, RANGE, "40000 40001")?;
+    let (client, server) = namespaces.pairs[0];
+    for (command, port) in [("connect", 8082), ("connect-nonblocking", 8083)] {
+        let (listener, address) = (world.name(), format!("{}:{port}", ADDRESSES[1]));
+        world.peers[server].make(&format!("listen {listener} {address} 16"))?;
+        let connections = [(); 2].map(|()| world.connect_to(client, server, &listener, &address));
+        let late = world.name();
+        let answer = world.peers[client].ask(&format!("{command} {late} {address}"))?;
+        ensure!(answer == Err(libc::EADDRNOTAVAIL), "the connect said {answer:?}");
+        world.peers[client].make(&format!("close {late}"))?;
+        world.expect_ends(&address, Some(End::failed("connect", "address_not_available")), None);
+        for connection in connections {
+            world.close(&connection?)?;
+        }
+        world.peers[server].make(&format!("close {listener}"))?;
+    }
+    if let Some(namespaces) = &world.namespaces {
+        namespaces.set(0, RANGE, "32768 60999")?;
     }
     Ok(())
 }
