@@ -82,8 +82,10 @@ fn describe_open(sock: u64, connection: &Connection, moved: Moved) -> Option<()>
     // Filled in inside the ring: on the stack it would take half of the 512 bytes.
     let Some(mut entry) = EVENTS.reserve::<Open>(0) else {
         count(Counter::RingFull, 1);
-        // The call that needs this description is not reported either.
-        submit::note_loss(bpf_get_current_pid_tgid() as u32, 0);
+        // The call that needs this description is not reported either. Without one this is an interrupt, of any thread.
+        if connection.opener.get() == 0 || moved.read != 0 || moved.written != 0 {
+            submit::note_loss(bpf_get_current_pid_tgid() as u32, 0);
+        }
         return None;
     };
     // SAFETY: the record is reserved, and all of it is written.
