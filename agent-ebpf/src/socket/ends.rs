@@ -154,7 +154,7 @@ pub fn report_unread(sock: u64, id: u64, read_to: (u64, u32), fin_received: bool
 }
 
 /// Reports the end of a body that was read without an event, as splice(2) does: the present call is the first to show it.
-/// `moved`: bytes that this call has read.
+/// Another thread may have read it, so the record names none. `moved`: bytes that this call has read.
 #[inline(always)]
 pub fn catch_up(sock: u64, connection: &Connection, moved: u64) {
     let read = Direction::Read as usize;
@@ -175,7 +175,7 @@ pub fn catch_up(sock: u64, connection: &Connection, moved: u64) {
     }
     way.offset.set(until);
     let submitted = submit::submit(Segment {
-        header: submit::header(Kind::Segment, Direction::Read as u8, 0),
+        header: by_nobody(Direction::Read, 0),
         conn: connection.id.get(),
         offset: until,
         end: until,
