@@ -17,8 +17,8 @@ use crate::{
     maps::{CONTROL, PORTS, TARGETS, is_marked, mark},
     scratch::{enter, leave},
     socket::{
-        self, CONNECT_RETURNED, COUNTED, Connection, Moved, OPAQUE, RELEASED, connection, is_given_up, read_to,
-        report_ends, report_last, report_unread,
+        self, CONNECT_RETURNED, COUNTED, Connection, MULTIPATH, Moved, OPAQUE, RELEASED, connection, forget_accepted,
+        is_given_up, note_accepted, read_to, report_ends, report_last, report_unread,
     },
     submit,
 };
@@ -29,6 +29,7 @@ const EINPROGRESS: i32 = 115;
 // TCP's states: include/net/tcp_states.h.
 const ESTABLISHED: u32 = 1;
 const SYN_SENT: u32 = 2;
+const SYN_RECV: u32 = 3;
 const FIN_WAIT1: u32 = 4;
 const FIN_WAIT2: u32 = 5;
 const CLOSE: u32 = 7;
@@ -62,6 +63,8 @@ pub fn tcp_state(ctx: RawTracePointContext) -> u32 {
     match (old, new) {
         (_, LISTEN | SYN_SENT | FIN_WAIT1 | LAST_ACK) => {}
         (SYN_SENT, ESTABLISHED) if offset!(by_events) == 1 => describe_established(sock),
+        (LISTEN | SYN_RECV, ESTABLISHED) if offset!(by_events) == 1 => note_accepted(sock),
+        (SYN_SENT, CLOSE) if connection(sock).is_none() => note_stream_error(sock),
         _ => report_change(sock, old, new),
     }
     0
@@ -87,8 +90,14 @@ fn report_change(sock: u64, old: u32, new: u32) {
         if !is_missing!(sock_err) {
             error = read(sock + offset!(sock_err) as u64).unwrap_or(0);
         }
-        if old == SYN_SENT && error == 0 && owner == STATE_OPEN && has_sent_nothing(sock, entry) {
-            error = EADDRNOTAVAIL;
+        if old == SYN_SENT && error == 0 && owner == STATE_OPEN {
+            error = if entry.has(MULTIPATH) {
+                entry.connect_error.get()
+            } else if entry.has(COUNTED) {
+                0
+            } else {
+                without_error(sock)
+            };
         }
         if old == SYN_SENT && !entry.has(CONNECT_RETURNED) {
             // The connect failed within connect(2), whose exit reports it: a call that does not wait returns
@@ -126,12 +135,46 @@ fn report_change(sock: u64, old: u32, new: u32) {
     }
 }
 
-/// Returns whether a socket has not even sent a SYN. If its connect ends then, no local port was free, and the socket
-/// has no error (`failure` in `tcp_v4_connect`, `late_failure` in `tcp_v6_connect`). A route that depends on the port,
-/// and is missing, ends an IPv4 connect in the same way.
+/// Returns the error of a connect that ended without one in the socket: without a SYN that has a sequence number, no
+/// local port was free (`failure` in `tcp_v4_connect`, `late_failure` in `tcp_v6_connect`). A route that depends on the
+/// port, and is missing, ends an IPv4 connect in the same way. 0: it is not known.
 #[inline(always)]
-fn has_sent_nothing(sock: u64, entry: &Connection) -> bool {
-    !entry.has(COUNTED) && read::<u32>(sock + offset!(tcp_write_seq) as u64) == Some(0)
+fn without_error(sock: u64) -> i32 {
+    match read::<u32>(sock + offset!(tcp_write_seq) as u64) {
+        Some(0) => EADDRNOTAVAIL,
+        _ => 0,
+    }
+}
+
+/// Returns the connection of Multipath TCP that a socket is a stream of, if that is known.
+#[inline(always)]
+fn multipath(stream: u64) -> Option<u64> {
+    let socket = read::<u64>(stream + offset!(sock_socket) as u64)?;
+    if socket == 0 {
+        return None;
+    }
+    let sock = read::<u64>(socket + offset!(socket_sk) as u64)?;
+    if sock == stream {
+        return None;
+    }
+    connection(sock)?.has(MULTIPATH).then_some(sock)
+}
+
+/// Notes why the first stream of a Multipath TCP connection could not connect. The connection itself gets the error only
+/// behind its change of state (`__mptcp_error_report`, net/mptcp/protocol.c).
+#[inline(always)]
+fn note_stream_error(stream: u64) {
+    if is_missing!(sock_socket) || is_missing!(sock_err) {
+        return;
+    }
+    if let Some(sock) = multipath(stream)
+        && let Some(entry) = connection(sock)
+    {
+        let error = read::<i32>(stream + offset!(sock_err) as u64).unwrap_or(0);
+        entry
+            .connect_error
+            .set(if error == 0 { without_error(stream) } else { error });
+    }
 }
 
 /// Opens the connection that the current thread begins, in the family `sock`. A connect that fails before this has no
@@ -139,6 +182,11 @@ fn has_sent_nothing(sock: u64, entry: &Connection) -> bool {
 #[inline(always)]
 fn open_connecting(sock: u64) {
     if !is_target() {
+        return;
+    }
+    // The connection has begun before its first stream. Further streams begin in the kernel's own threads.
+    if let Some(connection) = multipath(sock) {
+        report_connecting(connection, sock);
         return;
     }
     // An entry at this address is a former socket's, or a former try's.
@@ -156,16 +204,20 @@ fn open_connecting(sock: u64) {
         connection.connect_ns.set(unsafe { bpf_ktime_get_ns() });
         connection.opener.set(bpf_get_current_pid_tgid());
         connection.add(CONNECT_RETURNED);
-        report_connecting(sock);
+        if stream.multipath {
+            forget_accepted(sock);
+        } else {
+            report_connecting(sock, sock);
+        }
     }
     leave();
 }
 
-/// Reports the beginning of a connect, with the address that the socket has by then. A global function, as
-/// [`super::opening::report_connect`].
+/// Reports the beginning of a connect, with the address that `stream` has by then: the socket, or the first stream of a
+/// Multipath TCP connection, which gets its address later. A global function, as [`super::opening::report_connect`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn report_connecting(sock: u64) -> u32 {
+pub extern "C" fn report_connecting(sock: u64, stream: u64) -> u32 {
     let Some(entry) = connection(sock) else { return 0 };
     let mut connect = Connect {
         header: submit::header(Kind::Connect, 0, submit::take_flags(bpf_get_current_pid_tgid() as u32)),
@@ -174,8 +226,8 @@ pub extern "C" fn report_connecting(sock: u64) -> u32 {
         result: -EINPROGRESS,
         ..Connect::default()
     };
-    connect.family = read::<u16>(sock + offset!(sock_family) as u64).unwrap_or(0) as u8;
-    (connect.remote_port, connect.remote) = socket::remote(sock, connect.family);
+    connect.family = read::<u16>(stream + offset!(sock_family) as u64).unwrap_or(0) as u8;
+    (connect.remote_port, connect.remote) = socket::remote(stream, connect.family);
     if !submit::submit(connect) {
         submit::note_loss(connect.header.tid, connect.header.flags);
     }

@@ -4,8 +4,8 @@ use agent_ebpf::abi::{Counter, FAMILY_INET, FAMILY_UNIX, Kind, Open, Role};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 
 use super::{
-    COUNTED, Connection, DESCRIBED, ESTABLISHED, FROM_BIRTH, Moved, OPAQUE, TCP_CLOSE, TCP_LISTEN, TCP_SYN_SENT,
-    connection, fin_read, remove,
+    COUNTED, Connection, DESCRIBED, ESTABLISHED, FROM_BIRTH, Moved, OPAQUE, ROLE_ALONE, TCP_CLOSE, TCP_LISTEN,
+    TCP_SYN_SENT, connection, fin_read, remove,
 };
 use crate::{
     counters::count,
@@ -126,7 +126,8 @@ fn fill(open: &mut Open, sock: u64, connection: &Connection, moved: Moved) -> Op
     } else {
         early = place_in_sequence(open, sock, connection, moved)?;
     }
-    if open.read == 0 && open.written == 0 && (!connection.has(COUNTED) || connection.role.get() != 0) {
+    let is_birth_known = connection.role.get() != 0 && !connection.has(ROLE_ALONE);
+    if open.read == 0 && open.written == 0 && (!connection.has(COUNTED) || is_birth_known) {
         connection.add(FROM_BIRTH);
         connection.begin_at_birth();
     }

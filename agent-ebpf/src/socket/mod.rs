@@ -19,7 +19,7 @@ use agent_ebpf::{
 use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id},
     macros::map,
-    maps::{HashMap, PerCpuArray},
+    maps::{HashMap, LruHashMap, PerCpuArray},
 };
 pub use describe::{describe, remote, upper_layer};
 pub use descriptor::{Socket, file, inode, socket};
@@ -101,6 +101,10 @@ pub const ESTABLISHED: u32 = 256;
 pub const RELEASED: u32 = 128;
 /// Each splice(2) out of the connection has been counted.
 pub const SPLICES_COUNTED: u32 = 512;
+/// Multipath TCP.
+pub const MULTIPATH: u32 = 1024;
+/// The role is known, but perhaps not the first bytes: the process may not have been a target then.
+const ROLE_ALONE: u32 = 2048;
 
 impl Connection {
     /// Returns whether one of the flags is set.
@@ -205,6 +209,8 @@ pub struct Stream {
     pub family: u8,
     /// Whether offsets are counted, because sequence numbers cannot be read.
     pub counted: bool,
+    /// Whether this is Multipath TCP.
+    pub multipath: bool,
 }
 
 /// Returns the stream of a socket; `None` for other sockets (UDP, netlink, raw …).
@@ -217,7 +223,11 @@ pub fn stream(sock: u64) -> Option<Stream> {
             return None;
         }
         let kind: u16 = read(sock + offset!(sock_type) as u64)?;
-        return (kind == SOCK_STREAM).then_some(Stream { family, counted: true });
+        return (kind == SOCK_STREAM).then_some(Stream {
+            family,
+            counted: true,
+            multipath: false,
+        });
     }
     if family != FAMILY_INET && family != FAMILY_INET6 {
         return None;
@@ -227,8 +237,13 @@ pub fn stream(sock: u64) -> Option<Stream> {
         IPPROTO_TCP => Some(Stream {
             family,
             counted: is_missing!(tcp_copied_seq),
+            multipath: false,
         }),
-        IPPROTO_MPTCP => Some(Stream { family, counted: true }),
+        IPPROTO_MPTCP => Some(Stream {
+            family,
+            counted: true,
+            multipath: true,
+        }),
         _ => None,
     }
 }
@@ -266,6 +281,7 @@ pub fn insert(socket: Socket, stream: Stream, role: Role) -> Option<&'static Con
         .is_some_and(|control| control.splices_are_counted.get() != 0);
     let flags = (if stream.counted { COUNTED } else { 0 })
         | (if stream.family == FAMILY_UNIX { UNIX } else { 0 })
+        | (if stream.multipath { MULTIPATH } else { 0 })
         | (if splices { SPLICES_COUNTED } else { 0 });
     // Not on the stack: a program and the functions that it calls share 512 bytes.
     let new = &scratch()?.connection;
@@ -323,6 +339,38 @@ pub fn of(socket: Socket, known: Option<&'static Connection>, moved: Moved) -> O
 #[inline(always)]
 pub fn open(socket: Socket, role: Role, moved: Moved) -> Option<&'static Connection> {
     let stream = stream(socket.sock)?;
-    let connection = insert(socket, stream, role)?;
+    let accepted = offset!(by_events) == 1 && stream.multipath && is_accepted(socket.sock);
+    let connection = insert(socket, stream, if accepted { Role::Server } else { role })?;
+    if accepted {
+        connection.add(ROLE_ALONE);
+    }
     describe(socket.sock, moved).then_some(connection)
+}
+
+/// Multipath TCP connections that were accepted. The kernel makes them before a process has them, with a change of state,
+/// and nothing in them tells it later.
+#[map]
+static ACCEPTED: LruHashMap<u64, Slot<u64>> = LruHashMap::with_max_entries(4096, 0);
+
+/// Notes that a connection is accepted, if it is one of Multipath TCP. Called in an interrupt.
+#[inline(always)]
+pub fn note_accepted(sock: u64) {
+    if read::<u16>(sock + offset!(sock_protocol) as u64) == Some(IPPROTO_MPTCP) {
+        let _ = ACCEPTED.insert(&sock, &Slot::new(1), 0);
+    }
+}
+
+/// Forgets a former connection at an address.
+#[inline(always)]
+pub fn forget_accepted(sock: u64) {
+    let _ = ACCEPTED.remove(&sock);
+}
+
+/// Returns whether a connection of Multipath TCP was accepted, and is open: bytes that are read behind its end get a
+/// description without a role.
+#[inline(always)]
+fn is_accepted(sock: u64) -> bool {
+    // SAFETY: memory of a map lives longer than the programs that use it, and its values are slots.
+    let known = unsafe { ACCEPTED.get(&sock) }.is_some();
+    known && read::<u8>(sock + offset!(sock_state) as u64).is_some_and(|state| state != TCP_CLOSE)
 }

@@ -36,7 +36,13 @@ pub fn play(world: &mut World) -> Result<()> {
         let path = world.unix_path();
         killed_client(world, name, VICTIMS[3], &path)
     })?;
-    world.case("refused", refused)?;
+    world.case("refused", |world, _| refused(world, ""))?;
+    world.case("refused-mptcp", |world, name| {
+        if world.has_multipath(name)? {
+            refused(world, "mptcp:")?;
+        }
+        Ok(())
+    })?;
     world.case("refused-unix", refused_unix)?;
     world.case("unreachable", unreachable)?;
     world.case("no-local-port", no_local_port)?;
@@ -207,12 +213,12 @@ fn killed_client(world: &mut World, name: &str, victim: usize, address: &str) ->
 }
 
 /// Connects to a port without a listener, blocking and not.
-fn refused(world: &mut World, _: &str) -> Result<()> {
+fn refused(world: &mut World, by: &str) -> Result<()> {
     for command in ["connect", "connect-nonblocking"] {
         let (listener, address) = world.listen(OTHER, "127.0.0.1:0")?;
         world.peers[OTHER].make(&format!("close {listener}"))?;
         let name = world.name();
-        let answer = world.peers[CLIENT].ask(&format!("{command} {name} {address}"))?;
+        let answer = world.peers[CLIENT].ask(&format!("{command} {name} {by}{address}"))?;
         ensure!(
             matches!(answer, Err(libc::ECONNREFUSED | libc::EINPROGRESS)),
             "the connect said {answer:?}"

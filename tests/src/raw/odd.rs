@@ -220,18 +220,9 @@ fn fast_open(world: &mut World, name: &str) -> Result<()> {
 /// connections from clients without it are plain TCP.
 fn multipath(world: &mut World, name: &str, server: &str, client: &str) -> Result<()> {
     const CONNECTIONS: usize = 3;
-    let probe = world.name();
-    match world.peers[SERVER].ask(&format!("listen {probe} mptcp:127.0.0.1:0 1"))? {
-        Ok(_) => world.peers[SERVER].make(&format!("close {probe}"))?,
-        Err(libc::EPROTONOSUPPORT) => {
-            world.skip(name, "this kernel has no multipath TCP");
-            return Ok(());
-        }
-        Err(number) => anyhow::bail!(
-            "cannot listen by multipath TCP: {}",
-            std::io::Error::from_raw_os_error(number)
-        ),
-    };
+    if !world.has_multipath(name)? {
+        return Ok(());
+    }
     let ends = usize::from(!client.is_empty()) + usize::from(!client.is_empty() && server.starts_with("mptcp"));
     world.count("spoor_core_total{cause=\"mptcp\"}", CONNECTIONS * ends);
     let (listener, bound) = world.listen(SERVER, server)?;
