@@ -19,11 +19,12 @@ use aya_ebpf::{
 };
 
 use super::{
-    buffers::{Buffers, forget_messages, is_of_nothing, of_receive, of_send},
+    buffers::{Buffers, forget_messages, is_of_kernel, is_of_nothing, of_receive, of_send},
     is_target,
     uring::note_refused,
 };
 use crate::{
+    copy::Source,
     kernel::{Task, is_missing, offset, word},
     maps::{UNIX_USERS, is_marked, note_flags, unix_user},
     report::{Bytes, report},
@@ -114,6 +115,13 @@ pub fn report_moved(
     bytes: u64,
     buffers: &Buffers,
 ) -> u32 {
+    // A socket that the kernel uses for itself is no traffic of this process, and never becomes a connection.
+    if buffers.source as u64 == Source::Nowhere as u64
+        && connection(socket.sock).is_none()
+        && is_of_kernel(Task::current(), socket)
+    {
+        return 0;
+    }
     let watched =
         !is_missing!(file_epoll) && word(socket.file + offset!(file_epoll) as u64).is_some_and(|set| set != 0);
     let call = Bytes {

@@ -342,6 +342,10 @@ fn report_listening(sock: u64) {
     {
         return;
     }
+    // Servers in the kernel listen in threads of its own, which have no memory.
+    if !is_missing!(task_mm) && read::<u64>(Task::current().field(offset!(task_mm))) == Some(0) {
+        return;
+    }
     // Reported for a target too: it may be a provisional one, which this port selects.
     mark(&TARGETS, tgid, true);
     submit::submit(Listen {
