@@ -1,6 +1,7 @@
 //! Hooks: the programs that the kernel runs, and how each reads its arguments.
 
 mod buffers;
+mod messages;
 pub mod opening;
 pub mod sock;
 pub mod splice;

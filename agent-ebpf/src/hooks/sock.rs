@@ -19,8 +19,9 @@ use aya_ebpf::{
 };
 
 use super::{
-    buffers::{Buffers, forget_messages, is_of_kernel, is_of_nothing, of_receive, of_send},
+    buffers::{Buffers, is_of_kernel, is_of_nothing, is_of_several, of_receive, of_send, pass_empty_message},
     is_target,
+    messages::forget_messages,
     uring::note_refused,
 };
 use crate::{
@@ -69,7 +70,7 @@ pub fn sock_send(ctx: RawTracePointContext) -> u32 {
     let task = Task::current();
     note_send(task);
     if result <= 0 {
-        forget_messages(task);
+        pass_message(task, sock, result);
         note_refused(sock, Direction::Write, result);
         return 0;
     }
@@ -87,7 +88,7 @@ pub fn sock_receive(ctx: RawTracePointContext) -> u32 {
     let task = Task::current();
     note_receive(task, sock);
     if result <= 0 {
-        forget_messages(task);
+        pass_message(task, sock, result);
         note_refused(sock, Direction::Read, result);
         if result == 0 {
             report_empty(task, sock);
@@ -105,6 +106,19 @@ pub fn sock_receive(ctx: RawTracePointContext) -> u32 {
         of_receive(task, &socket, result as u64)
     };
     report_moved(&ctx, &socket, Direction::Read, result as u64, &buffers)
+}
+
+/// Takes a message of a recvmmsg(2) or sendmmsg(2) that moved no bytes, or could not be moved.
+#[inline(always)]
+fn pass_message(task: Task, sock: u64, result: i32) {
+    if !is_of_several(task) {
+        return;
+    }
+    if result < 0 {
+        forget_messages();
+    } else if let Some(socket) = with_file(sock) {
+        pass_empty_message(task, &socket);
+    }
 }
 
 #[inline(always)]
