@@ -5,7 +5,7 @@
 //! ([`agent_ebpf::plan`]), which is tested on the host.
 
 use agent_ebpf::{
-    abi::{Counter, Mode, Role, SEGMENT_NOT_HTTP, SEGMENT_OPAQUE},
+    abi::{Counter, Mode, Role, SEGMENT_NOT_HTTP, SEGMENT_OPAQUE, WATCHED},
     classify::{self, Looks},
     frame::{
         chunk::{LINE_BYTES, Line},
@@ -175,6 +175,9 @@ fn locate(scratch: &'static Scratch) -> Option<Reporter> {
         if is_uncounted(connection) {
             connection.give_up();
             return None;
+        }
+        if connection.is_watched(call.flags.get() & WATCHED != 0) {
+            call.flags.set(call.flags.get() | WATCHED);
         }
         socket::catch_up(socket.sock, connection, moved.read);
     }

@@ -26,10 +26,10 @@ use super::{
 };
 use crate::{
     copy::Source,
-    kernel::{Task, is_missing, offset, word},
+    kernel::{Task, offset, word},
     maps::{UNIX_USERS, is_marked, note_flags, unix_user},
     report::{Bytes, report},
-    socket::{OPAQUE, Socket, UNIX, connection, report_end_of_file},
+    socket::{OPAQUE, Socket, UNIX, connection, is_in_epoll, report_end_of_file},
 };
 
 const MSG_OOB: u32 = 0x1;
@@ -136,8 +136,7 @@ pub fn report_moved(
     {
         return 0;
     }
-    let watched =
-        !is_missing!(file_epoll) && word(socket.file + offset!(file_epoll) as u64).is_some_and(|set| set != 0);
+    let watched = is_in_epoll(socket.file);
     let call = Bytes {
         way: direction as u64,
         source: buffers.source as u64,

@@ -18,7 +18,7 @@ use crate::{
     scratch::{enter, leave},
     socket::{
         self, CONNECT_RETURNED, COUNTED, Connection, MULTIPATH, Moved, OPAQUE, RELEASED, connection, forget_accepted,
-        is_given_up, note_accepted, read_to, report_ends, report_last, report_unread,
+        is_given_up, is_in_epoll, note_accepted, read_to, report_ends, report_last, report_unread,
     },
     submit,
 };
@@ -242,6 +242,10 @@ fn describe_established(sock: u64) {
         && entry.opener.get() != 0
     {
         entry.add(socket::ESTABLISHED);
+        // A loop waits for this moment.
+        if owner(entry) == STATE_OPEN {
+            entry.is_watched(is_in_epoll(entry.file.get()));
+        }
         socket::describe(sock, Moved::NONE);
     }
 }

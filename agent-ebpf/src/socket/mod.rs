@@ -31,7 +31,7 @@ pub use place::{Place, place};
 use crate::{
     counters::count,
     hooks::splice::number_of_splices,
-    kernel::{is_missing, offset, read},
+    kernel::{is_missing, offset, read, word},
     maps::{CONTROL, UNIX_USERS, hint, mark, unix_user},
     scratch::scratch,
 };
@@ -103,6 +103,8 @@ pub const RELEASED: u32 = 128;
 pub const SPLICES_COUNTED: u32 = 512;
 /// Multipath TCP.
 pub const MULTIPATH: u32 = 1024;
+/// An epoll set has watched the socket. Some loops take it out of the set before each call.
+const WATCHED_ONCE: u32 = 4096;
 /// The role is known, but perhaps not the first bytes: the process may not have been a target then.
 const ROLE_ALONE: u32 = 2048;
 
@@ -117,6 +119,15 @@ impl Connection {
     #[inline(always)]
     pub fn add(&self, flags: u32) {
         self.flags.set(self.flags.get() | flags);
+    }
+
+    /// Returns whether an epoll set has ever watched the socket, as far as was seen. `now`: whether one does.
+    #[inline(always)]
+    pub fn is_watched(&self, now: bool) -> bool {
+        if now && !self.has(WATCHED_ONCE) {
+            self.add(WATCHED_ONCE);
+        }
+        now || self.has(WATCHED_ONCE)
     }
 
     /// Notes whether the ring had room for a record of bytes.
@@ -177,6 +188,12 @@ impl Connection {
 pub fn connection(sock: u64) -> Option<&'static Connection> {
     // SAFETY: memory of a map lives longer than the programs that use it, and all its fields are slots.
     unsafe { CONNECTIONS.get(&sock) }
+}
+
+/// Returns whether an epoll set watches a file.
+#[inline(always)]
+pub fn is_in_epoll(file: u64) -> bool {
+    !is_missing!(file_epoll) && word(file + offset!(file_epoll) as u64).is_some_and(|set| set != 0)
 }
 
 /// Removes the entry of a socket.

@@ -127,7 +127,6 @@ fn many_messages(world: &mut World, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Passes bodies by calls without user memory.
 /// Sends messages of one call of which some are empty, or have several buffers.
 fn empty_messages(world: &mut World, name: &str) -> Result<()> {
     let connection = world.connect()?;
@@ -146,6 +145,7 @@ fn empty_messages(world: &mut World, name: &str) -> Result<()> {
     world.close(&connection)
 }
 
+/// Passes bodies by calls without user memory.
 fn unseen_bodies(world: &mut World, name: &str) -> Result<()> {
     let body = "0123456789".repeat(300);
     for send in ["sendfile", "splice"] {
