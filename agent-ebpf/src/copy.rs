@@ -194,12 +194,25 @@ const MSGHDR_BYTES: u64 = 56;
 /// Size of `struct mmsghdr`: a message, and the number of its bytes that were moved.
 const MMSGHDR_BYTES: u64 = 64;
 /// Upper bound of the messages of one call (the kernel's `UIO_MAXIOV`).
-const MESSAGES: u32 = 1024;
+pub const MESSAGES: u32 = 1024;
 
 /// Returns address and length of the array of buffers of the `struct msghdr` at an address.
 #[inline(always)]
 pub fn message(header: u64) -> Option<[u64; 2]> {
     user_words(header + 16)
+}
+
+/// Returns the words of the `struct msghdr` at an address, up to its flags.
+#[inline(always)]
+pub fn message_words(header: u64) -> Option<[u64; 6]> {
+    user_words(header)
+}
+
+/// Returns the length that the kernel has written into the `struct mmsghdr` at an address.
+#[inline(always)]
+pub fn message_length(message: u64) -> Option<u32> {
+    const LENGTH_AT: u64 = 56;
+    user_words::<1>(message + LENGTH_AT).map(|[length]| length as u32)
 }
 
 /// Returns the address of a message in an array of `struct mmsghdr`.

@@ -5,7 +5,7 @@
 //! ([`agent_ebpf::plan`]), which is tested on the host.
 
 use agent_ebpf::{
-    abi::{Counter, Mode, Role, SEGMENT_NOT_HTTP, SEGMENT_OPAQUE},
+    abi::{Counter, Mode, Role, SEGMENT_NOT_HTTP, SEGMENT_OPAQUE, WATCHED},
     classify::{self, Looks},
     frame::{
         chunk::{LINE_BYTES, Line},
@@ -25,6 +25,7 @@ use aya_ebpf::{
 use crate::{
     copy,
     counters::count,
+    hooks::splice::is_uncounted,
     kernel::offset,
     maps::{NEXT, NEXT_RAW, REPORTER, UNIX_LOSERS, mark, unix_user},
     scratch::{Scratch, enter, leave, on_own_stack, scratch},
@@ -171,6 +172,13 @@ fn locate(scratch: &'static Scratch) -> Option<Reporter> {
     }
     let mut connection = socket::of(socket, known, moved)?;
     if offset!(by_events) == 1 {
+        if is_uncounted(connection) {
+            connection.give_up();
+            return None;
+        }
+        if connection.is_watched(call.flags.get() & WATCHED != 0) {
+            call.flags.set(call.flags.get() | WATCHED);
+        }
         socket::catch_up(socket.sock, connection, moved.read);
     }
     let mut found = place(socket, connection, way, bytes);

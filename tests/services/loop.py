@@ -1,4 +1,4 @@
-"""A service (see README.md) of one event loop (`LOOP`: `asyncio` or `gevent`). A request waits for a second; a task beside
+"""A service (see README.md) of one event loop (`LOOP`: `asyncio`, `gevent`, or `eventlet` in a worker of gunicorn). A request waits for a second; a task beside
 it, which serves nobody, calls `URL` every 100 ms, on a connection for each call or on a kept one (`KEEP=1`)."""
 
 import http.client
@@ -74,4 +74,31 @@ def gevent_main():
     WSGIServer(("127.0.0.1", PORT), application, log=None).serve_forever()
 
 
-{"asyncio": asyncio_main, "gevent": gevent_main}[os.environ["LOOP"]]()
+def eventlet_application():
+    """Returns a WSGI application. gunicorn's worker has replaced the standard library's sockets by eventlet's."""
+    import eventlet
+
+    parts = urlsplit(URL)
+
+    def background():
+        number = 0
+        connection = http.client.HTTPConnection(parts.netloc)
+        while True:
+            connection.request("GET", parts.path, headers=headers(number))
+            connection.getresponse().read()
+            if not KEEP:
+                connection.close()
+            number += 1
+            eventlet.sleep(PAUSE_SECONDS)
+
+    def application(_environ, start_response):
+        eventlet.sleep(WAIT_SECONDS)
+        start_response("200 OK", [("Content-Length", "6")])
+        return [b"waited"]
+
+    eventlet.spawn(background)
+    return application
+
+
+if os.environ["LOOP"] != "eventlet":
+    {"asyncio": asyncio_main, "gevent": gevent_main}[os.environ["LOOP"]]()

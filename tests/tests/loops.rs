@@ -36,7 +36,8 @@ fn background_calls_are_roots(name: &'static str, mut command: Command) -> Resul
     }
     let mut process = Process::start_with(name, command, Stdio::null(), Stdio::inherit(), Stdio::inherit())?;
     net::wait_accepting(address, &mut process)?;
-    let agent = Recorder::start(&[format!("--pid={}", process.id())])?;
+    // Workers have the port, too.
+    let agent = Recorder::start(&[format!("--port={}", address.port())])?;
     for _ in 0..REQUESTS {
         wait(address)?;
     }
@@ -96,6 +97,30 @@ fn gevent() -> Result<()> {
 #[ignore = "needs root, the agent, nginx and gevent"]
 fn gevent_with_a_kept_connection() -> Result<()> {
     background_calls_are_roots("gevent", python("gevent", true))
+}
+
+/// A worker of gunicorn. eventlet takes a socket out of its epoll set before it reads.
+fn eventlet(keep: bool) -> Command {
+    let mut command = Command::new("/usr/bin/python3");
+    command.args(["/usr/bin/gunicorn", "--worker-class=eventlet", "--log-level=error"]);
+    command.arg("--chdir").arg(sources()).arg("loop:eventlet_application()");
+    command
+        .env("LOOP", "eventlet")
+        .env("KEEP", if keep { "1" } else { "0" });
+    command.env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+}
+
+#[test]
+#[ignore = "needs root, the agent, nginx, gunicorn and eventlet"]
+fn workers_of_eventlet() -> Result<()> {
+    background_calls_are_roots("eventlet", eventlet(false))
+}
+
+#[test]
+#[ignore = "needs root, the agent, nginx, gunicorn and eventlet"]
+fn workers_of_eventlet_with_a_kept_connection() -> Result<()> {
+    background_calls_are_roots("eventlet", eventlet(true))
 }
 
 #[test]

@@ -4,17 +4,18 @@
 //! descriptor of this very socket; a request of an io_uring has it, too ([`super::uring`]). Where the kernel moves the
 //! bytes itself (sendfile, splice), their place in the stream is known, and their content is a gap.
 
-use agent_ebpf::{
-    abi::{Counter, Direction},
-    slot::Slot,
-};
-use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::map, maps::LruHashMap};
+use agent_ebpf::abi::{Counter, Direction};
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 
-use super::uring::of_request;
+use super::{
+    messages::{Ends, next_message},
+    splice::note_splice,
+    uring::{has_ring, of_request},
+};
 use crate::{
-    copy::{Source, buffer_bytes, message, message_at},
+    copy::{Source, message},
     counters::count,
-    kernel::{Args, Registers, Task},
+    kernel::{Args, Registers, Task, is_missing},
     socket::{Socket, file},
 };
 
@@ -29,6 +30,7 @@ mod number {
     pub const RECVFROM: u32 = 45;
     pub const SENDMSG: u32 = 46;
     pub const RECVMSG: u32 = 47;
+    pub const IO_SUBMIT: u32 = 209;
     pub const SPLICE: u32 = 275;
     pub const RECVMMSG: u32 = 299;
     pub const SENDMMSG: u32 = 307;
@@ -39,6 +41,7 @@ mod number {
 /// Numbers of the system calls: scripts/syscall.tbl.
 #[cfg(bpf_target_arch = "aarch64")]
 mod number {
+    pub const IO_SUBMIT: u32 = 2;
     pub const READ: u32 = 63;
     pub const WRITE: u32 = 64;
     pub const READV: u32 = 65;
@@ -55,7 +58,8 @@ mod number {
 }
 
 use number::{
-    PREADV2, PWRITEV2, READ, READV, RECVFROM, RECVMMSG, RECVMSG, SENDMMSG, SENDMSG, SENDTO, SPLICE, WRITE, WRITEV,
+    IO_SUBMIT, PREADV2, PWRITEV2, READ, READV, RECVFROM, RECVMMSG, RECVMSG, SENDMMSG, SENDMSG, SENDTO, SPLICE, WRITE,
+    WRITEV,
 };
 
 const MSG_OOB: u64 = 0x1;
@@ -123,6 +127,30 @@ pub fn spliced_file(task: Task) -> Option<u64> {
     file(task, splice(task)?.arguments().first() as u32)
 }
 
+/// Returns whether the thread's system call does not concern a socket whose bytes it has moved: the kernel uses the
+/// socket for itself, and sends for NFS within a read(2) of a file. Sockets that an io_uring or io_submit(2) uses are in
+/// no such argument.
+#[inline(always)]
+pub fn is_of_kernel(task: Task, socket: &Socket) -> bool {
+    let Some(registers) = Registers::of(task) else {
+        return false;
+    };
+    let args = registers.arguments();
+    let number = registers.number();
+    // Without these fields it is not known which processes have an io_uring.
+    let may_have_ring = is_missing!(request_operation) || has_ring(bpf_get_current_pid_tgid());
+    if number == IO_SUBMIT || may_have_ring || is_named(task, args.first(), socket) {
+        return false;
+    }
+    number != SPLICE || !is_named(task, args.third(), socket)
+}
+
+/// Returns whether an argument is a descriptor of this socket.
+#[inline(always)]
+fn is_named(task: Task, fd: u64, socket: &Socket) -> bool {
+    file(task, fd as u32).is_some_and(|file| file == socket.file)
+}
+
 /// Returns the place of the bytes that the thread has sent.
 #[inline(always)]
 pub fn of_send(task: Task, socket: &Socket, bytes: u64) -> Buffers {
@@ -130,6 +158,7 @@ pub fn of_send(task: Task, socket: &Socket, bytes: u64) -> Buffers {
         // Its first argument is the pipe.
         if splice(task).is_some() {
             count(Counter::Splices, 1);
+            note_splice();
             return Buffers::NOWHERE;
         }
         return of_request(socket, Direction::Write, bytes);
@@ -141,12 +170,13 @@ pub fn of_send(task: Task, socket: &Socket, bytes: u64) -> Buffers {
         SENDTO if args.fourth() & MSG_OOB == 0 => Buffers::given(Source::Buffer, &args),
         WRITEV | PWRITEV2 => Buffers::given(Source::Vector, &args),
         SENDMSG if args.third() & MSG_OOB == 0 => Buffers::message(args.second()),
-        SENDMMSG if args.fourth() & MSG_OOB == 0 => {
-            let buffers = next_message(&args, Ends::Certain);
-            if !is_whole(&buffers, bytes) {
-                stop_counting(&args);
+        SENDMMSG => {
+            let buffers = next_message(&args, bytes, Ends::WithPart);
+            if args.fourth() & MSG_OOB == 0 {
+                buffers
+            } else {
+                Buffers::NOWHERE
             }
-            buffers
         }
         _ => Buffers::NOWHERE,
     }
@@ -163,10 +193,29 @@ pub fn of_receive(task: Task, socket: &Socket, bytes: u64) -> Buffers {
         READV | PREADV2 => Buffers::given(Source::Vector, &args),
         RECVMSG => Buffers::message(args.second()),
         // With a time limit, the call may end behind any message.
-        RECVMMSG if registers.fifth() == 0 => next_message(&args, Ends::Certain),
-        RECVMMSG => next_message(&args, Ends::Anywhere),
+        RECVMMSG if registers.fifth() == 0 => next_message(&args, bytes, Ends::WithError),
+        RECVMMSG => next_message(&args, bytes, Ends::Anywhere),
         _ => Buffers::NOWHERE,
     }
+}
+
+/// Takes a message without bytes of a recvmmsg(2) or sendmmsg(2): the call goes on.
+#[inline(always)]
+pub fn pass_empty_message(task: Task, socket: &Socket) {
+    if let Some((registers, args)) = call_on(task, socket) {
+        match registers.number() {
+            SENDMMSG => drop(next_message(&args, 0, Ends::WithPart)),
+            RECVMMSG if registers.fifth() == 0 => drop(next_message(&args, 0, Ends::WithError)),
+            RECVMMSG => drop(next_message(&args, 0, Ends::Anywhere)),
+            _ => {}
+        }
+    }
+}
+
+/// Returns whether the thread's system call is a recvmmsg(2) or sendmmsg(2).
+#[inline(always)]
+pub fn is_of_several(task: Task) -> bool {
+    Registers::of(task).is_some_and(|registers| matches!(registers.number(), RECVMMSG | SENDMMSG))
 }
 
 /// Returns whether the thread's system call asks for no bytes at all.
@@ -176,69 +225,4 @@ pub fn is_of_nothing(task: Task) -> bool {
         return false;
     };
     matches!(registers.number(), READ | RECVFROM | READV | PREADV2) && registers.arguments().third() == 0
-}
-
-/// Threads within a recvmmsg(2) or sendmmsg(2): address of the array of messages, and index of the next one. An event
-/// fires for each message, with the registers of the whole call.
-#[map]
-static MESSAGES: LruHashMap<u32, Slot<[u64; 2]>> = LruHashMap::with_max_entries(1024, 0);
-
-/// Index of a message when the number of those before it is not known any more.
-const UNKNOWN: u64 = u64::MAX;
-
-/// Knowledge about the last message of a call.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Ends {
-    /// The call ends with the last entry of its array, or with an error, which is an event.
-    Certain,
-    /// The call may end earlier, which nothing tells.
-    Anywhere,
-}
-
-/// Returns the place of the next message of the call.
-#[inline(always)]
-fn next_message(args: &Args, ends: Ends) -> Buffers {
-    let tid = bpf_get_current_pid_tgid() as u32;
-    let first = args.second();
-    // SAFETY: memory of a map lives longer than the programs that use it, and its values are slots.
-    let index = match unsafe { MESSAGES.get(&tid) }.map(Slot::get) {
-        Some([before, index]) if before == first => index,
-        _ => 0,
-    };
-    let next = match (index, ends) {
-        (UNKNOWN, _) | (_, Ends::Anywhere) => UNKNOWN,
-        _ => index + 1,
-    };
-    if next == args.third() & u32::MAX as u64 {
-        let _ = MESSAGES.remove(&tid);
-    } else {
-        let _ = MESSAGES.insert(&tid, &Slot::new([first, next]), 0);
-    }
-    if index == UNKNOWN {
-        return Buffers::NOWHERE;
-    }
-    Buffers::message(message_at(first, index))
-}
-
-/// Returns whether all bytes of a message were sent: a call that sends a part ends with it. Looks at messages of one
-/// buffer only.
-#[inline(always)]
-fn is_whole(buffers: &Buffers, bytes: u64) -> bool {
-    buffers.count == 1 && buffer_bytes(buffers.address) == Some(bytes)
-}
-
-/// Forgets which message of the call comes next.
-#[inline(always)]
-fn stop_counting(args: &Args) {
-    let tid = bpf_get_current_pid_tgid() as u32;
-    let _ = MESSAGES.insert(&tid, &Slot::new([args.second(), UNKNOWN]), 0);
-}
-
-/// Forgets the messages of a call that an error has ended.
-#[inline(always)]
-pub fn forget_messages(task: Task) {
-    let is_several = Registers::of(task).is_some_and(|registers| matches!(registers.number(), RECVMMSG | SENDMMSG));
-    if is_several {
-        let _ = MESSAGES.remove(&(bpf_get_current_pid_tgid() as u32));
-    }
 }

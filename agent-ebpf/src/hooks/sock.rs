@@ -4,7 +4,7 @@
 //! An event names the socket, so no descriptor is looked up to find it, and no tracepoint of a system call is enabled,
 //! which slows all calls of the host. It fires once the protocol has moved the bytes, so the socket's sequence numbers
 //! are those behind them. [`super::buffers`] finds the bytes in user memory. A splice(2) out of a socket has no event:
-//! [`tcp_spliced`] stands in, once a target uses that call.
+//! [`super::splice`] stands in.
 
 use agent_ebpf::{
     abi::{Direction, TURNED, WATCHED},
@@ -19,15 +19,17 @@ use aya_ebpf::{
 };
 
 use super::{
-    buffers::{Buffers, forget_messages, is_of_nothing, of_receive, of_send, spliced_file},
+    buffers::{Buffers, is_of_kernel, is_of_nothing, is_of_several, of_receive, of_send, pass_empty_message},
     is_target,
+    messages::forget_messages,
     uring::note_refused,
 };
 use crate::{
-    kernel::{Task, is_missing, offset, word},
+    copy::Source,
+    kernel::{Task, offset, word},
     maps::{UNIX_USERS, is_marked, note_flags, unix_user},
     report::{Bytes, report},
-    socket::{Socket, UNIX, connection, inode, report_end_of_file, unseen},
+    socket::{OPAQUE, Socket, UNIX, connection, is_in_epoll, report_end_of_file},
 };
 
 const MSG_OOB: u32 = 0x1;
@@ -68,7 +70,7 @@ pub fn sock_send(ctx: RawTracePointContext) -> u32 {
     let task = Task::current();
     note_send(task);
     if result <= 0 {
-        forget_messages(task);
+        pass_message(task, sock, result);
         note_refused(sock, Direction::Write, result);
         return 0;
     }
@@ -86,7 +88,7 @@ pub fn sock_receive(ctx: RawTracePointContext) -> u32 {
     let task = Task::current();
     note_receive(task, sock);
     if result <= 0 {
-        forget_messages(task);
+        pass_message(task, sock, result);
         note_refused(sock, Direction::Read, result);
         if result == 0 {
             report_empty(task, sock);
@@ -106,45 +108,35 @@ pub fn sock_receive(ctx: RawTracePointContext) -> u32 {
     report_moved(&ctx, &socket, Direction::Read, result as u64, &buffers)
 }
 
-/// Reports bytes that splice(2) has taken out of a socket, for which no event fires. TRACE_EVENT(tcp_rcv_space_adjust,
-/// TP_PROTO(struct sock *sk)): in tcp_read_sock, behind the update of the socket's sequence number, with the socket
-/// locked (<https://github.com/torvalds/linux/blob/v6.12/net/ipv4/tcp.c>). It fires in recvmsg(2), too, before the
-/// event that reports those bytes, and in interrupts: so the thread's call has to be a splice(2) out of this socket.
-#[raw_tracepoint(tracepoint = "tcp_rcv_space_adjust")]
-pub fn tcp_spliced(ctx: RawTracePointContext) -> u32 {
-    if !is_target() {
-        return 0;
+/// Takes a message of a recvmmsg(2) or sendmmsg(2) that moved no bytes, or could not be moved.
+#[inline(always)]
+fn pass_message(task: Task, sock: u64, result: i32) {
+    if !is_of_several(task) {
+        return;
     }
-    let task = Task::current();
-    let Some(file) = spliced_file(task) else { return 0 };
-    // SAFETY: the kernel passes a word.
-    let sock = unsafe { *ctx.as_ptr().cast::<u64>() };
-    let Some(socket) = with_file(sock).filter(|socket| socket.file == file) else {
-        return 0;
-    };
-    let Some(connection) = connection(sock) else { return 0 };
-    // A former socket at the same address had other sequence numbers.
-    if inode(file) != Some(connection.inode.get()) {
-        return 0;
+    if result < 0 {
+        forget_messages();
+    } else if let Some(socket) = with_file(sock) {
+        pass_empty_message(task, &socket);
     }
-    note_receive(task, sock);
-    let bytes = unseen(sock, connection, Direction::Read as usize);
-    if bytes == 0 {
-        return 0;
-    }
-    report_moved(&ctx, &socket, Direction::Read, bytes, &Buffers::NOWHERE)
 }
 
 #[inline(always)]
-fn report_moved(
+pub fn report_moved(
     ctx: &RawTracePointContext,
     socket: &Socket,
     direction: Direction,
     bytes: u64,
     buffers: &Buffers,
 ) -> u32 {
-    let watched =
-        !is_missing!(file_epoll) && word(socket.file + offset!(file_epoll) as u64).is_some_and(|set| set != 0);
+    // A socket that the kernel uses for itself is no traffic of this process, and never becomes a connection.
+    if buffers.source as u64 == Source::Nowhere as u64
+        && connection(socket.sock).is_none()
+        && is_of_kernel(Task::current(), socket)
+    {
+        return 0;
+    }
+    let watched = is_in_epoll(socket.file);
     let call = Bytes {
         way: direction as u64,
         source: buffers.source as u64,
@@ -180,6 +172,7 @@ fn report_empty(task: Task, sock: u64) {
     }
     if let Some(connection) = connection(sock)
         && connection.has(UNIX)
+        && !connection.has(OPAQUE)
     {
         report_end_of_file(connection);
     }
@@ -209,7 +202,7 @@ fn turn(task: Task) -> (u32, Option<&'static Slot<u64>>, u64) {
 /// A loop serves one socket after the other, so these are the moments at which it may have waited for events. In
 /// epoll_wait(2) itself no program of this family runs.
 #[inline(always)]
-fn note_receive(task: Task, sock: u64) {
+pub fn note_receive(task: Task, sock: u64) {
     /// 2⁶⁴ divided by the golden ratio: spreads the addresses over all hashes.
     const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
     let (tid, slot, turn) = turn(task);

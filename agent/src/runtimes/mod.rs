@@ -66,6 +66,7 @@ impl Runtime {
     pub(crate) fn with_arguments(self, arguments: &[String]) -> Self {
         match self {
             Self::Ruby if is_puma(arguments) => Self::Puma,
+            Self::Python if has_green_workers(arguments) => Self::Loop,
             runtime => runtime,
         }
     }
@@ -108,6 +109,23 @@ fn is_puma(arguments: &[String]) -> bool {
     })
 }
 
+/// Recognises a gunicorn whose workers run many requests on one thread (`-k eventlet`, `--worker-class=gevent`). eventlet
+/// takes a socket out of its epoll set before it reads, so nothing else shows its loop.
+fn has_green_workers(arguments: &[String]) -> bool {
+    let is_green = |class: &str| class.starts_with("eventlet") || class.starts_with("gevent");
+    let mut before = "";
+    arguments.iter().any(|argument| {
+        let class = match before {
+            "-k" | "--worker-class" => Some(argument.as_str()),
+            _ => argument
+                .strip_prefix("--worker-class=")
+                .or_else(|| argument.strip_prefix("-k")),
+        };
+        before = argument;
+        class.is_some_and(is_green)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,6 +142,29 @@ mod tests {
         assert_eq!(with(&["ruby", "a", "b", "c", "puma"]), Runtime::Ruby);
         assert_eq!(with(&["ruby", "pumas.rb"]), Runtime::Ruby);
         assert_eq!(Runtime::Go.with_arguments(&["puma".to_owned()]), Runtime::Go);
+    }
+
+    #[test]
+    fn green_workers_of_gunicorn_are_loops() {
+        let with = |line: &str| {
+            let arguments: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            Runtime::Python.with_arguments(&arguments)
+        };
+        for line in [
+            "python3 /usr/bin/gunicorn -k eventlet shop:app",
+            "python3 /usr/bin/gunicorn shop:app --worker-class gevent",
+            "gunicorn -kgevent_pywsgi shop:app",
+            "gunicorn --worker-class=eventlet shop:app",
+        ] {
+            assert_eq!(with(line), Runtime::Loop, "{line}");
+        }
+        for line in [
+            "gunicorn -k gthread eventlet:app",
+            "gunicorn --workers 2 gevent:app",
+            "python3 eventlet",
+        ] {
+            assert_eq!(with(line), Runtime::Python, "{line}");
+        }
     }
 
     #[test]

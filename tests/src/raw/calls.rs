@@ -20,6 +20,7 @@ pub fn play(world: &mut World) -> Result<()> {
     world.case("tagged-addresses", tagged_addresses)?;
     world.case("many-buffers", many_buffers)?;
     world.case("many-messages", many_messages)?;
+    world.case("empty-messages", empty_messages)?;
     world.case("unseen-bodies", unseen_bodies)?;
     world.case("peek", peek)?;
     world.case("truncate", truncate)?;
@@ -124,6 +125,24 @@ fn many_messages(world: &mut World, name: &str) -> Result<()> {
         world.close(&connection)?;
     }
     Ok(())
+}
+
+/// Sends messages of one call of which some are empty, or have several buffers.
+fn empty_messages(world: &mut World, name: &str) -> Result<()> {
+    let connection = world.connect()?;
+    for turn in 0..3 {
+        let target = format!("/{name}/{turn}");
+        for (way, bytes) in [
+            (Way::Request, post(&target, "some body")),
+            (Way::Response, response(200, "answer")),
+        ] {
+            let (one, two) = bytes.as_bytes().split_at(30);
+            world.send(&connection, way, "sendmmsg", &[b"", one, b"", b"", two])?;
+            world.receive(&connection, way, "read", bytes.len())?;
+        }
+        world.expect(&target, End::ok("POST", 200).bodies(Some(9), Some(6)));
+    }
+    world.close(&connection)
 }
 
 /// Passes bodies by calls without user memory.

@@ -394,6 +394,12 @@ pub const PACKAGES: &[Package] = &[
         "event loop of Python",
         &[In(Scope::Test)],
     ),
+    package(
+        "python3-eventlet",
+        File("/usr/lib/python3/dist-packages/eventlet/__init__.py"),
+        "event loop of Python",
+        &[In(Scope::Test)],
+    ),
     package("ruby-async-io", Installed, "event loop of Ruby", &[In(Scope::Test)]),
     package(
         "libnetty-java",
