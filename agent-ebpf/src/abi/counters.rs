@@ -67,6 +67,8 @@ counters! {
     Skipped = "program_skipped",
     /// A target sent bytes by splice(2): so it may also receive by it, which is no event of sockets.
     Splices = "sends_by_splice",
+    /// Bytes that an io_uring moved while it was not known which of its requests did.
+    UnknownRequest = "unknown_request_bytes",
 }
 
 /// Columns of the counter table: a row of `u64` for each processor.

@@ -314,6 +314,18 @@ fn requests_are_carried_out_behind_interrupts() -> Result<()> {
 
 #[test]
 #[ignore = "needs root, the agent and io_uring"]
+fn requests_beside_others_are_cancelled() -> Result<()> {
+    traced("cancelling")
+}
+
+#[test]
+#[ignore = "needs root, the agent and io_uring"]
+fn requests_end_without_a_completion() -> Result<()> {
+    traced("silent")
+}
+
+#[test]
+#[ignore = "needs root, the agent and io_uring"]
 fn tokio_uring() -> Result<()> {
     traced("tokio")
 }

@@ -152,7 +152,10 @@ impl Connection {
         let end = self.end(side)?;
         match action {
             Action::Accept => bail!("an accept of a connection"),
-            Action::Connect if result == 0 => self.send(ring, side),
+            Action::Connect if result == 0 => {
+                ring.connected(end.socket.as_raw_fd())?;
+                self.send(ring, side)
+            }
             Action::Send if result > 0 => {
                 end.sent += usize::try_from(result)?;
                 if end.sent < end.output.len() {
@@ -219,7 +222,8 @@ impl Connection {
         if std::mem::replace(&mut end.is_receiving, true) {
             return Ok(());
         }
-        ring.receive(token, end.socket.as_raw_fd(), &mut end.buffer)?;
+        let most = ring.most(end.buffer.len(), end.input.is_empty());
+        ring.receive(token, end.socket.as_raw_fd(), &mut end.buffer[..most])?;
         self.pending += 1;
         Ok(())
     }

@@ -35,6 +35,8 @@ fn main() -> Result<()> {
         "worker" => Way::Worker,
         "peeking" => Way::Peeking,
         "computing" => Way::Computing,
+        "cancelling" => Way::Cancelling,
+        "silent" => Way::Silent,
         "poll-first" => Way::PollFirst,
         "polled" => Way::Polled(Duration::from_millis(50)),
         _ => bail!("no such way: {how}"),

@@ -42,6 +42,11 @@ pub enum Way {
     /// recv and send. Until a request is complete, the thread runs code of its own, with the descriptor of a socket where
     /// a system call has its first argument: requests are carried out where an interrupt ends.
     Computing,
+    /// recv and send. On a new call, two more recv are cancelled before its first request is sent.
+    Cancelling,
+    /// recv and send. The completion of the recv of a message's first byte is left out: that of a request that is linked
+    /// to it tells.
+    Silent,
 }
 
 /// Rounds over all sockets before a thread that [`Way::Peeking`] or [`Way::Computing`] sleeps.
@@ -60,6 +65,8 @@ const GROUP: u16 = 0;
 
 /// Token of a request whose completion is of no interest.
 const NOTHING: u64 = u64::MAX;
+/// Token of a request that is cancelled.
+const CANCELLED: u64 = NOTHING - 1;
 
 /// A ring.
 pub struct Ring {
@@ -68,6 +75,10 @@ pub struct Ring {
     provided: Option<Provided>,
     /// Sockets that have received.
     sockets: BTreeSet<RawFd>,
+    /// Tokens of receives of one byte whose completion is left out.
+    silent: BTreeSet<u64>,
+    /// Memory of requests that are cancelled.
+    decoy: Box<[u8; 1]>,
 }
 
 /// Completion of a request.
@@ -86,7 +97,7 @@ impl Ring {
         let mut builder = IoUring::builder();
         match way {
             Way::Receive | Way::Read | Way::PollFirst | Way::MultishotRead => {}
-            Way::Linked | Way::Worker | Way::Peeking | Way::Computing => {}
+            Way::Linked | Way::Worker | Way::Peeking | Way::Computing | Way::Cancelling | Way::Silent => {}
             Way::Polled(sleeps_after) => {
                 builder.setup_sqpoll(u32::try_from(sleeps_after.as_millis())?);
             }
@@ -97,14 +108,15 @@ impl Ring {
         let ring = builder.build(ENTRIES)?;
         let provided = match way {
             Way::Multishot | Way::MultishotRead => Some(Provided::register(&ring)?),
-            Way::Receive | Way::Read | Way::PollFirst | Way::Polled(_) => None,
-            Way::Linked | Way::Worker | Way::Peeking | Way::Computing => None,
+            _ => None,
         };
         Ok(Self {
             way,
             ring,
             provided,
             sockets: BTreeSet::new(),
+            silent: BTreeSet::new(),
+            decoy: Box::default(),
         })
     }
 
@@ -119,14 +131,16 @@ impl Ring {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error.into()),
             Ok(_) | Err(_) => {}
         }
+        let silent = &mut self.silent;
         let completion = |entry: cqueue::Entry| Completion {
             token: entry.user_data(),
-            result: entry.result(),
+            // The request that is linked to such a receive moves nothing itself.
+            result: entry.result() + i32::from(silent.remove(&entry.user_data()) && entry.result() == 0),
             goes_on: cqueue::more(entry.flags()),
             buffer: cqueue::buffer_select(entry.flags()),
         };
         let completions = self.ring.completion().map(completion);
-        Ok(completions.filter(|completion| completion.token != NOTHING).collect())
+        Ok(completions.filter(|completion| completion.token < CANCELLED).collect())
     }
 
     /// Submits all requests, and does something with each socket until one is complete.
@@ -157,20 +171,48 @@ impl Ring {
     /// Receives into the buffer, or into a provided one.
     pub fn receive(&mut self, token: u64, socket: RawFd, buffer: &mut [u8]) -> Result<()> {
         self.sockets.insert(socket);
+        if self.way == Way::Silent && buffer.len() == 1 {
+            return self.receive_silently(token, socket, buffer);
+        }
         let (socket, length) = (types::Fd(socket), u32::try_from(buffer.len())?);
         let entry = match self.way {
             Way::Read => opcode::Read::new(socket, buffer.as_mut_ptr(), length).build(),
             Way::Multishot => opcode::RecvMulti::new(socket, GROUP).build(),
             Way::MultishotRead => opcode::ReadMulti::new(socket, 0, GROUP).build(),
-            Way::Receive | Way::Polled(_) | Way::Linked | Way::Worker | Way::Peeking | Way::Computing => {
-                opcode::Recv::new(socket, buffer.as_mut_ptr(), length).build()
-            }
             Way::PollFirst => {
                 let entry = opcode::Recv::new(socket, buffer.as_mut_ptr(), length);
                 entry.ioprio(POLL_FIRST).build()
             }
+            _ => opcode::Recv::new(socket, buffer.as_mut_ptr(), length).build(),
         };
         self.push_flagged(entry.user_data(token))
+    }
+
+    /// Prepares a socket of a call that is connected.
+    pub fn connected(&mut self, socket: RawFd) -> Result<()> {
+        if self.way != Way::Cancelling {
+            return Ok(());
+        }
+        for _ in 0..2 {
+            let entry = opcode::Recv::new(types::Fd(socket), self.decoy.as_mut_ptr(), 1);
+            self.push(entry.build().user_data(CANCELLED))?;
+        }
+        let cancel = opcode::AsyncCancel2::new(types::CancelBuilder::user_data(CANCELLED).all());
+        self.push(cancel.build().user_data(NOTHING))
+    }
+
+    /// Returns how many bytes of a buffer the next receive may fill. `is_new`: nothing of the message is there.
+    pub fn most(&self, buffer: usize, is_new: bool) -> usize {
+        if self.way == Way::Silent && is_new { 1 } else { buffer }
+    }
+
+    /// Receives a byte. Its own completion is left out.
+    fn receive_silently(&mut self, token: u64, socket: RawFd, buffer: &mut [u8]) -> Result<()> {
+        self.silent.insert(token);
+        let entry = opcode::Recv::new(types::Fd(socket), buffer.as_mut_ptr(), 1).flags(libc::MSG_WAITALL);
+        let flags = Flags::IO_LINK | Flags::SKIP_SUCCESS;
+        self.push(entry.build().flags(flags).user_data(NOTHING))?;
+        self.push(opcode::Nop::new().build().user_data(token))
     }
 
     pub fn send(&mut self, token: u64, socket: RawFd, bytes: &[u8]) -> Result<()> {
