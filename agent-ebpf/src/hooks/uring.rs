@@ -5,11 +5,14 @@
 //! cases the thread has just *begun* it; in the last one it is the request that *waits* for this socket and direction.
 //! Without such a request, or with several that wait, the content of the bytes is a gap, which is counted.
 //!
+//! The programs at requests take time of all processes with an io_uring, so they are attached once a target has one.
+//! [`note_ring`] tells the agent.
+//!
 //! Some requests end without an event, such as those whose completion nobody wants. So a request may be gone that still
 //! seems to wait: it counts as long as its memory has this file and direction.
 
 use agent_ebpf::{
-    abi::{Counter, Direction},
+    abi::{Counter, Direction, Kind, Unseen, UnseenCause},
     slot::Slot,
 };
 use aya_ebpf::{
@@ -27,6 +30,7 @@ use crate::{
     kernel::{half_word, is_missing, offset, word},
     maps::{Marks, is_marked, mark, unix_user},
     socket::{Socket, inode},
+    submit,
 };
 
 /// Operations: `enum io_uring_op`, include/uapi/linux/io_uring.h.
@@ -226,6 +230,33 @@ impl Request {
     }
 }
 
+/// TRACE_EVENT(io_uring_create, TP_PROTO(int fd, void *ctx, …)): a process has made an io_uring.
+#[raw_tracepoint(tracepoint = "io_uring_create")]
+pub fn uring_create(_ctx: RawTracePointContext) -> u32 {
+    if is_target() {
+        note_ring(bpf_get_current_pid_tgid());
+    }
+    0
+}
+
+/// Notes that the process of a thread has an io_uring, and reports it once.
+#[inline(always)]
+fn note_ring(id: u64) {
+    let user = unix_user((id >> 32) as u32);
+    if is_marked(&RING_USERS, user) {
+        return;
+    }
+    let submitted = submit::submit(Unseen {
+        header: submit::header(Kind::Unseen, 0, 0),
+        cause: UnseenCause::Requests as u32,
+        pad: 0,
+    });
+    // Else the next bytes tell.
+    if submitted {
+        mark(&RING_USERS, user, true);
+    }
+}
+
 /// TRACE_EVENT(io_uring_submit_req, TP_PROTO(struct io_kiocb *req)): before the request is carried out. Its file is not
 /// known yet.
 #[raw_tracepoint(tracepoint = "io_uring_submit_req")]
@@ -414,7 +445,7 @@ fn waiting(key: Key) -> Option<&'static [Slot<u64>; PLACES]> {
     unsafe { WAITING.get(&key) }
 }
 
-/// Returns whether the process of a thread has submitted requests, and their fields are known.
+/// Returns whether the process of a thread has an io_uring, and the fields of its requests are known.
 #[inline(always)]
 fn has_ring(id: u64) -> bool {
     !is_missing!(request_operation) && is_marked(&RING_USERS, unix_user((id >> 32) as u32))
@@ -424,6 +455,7 @@ fn has_ring(id: u64) -> bool {
 #[inline(always)]
 pub fn of_request(socket: &Socket, direction: Direction, bytes: u64) -> Buffers {
     let id = bpf_get_current_pid_tgid();
+    note_ring(id);
     let buffers = match key(socket.file, direction) {
         Some(key) if has_ring(id) => moved_by_request(id as u32, key, bytes),
         _ => None,

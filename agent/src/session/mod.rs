@@ -18,6 +18,7 @@ mod command;
 mod heartbeat;
 mod housekeeping;
 mod losses;
+mod rings;
 mod sink;
 mod snapshot;
 mod splices;
@@ -33,7 +34,7 @@ use std::{
 use anyhow::Context;
 use rustix::process::setpriority_process;
 
-use self::{clock::monotonic_ns, losses::BoundLosses, splices::Splices, unix_ends::UnixEnds};
+use self::{clock::monotonic_ns, losses::BoundLosses, rings::Rings, splices::Splices, unix_ends::UnixEnds};
 pub use self::{
     command::LaunchedCommand,
     sink::{Recorder, Sink},
@@ -75,6 +76,7 @@ pub struct Session {
     only_command: bool,
     unix_ends: UnixEnds,
     splices: Splices,
+    rings: Rings,
     /// Records taken from the ring, and their bytes.
     records: (u64, u64),
     losses: BoundLosses,
@@ -130,6 +132,7 @@ impl Session {
             only_command,
             unix_ends: UnixEnds::default(),
             splices: Splices::default(),
+            rings: Rings::default(),
             records: (0, 0),
             losses: BoundLosses::default(),
             next_housekeeping_ns: 0,
@@ -229,10 +232,12 @@ impl Session {
                 core,
                 registry,
                 inspector,
+                rings,
                 sink,
                 records: (records, bytes),
                 ..
             } = self;
+            let mut has_ring = false;
             let many = probe.ring.drain(BATCH - taken, |record| {
                 *records += 1;
                 *bytes += record.len() as u64;
@@ -245,12 +250,19 @@ impl Session {
                 if let Some(question) = registry.notice(decoded) {
                     inspector.ask(question);
                 }
-                if let Record::Unseen(stamp, Unseen::IoUring) = decoded {
-                    let pid = stamp.execution.tgid.0;
-                    tracing::warn!(pid, "{}", Peculiarity::IoUring.message());
+                match decoded {
+                    Record::Unseen(stamp, Unseen::IoUring) => {
+                        let pid = stamp.execution.tgid.0;
+                        tracing::warn!(pid, "{}", Peculiarity::IoUring.message());
+                    }
+                    Record::Unseen(_, Unseen::Requests) => has_ring = true,
+                    _ => {}
                 }
                 core.record(decoded);
             });
+            if has_ring {
+                rings.watch(probe);
+            }
             if many == 0 {
                 break;
             }
