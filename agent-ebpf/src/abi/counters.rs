@@ -70,6 +70,8 @@ counters! {
     /// A connection without sequence numbers was given up: its process had moved bytes by splice(2), and nothing told
     /// whether they came from it.
     Uncounted = "connection_uncounted",
+    /// Bytes that an io_uring moved while it was not known which of its requests did.
+    UnknownRequest = "unknown_request_bytes",
 }
 
 /// Columns of the counter table: a row of `u64` for each processor.

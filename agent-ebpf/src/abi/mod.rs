@@ -394,6 +394,8 @@ pub struct Unseen {
 pub enum UnseenCause {
     /// The process set up an io_uring: bytes that it moves through the ring are invisible to the family `syscall`.
     IoUring = 1,
+    /// The process has an io_uring, whose requests the programs of the family `sock` may not see yet.
+    Requests = 2,
 }
 
 /// An execution has begun. The record's [`Identity`] names it and what it descends from.

@@ -3,9 +3,18 @@
 //! The event of a socket does not name the request that moves its bytes. A request is carried out where it is submitted;
 //! or in a worker, or once those that it is linked to are complete; or again, when its socket is ready. In the first two
 //! cases the thread has just *begun* it; in the last one it is the request that *waits* for this socket and direction.
-//! Without such a request, or with several that wait, the content of the bytes is a gap.
+//! Without such a request, or with several that wait, the content of the bytes is a gap, which is counted.
+//!
+//! The programs at requests take time of all processes with an io_uring, so they are attached once a target has one.
+//! [`note_ring`] tells the agent.
+//!
+//! Some requests end without an event, such as those whose completion nobody wants. So a request may be gone that still
+//! seems to wait: it counts as long as its memory has this file and direction.
 
-use agent_ebpf::{abi::Direction, slot::Slot};
+use agent_ebpf::{
+    abi::{Counter, Direction, Kind, Unseen, UnseenCause},
+    slot::Slot,
+};
 use aya_ebpf::{
     EbpfContext,
     helpers::bpf_get_current_pid_tgid,
@@ -17,9 +26,11 @@ use aya_ebpf::{
 use super::{buffers::Buffers, is_target, sock::with_file};
 use crate::{
     copy::Source,
+    counters::count,
     kernel::{half_word, is_missing, offset, word},
     maps::{Marks, is_marked, mark, unix_user},
     socket::{Socket, inode},
+    submit,
 };
 
 /// Operations: `enum io_uring_op`, include/uapi/linux/io_uring.h.
@@ -40,12 +51,16 @@ mod operation {
 
 /// `REQ_F_BUFFER_SELECT`: the kernel chooses the buffer.
 const BUFFER_SELECT: u32 = 1 << 5;
+/// `REQ_F_CQE_SKIP`: the completion of the request is no event.
+const SILENT: u32 = 1 << 6;
 /// `REQ_F_LINK` and `REQ_F_HARDLINK`: the next request waits for this one.
 const LINKS: u32 = 1 << 2 | 1 << 3;
 /// `REQ_F_IO_DRAIN` and `REQ_F_FORCE_ASYNC`: the request is not carried out within its submission.
 const DEFERRED: u32 = 1 << 1 | 1 << 4;
 /// `IORING_RECVSEND_POLL_FIRST`: the request waits for its socket before it is tried.
 const POLL_FIRST: u32 = 1;
+/// `IORING_RECV_MULTISHOT`: the request goes on when it has received.
+const MULTISHOT: u32 = 1 << 1;
 /// `IORING_RECVSEND_BUNDLE` and `IORING_SEND_VECTORIZED`: the bytes lie in several buffers.
 const SEVERAL_BUFFERS: u32 = 1 << 4 | 1 << 5;
 /// `ITER_UBUF` (include/linux/uio.h), of kernels that keep the iterator of a receive or send: 6.10 and newer.
@@ -59,18 +74,22 @@ static RING_USERS: Array<Marks> = Array::with_max_entries(16, 0);
 #[map]
 static BEGUN: LruHashMap<u32, Slot<u64>> = LruHashMap::with_max_entries(8192, 0);
 
-/// Flag in [`BEGUN`]: the request has moved bytes, and has not been refused since. It does not wait.
+/// Flag in [`BEGUN`]: the request has moved bytes. It moves no others, unless it is one that goes on.
 const MOVED: u64 = 1;
 /// Flag in [`BEGUN`]: the request may be carried out after its submission.
 const LATER: u64 = 2;
 /// All flags in [`BEGUN`]: a request has an aligned address.
 const FLAGS: u64 = MOVED | LATER;
 
-/// Requests that wait. [`SEVERAL`]: more than one, which is for good: nothing tells how many are left.
+/// Requests that wait for a direction of a socket; 0 in a place that is free. With [`SEVERAL`] in a place, more wait than
+/// there are places, and nothing tells when they end.
 #[map]
-static WAITING: LruHashMap<Key, Slot<u64>> = LruHashMap::with_max_entries(16_384, 0);
+static WAITING: LruHashMap<Key, [Slot<u64>; PLACES]> = LruHashMap::with_max_entries(16_384, 0);
 
-/// Entry of [`WAITING`] that names no request, because several wait.
+/// Places of an entry of [`WAITING`].
+const PLACES: usize = 4;
+
+/// Stands for requests that are not known one by one.
 const SEVERAL: u64 = 1;
 
 /// Direction of a socket: address of its file, with the direction as lowest bit, and inode number. Files have the
@@ -123,12 +142,22 @@ impl Request {
         key(file, self.direction()?)
     }
 
-    /// Returns whether the request moves bytes of this socket in this direction. Not by a comparison of keys that may be
+    /// Returns whether the request moves bytes of this file in this direction. Not by a comparison of keys that may be
     /// absent: the compiler makes arithmetic of that, with a pointer as the absent one, which verifiers refuse.
     #[inline(always)]
-    fn is_on(self, socket: &Socket, direction: Direction) -> bool {
+    fn is_on(self, [place, _]: Key) -> bool {
         match (word(self.0 + offset!(request_file) as u64), self.direction()) {
-            (Some(file), Some(own)) => file == socket.file && own as u64 == direction as u64,
+            (Some(file), Some(own)) => file | own as u64 == place,
+            _ => false,
+        }
+    }
+
+    /// Returns whether the request goes on when it has moved bytes.
+    #[inline(always)]
+    fn goes_on(self) -> bool {
+        match self.operation() {
+            operation::READ_MULTISHOT => true,
+            operation::RECV | operation::RECVMSG => self.has_message_flags(MULTISHOT),
             _ => false,
         }
     }
@@ -201,6 +230,33 @@ impl Request {
     }
 }
 
+/// TRACE_EVENT(io_uring_create, TP_PROTO(int fd, void *ctx, …)): a process has made an io_uring.
+#[raw_tracepoint(tracepoint = "io_uring_create")]
+pub fn uring_create(_ctx: RawTracePointContext) -> u32 {
+    if is_target() {
+        note_ring(bpf_get_current_pid_tgid());
+    }
+    0
+}
+
+/// Notes that the process of a thread has an io_uring, and reports it once.
+#[inline(always)]
+fn note_ring(id: u64) {
+    let user = unix_user((id >> 32) as u32);
+    if is_marked(&RING_USERS, user) {
+        return;
+    }
+    let submitted = submit::submit(Unseen {
+        header: submit::header(Kind::Unseen, 0, 0),
+        cause: UnseenCause::Requests as u32,
+        pad: 0,
+    });
+    // Else the next bytes tell.
+    if submitted {
+        mark(&RING_USERS, user, true);
+    }
+}
+
 /// TRACE_EVENT(io_uring_submit_req, TP_PROTO(struct io_kiocb *req)): before the request is carried out. Its file is not
 /// known yet.
 #[raw_tracepoint(tracepoint = "io_uring_submit_req")]
@@ -237,8 +293,8 @@ pub fn uring_file(ctx: RawTracePointContext) -> u32 {
     0
 }
 
-/// Notes the request that the thread begins. The one before waits, unless it has moved its bytes or is complete: not each
-/// wait has an event.
+/// Notes the request that the thread begins. The one before waits, unless it has moved its bytes, or was refused and so
+/// is noted, or is complete: not each wait has an event.
 #[inline(always)]
 fn begin(tid: u32, request: Request, later: u64) {
     let before = begun(tid);
@@ -258,17 +314,17 @@ fn begin(tid: u32, request: Request, later: u64) {
 /// TRACE_EVENT(io_uring_poll_arm, TP_PROTO(struct io_kiocb *req, …)): the socket is not ready.
 #[raw_tracepoint(tracepoint = "io_uring_poll_arm")]
 pub fn uring_poll(ctx: RawTracePointContext) -> u32 {
-    goes_on(Request::of(&ctx, 0))
+    waits(Request::of(&ctx, 0))
 }
 
 /// TRACE_EVENT(io_uring_queue_async_work, TP_PROTO(struct io_kiocb *req, …)): a worker takes the request.
 #[raw_tracepoint(tracepoint = "io_uring_queue_async_work")]
 pub fn uring_worker(ctx: RawTracePointContext) -> u32 {
-    goes_on(Request::of(&ctx, 0))
+    waits(Request::of(&ctx, 0))
 }
 
 #[inline(always)]
-fn goes_on(request: Request) -> u32 {
+fn waits(request: Request) -> u32 {
     if is_target() {
         forget_begun(request);
         note_waiting(request);
@@ -279,12 +335,50 @@ fn goes_on(request: Request) -> u32 {
 #[inline(always)]
 fn note_waiting(request: Request) {
     let Some(key) = request.key() else { return };
-    let now = match waiting(key) {
-        0 => request.0,
-        before if before == request.0 => return,
-        _ => SEVERAL,
+    let Some(places) = waiting(key) else {
+        let entry = [request.0, 0, 0, 0].map(Slot::new);
+        let _ = WAITING.insert(&key, &entry, 0);
+        return;
     };
-    let _ = WAITING.insert(&key, &Slot::new(now), 0);
+    let mut free = PLACES;
+    for (place, slot) in places.iter().enumerate() {
+        match slot.get() {
+            known if known == request.0 => return,
+            SEVERAL => {}
+            known if known != 0 && Request(known).is_on(key) => {}
+            _ => free = place,
+        }
+    }
+    match places.get(free) {
+        Some(slot) => slot.set(request.0),
+        None => places[0].set(SEVERAL),
+    }
+}
+
+/// Notes that a request does not wait any more.
+#[inline(always)]
+fn forget_waiting(request: Request, key: Key) {
+    let Some(places) = waiting(key) else { return };
+    for slot in places {
+        if slot.get() == request.0 {
+            slot.set(0);
+        }
+    }
+}
+
+/// Returns the only request that waits; [`SEVERAL`] if there are more; 0 if there is none.
+#[inline(always)]
+fn only_waiting(key: Key) -> u64 {
+    let Some(places) = waiting(key) else { return 0 };
+    let mut found = 0;
+    for slot in places {
+        let one = slot.get();
+        if one == 0 || one != SEVERAL && !Request(one).is_on(key) {
+            continue;
+        }
+        found = if found == 0 { one } else { SEVERAL };
+    }
+    found
 }
 
 /// Notes that a socket has refused to move bytes. A request of an io_uring then waits.
@@ -298,9 +392,13 @@ pub fn note_refused(sock: u64, direction: Direction, result: i32) {
     if let Some(slot) = begun_slot(id as u32)
         && slot.get() != 0
         && let Some(socket) = with_file(sock)
-        && Request(slot.get() & !FLAGS).is_on(&socket, direction)
+        && let Some(key) = key(socket.file, direction)
     {
-        slot.set(slot.get() & !MOVED | LATER);
+        let request = Request(slot.get() & !FLAGS);
+        if request.is_on(key) {
+            slot.set(0);
+            note_waiting(request);
+        }
     }
 }
 
@@ -313,10 +411,8 @@ pub fn uring_complete(ctx: RawTracePointContext) -> u32 {
         return 0;
     }
     forget_begun(request);
-    if let Some(key) = request.key()
-        && waiting(key) == request.0
-    {
-        let _ = WAITING.remove(&key);
+    if let Some(key) = request.key() {
+        forget_waiting(request, key);
     }
     0
 }
@@ -343,14 +439,13 @@ fn begun(tid: u32) -> u64 {
     begun_slot(tid).map_or(0, Slot::get)
 }
 
-/// Returns the entry of [`WAITING`]; 0: none.
 #[inline(always)]
-fn waiting(key: Key) -> u64 {
+fn waiting(key: Key) -> Option<&'static [Slot<u64>; PLACES]> {
     // SAFETY: as above.
-    unsafe { WAITING.get(&key) }.map_or(0, Slot::get)
+    unsafe { WAITING.get(&key) }
 }
 
-/// Returns whether the process of a thread has submitted requests, and their fields are known.
+/// Returns whether the process of a thread has an io_uring, and the fields of its requests are known.
 #[inline(always)]
 pub fn has_ring(id: u64) -> bool {
     !is_missing!(request_operation) && is_marked(&RING_USERS, unix_user((id >> 32) as u32))
@@ -360,23 +455,38 @@ pub fn has_ring(id: u64) -> bool {
 #[inline(always)]
 pub fn of_request(socket: &Socket, direction: Direction, bytes: u64) -> Buffers {
     let id = bpf_get_current_pid_tgid();
-    if !has_ring(id) {
-        return Buffers::NOWHERE;
-    }
-    let Some(key) = key(socket.file, direction) else {
-        return Buffers::NOWHERE;
+    note_ring(id);
+    let buffers = match key(socket.file, direction) {
+        Some(key) if has_ring(id) => moved_by_request(id as u32, key, bytes),
+        _ => None,
     };
-    if let Some(slot) = begun_slot(id as u32) {
-        let entry = slot.get();
-        let request = Request(entry & !FLAGS);
-        if request.0 != 0 && request.is_on(socket, direction) {
-            slot.set(entry | MOVED);
-            return request.buffers(entry & FLAGS == 0, bytes);
+    match buffers {
+        Some(buffers) => buffers,
+        None => {
+            count(Counter::UnknownRequest, bytes);
+            Buffers::NOWHERE
         }
     }
-    let request = Request(waiting(key));
-    if request.0 == 0 || request.0 == SEVERAL || !request.is_on(socket, direction) {
-        return Buffers::NOWHERE;
+}
+
+/// Returns the place of the bytes; `None` if it is not known which request has moved them.
+#[inline(always)]
+fn moved_by_request(tid: u32, key: Key, bytes: u64) -> Option<Buffers> {
+    if let Some(slot) = begun_slot(tid) {
+        let entry = slot.get();
+        let request = Request(entry & !FLAGS);
+        if request.0 != 0 && request.is_on(key) && (entry & MOVED == 0 || request.goes_on()) {
+            slot.set(entry | MOVED);
+            return Some(request.buffers(entry & FLAGS == 0, bytes));
+        }
     }
-    request.buffers(false, bytes)
+    let request = match only_waiting(key) {
+        0 | SEVERAL => return None,
+        one => Request(one),
+    };
+    // Nothing tells when it is complete. If it moves a part of its bytes and waits again, that is an event.
+    if request.has(SILENT) && !request.goes_on() {
+        forget_waiting(request, key);
+    }
+    Some(request.buffers(false, bytes))
 }

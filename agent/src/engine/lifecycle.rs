@@ -362,6 +362,8 @@ impl Core {
                 self.counters.io_uring += 1;
                 self.unseen_in(process, "io_uring");
             }
+            // The session has the requests seen from now on.
+            Unseen::Requests => {}
         }
     }
 }

@@ -102,6 +102,8 @@ pub struct Events {
     pub instead: Vec<Lost>,
     /// Fields that are missing, and the features that programs of system calls never have.
     pub besides: Vec<Lost>,
+    /// The kernel has io_urings.
+    pub rings: bool,
 }
 
 impl Events {
@@ -122,6 +124,7 @@ pub fn obstacle(wish: Option<Family>, events: &Events, casts: &Result<(), String
         missing,
         instead,
         besides: _,
+        rings: _,
     } = events
     else {
         return Some(Obstacle::Absent);
@@ -173,6 +176,7 @@ mod tests {
         missing: Vec::new(),
         instead: Vec::new(),
         besides: Vec::new(),
+        rings: true,
     };
 
     #[test]

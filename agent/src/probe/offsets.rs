@@ -75,23 +75,36 @@ pub fn offsets(btf: &Btf, withheld: &[String]) -> Found {
     };
     let mut offsets = look(btf, &mut |name, offset, need| {
         let offset = offset.filter(|_| !withheld.contains(&name));
+        events.rings |= offset.is_some() && matches!(need, Need::Besides(_));
         if offset.is_none() {
             match need {
                 Need::All => essential.push(name),
                 Need::Events => events.missing.push(name),
                 Need::Instead(feature) => events.instead.push(Lost::field(name, feature)),
-                Need::Besides(feature) => events.besides.push(Lost::field(name, feature)),
+                Need::Besides(feature) => add(&mut events.besides, name, feature),
                 Need::Feature(feature) => lost.push(Lost::field(name, feature)),
             }
         }
         offset
     });
     degrade(&mut offsets);
+    // Without any such field, the kernel has no io_uring (CONFIG_IO_URING), and nothing is lost.
+    if !events.rings {
+        events.besides.clear();
+    }
     Found {
         offsets,
         lost,
         essential,
         events,
+    }
+}
+
+/// Adds a field to those that are missing for a feature: one loss for all of them.
+fn add(losses: &mut Vec<Lost>, name: String, feature: &'static str) {
+    match losses.iter_mut().find(|lost| lost.feature == feature) {
+        Some(lost) => lost.what = format!("{}, {name}", lost.what),
+        None => losses.push(Lost::field(name, feature)),
     }
 }
 
@@ -297,5 +310,34 @@ fn degrade_requests(offsets: &mut Offsets) {
     ];
     if others.contains(&Offsets::MISSING) {
         *request_operation = Offsets::MISSING;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fields_of_requests_are_lost_together_or_not_at_all() {
+        let btf = Btf::of_kernel().unwrap();
+        let all = offsets(&btf, &[]);
+        let fields: Vec<String> = {
+            let mut fields = Vec::new();
+            look(&btf, &mut |name, offset, need| {
+                if matches!(need, Need::Besides(_)) {
+                    fields.push(name);
+                }
+                offset
+            });
+            fields
+        };
+        assert!(all.events.rings && all.events.besides.is_empty() && fields.len() > 2);
+        let some = offsets(&btf, &fields[1..3]);
+        let told: Vec<&str> = some.events.besides.iter().map(|lost| lost.what.as_str()).collect();
+        assert_eq!(told, [fields[1..3].join(", ")]);
+        assert_eq!(some.offsets.request_operation, Offsets::MISSING);
+        let none = offsets(&btf, &fields);
+        assert!(!none.events.rings && none.events.besides.is_empty());
+        assert_eq!(none.lost, all.lost);
     }
 }

@@ -36,6 +36,15 @@ pub enum When {
     UnixHttp,
     /// Once a target sends by splice(2).
     Splice,
+    /// Once a target has an io_uring.
+    Requests,
+}
+
+impl Attachment {
+    /// Returns whether the program is about requests of io_urings.
+    pub(super) fn is_about_requests(&self) -> bool {
+        self.feature == Some(REQUESTS)
+    }
 }
 
 const fn syscall(program: &'static str, name: &'static str, feature: Option<&'static str>) -> Attachment {
@@ -146,7 +155,16 @@ const UNIX_ENDS: &[Attachment] = &[
     unix("shutdown_exit", "sys_exit_shutdown", "half-closed Unix connections"),
 ];
 
-/// Programs of [`Family::Sock`] that see bytes move, and the requests of io_urings.
+/// Returns the attachment of an event of each request that any process makes of an io_uring.
+const fn request(program: &'static str, name: &'static str) -> Attachment {
+    Attachment {
+        when: When::Requests,
+        ..raw(program, name, Some(REQUESTS))
+    }
+}
+
+/// Programs of [`Family::Sock`] that see bytes move, and the requests of io_urings: their ends first, so that none is
+/// noted whose end is not seen.
 const EVENTS: &[Attachment] = &[
     raw("sock_send", "sock_send_length", None),
     raw("sock_receive", "sock_recv_length", None),
@@ -155,11 +173,12 @@ const EVENTS: &[Attachment] = &[
         ..raw("tcp_spliced", "tcp_rcv_space_adjust", Some(SPLICES))
     },
     unix("counted_spliced", "sys_exit_splice", UNIX_SPLICES),
-    raw("uring_submit", "io_uring_submit_req", Some(REQUESTS)),
-    raw("uring_file", "io_uring_file_get", Some(REQUESTS)),
-    raw("uring_poll", "io_uring_poll_arm", Some(REQUESTS)),
-    raw("uring_worker", "io_uring_queue_async_work", Some(REQUESTS)),
-    raw("uring_complete", "io_uring_complete", Some(REQUESTS)),
+    raw("uring_create", "io_uring_create", Some(REQUESTS)),
+    request("uring_complete", "io_uring_complete"),
+    request("uring_poll", "io_uring_poll_arm"),
+    request("uring_worker", "io_uring_queue_async_work"),
+    request("uring_file", "io_uring_file_get"),
+    request("uring_submit", "io_uring_submit_req"),
 ];
 
 /// Programs of [`Family::Syscall`] that see bytes move, waits for events, and io_uring.

@@ -47,7 +47,7 @@ impl Probe {
 
         let obstacle = obstacle(settings.hooks, &events, &casts);
         let (mut probe, obstacle) = choose(settings.hooks, obstacle, |family| {
-            Self::of_family(family, offsets, &settings)
+            Self::of_family(family, offsets, &settings, events.rings)
         })?;
         match obstacle {
             Some(Obstacle::Refused(without)) => lost.push(without),
@@ -61,8 +61,8 @@ impl Probe {
         Ok(probe)
     }
 
-    /// Loads and attaches all programs of a family.
-    fn of_family(family: Family, offsets: Offsets, settings: &Settings) -> Result<Self, ProbeError> {
+    /// Loads and attaches all programs of a family. `rings`: the kernel has io_urings.
+    fn of_family(family: Family, offsets: Offsets, settings: &Settings, rings: bool) -> Result<Self, ProbeError> {
         let mut programs = object(&of_family(family, offsets), settings)?;
         let shared = Shared {
             targets: mapped(&mut programs, "TARGETS", PROCESS_MARKS)?,
@@ -77,7 +77,7 @@ impl Probe {
         let ring = Ring::new(take(&mut programs, "EVENTS")?, settings.ring_bytes)?;
         let next = install_reporter(&mut programs, family, &settings.withheld)?;
         let mut lost = Vec::new();
-        for attachment in plan(family) {
+        for attachment in plan(family).filter(|attachment| rings || !attachment.is_about_requests()) {
             let result = if settings.withheld.has_program(attachment.program) {
                 Err(WITHHELD.to_owned())
             } else {
@@ -124,7 +124,7 @@ fn start(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramErro
     load(programs, attachment)?;
     match attachment.when {
         When::Always => attach(programs, attachment),
-        When::UnixHttp | When::Splice => Ok(()),
+        When::UnixHttp | When::Splice | When::Requests => Ok(()),
     }
 }
 

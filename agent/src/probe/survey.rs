@@ -74,6 +74,7 @@ pub fn survey(settings: &Settings) -> Survey {
         events,
     } = offsets(&btf, &[]);
     drop(btf);
+    let rings = events.rings;
     survey.missing_fields = match essential.as_slice() {
         [] => Ok(lost),
         _ => Err(ProbeError::Fields { missing: essential }.to_string()),
@@ -83,7 +84,7 @@ pub fn survey(settings: &Settings) -> Survey {
     let obstacle = obstacle(settings.hooks, &events, &survey.typed_loads);
     if obstacle.is_none() || settings.hooks == Some(Family::Sock) {
         survey.family = Family::Sock;
-        (survey.maps, survey.programs) = tried(Family::Sock, offsets, settings);
+        (survey.maps, survey.programs) = tried(Family::Sock, offsets, settings, rings);
     }
     let obstacle = obstacle.or_else(|| refused(&survey.programs));
     survey.socket_events = obstacle.map_or(Ok(()), Err);
@@ -94,7 +95,7 @@ pub fn survey(settings: &Settings) -> Survey {
     }
     if survey.socket_events.is_err() && settings.hooks != Some(Family::Sock) {
         survey.family = Family::Syscall;
-        (survey.maps, survey.programs) = tried(Family::Syscall, offsets, settings);
+        (survey.maps, survey.programs) = tried(Family::Syscall, offsets, settings, rings);
     }
     survey
 }
@@ -109,19 +110,20 @@ fn refused(trials: &[Trial]) -> Option<Obstacle> {
     refused.next()
 }
 
-/// Tries the programs of a family. Returns also whether the maps could be created in full size.
-fn tried(family: Family, offsets: Offsets, settings: &Settings) -> (Result<(), String>, Vec<Trial>) {
+/// Tries the programs of a family. Returns also whether the maps could be created in full size. `rings`: the kernel has
+/// io_urings.
+fn tried(family: Family, offsets: Offsets, settings: &Settings, rings: bool) -> (Result<(), String>, Vec<Trial>) {
     let offsets = of_family(family, offsets);
     let full = object(&offsets, settings);
     let maps = full.as_ref().map(drop).map_err(|error| reason(error));
     // Programs are the same with the smallest maps, and their own verdicts are worth having.
     let programs = full.or_else(|_| small_object(&offsets));
-    let trials = programs.map_or_else(|_| Vec::new(), |mut programs| trials(&mut programs, family));
+    let trials = programs.map_or_else(|_| Vec::new(), |mut programs| trials(&mut programs, family, rings));
     (maps, trials)
 }
 
 /// Loads and attaches every program of a family.
-fn trials(programs: &mut Ebpf, family: Family) -> Vec<Trial> {
+fn trials(programs: &mut Ebpf, family: Family, rings: bool) -> Vec<Trial> {
     // Held until all are tried: the programs that see bytes move go on in it.
     let reporter = install_reporter(programs, family, &Withheld::default());
     let mut trials = vec![Trial {
@@ -133,7 +135,8 @@ fn trials(programs: &mut Ebpf, family: Family) -> Vec<Trial> {
             other => other.to_string(),
         }),
     }];
-    trials.extend(plan(family).map(|attachment| {
+    let wanted = plan(family).filter(|attachment| rings || !attachment.is_about_requests());
+    trials.extend(wanted.map(|attachment| {
         Trial {
             program: attachment.program,
             tracepoint: Some(match attachment.hook {

@@ -57,8 +57,12 @@ impl<'a> Record<'a> {
             }
             () if is(Kind::Unseen) => {
                 let (unseen, _) = abi::split::<abi::Unseen>(record)?;
-                let io_uring = unseen.cause == UnseenCause::IoUring as u32;
-                io_uring.then_some(Self::Unseen(stamp, Unseen::IoUring))
+                let is = |cause: UnseenCause| unseen.cause == cause as u32;
+                match () {
+                    () if is(UnseenCause::IoUring) => Some(Self::Unseen(stamp, Unseen::IoUring)),
+                    () if is(UnseenCause::Requests) => Some(Self::Unseen(stamp, Unseen::Requests)),
+                    () => None,
+                }
             }
             () if is(Kind::Begun) => {
                 abi::split::<abi::Begun>(record)?;

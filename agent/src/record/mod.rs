@@ -388,6 +388,8 @@ pub struct Context {
 /// A way to move bytes that the programs cannot see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unseen {
-    /// An io_uring was set up.
+    /// An io_uring was set up while bytes are seen at system calls.
     IoUring,
+    /// A process has an io_uring, whose requests may not be seen yet.
+    Requests,
 }

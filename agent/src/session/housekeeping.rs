@@ -30,6 +30,7 @@ impl Session {
     pub(super) fn publish(&mut self) -> u64 {
         let kernel = self.probe.counters();
         self.splices.turn(&kernel, &mut self.probe);
+        self.rings.turn(&mut self.probe);
         let ring_full = kernel.iter().find(|(cause, _)| *cause == Counter::RingFull);
         let lost = ring_full.map_or(0, |&(_, count)| count);
         let now = Instant::now();

@@ -19,6 +19,7 @@ mod heartbeat;
 mod housekeeping;
 mod losses;
 mod pace;
+mod rings;
 mod sink;
 mod snapshot;
 mod splices;
@@ -33,7 +34,9 @@ use std::{
 
 use anyhow::Context;
 
-use self::{clock::monotonic_ns, losses::BoundLosses, pace::Pace, splices::Splices, unix_ends::UnixEnds};
+use self::{
+    clock::monotonic_ns, losses::BoundLosses, pace::Pace, rings::Rings, splices::Splices, unix_ends::UnixEnds,
+};
 pub use self::{
     command::LaunchedCommand,
     sink::{Recorder, Sink},
@@ -76,6 +79,7 @@ pub struct Session {
     unix_ends: UnixEnds,
     splices: Splices,
     pace: Pace,
+    rings: Rings,
     /// Records taken from the ring, and their bytes.
     records: (u64, u64),
     losses: BoundLosses,
@@ -132,6 +136,7 @@ impl Session {
             only_command,
             unix_ends: UnixEnds::default(),
             splices: Splices::default(),
+            rings: Rings::default(),
             records: (0, 0),
             losses: BoundLosses::default(),
             next_housekeeping_ns: 0,
@@ -232,10 +237,12 @@ impl Session {
                 core,
                 registry,
                 inspector,
+                rings,
                 sink,
                 records: (records, bytes),
                 ..
             } = self;
+            let mut has_ring = false;
             let many = probe.ring.drain(BATCH - taken, |record| {
                 *records += 1;
                 *bytes += record.len() as u64;
@@ -248,12 +255,19 @@ impl Session {
                 if let Some(question) = registry.notice(decoded) {
                     inspector.ask(question);
                 }
-                if let Record::Unseen(stamp, Unseen::IoUring) = decoded {
-                    let pid = stamp.execution.tgid.0;
-                    tracing::warn!(pid, "{}", Peculiarity::IoUring.message());
+                match decoded {
+                    Record::Unseen(stamp, Unseen::IoUring) => {
+                        let pid = stamp.execution.tgid.0;
+                        tracing::warn!(pid, "{}", Peculiarity::IoUring.message());
+                    }
+                    Record::Unseen(_, Unseen::Requests) => has_ring = true,
+                    _ => {}
                 }
                 core.record(decoded);
             });
+            if has_ring {
+                rings.watch(probe);
+            }
             if many == 0 {
                 break;
             }

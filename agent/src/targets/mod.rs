@@ -224,6 +224,12 @@ impl Registry {
     ///
     /// Returns the question that the process raises, if it is new.
     fn listen(&mut self, tgid: Tgid, port: u16) -> Option<Question> {
+        // The inspector gathers no facts of a program that no rule names by itself.
+        let has_no_facts = match self.entries.get(&tgid).map(|entry| &entry.state) {
+            Some(State::Provisional(provisional)) => provisional.unanswered > 0,
+            Some(State::Target(_)) => false,
+            Some(State::Exited(_)) | None => true,
+        };
         let is_new = !self.is_alive(tgid);
         let reason = Reason::Rule(Rule::Port(port));
         let mut decided = self.decide(tgid, Ok(reason.clone()));
@@ -234,11 +240,10 @@ impl Registry {
             });
         }
         self.decisions.extend(decided);
-        if !is_new {
-            return None;
+        if is_new {
+            self.replace(tgid, State::Target(reason), None);
         }
-        self.replace(tgid, State::Target(reason), None);
-        Some(Question::Facts { tgid, parent: None })
+        has_no_facts.then_some(Question::Facts { tgid, parent: None })
     }
 
     /// Makes a process a target that was found by looking at what runs. Returns the question that it raises; `None`: it

@@ -138,7 +138,10 @@ fn a_process_that_listens_where_a_rule_says_is_a_target() {
     let mut registry = Registry::default();
     assert!(registry.begins(1, true));
     registry.forks(1, 2);
-    assert!(!registry.listens(1), "its facts are asked for already");
+    assert!(
+        registry.listens(1),
+        "no rule names its program, so nothing asks for its facts"
+    );
     assert!(registry.listens(3));
     assert_eq!(registry.is_told(1, NO_RULE), [], "it did not listen yet");
     registry.forks(1, 4);

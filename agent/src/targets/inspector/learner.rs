@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     probe::Family,
-    process::{ExecHint, Gatherer, ProcRoot, ProcessFacts},
+    process::{ExecHint, Gatherer, Peculiarity, ProcRoot, ProcessFacts},
     record::Tgid,
     targets::{
         reconcile::{Seen, selected},
@@ -156,15 +156,19 @@ impl Learner {
         self.retries.forget(tgid);
         let of_parent = parent.and_then(|parent| self.known.get(&parent));
         let facts = self.gatherer.gather(tgid.0, hint.as_ref(), of_parent);
+        let mut answers = Vec::new();
         if !self.known.contains_key(&tgid) || hint.is_some() {
-            let hiding = self.gatherer.peculiarities(tgid.0).into_iter();
-            for peculiarity in hiding.filter(|peculiarity| peculiarity.hides_from(self.hooks)) {
-                tracing::warn!(
-                    pid = tgid.0,
-                    service = facts.resource.service_name,
-                    "{}",
-                    peculiarity.message()
-                );
+            for peculiarity in self.gatherer.peculiarities(tgid.0) {
+                if peculiarity.hides_from(self.hooks) {
+                    tracing::warn!(
+                        pid = tgid.0,
+                        service = facts.resource.service_name,
+                        "{}",
+                        peculiarity.message()
+                    );
+                } else if peculiarity == Peculiarity::IoUring {
+                    answers.push(Answer::Ring);
+                }
             }
         }
         tracing::debug!(pid = tgid.0, service = facts.resource.service_name, runtime = ?facts.runtime, "process");
@@ -178,7 +182,8 @@ impl Learner {
         }
         self.make_room();
         self.known.insert(tgid, facts.clone());
-        vec![Answer::Facts(facts)]
+        answers.push(Answer::Facts(facts));
+        answers
     }
 
     fn look_later(&mut self, tgid: Tgid, cause: Cause, task: Task) {

@@ -38,7 +38,7 @@ impl Lives {
         }
         answers.retain(|answer| match answer {
             Answer::Facts(facts) => !self.awaited.contains_key(&Tgid(facts.tgid)),
-            Answer::Matched(..) | Answer::Late(..) | Answer::Seen(_) => true,
+            Answer::Matched(..) | Answer::Late(..) | Answer::Seen(_) | Answer::Ring => true,
         });
         answers
     }

@@ -97,6 +97,8 @@ pub enum Answer {
     Late(Tgid, Rule),
     /// A look at everything that runs.
     Seen(Seen),
+    /// The process has an io_uring, whose requests are of use.
+    Ring,
 }
 
 /// Answers to one question, or of another look at a process.

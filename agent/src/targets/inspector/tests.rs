@@ -27,6 +27,7 @@ fn what_was_learned_of_the_program_before_is_not_said_of_the_new_one() {
             Answer::Facts(facts) => facts.resource.service_name.clone(),
             Answer::Matched(tgid, _) => format!("selected {tgid}"),
             Answer::Late(tgid, _) => format!("late {tgid}"),
+            Answer::Ring => "ring".to_owned(),
             Answer::Seen(_) => "seen".to_owned(),
         };
         answers.iter().map(name).collect()
