@@ -7,7 +7,7 @@
 //! them, so they share one scratch memory for each processor. Where one can preempt another (Linux 7.3), a program
 //! takes the memory and gives it back ([`scratch::enter`]), and must not run on a stack of the processor
 //! ([`scratch::on_own_stack`]). Raw tracepoints fire in interrupts too: they do not touch that memory, except the events
-//! of sockets and [`hooks::sock::tcp_spliced`], which act in the calls of a process alone.
+//! of sockets and [`hooks::splice::tcp_spliced`], which act in the calls of a process alone.
 #![no_std]
 #![no_main]
 

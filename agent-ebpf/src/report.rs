@@ -25,6 +25,7 @@ use aya_ebpf::{
 use crate::{
     copy,
     counters::count,
+    hooks::splice::is_uncounted,
     kernel::offset,
     maps::{NEXT, NEXT_RAW, REPORTER, UNIX_LOSERS, mark, unix_user},
     scratch::{Scratch, enter, leave, on_own_stack, scratch},
@@ -171,6 +172,10 @@ fn locate(scratch: &'static Scratch) -> Option<Reporter> {
     }
     let mut connection = socket::of(socket, known, moved)?;
     if offset!(by_events) == 1 {
+        if is_uncounted(connection) {
+            connection.give_up();
+            return None;
+        }
         socket::catch_up(socket.sock, connection, moved.read);
     }
     let mut found = place(socket, connection, way, bytes);

@@ -67,6 +67,9 @@ counters! {
     Skipped = "program_skipped",
     /// A target sent bytes by splice(2): so it may also receive by it, which is no event of sockets.
     Splices = "sends_by_splice",
+    /// A connection without sequence numbers was given up: its process had moved bytes by splice(2), and nothing told
+    /// whether they came from it.
+    Uncounted = "connection_uncounted",
 }
 
 /// Columns of the counter table: a row of `u64` for each processor.

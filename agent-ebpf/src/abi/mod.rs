@@ -447,8 +447,8 @@ pub struct Control {
     pub capture_new: Slot<u32>,
     /// Process id of the agent, never a target.
     pub agent_tgid: Slot<u32>,
-    /// Always 0.
-    pub pad: Slot<u32>,
+    /// 1: programs count the bytes that splice(2) takes out of Unix sockets. They set it themselves.
+    pub splices_are_counted: Slot<u32>,
 }
 
 /// Plain data: any bytes are a value, and there is no padding.

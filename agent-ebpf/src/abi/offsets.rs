@@ -122,8 +122,8 @@ pub struct Offsets {
     pub message_buffer: u32,
     /// `io_async_msghdr.msg.msg_iter.iov_offset`
     pub message_moved: u32,
-    /// Always 0.
-    pub pad: u32,
+    /// 1: a splice(2) out of a Multipath TCP socket has no event
+    pub multipath_splices: u32,
     /// BTF id of a struct that begins with a word: kernel memory can be loaded as that struct without a helper (since
     /// 6.2), found by trying. 0: it cannot.
     pub word_type: u32,
@@ -204,7 +204,7 @@ impl Offsets {
         message_kind: Self::MISSING,
         message_buffer: Self::MISSING,
         message_moved: Self::MISSING,
-        pad: 0,
+        multipath_splices: 0,
         typed_task: 0,
         word_type: 0,
         read_only_cast: 0,

@@ -10,11 +10,14 @@ use agent_ebpf::{
 };
 use aya_ebpf::{helpers::bpf_get_current_pid_tgid, macros::map, maps::LruHashMap};
 
-use super::uring::of_request;
+use super::{
+    splice::note_splice,
+    uring::{has_ring, of_request},
+};
 use crate::{
     copy::{Source, buffer_bytes, message, message_at},
     counters::count,
-    kernel::{Args, Registers, Task},
+    kernel::{Args, Registers, Task, is_missing},
     socket::{Socket, file},
 };
 
@@ -29,6 +32,7 @@ mod number {
     pub const RECVFROM: u32 = 45;
     pub const SENDMSG: u32 = 46;
     pub const RECVMSG: u32 = 47;
+    pub const IO_SUBMIT: u32 = 209;
     pub const SPLICE: u32 = 275;
     pub const RECVMMSG: u32 = 299;
     pub const SENDMMSG: u32 = 307;
@@ -39,6 +43,7 @@ mod number {
 /// Numbers of the system calls: scripts/syscall.tbl.
 #[cfg(bpf_target_arch = "aarch64")]
 mod number {
+    pub const IO_SUBMIT: u32 = 2;
     pub const READ: u32 = 63;
     pub const WRITE: u32 = 64;
     pub const READV: u32 = 65;
@@ -55,7 +60,8 @@ mod number {
 }
 
 use number::{
-    PREADV2, PWRITEV2, READ, READV, RECVFROM, RECVMMSG, RECVMSG, SENDMMSG, SENDMSG, SENDTO, SPLICE, WRITE, WRITEV,
+    IO_SUBMIT, PREADV2, PWRITEV2, READ, READV, RECVFROM, RECVMMSG, RECVMSG, SENDMMSG, SENDMSG, SENDTO, SPLICE, WRITE,
+    WRITEV,
 };
 
 const MSG_OOB: u64 = 0x1;
@@ -123,6 +129,30 @@ pub fn spliced_file(task: Task) -> Option<u64> {
     file(task, splice(task)?.arguments().first() as u32)
 }
 
+/// Returns whether the thread's system call does not concern a socket whose bytes it has moved: the kernel uses the
+/// socket for itself, and sends for NFS within a read(2) of a file. Sockets that an io_uring or io_submit(2) uses are in
+/// no such argument.
+#[inline(always)]
+pub fn is_of_kernel(task: Task, socket: &Socket) -> bool {
+    let Some(registers) = Registers::of(task) else {
+        return false;
+    };
+    let args = registers.arguments();
+    let number = registers.number();
+    // Without these fields it is not known which processes have an io_uring.
+    let may_have_ring = is_missing!(request_operation) || has_ring(bpf_get_current_pid_tgid());
+    if number == IO_SUBMIT || may_have_ring || is_named(task, args.first(), socket) {
+        return false;
+    }
+    number != SPLICE || !is_named(task, args.third(), socket)
+}
+
+/// Returns whether an argument is a descriptor of this socket.
+#[inline(always)]
+fn is_named(task: Task, fd: u64, socket: &Socket) -> bool {
+    file(task, fd as u32).is_some_and(|file| file == socket.file)
+}
+
 /// Returns the place of the bytes that the thread has sent.
 #[inline(always)]
 pub fn of_send(task: Task, socket: &Socket, bytes: u64) -> Buffers {
@@ -130,6 +160,7 @@ pub fn of_send(task: Task, socket: &Socket, bytes: u64) -> Buffers {
         // Its first argument is the pipe.
         if splice(task).is_some() {
             count(Counter::Splices, 1);
+            note_splice();
             return Buffers::NOWHERE;
         }
         return of_request(socket, Direction::Write, bytes);

@@ -1,10 +1,13 @@
 //! Hooks: the programs that the kernel runs, and how each reads its arguments.
 
 mod buffers;
-pub mod lifecycle;
+pub mod opening;
 pub mod sock;
+pub mod splice;
+pub mod states;
 pub mod syscall;
 pub mod task;
+pub mod unix;
 pub mod uring;
 
 use aya_ebpf::{EbpfContext, helpers::bpf_get_current_pid_tgid, programs::TracePointContext};

@@ -4,7 +4,7 @@
 //! An event names the socket, so no descriptor is looked up to find it, and no tracepoint of a system call is enabled,
 //! which slows all calls of the host. It fires once the protocol has moved the bytes, so the socket's sequence numbers
 //! are those behind them. [`super::buffers`] finds the bytes in user memory. A splice(2) out of a socket has no event:
-//! [`tcp_spliced`] stands in, once a target uses that call.
+//! [`super::splice`] stands in.
 
 use agent_ebpf::{
     abi::{Direction, TURNED, WATCHED},
@@ -19,15 +19,16 @@ use aya_ebpf::{
 };
 
 use super::{
-    buffers::{Buffers, forget_messages, is_of_nothing, of_receive, of_send, spliced_file},
+    buffers::{Buffers, forget_messages, is_of_kernel, is_of_nothing, of_receive, of_send},
     is_target,
     uring::note_refused,
 };
 use crate::{
+    copy::Source,
     kernel::{Task, is_missing, offset, word},
     maps::{UNIX_USERS, is_marked, note_flags, unix_user},
     report::{Bytes, report},
-    socket::{Socket, UNIX, connection, inode, report_end_of_file, unseen},
+    socket::{OPAQUE, Socket, UNIX, connection, report_end_of_file},
 };
 
 const MSG_OOB: u32 = 0x1;
@@ -106,43 +107,21 @@ pub fn sock_receive(ctx: RawTracePointContext) -> u32 {
     report_moved(&ctx, &socket, Direction::Read, result as u64, &buffers)
 }
 
-/// Reports bytes that splice(2) has taken out of a socket, for which no event fires. TRACE_EVENT(tcp_rcv_space_adjust,
-/// TP_PROTO(struct sock *sk)): in tcp_read_sock, behind the update of the socket's sequence number, with the socket
-/// locked (<https://github.com/torvalds/linux/blob/v6.12/net/ipv4/tcp.c>). It fires in recvmsg(2), too, before the
-/// event that reports those bytes, and in interrupts: so the thread's call has to be a splice(2) out of this socket.
-#[raw_tracepoint(tracepoint = "tcp_rcv_space_adjust")]
-pub fn tcp_spliced(ctx: RawTracePointContext) -> u32 {
-    if !is_target() {
-        return 0;
-    }
-    let task = Task::current();
-    let Some(file) = spliced_file(task) else { return 0 };
-    // SAFETY: the kernel passes a word.
-    let sock = unsafe { *ctx.as_ptr().cast::<u64>() };
-    let Some(socket) = with_file(sock).filter(|socket| socket.file == file) else {
-        return 0;
-    };
-    let Some(connection) = connection(sock) else { return 0 };
-    // A former socket at the same address had other sequence numbers.
-    if inode(file) != Some(connection.inode.get()) {
-        return 0;
-    }
-    note_receive(task, sock);
-    let bytes = unseen(sock, connection, Direction::Read as usize);
-    if bytes == 0 {
-        return 0;
-    }
-    report_moved(&ctx, &socket, Direction::Read, bytes, &Buffers::NOWHERE)
-}
-
 #[inline(always)]
-fn report_moved(
+pub fn report_moved(
     ctx: &RawTracePointContext,
     socket: &Socket,
     direction: Direction,
     bytes: u64,
     buffers: &Buffers,
 ) -> u32 {
+    // A socket that the kernel uses for itself is no traffic of this process, and never becomes a connection.
+    if buffers.source as u64 == Source::Nowhere as u64
+        && connection(socket.sock).is_none()
+        && is_of_kernel(Task::current(), socket)
+    {
+        return 0;
+    }
     let watched =
         !is_missing!(file_epoll) && word(socket.file + offset!(file_epoll) as u64).is_some_and(|set| set != 0);
     let call = Bytes {
@@ -180,6 +159,7 @@ fn report_empty(task: Task, sock: u64) {
     }
     if let Some(connection) = connection(sock)
         && connection.has(UNIX)
+        && !connection.has(OPAQUE)
     {
         report_end_of_file(connection);
     }
@@ -209,7 +189,7 @@ fn turn(task: Task) -> (u32, Option<&'static Slot<u64>>, u64) {
 /// A loop serves one socket after the other, so these are the moments at which it may have waited for events. In
 /// epoll_wait(2) itself no program of this family runs.
 #[inline(always)]
-fn note_receive(task: Task, sock: u64) {
+pub fn note_receive(task: Task, sock: u64) {
     /// 2⁶⁴ divided by the golden ratio: spreads the addresses over all hashes.
     const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
     let (tid, slot, turn) = turn(task);

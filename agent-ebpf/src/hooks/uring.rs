@@ -352,7 +352,7 @@ fn waiting(key: Key) -> u64 {
 
 /// Returns whether the process of a thread has submitted requests, and their fields are known.
 #[inline(always)]
-fn has_ring(id: u64) -> bool {
+pub fn has_ring(id: u64) -> bool {
     !is_missing!(request_operation) && is_marked(&RING_USERS, unix_user((id >> 32) as u32))
 }
 

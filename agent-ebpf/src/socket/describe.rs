@@ -4,8 +4,8 @@ use agent_ebpf::abi::{Counter, FAMILY_INET, FAMILY_UNIX, Kind, Open, Role};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 
 use super::{
-    COUNTED, Connection, DESCRIBED, ESTABLISHED, FROM_BIRTH, Moved, OPAQUE, TCP_CLOSE, TCP_LISTEN, TCP_SYN_SENT,
-    connection, fin_read, remove,
+    COUNTED, Connection, DESCRIBED, ESTABLISHED, FROM_BIRTH, Moved, OPAQUE, ROLE_ALONE, TCP_CLOSE, TCP_LISTEN,
+    TCP_SYN_SENT, connection, fin_read, remove,
 };
 use crate::{
     counters::count,
@@ -82,8 +82,10 @@ fn describe_open(sock: u64, connection: &Connection, moved: Moved) -> Option<()>
     // Filled in inside the ring: on the stack it would take half of the 512 bytes.
     let Some(mut entry) = EVENTS.reserve::<Open>(0) else {
         count(Counter::RingFull, 1);
-        // The call that needs this description is not reported either.
-        submit::note_loss(bpf_get_current_pid_tgid() as u32, 0);
+        // The call that needs this description is not reported either. Without one this is an interrupt, of any thread.
+        if connection.opener.get() == 0 || moved.read != 0 || moved.written != 0 {
+            submit::note_loss(bpf_get_current_pid_tgid() as u32, 0);
+        }
         return None;
     };
     // SAFETY: the record is reserved, and all of it is written.
@@ -124,7 +126,8 @@ fn fill(open: &mut Open, sock: u64, connection: &Connection, moved: Moved) -> Op
     } else {
         early = place_in_sequence(open, sock, connection, moved)?;
     }
-    if open.read == 0 && open.written == 0 && (!connection.has(COUNTED) || connection.role.get() != 0) {
+    let is_birth_known = connection.role.get() != 0 && !connection.has(ROLE_ALONE);
+    if open.read == 0 && open.written == 0 && (!connection.has(COUNTED) || is_birth_known) {
         connection.add(FROM_BIRTH);
         connection.begin_at_birth();
     }

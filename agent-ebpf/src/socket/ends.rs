@@ -1,6 +1,10 @@
 //! The ends of a connection's streams.
 
-use agent_ebpf::abi::{Counter, Direction, Header, Kind, Mode, SEGMENT_EOF, Segment};
+use agent_ebpf::{
+    abi::{Counter, Direction, Header, Kind, Mode, SEGMENT_EOF, SEGMENT_OPAQUE, Segment},
+    plan::Wanted,
+};
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 
 use super::{COUNTED, Connection, DESCRIBED};
 use crate::{
@@ -150,7 +154,7 @@ pub fn report_unread(sock: u64, id: u64, read_to: (u64, u32), fin_received: bool
 }
 
 /// Reports the end of a body that was read without an event, as splice(2) does: the present call is the first to show it.
-/// `moved`: bytes that this call has read.
+/// Another thread may have read it, so the record names none. `moved`: bytes that this call has read.
 #[inline(always)]
 pub fn catch_up(sock: u64, connection: &Connection, moved: u64) {
     let read = Direction::Read as usize;
@@ -171,7 +175,7 @@ pub fn catch_up(sock: u64, connection: &Connection, moved: u64) {
     }
     way.offset.set(until);
     let submitted = submit::submit(Segment {
-        header: submit::header(Kind::Segment, Direction::Read as u8, 0),
+        header: by_nobody(Direction::Read, 0),
         conn: connection.id.get(),
         offset: until,
         end: until,
@@ -179,6 +183,42 @@ pub fn catch_up(sock: u64, connection: &Connection, moved: u64) {
         ..Segment::default()
     });
     connection.submitted(read, submitted);
+}
+
+/// Passes bytes that the current thread has read without user memory, and makes their record, if one is wanted.
+#[inline(always)]
+pub fn pass_read(connection: &Connection, bytes: u64) {
+    let read = Direction::Read as usize;
+    let way = &connection.wire[read];
+    let start = way.offset.get();
+    let end = start + bytes;
+    way.offset.set(end);
+    connection.adopt(read, start);
+    if way.is_ignored() {
+        return;
+    }
+    let (offset, flags) = match way.wanted(start, end) {
+        Wanted::Nothing => return,
+        Wanted::End => (end, 0),
+        Wanted::From(from) => {
+            way.lose();
+            (from, SEGMENT_OPAQUE)
+        }
+    };
+    let tid = bpf_get_current_pid_tgid() as u32;
+    let flags = flags | submit::take_flags(tid);
+    let submitted = submit::submit(Segment {
+        header: submit::header(Kind::Segment, Direction::Read as u8, flags),
+        conn: connection.id.get(),
+        offset,
+        end,
+        until: way.claim(),
+        ..Segment::default()
+    });
+    connection.submitted(read, submitted);
+    if !submitted {
+        submit::note_loss(tid, flags);
+    }
 }
 
 /// Returns the header of a segment that no execution moved.

@@ -19,17 +19,20 @@ use agent_ebpf::{
 use aya_ebpf::{
     helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id},
     macros::map,
-    maps::{HashMap, PerCpuArray},
+    maps::{HashMap, LruHashMap, PerCpuArray},
 };
 pub use describe::{describe, remote, upper_layer};
 pub use descriptor::{Socket, file, inode, socket};
-pub use ends::{catch_up, fin_read, read_to, report_end_of_file, report_ends, report_last, report_unread, unseen};
+pub use ends::{
+    catch_up, fin_read, pass_read, read_to, report_end_of_file, report_ends, report_last, report_unread, unseen,
+};
 pub use place::{Place, place};
 
 use crate::{
     counters::count,
+    hooks::splice::number_of_splices,
     kernel::{is_missing, offset, read},
-    maps::{UNIX_USERS, hint, mark, unix_user},
+    maps::{CONTROL, UNIX_USERS, hint, mark, unix_user},
     scratch::scratch,
 };
 
@@ -73,7 +76,8 @@ pub struct Connection {
     pub connect_error: Slot<i32>,
     /// 1: the ring had no room for the last record of this direction.
     lost: [Slot<u8>; 2],
-    pad: Slot<u16>,
+    /// Sends by splice(2) of the connection's process, as of its last call, for `hooks/splice.rs`.
+    pub splices: Slot<u16>,
 }
 
 /// The connection is ignored from now on.
@@ -95,6 +99,12 @@ pub const FOLLOWED: u32 = 64;
 pub const ESTABLISHED: u32 = 256;
 /// No process has the socket any more. Kept here, because the memory of its file may hold another file by now.
 pub const RELEASED: u32 = 128;
+/// Each splice(2) out of the connection has been counted.
+pub const SPLICES_COUNTED: u32 = 512;
+/// Multipath TCP.
+pub const MULTIPATH: u32 = 1024;
+/// The role is known, but perhaps not the first bytes: the process may not have been a target then.
+const ROLE_ALONE: u32 = 2048;
 
 impl Connection {
     /// Returns whether one of the flags is set.
@@ -113,6 +123,16 @@ impl Connection {
     #[inline(always)]
     pub fn submitted(&self, way: usize, done: bool) {
         self.lost[way & 1].set(!done as u8);
+    }
+
+    /// Ignores the connection from now on, because its offsets are not known any more (counted). The outcome of what is
+    /// under way is unknown.
+    #[inline(always)]
+    pub fn give_up(&self) {
+        count(Counter::Uncounted, 1);
+        self.submitted(0, false);
+        self.submitted(1, false);
+        self.add(OPAQUE);
     }
 
     /// Returns [`STATE_LOST_READ`] and [`STATE_LOST_WRITTEN`] for the directions whose last record was lost.
@@ -189,6 +209,8 @@ pub struct Stream {
     pub family: u8,
     /// Whether offsets are counted, because sequence numbers cannot be read.
     pub counted: bool,
+    /// Whether this is Multipath TCP.
+    pub multipath: bool,
 }
 
 /// Returns the stream of a socket; `None` for other sockets (UDP, netlink, raw …).
@@ -201,7 +223,11 @@ pub fn stream(sock: u64) -> Option<Stream> {
             return None;
         }
         let kind: u16 = read(sock + offset!(sock_type) as u64)?;
-        return (kind == SOCK_STREAM).then_some(Stream { family, counted: true });
+        return (kind == SOCK_STREAM).then_some(Stream {
+            family,
+            counted: true,
+            multipath: false,
+        });
     }
     if family != FAMILY_INET && family != FAMILY_INET6 {
         return None;
@@ -211,8 +237,13 @@ pub fn stream(sock: u64) -> Option<Stream> {
         IPPROTO_TCP => Some(Stream {
             family,
             counted: is_missing!(tcp_copied_seq),
+            multipath: false,
         }),
-        IPPROTO_MPTCP => Some(Stream { family, counted: true }),
+        IPPROTO_MPTCP => Some(Stream {
+            family,
+            counted: true,
+            multipath: true,
+        }),
         _ => None,
     }
 }
@@ -245,7 +276,13 @@ fn next_id() -> u64 {
 /// Inserts a socket into the table, with nothing known about it yet.
 #[inline(always)]
 pub fn insert(socket: Socket, stream: Stream, role: Role) -> Option<&'static Connection> {
-    let flags = (if stream.counted { COUNTED } else { 0 }) | (if stream.family == FAMILY_UNIX { UNIX } else { 0 });
+    let splices = CONTROL
+        .get(0)
+        .is_some_and(|control| control.splices_are_counted.get() != 0);
+    let flags = (if stream.counted { COUNTED } else { 0 })
+        | (if stream.family == FAMILY_UNIX { UNIX } else { 0 })
+        | (if stream.multipath { MULTIPATH } else { 0 })
+        | (if splices { SPLICES_COUNTED } else { 0 });
     // Not on the stack: a program and the functions that it calls share 512 bytes.
     let new = &scratch()?.connection;
     new.id.set(next_id());
@@ -261,6 +298,7 @@ pub fn insert(socket: Socket, stream: Stream, role: Role) -> Option<&'static Con
     new.connect_error.set(0);
     new.lost[0].set(0);
     new.lost[1].set(0);
+    new.splices.set(if stream.counted { number_of_splices() } else { 0 });
     if CONNECTIONS.insert(&socket.sock, new, 0).is_err() {
         count(Counter::ConnectionsFull, 1);
         return None;
@@ -301,6 +339,38 @@ pub fn of(socket: Socket, known: Option<&'static Connection>, moved: Moved) -> O
 #[inline(always)]
 pub fn open(socket: Socket, role: Role, moved: Moved) -> Option<&'static Connection> {
     let stream = stream(socket.sock)?;
-    let connection = insert(socket, stream, role)?;
+    let accepted = offset!(by_events) == 1 && stream.multipath && is_accepted(socket.sock);
+    let connection = insert(socket, stream, if accepted { Role::Server } else { role })?;
+    if accepted {
+        connection.add(ROLE_ALONE);
+    }
     describe(socket.sock, moved).then_some(connection)
+}
+
+/// Multipath TCP connections that were accepted. The kernel makes them before a process has them, with a change of state,
+/// and nothing in them tells it later.
+#[map]
+static ACCEPTED: LruHashMap<u64, Slot<u64>> = LruHashMap::with_max_entries(4096, 0);
+
+/// Notes that a connection is accepted, if it is one of Multipath TCP. Called in an interrupt.
+#[inline(always)]
+pub fn note_accepted(sock: u64) {
+    if read::<u16>(sock + offset!(sock_protocol) as u64) == Some(IPPROTO_MPTCP) {
+        let _ = ACCEPTED.insert(&sock, &Slot::new(1), 0);
+    }
+}
+
+/// Forgets a former connection at an address.
+#[inline(always)]
+pub fn forget_accepted(sock: u64) {
+    let _ = ACCEPTED.remove(&sock);
+}
+
+/// Returns whether a connection of Multipath TCP was accepted, and is open: bytes that are read behind its end get a
+/// description without a role.
+#[inline(always)]
+fn is_accepted(sock: u64) -> bool {
+    // SAFETY: memory of a map lives longer than the programs that use it, and its values are slots.
+    let known = unsafe { ACCEPTED.get(&sock) }.is_some();
+    known && read::<u8>(sock + offset!(sock_state) as u64).is_some_and(|state| state != TCP_CLOSE)
 }

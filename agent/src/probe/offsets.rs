@@ -178,6 +178,8 @@ fn look(btf: &Btf, take: &mut dyn FnMut(String, Option<u32>, Need) -> Option<u32
         word_type: btf.structure("timespec64").unwrap_or(0),
         read_only_cast: btf.function("bpf_rdonly_cast").unwrap_or(0),
         by_events: 0,
+        // Since 7.0 (net/mptcp/protocol.c). Before, `copy_splice_read` receives (fs/splice.c).
+        multipath_splices: btf.function("mptcp_splice_read").is_some() as u32,
         socket_file_ops: 0,
         // Kernels with this function run the programs of system calls with preemption on (seen in 7.3).
         preemptible: btf.function("trace_call_bpf_faultable").is_some() as u64,

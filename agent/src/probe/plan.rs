@@ -72,6 +72,8 @@ pub(super) const EVENT_LOOPS: &str = "threads that wait for events are not told 
 pub(super) const REQUESTS: &str = "content that is moved by an io_uring";
 /// Feature that needs a hook of each receive, in [`Family::Sock`] alone.
 const SPLICES: &str = "ends of bodies that are received by splice(2): they are seen at the next call on the connection";
+/// Feature that needs a hook of splice(2), in [`Family::Sock`] alone.
+const UNIX_SPLICES: &str = "Unix connections out of which bytes are moved by splice(2): they are ignored from then on";
 const OPENERS: &str = "failed connects, and the opener rule for parents";
 const UNIX_OPENERS: &str = "failed connects to Unix sockets, and the opener rule for them";
 const UNIX_ACCEPTS: &str = "accepts on Unix sockets: such connections are picked up at their first request";
@@ -100,6 +102,7 @@ const PROCESSES: &[Attachment] = &[
         "sched_process_exit",
         Some("exchanges of processes that die end late"),
     ),
+    raw("tcp_called", "inet_sock_set_state", None),
     raw("tcp_state", "inet_sock_set_state", None),
 ];
 
@@ -151,6 +154,7 @@ const EVENTS: &[Attachment] = &[
         when: When::Splice,
         ..raw("tcp_spliced", "tcp_rcv_space_adjust", Some(SPLICES))
     },
+    unix("counted_spliced", "sys_exit_splice", UNIX_SPLICES),
     raw("uring_submit", "io_uring_submit_req", Some(REQUESTS)),
     raw("uring_file", "io_uring_file_get", Some(REQUESTS)),
     raw("uring_poll", "io_uring_poll_arm", Some(REQUESTS)),

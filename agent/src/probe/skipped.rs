@@ -1,7 +1,7 @@
 //! Runs of programs that the kernel skipped, by its own count.
 //!
-//! It skips a program while bpf(2) is called on the same processor (counted since 6.7), or while the same program was
-//! preempted there (7.x).
+//! It skips a program while bpf(2) is called on the same processor (counted since 6.7), while the same program was
+//! preempted there (7.x), and a raw tracepoint's program that an interrupt would run within itself.
 
 use std::{
     cell::Cell,

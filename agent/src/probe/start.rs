@@ -105,16 +105,18 @@ pub(super) fn of_family(family: Family, offsets: Offsets) -> Offsets {
     match family {
         Family::Sock => Offsets {
             by_events: 1,
-            preemptible: offsets.preemptible | u64::from(are_raw_tracepoints_preemptible()),
+            preemptible: offsets.preemptible
+                | u64::from(are_raw_tracepoints_preemptible(KernelVersion::current().ok())),
             ..offsets
         },
         Family::Syscall => offsets,
     }
 }
 
-/// Returns whether this kernel runs the programs of raw tracepoints with preemption on, as it does since 7.0.
-fn are_raw_tracepoints_preemptible() -> bool {
-    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(7, 0, 0))
+/// Returns whether a kernel runs the programs of raw tracepoints with preemption on, as it does since 7.0. A kernel whose
+/// version is not known may do so: to guard a program that is never preempted only costs time.
+fn are_raw_tracepoints_preemptible(version: Option<KernelVersion>) -> bool {
+    version.is_none_or(|version| version >= KernelVersion::new(7, 0, 0))
 }
 
 /// Loads a program, and attaches it unless that is for later.
@@ -130,4 +132,18 @@ fn start(programs: &mut Ebpf, attachment: &Attachment) -> Result<(), ProgramErro
 pub fn give_back_memory() {
     // SAFETY: the allocator's own function takes no pointer and may be called at any time, by any thread.
     unsafe { libmimalloc_sys::mi_collect(true) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_of_unknown_version_may_preempt_programs() {
+        assert!(are_raw_tracepoints_preemptible(None));
+        for (major, minor, may) in [(6, 3, false), (6, 18, false), (7, 0, true), (8, 1, true)] {
+            let version = KernelVersion::new(major, minor, 0);
+            assert_eq!(are_raw_tracepoints_preemptible(Some(version)), may, "{major}.{minor}");
+        }
+    }
 }

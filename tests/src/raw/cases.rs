@@ -5,7 +5,9 @@ use std::time::Duration;
 use crate::agent::Agent;
 use anyhow::Result;
 
-use super::{blind, bodies, bodiless, calls, ends, field, half_close, messages, odd, older, sockets, world::World};
+use super::{
+    blind, bodies, bodiless, calls, ends, field, half_close, messages, odd, older, sockets, spliced, world::World,
+};
 
 /// Time limit for the agent to attach the hooks for Unix connections.
 const HOOKS_LIMIT: Duration = Duration::from_secs(60);
@@ -47,5 +49,6 @@ pub fn play(world: &mut World, agent: &Agent) -> Result<()> {
     sockets::play(world)?;
     bodies::play(world)?;
     play_hostile(world)?;
+    spliced::play(world)?;
     odd::play(world)
 }

@@ -5,6 +5,7 @@ use anyhow::{Result, ensure};
 use super::{
     expected::End,
     messages::{get, response},
+    namespaces::ADDRESSES,
     world::{CLIENT, Connection, OTHER, SERVER, VICTIMS, Way, World},
 };
 
@@ -35,9 +36,16 @@ pub fn play(world: &mut World) -> Result<()> {
         let path = world.unix_path();
         killed_client(world, name, VICTIMS[3], &path)
     })?;
-    world.case("refused", refused)?;
+    world.case("refused", |world, _| refused(world, ""))?;
+    world.case("refused-mptcp", |world, name| {
+        if world.has_multipath(name)? {
+            refused(world, "mptcp:")?;
+        }
+        Ok(())
+    })?;
     world.case("refused-unix", refused_unix)?;
     world.case("unreachable", unreachable)?;
+    world.case("no-local-port", no_local_port)?;
     world.case("listener-full", listener_full)
 }
 
@@ -205,12 +213,12 @@ fn killed_client(world: &mut World, name: &str, victim: usize, address: &str) ->
 }
 
 /// Connects to a port without a listener, blocking and not.
-fn refused(world: &mut World, _: &str) -> Result<()> {
+fn refused(world: &mut World, by: &str) -> Result<()> {
     for command in ["connect", "connect-nonblocking"] {
         let (listener, address) = world.listen(OTHER, "127.0.0.1:0")?;
         world.peers[OTHER].make(&format!("close {listener}"))?;
         let name = world.name();
-        let answer = world.peers[CLIENT].ask(&format!("{command} {name} {address}"))?;
+        let answer = world.peers[CLIENT].ask(&format!("{command} {name} {by}{address}"))?;
         ensure!(
             matches!(answer, Err(libc::ECONNREFUSED | libc::EINPROGRESS)),
             "the connect said {answer:?}"
@@ -246,6 +254,35 @@ fn unreachable(world: &mut World, _: &str) -> Result<()> {
     // The socket has not begun to connect, so it has no event.
     if !world.events {
         world.expect_ends(address, Some(End::failed("connect", "network_unreachable")), None);
+    }
+    Ok(())
+}
+
+/// Connects once more than there are local ports for a server.
+fn no_local_port(world: &mut World, name: &str) -> Result<()> {
+    const RANGE: &str = "net/ipv4/ip_local_port_range";
+    let Some(namespaces) = &world.namespaces else {
+        world.skip(name, "there is no ip command");
+        return Ok(());
+    };
+    namespaces.set(0, RANGE, "40000 40001")?;
+    let (client, server) = namespaces.pairs[0];
+    for (command, port) in [("connect", 8082), ("connect-nonblocking", 8083)] {
+        let (listener, address) = (world.name(), format!("{}:{port}", ADDRESSES[1]));
+        world.peers[server].make(&format!("listen {listener} {address} 16"))?;
+        let connections = [(); 2].map(|()| world.connect_to(client, server, &listener, &address));
+        let late = world.name();
+        let answer = world.peers[client].ask(&format!("{command} {late} {address}"))?;
+        ensure!(answer == Err(libc::EADDRNOTAVAIL), "the connect said {answer:?}");
+        world.peers[client].make(&format!("close {late}"))?;
+        world.expect_ends(&address, Some(End::failed("connect", "address_not_available")), None);
+        for connection in connections {
+            world.close(&connection?)?;
+        }
+        world.peers[server].make(&format!("close {listener}"))?;
+    }
+    if let Some(namespaces) = &world.namespaces {
+        namespaces.set(0, RANGE, "32768 60999")?;
     }
     Ok(())
 }

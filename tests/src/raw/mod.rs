@@ -17,6 +17,7 @@ mod older;
 mod peer;
 mod random;
 mod sockets;
+mod spliced;
 mod world;
 
 pub use cases::{play, play_hostile, selection};

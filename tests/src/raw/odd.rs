@@ -8,7 +8,7 @@ use super::{
     messages::{get, post, response},
     namespaces::ADDRESSES,
     sockets::reap,
-    world::{CLIENT, Connection, OTHER, PROXY, SERVER, Way, World, hex},
+    world::{CLIENT, Connection, OTHER, SERVER, Way, World, hex},
 };
 
 pub fn play(world: &mut World) -> Result<()> {
@@ -17,8 +17,6 @@ pub fn play(world: &mut World) -> Result<()> {
     world.case("replaced-under-read", replaced_under_read)?;
     world.case("more", more)?;
     world.case("zerocopy", zerocopy)?;
-    world.case("spliced-bodies", spliced_bodies)?;
-    world.case("spliced-wholly", spliced_wholly)?;
     world.case("fast-open", fast_open)?;
     for (case, server, client) in [
         ("mptcp", "mptcp:127.0.0.1:0", "mptcp:"),
@@ -177,67 +175,6 @@ fn zerocopy(world: &mut World, name: &str) -> Result<()> {
     world.close(&connection)
 }
 
-/// Plays a proxy that reads heads, and lets the kernel move bodies between sockets.
-fn spliced_bodies(world: &mut World, name: &str) -> Result<()> {
-    let front = world.connect_between(CLIENT, PROXY, "127.0.0.1:0")?;
-    // No thread rule applies before the agent knows what runs in the process.
-    world.peers[PROXY].make("sleep 1500")?;
-    let back = world.connect_between(PROXY, SERVER, "127.0.0.1:0")?;
-    for (turn, length) in [10, 3000, 60_000].into_iter().enumerate() {
-        let (target, call) = (format!("/{name}/{turn}/front"), format!("/{name}/{turn}/back"));
-        let body = vec![b's'; length];
-        for (way, from, to) in [(Way::Request, &front, &back), (Way::Response, &back, &front)] {
-            let heads = match way {
-                Way::Request => [&target, &call].map(|target| {
-                    format!("PUT {target} HTTP/1.1\r\nHost: raw.test\r\nContent-Length: {length}\r\n\r\n")
-                }),
-                Way::Response => [(); 2].map(|()| format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n")),
-            };
-            world.pass(from, way, &heads[0])?;
-            world.send(from, way, "write", &[&body])?;
-            world.send(to, way, "write", &[heads[1].as_bytes()])?;
-            let (read, written) = match way {
-                Way::Request => (&from.server.1, &to.client.1),
-                Way::Response => (&from.client.1, &to.server.1),
-            };
-            let splice = format!("splice {read} {written} {length}");
-            world.peers[PROXY].move_bytes(&splice, length)?;
-            world.receive(to, way, "read", heads[1].len() + length)?;
-        }
-        let bytes = Some(length as u64);
-        world.expect(&call, End::ok("PUT", 200).bodies(bytes, bytes));
-        world.made_for(&target);
-        world.expect(&target, End::ok("PUT", 200).bodies(bytes, bytes));
-    }
-    world.close(&front)?;
-    world.close(&back)
-}
-
-/// Plays a proxy that moves all bytes by splice(2), unseen. Its own ends give no span, and the other two ends are not
-/// matched.
-fn spliced_wholly(world: &mut World, name: &str) -> Result<()> {
-    let front = world.connect_between(CLIENT, PROXY, "127.0.0.1:0")?;
-    let back = world.connect_between(PROXY, SERVER, "127.0.0.1:0")?;
-    for turn in 0..3 {
-        let target = format!("/{name}/{turn}");
-        let answer = response(200, "through the pipe");
-        for (way, bytes) in [(Way::Request, get(&target)), (Way::Response, answer)] {
-            let (from, to, read, written) = match way {
-                Way::Request => (&front, &back, &front.server.1, &back.client.1),
-                Way::Response => (&back, &front, &back.client.1, &front.server.1),
-            };
-            world.send(from, way, "write", &[bytes.as_bytes()])?;
-            let splice = format!("splice {read} {written} {}", bytes.len());
-            world.peers[PROXY].move_bytes(&splice, bytes.len())?;
-            world.receive(to, way, "read", bytes.len())?;
-        }
-        ok(world, &target, 16);
-        world.apart();
-    }
-    world.close(&front)?;
-    world.close(&back)
-}
-
 /// Passes requests with the SYN: by sendto(2), and by the first write after a connect(2) without effect.
 fn fast_open(world: &mut World, name: &str) -> Result<()> {
     let Some(namespaces) = &world.namespaces else {
@@ -283,18 +220,9 @@ fn fast_open(world: &mut World, name: &str) -> Result<()> {
 /// connections from clients without it are plain TCP.
 fn multipath(world: &mut World, name: &str, server: &str, client: &str) -> Result<()> {
     const CONNECTIONS: usize = 3;
-    let probe = world.name();
-    match world.peers[SERVER].ask(&format!("listen {probe} mptcp:127.0.0.1:0 1"))? {
-        Ok(_) => world.peers[SERVER].make(&format!("close {probe}"))?,
-        Err(libc::EPROTONOSUPPORT) => {
-            world.skip(name, "this kernel has no multipath TCP");
-            return Ok(());
-        }
-        Err(number) => anyhow::bail!(
-            "cannot listen by multipath TCP: {}",
-            std::io::Error::from_raw_os_error(number)
-        ),
-    };
+    if !world.has_multipath(name)? {
+        return Ok(());
+    }
     let ends = usize::from(!client.is_empty()) + usize::from(!client.is_empty() && server.starts_with("mptcp"));
     world.count("spoor_core_total{cause=\"mptcp\"}", CONNECTIONS * ends);
     let (listener, bound) = world.listen(SERVER, server)?;

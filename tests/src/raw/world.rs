@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
 use super::{
@@ -165,6 +165,25 @@ impl World {
         let name = self.name();
         let bound = self.peers[server].make(&format!("listen {name} {address} 128"))?;
         Ok((name, if bound.is_empty() { address.to_owned() } else { bound }))
+    }
+
+    /// Returns whether this kernel has Multipath TCP; skips the case if not.
+    pub fn has_multipath(&mut self, case: &str) -> Result<bool> {
+        let probe = self.name();
+        match self.peers[SERVER].ask(&format!("listen {probe} mptcp:127.0.0.1:0 1"))? {
+            Ok(_) => {
+                self.peers[SERVER].make(&format!("close {probe}"))?;
+                Ok(true)
+            }
+            Err(libc::EPROTONOSUPPORT) => {
+                self.skip(case, "this kernel has no multipath TCP");
+                Ok(false)
+            }
+            Err(number) => bail!(
+                "cannot listen by multipath TCP: {}",
+                std::io::Error::from_raw_os_error(number)
+            ),
+        }
     }
 
     /// Connects any two peers.

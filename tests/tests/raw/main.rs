@@ -3,6 +3,7 @@
 
 mod hostile;
 mod load;
+mod uncounted;
 
 use std::time::{Duration, Instant};
 

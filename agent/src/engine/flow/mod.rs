@@ -22,7 +22,7 @@ use crate::{
         proto::{Config, Event},
     },
     hash::{FastMap, FastSet},
-    record::{Base, Connect, ConnectionId, Direction, Open, Role, Segment},
+    record::{Base, Connect, ConnectionId, Direction, Open, Role, Segment, Tgid},
 };
 
 /// Number of Unix connections without HTTP from which on their ends must be known. Each service of systemd has one, to
@@ -185,7 +185,8 @@ impl Flow {
             };
         };
         let process = author.execution.process;
-        if connection.process != process {
+        // The programs do not know who moved some bytes (`by_nobody`, agent-ebpf/src/socket/ends.rs).
+        if connection.process != process && segment.stamp.execution.tgid != Tgid(0) {
             unuse(&mut self.used_by, connection.process, segment.conn);
             self.used_by.get_or_default(process).insert(segment.conn);
             connection.pass_to(process);

@@ -415,3 +415,29 @@ fn a_unix_connection_that_ended_unseen_after_its_other_end() {
     assert_eq!(world.tree(), ["front client GET /b !connection_closed <- root"]);
     assert_eq!(world.counter("missed"), 0);
 }
+
+/// The end of a body that was moved by splice(2) is seen at the next call, whichever thread makes that.
+#[test]
+fn bytes_that_nobody_is_known_to_have_read_leave_a_connection_to_its_process() {
+    let mut world = two_services(Runtime::Unknown);
+    let mut front = world.server(10);
+    world.feed(front.reads(11, "PUT /a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"));
+    let Record(header, Body::Segment(segment, _)) = front.reads(11, "abcde") else {
+        unreachable!()
+    };
+    let header = Header {
+        tgid: 0,
+        tid: 0,
+        ..header
+    };
+    let body = Segment {
+        header,
+        captured: 0,
+        ..segment
+    };
+    world.feed(Record(header, Body::Segment(body, Vec::new())));
+    world.exit(10);
+    world.feed(front.state(StateChange::Closed, 3, 0));
+    world.pass(SECOND);
+    assert_eq!(world.tree(), ["front server PUT /a !process_exit <- root"]);
+}

@@ -81,7 +81,7 @@ fn feature_of(case: &str) -> &'static str {
         "passed-descriptor" | "replaced-under-read" | "close-range" | "one-process" => {
             "descriptors that are duplicated, passed on, closed at once"
         }
-        "refused" | "unreachable" | "listener-full" => "connects that fail",
+        "refused" | "unreachable" | "no-local-port" | "listener-full" => "connects that fail",
         "head" | "no-content" | "not-modified" | "continue" | "early-hints" | "upgrade" | "connect-method" => {
             "the framing of HTTP/1"
         }
