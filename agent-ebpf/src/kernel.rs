@@ -124,6 +124,13 @@ impl Task {
         self.0 + offset as u64
     }
 
+    /// Returns whether the thread is in a 32-bit system call, whose numbers and pointers are others. For the family `sock`,
+    /// as [`Task::sleeps`].
+    #[inline(always)]
+    pub fn is_compat(self) -> bool {
+        is_compat(self)
+    }
+
     /// Returns how often the thread has gone to sleep; always 0 if this kernel lacks the field. For the family `sock`,
     /// whose kernels take typed loads.
     #[inline(always)]
@@ -140,6 +147,14 @@ impl Task {
 /// [`Task::sleeps`].
 #[derive(Clone, Copy)]
 pub struct Registers(u64);
+
+/// Offset of the result of the system call in `struct pt_regs`: `ax`, as [`ARGUMENTS`].
+#[cfg(not(bpf_target_arch = "aarch64"))]
+const RESULT: u64 = 80;
+
+/// Offset of the result of the system call in `struct pt_regs`: x0, as [`ARGUMENTS`].
+#[cfg(bpf_target_arch = "aarch64")]
+const RESULT: u64 = 0;
 
 /// Offset of the number of the system call in `struct pt_regs`: `orig_ax`, as [`ARGUMENTS`].
 #[cfg(not(bpf_target_arch = "aarch64"))]
@@ -158,15 +173,47 @@ const FIFTH: u64 = 72;
 const FIFTH: u64 = 32;
 
 impl Registers {
-    /// Returns the registers of the current thread; `None` if it is in a 32-bit system call, whose numbers and pointers
-    /// are others.
+    /// Returns the registers of the system call that the current thread is in; `None` if it is in none, or in a 32-bit
+    /// one.
+    ///
+    /// A thread runs in the kernel without a call, and moves bytes, too: for an io_uring, before it returns to the program
+    /// from *any* call or interrupt, and in the io_uring's own threads. The registers are then those of a call that is
+    /// over, or of the program's code, and may name any descriptor.
     #[inline(always)]
     pub fn of(task: Task) -> Option<Self> {
         if is_compat(task) {
             return None;
         }
         // SAFETY: the helper takes the current task, and the verifier knows the type of its result.
-        Some(Self(unsafe { bpf_task_pt_regs(task.0 as *mut _) } as u64))
+        let registers = Self(unsafe { bpf_task_pt_regs(task.0 as *mut _) } as u64);
+        registers.is_in_call().then_some(registers)
+    }
+
+    /// Returns whether the call that the registers are of is under way. `ax` is `-ENOSYS` until the call has its result, as
+    /// no call that moves bytes has, and 0 in threads of an io_uring; an interrupt has the program's own value and no number
+    /// (<https://github.com/torvalds/linux/blob/v6.12/arch/x86/entry/entry_64.S>, `copy_thread` in
+    /// <https://github.com/torvalds/linux/blob/v6.12/arch/x86/kernel/process.c>).
+    #[cfg(not(bpf_target_arch = "aarch64"))]
+    #[inline(always)]
+    fn is_in_call(self) -> bool {
+        const NONE: u32 = u32::MAX;
+        const ENOSYS: i64 = 38;
+        // SAFETY: a field of `struct pt_regs`.
+        let result: i64 = unsafe { typed(self.0 + RESULT) };
+        result == -ENOSYS && self.number() != NONE
+    }
+
+    /// Returns whether the call that the registers are of is under way. x0 has the first argument until it has the result;
+    /// an interrupt has no number (`NO_SYSCALL`). The registers of an io_uring's threads are all 0, which is the number of
+    /// io_setup(2) (`copy_thread` in <https://github.com/torvalds/linux/blob/v6.12/arch/arm64/kernel/process.c>).
+    #[cfg(bpf_target_arch = "aarch64")]
+    #[inline(always)]
+    fn is_in_call(self) -> bool {
+        const NONE: u32 = u32::MAX;
+        const IO_SETUP: u32 = 0;
+        // SAFETY: a field of `struct pt_regs`.
+        let result: u64 = unsafe { typed(self.0 + RESULT) };
+        result == self.arguments().first() && !matches!(self.number(), NONE | IO_SETUP)
     }
 
     /// Returns the number of the system call.

@@ -1,8 +1,9 @@
 //! Place in user memory of the bytes that a socket's event is about.
 //!
 //! The event does not have it. The registers of the thread's system call do, if that call moves bytes through a
-//! descriptor of this very socket; a request of an io_uring has it, too ([`super::uring`]). Where the kernel moves the
-//! bytes itself (sendfile, splice), their place in the stream is known, and their content is a gap.
+//! descriptor of this very socket. In a call on an io_uring, or in none, a request of an io_uring has it
+//! ([`super::uring`]). Where the kernel moves the bytes itself (sendfile, splice), their place in the stream is known, and
+//! their content is a gap.
 
 use agent_ebpf::{
     abi::{Counter, Direction},
@@ -64,6 +65,10 @@ use number::{
     WRITEV,
 };
 
+/// Numbers of the calls that carry out requests of an io_uring, on all architectures.
+const IO_URING_ENTER: u32 = 426;
+const IO_URING_REGISTER: u32 = 427;
+
 const MSG_OOB: u64 = 0x1;
 
 /// User memory with the bytes of a call.
@@ -109,12 +114,32 @@ impl Buffers {
     }
 }
 
-/// Returns the registers of the thread's system call, if its first argument is a descriptor of this socket.
-#[inline(always)]
-fn call_on(task: Task, socket: &Socket) -> Option<(Registers, Args)> {
-    let registers = Registers::of(task)?;
-    let args = registers.arguments();
-    (file(task, args.first() as u32)? == socket.file).then_some((registers, args))
+/// Mover of the bytes that an event is about.
+enum Mover {
+    /// A system call whose first argument is a descriptor of this socket.
+    Call(Registers, Args),
+    /// A request of an io_uring.
+    Request,
+    /// Anything else.
+    Other,
+}
+
+impl Mover {
+    #[inline(always)]
+    fn of(task: Task, socket: &Socket) -> Self {
+        let Some(registers) = Registers::of(task) else {
+            return if task.is_compat() { Self::Other } else { Self::Request };
+        };
+        // Its first argument may be the index of a registered ring, not a descriptor.
+        if matches!(registers.number(), IO_URING_ENTER | IO_URING_REGISTER) {
+            return Self::Request;
+        }
+        let args = registers.arguments();
+        match file(task, args.first() as u32) {
+            Some(file) if file == socket.file => Self::Call(registers, args),
+            _ => Self::Other,
+        }
+    }
 }
 
 /// Returns the registers of the thread's system call, if that is splice(2).
@@ -156,14 +181,17 @@ fn is_named(task: Task, fd: u64, socket: &Socket) -> bool {
 /// Returns the place of the bytes that the thread has sent.
 #[inline(always)]
 pub fn of_send(task: Task, socket: &Socket, bytes: u64) -> Buffers {
-    let Some((registers, args)) = call_on(task, socket) else {
-        // Its first argument is the pipe.
-        if splice(task).is_some() {
-            count(Counter::Splices, 1);
-            note_splice();
+    let (registers, args) = match Mover::of(task, socket) {
+        Mover::Call(registers, args) => (registers, args),
+        Mover::Request => return of_request(socket, Direction::Write, bytes),
+        Mover::Other => {
+            // Its first argument is the pipe.
+            if splice(task).is_some() {
+                count(Counter::Splices, 1);
+                note_splice();
+            }
             return Buffers::NOWHERE;
         }
-        return of_request(socket, Direction::Write, bytes);
     };
     // The last byte of urgent data reaches the receiver beside the stream, if at all (tcp(7)): the content of the
     // stream is unknown.
@@ -186,8 +214,10 @@ pub fn of_send(task: Task, socket: &Socket, bytes: u64) -> Buffers {
 /// Returns the place of the bytes that the thread has received.
 #[inline(always)]
 pub fn of_receive(task: Task, socket: &Socket, bytes: u64) -> Buffers {
-    let Some((registers, args)) = call_on(task, socket) else {
-        return of_request(socket, Direction::Read, bytes);
+    let (registers, args) = match Mover::of(task, socket) {
+        Mover::Call(registers, args) => (registers, args),
+        Mover::Request => return of_request(socket, Direction::Read, bytes),
+        Mover::Other => return Buffers::NOWHERE,
     };
     match registers.number() {
         READ | RECVFROM => Buffers::given(Source::Buffer, &args),

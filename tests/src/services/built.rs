@@ -118,11 +118,21 @@ pub(crate) fn erlang() -> Result<PathBuf> {
 
 /// Returns the program of this crate that is a service and a client on hyper.
 pub(crate) fn hyper() -> Result<PathBuf> {
+    own("hyperpeer")
+}
+
+/// Returns the program of this crate that is a service on io_uring.
+pub fn ring() -> Result<PathBuf> {
+    own("ringpeer")
+}
+
+/// Returns a program of this crate.
+fn own(name: &str) -> Result<PathBuf> {
     let here = std::env::current_exe().context("cannot tell where this program is")?;
-    let mut beside = here.ancestors().skip(1).take(2).map(|folder| folder.join("hyperpeer"));
+    let mut beside = here.ancestors().skip(1).take(2).map(|folder| folder.join(name));
     beside
         .find(|path| path.is_file())
-        .context("there is no `hyperpeer` beside this program: build all of spoor-tests")
+        .with_context(|| format!("there is no `{name}` beside this program: build all of spoor-tests"))
 }
 
 /// Returns a folder beside the tests with the result of `build` for these sources.

@@ -1,6 +1,8 @@
 //! Real programs with sockets in odd hands, and proxies with odd habits: all spans and parents are compared with their
 //! log.
 
+mod io_uring;
+
 use std::{
     collections::BTreeSet,
     fs::{self, File},
