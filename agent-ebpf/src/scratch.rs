@@ -56,7 +56,7 @@ static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static BUSY: HashMap<u32, u32> = HashMap::with_max_entries(CPU_LIMIT, 0);
 
-/// Returns this processor's memory. Between [`enter`] and [`leave`] no other program of a system call uses it.
+/// Returns this processor's memory. Between [`enter`] and [`leave`] no other program that sees bytes uses it.
 #[inline(always)]
 pub fn scratch() -> Option<&'static Scratch> {
     SCRATCH.get(0)

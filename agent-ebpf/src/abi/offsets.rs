@@ -134,7 +134,8 @@ pub struct Offsets {
     pub by_events: u32,
     /// Address of the `file_operations` of sockets, learned from a socket of the agent.
     pub socket_file_ops: u64,
-    /// 1: one program of a system call can preempt another one, as the functions in BTF show.
+    /// 1: one of the programs that see bytes can preempt another one. At system calls the functions in BTF show that, at
+    /// raw tracepoints the kernel's version does.
     pub preemptible: u64,
 }
 

@@ -217,13 +217,15 @@ fn family(world: &mut World, name: &str, address: &str, to: &str) -> Result<()> 
     } else {
         to.to_owned()
     };
+    // All are open at once, and must not be mixed up. They open before the first byte: an agent at the socket events sees
+    // Unix connections open only after that.
     let mut connections = Vec::new();
-    for index in 0..3 {
-        let connection = world.connect_to(CLIENT, SERVER, &listener, &to)?;
-        serve(world, &connection, &format!("/{name}/{index}"), 3)?;
-        connections.push(connection);
+    for _ in 0..3 {
+        connections.push(world.connect_to(CLIENT, SERVER, &listener, &to)?);
     }
-    // All are open at once, and must not be mixed up.
+    for (index, connection) in connections.iter().enumerate() {
+        serve(world, connection, &format!("/{name}/{index}"), 3)?;
+    }
     for (index, connection) in connections.iter().enumerate() {
         serve(world, connection, &format!("/{name}/{index}/again"), 1)?;
     }

@@ -232,9 +232,13 @@ fn kernel_packages(packages: &[(String, String)], arch: Arch, wanted: &str) -> R
 
 /// Returns `6.12` for `6.12.117+deb13-cloud-amd64`.
 fn series_of(release: &str) -> Option<String> {
+    version(release).map(|(major, minor)| format!("{major}.{minor}"))
+}
+
+/// Returns 6 and 12 for `6.12.117+deb13-cloud-amd64`.
+pub fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-    let (major, minor) = (numbers.next()?, numbers.next()?);
-    (!major.is_empty() && !minor.is_empty()).then(|| format!("{major}.{minor}"))
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
 /// Orders versions by their numbers.

@@ -2,8 +2,8 @@
 //! each.
 //!
 //! Each kernel boots in a virtual machine without KVM, plays the raw-socket cases and some of its own
-//! (`tests/src/bin/kernels`), and compares all spans and parents with what the processes did. Kernels whose preemption
-//! is a boot parameter boot a second time with `preempt=full`.
+//! (`tests/src/bin/kernels`), and compares all spans and parents with what the processes did: once in each family of hooks
+//! that it has. Kernels whose preemption is a boot parameter boot again with `preempt=full`.
 
 mod fetch;
 mod image;
@@ -25,7 +25,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
     release,
-    tools::{self, Run},
+    tools::{self, Run, SPOOR_BIN, TEST_HOOKS},
 };
 use fetch::{Kernel, Store};
 use machine::End;
@@ -38,7 +38,7 @@ const ALL: [&str; 6] = ["5.10", "6.1", "6.12", "6.18", "newest", "arm64-6.12"];
 pub const AMONG_ALL_TESTS: [&str; 1] = ["5.10"];
 /// Processors of this machine for each virtual machine, which has as many.
 const PROCESSORS: usize = 2;
-/// Parameter of the second boot.
+/// Parameter of the boots whose kernel preempts everywhere.
 const PREEMPT_FULL: &str = "preempt=full";
 
 /// Processor that a kernel is for.
@@ -82,11 +82,41 @@ impl fmt::Display for Arch {
     }
 }
 
+/// Family of hooks that a boot's agents are told to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// The events of sockets, from Linux 6.3 on.
+    Sock,
+    /// The exits of system calls.
+    Syscall,
+}
+
+impl Family {
+    /// Both families.
+    const ALL: [Self; 2] = [Self::Sock, Self::Syscall];
+
+    /// Returns the name, as in the agent's option `--hooks`.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Sock => "sock",
+            Self::Syscall => "syscall",
+        }
+    }
+
+    /// Returns the families that agents can use in a kernel of this release or series.
+    fn of(release: &str) -> Result<impl Iterator<Item = Self>> {
+        let version = fetch::version(release).with_context(|| format!("{release:?} names no version"))?;
+        let has = move |family: &Self| *family == Self::Syscall || version >= (6, 3);
+        Ok(Self::ALL.into_iter().filter(has))
+    }
+}
+
 /// One boot of a kernel.
 struct Job<'a> {
     kernel: &'a Kernel,
     archive: &'a Path,
     preempt_full: bool,
+    family: Family,
 }
 
 /// Runs the suite in these kernels (`5.10`, `newest`, `arm64-6.12`, `host`), or in all, and prints the table. With all
@@ -164,31 +194,42 @@ fn bootable(names: &[String], cache: &Path) -> Result<Vec<(Kernel, PathBuf)>> {
     Ok(bootable)
 }
 
-/// Returns the boots of these kernels: one each, and one more where a boot parameter chooses how the kernel preempts.
+/// Returns the boots of these kernels: one for each family of hooks, and as many again where a boot parameter chooses how
+/// the kernel preempts.
 fn jobs(bootable: &[(Kernel, PathBuf)]) -> Result<Vec<Job<'_>>> {
     let mut jobs = Vec::new();
     for (kernel, archive) in bootable {
         for preempt_full in [false, true] {
-            if !preempt_full || kernel.can_preempt_fully()? {
-                jobs.push(Job {
-                    kernel,
-                    archive,
-                    preempt_full,
-                });
+            if preempt_full && !kernel.can_preempt_fully()? {
+                continue;
             }
+            jobs.extend(Family::of(&kernel.series)?.map(|family| Job {
+                kernel,
+                archive,
+                preempt_full,
+                family,
+            }));
         }
     }
     Ok(jobs)
 }
 
-/// Runs the suite on this machine's own kernel.
+/// Runs the suite on this machine's own kernel, in each family of hooks.
 fn host() -> Result<()> {
     let binaries = binaries(Arch::Amd64)?;
     let path = |name: &str| {
         let found = binaries.iter().find(|(_, other)| *other == name);
         found.map(|(path, _)| path.clone()).context("a binary is missing")
     };
-    Run::program(path("suite")?).env("SPOOR_BIN", path("spoor")?).status()
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").context("cannot read the kernel's release")?;
+    for family in Family::of(&release)? {
+        println!("--hooks={}", family.name());
+        Run::program(path("suite")?)
+            .env(SPOOR_BIN, path("spoor")?)
+            .env(TEST_HOOKS, family.name())
+            .status()?;
+    }
+    Ok(())
 }
 
 /// Program of the suite.
@@ -241,17 +282,16 @@ fn boot(job: &Job<'_>, cache: &Path) -> Result<Column> {
         Arch::Amd64 => series.clone(),
         Arch::Arm64 => format!("{arch} {series}"),
     };
-    let (title, parameters) = if job.preempt_full {
-        (
-            format!("{title} {PREEMPT_FULL}"),
-            format!("{PREEMPT_FULL} SUITE=preempt"),
-        )
-    } else {
-        (title, "SUITE=whole".to_owned())
+    let (title, preemption, suite) = match job.preempt_full {
+        true => (format!("{title} {PREEMPT_FULL}"), PREEMPT_FULL, "preempt"),
+        false => (title, "", "whole"),
     };
-    let console = cache.join(format!("{}.console", title.replace([' ', '='], "-")));
+    let family = job.family.name();
+    // The kernel passes what it does not know itself to init's environment.
+    let parameters = format!("{preemption} SUITE={suite} {TEST_HOOKS}={family}");
+    let console = cache.join(format!("{}-{family}.console", title.replace([' ', '='], "-")));
     let outcome = machine::boot(job.kernel, job.archive, &parameters, &console)?;
-    let mut column = Column::new(title, release.clone(), &outcome.lines);
+    let mut column = Column::new(title, release.clone(), job.family, &outcome.lines);
     match outcome.end {
         End::Suite(0) => {}
         End::Suite(code) => column.ended(format!("the suite ended with {code}")),
@@ -260,10 +300,27 @@ fn boot(job: &Job<'_>, cache: &Path) -> Result<Column> {
     }
     println!(
         "{}: {} ({:.0} s; console: {})",
-        column.title,
+        column.title(),
         column.summary(),
         start.elapsed().as_secs_f64(),
         outcome.console.display()
     );
     Ok(column)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Family;
+
+    #[test]
+    fn a_kernel_has_the_socket_events_from_6_3_on() {
+        let of = |release: &str| Family::of(release).map(|families| families.map(Family::name).collect::<Vec<_>>());
+        for old in ["5.10", "6.2", "6.1.0-56-cloud-amd64"] {
+            assert_eq!(of(old).unwrap(), ["syscall"]);
+        }
+        for new in ["6.3", "6.12", "7.0", "6.18.44\n"] {
+            assert_eq!(of(new).unwrap(), ["sock", "syscall"]);
+        }
+        assert!(of("rolling").is_err());
+    }
 }

@@ -12,8 +12,8 @@ use spoor_tests::{
 use crate::{beside, lossy::were_preempted};
 
 /// Reason for missing spans that is no fault.
-const UNSEEN: &str = "a few spans or links are missing: this kernel lets the program of one system call preempt that of another, and \
-                      then the second call is not seen, which the counters `program_preempted` and `program_skipped` tell";
+const UNSEEN: &str = "a few spans or links are missing: this kernel lets the program of one call preempt that of another, and then \
+                      the second call is not seen, which the counters `program_preempted` and `program_skipped` tell";
 
 /// Printer of results, a line each.
 #[derive(Default)]
