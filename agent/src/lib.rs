@@ -10,6 +10,11 @@
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 #![deny(unsafe_code)]
 
+#[expect(
+    unsafe_code,
+    reason = "an allocator is unsafe by its trait, and mimalloc's functions are C's"
+)]
+pub mod allocator;
 pub mod cmd;
 pub mod config;
 pub mod console;

@@ -4,11 +4,10 @@
 
 use std::process::ExitCode;
 
-use spoor::{cmd, config::Invocation, process::reader};
+use spoor::{allocator::Allocator, cmd, config::Invocation, process::reader};
 
-/// musl's allocator is slow, and Core makes many small boxes.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
     if reader::is_reader() {

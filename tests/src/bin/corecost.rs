@@ -17,6 +17,7 @@ use std::{
 
 use agent_ebpf::abi::{Direction, FAMILY_INET, Header, Kind, Open, Plain, Role, Segment, bytes_of};
 use spoor::{
+    allocator::Allocator,
     config::{CoreSettings, SpanNames},
     engine::{
         Core,
@@ -29,7 +30,7 @@ use spoor::{
 
 /// The allocator of the agent.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 /// Connections that stay open, used in turn.
 const CONNECTIONS: usize = 16;

@@ -15,6 +15,7 @@ use std::{env, hint::black_box, process::ExitCode, sync::Arc, time::Instant};
 
 use bytes::{Buf as _, BytesMut};
 use spoor::{
+    allocator::Allocator,
     engine::trace::{Attribute, ParentMethod, Resource, Span, SpanId, SpanKind, Status, TraceId},
     export::{
         config::Encoding,
@@ -24,7 +25,7 @@ use spoor::{
 
 /// The allocator of the agent.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 /// Spans that are handed over at once: what Core gives in some 10 ms.
 const PUSH: usize = 256;

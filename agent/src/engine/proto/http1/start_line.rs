@@ -9,7 +9,7 @@
 
 use super::{
     Cause,
-    line::{Line, Lines, is_name, trim_blanks},
+    line::{Line, Lines, has_below, is_name, trim_blanks},
 };
 
 /// Beginning of the versions that are followed.
@@ -83,7 +83,7 @@ fn usual_request_line(line: &[u8]) -> Option<RequestLine<'_>> {
     let words = line.strip_suffix(b" HTTP/1.1")?;
     let (method, rest) = words.split_at_checked(words.iter().position(|byte| *byte == b' ')?)?;
     let target = rest.strip_prefix(b" ")?;
-    let is_usual = is_name(method) && target.iter().copied().min().is_some_and(|least| least > b' ');
+    let is_usual = is_name(method) && !target.is_empty() && !has_below(target, b' ' + 1);
     is_usual.then_some(RequestLine {
         method,
         target,
@@ -107,7 +107,7 @@ fn split_request_line<'a>(method: &'a [u8], line: &'a [u8]) -> Option<RequestLin
 
 /// Reads a status line.
 pub(super) fn status_line(bytes: &[u8]) -> StartLine<StatusLine> {
-    if bytes.iter().zip(VERSION).any(|(byte, expected)| byte != expected) {
+    if !bytes.starts_with(VERSION) && !VERSION.starts_with(bytes) {
         return StartLine::Failed(Cause::OtherProtocol);
     }
     let mut lines = Lines::from(bytes, 0);
