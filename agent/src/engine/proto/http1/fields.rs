@@ -34,6 +34,12 @@ const KNOWN: [&[u8]; 8] = [
     b"x-forwarded-proto",
 ];
 
+/// Lengths of the names that matter in each response.
+const OF_RESPONSES: u64 = lengths(&FRAMING);
+
+/// Lengths of the names that matter in each request.
+const OF_REQUESTS: u64 = OF_RESPONSES | lengths(&KNOWN);
+
 /// Headers of one head for which there is room without memory of their own.
 const USUAL_KEPT: usize = 8;
 
@@ -42,6 +48,23 @@ const MAX_KEPT: usize = 64;
 
 /// Length of a value that is kept, in bytes, from its beginning. Attributes are shorter.
 const MAX_VALUE_BYTES: usize = 8 * 1024;
+
+/// The headers that are kept beside those that spans need.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Captured {
+    /// Names, in lower case; [`Header::Captured`] is an index into them.
+    names: Vec<String>,
+    /// Set of the names' lengths: see [`bit`].
+    lengths: u64,
+}
+
+impl FromIterator<String> for Captured {
+    fn from_iter<I: IntoIterator<Item = String>>(names: I) -> Self {
+        let names: Vec<_> = names.into_iter().collect();
+        let lengths = names.iter().fold(0, |set, name| set | bit(name.len()));
+        Self { names, lengths }
+    }
+}
 
 /// Header lines of a head, as far as they have come.
 #[derive(Debug)]
@@ -100,17 +123,9 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Reads the lines from `begin` on, up to the empty one. `captured`: the lower-case names of headers that are kept,
-    /// beside those that spans need of a request.
-    pub fn read(&mut self, begin: usize, captured: &[String]) {
-        let known = KNOWN.into_iter().filter(|_| self.is_request);
-        let captured_too = captured.iter().map(String::as_bytes);
-        let matters = lengths(FRAMING.into_iter().chain(known)) | lengths(captured_too);
-        self.read_lines(begin, captured, matters);
-    }
-
-    /// Reads the lines. `matters`: the set of the lengths of names that matter.
-    fn read_lines(&mut self, begin: usize, captured: &[String], matters: u64) {
+    /// Reads the lines from `begin` on, up to the empty one.
+    pub fn read(&mut self, begin: usize, captured: &Captured) {
+        let matters = captured.lengths | if self.is_request { OF_REQUESTS } else { OF_RESPONSES };
         let mut lines = Lines::from(self.bytes, begin);
         let mut last = Last::Framing;
         while let Some(line) = lines.next() {
@@ -128,7 +143,7 @@ impl<'a> Fields<'a> {
                     let is_plain = !matches!(name, [] | [.., b' ' | b'\t']) && matters & bit(name.len()) == 0;
                     last = match colon {
                         Some(_) if is_plain => Last::Kept(self.kept.len()),
-                        _ => self.line(line, colon, captured),
+                        _ => self.line(line, colon, &captured.names),
                     };
                 }
             }
@@ -292,13 +307,16 @@ impl Lengths {
 }
 
 /// Returns the set of the lengths of some names.
-fn lengths<'n>(names: impl Iterator<Item = &'n [u8]>) -> u64 {
-    names.fold(0, |set, name| set | bit(name.len()))
+const fn lengths(names: &[&[u8]]) -> u64 {
+    match names {
+        [] => 0,
+        [name, others @ ..] => bit(name.len()) | lengths(others),
+    }
 }
 
 /// Returns the place of a length in a set of lengths: long names share one, for each of them may be an odd spelling of one that
 /// frames.
-fn bit(length: usize) -> u64 {
+const fn bit(length: usize) -> u64 {
     if length < FRAMING_NAME_BYTES {
         1 << length
     } else {
@@ -337,15 +355,30 @@ fn known(name: &[u8]) -> Option<Header> {
 
 /// Returns whether a text is this word, which is in lower case, in any case of letters.
 ///
-/// `eq_ignore_ascii_case` does the same byte by byte. This looks at all bytes at once, as their number is known.
+/// `eq_ignore_ascii_case` does the same byte by byte. This looks at eight bytes at once: the compiler knows the word.
+#[inline(always)]
 fn is<const N: usize>(text: &[u8], word: &[u8; N]) -> bool {
-    let differing = |text: &[u8; N]| {
-        text.iter().zip(word).fold(0, |differing, (byte, lower)| {
-            let case = if lower.is_ascii_lowercase() { 0x20 } else { 0 };
-            differing | (byte ^ lower) & !case
-        })
+    let Ok(text) = <&[u8; N]>::try_from(text) else {
+        return false;
     };
-    text.try_into().is_ok_and(|text| differing(text) == 0)
+    let ((text, text_rest), (word, word_rest)) = (text.as_chunks(), word.as_chunks());
+    let words = text.iter().zip(word).fold(0, |differing, (text, word)| {
+        differing | differing_bits(u64::from_le_bytes(*text), u64::from_le_bytes(*word))
+    });
+    let rest = text_rest.iter().zip(word_rest).fold(0, |differing, (text, word)| {
+        differing | differing_bits(u64::from(*text), u64::from(*word))
+    });
+    words | rest == 0
+}
+
+/// Returns the bits in which a text differs from a lower-case word of letters and hyphens, but for the case of letters.
+#[inline(always)]
+fn differing_bits(text: u64, word: u64) -> u64 {
+    /// The bit in each byte that letters have, and hyphens have not.
+    const LETTERS: u64 = u64::MAX / 0xff * 0x40;
+    /// The bit of letters lies one above that of their case.
+    const TO_CASE: u32 = 1;
+    (text ^ word) & !((word & LETTERS) >> TO_CASE)
 }
 
 /// Returns whether a header's list has this member.
@@ -383,14 +416,12 @@ mod tests {
 
     use super::*;
 
-    /// All that a reader learns from header lines. `matters`: see [`Fields::read_lines`]; `None`: the usual set.
-    fn read(bytes: &[u8], is_request: bool, matters: Option<u64>) -> String {
-        let captured = ["x-id".to_owned(), "content-type".to_owned()];
+    /// All that a reader learns from header lines. `lengths`: those of names that matter, beside the usual set.
+    fn read(bytes: &[u8], is_request: bool, lengths: u64) -> String {
+        let mut captured = Captured::from_iter(["x-id", "content-type"].map(str::to_owned));
+        captured.lengths |= lengths;
         let mut fields = Fields::new(bytes, is_request);
-        match matters {
-            None => fields.read(0, &captured),
-            Some(matters) => fields.read_lines(0, &captured, matters),
-        }
+        fields.read(0, &captured);
         let (end, length, headers) = (fields.end(), fields.content_length(), fields.headers(&[]));
         format!("{:?} {end:?} {length:?} {headers:?}", fields.framing(1))
     }
@@ -438,8 +469,8 @@ mod tests {
         #[test]
         fn lines_that_are_passed_over_would_say_nothing(lines in prop::collection::vec(line(), 0..6), is_request: bool) {
             let bytes = lines.concat() + "\r\n";
-            let strict = read(bytes.as_bytes(), is_request, Some(u64::MAX));
-            prop_assert_eq!(read(bytes.as_bytes(), is_request, None), strict);
+            let strict = read(bytes.as_bytes(), is_request, u64::MAX);
+            prop_assert_eq!(read(bytes.as_bytes(), is_request, 0), strict);
         }
 
         #[test]

@@ -38,6 +38,7 @@ pub use telemetry::Telemetry;
 use crate::config::HeaderName;
 
 use super::{Call, Cause, Event, Piece, Reply};
+use fields::Captured;
 use headers::Builder;
 
 /// A request's head, with the headers that spans need.
@@ -150,10 +151,10 @@ pub enum Header {
 /// The parts of messages that the parser keeps.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
-    /// Lower-case names of request headers that are kept beside those that spans need.
-    capture_request: Vec<String>,
-    /// Lower-case names of response headers that are kept.
-    capture_response: Vec<String>,
+    /// Request headers that are kept beside those that spans need.
+    capture_request: Captured,
+    /// Response headers that are kept.
+    capture_response: Captured,
     pub(super) telemetry: Telemetry,
 }
 

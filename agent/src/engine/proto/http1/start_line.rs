@@ -107,7 +107,7 @@ fn split_request_line<'a>(method: &'a [u8], line: &'a [u8]) -> Option<RequestLin
 
 /// Reads a status line.
 pub(super) fn status_line(bytes: &[u8]) -> StartLine<StatusLine> {
-    if bytes.iter().zip(VERSION).any(|(byte, expected)| byte != expected) {
+    if !bytes.starts_with(VERSION) && !VERSION.starts_with(bytes) {
         return StartLine::Failed(Cause::OtherProtocol);
     }
     let mut lines = Lines::from(bytes, 0);

@@ -28,8 +28,8 @@ fn targets_need_not_be_utf8() {
 #[test]
 fn heads_say_what_spans_need() {
     let mut talk = Talk::new(true);
-    talk.config.capture_request = vec!["x-id".into(), "host".into()];
-    talk.config.capture_response = vec!["server".into()];
+    talk.config.capture_request = ["x-id", "host"].map(str::to_owned).into_iter().collect();
+    talk.config.capture_response = ["server"].map(str::to_owned).into_iter().collect();
     talk.call(
         Q,
         "POST /p?q HTTP/1.1\r\nHOST: h:80\r\nX-ID: 7\r\nuser-agent:  curl \r\nTraceparent: 00-a\r\nTracestate: b=c\r\n\

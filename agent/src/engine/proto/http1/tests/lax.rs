@@ -427,8 +427,8 @@ fn a_body_behind_a_response_that_has_none() {
 #[test]
 fn folded_values_are_one() {
     let mut talk = Talk::new(true);
-    talk.config.capture_request = vec!["x-a".into()];
-    talk.config.capture_response = vec!["x-b".into()];
+    talk.config.capture_request = ["x-a"].map(str::to_owned).into_iter().collect();
+    talk.config.capture_response = ["x-b"].map(str::to_owned).into_iter().collect();
     talk.call(
         Q,
         "GET / HTTP/1.1\r\nX-A: a\r\n\tb  \r\n   c\r\nHost:\r\n h\r\nX-A: d\r\n\r\n",
