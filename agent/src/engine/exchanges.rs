@@ -27,6 +27,14 @@ struct Begun {
     offset: u64,
 }
 
+/// An exchange that is over, taken off its connection.
+struct Ended {
+    id: ExchangeId,
+    /// The exchange behind it on its stream.
+    next: Option<ExchangeId>,
+    at_server: bool,
+}
+
 impl Core {
     pub(super) fn segment(&mut self, segment: &Segment<'_>) {
         self.read(segment);
@@ -177,12 +185,14 @@ impl Core {
                 last,
                 body_bytes,
             } => {
-                let noted = |exchange: &mut Exchange| exchange.messages.response_body_bytes = body_bytes;
-                let Some(id) = self.note(connection, exchange, noted) else {
+                let Some(ended) = self.take_exchange(connection, exchange) else {
                     return;
                 };
-                self.response(id, last);
-                self.finish(connection, exchange, last.time_ns);
+                if let Some(exchange) = self.causality.get_mut(ended.id) {
+                    exchange.messages.response_body_bytes = body_bytes;
+                }
+                self.response(ended.id, last);
+                self.end_exchange(connection, ended, last.time_ns);
             }
             Event::Lost { exchange, cause } => self.lost(connection, exchange, cause),
             Event::Opaque { .. } => {}
@@ -341,16 +351,19 @@ impl Core {
     }
 
     /// Finishes an exchange, with its response or without.
-    pub(super) fn finish(&mut self, connection_id: ConnectionId, exchange: u64, end_ns: u64) {
-        let Some(connection) = self.flow.known(connection_id) else {
-            return;
-        };
-        let Ok(index) = connection
+    pub(super) fn finish(&mut self, connection: ConnectionId, exchange: u64, end_ns: u64) {
+        if let Some(ended) = self.take_exchange(connection, exchange) {
+            self.end_exchange(connection, ended, end_ns);
+        }
+    }
+
+    /// Takes an exchange that is over off its connection.
+    fn take_exchange(&mut self, connection: ConnectionId, exchange: u64) -> Option<Ended> {
+        let connection = self.flow.known(connection)?;
+        let index = connection
             .exchanges
             .binary_search_by_key(&exchange, |&(number, _)| number)
-        else {
-            return;
-        };
+            .ok()?;
         let (_, id) = connection.exchanges.remove(index);
         let of_stream = connection.exchanges_of_stream(exchange);
         let next = connection
@@ -358,21 +371,30 @@ impl Core {
             .get(of_stream)
             .and_then(<[_]>::first)
             .map(|&(_, next)| next);
-        let server = connection.role() == Role::Server;
-        if server {
+        Some(Ended {
+            id,
+            next,
+            at_server: connection.role() == Role::Server,
+        })
+    }
+
+    /// Ends an exchange that was taken off its connection.
+    fn end_exchange(&mut self, connection: ConnectionId, ended: Ended, end_ns: u64) {
+        let Ended { id, next, at_server } = ended;
+        if at_server {
             // If the far end is traced, its call is the parent, and its record may still be on the way. Bytes that are
             // no request have no call.
             let over = self.causality.get(id);
             let call = over.and_then(|over| over.messages.call.as_ref());
             let is_refused = call.is_some_and(|call| !call.is_readable());
             let expected =
-                over.is_some_and(|over| over.partner.is_some()) || !is_refused && self.flow.expects_peer(connection_id);
+                over.is_some_and(|over| over.partner.is_some()) || !is_refused && self.flow.expects_peer(connection);
             if !expected {
                 self.causality.no_partner(id);
             }
         }
         self.causality.finish(id, end_ns);
-        if server && let Some(next) = next {
+        if at_server && let Some(next) = next {
             self.causality.begin(next, end_ns);
         }
     }

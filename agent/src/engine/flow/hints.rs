@@ -86,7 +86,7 @@ impl Told {
         // Epoch 0 means none, and the last one belongs to `IGNORE`.
         self.epoch = self.epoch % (WayState::GIVEN_UP - 1) + 1;
         self.until = until;
-        Some(known.map(|known| known.hint(self.epoch())))
+        Some([read.hint(self.epoch), written.hint(self.epoch)])
     }
 }
 

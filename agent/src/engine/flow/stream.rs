@@ -347,7 +347,7 @@ impl Stream {
         if segment.rest == Rest::Follows || segment.unknown_opening {
             return None;
         }
-        let known = [Direction::Read, Direction::Write].map(|way| {
+        let known = |way| {
             let half = end.half(way);
             Known {
                 next: self.reached(way),
@@ -355,7 +355,8 @@ impl Stream {
                 responses: half == Half::Response,
                 doubted: parser.is_doubted(half),
             }
-        });
+        };
+        let known = [known(Direction::Read), known(Direction::Write)];
         let way = segment.direction;
         let is_old = end.is_described && !end.from_birth && self.told.epoch() == 0;
         // The programs ignore a direction that did not begin with HTTP. A server of HTTP has answered, so later
