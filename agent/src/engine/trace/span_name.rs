@@ -17,6 +17,7 @@
 use std::{collections::HashSet, hash::BuildHasher};
 
 use foldhash::fast::FixedState;
+use memchr::arch::all::is_equal;
 use smol_str::SmolStrBuilder;
 
 use super::{Text, recent::Texts};
@@ -64,7 +65,7 @@ impl SpanNames {
         }
         let place = FixedState::default().hash_one(path) as usize % REMEMBERED;
         if let Some((known, template)) = self.remembered.get(place)
-            && **known == *path
+            && is_equal(known.as_bytes(), path.as_bytes())
         {
             return named(&method, template);
         }

@@ -75,11 +75,12 @@ pub fn describe(exchange: &HttpExchange<'_>, config: &HttpConfig, names: &mut Sp
     let target = Target::parse(request.method(), request.target());
     // Without a path, `http://host` means the same as `http://host/` (RFC 9110, section 4.2.3).
     let sent_path = match target.form {
-        Form::Absolute if target.path.is_empty() => Cow::Borrowed("/"),
-        _ => url_text(target.path),
+        Form::Absolute if target.path.is_empty() => b"/".as_slice(),
+        _ => target.path,
     };
     // Names are made of it too.
-    let path = config.secrets.path(&sent_path);
+    let shown = |sent: &[u8]| Text::from(config.secrets.path(&url_text(sent)));
+    let path = names.texts.paths.of(sent_path, shown);
     let mut attributes = Attributes::default();
     attributes.last_address = names.texts.address.take();
 
@@ -93,8 +94,7 @@ pub fn describe(exchange: &HttpExchange<'_>, config: &HttpConfig, names: &mut Sp
     }
     let route = match exchange.end.kind {
         SpanKind::Server => {
-            let mut routes = config.routes.iter().filter(|_| request.is_readable());
-            let route = routes.find(|route| route.matches(&sent_path));
+            let route = route(config, request, sent_path);
             let texts = &mut names.texts;
             push_server(
                 &mut attributes,
@@ -192,11 +192,20 @@ impl HttpConfig {
     }
 }
 
+/// Returns the first rule for `http.route` that a path matches.
+fn route<'c>(config: &'c HttpConfig, request: &RequestHead, sent_path: &[u8]) -> Option<&'c Route> {
+    if config.routes.is_empty() || !request.is_readable() {
+        return None;
+    }
+    let path = url_text(sent_path);
+    config.routes.iter().find(|route| route.matches(&path))
+}
+
 fn push_server(
     attributes: &mut Attributes,
     exchange: &HttpExchange<'_>,
     target: &Target<'_>,
-    (path, route): (&str, Option<&Route>),
+    (path, route): (&Text, Option<&Route>),
     secrets: &SecretNames,
     texts: &mut Texts,
 ) {
@@ -210,7 +219,7 @@ fn push_server(
     let implied_port = default_port(&scheme);
     attributes.push_short(semconv::URL_SCHEME, scheme);
     if exchange.request.is_readable() {
-        attributes.push_text(semconv::URL_PATH, path);
+        attributes.push_text(semconv::URL_PATH, path.clone());
     }
     if let Some(query) = target.query {
         attributes.push_text(semconv::URL_QUERY, secrets.query(&url_text(query)));
