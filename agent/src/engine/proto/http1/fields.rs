@@ -137,13 +137,13 @@ impl<'a> Fields<'a> {
                 }
                 [b' ' | b'\t', ..] => self.fold(line, last),
                 text => {
-                    let name = line.colon.and_then(|colon| text.get(..colon)).unwrap_or_default();
+                    let colon = line.colon();
+                    let name = colon.and_then(|colon| text.get(..colon)).unwrap_or_default();
                     // Most lines end here: no name that matters has this length.
                     let is_plain = !matches!(name, [] | [.., b' ' | b'\t']) && matters & bit(name.len()) == 0;
-                    last = if is_plain {
-                        Last::Kept(self.kept.len())
-                    } else {
-                        self.line(line, &captured.names)
+                    last = match colon {
+                        Some(_) if is_plain => Last::Kept(self.kept.len()),
+                        _ => self.line(line, colon, &captured.names),
                     };
                 }
             }
@@ -222,9 +222,9 @@ impl<'a> Fields<'a> {
 
     /// Takes a line that may matter. A function of its own: the loop over all lines is faster without this code.
     #[inline(never)]
-    fn line(&mut self, line: Line<'a>, captured: &[String]) -> Last {
+    fn line(&mut self, line: Line<'a>, colon: Option<usize>, captured: &[String]) -> Last {
         let from = self.kept.len();
-        let Some(colon) = line.colon else {
+        let Some(colon) = colon else {
             self.doubtful |= may_frame(line.text);
             return Last::Kept(from);
         };
@@ -355,15 +355,30 @@ fn known(name: &[u8]) -> Option<Header> {
 
 /// Returns whether a text is this word, which is in lower case, in any case of letters.
 ///
-/// `eq_ignore_ascii_case` does the same byte by byte. This looks at all bytes at once, as their number is known.
+/// `eq_ignore_ascii_case` does the same byte by byte. This looks at eight bytes at once: the compiler knows the word.
+#[inline(always)]
 fn is<const N: usize>(text: &[u8], word: &[u8; N]) -> bool {
-    let differing = |text: &[u8; N]| {
-        text.iter().zip(word).fold(0, |differing, (byte, lower)| {
-            let case = if lower.is_ascii_lowercase() { 0x20 } else { 0 };
-            differing | (byte ^ lower) & !case
-        })
+    let Ok(text) = <&[u8; N]>::try_from(text) else {
+        return false;
     };
-    text.try_into().is_ok_and(|text| differing(text) == 0)
+    let ((text, text_rest), (word, word_rest)) = (text.as_chunks(), word.as_chunks());
+    let words = text.iter().zip(word).fold(0, |differing, (text, word)| {
+        differing | differing_bits(u64::from_le_bytes(*text), u64::from_le_bytes(*word))
+    });
+    let rest = text_rest.iter().zip(word_rest).fold(0, |differing, (text, word)| {
+        differing | differing_bits(u64::from(*text), u64::from(*word))
+    });
+    words | rest == 0
+}
+
+/// Returns the bits in which a text differs from a lower-case word of letters and hyphens, but for the case of letters.
+#[inline(always)]
+fn differing_bits(text: u64, word: u64) -> u64 {
+    /// The bit in each byte that letters have, and hyphens have not.
+    const LETTERS: u64 = u64::MAX / 0xff * 0x40;
+    /// The bit of letters lies one above that of their case.
+    const TO_CASE: u32 = 1;
+    (text ^ word) & !((word & LETTERS) >> TO_CASE)
 }
 
 /// Returns whether a header's list has this member.
