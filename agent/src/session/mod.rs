@@ -34,9 +34,7 @@ use std::{
 
 use anyhow::Context;
 
-use self::{
-    clock::monotonic_ns, losses::BoundLosses, pace::Pace, rings::Rings, splices::Splices, unix_ends::UnixEnds,
-};
+use self::{clock::monotonic_ns, losses::BoundLosses, pace::Pace, rings::Rings, splices::Splices, unix_ends::UnixEnds};
 pub use self::{
     command::LaunchedCommand,
     sink::{Recorder, Sink},

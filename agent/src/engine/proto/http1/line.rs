@@ -8,9 +8,6 @@ const ONES: u64 = u64::MAX / 0xff;
 /// A word with the highest bit of each of its bytes.
 const HIGH_BITS: u64 = ONES << 7;
 
-/// A word of colons.
-const COLONS: u64 = ONES * b':' as u64;
-
 /// A line of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Line<'a> {
@@ -18,10 +15,16 @@ pub(super) struct Line<'a> {
     pub start: usize,
     /// The line without its end: CR LF, or LF alone (RFC 9112 section 2.2).
     pub text: &'a [u8],
-    /// Place of the first colon in the text.
-    pub colon: Option<usize>,
     /// There is a NUL or a bare CR in it: peers refuse it, replace it, or end the line there.
     pub torn: bool,
+}
+
+impl Line<'_> {
+    /// Returns the place of the first colon in the text.
+    #[inline]
+    pub fn colon(&self) -> Option<usize> {
+        first(self.text, |word| below(word ^ (ONES * u64::from(b':')), 1))
+    }
 }
 
 /// The whole lines of some bytes, one after the other.
@@ -49,32 +52,21 @@ impl<'a> Iterator for Lines<'a> {
     #[inline]
     fn next(&mut self) -> Option<Line<'a>> {
         let start = self.at;
-        let (mut at, mut colon, mut torn) = (start, None, false);
-        // One look at each byte: CR, LF and NUL are the only ones below 14 in a usual line.
-        let may_end = |word| below(word, b'\r' + 1);
+        let (mut at, mut torn) = (start, false);
         let (end, next) = loop {
-            let rest = self.bytes.get(at..)?;
-            at += match colon {
-                None => first(rest, |word| may_end(word) | below(word ^ COLONS, 1))?,
-                Some(_) => first(rest, may_end)?,
-            };
+            // One look at each byte: CR, LF and NUL are the only ones below 14 in a usual line.
+            at += first(self.bytes.get(at..)?, |word| below(word, b'\r' + 1))?;
             match self.bytes.get(at..)? {
                 [b'\r', b'\n', ..] => break (at, at + 2),
                 [b'\n', ..] => break (at, at + 1),
                 [b'\r' | 0, ..] => torn = true,
-                [b':', ..] => colon = Some(at - start),
                 _ => {}
             }
             at += 1;
         };
         self.at = next;
         let text = self.bytes.get(start..end)?;
-        Some(Line {
-            start,
-            text,
-            colon,
-            torn,
-        })
+        Some(Line { start, text, torn })
     }
 }
 
@@ -84,23 +76,19 @@ impl<'a> Iterator for Lines<'a> {
 /// Lines and names are so short that a call of [`memchr`] takes longer to begin than to search.
 #[inline]
 fn first(bytes: &[u8], marks: impl Fn(u64) -> u64) -> Option<usize> {
-    let (words, rest) = bytes.as_chunks();
-    for (index, word) in words.iter().enumerate() {
-        let marks = marks(u64::from_le_bytes(*word));
+    let mut rest = bytes;
+    loop {
+        let (word, behind) = match rest.split_first_chunk() {
+            Some((word, behind)) => (*word, behind),
+            None if rest.is_empty() => return None,
+            None => (padded(rest), [].as_slice()),
+        };
+        let marks = marks(u64::from_le_bytes(word));
         if marks != 0 {
-            return Some(index * word.len() + marks.trailing_zeros() as usize / 8);
+            return Some(bytes.len() - rest.len() + marks.trailing_zeros() as usize / 8);
         }
+        rest = behind;
     }
-    // One by one, in a word whose other bytes are ones that no search is for.
-    let at = rest
-        .iter()
-        .position(|byte| marks(u64::MAX << 8 | u64::from(*byte)) != 0)?;
-    Some(words.as_flattened().len() + at)
-}
-
-/// Returns whether a byte of a text is below a limit, which is at most 128.
-pub(super) fn has_below(text: &[u8], limit: u8) -> bool {
-    first(text, |word| below(word, limit)).is_some()
 }
 
 /// Marks the first byte of a word that is below a limit, which is at most 128. Bytes behind it may be marked by mistake, as the
@@ -108,6 +96,14 @@ pub(super) fn has_below(text: &[u8], limit: u8) -> bool {
 #[inline]
 fn below(word: u64, limit: u8) -> u64 {
     word.wrapping_sub(ONES * u64::from(limit)) & !word & HIGH_BITS
+}
+
+/// Fills the last bytes up to a word, with bytes that no search is for.
+#[inline(never)]
+fn padded(bytes: &[u8]) -> [u8; size_of::<u64>()] {
+    let mut word = [0xff; size_of::<u64>()];
+    word.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    word
 }
 
 /// Takes the blanks off that may surround a header's value (`OWS`, RFC 9110 section 5.6.3). No other white space: a form
@@ -184,21 +180,21 @@ mod tests {
             let whole = bytes.get(at..).unwrap_or_default();
             let ends = whole.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
             let mut start = at;
+            let colon = |text: &[u8]| text.iter().position(|byte| *byte == b':');
             let expected: Vec<_> = whole[..ends].split_inclusive(|byte| *byte == b'\n').map(|line| {
                 let text = line.strip_suffix(b"\n").unwrap();
                 let text = text.strip_suffix(b"\r").unwrap_or(text);
                 let line = Line {
                     start,
                     text,
-                    colon: text.iter().position(|byte| *byte == b':'),
                     torn: text.iter().any(|byte| matches!(byte, b'\r' | 0)),
                 };
                 start += text.len() + if bytes.get(start + text.len()) == Some(&b'\r') { 2 } else { 1 };
                 line
             }).collect();
             assert_eq!(Lines::from(&bytes, at).collect::<Vec<_>>(), expected);
-            for limit in [1, b';', 128] {
-                assert_eq!(has_below(&bytes, limit), bytes.iter().any(|byte| *byte < limit), "{limit}");
+            for line in expected {
+                assert_eq!(line.colon(), colon(line.text));
             }
         }
     }

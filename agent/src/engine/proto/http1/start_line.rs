@@ -9,7 +9,7 @@
 
 use super::{
     Cause,
-    line::{Line, Lines, has_below, is_name, trim_blanks},
+    line::{Line, Lines, is_name, trim_blanks},
 };
 
 /// Beginning of the versions that are followed.
@@ -83,7 +83,7 @@ fn usual_request_line(line: &[u8]) -> Option<RequestLine<'_>> {
     let words = line.strip_suffix(b" HTTP/1.1")?;
     let (method, rest) = words.split_at_checked(words.iter().position(|byte| *byte == b' ')?)?;
     let target = rest.strip_prefix(b" ")?;
-    let is_usual = is_name(method) && !target.is_empty() && !has_below(target, b' ' + 1);
+    let is_usual = is_name(method) && target.iter().copied().min().is_some_and(|least| least > b' ');
     is_usual.then_some(RequestLine {
         method,
         target,
