@@ -266,7 +266,10 @@ fn a_ring_is_made_while_the_agent_runs() -> Result<()> {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let mut recorder = None;
     let back = Site::start("back", |address, _| {
-        recorder = Some(Recorder::start(&[format!("--port={}", address.port())])?);
+        recorder = Some(Recorder::start(&[
+            format!("--port={}", address.port()),
+            "--log-level=debug".to_owned(),
+        ])?);
         let mut command = Command::new(built::ring()?);
         command.arg("receive");
         Ok(command)
@@ -274,6 +277,12 @@ fn a_ring_is_made_while_the_agent_runs() -> Result<()> {
     let recorder = recorder.context("no agent was started")?;
     let at_events = recorder.agent.metrics()?.value("spoor_hooks{family=\"sock\"}") == Some(1.0);
     ask_all(back.address, 0..FIRST)?;
+    if at_events {
+        let limit = Duration::from_secs(60);
+        recorder
+            .agent
+            .wait_until_said("requests of io_urings are seen from now on", limit)?;
+    }
     ask_all(back.address, FIRST..CONNECTIONS)?;
     // The metrics are a second old at most.
     std::thread::sleep(Duration::from_secs(1));
