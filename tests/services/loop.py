@@ -45,6 +45,30 @@ def asyncio_main():
     web.run_app(app, host="127.0.0.1", port=PORT, print=None)
 
 
+def wsgi_application(spawn, sleep):
+    """Returns a WSGI application, and starts calls beside it. The standard library's sockets are the loop's."""
+    parts = urlsplit(URL)
+
+    def background():
+        number = 0
+        connection = http.client.HTTPConnection(parts.netloc)
+        while True:
+            connection.request("GET", parts.path, headers=headers(number))
+            connection.getresponse().read()
+            if not KEEP:
+                connection.close()
+            number += 1
+            sleep(PAUSE_SECONDS)
+
+    def application(_environ, start_response):
+        sleep(WAIT_SECONDS)
+        start_response("200 OK", [("Content-Length", "6")])
+        return [b"waited"]
+
+    spawn(background)
+    return application
+
+
 def gevent_main():
     from gevent import monkey
 
@@ -52,52 +76,15 @@ def gevent_main():
     import gevent
     from gevent.pywsgi import WSGIServer
 
-    parts = urlsplit(URL)
-
-    def background():
-        number = 0
-        connection = http.client.HTTPConnection(parts.netloc)
-        while True:
-            connection.request("GET", parts.path, headers=headers(number))
-            connection.getresponse().read()
-            if not KEEP:
-                connection.close()
-            number += 1
-            gevent.sleep(PAUSE_SECONDS)
-
-    def application(_environ, start_response):
-        gevent.sleep(WAIT_SECONDS)
-        start_response("200 OK", [("Content-Length", "6")])
-        return [b"waited"]
-
-    gevent.spawn(background)
+    application = wsgi_application(gevent.spawn, gevent.sleep)
     WSGIServer(("127.0.0.1", PORT), application, log=None).serve_forever()
 
 
 def eventlet_application():
-    """Returns a WSGI application. gunicorn's worker has replaced the standard library's sockets by eventlet's."""
+    """Returns the application for gunicorn, whose worker has replaced the standard library's sockets by eventlet's."""
     import eventlet
 
-    parts = urlsplit(URL)
-
-    def background():
-        number = 0
-        connection = http.client.HTTPConnection(parts.netloc)
-        while True:
-            connection.request("GET", parts.path, headers=headers(number))
-            connection.getresponse().read()
-            if not KEEP:
-                connection.close()
-            number += 1
-            eventlet.sleep(PAUSE_SECONDS)
-
-    def application(_environ, start_response):
-        eventlet.sleep(WAIT_SECONDS)
-        start_response("200 OK", [("Content-Length", "6")])
-        return [b"waited"]
-
-    eventlet.spawn(background)
-    return application
+    return wsgi_application(eventlet.spawn, eventlet.sleep)
 
 
 if os.environ["LOOP"] != "eventlet":

@@ -1,8 +1,8 @@
 //! The messages of one recvmmsg(2) or sendmmsg(2). An event fires for each, with the registers of the whole call, and
 //! nothing tells which call it is, nor the message.
 //!
-//! So they are counted, where it is certain that the call goes on with the next one. Its end is an event only if it is an
-//! error or the last message. A call that may have ended otherwise leaves the thread's messages in this array unknown: the
+//! The programs count the messages where it is certain that the call goes on with the next one. The end of a call is an event
+//! only if it is an error or the last message. A call that may have ended otherwise leaves the thread's messages in this array unknown: the
 //! next event may be of the same call, or of another one that began with the first message.
 
 use agent_ebpf::slot::Slot;

@@ -1,6 +1,6 @@
 //! Runs of programs that the kernel skipped, by its own count.
 //!
-//! It skips a program while bpf(2) is called on the same processor (counted since 6.7), while the same program was
+//! The kernel skips a program while bpf(2) is called on the same processor (counted since 6.7), while the same program was
 //! preempted there (7.x), and a raw tracepoint's program that an interrupt would run within itself.
 
 use std::{

@@ -29,8 +29,12 @@ impl Session {
     /// many records found no room in the ring.
     pub(super) fn publish(&mut self) -> u64 {
         let kernel = self.probe.counters();
-        self.splices.turn(&kernel, &mut self.probe);
-        self.rings.turn(&mut self.probe);
+        let splices = |&(cause, count): &(Counter, u64)| cause == Counter::Splices && count > 0;
+        if kernel.iter().any(splices) {
+            self.splices.demand(&self.probe);
+        }
+        self.splices.turn(&mut self.probe);
+        self.requests.turn(&mut self.probe);
         let ring_full = kernel.iter().find(|(cause, _)| *cause == Counter::RingFull);
         let lost = ring_full.map_or(0, |&(_, count)| count);
         let now = Instant::now();

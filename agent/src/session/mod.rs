@@ -18,11 +18,10 @@ mod command;
 mod heartbeat;
 mod housekeeping;
 mod losses;
+mod on_demand;
 mod pace;
-mod rings;
 mod sink;
 mod snapshot;
-mod splices;
 mod targeting;
 mod unix_ends;
 
@@ -34,7 +33,7 @@ use std::{
 
 use anyhow::Context;
 
-use self::{clock::monotonic_ns, losses::BoundLosses, pace::Pace, rings::Rings, splices::Splices, unix_ends::UnixEnds};
+use self::{clock::monotonic_ns, losses::BoundLosses, on_demand::OnDemand, pace::Pace, unix_ends::UnixEnds};
 pub use self::{
     command::LaunchedCommand,
     sink::{Recorder, Sink},
@@ -75,9 +74,9 @@ pub struct Session {
     /// Only the launched command and its descendants are targets.
     only_command: bool,
     unix_ends: UnixEnds,
-    splices: Splices,
+    splices: OnDemand,
     pace: Pace,
-    rings: Rings,
+    requests: OnDemand,
     /// Records taken from the ring, and their bytes.
     records: (u64, u64),
     losses: BoundLosses,
@@ -133,8 +132,8 @@ impl Session {
             published,
             only_command,
             unix_ends: UnixEnds::default(),
-            splices: Splices::default(),
-            rings: Rings::default(),
+            splices: OnDemand::splices(),
+            requests: OnDemand::requests(),
             records: (0, 0),
             losses: BoundLosses::default(),
             next_housekeeping_ns: 0,
@@ -235,7 +234,7 @@ impl Session {
                 core,
                 registry,
                 inspector,
-                rings,
+                requests,
                 sink,
                 records: (records, bytes),
                 ..
@@ -264,7 +263,7 @@ impl Session {
                 core.record(decoded);
             });
             if has_ring {
-                rings.watch(probe);
+                requests.demand(probe);
             }
             if many == 0 {
                 break;

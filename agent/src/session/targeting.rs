@@ -55,7 +55,7 @@ impl Session {
             self.unix_ends.watch(&mut self.probe);
         }
         self.wait_for_first_facts();
-        self.rings.wait(&mut self.probe);
+        self.requests.wait(&mut self.probe);
     }
 
     /// Works until the facts of the present targets have come, or [`FIRST_LOOK`] is over.
@@ -95,7 +95,7 @@ impl Session {
                 }
                 Answer::Late(tgid, rule) => self.select(tgid, Reason::Rule(rule)),
                 Answer::Seen(seen) => self.reconcile(seen),
-                Answer::Ring => self.rings.watch(&self.probe),
+                Answer::Ring => self.requests.demand(&self.probe),
             }
         }
         let decisions = self.registry.take_decisions();
