@@ -11,6 +11,7 @@ mod lost;
 mod mapped;
 mod offsets;
 mod plan;
+mod records;
 pub mod reference;
 mod ring;
 mod skipped;

@@ -10,9 +10,9 @@ use std::{
     time::Duration,
 };
 
-use aya::maps::{Map, MapData, RingBuf};
+use aya::maps::Map;
 
-use super::{ProbeError, Shared};
+use super::{ProbeError, Shared, records::Records};
 
 /// The ring of records.
 ///
@@ -20,7 +20,7 @@ use super::{ProbeError, Shared};
 /// after a short while; one that has seen nothing for a time says so in shared memory, and the next record wakes it.
 /// The wait is edge-triggered: records that lie there do not end it, only a wake-up does.
 pub struct Ring {
-    records: RingBuf<MapData>,
+    records: Records,
     bytes: u32,
     epoll: OwnedFd,
     waker: Waker,
@@ -58,7 +58,7 @@ impl Waker {
 impl Ring {
     pub(super) fn new(map: Map, bytes: u32) -> Result<Self, ProbeError> {
         let map_error = |source| ProbeError::Map { map: "EVENTS", source };
-        let records = RingBuf::try_from(map).map_err(|error| map_error(io::Error::other(error)))?;
+        let records = Records::new(map, bytes).map_err(map_error)?;
         // SAFETY: epoll_create1(2) takes a number and touches no memory.
         let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         // SAFETY: the call has just returned it.
@@ -86,13 +86,15 @@ impl Ring {
 
     /// Hands the records that are there to `take`, at most `most`. Returns their number.
     pub fn drain(&mut self, most: usize, mut take: impl FnMut(&[u8])) -> usize {
-        for taken in 0..most {
-            let Some(record) = self.records.next() else {
-                return taken;
-            };
-            take(&record);
+        let mut taken = 0;
+        while taken < most
+            && let Some(record) = self.records.next()
+        {
+            take(record);
+            taken += 1;
         }
-        most
+        self.records.give_back();
+        taken
     }
 
     /// Sleeps for at most `period` while records are expected.
