@@ -16,7 +16,6 @@ use agent_ebpf::{
 };
 use aya_ebpf::{
     EbpfContext,
-    helpers::bpf_get_current_pid_tgid,
     macros::{raw_tracepoint, tracepoint},
     maps::ProgramArray,
     programs::{RawTracePointContext, TracePointContext},
@@ -39,6 +38,8 @@ const OPENING_BYTES: u64 = 64;
 /// A system call that moved bytes.
 #[derive(Clone, Copy)]
 pub struct Bytes {
+    /// Thread of the call: process id in the upper half, thread id in the lower.
+    pub thread: u64,
     /// [`Direction`](agent_ebpf::abi::Direction) as a number (the verifier does not know an enum's range).
     pub way: u64,
     /// [`Source`](copy::Source) as a number: the kind of `address`.
@@ -108,6 +109,7 @@ pub fn report(ctx: &impl Hook, socket: &Socket, call: &Bytes) -> u32 {
 pub fn report_entered(ctx: &impl Hook, socket: &Socket, call: &Bytes) {
     let Some(scratch) = scratch() else { return };
     let reported = &scratch.call;
+    reported.thread.set(call.thread);
     reported.sock.set(socket.sock);
     reported.file.set(socket.file);
     reported.way.set(call.way);
@@ -140,7 +142,6 @@ pub fn report_moved(ctx: RawTracePointContext) -> u32 {
 #[inline(always)]
 fn report_records() -> u32 {
     let Some(scratch) = scratch() else { return 0 };
-    scratch.call.thread.set(bpf_get_current_pid_tgid());
     scratch.call.dead.set(0);
     if let Some(reporter) = locate(scratch) {
         let _ = reporter.report();

@@ -12,6 +12,8 @@ pub struct Offsets {
     pub task_files: u32,
     /// `task_struct.tgid`
     pub task_tgid: u32,
+    /// `task_struct.pid`: the thread's id
+    pub task_pid: u32,
     /// `task_struct.signal`
     pub task_signal: u32,
     /// `task_struct.exit_code`
@@ -151,6 +153,7 @@ impl Offsets {
         task_stack: Self::MISSING,
         task_files: Self::MISSING,
         task_tgid: Self::MISSING,
+        task_pid: Self::MISSING,
         task_signal: Self::MISSING,
         task_exit_code: Self::MISSING,
         task_mm: Self::MISSING,

@@ -173,24 +173,24 @@ fn is_named(task: Task, fd: u64, socket: &Socket) -> bool {
     file(task, fd as u32).is_some_and(|file| file == socket.file)
 }
 
-/// Returns the place of the bytes that the thread has sent.
+/// Returns the place of the bytes that the thread has sent; `None` if nothing that the thread is doing names the socket.
 #[inline(always)]
-pub fn of_send(task: Task, socket: &Socket, bytes: u64) -> Buffers {
+pub fn of_send(task: Task, socket: &Socket, bytes: u64) -> Option<Buffers> {
     let (registers, args) = match Mover::of(task, socket) {
         Mover::Call(registers, args) => (registers, args),
-        Mover::Request => return of_request(socket, Direction::Write, bytes),
+        Mover::Request => return Some(of_request(socket, Direction::Write, bytes)),
         Mover::Other => {
             // Its first argument is the pipe.
             if splice(task).is_some() {
                 count(Counter::Splices, 1);
                 note_splice();
             }
-            return Buffers::NOWHERE;
+            return None;
         }
     };
     // The last byte of urgent data reaches the receiver beside the stream, if at all (tcp(7)): the content of the
     // stream is unknown.
-    match registers.number() {
+    Some(match registers.number() {
         WRITE => Buffers::given(Source::Buffer, &args),
         SENDTO if args.fourth() & MSG_OOB == 0 => Buffers::given(Source::Buffer, &args),
         WRITEV | PWRITEV2 => Buffers::given(Source::Vector, &args),
@@ -204,18 +204,18 @@ pub fn of_send(task: Task, socket: &Socket, bytes: u64) -> Buffers {
             }
         }
         _ => Buffers::NOWHERE,
-    }
+    })
 }
 
-/// Returns the place of the bytes that the thread has received.
+/// Returns the place of the bytes that the thread has received, as [`of_send`].
 #[inline(always)]
-pub fn of_receive(task: Task, socket: &Socket, bytes: u64) -> Buffers {
+pub fn of_receive(task: Task, socket: &Socket, bytes: u64) -> Option<Buffers> {
     let (registers, args) = match Mover::of(task, socket) {
         Mover::Call(registers, args) => (registers, args),
-        Mover::Request => return of_request(socket, Direction::Read, bytes),
-        Mover::Other => return Buffers::NOWHERE,
+        Mover::Request => return Some(of_request(socket, Direction::Read, bytes)),
+        Mover::Other => return None,
     };
-    match registers.number() {
+    Some(match registers.number() {
         READ | RECVFROM => Buffers::given(Source::Buffer, &args),
         READV | PREADV2 => Buffers::given(Source::Vector, &args),
         RECVMSG => Buffers::message(args.second()),
@@ -223,7 +223,7 @@ pub fn of_receive(task: Task, socket: &Socket, bytes: u64) -> Buffers {
         RECVMMSG if registers.fifth() == 0 => next_message(&args, bytes, Ends::WithError),
         RECVMMSG => next_message(&args, bytes, Ends::Anywhere),
         _ => Buffers::NOWHERE,
-    }
+    })
 }
 
 /// Takes a message without bytes of a recvmmsg(2) or sendmmsg(2): the call goes on.

@@ -13,12 +13,22 @@ pub mod uring;
 
 use aya_ebpf::{EbpfContext, helpers::bpf_get_current_pid_tgid, programs::TracePointContext};
 
-use crate::maps::{TARGETS, is_marked};
+use crate::{
+    kernel::Task,
+    maps::{TARGETS, is_marked},
+};
 
 /// Returns whether the current process is a target.
 #[inline(always)]
 pub fn is_target() -> bool {
     is_marked(&TARGETS, (bpf_get_current_pid_tgid() >> 32) as u32)
+}
+
+/// Returns the current task, if its process is a target. For the family `sock`: [`Task::ids`] is cheap in it.
+#[inline(always)]
+pub fn target() -> Option<Task> {
+    let task = Task::current();
+    is_marked(&TARGETS, (task.ids() >> 32) as u32).then_some(task)
 }
 
 /// Returns the result of the system call (`sys_exit_*`: `long ret` at byte 16).

@@ -12,7 +12,6 @@ use agent_ebpf::{
 };
 use aya_ebpf::{
     EbpfContext,
-    helpers::bpf_get_current_pid_tgid,
     macros::{map, raw_tracepoint},
     maps::Array,
     programs::RawTracePointContext,
@@ -20,12 +19,11 @@ use aya_ebpf::{
 
 use super::{
     buffers::{Buffers, is_of_kernel, is_of_nothing, is_of_several, of_receive, of_send, pass_empty_message},
-    is_target,
     messages::forget_messages,
+    target,
     uring::note_refused,
 };
 use crate::{
-    copy::Source,
     kernel::{Task, offset, word},
     maps::{UNIX_USERS, is_marked, note_flags, unix_user},
     report::{Bytes, report},
@@ -63,33 +61,27 @@ impl Event {
 
 #[raw_tracepoint(tracepoint = "sock_send_length")]
 pub fn sock_send(ctx: RawTracePointContext) -> u32 {
-    if !is_target() {
-        return 0;
-    }
+    let Some(task) = target() else { return 0 };
     let Event { sock, result, .. } = Event::of(&ctx);
-    let task = Task::current();
     note_send(task);
     if result <= 0 {
         pass_message(task, sock, result);
-        note_refused(sock, Direction::Write, result);
+        note_refused(task, sock, Direction::Write, result);
         return 0;
     }
     let Some(socket) = with_file(sock) else { return 0 };
     let buffers = of_send(task, &socket, result as u64);
-    report_moved(&ctx, &socket, Direction::Write, result as u64, &buffers)
+    report_moved(&ctx, task, &socket, Direction::Write, result as u64, buffers)
 }
 
 #[raw_tracepoint(tracepoint = "sock_recv_length")]
 pub fn sock_receive(ctx: RawTracePointContext) -> u32 {
-    if !is_target() {
-        return 0;
-    }
+    let Some(task) = target() else { return 0 };
     let Event { sock, result, flags } = Event::of(&ctx);
-    let task = Task::current();
     note_receive(task, sock);
     if result <= 0 {
         pass_message(task, sock, result);
-        note_refused(sock, Direction::Read, result);
+        note_refused(task, sock, Direction::Read, result);
         if result == 0 {
             report_empty(task, sock);
         }
@@ -101,11 +93,11 @@ pub fn sock_receive(ctx: RawTracePointContext) -> u32 {
     }
     let Some(socket) = with_file(sock) else { return 0 };
     let buffers = if flags & MSG_TRUNC != 0 {
-        Buffers::NOWHERE
+        None
     } else {
         of_receive(task, &socket, result as u64)
     };
-    report_moved(&ctx, &socket, Direction::Read, result as u64, &buffers)
+    report_moved(&ctx, task, &socket, Direction::Read, result as u64, buffers)
 }
 
 /// Takes a message of a recvmmsg(2) or sendmmsg(2) that moved no bytes, or could not be moved.
@@ -121,23 +113,25 @@ fn pass_message(task: Task, sock: u64, result: i32) {
     }
 }
 
+/// Reports bytes that the thread has moved. `buffers`: their place; `None` if nothing that the thread is doing names the
+/// socket.
 #[inline(always)]
 pub fn report_moved(
     ctx: &RawTracePointContext,
+    task: Task,
     socket: &Socket,
     direction: Direction,
     bytes: u64,
-    buffers: &Buffers,
+    buffers: Option<Buffers>,
 ) -> u32 {
     // A socket that the kernel uses for itself is no traffic of this process, and never becomes a connection.
-    if buffers.source as u64 == Source::Nowhere as u64
-        && connection(socket.sock).is_none()
-        && is_of_kernel(Task::current(), socket)
-    {
+    if buffers.is_none() && connection(socket.sock).is_none() && is_of_kernel(task, socket) {
         return 0;
     }
+    let buffers = buffers.unwrap_or(Buffers::NOWHERE);
     let watched = is_in_epoll(socket.file);
     let call = Bytes {
+        thread: task.ids(),
         way: direction as u64,
         source: buffers.source as u64,
         bytes,
@@ -166,7 +160,7 @@ pub fn with_file(sock: u64) -> Option<Socket> {
 /// Reports a receive that returned 0 on a Unix socket: its other end has closed, unless nothing was asked for.
 #[inline(always)]
 fn report_empty(task: Task, sock: u64) {
-    let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    let tgid = (task.ids() >> 32) as u32;
     if !is_marked(&UNIX_USERS, unix_user(tgid)) || is_of_nothing(task) {
         return;
     }
@@ -193,7 +187,7 @@ const PART: u64 = (1 << PART_BITS) - 1;
 /// Returns the thread's slot, and the turn that it is in without a socket.
 #[inline(always)]
 fn turn(task: Task) -> (u32, Option<&'static Slot<u64>>, u64) {
-    let tid = bpf_get_current_pid_tgid() as u32;
+    let tid = task.ids() as u32;
     let turn = (tid as u64) << (2 * PART_BITS) | (task.sleeps() & PART) << PART_BITS;
     (tid, TURNS.get(tid & (TURN_SLOTS - 1)), turn)
 }

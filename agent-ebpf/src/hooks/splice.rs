@@ -15,9 +15,10 @@ use aya_ebpf::{
 };
 
 use super::{
-    buffers::{Buffers, spliced_file},
+    buffers::spliced_file,
     is_target, returned,
     sock::{note_receive, report_moved, with_file},
+    target,
 };
 use crate::{
     kernel::{Args, Task, offset},
@@ -32,10 +33,7 @@ use crate::{
 /// event that reports those bytes, and in interrupts: so the thread's call has to be a splice(2) out of this socket.
 #[raw_tracepoint(tracepoint = "tcp_rcv_space_adjust")]
 pub fn tcp_spliced(ctx: RawTracePointContext) -> u32 {
-    if !is_target() {
-        return 0;
-    }
-    let task = Task::current();
+    let Some(task) = target() else { return 0 };
     let Some(file) = spliced_file(task) else { return 0 };
     // SAFETY: the kernel passes a word.
     let sock = unsafe { *ctx.as_ptr().cast::<u64>() };
@@ -52,7 +50,7 @@ pub fn tcp_spliced(ctx: RawTracePointContext) -> u32 {
     if bytes == 0 {
         return 0;
     }
-    report_moved(&ctx, &socket, Direction::Read, bytes, &Buffers::NOWHERE)
+    report_moved(&ctx, task, &socket, Direction::Read, bytes, None)
 }
 
 /// Counts the bytes that splice(2) has taken out of a socket without sequence numbers.

@@ -38,6 +38,7 @@ fn report_buffers(ctx: &TracePointContext, direction: Direction, source: Source)
         return 0;
     };
     let call = Bytes {
+        thread: bpf_get_current_pid_tgid(),
         way: direction as u64,
         source: source as u64,
         bytes: bytes as u64,
@@ -113,6 +114,7 @@ pub fn sendto_exit(ctx: TracePointContext) -> u32 {
         return 0;
     };
     let call = Bytes {
+        thread: bpf_get_current_pid_tgid(),
         way: Direction::Write as u64,
         source: sent(args.fourth(), Source::Buffer) as u64,
         bytes: bytes as u64,
@@ -145,6 +147,7 @@ pub fn recvfrom_exit(ctx: TracePointContext) -> u32 {
         return 0;
     };
     let call = Bytes {
+        thread: bpf_get_current_pid_tgid(),
         way: Direction::Read as u64,
         source: source as u64,
         bytes: bytes as u64,
@@ -210,6 +213,7 @@ fn report_message(
     let socket = socket(task, args.first() as u32)?;
     let [address, count] = message(header)?;
     let call = Bytes {
+        thread: bpf_get_current_pid_tgid(),
         way: direction as u64,
         source: source as u64,
         bytes,
@@ -278,6 +282,7 @@ fn report_messages(
         Source::Gathered
     };
     let call = Bytes {
+        thread: bpf_get_current_pid_tgid(),
         way: direction as u64,
         source: source as u64,
         bytes,
@@ -320,6 +325,7 @@ pub fn splice_exit(ctx: TracePointContext) -> u32 {
 fn report_moved(ctx: &TracePointContext, task: Task, fd: u32, direction: Direction, bytes: u64) -> bool {
     let Some(socket) = socket(task, fd) else { return false };
     let call = Bytes {
+        thread: bpf_get_current_pid_tgid(),
         way: direction as u64,
         source: Source::Nowhere as u64,
         bytes,

@@ -27,7 +27,7 @@ use super::{buffers::Buffers, is_target, sock::with_file};
 use crate::{
     copy::Source,
     counters::count,
-    kernel::{half_word, is_missing, offset, word},
+    kernel::{Task, half_word, is_missing, offset, word},
     maps::{Marks, is_marked, mark, unix_user},
     socket::{Socket, inode},
     submit,
@@ -383,10 +383,13 @@ fn only_waiting(key: Key) -> u64 {
 
 /// Notes that a socket has refused to move bytes. A request of an io_uring then waits.
 #[inline(always)]
-pub fn note_refused(sock: u64, direction: Direction, result: i32) {
+pub fn note_refused(task: Task, sock: u64, direction: Direction, result: i32) {
     const EAGAIN: i32 = -11;
-    let id = bpf_get_current_pid_tgid();
-    if result != EAGAIN || !has_ring(id) {
+    if result != EAGAIN {
+        return;
+    }
+    let id = task.ids();
+    if !has_ring(id) {
         return;
     }
     if let Some(slot) = begun_slot(id as u32)

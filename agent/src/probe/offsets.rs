@@ -187,6 +187,8 @@ fn look(btf: &Btf, take: &mut dyn FnMut(String, Option<u32>, Need) -> Option<u32
         tcp_bytes_acked: of("tcp_sock", "bytes_acked", SEQUENCES),
         unix_peer: of("unix_sock", "peer", UNIX_LINKS),
         upper_layer: of("inet_connection_sock", "icsk_ulp_ops", UPPER_LAYERS),
+        // Without it, the programs ask a helper.
+        task_pid: btf.offset("task_struct", "pid").unwrap_or(Offsets::MISSING),
         typed_task: 0,
         word_type: btf.structure("timespec64").unwrap_or(0),
         read_only_cast: btf.function("bpf_rdonly_cast").unwrap_or(0),
