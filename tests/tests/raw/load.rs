@@ -203,6 +203,49 @@ fn a_ring_that_is_full() -> Result<()> {
     Ok(())
 }
 
+/// Fills the ring several times over while the agent reads it: a record that goes round the ring's end is whole.
+#[test]
+#[ignore = "end to end: needs root; cargo xtask test runs it"]
+fn records_that_go_round_the_end() -> Result<()> {
+    const RING_BYTES: usize = 4 << 20;
+    /// Exchanges until the agent has taken all records: their heads take far less than the ring.
+    const BATCH: usize = 64;
+    /// Both ends report both heads.
+    const RECORDS_EACH: usize = 4;
+    let mut world = World::start(RAWPEER.as_ref())?;
+    let mut selection = world.selection();
+    selection.push(format!("--ring-bytes={RING_BYTES}"));
+    let recorder = Recorder::start(&selection)?;
+    let agent = &recorder.agent;
+    world.case("round", |world, _| {
+        let connection = world.connect()?;
+        let mut number = 0;
+        let mut bytes = 0;
+        while bytes < 4 * RING_BYTES {
+            for _ in 0..BATCH {
+                // Lengths that have no common factor with the ring's size.
+                let fill = "x".repeat(4000 + number * 7 % 3001);
+                let target = format!("/round/{number}");
+                let request = format!("GET {target} HTTP/1.1\r\nHost: raw.test\r\nX-Fill: {fill}\r\n\r\n");
+                let response = format!("HTTP/1.1 204 No Content\r\nX-Fill: {fill}\r\n\r\n");
+                world.exchange(&connection, &request, &response)?;
+                world.expect(&target, End::ok("GET", 204));
+                bytes += RECORDS_EACH * fill.len();
+                number += 1;
+            }
+            wait_for(agent, "all records", |agent| {
+                Ok(counted(agent, "spoor_ring_records_total")? >= (RECORDS_EACH * number) as f64)
+            })?;
+        }
+        world.close(&connection)
+    })?;
+    ensure!(lost(agent)? == 0.0, "the ring had no room for a batch");
+    let (spans, said) = recorder.finish()?;
+    let differences = compare(&world.expected, &spans);
+    ensure!(differences.0.is_empty(), "{differences}\nthe agent said:\n{said}");
+    Ok(())
+}
+
 /// Ends connections whose ends fit into the ring and whose last messages did not: the result of these exchanges is
 /// unknown, and no failure.
 #[test]
