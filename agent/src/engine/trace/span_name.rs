@@ -42,13 +42,22 @@ const REMEMBERED_BYTES: usize = 128;
 #[derive(Debug, Default)]
 pub struct SpanNames {
     templates: HashSet<Box<str>>,
-    /// Paths with their templates, each at the place that the path's hash names. Empty until the first path comes.
-    remembered: Vec<(Box<str>, Box<str>)>,
+    /// Paths that were named lately, each at the place that its hash names. Empty until the first path comes.
+    remembered: Vec<Remembered>,
     /// Buffer in which templates are made, so that looking for one costs no allocation.
     scratch: String,
     overflowed: u64,
     /// Other texts of the last span.
     pub(super) texts: Texts,
+}
+
+/// A path, its template, and the last name that was made of it.
+#[derive(Debug, Default)]
+struct Remembered {
+    path: Box<str>,
+    template: Box<str>,
+    method: Text,
+    name: Text,
 }
 
 impl SpanNames {
@@ -64,10 +73,14 @@ impl SpanNames {
             return method;
         }
         let place = FixedState::default().hash_one(path) as usize % REMEMBERED;
-        if let Some((known, template)) = self.remembered.get(place)
-            && is_equal(known.as_bytes(), path.as_bytes())
+        if let Some(known) = self.remembered.get_mut(place)
+            && is_equal(known.path.as_bytes(), path.as_bytes())
         {
-            return named(&method, template);
+            if known.method != method {
+                known.name = named(&method, &known.template);
+                known.method = method;
+            }
+            return known.name.clone();
         }
         self.scratch.clear();
         if !push_template(path, &mut self.scratch) {
@@ -88,13 +101,19 @@ impl SpanNames {
             }
             self.templates.insert(template.into());
         }
+        let name = named(&method, template);
         if path.len() <= REMEMBERED_BYTES {
-            self.remembered.resize_with(REMEMBERED, Default::default);
+            self.remembered.resize_with(REMEMBERED, Remembered::default);
             if let Some(place) = self.remembered.get_mut(place) {
-                *place = (path.into(), template.into());
+                *place = Remembered {
+                    path: path.into(),
+                    template: template.into(),
+                    method,
+                    name: name.clone(),
+                };
             }
         }
-        named(&method, template)
+        name
     }
 }
 
