@@ -11,7 +11,7 @@ macro_rules! id {
         impl $name {
             /// Returns the id with these bytes; `None` if all are zero, which is the invalid id.
             pub fn new(bytes: [u8; $bytes]) -> Option<Self> {
-                bytes.iter().any(|&byte| byte != 0).then_some(Self(bytes))
+                (bytes != [0; $bytes]).then_some(Self(bytes))
             }
 
             /// Returns the bytes, most significant first.
