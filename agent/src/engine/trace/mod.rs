@@ -11,4 +11,4 @@ pub mod span_name;
 mod text;
 
 pub use crate::engine::context::{ParentMethod, SpanId, TraceId};
-pub use span::{Attribute, Link, Resource, Span, SpanKind, Status, Text, Value};
+pub use span::{Attribute, Key, Link, Resource, Span, SpanKind, Status, Text, Value};

@@ -23,11 +23,15 @@ pub enum Value {
     Strs(Vec<String>),
 }
 
-/// A key with its value. Keys are the names of the semantic conventions, or `spoor.*`.
+/// Key of an attribute: a name of the semantic conventions, or `spoor.*`. A borrowed one is a constant, without a character that
+/// JSON escapes.
+pub type Key = Cow<'static, str>;
+
+/// A key with its value.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Attribute {
     /// The key.
-    pub key: Cow<'static, str>,
+    pub key: Key,
     /// The value.
     pub value: Value,
 }

@@ -6,10 +6,10 @@ use opentelemetry_semantic_conventions::SCHEMA_URL;
 
 use super::{
     SCOPE_NAME, SCOPE_VERSION,
-    append::{append, append_few, append_last},
+    append::append,
     writer::{Head, STATUS_CODE_ERROR, SpanWriter},
 };
-use crate::engine::trace::{Resource, SpanId, TraceId};
+use crate::engine::trace::{Key, Resource, SpanId, TraceId};
 
 // === Requests ===
 
@@ -102,27 +102,27 @@ impl SpanWriter for Json<'_> {
         buf.extend_from_slice(br#"","attributes":["#);
     }
 
-    fn str(&mut self, key: &str, text: &str) {
+    fn str(&mut self, key: &Key, text: &str) {
         put_key(key, self.buf);
         self.buf.extend_from_slice(br#"","value":{"stringValue":""#);
         put_text(text, self.buf);
         self.buf.extend_from_slice(br#""}},"#);
     }
 
-    fn int(&mut self, key: &str, number: i64) {
+    fn int(&mut self, key: &Key, number: i64) {
         put_key(key, self.buf);
         self.buf.extend_from_slice(br#"","value":{"intValue":""#);
         put_number(number, self.buf);
         self.buf.extend_from_slice(br#""}},"#);
     }
 
-    fn bool(&mut self, key: &str, truth: bool) {
+    fn bool(&mut self, key: &Key, truth: bool) {
         put_key(key, self.buf);
         self.buf.extend_from_slice(br#"","value":{"boolValue":"#);
         self.buf.extend_from_slice(if truth { b"true}}," } else { b"false}}," });
     }
 
-    fn strs(&mut self, key: &str, texts: &[String]) {
+    fn strs(&mut self, key: &Key, texts: &[String]) {
         put_key(key, self.buf);
         self.buf.extend_from_slice(br#"","value":{"arrayValue":{"values":["#);
         for text in texts {
@@ -172,9 +172,15 @@ impl SpanWriter for Json<'_> {
 }
 
 /// Writes an attribute up to the end of its key.
-fn put_key(key: &str, buf: &mut Vec<u8>) {
+fn put_key(key: &Key, buf: &mut Vec<u8>) {
     buf.extend_from_slice(br#"{"key":""#);
-    put_text(key, buf);
+    match key {
+        Key::Borrowed(constant) => {
+            debug_assert!(is_plain(constant.as_bytes()), "{constant} must be escaped");
+            append(constant.as_bytes(), buf);
+        }
+        Key::Owned(key) => put_text(key, buf),
+    }
 }
 
 /// Ends a list. Each element has a comma behind it, which the last one loses.
@@ -193,7 +199,12 @@ fn digits(byte: u8) -> [u8; 2] {
 
 /// Returns the hexadecimal digits of an id.
 fn hex<const N: usize>(bytes: [u8; N]) -> [[u8; 2]; N] {
-    bytes.map(digits)
+    let mut text = [[0; 2]; N];
+    // The compiler makes vector instructions of this loop, and none of `bytes.map`.
+    for (digits_of_byte, byte) in text.iter_mut().zip(bytes) {
+        *digits_of_byte = digits(byte);
+    }
+    text
 }
 
 fn put_number(number: impl itoa::Integer, buf: &mut Vec<u8>) {
@@ -201,58 +212,40 @@ fn put_number(number: impl itoa::Integer, buf: &mut Vec<u8>) {
 }
 
 /// Writes the content of a JSON string (RFC 8259, section 7), without its quotation marks.
-///
-/// Eight bytes at a time: nearly all texts are written as they are, and a span has some thirty.
 pub fn put_text(text: &str, buf: &mut Vec<u8>) {
     let bytes = text.as_bytes();
-    let Some(last) = bytes.last_chunk::<8>() else {
-        return put_few(bytes, buf);
-    };
-    let (words, rest) = bytes.as_chunks::<8>();
-    let mut left = words.iter();
-    while let Some(word) = left.next() {
-        if special(u64::from_le_bytes(*word)) {
-            put_escaped(word, buf);
-            put_escaped(left.as_slice().as_flattened(), buf);
-            return put_escaped(rest, buf);
-        }
-        buf.extend_from_slice(word);
-    }
-    if special(u64::from_le_bytes(*last)) {
-        put_escaped(rest, buf);
+    if is_plain(bytes) {
+        append(bytes, buf);
     } else {
-        append_last(last, rest.len(), buf);
-    }
-}
-
-/// Writes fewer than eight bytes of a JSON string.
-fn put_few(bytes: &[u8], buf: &mut Vec<u8>) {
-    // The filling is not special.
-    let word = match (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
-        (Some(first), Some(last)) => {
-            let [first, last] = [first, last].map(|half| u64::from(u32::from_le_bytes(*half)));
-            first | last << 32
-        }
-        _ => bytes.iter().fold(u64::MAX, |word, &byte| word << 8 | u64::from(byte)),
-    };
-    if special(word) {
         put_escaped(bytes, buf);
-    } else {
-        append_few(bytes, buf);
     }
 }
 
-/// Returns whether one of the eight bytes is below 0x20, a quotation mark or a backslash.
-///
-/// `(x - ONES) & !x & HIGH` has a bit for the lowest byte of `x` that is 0 (Hacker's Delight, section 6-1); with 0x20 in
-/// place of 1, for the lowest below it.
-fn special(word: u64) -> bool {
-    const ONES: u64 = u64::MAX / 0xff;
-    const HIGH: u64 = 0x80 * ONES;
-    let quote = word ^ (u64::from(b'"') * ONES);
-    let backslash = word ^ (u64::from(b'\\') * ONES);
-    let below = word.wrapping_sub(0x20 * ONES) & !word;
-    (below | quote.wrapping_sub(ONES) & !quote | backslash.wrapping_sub(ONES) & !backslash) & HIGH != 0
+/// Returns whether a text is written as it is, as nearly all are. A span has some thirty.
+fn is_plain(bytes: &[u8]) -> bool {
+    match bytes.len() {
+        16.. => are_plain::<16>(bytes),
+        8.. => are_plain::<8>(bytes),
+        4.. => are_plain::<4>(bytes),
+        _ => !bytes.iter().any(is_special),
+    }
+}
+
+/// Looks at blocks. The last one may share bytes with the one before it.
+fn are_plain<const N: usize>(bytes: &[u8]) -> bool {
+    let (blocks, _) = bytes.as_chunks::<N>();
+    !blocks.iter().chain(bytes.last_chunk()).any(has_special)
+}
+
+/// Returns whether a block has a byte that must be escaped. Looks at all of them: that takes a few vector instructions.
+fn has_special<const N: usize>(block: &[u8; N]) -> bool {
+    block.iter().fold(false, |found, byte| found | is_special(byte))
+}
+
+/// Returns whether a byte must be escaped: a control character, a quotation mark or a backslash.
+fn is_special(byte: &u8) -> bool {
+    // Without branches, for `has_special`.
+    (*byte < 0x20) | (*byte == b'"') | (*byte == b'\\')
 }
 
 #[cold]

@@ -15,7 +15,7 @@ use super::{
     append::append,
     writer::{Head, STATUS_CODE_ERROR, SpanWriter},
 };
-use crate::engine::trace::{Resource, SpanId, TraceId};
+use crate::engine::trace::{Key, Resource, SpanId, TraceId};
 
 // === Requests ===
 
@@ -121,7 +121,7 @@ impl SpanWriter for Protobuf<'_> {
         ]);
     }
 
-    fn str(&mut self, key_text: &str, text: &str) {
+    fn str(&mut self, key_text: &Key, text: &str) {
         let (key_len, text_len) = (key_text.len(), text.len());
         match u8::try_from(key_len + text_len + 6) {
             // Nearly all. A span has a dozen of them, whose keys and lengths are written four at once.
@@ -139,20 +139,20 @@ impl SpanWriter for Protobuf<'_> {
         }
     }
 
-    fn int(&mut self, key_text: &str, number: i64) {
+    fn int(&mut self, key_text: &Key, number: i64) {
         let number = number.cast_unsigned();
         self.begin_attribute(key_text, 1 + encoded_len_varint(number));
         encode_key(3, WireType::Varint, self.buf);
         encode_varint(number, self.buf);
     }
 
-    fn bool(&mut self, key_text: &str, truth: bool) {
+    fn bool(&mut self, key_text: &Key, truth: bool) {
         self.begin_attribute(key_text, 2);
         encode_key(2, WireType::Varint, self.buf);
         self.buf.push(u8::from(truth));
     }
 
-    fn strs(&mut self, key_text: &str, texts: &[String]) {
+    fn strs(&mut self, key_text: &Key, texts: &[String]) {
         let array_len = texts.iter().map(|text| field_len(str_len(text))).sum();
         self.begin_attribute(key_text, field_len(array_len));
         put_length(key(5), array_len, self.buf);

@@ -1,9 +1,9 @@
 //! The boundary between spans and the encodings of OTLP.
 
-use crate::engine::trace::{Attribute, Span, SpanId, Status, TraceId, Value};
+use crate::engine::trace::{Attribute, Key, Span, SpanId, Status, TraceId, Value};
 
 /// The attribute that says how a span's parent was found.
-pub const PARENT_METHOD: &str = "spoor.parent.method";
+pub const PARENT_METHOD: Key = Key::Borrowed("spoor.parent.method");
 
 /// `SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK`: it is known whether the parent is remote.
 const FLAG_HAS_IS_REMOTE: u32 = 0x100;
@@ -33,13 +33,13 @@ pub trait SpanWriter {
     /// Begins the span.
     fn begin(&mut self, head: &Head<'_>);
     /// Writes a text attribute of the span or of the link that was begun last.
-    fn str(&mut self, key: &str, text: &str);
+    fn str(&mut self, key: &Key, text: &str);
     /// Writes a number attribute.
-    fn int(&mut self, key: &str, number: i64);
+    fn int(&mut self, key: &Key, number: i64);
     /// Writes a truth attribute.
-    fn bool(&mut self, key: &str, truth: bool);
+    fn bool(&mut self, key: &Key, truth: bool);
     /// Writes a list attribute.
-    fn strs(&mut self, key: &str, texts: &[String]);
+    fn strs(&mut self, key: &Key, texts: &[String]);
     /// Ends the attributes of the span: links follow.
     fn begin_links(&mut self);
     /// Begins a link.
@@ -77,7 +77,7 @@ pub fn write_span(span: &Span, writer: &mut impl SpanWriter) {
     });
     writer.attributes(&span.attributes);
     if let Some((_, method)) = span.parent {
-        writer.str(PARENT_METHOD, method.name());
+        writer.str(&PARENT_METHOD, method.name());
     }
     writer.begin_links();
     for link in &span.links {
