@@ -119,7 +119,7 @@ impl Encoder {
     pub fn encode(&mut self, spans: &[Span]) -> Vec<EncodedSpan> {
         let addresses = spans.iter().map(|span| Arc::as_ptr(&span.resource).addr());
         let mut order: Vec<(usize, usize)> = addresses.zip(0..).collect();
-        order.sort_unstable();
+        order.sort_by_key(|&(address, _)| address);
         let room = spans.len() * (self.mean_bytes + self.mean_bytes / 8);
         let mut chunk = Vec::with_capacity(room.min(MAX_ROOM_BYTES));
         let mut encoded = vec![None; spans.len()];
