@@ -15,24 +15,19 @@ const START: &str = "spoor.start";
 
 impl Core {
     pub(super) fn finished_spans(&mut self) -> Vec<Span> {
-        let ready = self.causality.take_ready();
-        let mut kept = Vec::new();
+        let mut ready = self.causality.take_ready();
         let mut spans = std::mem::take(&mut self.done);
         spans.reserve(ready.len());
         let before = spans.len();
-        for id in ready {
-            match self.may_leave(id) {
-                Some(true) => {
-                    let exchange = self.causality.leave(id);
-                    if let Some(span) = exchange.as_ref().and_then(|exchange| self.span(exchange)) {
-                        spans.push(span);
-                    }
-                }
-                Some(false) => kept.push(id),
-                None => {}
+        ready.retain(|&id| {
+            let may_leave = self.may_leave(id);
+            if may_leave == Some(true) {
+                let exchange = self.causality.leave(id);
+                spans.extend(exchange.as_ref().and_then(|exchange| self.span(exchange)));
             }
-        }
-        self.causality.keep_ready(kept);
+            may_leave == Some(false)
+        });
+        self.causality.keep_ready(ready);
         self.counters.spans += (spans.len() - before) as u64;
         spans
     }
