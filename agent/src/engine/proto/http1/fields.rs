@@ -187,6 +187,10 @@ impl<'a> Fields<'a> {
     /// Returns the headers of interest, in the order received, behind words of the first line. A folded place is one blank
     /// (RFC 9112 section 5.2).
     pub fn headers(&self, words: &[&[u8]]) -> Headers {
+        // Nearly all responses.
+        if words.is_empty() && self.kept.is_empty() {
+            return Headers::default();
+        }
         let of_words = words.iter().map(|word| word.len());
         let of_values = self.kept.iter().map(|(_, from, to)| to - from);
         let mut headers = Builder::with_capacity(of_words.chain(of_values).sum());

@@ -126,7 +126,9 @@ pub fn describe(exchange: &HttpExchange<'_>, config: &HttpConfig, names: &mut Sp
     if config.body_sizes {
         push_body_sizes(&mut attributes, exchange);
     }
-    push_captured(&mut attributes, exchange, config);
+    if !config.capture_request.is_empty() || !config.capture_response.is_empty() {
+        push_captured(&mut attributes, exchange, config);
+    }
     let status = push_outcome(&mut attributes, exchange);
     names.texts.address = attributes.last_address.take();
 
