@@ -152,11 +152,11 @@ fn text(snapshot: &Snapshot, export: &ExportMetrics, spans_per_second: u64) -> S
     } else {
         format!("lost {}", lost.join(", "))
     };
-    let workloads = match snapshot.talking {
-        1 => "1 workload".to_owned(),
-        count => format!("{count} workloads"),
+    let processes = match snapshot.targets {
+        1 => "1 process".to_owned(),
+        count => format!("{count} processes"),
     };
-    format!("{workloads} · {spans_per_second} spans/s · {lost}")
+    format!("{processes} · {spans_per_second} spans/s · {lost}")
 }
 
 #[cfg(test)]
@@ -167,21 +167,21 @@ mod tests {
     fn it_says_how_much_and_what_is_lost() {
         let metrics = Metrics::default();
         let mut snapshot = Snapshot {
-            talking: 3,
+            targets: 3,
             ..Snapshot::default()
         };
         assert_eq!(
             text(&snapshot, &metrics.export, 12),
-            "3 workloads · 12 spans/s · nothing lost"
+            "3 processes · 12 spans/s · nothing lost"
         );
-        snapshot.talking = 1;
+        snapshot.targets = 1;
         snapshot.kernel = vec![("ring_full", 5), ("reader_wakeups", 9)];
         snapshot.core = vec![("missed", 2), ("spans", 7)];
         metrics.export.dropped.queue_spans.inc_by(3);
         metrics.export.failed.write.inc();
         assert_eq!(
             text(&snapshot, &metrics.export, 0),
-            "1 workload · 0 spans/s · lost 5 records, 2 exchanges, 4 spans"
+            "1 process · 0 spans/s · lost 5 records, 2 exchanges, 4 spans"
         );
         assert_eq!(spans(&snapshot), 7);
     }

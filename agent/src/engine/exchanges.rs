@@ -249,6 +249,10 @@ impl Core {
             Discipline::Multiplexed => first_lost + usize::from(is_known),
         };
         let lost: Vec<_> = connection.exchanges.drain(first_lost..end).collect();
+        if lost.is_empty() && cause == Cause::Gap {
+            // The bytes of at least one exchange passed unseen.
+            self.missed_in(process);
+        }
         self.missed(lost.into_iter().map(|(_, id)| id));
         if let Some(what) = what {
             self.unseen_in(process, what);
@@ -258,8 +262,9 @@ impl Core {
     /// Drops exchanges that give no span, and counts them.
     pub(super) fn missed(&mut self, nodes: impl Iterator<Item = ExchangeId>) {
         for node in nodes {
-            self.counters.missed += 1;
-            self.missed_in(node);
+            if let Some(exchange) = self.causality.get(node) {
+                self.missed_in(exchange.execution.process);
+            }
             self.causality.lose(node);
         }
     }

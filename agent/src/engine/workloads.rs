@@ -1,6 +1,6 @@
 //! Facts about each process, for people: gathered only when a command or client asks.
 
-use super::{Choice, Core, Process, exchange::ExchangeId, execution::ProcessId, trace::SpanKind};
+use super::{Choice, Core, Process, execution::ProcessId, trace::SpanKind};
 use crate::{record::Tgid, runtimes::Runtime};
 
 /// Blind spot: connections that are older than the agent or have lost bytes, and on which no request was found since.
@@ -77,11 +77,6 @@ impl Core {
         workloads
     }
 
-    /// Returns the number of processes that have connections.
-    pub fn talking(&self) -> usize {
-        self.flow.processes()
-    }
-
     /// Notes that a process does something that is not visible.
     pub(super) fn unseen_in(&mut self, process: ProcessId, what: &'static str) {
         let unseen = &mut self.processes.get_or_default(process).seen.unseen;
@@ -91,11 +86,10 @@ impl Core {
         }
     }
 
-    /// Notes an exchange that gives no span.
-    pub(super) fn missed_in(&mut self, id: ExchangeId) {
-        if let Some(node) = self.causality.get(id)
-            && let Some(process) = self.processes.get_mut(node.execution.process)
-        {
+    /// Counts an exchange of a process that gives no span.
+    pub(super) fn missed_in(&mut self, process: ProcessId) {
+        self.counters.missed += 1;
+        if let Some(process) = self.processes.get_mut(process) {
             process.seen.missed += 1;
         }
     }

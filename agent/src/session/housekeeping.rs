@@ -49,7 +49,7 @@ impl Session {
             core,
             records: self.records,
             under_way: self.core.under_way(),
-            talking: self.core.talking(),
+            targets: self.targets(),
             facts: self.inspector.counters().to_vec(),
             lost: self.probe.lost.iter().map(|lost| lost.feature.to_owned()).collect(),
             hooks: Some(self.probe.family.name()),

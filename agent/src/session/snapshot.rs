@@ -43,8 +43,8 @@ pub struct Snapshot {
     pub lost: Vec<String>,
     /// Family of hooks that the programs are attached to; `None`: the session has not begun.
     pub hooks: Option<&'static str>,
-    /// Processes that have connections.
-    pub talking: usize,
+    /// Processes that are traced.
+    pub targets: usize,
 }
 
 impl Published {
@@ -83,7 +83,7 @@ impl Published {
             facts,
             lost,
             hooks,
-            talking: _,
+            targets: _,
         } = self.snapshot();
         let readers = self.readers.get();
         let unread = readers.map_or(CAUSES.map(|cause| (cause, 0)), |readers| readers.counters());

@@ -20,10 +20,10 @@ const FIRST_LOOK: Duration = Duration::from_secs(1);
 impl Session {
     /// Returns how many processes are traced.
     pub fn targets(&self) -> usize {
-        self.registry.alive().count()
+        self.registry.targets().count()
     }
 
-    /// Returns the processes that are traced and have not ended.
+    /// Returns the processes that are traced, or may be, and have not ended.
     pub fn running_targets(&self) -> Vec<Tgid> {
         self.registry.alive().collect()
     }

@@ -396,11 +396,6 @@ impl Flow {
         )
     }
 
-    /// Returns the number of processes that have connections.
-    pub fn processes(&self) -> usize {
-        self.used_by.len()
-    }
-
     /// Returns whether a process has connections that it used last.
     pub fn has_process(&self, process: ProcessId) -> bool {
         self.used_by.contains(process)

@@ -64,6 +64,25 @@ fn a_lost_record_counts_as_far_as_it_is_no_body() {
     }
 }
 
+/// A process whose buffers cannot be read, as a 32-bit one.
+#[test]
+fn exchanges_of_which_nothing_was_told_are_missed() {
+    let mut world = World::new();
+    world.process(10, "front", Runtime::Unknown);
+    for connection in 1..=3 {
+        let mut front = world.server(10);
+        let request = front.reads(10, "");
+        let request = cut(&mut front, request, 100);
+        world.feed(request);
+        let response = front.writes(10, "");
+        let response = cut(&mut front, response, 100);
+        world.feed(response);
+        let missed: Vec<u64> = world.core.workloads().iter().map(|workload| workload.missed).collect();
+        assert_eq!((world.counter("missed"), missed), (connection, vec![connection]));
+    }
+    assert!(world.spans().is_empty());
+}
+
 const ESTABLISHED: u8 = 1;
 const CLOSE_WAIT: u8 = 8;
 
