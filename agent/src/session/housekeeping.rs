@@ -39,13 +39,21 @@ impl Session {
         let lost = ring_full.map_or(0, |&(_, count)| count);
         let now = Instant::now();
         self.published.heartbeat.ring(now, lost, self.records.0);
-        let kernel: Vec<_> = kernel.into_iter().map(|(cause, count)| (cause.name(), count)).collect();
+        let (losses, events): (Vec<_>, Vec<_>) = kernel.into_iter().partition(|(cause, _)| cause.is_loss());
+        let named = |counters: Vec<(Counter, u64)>| {
+            counters
+                .into_iter()
+                .map(|(cause, count)| (cause.name(), count))
+                .collect()
+        };
+        let (kernel, kernel_events): (Vec<_>, Vec<_>) = (named(losses), named(events));
         let core = self.core.counters();
         for line in self.losses.look(now, kernel.iter().chain(&core)) {
             tracing::warn!("{line}");
         }
         self.published.set(Snapshot {
             kernel,
+            kernel_events,
             core,
             records: self.records,
             under_way: self.core.under_way(),

@@ -31,6 +31,8 @@ pub struct Published {
 pub struct Snapshot {
     /// Losses of the kernel side, by cause.
     pub kernel: Vec<(&'static str, u64)>,
+    /// Events of the kernel side that are no losses by themselves.
+    pub kernel_events: Vec<(&'static str, u64)>,
     /// Core's counters.
     pub core: Vec<(&'static str, u64)>,
     /// Records taken from the ring, and their bytes.
@@ -77,6 +79,7 @@ impl Published {
     fn collect(&self) -> Vec<Collected> {
         let Snapshot {
             kernel,
+            kernel_events,
             core,
             records: (records, bytes),
             under_way: (connections, exchanges),
@@ -105,6 +108,7 @@ impl Published {
                 abandoned,
             ),
             counters("kernel_lost", "What the kernel side lost or gave up", kernel),
+            counters("kernel_events", "What else the kernel side counts", kernel_events),
             counters("core", "What Core did, lost or gave up", core),
             counter("ring_records", "Records taken from the ring buffer", records),
             counter("ring_bytes", "Bytes of the records taken from the ring buffer", bytes),

@@ -269,7 +269,7 @@ fn kernel_tls(world: &mut World, name: &str) -> Result<()> {
         Err(number) => anyhow::bail!("cannot set up TLS: {}", std::io::Error::from_raw_os_error(number)),
     }
     world.at(&connection.server, "upper-layer")?;
-    world.count("spoor_kernel_lost_total{cause=\"connection_upper_layer\"}", 2);
+    world.count("spoor_kernel_events_total{cause=\"connection_upper_layer\"}", 2);
     for turn in 0..3 {
         let target = format!("/{name}/{turn}");
         for (way, bytes) in [
