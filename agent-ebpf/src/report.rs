@@ -5,7 +5,7 @@
 //! ([`agent_ebpf::plan`]), which is tested on the host.
 
 use agent_ebpf::{
-    abi::{Counter, Mode, Role, SEGMENT_NOT_HTTP, SEGMENT_OPAQUE, WATCHED},
+    abi::{Counter, Mode, POLLED, Role, SEGMENT_NOT_HTTP, SEGMENT_OPAQUE, WATCHED},
     classify::{self, Looks},
     frame::{
         chunk::{LINE_BYTES, Line},
@@ -177,7 +177,11 @@ fn locate(scratch: &'static Scratch) -> Option<Reporter> {
             connection.give_up();
             return None;
         }
-        if connection.is_watched(call.flags.get() & WATCHED != 0) {
+        let role = connection.role.get();
+        if role != Role::Client as u32 && socket::is_polled(connection, socket.file, call.thread.get()) {
+            call.flags.set(call.flags.get() | POLLED);
+        }
+        if role != Role::Server as u32 && connection.is_watched(call.flags.get() & WATCHED != 0) {
             call.flags.set(call.flags.get() | WATCHED);
         }
         socket::catch_up(socket.sock, connection, moved.read);

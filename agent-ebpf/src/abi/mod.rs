@@ -140,8 +140,13 @@ pub const IDENTITY: u16 = 1 << 13;
 /// Flag of segments and connects in the family `sock`: since the thread's last record it has slept, or received from
 /// another socket. A loop has perhaps waited for events between; no program sees epoll_wait(2) in this family.
 pub const TURNED: u16 = 1 << 12;
-/// Flag of segments in the family `sock`: an epoll set watches the socket.
+/// Flag of segments in the family `sock`: an epoll set watches the socket (of a client: or did once), or an io_uring moved the
+/// bytes.
 pub const WATCHED: u16 = 1 << 11;
+
+/// Flag of segments of servers in the family `sock`: another thread of the process than that of the record has been seen to
+/// wait for epoll on its connections.
+pub const POLLED: u16 = 1 << 10;
 
 /// Parts of the bytes of one read or write. The bytes of the first part, its slice, follow the struct. Each further
 /// slice is a [`Slice`] and its bytes, and begins at the next multiple of eight bytes behind the slice before.

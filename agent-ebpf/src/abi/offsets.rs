@@ -46,6 +46,16 @@ pub struct Offsets {
     pub file_count_bias: u32,
     /// `file.f_ep`: not 0 while an epoll set watches the file
     pub file_epoll: u32,
+    /// `epitem.fllink`: the element of the list at `file.f_ep`
+    pub epitem_link: u32,
+    /// `epitem.ep`
+    pub epitem_set: u32,
+    /// `eventpoll.wq.head`: the threads that wait for the set
+    pub set_waiters: u32,
+    /// `wait_queue_entry.entry`
+    pub waiter_link: u32,
+    /// `wait_queue_entry.private`: the thread
+    pub waiter_task: u32,
     /// `task_struct.nvcsw`: how often the thread went to sleep
     pub task_sleeps: u32,
     /// `inode.i_ino`
@@ -170,6 +180,11 @@ impl Offsets {
         file_count: Self::MISSING,
         file_count_bias: Self::MISSING,
         file_epoll: Self::MISSING,
+        epitem_link: Self::MISSING,
+        epitem_set: Self::MISSING,
+        set_waiters: Self::MISSING,
+        waiter_link: Self::MISSING,
+        waiter_task: Self::MISSING,
         task_sleeps: Self::MISSING,
         inode_ino: Self::MISSING,
         socket_sk: Self::MISSING,

@@ -111,6 +111,34 @@ impl Buffers {
     }
 }
 
+/// What the thread's doing tells of the bytes that an event is about.
+pub struct Moved {
+    /// Their place.
+    pub buffers: Buffers,
+    /// Whether a request of an io_uring moved them.
+    pub by_request: bool,
+}
+
+impl Moved {
+    /// Bytes that the thread's system call moved.
+    #[inline(always)]
+    fn by_call(buffers: Buffers) -> Option<Self> {
+        Some(Self {
+            buffers,
+            by_request: false,
+        })
+    }
+
+    /// Bytes that a request of an io_uring moved.
+    #[inline(always)]
+    fn by_request(socket: &Socket, direction: Direction, bytes: u64) -> Option<Self> {
+        Some(Self {
+            buffers: of_request(socket, direction, bytes),
+            by_request: true,
+        })
+    }
+}
+
 /// Mover of the bytes that an event is about.
 enum Mover {
     /// A system call whose first argument is a descriptor of this socket.
@@ -173,12 +201,12 @@ fn is_named(task: Task, fd: u64, socket: &Socket) -> bool {
     file(task, fd as u32).is_some_and(|file| file == socket.file)
 }
 
-/// Returns the place of the bytes that the thread has sent; `None` if nothing that the thread is doing names the socket.
+/// Returns what is known of the bytes that the thread has sent; `None` if nothing that the thread is doing names the socket.
 #[inline(always)]
-pub fn of_send(task: Task, socket: &Socket, bytes: u64) -> Option<Buffers> {
+pub fn of_send(task: Task, socket: &Socket, bytes: u64) -> Option<Moved> {
     let (registers, args) = match Mover::of(task, socket) {
         Mover::Call(registers, args) => (registers, args),
-        Mover::Request => return Some(of_request(socket, Direction::Write, bytes)),
+        Mover::Request => return Moved::by_request(socket, Direction::Write, bytes),
         Mover::Other => {
             // Its first argument is the pipe.
             if splice(task).is_some() {
@@ -190,7 +218,7 @@ pub fn of_send(task: Task, socket: &Socket, bytes: u64) -> Option<Buffers> {
     };
     // The last byte of urgent data reaches the receiver beside the stream, if at all (tcp(7)): the content of the
     // stream is unknown.
-    Some(match registers.number() {
+    Moved::by_call(match registers.number() {
         WRITE => Buffers::given(Source::Buffer, &args),
         SENDTO if args.fourth() & MSG_OOB == 0 => Buffers::given(Source::Buffer, &args),
         WRITEV | PWRITEV2 => Buffers::given(Source::Vector, &args),
@@ -207,15 +235,15 @@ pub fn of_send(task: Task, socket: &Socket, bytes: u64) -> Option<Buffers> {
     })
 }
 
-/// Returns the place of the bytes that the thread has received, as [`of_send`].
+/// Returns what is known of the bytes that the thread has received, as [`of_send`].
 #[inline(always)]
-pub fn of_receive(task: Task, socket: &Socket, bytes: u64) -> Option<Buffers> {
+pub fn of_receive(task: Task, socket: &Socket, bytes: u64) -> Option<Moved> {
     let (registers, args) = match Mover::of(task, socket) {
         Mover::Call(registers, args) => (registers, args),
-        Mover::Request => return Some(of_request(socket, Direction::Read, bytes)),
+        Mover::Request => return Moved::by_request(socket, Direction::Read, bytes),
         Mover::Other => return None,
     };
-    Some(match registers.number() {
+    Moved::by_call(match registers.number() {
         READ | RECVFROM => Buffers::given(Source::Buffer, &args),
         READV | PREADV2 => Buffers::given(Source::Vector, &args),
         RECVMSG => Buffers::message(args.second()),

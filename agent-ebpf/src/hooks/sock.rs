@@ -18,7 +18,7 @@ use aya_ebpf::{
 };
 
 use super::{
-    buffers::{Buffers, is_of_kernel, is_of_nothing, is_of_several, of_receive, of_send, pass_empty_message},
+    buffers::{Buffers, Moved, is_of_kernel, is_of_nothing, is_of_several, of_receive, of_send, pass_empty_message},
     messages::forget_messages,
     target,
     uring::note_refused,
@@ -70,8 +70,8 @@ pub fn sock_send(ctx: RawTracePointContext) -> u32 {
         return 0;
     }
     let Some(socket) = with_file(sock) else { return 0 };
-    let buffers = of_send(task, &socket, result as u64);
-    report_moved(&ctx, task, &socket, Direction::Write, result as u64, buffers)
+    let moved = of_send(task, &socket, result as u64);
+    report_moved(&ctx, task, &socket, Direction::Write, result as u64, moved)
 }
 
 #[raw_tracepoint(tracepoint = "sock_recv_length")]
@@ -92,12 +92,12 @@ pub fn sock_receive(ctx: RawTracePointContext) -> u32 {
         return 0;
     }
     let Some(socket) = with_file(sock) else { return 0 };
-    let buffers = if flags & MSG_TRUNC != 0 {
+    let moved = if flags & MSG_TRUNC != 0 {
         None
     } else {
         of_receive(task, &socket, result as u64)
     };
-    report_moved(&ctx, task, &socket, Direction::Read, result as u64, buffers)
+    report_moved(&ctx, task, &socket, Direction::Read, result as u64, moved)
 }
 
 /// Takes a message of a recvmmsg(2) or sendmmsg(2) that moved no bytes, or could not be moved.
@@ -113,7 +113,7 @@ fn pass_message(task: Task, sock: u64, result: i32) {
     }
 }
 
-/// Reports bytes that the thread has moved. `buffers`: their place; `None` if nothing that the thread is doing names the
+/// Reports bytes that the thread has moved. `moved`: what is known of them; `None` if nothing that the thread is doing names the
 /// socket.
 #[inline(always)]
 pub fn report_moved(
@@ -122,14 +122,14 @@ pub fn report_moved(
     socket: &Socket,
     direction: Direction,
     bytes: u64,
-    buffers: Option<Buffers>,
+    moved: Option<Moved>,
 ) -> u32 {
     // A socket that the kernel uses for itself is no traffic of this process, and never becomes a connection.
-    if buffers.is_none() && connection(socket.sock).is_none() && is_of_kernel(task, socket) {
+    if moved.is_none() && connection(socket.sock).is_none() && is_of_kernel(task, socket) {
         return 0;
     }
-    let buffers = buffers.unwrap_or(Buffers::NOWHERE);
-    let watched = is_in_epoll(socket.file);
+    let (buffers, by_request) = moved.map_or((Buffers::NOWHERE, false), |moved| (moved.buffers, moved.by_request));
+    let watched = by_request || is_in_epoll(socket.file);
     let call = Bytes {
         thread: task.ids(),
         way: direction as u64,

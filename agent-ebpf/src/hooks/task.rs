@@ -73,6 +73,10 @@ pub fn process_exec(_ctx: RawTracePointContext) -> u32 {
     if tgid == control.agent_tgid.get() || !was && control.capture_new.get() == 0 {
         return 0;
     }
+    if was {
+        // In another program, no thread has been seen to wait for the connections of another.
+        mark(&TARGETS, tgid, true);
+    }
     let wanted = strings();
     let Some(mut entry) = EVENTS.reserve::<LongExec>(0) else {
         // Without the record nothing would decide whether it is selected. The agent looks for it in /proc once the ring

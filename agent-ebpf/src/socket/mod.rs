@@ -7,6 +7,7 @@ mod describe;
 mod descriptor;
 mod ends;
 mod place;
+mod poller;
 
 use agent_ebpf::{
     abi::{
@@ -27,6 +28,7 @@ pub use ends::{
     catch_up, fin_read, pass_read, read_to, report_end_of_file, report_ends, report_last, report_unread, unseen,
 };
 pub use place::{Place, place};
+pub use poller::is_polled;
 
 use crate::{
     counters::count,
@@ -62,6 +64,8 @@ pub struct Connection {
     pub file: Slot<u64>,
     /// Time at which connect(2) was called; 0 if it was not.
     pub connect_ns: Slot<u64>,
+    /// Address of the epoll set that watched the socket last; 0: none was seen. Of servers, for [`is_polled`].
+    pub set: Slot<u64>,
     /// Thread that connected (process id in the upper half), if the connection is described in an interrupt; else 0.
     pub opener: Slot<u64>,
     /// Directions of the bytes that the socket carries, by [`Direction`](agent_ebpf::abi::Direction).
@@ -306,6 +310,7 @@ pub fn insert(socket: Socket, stream: Stream, role: Role) -> Option<&'static Con
     new.inode.set(inode(socket.file)?);
     new.file.set(socket.file);
     new.connect_ns.set(0);
+    new.set.set(0);
     new.opener.set(0);
     new.begin(0, 0);
     new.base[0].set(0);

@@ -291,6 +291,7 @@ mod tests {
             rest: Rest::Gap,
             unknown_opening: false,
             watched: false,
+            polled: false,
         };
         let Segment { conn, offset, end, .. } = closing.place(&segment)?;
         Some((conn.0, offset, end))

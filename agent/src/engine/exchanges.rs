@@ -14,7 +14,7 @@ use super::{
     proto::{Call, Cause, Discipline, Event},
     sight,
 };
-use crate::record::{ConnectionId, EndOfStream, Layer, Role, Segment, Since, Tgid};
+use crate::record::{ConnectionId, Direction, EndOfStream, Layer, Role, Segment, Since, Tgid};
 
 /// A request whose start is complete.
 struct Begun {
@@ -59,6 +59,15 @@ impl Core {
         if segment.watched && fed.at_client {
             self.causality.looped(&author);
         }
+        if segment.polled {
+            self.causality.polled(author.execution.process);
+        }
+        if segment.direction == Direction::Write && segment.since.turned {
+            self.causality.slept(author.execution);
+        }
+        if segment.watched && fed.at_server && segment.direction == Direction::Write {
+            self.causality.writes_watched(&author);
+        }
         if fed.unknown_read {
             self.causality.read_unknown(author.execution);
         }
@@ -76,6 +85,10 @@ impl Core {
             self.exchange(segment.conn, event);
         }
         self.events = events;
+        // Behind the events: the thread has the request that has just come.
+        if segment.watched && fed.at_server && segment.direction == Direction::Read {
+            self.causality.reads_watched(author.execution);
+        }
         // The peer does not speak the protocol: the requests so far are missed.
         if segment.unknown_opening
             && fed.opaque.is_some()

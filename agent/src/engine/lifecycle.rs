@@ -24,6 +24,9 @@ impl Core {
             return self.turn_away(connect.conn);
         }
         self.befell(&author, connect.since);
+        if connect.since.turned {
+            self.causality.slept(author.execution);
+        }
         let sight = sight(&self.processes, execution.process, time_ns);
         let candidates = self.causality.opener(execution, sight);
         let opening = Opening::by(candidates);

@@ -205,12 +205,18 @@ fn look(btf: &Btf, take: &mut dyn FnMut(String, Option<u32>, Need) -> Option<u32
 /// Looks for the fields that only programs at the socket events read.
 fn of_events(of: &mut dyn FnMut(&str, &str, Need) -> u32) -> Offsets {
     const EVENT_LOOPS: Need = Need::Instead(plan::EVENT_LOOPS);
+    const POLLERS: Need = Need::Instead("parents in services where one thread waits for the connections of workers");
     const CONTENT: Need = Need::Besides(plan::REQUESTS);
     Offsets {
         sock_socket: of("sock", "sk_socket", Need::Events),
         socket_file: of("socket", "file", Need::Events),
         thread_status: of("task_struct", THREAD_STATUS, Need::Events),
         file_epoll: of("file", "f_ep", EVENT_LOOPS),
+        epitem_link: of("epitem", "fllink", POLLERS),
+        epitem_set: of("epitem", "ep", POLLERS),
+        set_waiters: of("eventpoll", "wq.head", POLLERS),
+        waiter_link: of("wait_queue_entry", "entry", POLLERS),
+        waiter_task: of("wait_queue_entry", "private", POLLERS),
         task_sleeps: of("task_struct", "nvcsw", EVENT_LOOPS),
         request_operation: of("io_kiocb", "opcode", CONTENT),
         request_file: of("io_kiocb", "file", CONTENT),
@@ -252,12 +258,31 @@ fn degrade(offsets: &mut Offsets) {
         tcp_snd_una,
         tcp_bytes_received,
         tcp_bytes_acked,
+        task_pid,
+        task_tgid,
+        epitem_link,
+        epitem_set,
+        set_waiters,
+        waiter_link,
+        waiter_task,
         ..
     } = *offsets;
     for (together, first) in [
         (&[task_mm, mm_arg_start][..], &mut offsets.mm_arg_start),
         (&[task_signal, signal_live], &mut offsets.signal_live),
         (&[file_inode, inode_ino], &mut offsets.inode_ino),
+        (
+            &[
+                epitem_link,
+                epitem_set,
+                set_waiters,
+                waiter_link,
+                waiter_task,
+                task_pid,
+                task_tgid,
+            ],
+            &mut offsets.epitem_link,
+        ),
         (&[sock_daddr, sock_saddr], &mut offsets.sock_daddr),
         (&[sock_v6_daddr, sock_v6_saddr], &mut offsets.sock_v6_daddr),
         (&[sock_dport, sock_num], &mut offsets.sock_num),

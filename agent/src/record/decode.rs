@@ -6,7 +6,7 @@ use std::{
 };
 
 use agent_ebpf::abi::{
-    self, Carrier, Direction, FAMILY_INET, FAMILY_UNIX, Header, IDENTITY, Kind, LOST, Layer, Role, SEGMENT_EOF,
+    self, Carrier, Direction, FAMILY_INET, FAMILY_UNIX, Header, IDENTITY, Kind, LOST, Layer, POLLED, Role, SEGMENT_EOF,
     SEGMENT_MORE, SEGMENT_NOT_HTTP, STATE_LOST_READ, STATE_LOST_WRITTEN, STATE_OPEN, STATE_RELEASED, StateChange,
     TURNED, UnseenCause, WAITED, WATCHED,
 };
@@ -143,6 +143,7 @@ fn segment(stamp: Stamp, record: &[u8]) -> Option<Record<'_>> {
             Rest::Follows
         },
         watched: header.flags & WATCHED != 0,
+        polled: header.flags & POLLED != 0,
         unknown_opening: header.flags & SEGMENT_NOT_HTTP != 0,
     }))
 }

@@ -212,8 +212,10 @@ pub struct Segment<'a> {
     pub further: Slices<'a>,
     /// The bytes behind all captured ones.
     pub rest: Rest,
-    /// An epoll set watches the socket.
+    /// An epoll set watches the socket (of a client: or did once), or an io_uring moved the bytes.
     pub watched: bool,
+    /// Another thread of the process has been seen to wait for epoll on its connections.
+    pub polled: bool,
     /// The programs know no protocol that begins like this, and report no more of this direction until Core asks for it.
     pub unknown_opening: bool,
 }

@@ -69,6 +69,7 @@ fn a_segment_has_its_bytes_and_its_flags_words() {
         further: Slices::default(),
         rest: Rest::Follows,
         watched: true,
+        polled: false,
         unknown_opening: true,
     };
     let bytes = with(&segment(flags), b"abc");
@@ -78,6 +79,7 @@ fn a_segment_has_its_bytes_and_its_flags_words() {
         since: Since::default(),
         rest: Rest::Gap,
         watched: false,
+        polled: false,
         unknown_opening: false,
         ..expected
     };

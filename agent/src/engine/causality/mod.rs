@@ -345,6 +345,39 @@ impl Causality {
         }
     }
 
+    /// Notes that a thread of a process waits for the connections of others.
+    pub fn polled(&mut self, process: ProcessId) {
+        if let Some(process) = self.processes.get_mut(process) {
+            process.polls();
+        }
+    }
+
+    /// Notes that a thread has read a request from a connection that epoll watches.
+    pub fn reads_watched(&mut self, of: Execution) {
+        if let Some(process) = self.processes.get(of.process) {
+            self.threads.reads_watched(process.thread(of.thread));
+        }
+    }
+
+    /// Notes that a thread has slept since its last call on a socket, before it sends.
+    pub fn slept(&mut self, of: Execution) {
+        if let Some(process) = self.processes.get(of.process) {
+            self.threads.sleeps(process.thread(of.thread));
+        }
+    }
+
+    /// Notes that a thread writes to a client whose connection epoll watches.
+    ///
+    /// Where no program sees epoll_wait(2), a thread that slept in between, while epoll watched the connection all the time, may
+    /// have waited for epoll, as a loop does.
+    pub fn writes_watched(&mut self, author: &Author) {
+        if let Some(process) = self.processes.get_mut(author.execution.process)
+            && self.threads.slept_watched(process.thread(author.execution.thread))
+        {
+            process.may_loop(author.time_ns);
+        }
+    }
+
     /// Notes that a record of a thread was lost.
     ///
     /// The thread may have read a request that is not known, and answered the one that it has open. The request of its

@@ -28,6 +28,11 @@ pub struct Process {
     distrusted_until_ns: u64,
     broke_the_rule: bool,
     kept_the_rule: bool,
+    /// Time until which the process is distrusted because a thread with a request open slept, perhaps as a loop does; 0:
+    /// none did.
+    loops_until_ns: u64,
+    /// Whether a thread was seen to wait for the connections of others: they are workers, and no loops.
+    polled: bool,
     /// Calls whose request is answered and that wait only for the runtime.
     deferred: Vec<Deferred>,
     /// Calls of each thread since its last response, in a runtime with the worker rule.
@@ -124,12 +129,18 @@ impl Process {
 
     /// Returns whether the gate is open: the rule was not broken lately.
     pub fn is_trusted(&self, now_ns: u64) -> bool {
-        self.possible().has(Rule::Thread) && now_ns >= self.distrusted_until_ns
+        let until_ns = self.distrusted_until_ns.max(self.loops_until_ns());
+        self.possible().has(Rule::Thread) && now_ns >= until_ns
+    }
+
+    fn loops_until_ns(&self) -> u64 {
+        if self.polled { 0 } else { self.loops_until_ns }
     }
 
     /// Returns whether the process has kept the rule at least once and never broken it.
     pub fn always_kept_the_rule(&self) -> bool {
-        self.possible().has(Rule::Thread) && self.kept_the_rule && !self.broke_the_rule
+        let never_broken = !self.broke_the_rule && self.loops_until_ns() == 0;
+        self.possible().has(Rule::Thread) && self.kept_the_rule && never_broken
     }
 
     /// Notes that a request was answered by the thread that read it, which held no other.
@@ -142,6 +153,16 @@ impl Process {
     pub fn breaks_the_rule(&mut self, now_ns: u64) {
         self.broke_the_rule = true;
         self.distrusted_until_ns = self.distrusted_until_ns.max(now_ns.saturating_add(DISTRUST_NS));
+    }
+
+    /// Notes that a thread waits for the connections of others.
+    pub fn polls(&mut self) {
+        self.polled = true;
+    }
+
+    /// Notes that a thread with a request open slept, perhaps as a loop does.
+    pub fn may_loop(&mut self, now_ns: u64) {
+        self.loops_until_ns = self.loops_until_ns.max(now_ns.saturating_add(DISTRUST_NS));
     }
 
     /// Adds an open request to those that carried this `traceparent`.

@@ -35,6 +35,10 @@ struct Thread {
     life: u32,
     /// Whether the thread has waited for events since that read.
     turn_over: bool,
+    /// Whether epoll watched the connection of the request that it read last.
+    watched: bool,
+    /// Whether it has slept outside its calls on sockets since it read that.
+    slept: bool,
 }
 
 impl Thread {
@@ -123,6 +127,10 @@ impl Threads {
         let others = known.open.open();
         known.open.add(request);
         known.read(Some(request));
+        // With others open, it may have slept for those.
+        if others.is_none() {
+            (known.watched, known.slept) = (false, false);
+        }
         others
     }
 
@@ -153,6 +161,25 @@ impl Threads {
             Open::One(request) => Some(request),
             Open::Several => None,
         }
+    }
+
+    /// Notes that epoll watches the connection from which a thread has read a request.
+    pub fn reads_watched(&mut self, thread: LivingThread) {
+        if let Some(known) = self.get_mut(thread) {
+            known.watched = true;
+        }
+    }
+
+    /// Notes that a thread has slept outside its calls on sockets.
+    pub fn sleeps(&mut self, thread: LivingThread) {
+        if let Some(known) = self.get_mut(thread) {
+            known.slept = true;
+        }
+    }
+
+    /// Returns whether a thread has slept since it read a request from a connection that epoll watches.
+    pub fn slept_watched(&self, thread: LivingThread) -> bool {
+        self.get(thread).is_some_and(|known| known.watched && known.slept)
     }
 
     /// Notes that a thread has waited for events: the turn of its loop in which it read last is over.

@@ -71,6 +71,8 @@ pub struct Fed {
     pub role_found: bool,
     /// Set if this end is the client.
     pub at_client: bool,
+    /// Set if this end is the server.
+    pub at_server: bool,
     /// Hints for the kernel programs.
     pub hints: Option<[Hint; 2]>,
     /// Set if bytes were read that may be a request, on a connection whose request boundaries are not known.
@@ -343,6 +345,7 @@ impl Connection {
         self.role = end.role;
         fed.role_found = self.role != before;
         fed.at_client = self.role == Role::Client;
+        fed.at_server = self.role == Role::Server;
         // What a TLS library encrypts cannot be read on the wire, and is read all the same. Requests of a tunnel or of an
         // upgrade may still be answered there; what looks like another one is cipher text.
         if segment.layer == Layer::Wire && self.tls.is_some() {

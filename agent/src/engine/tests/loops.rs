@@ -1,5 +1,7 @@
 //! Threads that work for several requests at once.
 
+use agent_ebpf::abi::POLLED;
+
 use super::{parents::call_on_one_thread, *};
 
 #[test]
@@ -96,6 +98,46 @@ fn a_thread_that_calls_on_a_watched_connection_has_no_calls() {
         // Another thread may have epoll watch the connections of requests.
         let is_call = matches!(watched_at, "call" | "answer");
         assert_eq!(tree, if is_call { root } else { child }, "{watched_at}");
+    }
+}
+
+/// Where no program sees epoll_wait(2), a thread that sleeps between its calls on sockets may have waited for epoll. A worker's
+/// connections are not watched while it serves them, or another thread waits for them.
+#[test]
+fn a_thread_of_watched_connections_that_sleeps_before_it_sends_may_be_a_loop() {
+    let child = ["front client GET /b <- front server GET /a (thread)"];
+    let root = ["front client GET /b <- root"];
+    let both: &[&str] = &["head", "response"];
+    for (watched_at, slept_before, polled, tree) in [
+        (both, "call", false, root),
+        (both, "response", false, root),
+        (both, "answer", false, child),
+        (both, "", false, child),
+        (both, "call", true, child),
+        (&["head"], "call", false, child),
+        (&["response"], "call", false, child),
+    ] {
+        let mut world = two_services(Runtime::Python);
+        let (mut front, mut call) = (world.server(10), world.kept(10, 11));
+        let mut feed = |mut record: Record, at: &str| {
+            if at == slept_before {
+                record = record.turned();
+            }
+            if watched_at.contains(&at) {
+                record = record.watched();
+            }
+            if polled && at == "response" {
+                record = record.flagged(POLLED);
+            }
+            world.feed(record);
+        };
+        feed(front.reads(11, &get("/a")), "head");
+        feed(call.writes(11, &get("/b")), "call");
+        feed(call.reads(11, OK), "answer");
+        feed(front.writes(11, OK), "response");
+        let mut found = world.tree();
+        found.truncate(1);
+        assert_eq!(found, tree, "{watched_at:?} {slept_before} {polled}");
     }
 }
 
