@@ -23,8 +23,9 @@ use crate::{
 
 /// Columns of a stream that is no terminal.
 const PLAIN_COLUMNS: usize = 120;
-/// Shortest sleep of the thread. Traces that are due within it are printed together.
-const SHORTEST_SLEEP: Duration = Duration::from_millis(50);
+/// Time from when a trace is due to its print. Traces that become due meanwhile are printed with it, ordered by start. Longer
+/// than the reader's longest pause, 30 ms: exchanges that end at one time can be in two of its batches.
+const GATHER: Duration = Duration::from_millis(100);
 
 /// Prints traces, on a thread of its own that sleeps while no trace is due.
 #[derive(Debug)]
@@ -200,7 +201,7 @@ impl Shared {
             }
             Some(due) => {
                 awake.sleep = Sleep::Until(due);
-                let wait = due.saturating_duration_since(now).max(SHORTEST_SLEEP);
+                let wait = due.saturating_duration_since(now) + GATHER;
                 let woken = self.changed.wait_timeout(awake, wait);
                 woken.unwrap_or_else(PoisonError::into_inner).0
             }
@@ -319,7 +320,7 @@ impl<S: Write + AsFd> Writer<S> {
 mod tests {
     use std::{
         fs::File,
-        io::{Read, pipe},
+        io::{BufRead, BufReader, Read, pipe},
         os::fd::OwnedFd,
     };
 
@@ -352,6 +353,24 @@ mod tests {
         reader.read_to_string(&mut rest).unwrap();
         assert_eq!(rest.matches("incomplete").count(), 1, "{rest}");
         assert_eq!(metrics.export.exported.get(), 2);
+    }
+
+    #[test]
+    fn traces_that_come_soon_after_each_other_are_printed_by_start() {
+        let (reader, writer) = pipe().unwrap();
+        let (printer, _) = start(writer.into());
+        let [late, mut early] = [1, 2].map(span);
+        early.trace_id = crate::engine::trace::TraceId::new([2; 16]).unwrap();
+        early.start_unix_ns -= 1;
+        let ids = [&early, &late].map(|span| span.trace_id.to_string());
+        printer.push(vec![late]);
+        // As in the reader's next batch.
+        std::thread::sleep(Duration::from_millis(30));
+        printer.push(vec![early]);
+        let heads = BufReader::new(reader).lines().map(Result::unwrap);
+        let heads = heads.filter_map(|line| Some(line.strip_prefix("── trace ")?.split_once(' ')?.0.to_owned()));
+        assert!(heads.take(2).eq(ids));
+        printer.shutdown(Duration::from_secs(5));
     }
 
     #[test]
