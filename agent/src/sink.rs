@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     config::Output,
-    console::Printer,
+    console::{Printer, Unread},
     engine::trace::Span,
     export::{
         Exporter, StartError,
@@ -56,13 +56,16 @@ pub enum SpanSink {
 }
 
 impl SpanSink {
-    /// Starts the thread. A collector that is away is no error: it may come.
+    /// Starts the thread. A collector that is away is no error: it may come. `unread`: what the console does once nobody reads
+    /// it.
     ///
     /// # Errors
     /// If the thread cannot be started, the file not be opened, or TLS not be set up.
-    pub fn start(destination: Destination, metrics: Arc<Metrics>) -> Result<Self, StartError> {
+    pub fn start(destination: Destination, unread: Unread, metrics: Arc<Metrics>) -> Result<Self, StartError> {
         Ok(match destination {
-            Destination::Console(stream) => Self::Console(Printer::start(stream, metrics).map_err(StartError::Thread)?),
+            Destination::Console(stream) => {
+                Self::Console(Printer::start(stream, unread, metrics).map_err(StartError::Thread)?)
+            }
             Destination::Export(config) => Self::Export(Exporter::start(config, metrics)?),
         })
     }
@@ -127,7 +130,7 @@ mod tests {
             max_batch_spans: 16,
             ..ExportConfig::new(Target::JsonLines(Some("/dev/null".into())))
         });
-        let sink = SpanSink::start(destination, metrics.clone()).unwrap();
+        let sink = SpanSink::start(destination, Unread::Log, metrics.clone()).unwrap();
         for id in 1..=5000 {
             sink.wait_for_room(Duration::from_secs(60));
             sink.push(vec![span(id), span(id)]);

@@ -7,7 +7,7 @@ use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -158,21 +158,23 @@ impl Agent {
     }
 
     /// Ends the agent as Ctrl-C does; returns its standard error.
-    pub fn finish(mut self) -> Result<String> {
+    pub fn finish(self) -> Result<String> {
         self.process.signal(Signal::SIGINT)?;
-        let status = self.process.wait(END_LIMIT * slowness()).with_context(|| self.said())?;
-        ensure!(
-            status.success(),
-            "the agent ended with {status}; it said:\n{}",
-            self.said()
-        );
+        let (status, said) = self.wait(END_LIMIT)?;
+        ensure!(status.success(), "the agent ended with {status}; it said:\n{said}");
+        Ok(said)
+    }
+
+    /// Waits until the agent has ended by itself; returns its status and its standard error.
+    pub fn wait(mut self, limit: Duration) -> Result<(ExitStatus, String)> {
+        let status = self.process.wait(limit * slowness()).with_context(|| self.said())?;
         // The agent's end closed the pipe, so the reader ends after the last line.
         let Self {
             process, log, reader, ..
         } = self;
         drop(process);
         reader.join().expect("reading lines does not panic");
-        Ok(said(&log))
+        Ok((status, said(&log)))
     }
 
     /// Returns the agent's standard error so far.

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{PipeWriter, Read, Write, pipe},
+    io::{BufRead, BufReader, PipeWriter, Read, Write, pipe},
     process::{Command, Stdio},
     sync::mpsc::{self, Receiver},
     time::{Duration, Instant},
@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use spoor_tests::{
-    agent::{binary, hooks},
+    agent::{Agent, binary, hooks},
     net,
     process::Process,
     services::{Server, Service},
@@ -199,5 +199,36 @@ fn nothing_is_drawn_where_there_is_no_terminal() -> Result<()> {
     drop(agent);
     reader.read_to_end(&mut said)?;
     ensure!(!said.contains(&b'\x1b'), "it drew: {}", said.escape_ascii());
+    Ok(())
+}
+
+/// Runs as `spoor run | head` does.
+#[test]
+#[ignore = "needs root, the agent and nginx"]
+fn it_ends_quietly_when_nobody_reads_the_traces() -> Result<()> {
+    let service = Service::start(Server::NginxStatic, "leaf", &[])?;
+    let folder = tempfile::tempdir()?;
+    let socket = folder.path().join("spoor/control.sock");
+    let mut command = Command::new(binary()?);
+    command.arg("run").args(hooks()).args(service.selection()?);
+    command.args(["--output", "console", "--metrics-listen", "off"]);
+    command.arg("--control").arg(&socket);
+    let (reader, writer) = pipe()?;
+    let mut agent = Agent::attach(command, writer.into(), None)?;
+    ensure!(socket.exists(), "there is no control socket");
+    ensure!(net::get(service.address, "/leaf", &[])? == 200);
+    let mut line = String::new();
+    BufReader::new(reader).read_line(&mut line)?;
+    ensure!(line.starts_with("── trace "), "it printed {line:?}");
+    // The reader is gone. The next trace tells it.
+    agent.check_running()?;
+    let before = agent.said();
+    ensure!(net::get(service.address, "/leaf", &[])? == 200);
+    let (status, said) = agent.wait(LIMIT)?;
+    ensure!(
+        status.code() == Some(128 + 13) && said == before,
+        "it ended with {status} and said:\n{said}"
+    );
+    ensure!(!folder.path().join("spoor").exists(), "it left its control socket");
     Ok(())
 }

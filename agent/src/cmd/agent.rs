@@ -29,6 +29,8 @@ pub(super) struct Agent<'a> {
     pub(super) verb: &'a str,
     /// Destination of the spans, or of everything that Core is fed.
     pub(super) sink: Sink,
+    /// Request to end the agent, which the sink may make. Signals make it too.
+    pub(super) stop: Stop,
     /// Counters and workloads for other threads.
     pub(super) published: Arc<Published>,
     /// The terminal of the status line, and the metrics that it shows; `None`: there is no status line.
@@ -50,7 +52,7 @@ pub(super) fn prepare_system() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs an agent until a signal, or the end of the command that it launches. Returns the exit code.
+/// Runs an agent until its end is asked for, or the end of the command that it launches. Returns the exit code.
 ///
 /// # Errors
 /// If nothing can be traced, the command cannot be launched, or the tape is not whole.
@@ -59,6 +61,7 @@ pub(super) fn run(agent: Agent<'_>) -> anyhow::Result<i32> {
         settings,
         verb,
         sink,
+        stop,
         published,
         status,
         withheld,
@@ -71,7 +74,7 @@ pub(super) fn run(agent: Agent<'_>) -> anyhow::Result<i32> {
         Arc::clone(&published.desk),
         session.waker(),
     );
-    let stop = Stop::on_signals(&session.waker()).context("cannot handle signals")?;
+    stop.on_signals(&session.waker()).context("cannot handle signals")?;
     let launch = match &settings.launch {
         Some(launch) => Some(Launch::spawn(&launch.command, launch.as_root)?),
         None => None,
@@ -90,7 +93,8 @@ pub(super) fn run(agent: Agent<'_>) -> anyhow::Result<i32> {
             .ok()
     });
     session.work(&stop, command.as_ref());
-    let code = command.as_ref().and_then(LaunchedCommand::exit_code).unwrap_or(0);
+    let of_command = command.as_ref().and_then(LaunchedCommand::exit_code);
+    let code = of_command.or(stop.exit_code()).unwrap_or(0);
     let left = match &command {
         Some(_) => survivors(session.running_targets().into_iter().map(|tgid| tgid.0)),
         None => Vec::new(),

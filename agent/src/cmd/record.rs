@@ -5,6 +5,7 @@ use std::{fs::File, io::BufWriter, sync::Arc};
 use super::agent::{self, Agent};
 use crate::{
     config::RecordSettings,
+    launch::Stop,
     probe::Withheld,
     session::{Recorder, Sink},
     tape::{self, TapeWriter},
@@ -30,6 +31,7 @@ pub(super) fn record(settings: &RecordSettings) -> anyhow::Result<i32> {
         settings: &settings.trace,
         verb: "records",
         sink: Sink::Tape(Box::new(Recorder::new(tape))),
+        stop: Stop::default(),
         published: Arc::default(),
         status: None,
         withheld: Withheld::default(),

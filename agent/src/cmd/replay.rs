@@ -1,12 +1,14 @@
 //! `spoor replay`: feeds a tape to Core. A tape gives the same spans on any machine, without privileges.
 
-use std::{fs::File, io::BufReader, path::Path, sync::Arc, time::Duration};
+use std::{fs::File, io::BufReader, path::Path, process, sync::Arc, time::Duration};
 
 use anyhow::Context;
 
 use crate::{
     config::{CoreSettings, ReplaySettings},
+    console::Unread,
     engine::{Core, trace::Span},
+    launch::BROKEN_PIPE,
     metrics::Metrics,
     record::Tgid,
     screen::Stream,
@@ -17,14 +19,15 @@ use crate::{
 /// Longest wait for room in the export's queue, and for its end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Replays a tape to where the settings say.
+/// Replays a tape to where the settings say. Ends the process when nobody reads the console: there is nothing else to do.
 ///
 /// # Errors
 /// If the tape cannot be read to its end (what it gave until then has left), or not all of its spans could leave.
 pub(super) fn replay(settings: &ReplaySettings) -> anyhow::Result<()> {
     let destination = Destination::new(&settings.output, Stream::Stdout, settings.queue_bytes)?;
     let metrics = Arc::new(Metrics::default());
-    let sink = SpanSink::start(destination, Arc::clone(&metrics))?;
+    let unread = Unread::End(Box::new(|| process::exit(BROKEN_PIPE)));
+    let sink = SpanSink::start(destination, unread, Arc::clone(&metrics))?;
     let result = play(&settings.file, |spans| {
         sink.wait_for_room(PATIENCE);
         sink.push(spans);

@@ -8,6 +8,8 @@ use super::{
 };
 use crate::{
     config::RunSettings,
+    console::Unread,
+    launch::Stop,
     metrics::Metrics,
     probe::Withheld,
     screen::{SCREEN, Stream},
@@ -16,7 +18,8 @@ use crate::{
     sink::{Destination, SpanSink},
 };
 
-/// Traces until a signal, or the end of the command that was launched. Returns the exit code.
+/// Traces until a signal, the end of the command that was launched, or, without one, until nobody reads the console. Returns the
+/// exit code.
 ///
 /// # Errors
 /// If nothing can be traced, or spans cannot go where they should.
@@ -37,7 +40,8 @@ pub fn run_without(settings: &RunSettings, withheld: Withheld) -> anyhow::Result
     let published = Arc::<Published>::default();
     session::register(&published, &metrics);
     agent::prepare_system()?;
-    let spans = SpanSink::start(destination, Arc::clone(&metrics))?;
+    let stop = Stop::default();
+    let spans = SpanSink::start(destination, unread(launched, &stop), Arc::clone(&metrics))?;
     let status = status_line::place(launched, &settings.output);
     if status.is_some() {
         SCREEN.reserve();
@@ -47,12 +51,22 @@ pub fn run_without(settings: &RunSettings, withheld: Withheld) -> anyhow::Result
         settings: &settings.trace,
         verb: "traces",
         sink: Sink::Spans(spans),
+        stop,
         published,
         status: status.map(|stream| (stream, metrics)),
         withheld,
     })?;
     drop(server);
     Ok(code)
+}
+
+/// Returns the reaction to a console that nobody reads: the end. A launched command goes on, and Spoor with it.
+fn unread(launched: bool, stop: &Stop) -> Unread {
+    if launched {
+        return Unread::Log;
+    }
+    let stop = stop.clone();
+    Unread::End(Box::new(move || stop.nobody_reads()))
 }
 
 /// Serves metrics and health, if the settings name an address.

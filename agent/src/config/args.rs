@@ -112,8 +112,12 @@ pub(super) enum Subcommand {
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
-    #[command(flatten)]
-    pub(super) output: OutputArgs,
+    /// Where spans go: console (trees), otlp (a collector) or otlp-json[=FILE] (a request a line)
+    ///
+    /// Default: otlp if OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is set, else console.
+    /// Beside a launched command, the console's trees go to stderr.
+    #[arg(long, value_name = "WHERE")]
+    pub(super) output: Option<Output>,
 
     /// Where /metrics and the health endpoint listen, or off
     #[arg(long, value_name = "ADDR:PORT", default_value_t = Listen::default())]
@@ -121,6 +125,10 @@ pub(super) struct RunArgs {
 
     #[command(flatten)]
     pub(super) trace: TraceArgs,
+
+    // Last, as all limits: help has its headings in the order in which they first come.
+    #[command(flatten)]
+    pub(super) queue: QueueArgs,
 }
 
 #[derive(Debug, Args)]
@@ -159,8 +167,14 @@ pub(super) struct ReplayArgs {
     /// The tape
     pub(super) file: PathBuf,
 
+    /// Where spans go: console (trees), otlp (a collector) or otlp-json[=FILE] (a request a line)
+    ///
+    /// Default: otlp if OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is set, else console.
+    #[arg(long, value_name = "WHERE")]
+    pub(super) output: Option<Output>,
+
     #[command(flatten)]
-    pub(super) output: OutputArgs,
+    pub(super) queue: QueueArgs,
 }
 
 #[derive(Debug, Args)]
@@ -175,20 +189,13 @@ pub(super) struct DoctorArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct HooksArgs {
-    /// Where the programs see that bytes move
+    /// Which kernel hooks capture traffic
     #[arg(long, value_enum, default_value_t)]
     pub(super) hooks: Hooks,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct OutputArgs {
-    /// Where spans go: console (trees), otlp (a collector) or otlp-json[=FILE] (a request a line)
-    ///
-    /// Default: otlp if OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT is set, else console.
-    /// Beside a launched command, the console's trees go to stderr.
-    #[arg(long, value_name = "WHERE")]
-    pub(super) output: Option<Output>,
-
+pub(super) struct QueueArgs {
     /// Most bytes of spans that wait for export; beyond, the oldest is dropped
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = limits::queue_bytes, help_heading = "Limits")]
     pub(super) queue_bytes: usize,

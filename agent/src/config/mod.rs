@@ -79,8 +79,8 @@ fn command(
     Ok(match arguments {
         args::Subcommand::Run(run) => Command::Run(RunSettings {
             trace: run.trace.into_settings(environment.spans(warnings)?),
-            output: output(run.output.output),
-            queue_bytes: run.output.queue_bytes,
+            output: output(run.output),
+            queue_bytes: run.queue.queue_bytes,
             metrics_listen: run.metrics_listen.0,
         }),
         args::Subcommand::Record(record) => Command::Record(RecordSettings {
@@ -97,8 +97,8 @@ fn command(
         }),
         args::Subcommand::Replay(replay) => Command::Replay(ReplaySettings {
             file: replay.file,
-            output: output(replay.output.output),
-            queue_bytes: replay.output.queue_bytes,
+            output: output(replay.output),
+            queue_bytes: replay.queue.queue_bytes,
         }),
         args::Subcommand::Redact(redact) => Command::Redact(RedactSettings {
             file: redact.file,

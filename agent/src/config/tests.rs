@@ -406,6 +406,35 @@ fn tapes_are_redacted_where_asked_for() {
 }
 
 #[test]
+fn help_has_the_limits_last() {
+    let headings = |line: &str| {
+        let help = error(line);
+        let words = ["Options", "Selection", "Spans", "Limits", "Examples"];
+        let lines = help
+            .lines()
+            .filter_map(|line| line.strip_suffix(':').map(str::to_owned));
+        lines
+            .filter(|heading| words.contains(&heading.as_str()))
+            .collect::<Vec<_>>()
+    };
+    let all = ["Options", "Selection", "Spans", "Limits", "Examples"];
+    assert_eq!(headings("spoor run --help"), all);
+    assert_eq!(headings("spoor record --help"), all);
+    assert_eq!(headings("spoor replay --help"), ["Options", "Limits", "Examples"]);
+}
+
+#[test]
+fn help_names_hooks_and_launched_commands_where_they_are() {
+    assert!(error("spoor doctor --help").contains("Which kernel hooks capture traffic"));
+    assert!(error("spoor run --help").contains("Beside a launched command"));
+    assert!(
+        !error("spoor replay --help").contains("command"),
+        "{}",
+        error("spoor replay --help")
+    );
+}
+
+#[test]
 fn every_shell_completes_every_command() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let Command::Completions(shell) = parse(&format!("spoor completions {shell}"), &[]).unwrap().command else {

@@ -23,14 +23,23 @@ use crate::{
 
 /// Columns of a stream that is no terminal.
 const PLAIN_COLUMNS: usize = 120;
-/// Shortest sleep of the thread. Traces that are due within it are printed together.
-const SHORTEST_SLEEP: Duration = Duration::from_millis(50);
+/// Time from when a trace is due to its print. Traces that become due meanwhile are printed with it, ordered by start. Longer
+/// than the reader's longest pause, 30 ms: exchanges that end at one time can be in two of its batches.
+const GATHER: Duration = Duration::from_millis(100);
 
 /// Prints traces, on a thread of its own that sleeps while no trace is due.
 #[derive(Debug)]
 pub struct Printer {
     shared: Arc<Shared>,
     thread: ExportThread,
+}
+
+/// Reaction to a stream whose reader is gone (EPIPE). Its spans are counted as lost in any case.
+pub enum Unread {
+    /// Logs that spans are lost. The session goes on.
+    Log,
+    /// Calls this for each trace that nobody reads, and logs nothing: the session ends.
+    End(Box<dyn Fn() + Send>),
 }
 
 /// State that [`Printer`] and its thread share.
@@ -72,14 +81,18 @@ impl Printer {
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub fn start(stream: Stream, metrics: Arc<Metrics>) -> io::Result<Self> {
+    pub fn start(stream: Stream, unread: Unread, metrics: Arc<Metrics>) -> io::Result<Self> {
         match stream {
-            Stream::Stdout => Self::spawn(io::stdout(), metrics),
-            Stream::Stderr => Self::spawn(io::stderr(), metrics),
+            Stream::Stdout => Self::spawn(io::stdout(), unread, metrics),
+            Stream::Stderr => Self::spawn(io::stderr(), unread, metrics),
         }
     }
 
-    fn spawn(stream: impl Write + IsTerminal + AsFd + Send + 'static, metrics: Arc<Metrics>) -> io::Result<Self> {
+    fn spawn(
+        stream: impl Write + IsTerminal + AsFd + Send + 'static,
+        unread: Unread,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -87,7 +100,7 @@ impl Printer {
             metrics,
         });
         let of_thread = Arc::clone(&shared);
-        let thread = ExportThread::spawn("spoor-console", move || run(&of_thread, Writer::new(stream)))?;
+        let thread = ExportThread::spawn("spoor-console", move || run(&of_thread, Writer::new(stream, unread)))?;
         Ok(Self { shared, thread })
     }
 
@@ -200,7 +213,7 @@ impl Shared {
             }
             Some(due) => {
                 awake.sleep = Sleep::Until(due);
-                let wait = due.saturating_duration_since(now).max(SHORTEST_SLEEP);
+                let wait = due.saturating_duration_since(now) + GATHER;
                 let woken = self.changed.wait_timeout(awake, wait);
                 woken.unwrap_or_else(PoisonError::into_inner).0
             }
@@ -237,10 +250,11 @@ struct Writer<S> {
     has_colour: bool,
     /// The stream's reader is gone.
     is_broken: bool,
+    unread: Unread,
 }
 
 impl<S: Write + AsFd> Writer<S> {
-    fn new(stream: S) -> Self
+    fn new(stream: S, unread: Unread) -> Self
     where
         S: IsTerminal,
     {
@@ -252,6 +266,7 @@ impl<S: Write + AsFd> Writer<S> {
             is_terminal,
             has_colour,
             is_broken: false,
+            unread,
         }
     }
 
@@ -279,8 +294,13 @@ impl<S: Write + AsFd> Writer<S> {
             }
             Err(reason) => {
                 shared.metrics.export.failed.write.inc_by(spans);
-                let line = || format!("traces cannot be printed, their spans are lost: {reason}");
-                shared.losses.lost(Loss::NotWritten, spans, line);
+                match &self.unread {
+                    Unread::End(end) if self.is_broken => end(),
+                    _ => {
+                        let line = || format!("traces cannot be printed, their spans are lost: {reason}");
+                        shared.losses.lost(Loss::NotWritten, spans, line);
+                    }
+                }
             }
         }
         ControlFlow::Continue(())
@@ -288,7 +308,7 @@ impl<S: Write + AsFd> Writer<S> {
 
     /// Writes a text, or returns why it cannot be written.
     ///
-    /// A pipe without a reader does not end the agent, which may be the parent of a traced command.
+    /// A pipe without a reader ends nothing here: the agent may be the parent of a traced command.
     fn emit(&mut self, text: &str) -> Result<(), String> {
         if self.is_broken {
             return Err("nobody reads them any more".to_owned());
@@ -319,8 +339,9 @@ impl<S: Write + AsFd> Writer<S> {
 mod tests {
     use std::{
         fs::File,
-        io::{Read, pipe},
+        io::{BufRead, BufReader, Read, pipe},
         os::fd::OwnedFd,
+        sync::mpsc::channel,
     };
 
     use super::*;
@@ -328,7 +349,7 @@ mod tests {
 
     fn start(stream: OwnedFd) -> (Printer, Arc<Metrics>) {
         let metrics = Arc::new(Metrics::default());
-        let printer = Printer::spawn(File::from(stream), metrics.clone()).unwrap();
+        let printer = Printer::spawn(File::from(stream), Unread::Log, metrics.clone()).unwrap();
         (printer, metrics)
     }
 
@@ -355,6 +376,24 @@ mod tests {
     }
 
     #[test]
+    fn traces_that_come_soon_after_each_other_are_printed_by_start() {
+        let (reader, writer) = pipe().unwrap();
+        let (printer, _) = start(writer.into());
+        let [late, mut early] = [1, 2].map(span);
+        early.trace_id = crate::engine::trace::TraceId::new([2; 16]).unwrap();
+        early.start_unix_ns -= 1;
+        let ids = [&early, &late].map(|span| span.trace_id.to_string());
+        printer.push(vec![late]);
+        // As in the reader's next batch.
+        std::thread::sleep(Duration::from_millis(30));
+        printer.push(vec![early]);
+        let heads = BufReader::new(reader).lines().map(Result::unwrap);
+        let heads = heads.filter_map(|line| Some(line.strip_prefix("── trace ")?.split_once(' ')?.0.to_owned()));
+        assert!(heads.take(2).eq(ids));
+        printer.shutdown(Duration::from_secs(5));
+    }
+
+    #[test]
     fn survives_a_reader_that_went_away() {
         let (reader, writer) = pipe().unwrap();
         drop(reader);
@@ -364,6 +403,27 @@ mod tests {
         assert_eq!(
             (metrics.export.exported.get(), metrics.export.failed.write.get()),
             (0, 2)
+        );
+    }
+
+    #[test]
+    fn ends_the_session_when_its_reader_has_gone() {
+        let (mut reader, writer) = pipe().unwrap();
+        let metrics = Arc::new(Metrics::default());
+        let (sender, ends) = channel();
+        let end = Unread::End(Box::new(move || sender.send(()).unwrap()));
+        let printer = Printer::spawn(File::from(OwnedFd::from(writer)), end, metrics.clone()).unwrap();
+        printer.push(vec![span(1)]);
+        let mut first = [0; 8];
+        reader.read_exact(&mut first).unwrap();
+        assert!(ends.try_recv().is_err());
+        drop(reader);
+        printer.push(vec![span(2), span(3)]);
+        ends.recv_timeout(Duration::from_secs(30)).unwrap();
+        printer.shutdown(Duration::from_secs(5));
+        assert_eq!(
+            (metrics.export.exported.get(), metrics.export.failed.write.get()),
+            (1, 2)
         );
     }
 

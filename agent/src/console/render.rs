@@ -83,7 +83,7 @@ struct Scale {
 
 /// Widths of the columns that depend on the rows.
 struct Columns {
-    /// Branch, service and name.
+    /// Branch, service, name and peer.
     label: usize,
     result: usize,
 }
@@ -144,20 +144,24 @@ fn bar(row: &Row<'_>, scale: Scale) -> String {
     bar + &" ".repeat(pad)
 }
 
-/// Writes branch, service and name, in exactly `columns` columns.
+/// Writes branch, service, name and peer, in exactly `columns` columns. Where they do not fit, the name is cut before the
+/// peer, until that takes half of the columns.
 fn label(out: &mut String, row: &Row<'_>, columns: usize, style: Style) {
     let name_colour = match row.span.kind {
         SpanKind::Client => DIM,
         SpanKind::Server => NO_COLOUR,
     };
+    let for_peer = row.peer.width().min(columns / 2);
+    // Each with the columns that are kept for what comes behind it.
     let parts = [
-        (DIM, row.branch.clone()),
-        (service_colour(row), row.service.clone()),
-        (name_colour, format!(" {}", row.name)),
+        (DIM, row.branch.clone(), for_peer),
+        (service_colour(row), row.service.clone(), for_peer),
+        (name_colour, format!(" {}", row.name), for_peer),
+        (name_colour, row.peer.clone(), 0),
     ];
     let mut left = columns;
-    for (colour, text) in parts {
-        let text = cut(&text, left);
+    for (colour, text, kept) in parts {
+        let text = cut(&text, left.saturating_sub(kept));
         left = left.saturating_sub(text.width());
         paint(out, style, colour, &text);
     }

@@ -1,11 +1,16 @@
 //! A span as a row of the printed tree: its texts, and where it stands.
 
-use opentelemetry_semantic_conventions::attribute::{ERROR_TYPE, HTTP_RESPONSE_STATUS_CODE};
+use std::{borrow::Cow, collections::HashSet};
+
+use opentelemetry_semantic_conventions::attribute::{
+    ERROR_TYPE, HTTP_RESPONSE_STATUS_CODE, NETWORK_PEER_ADDRESS, NETWORK_PEER_PORT, NETWORK_TRANSPORT, SERVER_ADDRESS,
+    SERVER_PORT,
+};
 use unicode_width::UnicodeWidthStr;
 
 use super::text::printable;
 use crate::{
-    engine::trace::{Span, SpanKind, Status, Value},
+    engine::trace::{Span, SpanId, SpanKind, Status, Value},
     traces::{Node, Trace},
 };
 
@@ -22,6 +27,8 @@ pub struct Row<'a> {
     pub service: String,
     /// The span's name, with an arrow before that of a client.
     pub name: String,
+    /// The server of a call where no row below shows it, with a space before; else empty.
+    pub peer: String,
     /// The status code, or what went wrong, or both.
     pub result: String,
     /// The way by which the parent was found; empty for a root.
@@ -31,16 +38,22 @@ pub struct Row<'a> {
 impl<'a> Row<'a> {
     /// Returns the rows of a trace, from the top down.
     pub fn of_trace(trace: &'a Trace) -> Vec<Self> {
+        let nodes = trace.nodes.iter();
+        let servers = nodes.clone().filter(|node| node.span.kind == SpanKind::Server);
+        let seen_calls: HashSet<SpanId> = servers.filter_map(|server| Some(server.span.parent?.0)).collect();
         let mut rails = Vec::new();
-        trace
-            .nodes
-            .iter()
-            .map(|node| Self::new(node, branch(node, &mut rails)))
+        nodes
+            .map(|node| Self::new(node, branch(node, &mut rails), &seen_calls))
             .collect()
     }
 
-    fn new(node: &'a Node, branch: String) -> Self {
+    /// Creates the row of a node. `seen_calls`: the calls whose server has a row.
+    fn new(node: &'a Node, branch: String, seen_calls: &HashSet<SpanId>) -> Self {
         let span = &node.span;
+        let peer = match span.kind {
+            SpanKind::Client if !seen_calls.contains(&span.span_id) => peer(span),
+            _ => None,
+        };
         let arrow = match span.kind {
             SpanKind::Client => "→ ",
             SpanKind::Server => "",
@@ -55,6 +68,7 @@ impl<'a> Row<'a> {
             branch,
             service: printable(&span.resource.service_name),
             name: format!("{arrow}{}", printable(&span.name)),
+            peer: peer.map_or_else(String::new, |peer| format!(" {}", printable(&peer))),
             result: printable(&result(span)),
             method,
         }
@@ -68,9 +82,9 @@ impl<'a> Row<'a> {
         self.span.status != Status::Unset
     }
 
-    /// Returns the columns of branch, service and name.
+    /// Returns the columns of branch, service, name and peer.
     pub fn label_columns(&self) -> usize {
-        self.branch.width() + self.service.width() + 1 + self.name.width()
+        self.branch.width() + self.service.width() + 1 + self.name.width() + self.peer.width()
     }
 }
 
@@ -91,6 +105,29 @@ fn branch(node: &Node, rails: &mut Vec<&'static str>) -> String {
     branch
 }
 
+/// Returns where a call went: `host:port` as the request names the server, else the address of the socket. A Unix socket
+/// has a path only, whatever host the request names.
+fn peer(span: &Span) -> Option<String> {
+    let is_unix = text(span, NETWORK_TRANSPORT) == Some("unix");
+    let socket = || text(span, NETWORK_PEER_ADDRESS).map(|address| (address, int(span, NETWORK_PEER_PORT)));
+    let server = || text(span, SERVER_ADDRESS).map(|address| (address, int(span, SERVER_PORT)));
+    let (address, port) = if is_unix {
+        socket().or_else(server)
+    } else {
+        server().or_else(socket)
+    }?;
+    let Some(port) = port.filter(|_| !is_unix) else {
+        return Some(address.to_owned());
+    };
+    // RFC 3986, section 3.2.2: an IPv6 address stands in brackets before a port.
+    let host = if address.contains(':') && !address.starts_with('[') {
+        Cow::Owned(format!("[{address}]"))
+    } else {
+        Cow::Borrowed(address)
+    };
+    Some(format!("{host}:{port}"))
+}
+
 fn result(span: &Span) -> String {
     let mut parts: Vec<String> = Vec::new();
     let mut add = |text: String| {
@@ -99,12 +136,7 @@ fn result(span: &Span) -> String {
         }
     };
     for key in [HTTP_RESPONSE_STATUS_CODE, ERROR_TYPE] {
-        match span
-            .attributes
-            .iter()
-            .find(|attribute| attribute.key == key)
-            .map(|attribute| &attribute.value)
-        {
+        match value(span, key) {
             Some(Value::Int(code)) => add(code.to_string()),
             Some(Value::Str(text)) => add(text.to_string()),
             _ => {}
@@ -117,4 +149,25 @@ fn result(span: &Span) -> String {
         parts.push("error".to_owned());
     }
     parts.join(" ")
+}
+
+fn text<'a>(span: &'a Span, key: &str) -> Option<&'a str> {
+    match value(span, key)? {
+        Value::Str(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn int(span: &Span, key: &str) -> Option<i64> {
+    match value(span, key)? {
+        Value::Int(number) => Some(*number),
+        _ => None,
+    }
+}
+
+fn value<'a>(span: &'a Span, key: &str) -> Option<&'a Value> {
+    let mut attributes = span.attributes.iter();
+    attributes
+        .find(|attribute| attribute.key == key)
+        .map(|attribute| &attribute.value)
 }

@@ -25,7 +25,7 @@ use std::{
 
 use libc::c_int;
 
-pub use stop::Stop;
+pub use stop::{BROKEN_PIPE, Stop};
 pub use survivors::{Survivor, survivors};
 use user::Account;
 

@@ -1,6 +1,6 @@
 //! `--hooks`.
 
-/// Family of hooks that is asked for: where the programs see that bytes move.
+/// Family of hooks that is asked for: which kernel hooks capture traffic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Hooks {
     /// The socket events where this kernel has and accepts them, else the system calls.
