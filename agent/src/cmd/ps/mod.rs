@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{Asked, CONTROL_SOCKET, PsSettings},
+    console::printable,
     control::{AskError, Status, Workload, Workloads, ask},
     process::ProcRoot,
     screen::say,
@@ -109,7 +110,7 @@ fn answer(asked: &Asked, gather: &Gather) -> anyhow::Result<Option<Workloads>> {
             if agents.is_empty() {
                 bail!("{error}, and none runs; leave out --control to see what would be selected");
             }
-            bail!("{error}; {}", agents.join("; "))
+            bail!("{error}; {}", printable(&agents.join("; ")))
         }
         Err(error) => Err(error.into()),
     }
@@ -120,7 +121,8 @@ fn agent_elsewhere(agent: &Status) -> String {
     let Status {
         pid, doing, control, ..
     } = agent;
-    match control {
+    match control.as_deref() {
+        Some(CONTROL_SOCKET) => format!("process {pid} {doing} (`spoor ps` asks it)"),
         Some(path) => format!("process {pid} {doing} (`spoor ps --control {path}` asks it)"),
         None => {
             format!("process {pid} {doing} without a control socket (as with `--control off`), so it cannot be asked")

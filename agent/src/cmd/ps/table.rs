@@ -325,6 +325,8 @@ mod tests {
         let agent = listing.agent.as_mut().unwrap();
         agent.version = evil.to_owned();
         agent.doing = evil.to_owned();
+        agent.control = Some(evil.to_owned());
+        listing.others = vec![agent.clone()];
         for row in &mut listing.workloads {
             row.workload.service = Some(evil.to_owned());
             row.workload.runtime = Some(evil.to_owned());
@@ -402,6 +404,9 @@ mod tests {
                 "No agent answers at /run/spoor/control.sock. `spoor run` would trace nothing now.",
             ]
         );
+        listing.others[1].control = Some(CONTROL_SOCKET.to_owned());
+        let lines = table(&listing, &Asked::Nobody, usize::MAX);
+        assert_eq!(lines[1], "process 4242 traces --exe nginx (`spoor ps` asks it)");
         // A narrow terminal shows all of it.
         listing.others.pop();
         let lines = table(&listing, &Asked::Usual, 40);
