@@ -148,8 +148,14 @@ fn run(task: Task) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Builds the release binary and becomes the benchmarks, with its path in `SPOOR_BIN`.
+/// Builds the release binary and becomes the benchmarks, with its path in `SPOOR_BIN`. Only to list them, their program
+/// alone is built.
 fn bench(args: Vec<OsString>) -> Result<Infallible> {
+    if only_lists(&args) {
+        setup::install(Scope::Build)?;
+        eprintln!("To list the benchmarks, their program is built now; the first time takes some minutes.");
+        return benchmarks(args).exec();
+    }
     setup::install(Scope::Bench)?;
     let release = release::build()?;
     let core = args
@@ -157,20 +163,42 @@ fn bench(args: Vec<OsString>) -> Result<Infallible> {
         .any(|arg| arg == "core" || arg == "all")
         .then(release::core_cost)
         .transpose()?;
-    let mut run = Run::cargo([
-        "run",
-        "--quiet",
-        "--release",
-        "--package",
-        "spoor-tests",
-        "--bin",
-        "bench",
-        "--",
-    ])
-    .args(args)
-    .env(SPOOR_BIN, release.path);
+    let mut run = benchmarks(args).env(SPOOR_BIN, release.path);
     if let Some(core) = core {
         run = run.env(CORE_COST, core);
     }
     run.exec()
+}
+
+/// Returns the benchmarks' program with these arguments. Cargo shows how it builds it.
+fn benchmarks(args: Vec<OsString>) -> Run {
+    Run::cargo(["run", "--release", "--package", "spoor-tests", "--bin", "bench", "--"]).args(args)
+}
+
+/// Returns whether the benchmarks' program prints its help and measures nothing.
+fn only_lists(args: &[OsString]) -> bool {
+    args.is_empty() || args.iter().any(|arg| arg == "help" || is_help(arg))
+}
+
+/// Returns whether the argument asks a program for its help.
+fn is_help(arg: &OsString) -> bool {
+    arg == "-h" || arg == "--help"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn benchmarks_are_listed_without_building_an_agent() {
+        let lists = |args: &[&str]| only_lists(&args.iter().map(OsString::from).collect::<Vec<_>>());
+        for args in [&[][..], &["--help"], &["-h"], &["help"], &["cpu", "--help"]] {
+            assert!(lists(args), "{args:?}");
+        }
+        for args in [&["all"][..], &["cpu", "--rounds", "3"]] {
+            assert!(!lists(args), "{args:?}");
+        }
+        let command = benchmarks(vec!["all".into()]).line();
+        assert_eq!(command, "cargo run --release --package spoor-tests --bin bench -- all");
+    }
 }

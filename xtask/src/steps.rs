@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
-    sync::{Condvar, Mutex, PoisonError},
+    sync::{Condvar, Mutex, PoisonError, mpsc},
     time::{Duration, Instant},
 };
 
@@ -25,12 +25,15 @@ pub struct Step<'a> {
     pub work: Work<'a>,
 }
 
-/// How long steps took, for the summary.
+/// Steps that take less time are not shown: there was nothing to do.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// How long parts of a task took, for the summary.
 #[derive(Debug, Default)]
 pub struct Times(Vec<(String, Duration)>);
 
 impl Times {
-    /// Adds a part that was no step.
+    /// Adds a part.
     pub fn add(&mut self, name: &str, took: Duration) {
         self.0.push((name.to_owned(), took));
     }
@@ -55,16 +58,15 @@ pub fn estimated_minutes(steps: &[Step<'_>]) -> u32 {
 #[derive(Default)]
 struct State {
     done: BTreeSet<String>,
-    times: Times,
     failure: Option<anyhow::Error>,
 }
 
-/// Runs all steps, each as soon as those before it are done. Prints when each begins and ends, in time since `start`.
-/// After a failure no further step begins.
+/// Runs all steps, each as soon as those before it are done. Prints when each begins and ends, in time since `start`,
+/// unless it takes less than a second. After a failure no further step begins.
 ///
 /// # Errors
 /// The first failure, with the step's name.
-pub fn run(steps: Vec<Step<'_>>, start: Instant, logs: &Path) -> Result<Times> {
+pub fn run(steps: Vec<Step<'_>>, start: Instant, logs: &Path) -> Result<()> {
     fs::create_dir_all(logs).with_context(|| format!("cannot make the folder {}", logs.display()))?;
     let names: BTreeSet<String> = steps.iter().map(|step| step.name.clone()).collect();
     let state = Mutex::new(State::default());
@@ -82,23 +84,17 @@ pub fn run(steps: Vec<Step<'_>>, start: Instant, logs: &Path) -> Result<Times> {
                 if guard.failure.is_some() {
                     return;
                 }
-                println!("{}  {} …", clock(start.elapsed()), step.name);
                 drop(guard);
                 let begun = Instant::now();
-                let result = (step.work)(&log_file(logs, &step.name));
+                let result = announced(&step.name, start, || (step.work)(&log_file(logs, &step.name)));
                 let took = begun.elapsed();
                 let mut guard = state.lock().unwrap_or_else(PoisonError::into_inner);
-                let word = if result.is_ok() { "done" } else { "FAILED" };
-                println!(
-                    "{}  {}: {word} after {:.0} s",
-                    clock(start.elapsed()),
-                    step.name,
-                    took.as_secs_f64()
-                );
+                if let Some(end) = ending(&step.name, result.is_ok(), took) {
+                    println!("{}  {end}", clock(start.elapsed()));
+                }
                 match result {
                     Ok(()) => {
                         guard.done.insert(step.name.clone());
-                        guard.times.add(&step.name, took);
                     }
                     Err(error) if guard.failure.is_none() => {
                         guard.failure = Some(error.context(format!("{}: failed", step.name)));
@@ -113,8 +109,34 @@ pub fn run(steps: Vec<Step<'_>>, start: Instant, logs: &Path) -> Result<Times> {
     let state = state.into_inner().unwrap_or_else(PoisonError::into_inner);
     match state.failure {
         Some(failure) => Err(failure),
-        None if state.done.len() == names.len() => Ok(state.times),
+        None if state.done.len() == names.len() => Ok(()),
         None => Err(anyhow!("a step did not end")),
+    }
+}
+
+/// Does the work of a step. Prints that the step has begun once it is no short one.
+fn announced<T>(name: &str, start: Instant, work: impl FnOnce() -> T) -> T {
+    let begun = clock(start.elapsed());
+    // Dropped when the work ends, in whatever way.
+    let (works, worked) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if worked.recv_timeout(SHORT) == Err(mpsc::RecvTimeoutError::Timeout) {
+                println!("{begun}  {name} …");
+            }
+        });
+        let result = work();
+        drop(works);
+        result
+    })
+}
+
+/// Returns what is printed at a step's end; `None`: it was a short one that did not fail.
+fn ending(name: &str, is_done: bool, took: Duration) -> Option<String> {
+    let seconds = took.as_secs_f64();
+    match is_done {
+        true => (took >= SHORT).then(|| format!("{name}: done after {seconds:.0} s")),
+        false => Some(format!("{name}: FAILED after {seconds:.0} s")),
     }
 }
 
@@ -164,9 +186,16 @@ mod tests {
             step("a", &[], note("a")),
         ];
         assert_eq!(estimated_minutes(&steps), 2);
-        let times = run(steps, Instant::now(), logs.path()).unwrap();
+        run(steps, Instant::now(), logs.path()).unwrap();
         assert_eq!(*order.lock().unwrap(), ["a", "b", "c"]);
-        assert_eq!(times.summary().lines().count(), 3);
+    }
+
+    #[test]
+    fn steps_that_had_nothing_to_do_are_not_shown() {
+        let (none, some) = (Duration::from_millis(400), Duration::from_secs(40));
+        assert_eq!(ending("build", true, none), None);
+        assert_eq!(ending("build", true, some).as_deref(), Some("build: done after 40 s"));
+        assert_eq!(ending("build", false, none).as_deref(), Some("build: FAILED after 0 s"));
     }
 
     #[test]

@@ -29,6 +29,12 @@ pub const KERNELS: &str = "SPOOR_KERNELS";
 /// Variable with the family of hooks that the agents of the end-to-end tests use: `sock` or `syscall`.
 pub const TEST_HOOKS: &str = "SPOOR_TEST_HOOKS";
 
+/// Returns whether this process is root's.
+pub fn is_root() -> bool {
+    // Calling `id` saves a dependency for one number.
+    output("id", &["-u"]).is_some_and(|id| id.trim() == "0")
+}
+
 /// Returns the folder of the workspace.
 pub fn root() -> PathBuf {
     let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));

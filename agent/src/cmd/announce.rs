@@ -78,7 +78,11 @@ fn status(settings: &TraceSettings, verb: &str, hooks: Family) -> Status {
         since_unix_s: SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs()),
-        control: settings.control.as_ref().map(|path| path.display().to_string()),
+        // Absolute, for readers with another working directory.
+        control: settings.control.as_ref().map(|path| {
+            let absolute = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            absolute.display().to_string()
+        }),
         hooks: Some(hooks),
     }
 }

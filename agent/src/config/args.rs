@@ -261,9 +261,9 @@ pub(super) struct PsArgs {
     #[command(flatten)]
     pub(super) selection: SelectionArgs,
 
-    /// The control socket of the agent to ask; off: ask none, show what would be selected
-    #[arg(long, value_name = "PATH", default_value_t)]
-    pub(super) control: ControlSocket,
+    /// The control socket of the agent to ask; off: ask none, show what would be selected [default: /run/spoor/control.sock]
+    #[arg(long, value_name = "PATH")]
+    pub(super) control: Option<ControlSocket>,
 
     /// Print JSON: one object, with --watch one a line
     #[arg(long)]

@@ -13,8 +13,8 @@ use environment::Environment;
 
 pub use args::Cli;
 pub use settings::{
-    Command, CoreSettings, DoctorSettings, LaunchSettings, PsSettings, RecordSettings, RedactSettings, ReplaySettings,
-    RunSettings, Selection, TraceSettings,
+    Asked, Command, CoreSettings, DoctorSettings, LaunchSettings, PsSettings, RecordSettings, RedactSettings,
+    ReplaySettings, RunSettings, Selection, TraceSettings,
 };
 pub use values::{
     CONTAINER_ID_DIGITS, CONTROL_SOCKET, CgroupGlob, ExeGlob, HeaderName, Hooks, IgnoreRule, KnownMethods, LogLevel,
@@ -90,7 +90,11 @@ fn command(
         }),
         args::Subcommand::Ps(ps) => Command::Ps(PsSettings {
             selection: ps.selection.into_selection(),
-            control: ps.control.0,
+            asked: match ps.control.map(|control| control.0) {
+                None => Asked::Usual,
+                Some(None) => Asked::Nobody,
+                Some(Some(path)) => Asked::At(path),
+            },
             json: ps.json,
             watch: ps.watch,
             all: ps.all,

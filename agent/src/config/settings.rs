@@ -85,14 +85,25 @@ pub struct DoctorSettings {
 pub struct PsSettings {
     /// The selection to try where no agent runs.
     pub selection: Selection,
-    /// The agent's control socket; `None`: ask no agent.
-    pub control: Option<PathBuf>,
+    /// The agent to ask.
+    pub asked: Asked,
     /// The list is JSON instead of a table.
     pub json: bool,
     /// The list is printed again every second.
     pub watch: bool,
     /// Processes that neither listen nor communicate are listed, too.
     pub all: bool,
+}
+
+/// Agent that `spoor ps` asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// No agent: the list shows what would be selected.
+    Nobody,
+    /// The agent at the default control socket, if one runs.
+    Usual,
+    /// The agent at this control socket, which must answer.
+    At(PathBuf),
 }
 
 /// Settings that `run` and `record` share: which processes are traced, and how.

@@ -120,7 +120,7 @@ fn ps_has_the_selection_and_asks_the_agent_there_is() {
     };
     let expected = PsSettings {
         selection: Selection::default(),
-        control: Some("/run/spoor/control.sock".into()),
+        asked: Asked::Usual,
         json: false,
         watch: false,
         all: false,
@@ -129,8 +129,12 @@ fn ps_has_the_selection_and_asks_the_agent_there_is() {
     let settings = ps("spoor ps --control off --json --watch --all --port 80 --pid 7 --container web --cgroup /a");
     let rules = ["--pid 7", "--port 80", "--container web", "--cgroup /a"];
     assert_eq!(settings.selection.rules(), rules);
-    assert_eq!(settings.control, None);
+    assert_eq!(settings.asked, Asked::Nobody);
     assert!(settings.json && settings.watch && settings.all);
+    // The user says that an agent listens there, even if it is the default.
+    let at = |path: &str| ps(&format!("spoor ps --control {path}")).asked;
+    assert_eq!(at("/tmp/c.sock"), Asked::At("/tmp/c.sock".into()));
+    assert_eq!(at(CONTROL_SOCKET), Asked::At(CONTROL_SOCKET.into()));
 }
 
 #[test]

@@ -9,8 +9,8 @@ use super::{Peculiarity, ProcRoot, peculiarities};
 pub struct Unseen {
     /// Processes that were looked into.
     pub looked_into: usize,
-    /// Processes that the agent may not look into.
-    pub closed: usize,
+    /// Processes that the agent may not look into: id and name.
+    pub closed: Vec<(u32, String)>,
     /// 32-bit programs: id and name.
     pub thirty_two_bit: Vec<(u32, String)>,
     /// Programs that have an io_uring: id and name.
@@ -38,7 +38,7 @@ pub fn unseen(root: &ProcRoot) -> Unseen {
         match read_link(root.process(tgid).join("exe")) {
             Ok(_) => found.looked_into += 1,
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                found.closed += 1;
+                found.closed.push((tgid, name()));
                 continue;
             }
             // The process is ending.
@@ -99,7 +99,7 @@ mod tests {
             unseen(&ProcRoot::new(directory.path())),
             Unseen {
                 looked_into: 4,
-                closed: 0,
+                closed: vec![],
                 thirty_two_bit: vec![(10, "legacy".to_owned())],
                 io_uring: vec![(11, "ring".to_owned())],
                 spoors: vec![12],

@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use spoor_tests::{
-    agent::{Agent, Recorder},
+    agent::{Agent, Recorder, binary},
     compare::{Expectation, Fault, Report, compare, root},
     net,
     otlp::Span,
@@ -278,7 +278,7 @@ impl Outcome {
         }
         println!("{}", render::table(spans));
         println!(
-            "{} traces, {} complete, {} wrong",
+            "{} traces, {} complete, {} wrong, against the services' own logs",
             self.traces, self.complete, self.wrong
         );
     }
@@ -310,6 +310,10 @@ fn keep(shop: &Shop, exporter: Option<Agent>, stop: &AtomicBool) -> Result<()> {
         "The shop stays open, with a visit every second: {}  (Ctrl-C ends it)",
         shop.front().url("/checkout")
     );
+    if let Some(metrics) = watcher.metrics_address() {
+        println!("Metrics of the agent: http://{metrics}/metrics");
+    }
+    println!("What it traces, and why: sudo {} ps\n", binary()?.display());
     for number in 0.. {
         sleep(Duration::from_secs(1));
         if stop.load(Ordering::Relaxed) {

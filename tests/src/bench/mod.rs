@@ -68,7 +68,7 @@ pub struct Options {
     #[arg(long, global = true)]
     check: bool,
 
-    /// Family of hooks that the agent is told to take [default: nothing is said]
+    /// Family of hooks that the agent is told to take [default: the agent's choice]
     #[arg(long, global = true, value_enum, value_name = "FAMILY")]
     hooks: Option<Hooks>,
 }

@@ -44,8 +44,7 @@ pub fn can_install(packages: &[&str]) -> Result<()> {
              your distribution calls these Debian packages, then try again:\n  {names}"
         );
     }
-    // Calling `id` saves a dependency for one number.
-    if tools::output("id", &["-u"]).is_none_or(|id| id.trim() != "0") {
+    if !tools::is_root() {
         bail!(
             "packages can only be installed by root. Either run this as `sudo env PATH=\"$PATH\" cargo xtask …`, or \
              install them and try again:\n  sudo apt-get install --no-install-recommends {names}"

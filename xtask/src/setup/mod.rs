@@ -20,7 +20,7 @@ pub use packages::Scope;
 use packages::{COMPILER, LLVM_LIBRARIES, Needs, PACKAGES, Package, Use, VENV};
 
 use crate::{
-    steps::{self, Step, Times, Work},
+    steps::{self, Step, Work},
     tools,
 };
 
@@ -252,7 +252,7 @@ pub fn check(scope: Scope) -> Result<ExitCode> {
 /// # Errors
 /// Something cannot be installed; the error says what the user can do.
 pub fn install(scope: Scope) -> Result<()> {
-    install_with(scope, Instant::now(), Vec::new()).map(drop)
+    install_with(scope, Instant::now(), Vec::new())
 }
 
 /// Does the same as [`install`], together with steps of the task that wait for some of it or for nothing. `start`: zero
@@ -260,7 +260,7 @@ pub fn install(scope: Scope) -> Result<()> {
 ///
 /// # Errors
 /// A step failed.
-pub fn install_with(scope: Scope, start: Instant, more: Vec<Step<'_>>) -> Result<Times> {
+pub fn install_with(scope: Scope, start: Instant, more: Vec<Step<'_>>) -> Result<()> {
     let missing = Missing::find(scope)?;
     let mut steps: Vec<Step<'_>> = missing.steps();
     if !missing.is_nothing() {
@@ -278,7 +278,7 @@ pub fn install_with(scope: Scope, start: Instant, more: Vec<Step<'_>>) -> Result
     if minutes > 0 {
         println!("This takes about {minutes} min with two processors.");
     }
-    let times = steps::run(steps, start, &tools::logs())?;
+    steps::run(steps, start, &tools::logs())?;
     if !missing.is_nothing() {
         let left = Missing::find(scope)?;
         if !left.is_nothing() {
@@ -289,7 +289,7 @@ pub fn install_with(scope: Scope, start: Instant, more: Vec<Step<'_>>) -> Result
             );
         }
     }
-    Ok(times)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -117,7 +117,7 @@ fn all_is_well() {
 fn one_thing_at_a_time() {
     let refused = || Err("the BPF_PROG_LOAD syscall failed: EACCES … R1 invalid mem access".to_owned());
     let without = |number: u32| with(|facts| facts.system.capabilities = !(1 << number));
-    let cases: [(Facts, &str, State, &str); 34] = [
+    let cases: [(Facts, &str, State, &str); 35] = [
         (
             with(|facts| facts.system.kernel = "4.18.0".into()),
             "version",
@@ -245,7 +245,13 @@ fn one_thing_at_a_time() {
             with(|facts| facts.unseen.io_uring = vec![(1, "node".into())]),
             "io_uring",
             State::Works,
-            "node (1)",
+            "1 process uses it, and is seen at the socket events: node (1)",
+        ),
+        (
+            with(|facts| facts.unseen.io_uring = vec![(1, "node".into()), (2, "ringd".into())]),
+            "io_uring",
+            State::Works,
+            "2 processes use it, and are seen at the socket events: node (1), ringd (2)",
         ),
         (
             with(|facts| {
@@ -263,16 +269,16 @@ fn one_thing_at_a_time() {
             "old (9) | their traffic",
         ),
         (
-            with(|facts| facts.unseen.closed = 3),
+            with(|facts| facts.unseen.closed = (1..8).map(|pid| (pid, "box".into())).collect()),
             "closed processes",
             State::Note,
-            "3 processes cannot be inspected even by root (sandboxed)",
+            "7 processes cannot be inspected even by root (sandboxed): box (1), box (2), box (3), box (4), box (5), 2 more | ",
         ),
         (
-            with(|facts| facts.unseen.closed = 1),
+            with(|facts| facts.unseen.closed = vec![(9, "sandbox".into())]),
             "closed processes",
             State::Note,
-            "1 process cannot be inspected even by root (sandboxed)",
+            "1 process cannot be inspected even by root (sandboxed): sandbox (9)",
         ),
         (
             with(|facts| facts.kernel_tls = Some(5)),
@@ -345,7 +351,7 @@ fn without_any_right() {
         facts.system.tracefs = Tracefs::Unreadable;
         facts.survey = None;
         facts.unseen.looked_into = 0;
-        facts.unseen.closed = 3;
+        facts.unseen.closed = vec![(9, "sandbox".into())];
     });
     let report = verdict(&facts);
     assert!(!report.works());

@@ -428,7 +428,13 @@ fn traffic(facts: &Facts) -> Vec<Line> {
     };
     let mut lines = vec![
         match io_uring.as_slice() {
-            [_, ..] if shows(Peculiarity::IoUring) => line("io_uring", State::Works, some(io_uring)),
+            [_, ..] if shows(Peculiarity::IoUring) => {
+                let found = match io_uring.len() {
+                    1 => "1 process uses it, and is seen at the socket events".to_owned(),
+                    count => format!("{count} processes use it, and are seen at the socket events"),
+                };
+                line("io_uring", State::Works, format!("{found}: {}", some(io_uring)))
+            }
             _ => hidden(
                 "io_uring",
                 io_uring,
@@ -444,9 +450,10 @@ fn traffic(facts: &Facts) -> Vec<Line> {
         ),
     ];
     let lacks_ptrace = lacking(&facts.system, Need::Wanted).any(|capability| capability.name == "CAP_SYS_PTRACE");
-    let found = format!("{} cannot be inspected", processes(*closed));
-    match *closed {
-        0 => {}
+    let found = format!("{} cannot be inspected", processes(closed.len()));
+    match closed.as_slice() {
+        [] => {}
+        // They may be most of the host's, so a few names would say nothing.
         _ if lacks_ptrace => lines.push(
             line("closed processes", State::Unknown, found).remedy("run `sudo spoor doctor`, or add CAP_SYS_PTRACE"),
         ),
@@ -454,7 +461,7 @@ fn traffic(facts: &Facts) -> Vec<Line> {
             line(
                 "closed processes",
                 State::Note,
-                format!("{found} even by root (sandboxed)"),
+                format!("{found} even by root (sandboxed): {}", some(closed)),
             )
             .costs("what they are is not known, so fewer of their calls have parents"),
         ),

@@ -1,10 +1,13 @@
 //! Listings: an agent's answer completed from /proc, or what an agent would trace.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use super::{Listing, Row};
 use crate::{
-    control::{Neighbours, Unseen, Workload, Workloads},
+    control::{AskError, Neighbours, Status, Unseen, Workload, Workloads, ask},
     probe::Family,
     process::{Gatherer, Peculiarity, ProcRoot, peculiarities},
     record::Tgid,
@@ -55,7 +58,9 @@ impl Gather {
                 }
             })
             .collect();
-        let mut agents = self.agents();
+        let mut others = self.agents();
+        others.retain(|other| other.pid != agent.pid);
+        let mut agents = pids(&others);
         agents.insert(Tgid(agent.pid));
         let why = why_not(&agent.rules);
         rows.extend(candidates.into_values().map(|candidate| {
@@ -71,6 +76,7 @@ impl Gather {
         Listing {
             workloads: self.described(rows, all, keep_selected, agent.hooks.unwrap_or(Family::Syscall)),
             agent: Some(agent),
+            others,
             left_off,
         }
     }
@@ -79,7 +85,8 @@ impl Gather {
     pub(super) fn would_be(&mut self, all: bool) -> Listing {
         let mut candidates = self.rules.candidates();
         candidates.sort_unstable_by_key(|candidate| candidate.tgid);
-        let agents = self.agents();
+        let others = self.agents();
+        let agents = pids(&others);
         let named = candidates.iter().filter(|candidate| candidate.rule.is_some());
         let named: BTreeSet<Tgid> = named.map(|candidate| candidate.tgid).collect();
         let descendants: BTreeMap<Tgid, Reason> = selected(&self.rules, named, false).into_iter().collect();
@@ -93,6 +100,8 @@ impl Gather {
                 (Some(Rule::Every), _) => "every process that speaks HTTP or Redis is traced".to_owned(),
                 (Some(rule), _) => rule.to_string(),
                 (None, Some(reason)) => reason.to_string(),
+                // Without options, a rule names every process but this one and its readers.
+                (None, None) if self.options.is_empty() => OWN.to_owned(),
                 (None, None) => why_not.clone(),
             };
             row(candidate, is_selected, why)
@@ -100,15 +109,19 @@ impl Gather {
         let rows = rows.collect();
         Listing {
             agent: None,
+            others,
             workloads: self.described(rows, all, !self.options.is_empty(), Family::Sock),
             left_off: 0,
         }
     }
 
-    /// Returns the agents that run on this host.
-    fn agents(&self) -> BTreeSet<Tgid> {
-        let others = Neighbours::of_host(&self.root).others();
-        others.into_iter().map(|agent| Tgid(agent.pid)).collect()
+    /// Returns the agents that run on this host, each with its control socket as this process reaches it.
+    pub(super) fn agents(&self) -> Vec<Status> {
+        let mut agents = Neighbours::of_host(&self.root).others();
+        for agent in &mut agents {
+            agent.control = agent.control.as_deref().map(|control| reachable(control, agent.pid));
+        }
+        agents
     }
 
     /// Returns the rows that are of interest, with names and with what hides traffic from these hooks; selected ones come
@@ -135,7 +148,8 @@ impl Gather {
         if workload.service.is_none() {
             let facts = self.gatherer.gather(workload.pid, None, None);
             workload.service = Some(facts.resource.service_name.clone());
-            workload.runtime = Some(facts.runtime.name().to_owned());
+            // How Spoor itself works is of no interest.
+            workload.runtime = (workload.why != OWN).then(|| facts.runtime.name().to_owned());
         }
         if self.root.is_suspect(workload.pid) {
             workload.unseen.push(Unseen {
@@ -158,6 +172,20 @@ impl Gather {
             }
         }
         row
+    }
+}
+
+fn pids(agents: &[Status]) -> BTreeSet<Tgid> {
+    agents.iter().map(|agent| Tgid(agent.pid)).collect()
+}
+
+/// Returns the path by which this process reaches an agent's control socket. The agent may have another mount
+/// namespace: in a container, for example.
+fn reachable(control: &str, pid: u32) -> String {
+    match ask::<Status>(Path::new(control), "status") {
+        Ok(status) if status.pid == pid => control.to_owned(),
+        Err(AskError::Denied { .. }) => control.to_owned(),
+        _ => format!("/proc/{pid}/root{control}"),
     }
 }
 

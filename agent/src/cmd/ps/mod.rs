@@ -6,14 +6,17 @@ mod table;
 
 use std::{
     io::{self, ErrorKind, IsTerminal, Write},
+    path::Path,
     thread,
     time::Duration,
 };
 
+use anyhow::bail;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::PsSettings,
+    config::{Asked, CONTROL_SOCKET, PsSettings},
+    console::printable,
     control::{AskError, Status, Workload, Workloads, ask},
     process::ProcRoot,
     screen::say,
@@ -24,14 +27,16 @@ use table::table;
 
 /// Period of `--watch`.
 const PERIOD: Duration = Duration::from_secs(1);
-/// Columns and rows of an output that is not a terminal.
-const PLAIN_SIZE: (usize, usize) = (120, usize::MAX);
+/// Columns and rows of an output that is not a terminal: nothing is cut.
+const PLAIN_SIZE: (usize, usize) = (usize::MAX, usize::MAX);
 
 /// List of workloads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Listing {
-    /// The agent that answered; `None`: none runs, and the list shows what would be selected.
+    /// The agent that answered; `None`: none did, and the list shows what would be selected.
     pub agent: Option<Status>,
+    /// Agents that run on this host and did not answer, because they have another control socket or none.
+    pub others: Vec<Status>,
     /// The workloads, those that are selected first.
     pub workloads: Vec<Row>,
     /// Workloads that are left off.
@@ -51,14 +56,14 @@ pub struct Row {
 /// Lists workloads, once or until the output is closed.
 ///
 /// # Errors
-/// If a rule can name no process, or an agent runs and cannot be asked.
+/// If a rule can name no process, no agent answers where the user says that one does, or an agent cannot be asked.
 pub fn ps(settings: &PsSettings) -> anyhow::Result<()> {
     let root = ProcRoot::of_host();
     let rules = Rules::new(root.clone(), &settings.selection)?;
     let mut gather = Gather::new(root, rules, settings.selection.rules());
     let mut told = false;
     loop {
-        let listing = match answer(settings)? {
+        let listing = match answer(&settings.asked, &gather)? {
             Some(answer) => {
                 if !settings.selection.is_empty() && !told {
                     told = true;
@@ -90,15 +95,38 @@ pub fn ps(settings: &PsSettings) -> anyhow::Result<()> {
     }
 }
 
-/// Asks the running agent; `None`: there is none.
-fn answer(settings: &PsSettings) -> Result<Option<Workloads>, AskError> {
-    let Some(path) = &settings.control else {
-        return Ok(None);
+/// Asks the running agent; `None`: none is to be asked, or none answers at the default control socket.
+fn answer(asked: &Asked, gather: &Gather) -> anyhow::Result<Option<Workloads>> {
+    let path = match asked {
+        Asked::Nobody => return Ok(None),
+        Asked::Usual => Path::new(CONTROL_SOCKET),
+        Asked::At(path) => path,
     };
     match ask(path, "workloads") {
         Ok(answer) => Ok(Some(answer)),
-        Err(AskError::NoAgent(_)) => Ok(None),
-        Err(error) => Err(error),
+        Err(AskError::NoAgent(_)) if *asked == Asked::Usual => Ok(None),
+        Err(error @ AskError::NoAgent(_)) => {
+            let agents: Vec<String> = gather.agents().iter().map(agent_elsewhere).collect();
+            if agents.is_empty() {
+                bail!("{error}, and none runs; leave out --control to see what would be selected");
+            }
+            bail!("{error}; {}", printable(&agents.join("; ")))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Returns what an agent does that was not asked, and how to ask it.
+fn agent_elsewhere(agent: &Status) -> String {
+    let Status {
+        pid, doing, control, ..
+    } = agent;
+    match control.as_deref() {
+        Some(CONTROL_SOCKET) => format!("process {pid} {doing} (`spoor ps` asks it)"),
+        Some(path) => format!("process {pid} {doing} (`spoor ps --control {path}` asks it)"),
+        None => {
+            format!("process {pid} {doing} without a control socket (as with `--control off`), so it cannot be asked")
+        }
     }
 }
 
@@ -116,7 +144,7 @@ fn print(listing: &Listing, settings: &PsSettings) -> io::Result<()> {
     let is_screen = settings.watch && out.is_terminal();
     let size = terminal_size::terminal_size_of(&out);
     let (columns, rows) = size.map_or(PLAIN_SIZE, |(columns, rows)| (columns.0.into(), rows.0.into()));
-    let mut lines = table(listing, settings.control.is_some(), columns);
+    let mut lines = table(listing, &settings.asked, columns);
     if is_screen {
         // Draws over the list before, so that it does not flicker: erases each line to its end, then everything below.
         let shown = rows.saturating_sub(2).max(1);

@@ -2,8 +2,11 @@
 
 use unicode_width::UnicodeWidthChar;
 
-use super::{Listing, Row};
-use crate::console::printable;
+use super::{Listing, Row, agent_elsewhere};
+use crate::{
+    config::{Asked, CONTROL_SOCKET},
+    console::printable,
+};
 
 /// Largest width of a service's name, in columns.
 const SERVICE_COLUMNS: usize = 24;
@@ -51,9 +54,14 @@ struct Layout {
     is_below: bool,
 }
 
-/// Formats the listing in lines of `columns` width. `asked`: an agent would have answered.
-pub(super) fn table(listing: &Listing, asked: bool, columns: usize) -> Vec<String> {
-    let mut lines = vec![fitted(&printable(&heading(listing, asked)), columns)];
+/// Formats the listing in lines of `columns` width.
+pub(super) fn table(listing: &Listing, asked: &Asked, columns: usize) -> Vec<String> {
+    let others = listing.others.iter().map(agent_elsewhere);
+    // How to ask another agent is at the end of its line, so this is not cut.
+    let mut lines: Vec<String> = others
+        .flat_map(|other| wrap(&printable(&other), " ", columns))
+        .collect();
+    lines.push(fitted(&printable(&heading(listing, asked)), columns));
     if listing.workloads.is_empty() {
         lines.push("Nothing listens on TCP or was seen to communicate; --all lists every process.".to_owned());
         return lines;
@@ -81,15 +89,17 @@ impl Layout {
                 *width = (*width).max(width_of(cell));
             }
         }
-        for (width, most) in widths.iter_mut().zip(MOST_COLUMNS) {
-            *width = (*width).min(most);
-        }
         let parts = rows.iter().flat_map(|row| row.unseen.split(", "));
         let longest = parts.map(width_of).max().unwrap_or(0);
         // A comma may follow.
         let unseen = (longest + 1).clamp(UNSEEN_TITLE.len(), UNSEEN_COLUMNS);
         let before = |widths: &[usize; FIELDS]| widths.iter().map(|width| width + GAP).sum::<usize>();
         // Cells that are too wide are cut where that hurts least: --json has everything.
+        if before(&widths) + unseen > columns {
+            for (width, most) in widths.iter_mut().zip(MOST_COLUMNS) {
+                *width = (*width).min(most);
+            }
+        }
         for (field, least) in [
             (SERVICE, 16),
             (SELECTED, 20),
@@ -113,7 +123,9 @@ impl Layout {
     /// Writes the lines of a row.
     fn write(&self, row: &Cells, lines: &mut Vec<String>) {
         let rest = self.columns.saturating_sub(self.unseen_at).max(1);
-        let mut wrapped = wrap(&row.unseen, rest).into_iter().filter(|line| !line.is_empty());
+        let mut wrapped = wrap(&row.unseen, ", ", rest)
+            .into_iter()
+            .filter(|line| !line.is_empty());
         let fields = self.fields(row);
         lines.push(if self.is_below {
             fitted(fields.trim_end(), self.columns)
@@ -142,7 +154,7 @@ impl Layout {
     }
 }
 
-fn heading(listing: &Listing, asked: bool) -> String {
+fn heading(listing: &Listing, asked: &Asked) -> String {
     let selected = |row: &&Row| row.workload.selected != Some(false);
     let count = listing.workloads.iter().filter(selected).count();
     let traced = match listing.workloads.is_empty() {
@@ -151,7 +163,12 @@ fn heading(listing: &Listing, asked: bool) -> String {
     };
     match &listing.agent {
         Some(agent) => format!("spoor {} (process {}) {}", agent.version, agent.pid, agent.doing),
-        None if asked => format!("No agent runs. `spoor run` would trace {traced}"),
+        None if *asked != Asked::Nobody && listing.others.is_empty() => {
+            format!("No agent runs. `spoor run` would trace {traced}")
+        }
+        None if *asked != Asked::Nobody => {
+            format!("No agent answers at {CONTROL_SOCKET}. `spoor run` would trace {traced}")
+        }
         None => format!("No agent was asked. With these rules, `spoor run` would trace {traced}"),
     }
 }
@@ -206,10 +223,10 @@ fn width_of(text: &str) -> usize {
     text.chars().map(|c| c.width().unwrap_or(0)).sum()
 }
 
-/// Breaks a list at its commas into lines of at most `columns` width.
-fn wrap(text: &str, columns: usize) -> Vec<String> {
+/// Breaks a text behind its separators into lines of at most `columns` width.
+fn wrap(text: &str, separator: &str, columns: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
-    for part in text.split_inclusive(", ") {
+    for part in text.split_inclusive(separator) {
         match lines.last_mut() {
             Some(line) if line.is_empty() || width_of(line) + width_of(part.trim_end()) <= columns => {
                 line.push_str(part);
@@ -246,6 +263,7 @@ mod tests {
                 control: None,
                 hooks: Some(Family::Sock),
             }),
+            others: vec![],
             workloads: vec![
                 Row {
                     workload: Workload {
@@ -279,7 +297,7 @@ mod tests {
 
     #[test]
     fn it_fits_and_says_all_that_is_not_visible() {
-        let lines = table(&listing(), true, 120);
+        let lines = table(&listing(), &Asked::Usual, 120);
         for line in &lines {
             assert!(width_of(line) <= 120, "{}: {line}", width_of(line));
         }
@@ -307,6 +325,8 @@ mod tests {
         let agent = listing.agent.as_mut().unwrap();
         agent.version = evil.to_owned();
         agent.doing = evil.to_owned();
+        agent.control = Some(evil.to_owned());
+        listing.others = vec![agent.clone()];
         for row in &mut listing.workloads {
             row.workload.service = Some(evil.to_owned());
             row.workload.runtime = Some(evil.to_owned());
@@ -317,7 +337,7 @@ mod tests {
             }];
         }
         for columns in [40, 120] {
-            let text = table(&listing, true, columns).concat();
+            let text = table(&listing, &Asked::Usual, columns).concat();
             assert!(!text.contains(|c| evil.contains(c)), "{text:?}");
         }
     }
@@ -325,7 +345,7 @@ mod tests {
     #[test]
     fn a_narrow_terminal_does_not_break_it() {
         for columns in [0, 1, 40, 80] {
-            let lines = table(&listing(), true, columns);
+            let lines = table(&listing(), &Asked::Usual, columns);
             assert!(lines.len() > 4);
             for line in lines {
                 assert!(
@@ -335,26 +355,85 @@ mod tests {
                 );
             }
         }
-        let text = table(&listing(), true, 40).join("\n");
+        let text = table(&listing(), &Asked::Usual, 40).join("\n");
         for part in ["NOT VISIBLE", "FastCGI ×12", "Redis ×12"] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
         let nothing = Listing {
             agent: None,
+            others: vec![],
             workloads: vec![],
             left_off: 0,
         };
-        assert_eq!(table(&nothing, true, 120).len(), 2);
+        assert_eq!(table(&nothing, &Asked::Usual, 120).len(), 2);
     }
 
     #[test]
     fn that_no_agent_runs_is_said_only_if_one_was_asked() {
         let nothing = Listing {
             agent: None,
+            others: vec![],
             workloads: vec![],
             left_off: 0,
         };
-        assert!(table(&nothing, true, 120)[0].starts_with("No agent runs. "));
-        assert!(table(&nothing, false, 120)[0].starts_with("No agent was asked. "));
+        assert!(table(&nothing, &Asked::Usual, 120)[0].starts_with("No agent runs. "));
+        assert!(table(&nothing, &Asked::Nobody, 120)[0].starts_with("No agent was asked. "));
+    }
+
+    #[test]
+    fn agents_elsewhere_are_named_with_how_to_ask_them() {
+        let agent = listing().agent.unwrap();
+        let mut listing = Listing {
+            agent: None,
+            others: vec![
+                Status {
+                    control: Some("/tmp/c.sock".to_owned()),
+                    ..agent.clone()
+                },
+                agent.clone(),
+            ],
+            workloads: vec![],
+            left_off: 0,
+        };
+        let lines = table(&listing, &Asked::Usual, usize::MAX);
+        assert_eq!(
+            lines[..3],
+            [
+                "process 4242 traces --exe nginx (`spoor ps --control /tmp/c.sock` asks it)",
+                "process 4242 traces --exe nginx without a control socket (as with `--control off`), so it cannot be asked",
+                "No agent answers at /run/spoor/control.sock. `spoor run` would trace nothing now.",
+            ]
+        );
+        listing.others[1].control = Some(CONTROL_SOCKET.to_owned());
+        let lines = table(&listing, &Asked::Nobody, usize::MAX);
+        assert_eq!(lines[1], "process 4242 traces --exe nginx (`spoor ps` asks it)");
+        // A narrow terminal shows all of it.
+        listing.others.pop();
+        let lines = table(&listing, &Asked::Usual, 40);
+        assert_eq!(
+            lines[..2],
+            [
+                "process 4242 traces --exe nginx (`spoor",
+                "ps --control /tmp/c.sock` asks it)"
+            ]
+        );
+        listing.agent = Some(agent);
+        let lines = table(&listing, &Asked::Usual, usize::MAX);
+        assert_eq!(lines[1], "spoor 0.1.0 (process 4242) traces --exe nginx");
+    }
+
+    #[test]
+    fn nothing_is_cut_where_there_is_room() {
+        for columns in [250, usize::MAX] {
+            let text = table(&listing(), &Asked::Usual, columns).join("\n");
+            for whole in [
+                "a-service-with-a-long-name-indeed :80 :443  nginx",
+                "yes: --exe matches /usr/local/openresty/nginx/sbin/nginx  ",
+            ] {
+                assert!(text.contains(whole), "{whole} is not in\n{text}");
+            }
+        }
+        let lines = table(&listing(), &Asked::Usual, usize::MAX);
+        assert!(lines[2].ends_with("FastCGI ×12, TLS ×12, HTTP/2 ×12, PostgreSQL ×12, io_uring ×12, Redis ×12"));
     }
 }

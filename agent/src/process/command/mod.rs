@@ -65,6 +65,8 @@ const DIRECTORY_SERVERS: [&str; 13] = [
 ];
 /// Python modules that say how a package is served, not which.
 const ENTRY_MODULES: [&str; 2] = ["wsgi", "asgi"];
+/// Beginnings of paths that name an open file by its descriptor (proc_pid_fd(5)).
+const DESCRIPTORS: [&str; 3] = ["/dev/fd/", "/dev/stdin", "/proc/self/fd/"];
 /// Names of scripts that say nothing about the application they start.
 const ENTRY_SCRIPTS: [&str; 3] = ["index", "server", "main"];
 
@@ -450,7 +452,11 @@ fn scripted(rest: &[&str], with_value: &[&str], inline: &[&str], around: &Surrou
 }
 
 /// Returns a script's name without its ending, or the name of its directory if the script only says how it is started.
+/// A script that is read from a descriptor has none.
 fn name_of_script(script: &str, around: &Surroundings) -> Option<String> {
+    if DESCRIPTORS.iter().any(|place| script.starts_with(place)) {
+        return None;
+    }
     let stem = stem(script);
     let name = if DIRECTORY_SERVERS.contains(&stem) {
         name_of_directory(Path::new(""), around)

@@ -100,6 +100,9 @@ fn names_of_command_lines() {
         ("beam.smp", "/erl/beam.smp -- -root /erl -sname chat@host", Some("chat")),
         ("bash", "bash /opt/start.sh", Some("start")),
         ("bash", "bash -c x", None),
+        ("bash", "bash /dev/fd/3", None),
+        ("bash", "bash /dev/stdin", None),
+        ("python3", "python3 -u /proc/self/fd/63", None),
         (
             "ld-linux-x86-64.so.2",
             "/lib64/ld-linux-x86-64.so.2 --library-path /x /opt/cart --flag",

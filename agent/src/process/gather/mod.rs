@@ -429,12 +429,26 @@ fn known_line(now: &[u8], exe: Option<&Path>, hint: Option<&ExecHint>) -> Comman
 /// binary that is many programs.
 fn name_of_executable(path: &Path, executable: &Executable, line: &CommandLine) -> Option<String> {
     let path = path.to_string_lossy();
-    let name = match (file_name(&path), line.arguments.first()) {
+    let file = file_name(&path);
+    // The kernel's name for memory that a program made by memfd_create(2) and runs from.
+    let file = file.strip_prefix("memfd:").map_or(file, without_number);
+    let name = match (file, line.arguments.first()) {
         (name, _) if executable.kind.is_interpreter => without_version(name),
         ("busybox" | "coreutils" | "toybox", Some(called)) => file_name(called),
         (name, _) => name,
     };
     Some(name.to_owned()).filter(|name| !name.is_empty())
+}
+
+/// Returns the name without a number behind it that another start would change; a short one may be a version.
+fn without_number(name: &str) -> &str {
+    const LEAST_DIGITS: usize = 4;
+    match name.rsplit_once('-') {
+        Some((stem, number)) if number.len() >= LEAST_DIGITS && number.bytes().all(|byte| byte.is_ascii_digit()) => {
+            stem
+        }
+        _ => name,
+    }
 }
 
 fn bounded(mut text: String) -> String {

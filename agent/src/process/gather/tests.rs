@@ -83,6 +83,9 @@ fn the_order_of_names() {
     );
     fixture.process(14, "/nowhere/python3.11", "python3\0-c\0pass\0", "", "/");
     fixture.process(15, "/nowhere/cart-v2.1", "cart\0", "", "/");
+    fixture.process(16, "/nowhere/bash", "bash\0/dev/fd/3\0", "", "/");
+    fixture.process(17, "/memfd:sealed-9117322145 (deleted)", "cart\0", "", "/");
+    fixture.process(18, "/memfd:cart-2 (deleted)", "cart\0", "", "/");
     for (tgid, name) in [
         (10, "mine"),
         (11, "cart-box"),
@@ -90,6 +93,9 @@ fn the_order_of_names() {
         (13, "app"),
         (14, "python"),
         (15, "cart-v2.1"),
+        (16, "bash"),
+        (17, "sealed"),
+        (18, "cart-2"),
     ] {
         assert_eq!(name_of(&fixture.gather(tgid)), name, "{tgid}");
     }
