@@ -1,4 +1,4 @@
-"""A service (see README.md) of one event loop (`LOOP`: `asyncio`, `gevent`, or `eventlet` in a worker of gunicorn). A request waits for a second; a task beside
+"""A service (see README.md) of one event loop (`LOOP`: `asyncio`, `blocking` for an asyncio whose calls block it, `gevent`, or `eventlet` in a worker of gunicorn). A request waits for a second; a task beside
 it, which serves nobody, calls `URL` every 100 ms, on a connection for each call or on a kept one (`KEEP=1`)."""
 
 import http.client
@@ -20,7 +20,6 @@ def asyncio_main():
     import asyncio
 
     import aiohttp
-    from aiohttp import web
 
     async def background():
         number = 0
@@ -31,6 +30,31 @@ def asyncio_main():
                     await response.read()
                 number += 1
                 await asyncio.sleep(PAUSE_SECONDS)
+
+    serve_by_asyncio(background)
+
+
+def blocking_main():
+    import asyncio
+
+    async def background():
+        number = 0
+        connection = http.client.HTTPConnection(urlsplit(URL).netloc)
+        while True:
+            connection.request("GET", urlsplit(URL).path, headers=headers(number))
+            connection.getresponse().read()
+            if not KEEP:
+                connection.close()
+            number += 1
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    serve_by_asyncio(background)
+
+
+def serve_by_asyncio(background):
+    import asyncio
+
+    from aiohttp import web
 
     async def wait(_request):
         await asyncio.sleep(WAIT_SECONDS)
@@ -88,4 +112,4 @@ def eventlet_application():
 
 
 if os.environ["LOOP"] != "eventlet":
-    {"asyncio": asyncio_main, "gevent": gevent_main}[os.environ["LOOP"]]()
+    {"asyncio": asyncio_main, "blocking": blocking_main, "gevent": gevent_main}[os.environ["LOOP"]]()

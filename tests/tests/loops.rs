@@ -87,6 +87,19 @@ fn asyncio_with_a_kept_connection() -> Result<()> {
     background_calls_are_roots("asyncio", python("asyncio", true))
 }
 
+/// Only the loop's own connections are in its epoll set.
+#[test]
+#[ignore = "needs root, the agent, nginx and aiohttp"]
+fn asyncio_that_is_blocked() -> Result<()> {
+    background_calls_are_roots("blocking", python("blocking", false))
+}
+
+#[test]
+#[ignore = "needs root, the agent, nginx and aiohttp"]
+fn asyncio_that_is_blocked_on_a_kept_connection() -> Result<()> {
+    background_calls_are_roots("blocking", python("blocking", true))
+}
+
 #[test]
 #[ignore = "needs root, the agent, nginx and gevent"]
 fn gevent() -> Result<()> {
