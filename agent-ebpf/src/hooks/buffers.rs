@@ -111,7 +111,7 @@ impl Buffers {
     }
 }
 
-/// What the thread's doing tells of the bytes that an event is about.
+/// Bytes that an event is about, as far as what the thread is doing tells of them.
 pub struct Moved {
     /// Their place.
     pub buffers: Buffers,
