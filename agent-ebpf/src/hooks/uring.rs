@@ -34,7 +34,9 @@ use crate::{
     submit,
 };
 
-/// Operations: `enum io_uring_op`, include/uapi/linux/io_uring.h.
+/// Operations that move bytes of streams: `enum io_uring_op`, include/uapi/linux/io_uring.h, as of 6.19. `RECV_ZC` (58)
+/// leaves them in memory that the network card has filled, and makes no event of a socket; `SPLICE` (30) moves them
+/// without user memory.
 mod operation {
     pub const READV: u8 = 1;
     pub const WRITEV: u8 = 2;
@@ -47,7 +49,10 @@ mod operation {
     pub const SEND: u8 = 26;
     pub const RECV: u8 = 27;
     pub const SEND_ZC: u8 = 47;
+    pub const SENDMSG_ZC: u8 = 48;
     pub const READ_MULTISHOT: u8 = 49;
+    pub const READV_FIXED: u8 = 60;
+    pub const WRITEV_FIXED: u8 = 61;
 }
 
 /// `REQ_F_BUFFER_SELECT`: the kernel chooses the buffer.
@@ -125,11 +130,14 @@ impl Request {
     #[inline(always)]
     fn direction(self) -> Option<Direction> {
         use operation::{
-            READ, READ_FIXED, READ_MULTISHOT, READV, RECV, RECVMSG, SEND, SEND_ZC, SENDMSG, WRITE, WRITE_FIXED, WRITEV,
+            READ, READ_FIXED, READ_MULTISHOT, READV, READV_FIXED, RECV, RECVMSG, SEND, SEND_ZC, SENDMSG, SENDMSG_ZC,
+            WRITE, WRITE_FIXED, WRITEV, WRITEV_FIXED,
         };
         match self.operation() {
-            READ | READ_FIXED | READ_MULTISHOT | READV | RECV | RECVMSG => Some(Direction::Read),
-            WRITE | WRITE_FIXED | WRITEV | SEND | SEND_ZC | SENDMSG => Some(Direction::Write),
+            READ | READ_FIXED | READ_MULTISHOT | READV | READV_FIXED | RECV | RECVMSG => Some(Direction::Read),
+            WRITE | WRITE_FIXED | WRITEV | WRITEV_FIXED | SEND | SEND_ZC | SENDMSG | SENDMSG_ZC => {
+                Some(Direction::Write)
+            }
             _ => None,
         }
     }
@@ -174,7 +182,8 @@ impl Request {
     #[inline(always)]
     fn buffers(self, is_fresh: bool, bytes: u64) -> Buffers {
         use operation::{
-            READ, READ_FIXED, READ_MULTISHOT, READV, RECV, RECVMSG, SEND, SEND_ZC, SENDMSG, WRITE, WRITE_FIXED, WRITEV,
+            READ, READ_FIXED, READ_MULTISHOT, READV, READV_FIXED, RECV, RECVMSG, SEND, SEND_ZC, SENDMSG, SENDMSG_ZC,
+            WRITE, WRITE_FIXED, WRITEV, WRITEV_FIXED,
         };
         let is_selected = self.has(BUFFER_SELECT);
         match self.operation() {
@@ -184,8 +193,10 @@ impl Request {
             READ | READ_FIXED | READ_MULTISHOT | WRITE | WRITE_FIXED => {
                 self.given(Source::Buffer, offset!(request_address))
             }
-            READV | WRITEV if is_fresh && !is_selected => self.given(Source::Vector, offset!(request_address)),
-            SENDMSG | RECVMSG if is_fresh && !is_selected && !self.has_message_flags(POLL_FIRST) => {
+            READV | WRITEV | READV_FIXED | WRITEV_FIXED if is_fresh && !is_selected => {
+                self.given(Source::Vector, offset!(request_address))
+            }
+            SENDMSG | SENDMSG_ZC | RECVMSG if is_fresh && !is_selected && !self.has_message_flags(POLL_FIRST) => {
                 Buffers::message(word(self.0 + offset!(request_buffer) as u64).unwrap_or(0))
             }
             _ => Buffers::NOWHERE,

@@ -451,6 +451,12 @@ fn requests_end_without_a_completion() -> Result<()> {
 
 #[test]
 #[ignore = "needs root, the agent and io_uring"]
+fn sends_messages_without_a_copy() -> Result<()> {
+    traced("zero-copy")
+}
+
+#[test]
+#[ignore = "needs root, the agent and io_uring"]
 fn tokio_uring() -> Result<()> {
     traced("tokio")
 }
