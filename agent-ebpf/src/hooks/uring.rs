@@ -17,6 +17,7 @@ use agent_ebpf::{
 };
 use aya_ebpf::{
     EbpfContext,
+    bindings::BPF_NOEXIST,
     helpers::bpf_get_current_pid_tgid,
     macros::{map, raw_tracepoint},
     maps::{Array, LruHashMap},
@@ -33,7 +34,9 @@ use crate::{
     submit,
 };
 
-/// Operations: `enum io_uring_op`, include/uapi/linux/io_uring.h.
+/// Operations that move bytes of streams: `enum io_uring_op`, include/uapi/linux/io_uring.h, as of 6.19. `RECV_ZC` (58)
+/// leaves them in memory that the network card has filled, and makes no event of a socket; `SPLICE` (30) moves them
+/// without user memory.
 mod operation {
     pub const READV: u8 = 1;
     pub const WRITEV: u8 = 2;
@@ -46,7 +49,10 @@ mod operation {
     pub const SEND: u8 = 26;
     pub const RECV: u8 = 27;
     pub const SEND_ZC: u8 = 47;
+    pub const SENDMSG_ZC: u8 = 48;
     pub const READ_MULTISHOT: u8 = 49;
+    pub const READV_FIXED: u8 = 60;
+    pub const WRITEV_FIXED: u8 = 61;
 }
 
 /// `REQ_F_BUFFER_SELECT`: the kernel chooses the buffer.
@@ -82,7 +88,8 @@ const LATER: u64 = 2;
 const FLAGS: u64 = MOVED | LATER;
 
 /// Requests that wait for a direction of a socket; 0 in a place that is free. With [`SEVERAL`] in a place, more wait than
-/// there are places, and nothing tells when they end.
+/// there are places, and nothing tells when they end. An entry is removed with its last request: those of sockets that are
+/// gone would evict those of idle connections.
 #[map]
 static WAITING: LruHashMap<Key, [Slot<u64>; PLACES]> = LruHashMap::with_max_entries(16_384, 0);
 
@@ -123,11 +130,14 @@ impl Request {
     #[inline(always)]
     fn direction(self) -> Option<Direction> {
         use operation::{
-            READ, READ_FIXED, READ_MULTISHOT, READV, RECV, RECVMSG, SEND, SEND_ZC, SENDMSG, WRITE, WRITE_FIXED, WRITEV,
+            READ, READ_FIXED, READ_MULTISHOT, READV, READV_FIXED, RECV, RECVMSG, SEND, SEND_ZC, SENDMSG, SENDMSG_ZC,
+            WRITE, WRITE_FIXED, WRITEV, WRITEV_FIXED,
         };
         match self.operation() {
-            READ | READ_FIXED | READ_MULTISHOT | READV | RECV | RECVMSG => Some(Direction::Read),
-            WRITE | WRITE_FIXED | WRITEV | SEND | SEND_ZC | SENDMSG => Some(Direction::Write),
+            READ | READ_FIXED | READ_MULTISHOT | READV | READV_FIXED | RECV | RECVMSG => Some(Direction::Read),
+            WRITE | WRITE_FIXED | WRITEV | WRITEV_FIXED | SEND | SEND_ZC | SENDMSG | SENDMSG_ZC => {
+                Some(Direction::Write)
+            }
             _ => None,
         }
     }
@@ -172,7 +182,8 @@ impl Request {
     #[inline(always)]
     fn buffers(self, is_fresh: bool, bytes: u64) -> Buffers {
         use operation::{
-            READ, READ_FIXED, READ_MULTISHOT, READV, RECV, RECVMSG, SEND, SEND_ZC, SENDMSG, WRITE, WRITE_FIXED, WRITEV,
+            READ, READ_FIXED, READ_MULTISHOT, READV, READV_FIXED, RECV, RECVMSG, SEND, SEND_ZC, SENDMSG, SENDMSG_ZC,
+            WRITE, WRITE_FIXED, WRITEV, WRITEV_FIXED,
         };
         let is_selected = self.has(BUFFER_SELECT);
         match self.operation() {
@@ -182,8 +193,10 @@ impl Request {
             READ | READ_FIXED | READ_MULTISHOT | WRITE | WRITE_FIXED => {
                 self.given(Source::Buffer, offset!(request_address))
             }
-            READV | WRITEV if is_fresh && !is_selected => self.given(Source::Vector, offset!(request_address)),
-            SENDMSG | RECVMSG if is_fresh && !is_selected && !self.has_message_flags(POLL_FIRST) => {
+            READV | WRITEV | READV_FIXED | WRITEV_FIXED if is_fresh && !is_selected => {
+                self.given(Source::Vector, offset!(request_address))
+            }
+            SENDMSG | SENDMSG_ZC | RECVMSG if is_fresh && !is_selected && !self.has_message_flags(POLL_FIRST) => {
                 Buffers::message(word(self.0 + offset!(request_buffer) as u64).unwrap_or(0))
             }
             _ => Buffers::NOWHERE,
@@ -335,35 +348,65 @@ fn waits(request: Request) -> u32 {
 #[inline(always)]
 fn note_waiting(request: Request) {
     let Some(key) = request.key() else { return };
-    let Some(places) = waiting(key) else {
-        let entry = [request.0, 0, 0, 0].map(Slot::new);
-        let _ = WAITING.insert(&key, &entry, 0);
-        return;
-    };
-    let mut free = PLACES;
-    for (place, slot) in places.iter().enumerate() {
-        match slot.get() {
-            known if known == request.0 => return,
-            SEVERAL => {}
-            known if known != 0 && Request(known).is_on(key) => {}
-            _ => free = place,
+    // Until it is found there: other programs insert and remove the entry (`forget_waiting`), or take the same place.
+    for _ in 0..ATTEMPTS {
+        let Some(places) = waiting(key) else {
+            let entry = [request.0, 0, 0, 0].map(Slot::new);
+            match WAITING.insert(&key, &entry, BPF_NOEXIST as u64) {
+                Ok(()) => return,
+                Err(_) => continue,
+            }
+        };
+        let mut free = PLACES;
+        for (place, slot) in places.iter().enumerate() {
+            match slot.get() {
+                known if known == request.0 => return,
+                known if is_waiting(known, key) => {}
+                _ => free = place,
+            }
+        }
+        match places.get(free) {
+            Some(slot) => slot.set(request.0),
+            None => return places[0].set(SEVERAL),
         }
     }
-    match places.get(free) {
-        Some(slot) => slot.set(request.0),
-        None => places[0].set(SEVERAL),
-    }
 }
+
+/// Upper bound of the times that [`note_waiting`] looks: it notes the request, finds that the entry was removed, and finds
+/// the request in a new one.
+const ATTEMPTS: u32 = 3;
 
 /// Notes that a request does not wait any more.
 #[inline(always)]
 fn forget_waiting(request: Request, key: Key) {
     let Some(places) = waiting(key) else { return };
+    let mut is_free = true;
     for slot in places {
-        if slot.get() == request.0 {
+        let one = slot.get();
+        if one == request.0 {
             slot.set(0);
+        } else if is_waiting(one, key) {
+            is_free = false;
         }
     }
+    if !is_free {
+        return;
+    }
+    let _ = WAITING.remove(&key);
+    // Another program may have taken a place meanwhile. It finds its request gone, or the request is found here. The memory
+    // may be another entry's by now, whose requests are on another file.
+    for slot in places {
+        let one = slot.get();
+        if one != SEVERAL && is_waiting(one, key) {
+            note_waiting(Request(one));
+        }
+    }
+}
+
+/// Returns whether what is in a place stands for a request that waits.
+#[inline(always)]
+fn is_waiting(one: u64, key: Key) -> bool {
+    one == SEVERAL || one != 0 && Request(one).is_on(key)
 }
 
 /// Returns the only request that waits; [`SEVERAL`] if there are more; 0 if there is none.
@@ -373,10 +416,9 @@ fn only_waiting(key: Key) -> u64 {
     let mut found = 0;
     for slot in places {
         let one = slot.get();
-        if one == 0 || one != SEVERAL && !Request(one).is_on(key) {
-            continue;
+        if is_waiting(one, key) {
+            found = if found == 0 { one } else { SEVERAL };
         }
-        found = if found == 0 { one } else { SEVERAL };
     }
     found
 }
@@ -410,7 +452,7 @@ pub fn note_refused(task: Task, sock: u64, direction: Direction, result: i32) {
 pub fn uring_complete(ctx: RawTracePointContext) -> u32 {
     let request = Request::of(&ctx, 1);
     // A completion of a request that goes on has none.
-    if request.0 == 0 || !is_target() {
+    if request.0 == 0 || !is_target() && !is_thread_of_kernel() {
         return 0;
     }
     forget_begun(request);
@@ -418,6 +460,13 @@ pub fn uring_complete(ctx: RawTracePointContext) -> u32 {
         forget_waiting(request, key);
     }
     0
+}
+
+/// Returns whether the current thread is one of the kernel, without a process. Such a thread ends the requests of a ring
+/// that is closed, whose process may have ended.
+#[inline(always)]
+fn is_thread_of_kernel() -> bool {
+    !is_missing!(task_mm) && word(Task::current().field(offset!(task_mm))) == Some(0)
 }
 
 /// Forgets the thread's last request, if it is this one.

@@ -213,12 +213,18 @@ fn traced(how: &str) -> Result<()> {
 fn check(spans: &[Span]) -> Result<()> {
     const ENDS: [(&str, Kind); 3] = [("front", Kind::Server), ("front", Kind::Client), ("back", Kind::Server)];
     let requests = (0..CONNECTIONS).flat_map(|connection| (0..REQUESTS).map(move |number| (connection, number)));
-    let mut expected: Vec<Seen> = requests
+    let expected = requests
         .flat_map(|(connection, number)| {
             let request = Request::of(connection, number);
             ENDS.map(|(service, kind)| Seen::expected(service, kind, &request))
         })
         .collect();
+    compare(spans, expected)?;
+    check_parents(spans)
+}
+
+/// Fails unless the spans are these.
+fn compare(spans: &[Span], mut expected: Vec<Seen>) -> Result<()> {
     expected.sort();
     let mut seen: Vec<Seen> = spans.iter().map(Seen::of).collect();
     seen.sort();
@@ -234,7 +240,7 @@ fn check(spans: &[Span]) -> Result<()> {
         extra.len(),
         &extra[..extra.len().min(5)]
     );
-    check_parents(spans)
+    Ok(())
 }
 
 fn check_parents(spans: &[Span]) -> Result<()> {
@@ -312,6 +318,65 @@ fn a_ring_is_made_while_the_agent_runs() -> Result<()> {
     Ok(())
 }
 
+/// Sends a GET request.
+fn send_get(mut stream: &TcpStream, target: String) -> Result<Request> {
+    let request = Request {
+        target,
+        status: 200,
+        body: None,
+        response_body: 12,
+    };
+    stream.write_all(&request.text())?;
+    Ok(request)
+}
+
+/// A service waits for the next request of idle connections, while it serves more others than the kernel side has room for
+/// requests that wait.
+#[test]
+#[ignore = "needs root, the agent and io_uring"]
+fn connections_are_idle_while_many_others_pass() -> Result<()> {
+    const IDLE: usize = 50;
+    const OTHERS: usize = 20_000;
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let back = Site::start("back", |_, _| {
+        let mut command = Command::new(built::ring()?);
+        command.arg("receive");
+        Ok(command)
+    })?;
+    let recorder = Recorder::start(&back.selection()?)?;
+    let at_events = recorder.agent.metrics()?.value("spoor_hooks{family=\"sock\"}") == Some(1.0);
+    let mut asked = Vec::new();
+    let mut idle = Vec::new();
+    for number in 0..IDLE {
+        let mut stream = BufReader::new(TcpStream::connect(back.address)?);
+        let request = send_get(stream.get_ref(), format!("/200/12/first-{number}"))?;
+        take_response(&mut stream, &request)?;
+        asked.push(request);
+        idle.push(stream);
+    }
+    for number in 0..OTHERS {
+        let stream = TcpStream::connect(back.address)?;
+        asked.push(send_get(&stream, format!("/200/12/other-{number}"))?);
+        // What is not read resets the connection, so that its local port is free again.
+        stream.peek(&mut [0])?;
+    }
+    for (number, mut stream) in idle.into_iter().enumerate() {
+        let request = send_get(stream.get_ref(), format!("/200/12/second-{number}"))?;
+        take_response(&mut stream, &request)?;
+        asked.push(request);
+    }
+    // The metrics are a second old at most.
+    std::thread::sleep(Duration::from_secs(1));
+    let metrics = recorder.agent.metrics()?;
+    let (spans, said) = recorder.finish()?;
+    if !at_events {
+        asked.clear();
+    }
+    let seen = |request| Seen::expected("back", Kind::Server, request);
+    compare(&spans, asked.iter().map(seen).collect())
+        .with_context(|| format!("losses: {:?}; the agent said:\n{said}", metrics.losses()))
+}
+
 #[test]
 #[ignore = "needs root, the agent and io_uring"]
 fn receives_and_sends() -> Result<()> {
@@ -382,6 +447,12 @@ fn requests_beside_others_are_cancelled() -> Result<()> {
 #[ignore = "needs root, the agent and io_uring"]
 fn requests_end_without_a_completion() -> Result<()> {
     traced("silent")
+}
+
+#[test]
+#[ignore = "needs root, the agent and io_uring"]
+fn sends_messages_without_a_copy() -> Result<()> {
+    traced("zero-copy")
 }
 
 #[test]

@@ -37,6 +37,7 @@ fn main() -> Result<()> {
         "computing" => Way::Computing,
         "cancelling" => Way::Cancelling,
         "silent" => Way::Silent,
+        "zero-copy" => Way::ZeroCopy,
         "poll-first" => Way::PollFirst,
         "polled" => Way::Polled(Duration::from_millis(50)),
         _ => bail!("no such way: {how}"),

@@ -2,7 +2,7 @@
 
 use std::{
     alloc::{Layout, alloc_zeroed, handle_alloc_error},
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     io,
     os::fd::RawFd,
     ptr::NonNull,
@@ -47,6 +47,8 @@ pub enum Way {
     /// recv and send. The completion of the recv of a message's first byte is left out: that of a request that is linked
     /// to it tells.
     Silent,
+    /// recv, and sendmsg without a copy, of two buffers.
+    ZeroCopy,
 }
 
 /// Rounds over all sockets before a thread that [`Way::Peeking`] or [`Way::Computing`] sleeps.
@@ -79,6 +81,36 @@ pub struct Ring {
     silent: BTreeSet<u64>,
     /// Memory of requests that are cancelled.
     decoy: Box<[u8; 1]>,
+    /// Messages that are sent without a copy, by token.
+    messages: HashMap<u64, Message>,
+}
+
+/// A message that is sent without a copy.
+struct Message {
+    /// The header has its address.
+    _parts: Box<[libc::iovec; 2]>,
+    header: Box<libc::msghdr>,
+    /// How many bytes were sent. Their memory stays until the kernel tells that it is done with it.
+    sent: i32,
+}
+
+impl Message {
+    fn new(bytes: &[u8]) -> Self {
+        let (first, second) = bytes.split_at(bytes.len().min(20));
+        let mut parts = Box::new([first, second].map(|part| libc::iovec {
+            iov_base: part.as_ptr().cast_mut().cast(),
+            iov_len: part.len(),
+        }));
+        // SAFETY: zeros are a header of an empty message.
+        let mut header: Box<libc::msghdr> = Box::new(unsafe { std::mem::zeroed() });
+        header.msg_iov = parts.as_mut_ptr();
+        header.msg_iovlen = parts.len();
+        Self {
+            _parts: parts,
+            header,
+            sent: 0,
+        }
+    }
 }
 
 /// Completion of a request.
@@ -97,7 +129,8 @@ impl Ring {
         let mut builder = IoUring::builder();
         match way {
             Way::Receive | Way::Read | Way::PollFirst | Way::MultishotRead => {}
-            Way::Linked | Way::Worker | Way::Peeking | Way::Computing | Way::Cancelling | Way::Silent => {}
+            Way::Linked | Way::Worker | Way::Peeking | Way::Computing | Way::Cancelling => {}
+            Way::Silent | Way::ZeroCopy => {}
             Way::Polled(sleeps_after) => {
                 builder.setup_sqpoll(u32::try_from(sleeps_after.as_millis())?);
             }
@@ -117,6 +150,7 @@ impl Ring {
             sockets: BTreeSet::new(),
             silent: BTreeSet::new(),
             decoy: Box::default(),
+            messages: HashMap::new(),
         })
     }
 
@@ -131,16 +165,35 @@ impl Ring {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error.into()),
             Ok(_) | Err(_) => {}
         }
-        let silent = &mut self.silent;
-        let completion = |entry: cqueue::Entry| Completion {
-            token: entry.user_data(),
+        let (silent, messages) = (&mut self.silent, &mut self.messages);
+        let completion = |entry: cqueue::Entry| {
+            let token = entry.user_data();
+            let goes_on = cqueue::more(entry.flags());
+            let mut result = entry.result();
+            if let Some(message) = messages.get_mut(&token) {
+                if goes_on {
+                    message.sent = result;
+                    return None;
+                }
+                // An error has no completion but the first.
+                result = if cqueue::notif(entry.flags()) {
+                    message.sent
+                } else {
+                    result
+                };
+                messages.remove(&token);
+            }
             // The request that is linked to such a receive moves nothing itself.
-            result: entry.result() + i32::from(silent.remove(&entry.user_data()) && entry.result() == 0),
-            goes_on: cqueue::more(entry.flags()),
-            buffer: cqueue::buffer_select(entry.flags()),
+            result += i32::from(silent.remove(&token) && result == 0);
+            let buffer = cqueue::buffer_select(entry.flags());
+            (token < CANCELLED).then_some(Completion {
+                token,
+                result,
+                goes_on,
+                buffer,
+            })
         };
-        let completions = self.ring.completion().map(completion);
-        Ok(completions.filter(|completion| completion.token < CANCELLED).collect())
+        Ok(self.ring.completion().filter_map(completion).collect())
     }
 
     /// Submits all requests, and does something with each socket until one is complete.
@@ -219,6 +272,10 @@ impl Ring {
         let (socket, length) = (types::Fd(socket), u32::try_from(bytes.len())?);
         let entry = match self.way {
             Way::Read | Way::MultishotRead => opcode::Write::new(socket, bytes.as_ptr(), length).build(),
+            Way::ZeroCopy => {
+                let message = self.messages.entry(token).insert_entry(Message::new(bytes));
+                opcode::SendMsgZc::new(socket, &raw const *message.get().header).build()
+            }
             _ => opcode::Send::new(socket, bytes.as_ptr(), length).build(),
         };
         self.push_flagged(entry.user_data(token))
