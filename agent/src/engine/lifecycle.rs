@@ -76,7 +76,10 @@ impl Core {
         let Some(connection) = self.flow.known(state.conn) else {
             return;
         };
-        connection.last_ns = now_ns;
+        // The time of an end that was not seen is not known.
+        if state.change != Change::Gone {
+            connection.last_ns = connection.last_ns.max(now_ns);
+        }
         // The other end's FIN may have come before accept(2), and so before the first record.
         connection.remote_fin |= state.before == TcpState::CloseWait;
         match state.change {
@@ -173,6 +176,22 @@ impl Core {
         }
     }
 
+    /// Notes that a connection has its socket at the time of a record. Joins the requests of both ends, if this tells the
+    /// far end.
+    pub(super) fn seen_at(&mut self, id: ConnectionId, at_ns: u64) {
+        for (here, there) in self.flow.seen_at(id, at_ns) {
+            if !self.causality.can_join(there) {
+                continue;
+            }
+            let is_server = self
+                .flow
+                .get(id)
+                .is_some_and(|connection| connection.role() == Role::Server);
+            let (client, server) = if is_server { (there, here) } else { (here, there) };
+            self.causality.join(client, server);
+        }
+    }
+
     /// Forgets a connection. Its open exchanges give no spans.
     fn drop_connection(&mut self, id: ConnectionId) {
         if let Some(connection) = self.flow.close(id) {
@@ -208,7 +227,7 @@ impl Core {
     /// Takes the end of what the other end sent: it has closed, and this end has read everything.
     pub(super) fn read_to_end(&mut self, id: ConnectionId, now_ns: u64) {
         if let Some(connection) = self.flow.known(id) {
-            connection.last_ns = now_ns;
+            connection.last_ns = connection.last_ns.max(now_ns);
             connection.remote_fin = true;
             self.end_half(id, Direction::Read, now_ns);
         }

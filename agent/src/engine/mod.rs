@@ -30,7 +30,7 @@ use crate::{
     config::CoreSettings,
     counters::counters,
     process::ProcessFacts,
-    record::{ConnectionId, Direction, Layer, Open, Record, Tgid},
+    record::{Change, ConnectionId, Direction, Layer, Open, Record, Tgid},
 };
 
 /// Estimated memory of a held exchange, in bytes: heads, strings and the node itself. Turns `--hold-bytes` into a
@@ -223,16 +223,25 @@ impl Core {
         }
         match record {
             Record::Segment(segment) => {
+                self.seen_at(segment.conn, segment.stamp.time_ns);
                 // A socket that TCP has closed is reported under a new name: see `closing`.
                 match self.closing.place(segment) {
                     None => self.segment(segment),
                     Some(renamed) => self.segment(&renamed),
                 }
             }
-            Record::EndOfStream(end) => self.end_of_stream(end),
+            Record::EndOfStream(end) => {
+                self.seen_at(end.conn, end.stamp.time_ns);
+                self.end_of_stream(end);
+            }
             Record::Open(open) => self.open(open),
             Record::Connect(connect) => self.connect(connect),
-            Record::State(state) => self.state(state),
+            Record::State(state) => {
+                if state.change != Change::Gone {
+                    self.seen_at(state.conn, state.stamp.time_ns);
+                }
+                self.state(state);
+            }
             Record::Exit(exit) => self.exit(exit),
             Record::Exec(exec) => {
                 let process = self.executions.process(exec.stamp.execution.tgid);

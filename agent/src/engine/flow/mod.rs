@@ -12,7 +12,7 @@ pub use hints::IGNORE;
 pub use pairs::Pairs;
 
 use left_behind::LeftBehind;
-use pairs::Key;
+use pairs::{Key, Life};
 
 use crate::{
     counters::counters,
@@ -51,6 +51,9 @@ counters! {
         mptcp,
         /// Ended connections whose requests their far ends can find no more, because there were too many.
         left_behind_too_many,
+        /// Ended Unix connections with requests whose far end is not certain: it may be an earlier socket's at the same
+        /// address, because records were lost.
+        uncertain_peer,
     }
 }
 
@@ -125,7 +128,8 @@ impl Flow {
                 Box::new(Connection::new(open, process))
             });
         if connection.role() != Role::Unknown {
-            self.pairs.insert(connection);
+            self.pairs
+                .insert(connection, open.stamp.time_ns.min(connection.last_ns));
         }
         if connection.is_unix() && !was_unix {
             self.unix += 1;
@@ -152,6 +156,7 @@ impl Flow {
             unuse(&mut self.used_by, before, connect.conn);
         }
         self.used_by.get_or_default(process).insert(connect.conn);
+        self.pairs.was_there(connection, connect.start_ns);
         Some(connection)
     }
 
@@ -194,7 +199,7 @@ impl Flow {
         let mut fed = connection.segment(segment, author.stamp(), config, &mut self.counters, events);
         fed.unknown_read = segment.direction == Direction::Read && connection.hides_requests();
         if fed.role_found {
-            self.pairs.insert(connection);
+            self.pairs.insert(connection, connection.last_ns);
         }
         if !self.unix_followed && connection.is_unix() && connection.is_followed() {
             self.unix_followed = true;
@@ -270,11 +275,54 @@ impl Flow {
         self.let_go.iter().any(|some| some.contains(&id))
     }
 
-    /// Returns the far end of a connection, if a target has that, too.
+    /// Returns the far end of a connection, if a target has that, too, and it is certain.
     pub fn peer(&self, id: ConnectionId) -> Option<&Connection> {
+        let here = self.get(id)?;
+        self.candidate(here)
+            .filter(|far| self.is_certain(here, self.pairs.life(far)))
+    }
+
+    /// Returns the far end of a connection, or another connection that had the same two Unix sockets' addresses.
+    fn candidate(&self, here: &Connection) -> Option<&Connection> {
         // TCP's simultaneous open connects a socket to itself (RFC 9293 section 3.5): it is not its own peer.
-        let peer = self.pairs.peer(self.connections.get(&id)?).filter(|&peer| peer != id)?;
+        let peer = self.pairs.candidate(here).filter(|&peer| peer != here.id)?;
         self.get(peer)
+    }
+
+    /// Returns whether the connection whose key fits, and which lived so long, is the far end.
+    fn is_certain(&self, here: &Connection, far: Option<Life>) -> bool {
+        let here = self.pairs.life(here);
+        here.zip(far).is_some_and(|(here, far)| here.meets(far))
+    }
+
+    /// Notes that a Unix connection has its socket at this time. If that tells which connection is its far end, returns
+    /// the pairs of their requests until now: here, and there.
+    pub fn seen_at(&mut self, id: ConnectionId, at_ns: u64) -> Vec<(ExchangeId, ExchangeId)> {
+        // This runs for each segment: where there is no Unix connection, it costs no hash.
+        if self.unix == 0 {
+            return Vec::new();
+        }
+        let Some(connection) = self.connections.get_mut(&id).filter(|connection| connection.is_unix()) else {
+            return Vec::new();
+        };
+        connection.last_ns = connection.last_ns.max(at_ns);
+        let Some(here) = self.connections.get(&id) else {
+            return Vec::new();
+        };
+        // Requests that come later find those of the far end themselves.
+        if here.offsets.is_empty() || self.pairs.is_paired(here) {
+            return Vec::new();
+        }
+        let Some(far) = self.far_offsets(id) else {
+            return Vec::new();
+        };
+        let there = |&(offset, here): &(u64, ExchangeId)| {
+            let index = far.binary_search_by_key(&offset, |&(offset, _)| offset).ok()?;
+            far.get(index).map(|&(_, there)| (here, there))
+        };
+        let pairs = here.offsets.iter().filter_map(there).collect();
+        self.pairs.pair(here);
+        pairs
     }
 
     /// Notes at the far end that one end of a Unix connection will send no more: no TCP state reports it.
@@ -291,19 +339,23 @@ impl Flow {
     ///
     /// The far end must be traced and followed, and both ends must count from the same byte.
     pub fn expects_peer(&self, id: ConnectionId) -> bool {
-        self.peer(id).is_some_and(|peer| {
-            let here = self.connections.get(&id).and_then(|here| here.wire_offset(0));
-            here.is_some() && peer.wire_offset(0).is_some() && peer.will_be_followed()
+        // A candidate that is not certain may become so with its next record.
+        self.get(id).is_some_and(|here| {
+            self.candidate(here).is_some_and(|peer| {
+                here.wire_offset(0).is_some() && peer.wire_offset(0).is_some() && peer.will_be_followed()
+            })
         })
     }
 
     /// Returns the requests of a connection's far end, by the stream offsets that both ends can compare.
     pub fn far_offsets(&self, id: ConnectionId) -> Option<&Requests> {
-        let far = self.peer(id).map(|peer| &peer.offsets);
-        far.or_else(|| {
-            let left_behind = (!self.left_behind.is_empty()).then_some(&self.left_behind)?;
-            left_behind.get(&Key::own(self.connections.get(&id)?)?)
-        })
+        if let Some(peer) = self.peer(id) {
+            return Some(&peer.offsets);
+        }
+        let left_behind = (!self.left_behind.is_empty()).then_some(&self.left_behind)?;
+        let here = self.connections.get(&id)?;
+        let (life, requests) = left_behind.get(&Key::own(here)?)?;
+        self.is_certain(here, Some(life)).then_some(requests)
     }
 
     /// Keeps the `open` requests of a connection that ends, for its far end to find.
@@ -322,18 +374,21 @@ impl Flow {
             .collect();
         if !left.is_empty()
             && let Some(own) = Key::own(connection)
+            && let Some(life) = self.pairs.life(connection)
         {
-            self.counters.left_behind_too_many += self.left_behind.leave(own.far(), left, now_ns);
+            let is_uncertain = self.is_uncertain(id);
+            self.counters.left_behind_too_many += self.left_behind.leave(own.far(), (life, is_uncertain), left, now_ns);
         }
     }
 
     /// Forgets requests that were left behind before a time.
     pub fn forget_left_behind(&mut self, before_ns: u64) {
-        self.left_behind.forget_before(before_ns);
+        self.counters.uncertain_peer += self.left_behind.forget_before(before_ns);
     }
 
     /// Forgets a connection.
     pub fn close(&mut self, id: ConnectionId) -> Option<Connection> {
+        self.counters.uncertain_peer += u64::from(self.is_uncertain(id));
         let connection = self.connections.remove(&id)?;
         unuse(&mut self.used_by, connection.process, id);
         self.pairs.remove(&connection);
@@ -344,6 +399,23 @@ impl Flow {
         }
         self.unix = self.unix.saturating_sub(usize::from(connection.is_unix()));
         Some(*connection)
+    }
+
+    /// Returns whether a connection with requests may have a far end, which is not certain.
+    fn is_uncertain(&self, id: ConnectionId) -> bool {
+        let here = self.get(id).filter(|here| here.is_unix() && !here.offsets.is_empty());
+        here.is_some_and(|here| {
+            let left_to = |key: Key| self.left_behind.get(&key).map(|(life, _)| life);
+            let own = Key::own(here);
+            let is_left = || own.and_then(left_to).is_some();
+            // Its requests are looked for, until they are forgotten.
+            let leaves =
+                || own.is_some_and(|own| left_to(own.far()).is_some_and(|left| Some(left) == self.pairs.life(here)));
+            !self.pairs.is_paired(here)
+                && (self.candidate(here).is_some() || is_left())
+                && self.far_offsets(id).is_none()
+                && !leaves()
+        })
     }
 
     /// Forgets a connection of a refused process: its later records are no loss.

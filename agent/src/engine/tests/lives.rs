@@ -233,6 +233,94 @@ fn unix_sockets() {
     );
 }
 
+/// The two ends of a later connection whose sockets have the addresses of [`unix`]'s.
+fn later_unix(conn: u64, tgid: u32, role: Role) -> Open {
+    Open {
+        conn: conn + 100,
+        ..unix(conn, tgid, role, 1)
+    }
+}
+
+/// The records of the first client, of the first server's end and of the second server were lost.
+#[test]
+fn a_later_client_at_the_same_addresses_is_not_the_parent() {
+    let mut world = two_services(Runtime::Unknown);
+    let mut back = world.open(unix(101, 20, Role::Server, 1));
+    exchange(&mut world, &mut back, 20);
+    let mut call = world.open(later_unix(100, 10, Role::Client));
+    world.connect(call.conn, 10, 10, 0);
+    world.feed(call.writes(10, &get("/b")));
+    world.feed(call.reads(10, OK));
+    world.feed(call.state(StateChange::Closed, 3, 0));
+    assert_eq!(world.counter("uncertain_peer"), 1);
+    world.pass(20 * SECOND);
+    assert_eq!(
+        world.tree(),
+        ["back server GET /a <- root", "front client GET /b <- root"]
+    );
+}
+
+/// The records of the first server, of the first client's end and of the second client were lost.
+#[test]
+fn an_earlier_client_at_the_same_addresses_is_not_the_parent() {
+    let mut world = two_services(Runtime::Unknown);
+    let mut call = world.open(unix(100, 10, Role::Client, 1));
+    world.feed(call.writes(10, &get("/b")));
+    world.feed(call.reads(10, OK));
+    let mut back = world.open(later_unix(101, 20, Role::Server));
+    exchange(&mut world, &mut back, 20);
+    world.feed(back.state(StateChange::Closed, 3, 0));
+    world.pass(20 * SECOND);
+    assert_eq!(world.counter("uncertain_peer"), 1);
+    assert_eq!(
+        world.tree(),
+        ["back server GET /a <- root", "front client GET /b <- root"]
+    );
+}
+
+#[test]
+fn requests_are_left_behind_to_no_later_server_at_the_same_address() {
+    let mut world = two_services(Runtime::Unknown);
+    let mut call = world.open(unix(100, 10, Role::Client, 1));
+    world.feed(call.writes(10, &get("/b")));
+    world.feed(call.state(StateChange::Closed, 3, 0));
+    let mut back = world.open(later_unix(101, 20, Role::Server));
+    exchange(&mut world, &mut back, 20);
+    world.feed(back.state(StateChange::Closed, 3, 0));
+    world.pass(20 * SECOND);
+    assert_eq!(world.counter("uncertain_peer"), 1);
+    assert_eq!(
+        world.tree(),
+        ["back server GET /a <- root", "front client GET /b !cancelled <- root"]
+    );
+}
+
+/// The client's next record shows that it was there when its server was.
+#[test]
+fn a_request_that_was_sent_before_its_connection_was_accepted() {
+    for closes_first in [false, true] {
+        let mut world = two_services(Runtime::Unknown);
+        let mut call = world.open(unix(100, 10, Role::Client, 1));
+        world.feed(call.writes(10, &get("/a")));
+        let mut back = world.open(unix(101, 20, Role::Server, 1));
+        exchange(&mut world, &mut back, 20);
+        assert_eq!(world.tree(), [""; 0], "the parent may be found");
+        if closes_first {
+            world.feed(back.state(StateChange::Closed, 3, 0));
+        }
+        world.feed(call.reads(10, OK));
+        assert_eq!(
+            world.tree(),
+            [
+                "back server GET /a <- front client GET /a (same-host)",
+                "front client GET /a <- root"
+            ]
+        );
+        world.feed(call.state(StateChange::Closed, 3, 0));
+        assert_eq!(world.counter("uncertain_peer"), 0);
+    }
+}
+
 #[test]
 fn ends_that_cannot_be_compared_do_not_wait_for_each_other() {
     let mut world = two_services(Runtime::Unknown);
