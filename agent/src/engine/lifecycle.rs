@@ -31,6 +31,7 @@ impl Core {
         // TCP's state.
         let under_way = matches!(connect.errno, 0 | libc::EINPROGRESS | libc::EINTR);
         if under_way {
+            self.make_room(connect.conn);
             let Some(connection) = self.flow.connect(connect, execution.process) else {
                 return;
             };
@@ -83,6 +84,11 @@ impl Core {
         // The other end's FIN may have come before accept(2), and so before the first record.
         connection.remote_fin |= state.before == TcpState::CloseWait;
         match state.change {
+            // Records were lost, perhaps those of responses.
+            Change::Gone if state.lost_read || state.lost_written => {
+                self.flow.counters.ends_lost += 1;
+                self.drop_connection(state.conn);
+            }
             // The application read that the other end had closed: since then no caller waits for an answer.
             Change::Gone if connection.remote_fin => self.closed(state.conn, 0, now_ns),
             Change::Gone => self.drop_connection(state.conn),
@@ -190,6 +196,17 @@ impl Core {
             let (client, server) = if is_server { (there, here) } else { (here, there) };
             self.causality.join(client, server);
         }
+    }
+
+    /// Forgets a connection if there is no room for a new one.
+    pub(super) fn make_room(&mut self, new: ConnectionId) {
+        let Some(displaced) = self.flow.displaced_by(new) else {
+            return;
+        };
+        self.flow.counters.connections_displaced += 1;
+        // One that is over has only waited for its last calls.
+        self.settle_closing(displaced);
+        self.drop_connection(displaced);
     }
 
     /// Forgets a connection. Its open exchanges give no spans.

@@ -278,6 +278,7 @@ impl Core {
         let flow = &self.flow;
         let read_to = |id| Some(flow.get(id)?.reached(Direction::Read));
         if !self.closing.resume(open, read_to) {
+            self.make_room(open.conn);
             self.flow.open(open, author.execution.process);
         }
     }
@@ -376,6 +377,14 @@ impl Core {
             })
         })
         .collect()
+    }
+
+    /// Returns the connections without a record since `before_ns`, a time of `CLOCK_MONOTONIC`, whose ends were not
+    /// reported.
+    pub fn quiet_connections(&self, before_ns: u64) -> Vec<ConnectionId> {
+        let mut quiet = self.flow.idle(before_ns);
+        quiet.retain(|&id| !self.closing.contains(id));
+        quiet
     }
 
     /// Notes that a process does something. Returns false if it is not selected.

@@ -35,8 +35,10 @@ const LET_GO: usize = 4096;
 counters! {
     /// Counters of connections that were not followed as they should be.
     pub struct Counters {
-        /// Connections that could not be followed because the limit was reached.
-        connections_refused,
+        /// Connections that were forgotten because the limit was reached: those without a record for longest.
+        connections_displaced,
+        /// Connections that ended without a record of it, as the kernel's table of connections shows.
+        ends_lost,
         /// Records of unknown connections: the first record was lost, or the connection was forgotten.
         unknown_connection,
         /// Bytes without a record that are not known to be body, on connections that a parser reads.
@@ -70,6 +72,8 @@ pub struct Flow {
     /// Connections of refused processes, later and earlier ones: their records are still on the way.
     let_go: [FastSet<ConnectionId>; 2],
     most: usize,
+    /// Connections without a record for longest, and since when: the longest last. They make room for others.
+    longest_idle: Vec<(u64, ConnectionId)>,
     /// Number of Unix connections.
     unix: usize,
     /// Set once HTTP was seen on one of them.
@@ -88,6 +92,7 @@ impl Flow {
             left_behind: LeftBehind::default(),
             let_go: Default::default(),
             most,
+            longest_idle: Vec::new(),
             unix: 0,
             unix_followed: false,
             counters: Counters::default(),
@@ -104,13 +109,47 @@ impl Flow {
         self.connections.is_empty()
     }
 
-    /// Registers a connection of a process, or describes one that is known from its connect(2).
-    pub fn open(&mut self, open: &Open, process: ProcessId) -> Option<&mut Connection> {
-        if self.is_let_go(open.conn) {
+    /// Returns the connection to forget before a new one is registered, if there is no room for that: the one without a
+    /// record for longest.
+    ///
+    /// The kernel's table has the same limit. So where there is no room, records of ends were lost, and the connection
+    /// is most likely over.
+    pub fn displaced_by(&mut self, new: ConnectionId) -> Option<ConnectionId> {
+        if self.connections.len() < self.most || self.connections.contains_key(&new) || self.is_let_go(new) {
             return None;
         }
-        if !self.connections.contains_key(&open.conn) && self.connections.len() >= self.most {
-            self.counters.connections_refused += 1;
+        let Self {
+            connections,
+            longest_idle,
+            ..
+        } = self;
+        let is_idle = |&(since_ns, id): &(u64, ConnectionId)| {
+            connections
+                .get(&id)
+                .is_some_and(|connection| connection.last_ns == since_ns)
+        };
+        while let Some(longest) = longest_idle.pop() {
+            if is_idle(&longest) {
+                return Some(longest.1);
+            }
+        }
+        // One search for many connections: each costs a look at 64 others.
+        let mut all: Vec<_> = connections.values().map(|c| (c.last_ns, c.id)).collect();
+        let many = (all.len() / 64).max(1);
+        if many < all.len() {
+            all.select_nth_unstable(many - 1);
+            all.truncate(many);
+        }
+        all.sort_unstable_by(|one, other| other.cmp(one));
+        let displaced = all.pop();
+        *longest_idle = all;
+        displaced.map(|(_, id)| id)
+    }
+
+    /// Registers a connection of a process, or describes one that is known from its connect(2). The caller has made
+    /// room for it ([`Flow::displaced_by`]).
+    pub fn open(&mut self, open: &Open, process: ProcessId) -> Option<&mut Connection> {
+        if self.is_let_go(open.conn) {
             return None;
         }
         let was_unix = self.get(open.conn).is_some_and(Connection::is_unix);
@@ -137,13 +176,10 @@ impl Flow {
         Some(connection)
     }
 
-    /// Registers a connection whose connect(2) is under way, or takes that record for a known one.
+    /// Registers a connection whose connect(2) is under way, or takes that record for a known one. The caller has made
+    /// room for it ([`Flow::displaced_by`]).
     pub fn connect(&mut self, connect: &Connect<'_>, process: ProcessId) -> Option<&mut Connection> {
         if self.is_let_go(connect.conn) {
-            return None;
-        }
-        if !self.connections.contains_key(&connect.conn) && self.connections.len() >= self.most {
-            self.counters.connections_refused += 1;
             return None;
         }
         let connection = self

@@ -3,6 +3,8 @@
 use super::{processes::exchange, *};
 use agent_ebpf::abi::{FAMILY_UNIX, SEGMENT_EOF};
 
+use crate::record::{ConnectionId, lost_end};
+
 #[test]
 fn connects_that_fail() {
     let mut world = two_services(Runtime::Unknown);
@@ -502,6 +504,34 @@ fn a_unix_connection_that_ended_unseen_after_its_other_end() {
     world.feed(call.state(StateChange::Gone, 0, 0));
     assert_eq!(world.tree(), ["front client GET /b !connection_closed <- root"]);
     assert_eq!(world.counter("missed"), 0);
+}
+
+/// The kernel's table of connections shows the end, and nothing shows what happened before it.
+#[test]
+fn a_connection_whose_end_was_lost() {
+    let mut world = two_services(Runtime::Unknown);
+    let (mut call, mut back) = (world.client(10, 11), world.server(20));
+    world.feed(call.writes(11, &get("/b")));
+    world.feed(back.reads(20, &get("/a")));
+    world.feed(back.state(StateChange::RemoteFin, 0, 0));
+    let read_at = world.now_ns + 1;
+    let mut later = world.server(20);
+    // It ended, and waits for its last calls.
+    let reset = world.client(10, 12);
+    world.feed(reset.state(StateChange::Closed, 0, libc::ECONNRESET));
+    world.now_ns += SECOND / 1000;
+    let quiet = world.core.quiet_connections(read_at);
+    assert_eq!(quiet.iter().map(|id| id.0).collect::<Vec<_>>(), [call.conn, back.conn]);
+    let all = world.core.quiet_connections(u64::MAX);
+    assert!(!all.contains(&ConnectionId(reset.conn)), "{all:?}");
+    for id in quiet {
+        world.core.raw_record(&lost_end(id, world.now_ns));
+    }
+    world.pass(SECOND);
+    exchange(&mut world, &mut later, 20);
+    assert_eq!(world.tree(), ["back server GET /a <- root"]);
+    assert_eq!((world.counter("ends_lost"), world.counter("missed")), (2, 2));
+    assert_eq!(world.core.under_way(), (1, 0));
 }
 
 /// The end of a body that was moved by splice(2) is seen at the next call, whichever thread makes that.
