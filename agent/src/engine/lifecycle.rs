@@ -34,6 +34,7 @@ impl Core {
         // TCP's state.
         let under_way = matches!(connect.errno, 0 | libc::EINPROGRESS | libc::EINTR);
         if under_way {
+            self.make_room(connect.conn);
             let Some(connection) = self.flow.connect(connect, execution.process) else {
                 return;
             };
@@ -79,10 +80,18 @@ impl Core {
         let Some(connection) = self.flow.known(state.conn) else {
             return;
         };
-        connection.last_ns = now_ns;
+        // The time of an end that was not seen is not known.
+        if state.change != Change::Gone {
+            connection.last_ns = connection.last_ns.max(now_ns);
+        }
         // The other end's FIN may have come before accept(2), and so before the first record.
         connection.remote_fin |= state.before == TcpState::CloseWait;
         match state.change {
+            // Records were lost, perhaps those of responses.
+            Change::Gone if state.lost_read || state.lost_written => {
+                self.flow.counters.ends_lost += 1;
+                self.drop_connection(state.conn);
+            }
             // The application read that the other end had closed: since then no caller waits for an answer.
             Change::Gone if connection.remote_fin => self.closed(state.conn, 0, now_ns),
             Change::Gone => self.drop_connection(state.conn),
@@ -176,6 +185,33 @@ impl Core {
         }
     }
 
+    /// Notes that a connection has its socket at the time of a record. Joins the requests of both ends, if this tells the
+    /// far end.
+    pub(super) fn seen_at(&mut self, id: ConnectionId, at_ns: u64) {
+        for (here, there) in self.flow.seen_at(id, at_ns) {
+            if !self.causality.can_join(there) {
+                continue;
+            }
+            let is_server = self
+                .flow
+                .get(id)
+                .is_some_and(|connection| connection.role() == Role::Server);
+            let (client, server) = if is_server { (there, here) } else { (here, there) };
+            self.causality.join(client, server);
+        }
+    }
+
+    /// Forgets a connection if there is no room for a new one.
+    pub(super) fn make_room(&mut self, new: ConnectionId) {
+        let Some(displaced) = self.flow.displaced_by(new) else {
+            return;
+        };
+        self.flow.counters.connections_displaced += 1;
+        // One that is over has only waited for its last calls.
+        self.settle_closing(displaced);
+        self.drop_connection(displaced);
+    }
+
     /// Forgets a connection. Its open exchanges give no spans.
     fn drop_connection(&mut self, id: ConnectionId) {
         if let Some(connection) = self.flow.close(id) {
@@ -211,7 +247,7 @@ impl Core {
     /// Takes the end of what the other end sent: it has closed, and this end has read everything.
     pub(super) fn read_to_end(&mut self, id: ConnectionId, now_ns: u64) {
         if let Some(connection) = self.flow.known(id) {
-            connection.last_ns = now_ns;
+            connection.last_ns = connection.last_ns.max(now_ns);
             connection.remote_fin = true;
             self.end_half(id, Direction::Read, now_ns);
         }

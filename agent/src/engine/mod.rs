@@ -30,7 +30,7 @@ use crate::{
     config::CoreSettings,
     counters::counters,
     process::ProcessFacts,
-    record::{ConnectionId, Direction, Layer, Open, Record, Tgid},
+    record::{Change, ConnectionId, Direction, Layer, Open, Record, Tgid},
 };
 
 /// Estimated memory of a held exchange, in bytes: heads, strings and the node itself. Turns `--hold-bytes` into a
@@ -223,16 +223,25 @@ impl Core {
         }
         match record {
             Record::Segment(segment) => {
+                self.seen_at(segment.conn, segment.stamp.time_ns);
                 // A socket that TCP has closed is reported under a new name: see `closing`.
                 match self.closing.place(segment) {
                     None => self.segment(segment),
                     Some(renamed) => self.segment(&renamed),
                 }
             }
-            Record::EndOfStream(end) => self.end_of_stream(end),
+            Record::EndOfStream(end) => {
+                self.seen_at(end.conn, end.stamp.time_ns);
+                self.end_of_stream(end);
+            }
             Record::Open(open) => self.open(open),
             Record::Connect(connect) => self.connect(connect),
-            Record::State(state) => self.state(state),
+            Record::State(state) => {
+                if state.change != Change::Gone {
+                    self.seen_at(state.conn, state.stamp.time_ns);
+                }
+                self.state(state);
+            }
             Record::Exit(exit) => self.exit(exit),
             Record::Exec(exec) => {
                 let process = self.executions.process(exec.stamp.execution.tgid);
@@ -269,6 +278,7 @@ impl Core {
         let flow = &self.flow;
         let read_to = |id| Some(flow.get(id)?.reached(Direction::Read));
         if !self.closing.resume(open, read_to) {
+            self.make_room(open.conn);
             self.flow.open(open, author.execution.process);
         }
     }
@@ -367,6 +377,14 @@ impl Core {
             })
         })
         .collect()
+    }
+
+    /// Returns the connections without a record since `before_ns`, a time of `CLOCK_MONOTONIC`, whose ends were not
+    /// reported.
+    pub fn quiet_connections(&self, before_ns: u64) -> Vec<ConnectionId> {
+        let mut quiet = self.flow.idle(before_ns);
+        quiet.retain(|&id| !self.closing.contains(id));
+        quiet
     }
 
     /// Notes that a process does something. Returns false if it is not selected.

@@ -4,6 +4,7 @@
 
 mod btf;
 mod calibrate;
+mod connections;
 mod error;
 mod family;
 mod load;
@@ -20,6 +21,7 @@ mod survey;
 
 #[cfg(feature = "fuzzing")]
 pub use btf::Btf;
+pub use connections::Connections;
 pub use error::ProbeError;
 pub use family::{Family, Obstacle};
 pub use load::{Later, Settings};
@@ -61,6 +63,13 @@ impl Probe {
         Later {
             programs: Arc::clone(&self.programs),
             family: self.family,
+        }
+    }
+
+    /// Returns a handle that reads the table of connections, on another thread.
+    pub fn connections(&self) -> Connections {
+        Connections {
+            programs: Arc::clone(&self.programs),
         }
     }
 

@@ -77,6 +77,16 @@ impl<'a> Record<'a> {
 /// Encodes the record by which the agent says that a Unix connection is over ([`Change::Gone`]): as bytes, for a tape
 /// to keep.
 pub fn gone(conn: ConnectionId, now_ns: u64) -> Vec<u8> {
+    end_without_record(conn, now_ns, 0)
+}
+
+/// Encodes the record by which the agent says that a connection is over whose end found no room in the ring
+/// ([`Change::Gone`], with records lost in both directions).
+pub fn lost_end(conn: ConnectionId, now_ns: u64) -> Vec<u8> {
+    end_without_record(conn, now_ns, STATE_LOST_READ | STATE_LOST_WRITTEN)
+}
+
+fn end_without_record(conn: ConnectionId, now_ns: u64, flags: u8) -> Vec<u8> {
     let state = abi::State {
         header: Header {
             kind: Kind::State as u8,
@@ -85,6 +95,7 @@ pub fn gone(conn: ConnectionId, now_ns: u64) -> Vec<u8> {
         },
         conn: conn.0,
         state: StateChange::Gone as u8,
+        flags,
         ..abi::State::default()
     };
     abi::bytes_of(&state).to_vec()

@@ -12,7 +12,7 @@ mod tests;
 use std::{fmt, num::NonZeroU64};
 
 pub use agent_ebpf::abi::{Carrier, Direction, Layer, Role};
-pub use decode::gone;
+pub use decode::{gone, lost_end};
 pub use endpoint::{Address, Endpoint};
 pub use slices::{Slice, Slices};
 
@@ -272,7 +272,8 @@ pub enum Change {
     Closed,
     /// A process closed a descriptor of a Unix connection that others have.
     Released,
-    /// Over, at an unknown time and in an unknown way: the agent reports it for Unix connections.
+    /// Over, at an unknown time and in an unknown way: the agent reports it for Unix connections, and after records were
+    /// lost.
     Gone,
 }
 

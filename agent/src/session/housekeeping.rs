@@ -37,6 +37,7 @@ impl Session {
         self.requests.turn(&mut self.probe);
         let ring_full = kernel.iter().find(|(cause, _)| *cause == Counter::RingFull);
         let lost = ring_full.map_or(0, |&(_, count)| count);
+        self.lost_ends.lost(lost, monotonic_ns());
         let now = Instant::now();
         self.published.heartbeat.ring(now, lost, self.records.0);
         let (losses, events): (Vec<_>, Vec<_>) = kernel.into_iter().partition(|(cause, _)| cause.is_loss());

@@ -30,8 +30,8 @@ const BOUNDS: [Bound; 4] = [
         help: "raise --max-connections, or select fewer processes",
     },
     Bound {
-        counter: "connections_refused",
-        what: "connections",
+        counter: "connections_displaced",
+        what: "idle connections",
         why: "as many as --max-connections allows are followed",
         help: "raise it, or select fewer processes",
     },
@@ -136,7 +136,7 @@ mod tests {
         let mut losses = BoundLosses::default();
         let counters = [
             ("held_too_many", 3),
-            ("connections_refused", 1),
+            ("connections_displaced", 1),
             ("connections_full", 2),
         ];
         assert_eq!(losses.look(begun, counters.iter()).len(), 3);

@@ -18,6 +18,7 @@ mod command;
 mod heartbeat;
 mod housekeeping;
 mod losses;
+mod lost_ends;
 mod on_demand;
 mod pace;
 mod sink;
@@ -33,7 +34,9 @@ use std::{
 
 use anyhow::Context;
 
-use self::{clock::monotonic_ns, losses::BoundLosses, on_demand::OnDemand, pace::Pace, unix_ends::UnixEnds};
+use self::{
+    clock::monotonic_ns, losses::BoundLosses, lost_ends::LostEnds, on_demand::OnDemand, pace::Pace, unix_ends::UnixEnds,
+};
 pub use self::{
     command::LaunchedCommand,
     sink::{Recorder, Sink},
@@ -74,6 +77,7 @@ pub struct Session {
     /// Only the launched command and its descendants are targets.
     only_command: bool,
     unix_ends: UnixEnds,
+    lost_ends: LostEnds,
     splices: OnDemand,
     pace: Pace,
     requests: OnDemand,
@@ -132,6 +136,7 @@ impl Session {
             published,
             only_command,
             unix_ends: UnixEnds::default(),
+            lost_ends: LostEnds::default(),
             splices: OnDemand::splices(),
             requests: OnDemand::requests(),
             records: (0, 0),
@@ -181,7 +186,11 @@ impl Session {
         let lost = self.publish();
         let now_ns = monotonic_ns();
         self.look_again(lost, now_ns);
-        let deadlines = [self.core.next_deadline_ns(), self.reconciler.next_deadline_ns()];
+        let deadlines = [
+            self.core.next_deadline_ns(),
+            self.reconciler.next_deadline_ns(),
+            self.lost_ends.next_deadline_ns(),
+        ];
         let deadlines = deadlines.into_iter().flatten();
         let until_deadlines = deadlines.map(|deadline_ns| Duration::from_nanos(deadline_ns.saturating_sub(now_ns)));
         let losses_over = self.losses.over_at();
@@ -207,6 +216,7 @@ impl Session {
         let now_ns = monotonic_ns();
         if taken < BATCH {
             self.end_unix(now_ns);
+            self.end_lost(now_ns);
         }
         if taken > 0
             || self
@@ -287,6 +297,15 @@ impl Session {
         let gone = self.unix_ends.turn(&self.core, &mut self.probe);
         for conn in gone {
             let record = record::gone(conn, now_ns);
+            self.sink.record(&Frame::Record(&record));
+            self.core.raw_record(&record);
+        }
+    }
+
+    /// Tells Core of connections that have ended while records were lost.
+    fn end_lost(&mut self, now_ns: u64) {
+        for conn in self.lost_ends.turn(&self.core, &self.probe, now_ns) {
+            let record = record::lost_end(conn, now_ns);
             self.sink.record(&Frame::Record(&record));
             self.core.raw_record(&record);
         }

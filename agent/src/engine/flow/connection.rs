@@ -332,7 +332,7 @@ impl Connection {
         counters: &mut Counters,
         events: &mut Vec<Event>,
     ) -> Fed {
-        self.last_ns = segment.stamp.time_ns;
+        self.last_ns = self.last_ns.max(segment.stamp.time_ns);
         // A connection that moves bytes is connected, even if the record of its description was lost.
         self.connecting_since_ns = None;
         let before = self.role;

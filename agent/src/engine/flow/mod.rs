@@ -12,7 +12,7 @@ pub use hints::IGNORE;
 pub use pairs::Pairs;
 
 use left_behind::LeftBehind;
-use pairs::Key;
+use pairs::{Key, Life};
 
 use crate::{
     counters::counters,
@@ -35,8 +35,10 @@ const LET_GO: usize = 4096;
 counters! {
     /// Counters of connections that were not followed as they should be.
     pub struct Counters {
-        /// Connections that could not be followed because the limit was reached.
-        connections_refused,
+        /// Connections that were forgotten because the limit was reached: those without a record for longest.
+        connections_displaced,
+        /// Connections that ended without a record of it, as the kernel's table of connections shows.
+        ends_lost,
         /// Records of unknown connections: the first record was lost, or the connection was forgotten.
         unknown_connection,
         /// Bytes without a record that are not known to be body, on connections that a parser reads.
@@ -51,6 +53,9 @@ counters! {
         mptcp,
         /// Ended connections whose requests their far ends can find no more, because there were too many.
         left_behind_too_many,
+        /// Ended Unix connections with requests whose far end is not certain: it may be an earlier socket's at the same
+        /// address, because records were lost.
+        uncertain_peer,
     }
 }
 
@@ -67,6 +72,8 @@ pub struct Flow {
     /// Connections of refused processes, later and earlier ones: their records are still on the way.
     let_go: [FastSet<ConnectionId>; 2],
     most: usize,
+    /// Connections without a record for longest, and since when: the longest last. They make room for others.
+    longest_idle: Vec<(u64, ConnectionId)>,
     /// Number of Unix connections.
     unix: usize,
     /// Set once HTTP was seen on one of them.
@@ -85,6 +92,7 @@ impl Flow {
             left_behind: LeftBehind::default(),
             let_go: Default::default(),
             most,
+            longest_idle: Vec::new(),
             unix: 0,
             unix_followed: false,
             counters: Counters::default(),
@@ -101,13 +109,47 @@ impl Flow {
         self.connections.is_empty()
     }
 
-    /// Registers a connection of a process, or describes one that is known from its connect(2).
-    pub fn open(&mut self, open: &Open, process: ProcessId) -> Option<&mut Connection> {
-        if self.is_let_go(open.conn) {
+    /// Returns the connection to forget before a new one is registered, if there is no room for that: the one without a
+    /// record for longest.
+    ///
+    /// The kernel's table has the same limit. So where there is no room, records of ends were lost, and the connection
+    /// is most likely over.
+    pub fn displaced_by(&mut self, new: ConnectionId) -> Option<ConnectionId> {
+        if self.connections.len() < self.most || self.connections.contains_key(&new) || self.is_let_go(new) {
             return None;
         }
-        if !self.connections.contains_key(&open.conn) && self.connections.len() >= self.most {
-            self.counters.connections_refused += 1;
+        let Self {
+            connections,
+            longest_idle,
+            ..
+        } = self;
+        let is_idle = |&(since_ns, id): &(u64, ConnectionId)| {
+            connections
+                .get(&id)
+                .is_some_and(|connection| connection.last_ns == since_ns)
+        };
+        while let Some(longest) = longest_idle.pop() {
+            if is_idle(&longest) {
+                return Some(longest.1);
+            }
+        }
+        // One search for many connections: each costs a look at 64 others.
+        let mut all: Vec<_> = connections.values().map(|c| (c.last_ns, c.id)).collect();
+        let many = (all.len() / 64).max(1);
+        if many < all.len() {
+            all.select_nth_unstable(many - 1);
+            all.truncate(many);
+        }
+        all.sort_unstable_by(|one, other| other.cmp(one));
+        let displaced = all.pop();
+        *longest_idle = all;
+        displaced.map(|(_, id)| id)
+    }
+
+    /// Registers a connection of a process, or describes one that is known from its connect(2). The caller has made
+    /// room for it ([`Flow::displaced_by`]).
+    pub fn open(&mut self, open: &Open, process: ProcessId) -> Option<&mut Connection> {
+        if self.is_let_go(open.conn) {
             return None;
         }
         let was_unix = self.get(open.conn).is_some_and(Connection::is_unix);
@@ -125,7 +167,8 @@ impl Flow {
                 Box::new(Connection::new(open, process))
             });
         if connection.role() != Role::Unknown {
-            self.pairs.insert(connection);
+            self.pairs
+                .insert(connection, open.stamp.time_ns.min(connection.last_ns));
         }
         if connection.is_unix() && !was_unix {
             self.unix += 1;
@@ -133,13 +176,10 @@ impl Flow {
         Some(connection)
     }
 
-    /// Registers a connection whose connect(2) is under way, or takes that record for a known one.
+    /// Registers a connection whose connect(2) is under way, or takes that record for a known one. The caller has made
+    /// room for it ([`Flow::displaced_by`]).
     pub fn connect(&mut self, connect: &Connect<'_>, process: ProcessId) -> Option<&mut Connection> {
         if self.is_let_go(connect.conn) {
-            return None;
-        }
-        if !self.connections.contains_key(&connect.conn) && self.connections.len() >= self.most {
-            self.counters.connections_refused += 1;
             return None;
         }
         let connection = self
@@ -152,6 +192,7 @@ impl Flow {
             unuse(&mut self.used_by, before, connect.conn);
         }
         self.used_by.get_or_default(process).insert(connect.conn);
+        self.pairs.was_there(connection, connect.start_ns);
         Some(connection)
     }
 
@@ -194,7 +235,7 @@ impl Flow {
         let mut fed = connection.segment(segment, author.stamp(), config, &mut self.counters, events);
         fed.unknown_read = segment.direction == Direction::Read && connection.hides_requests();
         if fed.role_found {
-            self.pairs.insert(connection);
+            self.pairs.insert(connection, connection.last_ns);
         }
         if !self.unix_followed && connection.is_unix() && connection.is_followed() {
             self.unix_followed = true;
@@ -270,11 +311,54 @@ impl Flow {
         self.let_go.iter().any(|some| some.contains(&id))
     }
 
-    /// Returns the far end of a connection, if a target has that, too.
+    /// Returns the far end of a connection, if a target has that, too, and it is certain.
     pub fn peer(&self, id: ConnectionId) -> Option<&Connection> {
+        let here = self.get(id)?;
+        self.candidate(here)
+            .filter(|far| self.is_certain(here, self.pairs.life(far)))
+    }
+
+    /// Returns the far end of a connection, or another connection that had the same two Unix sockets' addresses.
+    fn candidate(&self, here: &Connection) -> Option<&Connection> {
         // TCP's simultaneous open connects a socket to itself (RFC 9293 section 3.5): it is not its own peer.
-        let peer = self.pairs.peer(self.connections.get(&id)?).filter(|&peer| peer != id)?;
+        let peer = self.pairs.candidate(here).filter(|&peer| peer != here.id)?;
         self.get(peer)
+    }
+
+    /// Returns whether the connection whose key fits, and which lived so long, is the far end.
+    fn is_certain(&self, here: &Connection, far: Option<Life>) -> bool {
+        let here = self.pairs.life(here);
+        here.zip(far).is_some_and(|(here, far)| here.meets(far))
+    }
+
+    /// Notes that a Unix connection has its socket at this time. If that tells which connection is its far end, returns
+    /// the pairs of their requests until now: here, and there.
+    pub fn seen_at(&mut self, id: ConnectionId, at_ns: u64) -> Vec<(ExchangeId, ExchangeId)> {
+        // This runs for each segment: where there is no Unix connection, it costs no hash.
+        if self.unix == 0 {
+            return Vec::new();
+        }
+        let Some(connection) = self.connections.get_mut(&id).filter(|connection| connection.is_unix()) else {
+            return Vec::new();
+        };
+        connection.last_ns = connection.last_ns.max(at_ns);
+        let Some(here) = self.connections.get(&id) else {
+            return Vec::new();
+        };
+        // Requests that come later find those of the far end themselves.
+        if here.offsets.is_empty() || self.pairs.is_paired(here) {
+            return Vec::new();
+        }
+        let Some(far) = self.far_offsets(id) else {
+            return Vec::new();
+        };
+        let there = |&(offset, here): &(u64, ExchangeId)| {
+            let index = far.binary_search_by_key(&offset, |&(offset, _)| offset).ok()?;
+            far.get(index).map(|&(_, there)| (here, there))
+        };
+        let pairs = here.offsets.iter().filter_map(there).collect();
+        self.pairs.pair(here);
+        pairs
     }
 
     /// Notes at the far end that one end of a Unix connection will send no more: no TCP state reports it.
@@ -291,19 +375,23 @@ impl Flow {
     ///
     /// The far end must be traced and followed, and both ends must count from the same byte.
     pub fn expects_peer(&self, id: ConnectionId) -> bool {
-        self.peer(id).is_some_and(|peer| {
-            let here = self.connections.get(&id).and_then(|here| here.wire_offset(0));
-            here.is_some() && peer.wire_offset(0).is_some() && peer.will_be_followed()
+        // A candidate that is not certain may become so with its next record.
+        self.get(id).is_some_and(|here| {
+            self.candidate(here).is_some_and(|peer| {
+                here.wire_offset(0).is_some() && peer.wire_offset(0).is_some() && peer.will_be_followed()
+            })
         })
     }
 
     /// Returns the requests of a connection's far end, by the stream offsets that both ends can compare.
     pub fn far_offsets(&self, id: ConnectionId) -> Option<&Requests> {
-        let far = self.peer(id).map(|peer| &peer.offsets);
-        far.or_else(|| {
-            let left_behind = (!self.left_behind.is_empty()).then_some(&self.left_behind)?;
-            left_behind.get(&Key::own(self.connections.get(&id)?)?)
-        })
+        if let Some(peer) = self.peer(id) {
+            return Some(&peer.offsets);
+        }
+        let left_behind = (!self.left_behind.is_empty()).then_some(&self.left_behind)?;
+        let here = self.connections.get(&id)?;
+        let (life, requests) = left_behind.get(&Key::own(here)?)?;
+        self.is_certain(here, Some(life)).then_some(requests)
     }
 
     /// Keeps the `open` requests of a connection that ends, for its far end to find.
@@ -322,18 +410,21 @@ impl Flow {
             .collect();
         if !left.is_empty()
             && let Some(own) = Key::own(connection)
+            && let Some(life) = self.pairs.life(connection)
         {
-            self.counters.left_behind_too_many += self.left_behind.leave(own.far(), left, now_ns);
+            let is_uncertain = self.is_uncertain(id);
+            self.counters.left_behind_too_many += self.left_behind.leave(own.far(), (life, is_uncertain), left, now_ns);
         }
     }
 
     /// Forgets requests that were left behind before a time.
     pub fn forget_left_behind(&mut self, before_ns: u64) {
-        self.left_behind.forget_before(before_ns);
+        self.counters.uncertain_peer += self.left_behind.forget_before(before_ns);
     }
 
     /// Forgets a connection.
     pub fn close(&mut self, id: ConnectionId) -> Option<Connection> {
+        self.counters.uncertain_peer += u64::from(self.is_uncertain(id));
         let connection = self.connections.remove(&id)?;
         unuse(&mut self.used_by, connection.process, id);
         self.pairs.remove(&connection);
@@ -344,6 +435,23 @@ impl Flow {
         }
         self.unix = self.unix.saturating_sub(usize::from(connection.is_unix()));
         Some(*connection)
+    }
+
+    /// Returns whether a connection with requests may have a far end, which is not certain.
+    fn is_uncertain(&self, id: ConnectionId) -> bool {
+        let here = self.get(id).filter(|here| here.is_unix() && !here.offsets.is_empty());
+        here.is_some_and(|here| {
+            let left_to = |key: Key| self.left_behind.get(&key).map(|(life, _)| life);
+            let own = Key::own(here);
+            let is_left = || own.and_then(left_to).is_some();
+            // Its requests are looked for, until they are forgotten.
+            let leaves =
+                || own.is_some_and(|own| left_to(own.far()).is_some_and(|left| Some(left) == self.pairs.life(here)));
+            !self.pairs.is_paired(here)
+                && (self.candidate(here).is_some() || is_left())
+                && self.far_offsets(id).is_none()
+                && !leaves()
+        })
     }
 
     /// Forgets a connection of a refused process: its later records are no loss.

@@ -128,3 +128,57 @@ fn an_end_that_is_told_twice_is_one() {
     assert_eq!(world.tree(), ["front client GET /b !connection_closed <- root"]);
     assert_eq!(world.core.under_way(), (0, 0));
 }
+
+/// Ends that were lost leave connections behind, which make room for later ones.
+#[test]
+fn the_connection_that_is_idle_longest_makes_room() {
+    let mut world = World::with(&CoreSettings {
+        max_connections: 3,
+        ..settings()
+    });
+    world.process(10, "front", Runtime::Unknown);
+    let mut kept = world.kept(10, 10);
+    for number in 0..20 {
+        let mut call = world.client(10, 10);
+        world.feed(call.writes(10, &get("/a")));
+        if number % 2 == 0 {
+            world.feed(call.reads(10, OK));
+        }
+        world.feed(kept.writes(10, &get("/kept")));
+        world.feed(kept.reads(10, OK));
+    }
+    assert_eq!(world.core.under_way().0, 3);
+    let calls = [
+        ["front client GET /a <- root"; 10].as_slice(),
+        &["front client GET /kept <- root"; 20],
+    ];
+    assert_eq!(world.tree(), calls.concat());
+    assert_eq!(world.counter("connections_displaced"), 18);
+    assert_eq!(world.counter("missed"), 9, "one is under way");
+    assert_eq!(world.counter("unknown_connection"), 0);
+}
+
+/// One search finds many connections, but each is looked at again before it makes room.
+#[test]
+fn a_connection_that_is_used_again_makes_no_room() {
+    let mut world = World::with(&CoreSettings {
+        max_connections: 256,
+        ..settings()
+    });
+    world.process(10, "front", Runtime::Unknown);
+    let mut calls: Vec<End> = (0..256).map(|_| world.client(10, 10)).collect();
+    calls.push(world.client(10, 10));
+    // The next ones to make room.
+    for call in &mut calls[1..4] {
+        world.feed(call.writes(10, &get("/a")));
+        world.feed(call.reads(10, OK));
+    }
+    calls.extend((0..200).map(|_| world.client(10, 10)));
+    for call in &mut calls[1..4] {
+        world.feed(call.writes(10, &get("/a")));
+        world.feed(call.reads(10, OK));
+    }
+    assert_eq!(world.tree(), ["front client GET /a <- root"; 6]);
+    assert_eq!(world.counter("connections_displaced"), 201);
+    assert_eq!(world.core.under_way().0, 256);
+}

@@ -3,6 +3,8 @@
 use super::{processes::exchange, *};
 use agent_ebpf::abi::{FAMILY_UNIX, SEGMENT_EOF};
 
+use crate::record::{ConnectionId, lost_end};
+
 #[test]
 fn connects_that_fail() {
     let mut world = two_services(Runtime::Unknown);
@@ -233,6 +235,94 @@ fn unix_sockets() {
     );
 }
 
+/// The two ends of a later connection whose sockets have the addresses of [`unix`]'s.
+fn later_unix(conn: u64, tgid: u32, role: Role) -> Open {
+    Open {
+        conn: conn + 100,
+        ..unix(conn, tgid, role, 1)
+    }
+}
+
+/// The records of the first client, of the first server's end and of the second server were lost.
+#[test]
+fn a_later_client_at_the_same_addresses_is_not_the_parent() {
+    let mut world = two_services(Runtime::Unknown);
+    let mut back = world.open(unix(101, 20, Role::Server, 1));
+    exchange(&mut world, &mut back, 20);
+    let mut call = world.open(later_unix(100, 10, Role::Client));
+    world.connect(call.conn, 10, 10, 0);
+    world.feed(call.writes(10, &get("/b")));
+    world.feed(call.reads(10, OK));
+    world.feed(call.state(StateChange::Closed, 3, 0));
+    assert_eq!(world.counter("uncertain_peer"), 1);
+    world.pass(20 * SECOND);
+    assert_eq!(
+        world.tree(),
+        ["back server GET /a <- root", "front client GET /b <- root"]
+    );
+}
+
+/// The records of the first server, of the first client's end and of the second client were lost.
+#[test]
+fn an_earlier_client_at_the_same_addresses_is_not_the_parent() {
+    let mut world = two_services(Runtime::Unknown);
+    let mut call = world.open(unix(100, 10, Role::Client, 1));
+    world.feed(call.writes(10, &get("/b")));
+    world.feed(call.reads(10, OK));
+    let mut back = world.open(later_unix(101, 20, Role::Server));
+    exchange(&mut world, &mut back, 20);
+    world.feed(back.state(StateChange::Closed, 3, 0));
+    world.pass(20 * SECOND);
+    assert_eq!(world.counter("uncertain_peer"), 1);
+    assert_eq!(
+        world.tree(),
+        ["back server GET /a <- root", "front client GET /b <- root"]
+    );
+}
+
+#[test]
+fn requests_are_left_behind_to_no_later_server_at_the_same_address() {
+    let mut world = two_services(Runtime::Unknown);
+    let mut call = world.open(unix(100, 10, Role::Client, 1));
+    world.feed(call.writes(10, &get("/b")));
+    world.feed(call.state(StateChange::Closed, 3, 0));
+    let mut back = world.open(later_unix(101, 20, Role::Server));
+    exchange(&mut world, &mut back, 20);
+    world.feed(back.state(StateChange::Closed, 3, 0));
+    world.pass(20 * SECOND);
+    assert_eq!(world.counter("uncertain_peer"), 1);
+    assert_eq!(
+        world.tree(),
+        ["back server GET /a <- root", "front client GET /b !cancelled <- root"]
+    );
+}
+
+/// The client's next record shows that it was there when its server was.
+#[test]
+fn a_request_that_was_sent_before_its_connection_was_accepted() {
+    for closes_first in [false, true] {
+        let mut world = two_services(Runtime::Unknown);
+        let mut call = world.open(unix(100, 10, Role::Client, 1));
+        world.feed(call.writes(10, &get("/a")));
+        let mut back = world.open(unix(101, 20, Role::Server, 1));
+        exchange(&mut world, &mut back, 20);
+        assert_eq!(world.tree(), [""; 0], "the parent may be found");
+        if closes_first {
+            world.feed(back.state(StateChange::Closed, 3, 0));
+        }
+        world.feed(call.reads(10, OK));
+        assert_eq!(
+            world.tree(),
+            [
+                "back server GET /a <- front client GET /a (same-host)",
+                "front client GET /a <- root"
+            ]
+        );
+        world.feed(call.state(StateChange::Closed, 3, 0));
+        assert_eq!(world.counter("uncertain_peer"), 0);
+    }
+}
+
 #[test]
 fn ends_that_cannot_be_compared_do_not_wait_for_each_other() {
     let mut world = two_services(Runtime::Unknown);
@@ -414,6 +504,34 @@ fn a_unix_connection_that_ended_unseen_after_its_other_end() {
     world.feed(call.state(StateChange::Gone, 0, 0));
     assert_eq!(world.tree(), ["front client GET /b !connection_closed <- root"]);
     assert_eq!(world.counter("missed"), 0);
+}
+
+/// The kernel's table of connections shows the end, and nothing shows what happened before it.
+#[test]
+fn a_connection_whose_end_was_lost() {
+    let mut world = two_services(Runtime::Unknown);
+    let (mut call, mut back) = (world.client(10, 11), world.server(20));
+    world.feed(call.writes(11, &get("/b")));
+    world.feed(back.reads(20, &get("/a")));
+    world.feed(back.state(StateChange::RemoteFin, 0, 0));
+    let read_at = world.now_ns + 1;
+    let mut later = world.server(20);
+    // It ended, and waits for its last calls.
+    let reset = world.client(10, 12);
+    world.feed(reset.state(StateChange::Closed, 0, libc::ECONNRESET));
+    world.now_ns += SECOND / 1000;
+    let quiet = world.core.quiet_connections(read_at);
+    assert_eq!(quiet.iter().map(|id| id.0).collect::<Vec<_>>(), [call.conn, back.conn]);
+    let all = world.core.quiet_connections(u64::MAX);
+    assert!(!all.contains(&ConnectionId(reset.conn)), "{all:?}");
+    for id in quiet {
+        world.core.raw_record(&lost_end(id, world.now_ns));
+    }
+    world.pass(SECOND);
+    exchange(&mut world, &mut later, 20);
+    assert_eq!(world.tree(), ["back server GET /a <- root"]);
+    assert_eq!((world.counter("ends_lost"), world.counter("missed")), (2, 2));
+    assert_eq!(world.core.under_way(), (1, 0));
 }
 
 /// The end of a body that was moved by splice(2) is seen at the next call, whichever thread makes that.
