@@ -281,6 +281,8 @@ impl Stream {
             gap(parser, next, segment.end, events);
             next = segment.end;
         }
+        let passed = parser.take_unsynchronised();
+        counters.unsynchronised_bytes = counters.unsynchronised_bytes.saturating_add(passed);
         self.set_next(way, next);
     }
 

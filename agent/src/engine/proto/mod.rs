@@ -135,6 +135,14 @@ impl Parser {
         }
     }
 
+    /// Returns the bytes that passed while no message boundary was known, since this was last called.
+    pub fn take_unsynchronised(&mut self) -> u64 {
+        match self {
+            Self::Http1(http) => http.take_unsynchronised(),
+            Self::Redis(_) => 0,
+        }
+    }
+
     /// Returns whether boundaries of both halves are known.
     pub fn is_synchronised(&self) -> bool {
         match self {

@@ -269,6 +269,11 @@ impl Http1 {
         self.counters
     }
 
+    /// Returns the bytes that passed while no message boundary was known, since this was last called.
+    pub fn take_unsynchronised(&mut self) -> u64 {
+        std::mem::take(&mut self.counters.unsynchronised_bytes)
+    }
+
     /// Takes one piece while synchronised. `again`: it was held, so its unread rest goes back to the front.
     pub(super) fn follow(
         &mut self,
