@@ -130,7 +130,7 @@ impl Pairs {
         }
     }
 
-    /// Returns the name of the connection whose key fits. It is the far end if the [`Life`] of both meets.
+    /// Returns the name of the connection whose key fits. It is the far end if the lives of both meet.
     pub fn candidate(&self, connection: &Connection) -> Option<ConnectionId> {
         self.named(Key::own(connection)?.far())
     }
