@@ -94,7 +94,8 @@ impl Terminal {
 }
 
 fn is_status(row: &str) -> bool {
-    row.contains("workload")
+    row.split_once(" process")
+        .is_some_and(|(count, _)| count.parse::<u32>().is_ok())
 }
 
 /// Checks that the last row is the only status line, and all other rows are as printed.

@@ -120,6 +120,7 @@ impl Core {
     /// Takes the facts of a thread since its last record: records lost, waits for events.
     pub(super) fn befell(&mut self, author: &Author, since: Since) {
         if since.lost {
+            self.flow.lost(author.time_ns);
             self.causality.lost(author.execution);
             // The lost record may have been a request: the process counts as busy with unseen ones for a while.
             self.be_busy(author.execution.process, author.time_ns);

@@ -90,6 +90,7 @@ impl Core {
             // Records were lost, perhaps those of responses.
             Change::Gone if state.lost_read || state.lost_written => {
                 self.flow.counters.ends_lost += 1;
+                self.flow.lost(now_ns);
                 self.drop_connection(state.conn);
             }
             // The application read that the other end had closed: since then no caller waits for an answer.

@@ -32,6 +32,9 @@ const MANY_UNIX: usize = 1024;
 /// Connections of refused processes that each of two sets remembers, so that their late records are recognised.
 const LET_GO: usize = 4096;
 
+/// Time for which further records may have been lost that nobody has noticed: each thread tells of a loss with its next record.
+const LOSS_NS: u64 = 10_000_000_000;
+
 counters! {
     /// Counters of connections that were not followed as they should be.
     pub struct Counters {
@@ -76,6 +79,8 @@ pub struct Flow {
     most: usize,
     /// Connections without a record for longest, and since when: the longest last. They make room for others.
     longest_idle: Vec<(u64, ConnectionId)>,
+    /// Time at which a lost record was noticed last; `None`: none was.
+    lost_ns: Option<u64>,
     /// Number of Unix connections.
     unix: usize,
     /// Set once HTTP was seen on one of them.
@@ -95,6 +100,7 @@ impl Flow {
             let_go: Default::default(),
             most,
             longest_idle: Vec::new(),
+            lost_ns: None,
             unix: 0,
             unix_followed: false,
             counters: Counters::default(),
@@ -393,7 +399,20 @@ impl Flow {
         let left_behind = (!self.left_behind.is_empty()).then_some(&self.left_behind)?;
         let here = self.connections.get(&id)?;
         let (life, requests) = left_behind.get(&Key::own(here)?)?;
-        self.is_certain(here, Some(life)).then_some(requests)
+        // A client may have left before its server took the connection. While all records come, a later client at the same
+        // address is known.
+        (self.is_certain(here, Some(life)) || self.is_intact(life)).then_some(requests)
+    }
+
+    /// Notes that a record was lost, at this time or before.
+    pub fn lost(&mut self, at_ns: u64) {
+        self.lost_ns = self.lost_ns.max(Some(at_ns));
+    }
+
+    /// Returns whether no record was lost since a connection began, as far as was noticed.
+    fn is_intact(&self, life: Life) -> bool {
+        self.lost_ns
+            .is_none_or(|lost_ns| lost_ns.saturating_add(LOSS_NS) < life.since_ns)
     }
 
     /// Keeps the `open` requests of a connection that ends, for its far end to find.

@@ -1,7 +1,7 @@
 //! Connections that begin, end and are held.
 
 use super::{processes::exchange, *};
-use agent_ebpf::abi::{FAMILY_UNIX, SEGMENT_EOF};
+use agent_ebpf::abi::{FAMILY_UNIX, LOST, SEGMENT_EOF};
 
 use crate::record::{ConnectionId, lost_end};
 
@@ -284,7 +284,8 @@ fn an_earlier_client_at_the_same_addresses_is_not_the_parent() {
 fn requests_are_left_behind_to_no_later_server_at_the_same_address() {
     let mut world = two_services(Runtime::Unknown);
     let mut call = world.open(unix(100, 10, Role::Client, 1));
-    world.feed(call.writes(10, &get("/b")));
+    // The records of its server, and of the later client.
+    world.feed(call.writes(10, &get("/b")).flagged(LOST));
     world.feed(call.state(StateChange::Closed, 3, 0));
     let mut back = world.open(later_unix(101, 20, Role::Server));
     exchange(&mut world, &mut back, 20);
@@ -294,6 +295,25 @@ fn requests_are_left_behind_to_no_later_server_at_the_same_address() {
     assert_eq!(
         world.tree(),
         ["back server GET /a <- root", "front client GET /b !cancelled <- root"]
+    );
+}
+
+#[test]
+fn a_client_left_before_its_server_accepted() {
+    let mut world = two_services(Runtime::Unknown);
+    let mut call = world.open(unix(100, 10, Role::Client, 1));
+    world.feed(call.writes(10, &get("/a")));
+    world.feed(call.state(StateChange::Closed, 3, 0));
+    let mut back = world.open(later_unix(101, 20, Role::Server));
+    exchange(&mut world, &mut back, 20);
+    world.feed(back.state(StateChange::Closed, 3, 0));
+    world.pass(20 * SECOND);
+    assert_eq!(
+        world.tree(),
+        [
+            "back server GET /a <- front client GET /a !cancelled (same-host)",
+            "front client GET /a !cancelled <- root"
+        ]
     );
 }
 
