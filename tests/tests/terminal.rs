@@ -32,7 +32,8 @@ struct Terminal {
 impl Terminal {
     fn start(columns: u16, environment: &[(&str, &str)], command: &str) -> Result<Self> {
         let mut script = Command::new("script");
-        let in_terminal = format!("stty rows {ROWS} cols {columns}; exec {command}");
+        // A terminal that goes away ends the agent, also where the test runs under nohup(1).
+        let in_terminal = format!("stty rows {ROWS} cols {columns}; exec env --default-signal=HUP {command}");
         script.args(["--quiet", "--return", "--flush", "--command", &in_terminal, "/dev/null"]);
         script.env("TERM", "xterm-256color").env_remove("NO_COLOR");
         script.envs(environment.iter().copied());

@@ -86,7 +86,7 @@ pub struct Header {
     pub kind: u8,
     /// Meaning depends on the record: [`Direction`] in a segment.
     pub direction: u8,
-    /// Flags of the record: `SEGMENT_*` and [`WATCHED`] in a segment, [`WAITED`], [`TURNED`] and [`LOST`] there and in a
+    /// Flags of the record: `SEGMENT_*`, [`WATCHED`] and [`POLLED`] in a segment, [`WAITED`], [`TURNED`] and [`LOST`] there and in a
     /// connect, [`LOST`] in an exit, [`IDENTITY`] in each.
     pub flags: u16,
     /// The processor that wrote the record.
@@ -143,7 +143,6 @@ pub const TURNED: u16 = 1 << 12;
 /// Flag of segments in the family `sock`: an epoll set watches the socket (of a client: or did once), or an io_uring moved the
 /// bytes.
 pub const WATCHED: u16 = 1 << 11;
-
 /// Flag of segments of servers in the family `sock`: another thread of the process than that of the record has been seen to
 /// wait for epoll on its connections.
 pub const POLLED: u16 = 1 << 10;

@@ -122,20 +122,20 @@ pub struct Moved {
 impl Moved {
     /// Bytes that the thread's system call moved.
     #[inline(always)]
-    fn by_call(buffers: Buffers) -> Option<Self> {
-        Some(Self {
+    fn by_call(buffers: Buffers) -> Self {
+        Self {
             buffers,
             by_request: false,
-        })
+        }
     }
 
     /// Bytes that a request of an io_uring moved.
     #[inline(always)]
-    fn by_request(socket: &Socket, direction: Direction, bytes: u64) -> Option<Self> {
-        Some(Self {
+    fn by_request(socket: &Socket, direction: Direction, bytes: u64) -> Self {
+        Self {
             buffers: of_request(socket, direction, bytes),
             by_request: true,
-        })
+        }
     }
 }
 
@@ -206,7 +206,7 @@ fn is_named(task: Task, fd: u64, socket: &Socket) -> bool {
 pub fn of_send(task: Task, socket: &Socket, bytes: u64) -> Option<Moved> {
     let (registers, args) = match Mover::of(task, socket) {
         Mover::Call(registers, args) => (registers, args),
-        Mover::Request => return Moved::by_request(socket, Direction::Write, bytes),
+        Mover::Request => return Some(Moved::by_request(socket, Direction::Write, bytes)),
         Mover::Other => {
             // Its first argument is the pipe.
             if splice(task).is_some() {
@@ -218,7 +218,7 @@ pub fn of_send(task: Task, socket: &Socket, bytes: u64) -> Option<Moved> {
     };
     // The last byte of urgent data reaches the receiver beside the stream, if at all (tcp(7)): the content of the
     // stream is unknown.
-    Moved::by_call(match registers.number() {
+    let buffers = match registers.number() {
         WRITE => Buffers::given(Source::Buffer, &args),
         SENDTO if args.fourth() & MSG_OOB == 0 => Buffers::given(Source::Buffer, &args),
         WRITEV | PWRITEV2 => Buffers::given(Source::Vector, &args),
@@ -232,7 +232,8 @@ pub fn of_send(task: Task, socket: &Socket, bytes: u64) -> Option<Moved> {
             }
         }
         _ => Buffers::NOWHERE,
-    })
+    };
+    Some(Moved::by_call(buffers))
 }
 
 /// Returns what is known of the bytes that the thread has received, as [`of_send`].
@@ -240,10 +241,10 @@ pub fn of_send(task: Task, socket: &Socket, bytes: u64) -> Option<Moved> {
 pub fn of_receive(task: Task, socket: &Socket, bytes: u64) -> Option<Moved> {
     let (registers, args) = match Mover::of(task, socket) {
         Mover::Call(registers, args) => (registers, args),
-        Mover::Request => return Moved::by_request(socket, Direction::Read, bytes),
+        Mover::Request => return Some(Moved::by_request(socket, Direction::Read, bytes)),
         Mover::Other => return None,
     };
-    Moved::by_call(match registers.number() {
+    let buffers = match registers.number() {
         READ | RECVFROM => Buffers::given(Source::Buffer, &args),
         READV | PREADV2 => Buffers::given(Source::Vector, &args),
         RECVMSG => Buffers::message(args.second()),
@@ -251,7 +252,8 @@ pub fn of_receive(task: Task, socket: &Socket, bytes: u64) -> Option<Moved> {
         RECVMMSG if registers.fifth() == 0 => next_message(&args, bytes, Ends::WithError),
         RECVMMSG => next_message(&args, bytes, Ends::Anywhere),
         _ => Buffers::NOWHERE,
-    })
+    };
+    Some(Moved::by_call(buffers))
 }
 
 /// Takes a message without bytes of a recvmmsg(2) or sendmmsg(2): the call goes on.

@@ -4,7 +4,7 @@
 //! thread waits, which takes a connection out of its epoll set soon after it has handed it on. No program of the family `sock`
 //! sees epoll_wait(2), but a set knows who waits for it.
 
-use super::{Connection, is_in_epoll};
+use super::Connection;
 use crate::{
     kernel::{half_word, is_missing, offset, word},
     maps::{POLLED_TARGET, TARGETS, marked, set_mark},
@@ -21,9 +21,7 @@ pub fn is_polled(connection: &Connection, file: u64, thread: u64) -> bool {
     if marked(&TARGETS, tgid) == POLLED_TARGET {
         return true;
     }
-    if is_in_epoll(file)
-        && let Some(set) = set(file)
-    {
+    if let Some(set) = set(file) {
         connection.set.set(set);
     }
     let set = connection.set.get();
@@ -37,7 +35,8 @@ pub fn is_polled(connection: &Connection, file: u64, thread: u64) -> bool {
     is_polled
 }
 
-/// Returns the address of the first epoll set that watches a file: the list, its first element, the element's set.
+/// Returns the address of the first epoll set that watches a file; `None` if none does. On the way are the list, its first
+/// element, and the element's set.
 #[inline(always)]
 fn set(file: u64) -> Option<u64> {
     let list = pointer(file + offset!(file_epoll) as u64)?;

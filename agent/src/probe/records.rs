@@ -23,9 +23,10 @@ const DISCARDED: u32 = 1 << 30;
 /// Length of the longest record: one of a segment, as the programs bound it (`submit::segment`).
 const LONGEST: usize = size_of::<Segment>() + 2 * PIECE_BYTES;
 
-/// Bytes that are read before the programs get their room back. The word that says so is in a cache line that each record
-/// needs on the other side.
+/// Upper bound of the bytes that are read before the programs get their room back. Each time costs the programs a cache miss.
 const PORTION: usize = 64 * 1024;
+/// Part of a small ring after which they get it back.
+const PART: usize = 8;
 
 /// Reader of the ring buffer, the only one.
 ///
@@ -75,7 +76,7 @@ impl Records {
 
     /// Returns the next record, if there is one. It lies in the ring until this is called again, or [`Records::give_back`].
     pub fn next(&mut self) -> Option<&[u8]> {
-        if self.at - self.told >= PORTION {
+        if self.at - self.told >= PORTION.min(self.bytes / PART) {
             self.give_back();
         }
         loop {
