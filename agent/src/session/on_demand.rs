@@ -26,8 +26,8 @@ enum State {
 
 impl OnDemand {
     /// Returns the hooks that see bodies which are received by splice(2). They take time of each TCP receive of the host.
-    /// Waits for a send by splice(2): it shows that bytes are spliced out of another socket. Before that, the end of such a body is
-    /// seen at the next call on its connection.
+    /// A send by splice(2) shows that they are needed: the bytes have mostly been spliced out of another socket. Before that, the
+    /// end of such a body is seen at the next call on its connection.
     pub const fn splices() -> Self {
         let thread = Aside {
             name: "spoor-splice",
