@@ -22,6 +22,14 @@ pub enum Stream {
     Stderr,
 }
 
+/// Reaction to a stream whose reader is gone (EPIPE). The spans for it are counted as lost in any case.
+pub enum Unread {
+    /// Logs that spans are lost. The session goes on.
+    Log,
+    /// Calls this for each write that nobody reads, and logs nothing: the session ends.
+    End(Box<dyn Fn() + Send>),
+}
+
 /// Moves to the first column and erases the row (ECMA-48: EL 2).
 const ERASE: &str = "\r\x1b[2K";
 

@@ -8,14 +8,14 @@ use std::{
 
 use crate::{
     config::Output,
-    console::{Printer, Unread},
+    console::Printer,
     engine::trace::Span,
     export::{
         Exporter, StartError,
         config::{Choice, ConfigError, ExportConfig},
     },
     metrics::Metrics,
-    screen::Stream,
+    screen::{Stream, Unread},
 };
 
 /// Destination of spans, with all that is needed to bring them there.
@@ -56,8 +56,8 @@ pub enum SpanSink {
 }
 
 impl SpanSink {
-    /// Starts the thread. A collector that is away is no error: it may come. `unread`: what the console does once nobody reads
-    /// it.
+    /// Starts the thread. A collector that is away is no error: it may come. `unread`: what is done once nobody
+    /// reads the process's own stream that spans go to.
     ///
     /// # Errors
     /// If the thread cannot be started, the file not be opened, or TLS not be set up.
@@ -66,7 +66,7 @@ impl SpanSink {
             Destination::Console(stream) => {
                 Self::Console(Printer::start(stream, unread, metrics).map_err(StartError::Thread)?)
             }
-            Destination::Export(config) => Self::Export(Exporter::start(config, metrics)?),
+            Destination::Export(config) => Self::Export(Exporter::start(config, unread, metrics)?),
         })
     }
 

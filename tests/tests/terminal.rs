@@ -208,12 +208,18 @@ fn nothing_is_drawn_where_there_is_no_terminal() -> Result<()> {
 #[test]
 #[ignore = "needs root, the agent and nginx"]
 fn it_ends_quietly_when_nobody_reads_the_traces() -> Result<()> {
+    ends_quietly("console", "── trace ")?;
+    ends_quietly("otlp-json", r#"{"resourceSpans":["#)
+}
+
+/// Ends the reader of the agent's output after the first line, which begins with `first`.
+fn ends_quietly(output: &str, first: &str) -> Result<()> {
     let service = Service::start(Server::NginxStatic, "leaf", &[])?;
     let folder = tempfile::tempdir()?;
     let socket = folder.path().join("spoor/control.sock");
     let mut command = Command::new(binary()?);
     command.arg("run").args(hooks()).args(service.selection()?);
-    command.args(["--output", "console", "--metrics-listen", "off"]);
+    command.args(["--output", output, "--metrics-listen", "off"]);
     command.arg("--control").arg(&socket);
     let (reader, writer) = pipe()?;
     let mut agent = Agent::attach(command, writer.into(), None)?;
@@ -221,7 +227,7 @@ fn it_ends_quietly_when_nobody_reads_the_traces() -> Result<()> {
     ensure!(net::get(service.address, "/leaf", &[])? == 200);
     let mut line = String::new();
     BufReader::new(reader).read_line(&mut line)?;
-    ensure!(line.starts_with("── trace "), "it printed {line:?}");
+    ensure!(line.starts_with(first), "it printed {line:?}");
     // The reader is gone. The next trace tells it.
     agent.check_running()?;
     let before = agent.said();

@@ -6,12 +6,11 @@ use anyhow::Context;
 
 use crate::{
     config::{CoreSettings, ReplaySettings},
-    console::Unread,
     engine::{Core, trace::Span},
     launch::BROKEN_PIPE,
     metrics::Metrics,
     record::Tgid,
-    screen::Stream,
+    screen::{Stream, Unread},
     sink::{Destination, SpanSink},
     tape::{Frame, TapeReader},
 };

@@ -8,17 +8,17 @@ use super::{
 };
 use crate::{
     config::RunSettings,
-    console::Unread,
     launch::Stop,
     metrics::Metrics,
     probe::Withheld,
-    screen::{SCREEN, Stream},
+    screen::{SCREEN, Stream, Unread},
     serve::{ServeError, Server},
     session::{self, Published, Sink},
     sink::{Destination, SpanSink},
 };
 
-/// Traces until a signal, the end of the command that was launched, or, without one, until nobody reads the console. Returns the
+/// Traces until a signal, the end of the command that was launched, or, without one, until nobody reads
+/// its output. Returns the
 /// exit code.
 ///
 /// # Errors
@@ -60,7 +60,7 @@ pub fn run_without(settings: &RunSettings, withheld: Withheld) -> anyhow::Result
     Ok(code)
 }
 
-/// Returns the reaction to a console that nobody reads: the end. A launched command goes on, and Spoor with it.
+/// Returns the reaction to an output that nobody reads: the end. A launched command goes on, and Spoor with it.
 fn unread(launched: bool, stop: &Stop) -> Unread {
     if launched {
         return Unread::Log;

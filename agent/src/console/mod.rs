@@ -7,7 +7,7 @@ mod render;
 mod row;
 mod text;
 
-pub use printer::{Printer, Unread};
+pub use printer::Printer;
 pub use render::{Style, render};
 pub use text::printable;
 

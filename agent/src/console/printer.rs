@@ -17,7 +17,7 @@ use crate::{
         thread::{ExportThread, Unsent},
     },
     metrics::Metrics,
-    screen::{SCREEN, Stream},
+    screen::{SCREEN, Stream, Unread},
     traces::{Assembler, QUIET, Trace},
 };
 
@@ -32,14 +32,6 @@ const GATHER: Duration = Duration::from_millis(100);
 pub struct Printer {
     shared: Arc<Shared>,
     thread: ExportThread,
-}
-
-/// Reaction to a stream whose reader is gone (EPIPE). Its spans are counted as lost in any case.
-pub enum Unread {
-    /// Logs that spans are lost. The session goes on.
-    Log,
-    /// Calls this for each trace that nobody reads, and logs nothing: the session ends.
-    End(Box<dyn Fn() + Send>),
 }
 
 /// State that [`Printer`] and its thread share.

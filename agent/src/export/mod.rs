@@ -41,7 +41,7 @@ use self::{
     thread::ExportThread,
     worker::{Outcome, Pace, Transport},
 };
-use crate::{engine::trace::Span, metrics::Metrics};
+use crate::{engine::trace::Span, metrics::Metrics, screen::Unread};
 
 /// Longest time that connecting may take. A host that does not answer is tried again rather than waited for.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -96,11 +96,12 @@ pub enum StartError {
 }
 
 impl Exporter {
-    /// Starts the thread. A collector that is away is no error: it may come.
+    /// Starts the thread. A collector that is away is no error: it may come. `unread`: what is done once nobody reads standard
+    /// output, if spans go there.
     ///
     /// # Errors
     /// If the thread cannot be started, the file not be opened, or TLS not be set up.
-    pub fn start(config: ExportConfig, metrics: Arc<Metrics>) -> Result<Self, StartError> {
+    pub fn start(config: ExportConfig, unread: Unread, metrics: Arc<Metrics>) -> Result<Self, StartError> {
         let limits = Limits {
             max_spans: config.max_queue_spans,
             max_bytes: config.max_queue_bytes,
@@ -117,7 +118,7 @@ impl Exporter {
         let encoder = Encoder::new(config.target.encoding());
         let (transport, destination) = {
             let _within = runtime.enter();
-            AnyTransport::new(config.target)?
+            AnyTransport::new(config.target, unread)?
         };
         let losses = Arc::new(Losses::new(destination));
         let queue = Arc::new(Queue::new(limits, metrics.clone(), losses.clone()));
@@ -185,7 +186,7 @@ enum AnyTransport {
 
 impl AnyTransport {
     /// Returns the transport, and the name of its destination for log lines. To be called within a tokio runtime.
-    fn new(target: Target) -> Result<(Self, String), StartError> {
+    fn new(target: Target, unread: Unread) -> Result<(Self, String), StartError> {
         Ok(match target {
             Target::Grpc(endpoint) => {
                 let url = endpoint.url.to_string();
@@ -196,10 +197,16 @@ impl AnyTransport {
                 (Self::Http(HttpTransport::new(*endpoint, encoding)?), url)
             }
             Target::JsonLines(Some(path)) => match json::open(&path) {
-                Ok(file) => (Self::File(JsonTransport::new(file)), path.display().to_string()),
+                Ok(file) => (
+                    Self::File(JsonTransport::new(file, Unread::Log)),
+                    path.display().to_string(),
+                ),
                 Err(source) => return Err(StartError::File { path, source }),
             },
-            Target::JsonLines(None) => (Self::Stdout(JsonTransport::new(io::stdout())), "stdout".to_owned()),
+            Target::JsonLines(None) => {
+                let transport = JsonTransport::new(io::stdout(), unread);
+                (Self::Stdout(transport), "stdout".to_owned())
+            }
         })
     }
 }

@@ -13,23 +13,28 @@ use super::{
     encode::Payload,
     worker::{Outcome, Transport},
 };
+use crate::screen::Unread;
 
 /// Upper bound on the pieces of one write: Linux's `UIO_MAXIOV`. A line of no more is written at once, so that programs that
 /// append to one file do not mix their lines.
 const MAX_PIECES: usize = 1024;
 
 /// Writes requests as lines.
-#[derive(Debug)]
 pub struct JsonTransport<W> {
     writer: W,
+    unread: Unread,
     /// The last line may have been written in part.
     torn: bool,
 }
 
 impl<W: Write> JsonTransport<W> {
     /// Writes to `writer`.
-    pub fn new(writer: W) -> Self {
-        Self { writer, torn: false }
+    pub fn new(writer: W, unread: Unread) -> Self {
+        Self {
+            writer,
+            unread,
+            torn: false,
+        }
     }
 
     fn write(&mut self, mut line: Payload) -> io::Result<()> {
@@ -61,8 +66,14 @@ impl<W: Write> Transport for JsonTransport<W> {
                 rejected: 0,
                 message: String::new(),
             },
-            Err(error) => Outcome::NotWritten {
-                reason: error.to_string(),
+            Err(error) => match &self.unread {
+                Unread::End(end) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    end();
+                    Outcome::Unread
+                }
+                Unread::End(_) | Unread::Log => Outcome::NotWritten {
+                    reason: error.to_string(),
+                },
             },
         }
     }

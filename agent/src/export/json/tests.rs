@@ -1,6 +1,6 @@
 //! Lines as they are written, and the outcome of a line that cannot be written.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use serde_json::{Value as Json, json};
 
@@ -56,7 +56,7 @@ fn run<T>(future: impl Future<Output = T>) -> T {
 #[test]
 fn one_request_a_line_by_the_mapping_of_otlp() {
     let mut lines = Vec::new();
-    let mut transport = JsonTransport::new(&mut lines);
+    let mut transport = JsonTransport::new(&mut lines, Unread::Log);
     for _ in 0..2 {
         let taken = Outcome::Taken {
             rejected: 0,
@@ -137,10 +137,11 @@ impl Write for FullOnce {
 
 #[test]
 fn a_torn_line_does_not_spoil_the_next() {
-    let mut transport = JsonTransport::new(FullOnce {
+    let full_once = FullOnce {
         written: Vec::new(),
         room: 10,
-    });
+    };
+    let mut transport = JsonTransport::new(full_once, Unread::Log);
     assert_eq!(
         run(transport.send(request())),
         Outcome::NotWritten {
@@ -152,4 +153,18 @@ fn a_torn_line_does_not_spoil_the_next() {
     let lines: Vec<&str> = written.lines().collect();
     assert_eq!((lines.len(), lines[0]), (2, r#"{"resource"#));
     assert!(serde_json::from_str::<Json>(lines[1]).is_ok());
+}
+
+#[test]
+fn a_stream_that_nobody_reads_ends_the_session() {
+    let (reader, writer) = io::pipe().unwrap();
+    drop(reader);
+    let (sender, ends) = mpsc::channel();
+    let end = Unread::End(Box::new(move || sender.send(()).unwrap()));
+    let mut transport = JsonTransport::new(writer.try_clone().unwrap(), end);
+    assert_eq!(run(transport.send(request())), Outcome::Unread);
+    assert_eq!(ends.try_iter().count(), 1);
+
+    let mut transport = JsonTransport::new(writer, Unread::Log);
+    assert!(matches!(run(transport.send(request())), Outcome::NotWritten { .. }));
 }

@@ -44,7 +44,7 @@ fn spans_reach_the_file_by_the_end() {
     let path = env::temp_dir().join(format!("spoor-export-{}.jsonl", process::id()));
     let metrics = Arc::new(Metrics::default());
     let config = ExportConfig::new(Target::JsonLines(Some(path.clone())));
-    let exporter = Exporter::start(config, metrics.clone()).unwrap();
+    let exporter = Exporter::start(config, Unread::Log, metrics.clone()).unwrap();
     exporter.push(&[span(1), span(2)]);
     exporter.push(&[span(3)]);
     exporter.shutdown(Duration::from_secs(5));
@@ -66,7 +66,7 @@ fn spans_that_a_blocked_pipe_keeps_are_counted_once() {
     let metrics = Arc::new(Metrics::default());
     let mut config = ExportConfig::new(Target::JsonLines(Some(path)));
     config.schedule_delay = Duration::ZERO;
-    let exporter = Exporter::start(config, metrics.clone()).unwrap();
+    let exporter = Exporter::start(config, Unread::Log, metrics.clone()).unwrap();
     // Longer than a pipe holds.
     exporter.push(&(1..=1000).map(span).collect::<Vec<_>>());
     while metrics.export.queue_spans.get() > 0 {
@@ -99,7 +99,7 @@ fn spans_that_a_blocked_pipe_keeps_are_counted_once() {
 #[test]
 fn a_file_that_cannot_be_written_is_an_error() {
     let config = ExportConfig::new(Target::JsonLines(Some("/nowhere/spans".into())));
-    let error = Exporter::start(config, Arc::default()).unwrap_err();
+    let error = Exporter::start(config, Unread::Log, Arc::default()).unwrap_err();
     assert_eq!(
         error.to_string(),
         "cannot open /nowhere/spans for appending spans: No such file or directory (os error 2); \
@@ -120,7 +120,7 @@ fn an_idle_exporter_wakes_when_spans_come_and_ends_when_told() {
     };
     let mut config = ExportConfig::new(Target::Http(Box::new(endpoint), Encoding::Protobuf));
     config.schedule_delay = Duration::from_millis(10);
-    let exporter = Exporter::start(config, metrics.clone()).unwrap();
+    let exporter = Exporter::start(config, Unread::Log, metrics.clone()).unwrap();
     thread::sleep(Duration::from_millis(50));
     exporter.push(&[span(1)]);
     let (mut stream, _) = listener.accept().unwrap();

@@ -64,6 +64,8 @@ pub enum Outcome {
         /// The cause, for log lines.
         reason: String,
     },
+    /// Nobody reads the stream any more, and the session ends for that.
+    Unread,
 }
 
 /// A destination that takes requests.
@@ -199,6 +201,9 @@ impl Worker<'_> {
             Outcome::NotWritten { reason } => self.lose(Loss::NotWritten, &failed.write, spans, &reason, || {
                 format!("spans cannot be written to {destination}, {spans} are lost: {reason}; free space, or write elsewhere")
             }),
+            Outcome::Unread => {
+                failed.write.inc_by(spans);
+            }
         }
         None
     }

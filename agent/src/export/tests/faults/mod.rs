@@ -84,7 +84,7 @@ impl Agent {
             ..ExportConfig::new(target)
         };
         let metrics = Arc::new(Metrics::default());
-        let exporter = Exporter::start(config, metrics.clone()).unwrap();
+        let exporter = Exporter::start(config, Unread::Log, metrics.clone()).unwrap();
         Self {
             exporter,
             metrics,

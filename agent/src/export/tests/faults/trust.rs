@@ -61,7 +61,7 @@ fn who_is_not_trusted_gets_nothing() {
         };
         let runtime = runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let outcome = runtime.block_on(async {
-            let (mut transport, _) = AnyTransport::new(target).unwrap();
+            let (mut transport, _) = AnyTransport::new(target, Unread::Log).unwrap();
             transport.send(Payload::default()).await
         });
         assert_eq!(collector.came(), []);
@@ -150,7 +150,9 @@ fn files_that_cannot_be_used_are_said_at_the_start() {
             compression: Compression::None,
         };
         let config = ExportConfig::new(Target::Grpc(Box::new(endpoint)));
-        Exporter::start(config, Arc::default()).unwrap_err().to_string()
+        Exporter::start(config, Unread::Log, Arc::default())
+            .unwrap_err()
+            .to_string()
     };
     let good = ca.file();
     for (error, says) in [
