@@ -23,12 +23,16 @@ const MOST_STEPS: usize = 200;
 const MOST_REPEATED: usize = 2;
 /// Upper bound of a repeated text, in bytes: more than the parser keeps.
 const REPEATED_BYTES: usize = 80 << 10;
+/// A boundary is trusted behind it, also if the client pipelines.
+const SILENCE_NS: u64 = 1_000_000_000;
 
 enum Step<'a> {
     /// A call that moved these bytes, or a part of one. Played again in two pieces, cut at this many sixteenths.
     Bytes(Half, bool, Cow<'a, [u8]>, u8),
     Gap(Half, u64),
     End(Half),
+    /// Nothing passes for a second.
+    Silence,
 }
 
 fuzz_target!(|data: &[u8]| {
@@ -47,6 +51,7 @@ fuzz_target!(|data: &[u8]| {
                 Step::Bytes(half, true, again_and_again(&mut input), 8)
             }
             6 => Step::Gap(half, number(&mut input)),
+            7 if kind >> 4 == 15 => Step::Silence,
             7 => Step::End(half),
             _ => Step::Bytes(half, kind & 2 == 0, text(&mut input).into(), kind >> 4),
         });
@@ -119,6 +124,7 @@ fn play(from_birth: bool, at_server: bool, steps: &[Step<'_>], in_pieces: bool) 
             Step::Bytes(half, start, bytes, _) => feed(*half, *start, Data::Bytes(bytes)),
             Step::Gap(half, length) => feed(*half, false, Data::Gap(*length)),
             Step::End(half) => http.end(&config, *half, stamp, &mut out),
+            Step::Silence => now_ns += SILENCE_NS,
         }
         assert!(http.pending() <= 1024);
         for half in [Half::Request, Half::Response] {

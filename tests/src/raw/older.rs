@@ -1,5 +1,7 @@
 //! Connections older than the agent: each is picked up at its next request, and never lost after that, whatever other
-//! connections exist.
+//! connections exist. One whose client always pipelines is picked up behind a silence.
+
+use std::{thread, time::Duration};
 
 use agent_ebpf::abi::HINT_SLOTS;
 use anyhow::Result;
@@ -12,10 +14,12 @@ use super::{
 };
 
 /// Number of connections that are made before the agent comes.
-const CONNECTIONS: usize = 6;
+const CONNECTIONS: usize = 7;
 /// Processor of all their processes: the programs name connections by processor, and the names decide the slots of
 /// hints.
 const PROCESSOR: &str = "first";
+/// More than the silence behind which no request is on the way.
+const SILENCE: Duration = Duration::from_millis(1200);
 
 /// Makes connections with an exchange on each, before the agent starts.
 pub fn open_older(world: &mut World) -> Result<()> {
@@ -32,6 +36,20 @@ pub fn open_older(world: &mut World) -> Result<()> {
 }
 
 pub fn play(world: &mut World) -> Result<()> {
+    world.case("pipelining-older", |world, name| {
+        let Some(connection) = world.older.pop() else {
+            return Ok(());
+        };
+        // Nothing is known of requests before it, so it gives no spans.
+        batch(world, &connection, &format!("/{name}/first"))?;
+        thread::sleep(SILENCE);
+        for round in ["behind-a-silence", "next"] {
+            for target in batch(world, &connection, &format!("/{name}/{round}"))? {
+                world.expect(&target, End::ok("GET", 200).bodies(None, Some(4)));
+            }
+        }
+        world.close(&connection)
+    })?;
     world.case("older", |world, name| {
         let connections = std::mem::take(&mut world.older);
         pin(world, PROCESSOR)?;
@@ -46,6 +64,14 @@ pub fn play(world: &mut World) -> Result<()> {
         }
         pin(world, "all")
     })
+}
+
+/// Passes three requests in one write, then their responses. Returns their targets.
+fn batch(world: &mut World, connection: &Connection, prefix: &str) -> Result<Vec<String>> {
+    let targets: Vec<_> = (0..3).map(|index| format!("{prefix}/{index}")).collect();
+    let requests: String = targets.iter().map(|target| get(target)).collect();
+    world.exchange(connection, &requests, &response(200, "body").repeat(targets.len()))?;
+    Ok(targets)
 }
 
 fn pin(world: &mut World, processors: &str) -> Result<()> {

@@ -165,6 +165,9 @@ impl Http1 {
                 self.release(config, out);
             }
         }
+        if self.mode == Mode::Searching {
+            self.search.note(half, piece.stamp);
+        }
     }
 
     /// Returns the calls that later events may name.
@@ -194,7 +197,7 @@ impl Http1 {
             (Mode::Following, Half::Request) => {
                 self.request_ended = true;
                 if !self.held_response.is_empty() {
-                    self.answer_nothing(stamp, config, out);
+                    self.answer_nothing(config, out);
                     self.release(config, out);
                 }
             }
@@ -321,7 +324,7 @@ impl Http1 {
                 } else {
                     cause
                 };
-                self.lose(cause, piece.stamp, out);
+                self.lose(cause, out);
             }
         }
     }
@@ -392,7 +395,7 @@ impl Http1 {
         self.next_exchange += 1;
         self.pending.push(method);
         self.undecided = false;
-        self.suspended = method == Method::Connect || found.framing.upgrade;
+        self.suspended = found.may_switch();
         if found.framing.closes {
             self.last_served = self.last_served.min(exchange);
         }
@@ -455,7 +458,7 @@ impl Http1 {
         if let Some(Ended { body_bytes, bare_lf }) = self.response.body(piece)? {
             self.end_response(piece.stamp, Some(body_bytes), out);
             if bare_lf && self.mode == Mode::Following {
-                self.lose(Cause::Doubtful, piece.stamp, out);
+                self.lose(Cause::Doubtful, out);
             }
         }
         Ok(Step::Taken)
@@ -553,7 +556,7 @@ impl Http1 {
         self.next_exchange.saturating_sub(self.pending.len() as u64)
     }
 
-    pub(super) fn lose(&mut self, cause: Cause, stamp: Stamp, out: &mut Vec<Event>) {
+    pub(super) fn lose(&mut self, cause: Cause, out: &mut Vec<Event>) {
         out.push(Event::Lost {
             exchange: self.oldest_exchange(),
             cause,
@@ -561,7 +564,7 @@ impl Http1 {
         self.forget();
         self.mode = Mode::Searching;
         self.overtaken = false;
-        self.search.begin(stamp);
+        self.search = Search::default();
     }
 
     pub(super) fn become_opaque(&mut self, cause: Cause, carries: &'static str, out: &mut Vec<Event>) {

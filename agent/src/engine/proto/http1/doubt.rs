@@ -15,6 +15,7 @@ use super::{
     Cause, Config, Event, Piece, RequestHead, ResponseHead,
     connection::{Http1, Mode},
     head::Framing,
+    resync::Search,
     stream::{Found, skip_empty_lines},
 };
 use crate::engine::{
@@ -302,14 +303,14 @@ impl Http1 {
     }
 
     /// Resolves a held response that answers none of the whole requests, once no more requests come.
-    pub(super) fn answer_nothing(&mut self, stamp: Stamp, config: &Config, out: &mut Vec<Event>) {
+    pub(super) fn answer_nothing(&mut self, config: &Config, out: &mut Vec<Event>) {
         if self.awaits_response() || !self.held_request.is_empty() {
             return;
         }
         if self.request.in_head() {
             self.answer_cut(config, out);
         } else {
-            self.lose(Cause::Unsolicited, stamp, out);
+            self.lose(Cause::Unsolicited, out);
         }
     }
 
@@ -346,7 +347,7 @@ impl Http1 {
         self.forget();
         self.mode = Mode::Searching;
         self.overtaken = false;
-        self.search.begin(stamp);
+        self.search = Search::behind_response(stamp);
     }
 
     pub(super) fn pass_over(&mut self, piece: &mut Piece<'_>) {

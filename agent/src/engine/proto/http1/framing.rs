@@ -4,7 +4,7 @@ use super::{
     Config, RequestHead, ResponseHead,
     chunked::Chunked,
     head::{Framing, Head, Parse, Transfer},
-    stream::Body,
+    stream::{Body, Found},
 };
 
 /// The part of a request's method that frames its response.
@@ -22,6 +22,13 @@ impl Method {
             b"CONNECT" => Self::Connect,
             _ => Self::Other,
         }
+    }
+}
+
+impl Found<RequestHead> {
+    /// Returns whether the response to this request may switch protocols (RFC 9110 sections 7.8 and 9.3.6).
+    pub(super) fn may_switch(&self) -> bool {
+        self.framing.upgrade || Method::of(self.head.method()) == Method::Connect
     }
 }
 

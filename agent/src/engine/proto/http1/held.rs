@@ -25,7 +25,7 @@ impl Http1 {
     pub(super) fn hold(&mut self, config: &Config, half: Half, piece: Piece<'_>, out: &mut Vec<Event>) {
         let full = self.held(half).push(piece).is_err();
         match half {
-            Half::Request if full => self.lose(Cause::TooManyPending, piece.stamp, out),
+            Half::Request if full => self.lose(Cause::TooManyPending, out),
             Half::Request => {}
             Half::Response => {
                 let (first, n) = self.held_response.first_bytes();
@@ -38,12 +38,12 @@ impl Http1 {
                     let name = opaque::protocol(opening);
                     self.become_opaque(Cause::OtherProtocol, name, out);
                 } else if !is_response && !self.awaits_response() {
-                    self.pass_stray(config, piece.stamp, out);
+                    self.pass_stray(config, out);
                 } else if full || self.at_server && begins_with_timeout(&self.held_response) && !self.request.in_head()
                 {
-                    self.lose(Cause::Unsolicited, piece.stamp, out);
+                    self.lose(Cause::Unsolicited, out);
                 } else if self.request_ended {
-                    self.answer_nothing(piece.stamp, config, out);
+                    self.answer_nothing(config, out);
                 }
             }
         }

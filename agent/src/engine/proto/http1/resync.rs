@@ -5,15 +5,32 @@
 //! is kept.
 //!
 //! One thing can deceive this rule: a client that pipelines may have had older requests on the way. So a connection
-//! that was seen to pipeline is believed only after it has been silent.
+//! that was seen to pipeline is believed only after it has been silent: the last byte on either half was a response's,
+//! and a second passed since then. Behind a silence no older request is on the way. So further requests may come before
+//! the response, which answers the first of them, and all of them are kept:
+//!
+//! | the request begins | on a connection | further requests before the response |
+//! |---|---|---|
+//! | behind a silence | of any kind | are held with the first one |
+//! | anywhere else | that was never seen to pipeline | end the candidate |
+//! | anywhere else | that was seen to pipeline | there is no candidate |
+//!
+//! A connection on which no byte was seen is not silent. A gap has no time of its own: it counts as bytes that pass when
+//! it is noticed. A silence behind a byte of a request only shows that the server is slow.
+//!
+//! The rule is still deceived by a server that lets a second pass between two pipelined responses, if the client sends
+//! its next request before the second one.
+
+use std::num::NonZeroU64;
 
 use agent_ebpf::classify::{self, Looks};
 
 use super::{
     Cause, Config, Event, Piece, RequestHead, ResponseHead,
-    connection::{Http1, Mode},
+    connection::{Http1, MAX_PENDING, Mode},
     doubt::Watch,
     framing::request_body,
+    head::MAX_HEAD_BYTES,
     stream::{Ended, Found, Stream, skip_empty_lines},
 };
 use crate::engine::{
@@ -21,7 +38,7 @@ use crate::engine::{
     proto::{Data, Half},
 };
 
-/// A connection that pipelines and on which nothing passed for so long has no request on the way.
+/// Length of a silence behind which no request is on the way.
 const QUIET_NS: u64 = 1_000_000_000;
 
 /// State of the search for a boundary.
@@ -29,115 +46,233 @@ const QUIET_NS: u64 = 1_000_000_000;
 pub(super) struct Search {
     /// Boxed: searches are few, connections many.
     candidate: Option<Box<Candidate>>,
-    /// Time of the last byte, on either half.
-    last_ns: u64,
+    /// Time of the last byte on either half, if it was a response's.
+    answered_ns: Option<NonZeroU64>,
     /// Bytes of the candidate and of what may be the response to it.
     claimed: u64,
 }
 
-/// A request that may turn out to be at a sure boundary.
+/// Requests that may turn out to begin at a sure boundary.
 #[derive(Debug)]
-enum Candidate {
-    /// The head is not complete. `calls`: it lies in more than one system call.
-    Head { calls: bool },
-    /// The head is complete; `end`: time at which the body was, if it is.
-    Whole {
-        found: Found<RequestHead>,
-        end: Option<(Stamp, Ended)>,
-    },
-    /// The head is complete, and the end of its body is in doubt.
-    Doubtful { found: Found<RequestHead>, watch: Watch },
+struct Candidate {
+    /// The first request begins behind a silence, so others may follow it.
+    behind_silence: bool,
+    /// Requests whose heads are complete, oldest first.
+    requests: Vec<Asked>,
+    /// Bytes of their heads.
+    head_bytes: u64,
+    next: Next,
+}
+
+/// A request of the candidate.
+#[derive(Debug)]
+struct Asked {
+    found: Found<RequestHead>,
+    /// The call that moved the body's last byte, and the body's end.
+    sent: Option<(Stamp, Ended)>,
+}
+
+/// The part of the request half that comes next.
+#[derive(Debug)]
+enum Next {
+    /// The first head, or its rest. `calls`: it lies in more than one system call.
+    First { calls: bool },
+    /// A further head, or its rest.
+    Further,
+    /// The body of the last request, or its rest.
+    Body,
+    /// Bytes behind the last request, whose end is in doubt. `passed`: so many of them are here.
+    Doubtful { cause: Cause, watch: Watch, passed: u64 },
+}
+
+/// The candidate's first request is at no sure boundary, or its requests cannot be read any further.
+struct Unsure;
+
+impl From<Cause> for Unsure {
+    fn from(_: Cause) -> Self {
+        Self
+    }
 }
 
 impl Search {
-    /// Returns the calls that moved the candidate.
-    pub fn stamps(&self) -> impl Iterator<Item = Stamp> {
-        let stamps = match self.candidate.as_deref() {
-            None | Some(Candidate::Head { .. }) => [None; 3],
-            Some(Candidate::Whole { found, end }) => {
-                let end = end.map(|(stamp, _)| stamp);
-                [Some(found.first), Some(found.complete), end]
-            }
-            Some(Candidate::Doubtful { found, .. }) => [Some(found.first), Some(found.complete), None],
-        };
-        stamps.into_iter().flatten()
+    /// Begins a search behind a response that ended at `stamp`.
+    pub fn behind_response(stamp: Stamp) -> Self {
+        Self {
+            answered_ns: NonZeroU64::new(stamp.time_ns),
+            ..Self::default()
+        }
     }
 
-    /// Starts anew, after a loss at `stamp`.
-    pub fn begin(&mut self, stamp: Stamp) {
-        *self = Self {
-            last_ns: stamp.time_ns,
-            ..Self::default()
+    /// Notes that bytes of a half passed.
+    pub fn note(&mut self, half: Half, stamp: Stamp) {
+        self.answered_ns = match half {
+            Half::Request => None,
+            Half::Response => self.answered_ns.max(NonZeroU64::new(stamp.time_ns)),
         };
+    }
+
+    /// Returns the calls that moved the candidate.
+    pub fn stamps(&self) -> impl Iterator<Item = Stamp> {
+        let requests = self.candidate.iter().flat_map(|candidate| &candidate.requests);
+        requests.flat_map(|Asked { found, sent }| {
+            let sent = sent.map(|(stamp, _)| stamp);
+            [found.first, found.complete].into_iter().chain(sent)
+        })
+    }
+
+    /// Returns whether a call that moves the next byte does so behind a silence.
+    fn is_silent(&self, stamp: Stamp) -> bool {
+        self.answered_ns
+            .is_some_and(|answered_ns| stamp.time_ns.saturating_sub(answered_ns.get()) >= QUIET_NS)
+    }
+}
+
+impl Candidate {
+    fn new(behind_silence: bool) -> Self {
+        Self {
+            behind_silence,
+            requests: Vec::new(),
+            head_bytes: 0,
+            next: Next::First { calls: false },
+        }
+    }
+
+    /// Takes bytes that the client sent next; `stream` reads them.
+    fn take(&mut self, config: &Config, stream: &mut Stream, piece: &mut Piece<'_>) -> Result<(), Unsure> {
+        match &mut self.next {
+            Next::First { calls } => {
+                let calls = *calls;
+                if let Some(found) = stream.head::<RequestHead>(config, piece)? {
+                    // The rest of a body and the method behind it look like a method, but not like a known one.
+                    if calls && !is_known(found.head.method()) {
+                        return Err(Unsure);
+                    }
+                    self.push(found, stream, piece);
+                }
+            }
+            Next::Further => {
+                if !self.takes_more() {
+                    return Err(Unsure);
+                }
+                if let Some(found) = stream.head::<RequestHead>(config, piece)? {
+                    self.push(found, stream, piece);
+                }
+            }
+            Next::Body => {
+                if let Some(ended) = stream.body(piece)? {
+                    if let Some(last) = self.requests.last_mut() {
+                        last.sent = Some((piece.stamp, ended));
+                    }
+                    self.next = if ended.bare_lf {
+                        Next::doubtful(Cause::Doubtful, Watch::default())
+                    } else {
+                        Next::Further
+                    };
+                }
+            }
+            Next::Doubtful { watch, passed, .. } => {
+                watch.pass(piece.data);
+                *passed = passed.saturating_add(piece.len());
+                piece.skip(u64::MAX);
+                if watch.met() && !self.behind_silence {
+                    return Err(Unsure);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a request whose head ends where `piece` begins.
+    fn push(&mut self, found: Found<RequestHead>, stream: &mut Stream, piece: &Piece<'_>) {
+        let mut sent = None;
+        self.next = if let Some(cause) = found.framing.doubt {
+            Next::doubtful(cause, Watch::behind(&found))
+        } else if stream.begin_body(request_body(found.framing)) {
+            Next::Body
+        } else {
+            sent = Some((found.complete, Ended::default()));
+            Next::Further
+        };
+        let length = piece.offset.saturating_sub(found.offset);
+        self.head_bytes = self.head_bytes.saturating_add(length);
+        self.requests.push(Asked { found, sent });
+    }
+
+    /// Returns whether another request may follow those that are here.
+    fn takes_more(&self) -> bool {
+        // Only the response tells how to read the bytes behind a request that may switch protocols.
+        let may_switch = self.requests.last().is_some_and(|last| last.found.may_switch());
+        let has_room = self.requests.len() < MAX_PENDING && self.head_bytes <= MAX_HEAD_BYTES as u64;
+        self.behind_silence && !may_switch && has_room
+    }
+
+    /// Returns whether another request may have passed behind one whose end is in doubt.
+    fn passed_more(&self) -> bool {
+        matches!(&self.next, Next::Doubtful { watch, .. } if watch.met())
+    }
+}
+
+impl Next {
+    fn doubtful(cause: Cause, watch: Watch) -> Self {
+        Self::Doubtful {
+            cause,
+            watch,
+            passed: 0,
+        }
     }
 }
 
 impl Http1 {
     /// Takes one piece while not synchronised.
     pub(super) fn search(&mut self, config: &Config, half: Half, piece: Piece<'_>, out: &mut Vec<Event>) {
-        let quiet = piece.stamp.time_ns.saturating_sub(self.search.last_ns) >= QUIET_NS;
-        self.search.last_ns = self.search.last_ns.max(piece.stamp.time_ns);
+        if half == Half::Request && self.begins_elsewhere(piece) {
+            // What seemed to be a head was the rest of something else.
+            self.give_up();
+        }
         self.search.claimed = self.search.claimed.saturating_add(piece.len());
         match half {
-            Half::Request => self.search_request(config, quiet, piece),
+            Half::Request => self.search_request(config, piece),
             Half::Response => self.search_response(config, piece, out),
         }
     }
 
-    fn search_request(&mut self, config: &Config, quiet: bool, mut piece: Piece<'_>) {
-        let trusted = quiet || !self.pipelined;
+    /// Returns whether a request begins with this piece, in the middle of the candidate's first head.
+    fn begins_elsewhere(&self, piece: Piece<'_>) -> bool {
+        let candidate = self.search.candidate.as_deref();
+        candidate.is_some_and(|candidate| matches!(candidate.next, Next::First { .. }))
+            && begins_message(piece)
+            && begins_request(piece)
+    }
+
+    fn search_request(&mut self, config: &Config, mut piece: Piece<'_>) {
+        let behind_silence = self.search.is_silent(piece.stamp);
+        let trusted = behind_silence || !self.pipelined;
         match self.search.candidate.as_deref_mut() {
             None if !begins_message(piece) || self.overtaken || !trusted => return self.give_up(),
-            None => self.search.candidate = Some(Box::new(Candidate::Head { calls: false })),
-            // What seemed to be a head was the rest of something else.
-            Some(Candidate::Head { .. }) if begins_message(piece) && begins_request(piece) => {
-                self.give_up();
-                self.search.candidate = Some(Box::new(Candidate::Head { calls: false }));
-            }
-            Some(Candidate::Head { calls }) => *calls |= piece.segment_start,
-            Some(Candidate::Whole { .. } | Candidate::Doubtful { .. }) => {}
+            None => self.search.candidate = Some(Box::new(Candidate::new(behind_silence))),
+            Some(Candidate {
+                next: Next::First { calls },
+                ..
+            }) => *calls |= piece.segment_start,
+            Some(_) => {}
         }
         while !piece.is_empty() {
-            match self.search.candidate.as_deref_mut() {
-                None => return,
-                Some(Candidate::Head { calls }) => match self.request.head::<RequestHead>(config, &mut piece) {
-                    Ok(None) => {}
-                    // The rest of a body and the method behind it look like a method, but not like a known one.
-                    Ok(Some(found)) if *calls && !is_known(found.head.method()) => self.give_up(),
-                    Ok(Some(found)) if found.framing.doubt.is_some() => {
-                        let watch = Watch::behind(&found);
-                        self.search.candidate = Some(Box::new(Candidate::Doubtful { found, watch }));
-                    }
-                    Ok(Some(found)) => {
-                        let open = self.request.begin_body(request_body(found.framing));
-                        let end = (!open).then_some((found.complete, Ended::default()));
-                        self.search.candidate = Some(Box::new(Candidate::Whole { found, end }));
-                    }
-                    Err(_) => self.give_up(),
-                },
-                Some(Candidate::Whole { end: end @ None, .. }) => match self.request.body(&mut piece) {
-                    Ok(None) => {}
-                    Ok(Some(ended)) => *end = Some((piece.stamp, ended)),
-                    Err(_) => self.give_up(),
-                },
-                Some(Candidate::Doubtful { watch, .. }) => {
-                    watch.pass(piece.data);
-                    piece.skip(u64::MAX);
-                    if watch.met() {
-                        self.overtaken = true;
-                        self.give_up();
-                    }
+            let Some(candidate) = self.search.candidate.as_deref_mut() else {
+                return;
+            };
+            if matches!(candidate.next, Next::Further) && !self.request.in_head() {
+                skip_empty_lines(&mut piece);
+                if piece.is_empty() {
+                    return;
                 }
-                Some(Candidate::Whole { end: Some(_), .. }) => {
-                    skip_empty_lines(&mut piece);
-                    if !piece.is_empty() {
-                        // The call holds more requests, or a response was missed: the next byte of the response half
-                        // decides.
-                        self.pipelined |= !piece.segment_start && matches!(piece.data, Data::Bytes(_));
-                        self.overtaken = true;
-                        self.give_up();
-                    }
-                }
+                // The call holds more requests, or a response was missed: the next byte of the response half decides.
+                self.pipelined |= !piece.segment_start && matches!(piece.data, Data::Bytes(_));
+                self.overtaken = true;
+            }
+            let taken = candidate.take(config, &mut self.request, &mut piece);
+            self.overtaken |= candidate.passed_more();
+            if let Err(Unsure) = taken {
+                self.give_up();
             }
         }
     }
@@ -150,40 +285,43 @@ impl Http1 {
         // No gap on this half since the candidate, and yet a request came before the answer to the one before.
         self.pipelined |= self.overtaken;
         self.overtaken = false;
-        let awaited = matches!(
-            self.search.candidate.as_deref(),
-            Some(Candidate::Whole { .. } | Candidate::Doubtful { .. })
-        );
+        let candidate = self.search.candidate.as_deref();
+        let awaited = candidate.is_some_and(|candidate| !candidate.requests.is_empty());
         if !awaited || !(self.response.in_head() || begins_message(piece)) {
             return self.give_up();
         }
         match self.response.head::<ResponseHead>(config, &mut piece) {
             Ok(None) => {}
             Ok(Some(response)) => {
-                let (found, end, watch) = match self.search.candidate.take().map(|candidate| *candidate) {
-                    Some(Candidate::Whole { found, end }) => (found, end, Watch::default()),
-                    Some(Candidate::Doubtful { found, watch }) => (found, None, watch),
-                    Some(Candidate::Head { .. }) | None => return,
-                };
                 self.mode = Mode::Following;
                 self.search.claimed = 0;
-                let (complete, mut doubt) = (found.complete, found.framing.doubt);
-                let exchange = self.begin_exchange(found, out);
-                if let Some((last, Ended { body_bytes, bare_lf })) = end {
-                    out.push(Event::Sent {
-                        exchange,
-                        last,
-                        body_bytes,
-                    });
-                    doubt = bare_lf.then_some(Cause::Doubtful);
-                }
-                if let Some(cause) = doubt {
-                    self.doubt_request(cause, watch, complete, out);
+                if let Some(candidate) = self.search.candidate.take() {
+                    self.believe(*candidate, out);
                 }
                 self.respond(response, out);
                 self.follow(config, Half::Response, piece, false, out);
             }
             Err(_) => self.give_up(),
+        }
+    }
+
+    /// Reports the candidate's requests. The rest of an unfinished one is in the request half's stream.
+    fn believe(&mut self, candidate: Candidate, out: &mut Vec<Event>) {
+        let mut last = Stamp::default();
+        for Asked { found, sent } in candidate.requests {
+            last = found.complete;
+            let exchange = self.begin_exchange(found, out);
+            if let Some((last, Ended { body_bytes, .. })) = sent {
+                out.push(Event::Sent {
+                    exchange,
+                    last,
+                    body_bytes,
+                });
+            }
+        }
+        if let Next::Doubtful { cause, watch, passed } = candidate.next {
+            self.counters.unsynchronised_bytes = self.counters.unsynchronised_bytes.saturating_add(passed);
+            self.doubt_request(cause, watch, last, out);
         }
     }
 

@@ -9,10 +9,7 @@ use super::{
     head::Transfer,
     stream::Body,
 };
-use crate::engine::{
-    execution::Stamp,
-    proto::{Data, Half},
-};
+use crate::engine::proto::{Data, Half};
 
 /// The body that the last response announced and may not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,9 +65,9 @@ impl Http1 {
     }
 
     /// Passes over held bytes that are no response while no request is open.
-    pub(super) fn pass_stray(&mut self, config: &Config, stamp: Stamp, out: &mut Vec<Event>) {
+    pub(super) fn pass_stray(&mut self, config: &Config, out: &mut Vec<Event>) {
         if let Err(cause) = self.begin_stray(0) {
-            return self.lose(cause, stamp, out);
+            return self.lose(cause, out);
         }
         while self.mode == Mode::Following
             && let Some(held) = self.held_response.pop()

@@ -6,6 +6,7 @@ mod heads;
 mod lax;
 mod losses;
 mod properties;
+mod silence;
 mod smuggling;
 
 use super::{Config, Http1};

@@ -55,7 +55,9 @@ const POLITE: &[&[Moved]] = &[
 ];
 
 /// A client that sends many requests in one call.
-const BATCH: &[&[Moved]] = &[&[
+const BATCH: &[&[Moved]] = &[&ROUND];
+
+const ROUND: [Moved; 4] = [
     (
         Q,
         "GET /1 HTTP/1.1\r\n\r\nHEAD /2 HTTP/1.1\r\n\r\nPOST /3 HTTP/1.1\r\nContent-Length: 2\r\n\r\nhiGET /4 HTTP/1.1\r\n\r\n",
@@ -69,7 +71,16 @@ const BATCH: &[&[Moved]] = &[&[
         R,
         "HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n4\r\n0\r\n\r\n",
     ),
-]];
+];
+
+/// The same client, three times.
+const ROUNDS: &[Moved] = &{
+    let [a, b, c, d] = ROUND;
+    [a, b, c, d, a, b, c, d, a, b, c, d]
+};
+
+/// Silence between two rounds.
+const SILENCE_NS: u64 = 1_000_000_000;
 
 /// A client that does not wait.
 const PIPELINED: &[&[Moved]] = &[&[GET, POST, OK, GET, CHUNKED, OK, POST, OK]];
@@ -198,6 +209,35 @@ proptest! {
         }
         let bytes: u64 = talk.offsets.iter().sum();
         prop_assert!(talk.http.counters().unsynchronised_bytes <= bytes);
+    }
+
+    /// A client that always pipelines is found behind a silence, whatever was missing before.
+    #[test]
+    fn batches_behind_a_silence_are_found(
+        from_birth in any::<bool>(),
+        gaps in gaps(),
+        cuts in prop::collection::vec(any::<Index>(), 0..4),
+    ) {
+        let (before, last) = ROUNDS.split_at(2 * ROUND.len());
+        let mut talk = Talk::new(from_birth);
+        for (index, stretches) in with_gaps(before, gaps).into_iter().enumerate() {
+            if index == ROUND.len() {
+                talk.now += SILENCE_NS;
+            }
+            for Stretch { half, begins_call, data } in stretches {
+                talk.piece(half, begins_call, data);
+            }
+        }
+        talk.now += SILENCE_NS;
+        let passed_over = talk.http.counters().unsynchronised_bytes;
+        for (half, bytes) in cut_at(last, &cuts) {
+            talk.call(half, bytes);
+        }
+        let whole: Vec<_> = exchanges(&told(whole(ROUNDS))).into_values().collect();
+        let found: Vec<_> = exchanges(&talk.out).into_values().collect();
+        prop_assert!(found.ends_with(&whole[8..]), "{:?}", talk.story());
+        prop_assert!(found.iter().all(|exchange| whole.contains(exchange)), "{:?}", talk.story());
+        prop_assert_eq!(talk.http.counters().unsynchronised_bytes, passed_over);
     }
 
     #[test]
