@@ -70,10 +70,21 @@ impl Http1 {
             return self.lose(cause, out);
         }
         while self.mode == Mode::Following
+            && self.takes_held_stray()
             && let Some(held) = self.held_response.pop()
         {
             self.follow(config, Half::Response, held.piece(), true, out);
         }
+    }
+
+    /// Returns whether the first held bytes can be taken while no request is open. Behind a stray body, what may be a
+    /// response waits for its request: it would be put back again and again.
+    fn takes_held_stray(&self) -> bool {
+        let may_be_response = |piece: Piece<'_>| match piece.data {
+            Data::Bytes(bytes) => looks_like_response(bytes) != Looks::No,
+            Data::Gap(_) => true,
+        };
+        self.passes_stray() || !self.held_response.first().is_some_and(may_be_response)
     }
 }
 

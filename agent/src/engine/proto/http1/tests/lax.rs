@@ -485,6 +485,27 @@ fn a_body_that_should_not_be_there_ends_nothing() {
     );
 }
 
+/// Checks that bytes behind a stray body wait for their request. The parser took them again and again.
+#[test]
+fn what_is_held_behind_a_body_that_should_not_be_there_waits() {
+    let early = |talk: &mut Talk| {
+        talk.call(R, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n")
+            .call(R, "done");
+        talk.call(Q, "HEAD / HTTP/1.1\r\n\r\n");
+    };
+    let known = ["0 HEAD / @0", "0 sent 0", "0 200 @0", "0 got 0"];
+    let mut talk = Talk::new(true);
+    early(&mut talk);
+    talk.call(R, OK).call(Q, GET);
+    assert_eq!(talk.story()[..4], known);
+    assert_eq!(talk.story()[4..], ["1 GET / @19", "1 sent 0", "1 200 @42", "1 got 2"]);
+    let mut talk = Talk::new(true);
+    early(&mut talk);
+    talk.gap(R, 81).call(Q, GET);
+    assert_eq!(talk.story()[..4], known);
+    assert_eq!(talk.story()[4..], ["1 GET / @19", "1 sent 0", "1 lost Gap"]);
+}
+
 #[test]
 fn bytes_of_a_head_that_is_too_large_are_no_other_request() {
     let filler = "x".repeat(70_000);
