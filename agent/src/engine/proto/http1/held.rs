@@ -59,8 +59,8 @@ impl Http1 {
             } else {
                 break;
             };
-            if let Some(held) = self.held(half).pop() {
-                self.follow(config, half, held.piece(), true, out);
+            if !self.follow_held(config, half, out) {
+                break;
             }
         }
         if self.held_response.is_empty()
@@ -68,6 +68,17 @@ impl Http1 {
         {
             self.close_response(*stamp, out);
         }
+    }
+
+    /// Takes the first held piece of a half. Returns false if none of it can be taken now: it stays held, and whoever takes
+    /// what is held must stop.
+    pub(super) fn follow_held(&mut self, config: &Config, half: Half, out: &mut Vec<Event>) -> bool {
+        let Some(held) = self.held(half).pop() else {
+            return false;
+        };
+        let offset = held.piece().offset;
+        self.follow(config, half, held.piece(), true, out);
+        self.held(half).first().is_none_or(|first| first.offset != offset)
     }
 }
 

@@ -3,12 +3,7 @@
 
 use agent_ebpf::classify::{self, Looks};
 
-use super::{
-    Cause, Config, Event, Piece,
-    connection::{Http1, Mode},
-    head::Transfer,
-    stream::Body,
-};
+use super::{Cause, Config, Event, Piece, connection::Http1, head::Transfer, stream::Body};
 use crate::engine::proto::{Data, Half};
 
 /// The body that the last response announced and may not have.
@@ -69,22 +64,8 @@ impl Http1 {
         if let Err(cause) = self.begin_stray(0) {
             return self.lose(cause, out);
         }
-        while self.mode == Mode::Following
-            && self.takes_held_stray()
-            && let Some(held) = self.held_response.pop()
-        {
-            self.follow(config, Half::Response, held.piece(), true, out);
-        }
-    }
-
-    /// Returns whether the first held bytes can be taken while no request is open. Behind a stray body, what may be a
-    /// response waits for its request: it would be put back again and again.
-    fn takes_held_stray(&self) -> bool {
-        let may_be_response = |piece: Piece<'_>| match piece.data {
-            Data::Bytes(bytes) => looks_like_response(bytes) != Looks::No,
-            Data::Gap(_) => true,
-        };
-        self.passes_stray() || !self.held_response.first().is_some_and(may_be_response)
+        // What may be a response waits for its request.
+        while self.follow_held(config, Half::Response, out) {}
     }
 }
 
