@@ -10,7 +10,7 @@ use libfuzzer_sys::fuzz_target;
 use spoor::engine::{
     execution::Stamp,
     proto::{
-        Data, Event, Half, Piece,
+        Call, Data, Event, Half, Piece,
         http1::{Config, Http1},
         opaque,
     },
@@ -143,6 +143,11 @@ fn play(from_birth: bool, at_server: bool, steps: &[Step<'_>], in_pieces: bool) 
     out.into_iter().map(Event::unstamped).collect()
 }
 
+/// Returns whether a call stands for bytes that a server refused, and that cannot be read.
+fn is_unreadable(call: &Call) -> bool {
+    matches!(call, Call::Http1(head) if head.method().is_empty())
+}
+
 /// Checks that numbers rise, ends follow heads, and no event is about a lost exchange.
 fn check(events: &[Event], from_birth: bool) {
     let mut next = 0;
@@ -156,7 +161,7 @@ fn check(events: &[Event], from_birth: bool) {
     for event in events {
         assert!(!opaque, "{event:?} on an opaque connection");
         match event {
-            Event::Begins { exchange, .. } => {
+            Event::Begins { exchange, call, .. } => {
                 assert_eq!(*exchange, next, "{events:?}");
                 if !synchronised {
                     assert!(!answering, "{events:?}");
@@ -165,7 +170,8 @@ fn check(events: &[Event], from_birth: bool) {
                     sending = None;
                 }
                 assert_eq!(sending, None, "{events:?}");
-                sending = Some(next);
+                // Where unreadable bytes end is not known: nothing tells that they are sent.
+                sending = (!is_unreadable(call)).then_some(next);
                 next += 1;
             }
             Event::Sent { exchange, .. } => assert_eq!(Some(*exchange), sending.take(), "{events:?}"),
