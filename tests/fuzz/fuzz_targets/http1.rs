@@ -24,14 +24,14 @@ const MOST_REPEATED: usize = 2;
 /// Upper bound of a repeated text, in bytes: more than the parser keeps.
 const REPEATED_BYTES: usize = 80 << 10;
 /// A boundary is trusted behind it, also if the client pipelines.
-const SILENCE_NS: u64 = 1_000_000_000;
+const SILENCE_NS: u64 = 10_000_000_000;
 
 enum Step<'a> {
     /// A call that moved these bytes, or a part of one. Played again in two pieces, cut at this many sixteenths.
     Bytes(Half, bool, Cow<'a, [u8]>, u8),
     Gap(Half, u64),
     End(Half),
-    /// Nothing passes for a second.
+    /// Nothing passes for ten seconds.
     Silence,
 }
 

@@ -19,7 +19,7 @@ const CONNECTIONS: usize = 7;
 /// hints.
 const PROCESSOR: &str = "first";
 /// More than the silence behind which no request is on the way.
-const SILENCE: Duration = Duration::from_millis(1200);
+const SILENCE: Duration = Duration::from_secs(11);
 
 /// Makes connections with an exchange on each, before the agent starts.
 pub fn open_older(world: &mut World) -> Result<()> {

@@ -86,6 +86,12 @@ impl Held {
         pieces.queue.front().map(HeldPiece::piece)
     }
 
+    /// Returns the number of bytes, captured or not.
+    pub fn bytes(&self) -> u64 {
+        let pieces = self.0.iter().flat_map(|pieces| &pieces.queue);
+        pieces.fold(0, |sum, piece| sum.saturating_add(piece.piece().len()))
+    }
+
     /// Returns the calls that moved the pieces.
     pub fn stamps(&self) -> impl Iterator<Item = Stamp> {
         let pieces = self.0.iter().flat_map(|pieces| &pieces.queue);

@@ -143,6 +143,15 @@ impl Parser {
         }
     }
 
+    /// Takes the end of the connection. Returns what [`Parser::take_unsynchronised`] does, and the bytes that waited for a
+    /// boundary.
+    pub fn end_search(&mut self) -> u64 {
+        match self {
+            Self::Http1(http) => http.end_search(),
+            Self::Redis(_) => 0,
+        }
+    }
+
     /// Returns whether boundaries of both halves are known.
     pub fn is_synchronised(&self) -> bool {
         match self {

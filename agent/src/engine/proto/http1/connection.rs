@@ -64,6 +64,8 @@ pub struct Http1 {
     proxy: Option<Box<Proxy>>,
     /// Set while request bytes wait behind a request that may switch protocols: its response decides how to read them.
     pub(super) suspended: bool,
+    /// Responses to requests that were lost, or whose exchanges were: they come first, unless they were lost, too.
+    pub(super) owed: u8,
     pub(super) held_request: Held,
     pub(super) held_response: Held,
     /// The request half has ended: a response without a request will never get one.
@@ -75,10 +77,10 @@ pub struct Http1 {
     pub(super) counters: Counters,
 }
 
-/// Counters of bytes and messages that were skipped without an event, from the connection's birth on.
+/// Counters of bytes that were skipped without an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Bytes that passed, captured or not, while no message boundary was known.
+    /// Bytes that passed, captured or not, while no message boundary was known, since [`Http1::take_unsynchronised`].
     pub unsynchronised_bytes: u64,
 }
 
@@ -128,6 +130,7 @@ impl Http1 {
             undecided: from_birth,
             proxy: from_birth.then(|| Box::new(Proxy::Header(ProxyHeader::new()))),
             suspended: false,
+            owed: 0,
             held_request: Held::default(),
             held_response: Held::default(),
             request_ended: false,
@@ -267,7 +270,7 @@ impl Http1 {
         exchange > self.last_served
     }
 
-    /// Returns the counters so far.
+    /// Returns the counters.
     pub fn counters(&self) -> Counters {
         self.counters
     }
@@ -275,6 +278,15 @@ impl Http1 {
     /// Returns the bytes that passed while no message boundary was known, since this was last called.
     pub fn take_unsynchronised(&mut self) -> u64 {
         std::mem::take(&mut self.counters.unsynchronised_bytes)
+    }
+
+    /// Takes the end of the connection. Returns the bytes that passed while no message boundary was known, those that waited
+    /// for one included.
+    pub fn end_search(&mut self) -> u64 {
+        if self.mode == Mode::Searching {
+            self.give_up();
+        }
+        self.take_unsynchronised()
     }
 
     /// Takes one piece while synchronised. `again`: it was held, so its unread rest goes back to the front.
@@ -324,9 +336,31 @@ impl Http1 {
                 } else {
                     cause
                 };
+                let owed = if half == Half::Request && cause == Cause::Gap {
+                    self.owed_behind_gap()
+                } else {
+                    0
+                };
                 self.lose(cause, out);
+                self.owe(owed);
             }
         }
+    }
+
+    /// Returns the number of responses that come before that to the first request behind a gap in the request half, at the
+    /// least: those to the requests that are open, and one to a request in the gap, unless a response waits for that.
+    fn owed_behind_gap(&self) -> usize {
+        if !self.held_response.is_empty() {
+            return 0;
+        }
+        self.pending.len() + usize::from(!self.request.in_body())
+    }
+
+    /// Notes that so many responses come before that to the next request.
+    fn owe(&mut self, responses: usize) {
+        // Whoever has so many requests open pipelines.
+        self.pipelined |= responses > usize::from(u8::MAX);
+        self.owed = responses.min(u8::MAX.into()) as u8;
     }
 
     fn follow_request(&mut self, config: &Config, piece: &mut Piece<'_>, out: &mut Vec<Event>) -> Result<Step, Cause> {
@@ -561,10 +595,18 @@ impl Http1 {
             exchange: self.oldest_exchange(),
             cause,
         });
+        self.begin_search(Search::default());
+    }
+
+    /// Looks for a boundary from now on. What was held is passed over.
+    pub(super) fn begin_search(&mut self, search: Search) {
+        let held = self.held_request.bytes().saturating_add(self.held_response.bytes());
+        self.counters.unsynchronised_bytes = self.counters.unsynchronised_bytes.saturating_add(held);
         self.forget();
         self.mode = Mode::Searching;
         self.overtaken = false;
-        self.search = Search::default();
+        self.owed = 0;
+        self.search = search;
     }
 
     pub(super) fn become_opaque(&mut self, cause: Cause, carries: &'static str, out: &mut Vec<Event>) {

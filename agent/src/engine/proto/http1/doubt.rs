@@ -339,15 +339,13 @@ impl Http1 {
         self.request.begin_anew();
     }
 
-    /// Looks for a boundary, as after a loss: the exchange in doubt is over.
+    /// Looks for a boundary, as after a loss: the exchange in doubt is over. `stamp`: the call that moved its last byte; if that was
+    /// a request's, the search takes note of it when the call's bytes are fed.
     pub(super) fn look_again(&mut self, stamp: Stamp) {
         if let Some(Doubt::Request(watch)) = self.doubt.as_deref() {
             self.pipelined |= watch.met();
         }
-        self.forget();
-        self.mode = Mode::Searching;
-        self.overtaken = false;
-        self.search = Search::behind_response(stamp);
+        self.begin_search(Search::behind_response(stamp));
     }
 
     pub(super) fn pass_over(&mut self, piece: &mut Piece<'_>) {

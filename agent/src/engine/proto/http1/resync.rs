@@ -6,7 +6,7 @@
 //!
 //! One thing can deceive this rule: a client that pipelines may have had older requests on the way. So a connection
 //! that was seen to pipeline is believed only after it has been silent: the last byte on either half was a response's,
-//! and a second passed since then. Behind a silence no older request is on the way. So further requests may come before
+//! and ten seconds passed since then. Behind a silence no older request is on the way. So further requests may come before
 //! the response, which answers the first of them, and all of them are kept:
 //!
 //! | the request begins | on a connection | further requests before the response |
@@ -18,8 +18,12 @@
 //! A connection on which no byte was seen is not silent. A gap has no time of its own: it counts as bytes that pass when
 //! it is noticed. A silence behind a byte of a request only shows that the server is slow.
 //!
-//! The rule is still deceived by a server that lets a second pass between two pipelined responses, if the client sends
-//! its next request before the second one.
+//! After a gap in the request half, the next response belongs to a request that was in the gap, unless there is a gap in the
+//! response half, too.
+//!
+//! The rule is still deceived by a client that always has several requests on the way, if nothing tells of the first of them:
+//! they were sent before the agent came. And by a server that lets ten seconds pass between two pipelined responses, if the
+//! client sends its next request before the second one.
 
 use std::num::NonZeroU64;
 
@@ -31,6 +35,7 @@ use super::{
     doubt::Watch,
     framing::request_body,
     head::MAX_HEAD_BYTES,
+    stray::looks_like_response,
     stream::{Ended, Found, Stream, skip_empty_lines},
 };
 use crate::engine::{
@@ -39,7 +44,7 @@ use crate::engine::{
 };
 
 /// Length of a silence behind which no request is on the way.
-const QUIET_NS: u64 = 1_000_000_000;
+pub(super) const QUIET_NS: u64 = 10_000_000_000;
 
 /// State of the search for a boundary.
 #[derive(Debug, Default)]
@@ -247,6 +252,9 @@ impl Http1 {
     fn search_request(&mut self, config: &Config, mut piece: Piece<'_>) {
         let behind_silence = self.search.is_silent(piece.stamp);
         let trusted = behind_silence || !self.pipelined;
+        if behind_silence {
+            self.owed = 0;
+        }
         match self.search.candidate.as_deref_mut() {
             None if !begins_message(piece) || self.overtaken || !trusted => return self.give_up(),
             None => self.search.candidate = Some(Box::new(Candidate::new(behind_silence))),
@@ -278,6 +286,12 @@ impl Http1 {
     }
 
     fn search_response(&mut self, config: &Config, mut piece: Piece<'_>, out: &mut Vec<Event>) {
+        if self.pays(piece) {
+            // The candidate was sent before this response, and so before its own.
+            self.pipelined |= self.search.candidate.is_some();
+            self.overtaken = false;
+            return self.give_up();
+        }
         if let Data::Gap(_) = piece.data {
             self.overtaken = false;
             return self.give_up();
@@ -303,6 +317,19 @@ impl Http1 {
             }
             Err(_) => self.give_up(),
         }
+    }
+
+    /// Takes bytes of the response half. Returns whether they begin a response that is owed.
+    fn pays(&mut self, piece: Piece<'_>) -> bool {
+        let Data::Bytes(bytes) = piece.data else {
+            self.owed = 0;
+            return false;
+        };
+        let pays = self.owed > 0 && piece.segment_start && looks_like_response(bytes) != Looks::No;
+        // Behind an interim response, the final one is owed still (RFC 9110, section 15.2).
+        let is_final = bytes.get(8..10) != Some(b" 1".as_slice());
+        self.owed -= u8::from(pays && is_final);
+        pays
     }
 
     /// Reports the candidate's requests. The rest of an unfinished one is in the request half's stream.

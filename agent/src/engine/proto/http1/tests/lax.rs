@@ -3,7 +3,7 @@
 use super::{GET, OK, Q, R, Talk, told};
 use crate::engine::proto::{
     Call, Event, Half, Reply,
-    http1::{Header, Headers},
+    http1::{Header, Headers, resync::QUIET_NS},
 };
 
 /// Requests that all peers end at the same place, if they take them.
@@ -208,7 +208,7 @@ fn a_doubtful_body_that_holds_a_request_is_not_believed() {
     talk.call(Q, hostile).call(R, OK).call(Q, GET).call(R, OK).call(R, OK);
     assert_eq!(talk.story(), ["0 POST /a @0", "1 lost Doubtful", "0 200 @0", "0 got 2"]);
     // The server may have answered what was smuggled: only after a silence is a response known to be the next request's.
-    talk.now += 1_000_000_000;
+    talk.now += QUIET_NS;
     talk.call(Q, GET).call(R, OK);
     assert_eq!(talk.story().len(), 8);
     assert!(!talk.story().iter().any(|line| line.contains("smuggled")));

@@ -1,7 +1,7 @@
 //! Gaps, and the way back.
 
 use super::{GET, Moved, OK, Q, R, Talk};
-use crate::engine::proto::{Data, Half};
+use crate::engine::proto::{Data, Half, http1::resync::QUIET_NS};
 
 #[test]
 fn gaps_in_framing_lose_what_is_pending() {
@@ -174,7 +174,7 @@ fn a_connection_that_pipelines_is_believed_after_a_silence() {
     assert_eq!(talk.story().last().map(String::as_str), Some("2 lost Gap"));
     talk.call(Q, GET).call(R, OK);
     assert!(!talk.http.is_synchronised());
-    talk.now += 1_000_000_000;
+    talk.now += QUIET_NS;
     talk.call(Q, GET).call(R, OK);
     assert!(talk.http.is_synchronised());
     assert_eq!(
@@ -201,4 +201,55 @@ fn a_record_that_was_dropped_costs_its_neighbours_only() {
         talk.story(),
         ["0 lost Gap", "0 GET / @27", "0 sent 0", "0 200 @40", "0 got 2"]
     );
+}
+
+/// Returns the numbers of requests that were answered, with the statuses of their responses.
+fn answered(talk: &Talk) -> Vec<String> {
+    let answers = talk.story().into_iter().filter(|line| line.contains(" 20"));
+    answers
+        .map(|line| line.split(" @").next().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn a_response_to_a_lost_request_is_not_that_of_the_next() {
+    const LOST: &str = "HTTP/1.1 202 Accepted\r\nContent-Length: 2\r\n\r\nno";
+    const EARLY: &str = "HTTP/1.1 103 Early Hints\r\n\r\n";
+    let gap = GET.len() as u64;
+    // The client sends the next request before it has the response to the lost one.
+    let mut talk = Talk::new(true);
+    talk.call(Q, GET).call(R, OK).gap(Q, gap).call(Q, GET);
+    talk.call(R, EARLY).call(R, LOST).call(R, OK).call(Q, GET).call(R, OK);
+    assert_eq!(answered(&talk), ["0 200"], "it pipelines");
+    // One request is open, another one is lost.
+    let mut talk = Talk::new(true);
+    talk.call(Q, GET)
+        .gap(Q, gap)
+        .call(R, OK)
+        .call(Q, GET)
+        .call(R, LOST)
+        .call(R, OK);
+    assert_eq!(answered(&talk), [""; 0]);
+    // The records of both are lost, or the client waits for the response: the next request has its own.
+    let mut talk = Talk::new(true);
+    talk.call(Q, GET).call(R, OK).gap(Q, gap).call(Q, GET);
+    talk.gap(R, LOST.len() as u64).call(R, OK).call(Q, GET).call(R, OK);
+    assert_eq!(answered(&talk), ["0 200", "1 200"]);
+    let mut talk = Talk::new(true);
+    talk.call(Q, GET)
+        .call(R, OK)
+        .gap(Q, gap)
+        .call(R, LOST)
+        .call(Q, GET)
+        .call(R, OK);
+    assert_eq!(answered(&talk), ["0 200", "1 200"]);
+    // The loss is noticed behind the response.
+    let mut talk = Talk::new(true);
+    talk.call(Q, GET)
+        .call(R, OK)
+        .call(R, LOST)
+        .gap(Q, gap)
+        .call(Q, GET)
+        .call(R, OK);
+    assert_eq!(answered(&talk), ["0 200", "1 200"]);
 }

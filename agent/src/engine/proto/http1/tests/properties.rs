@@ -7,7 +7,7 @@ use proptest::{prelude::*, sample::Index};
 use super::{Moved, Q, R, Talk, brief, stamp};
 use crate::engine::proto::{
     Event,
-    http1::Http1,
+    http1::{Http1, resync::QUIET_NS},
     testing::{
         self, Pieces, Stretch, any_pieces, by_byte, cut_at, cut_in_two, gaps, interleaved, one_of, whole, with_gaps,
     },
@@ -78,9 +78,6 @@ const ROUNDS: &[Moved] = &{
     let [a, b, c, d] = ROUND;
     [a, b, c, d, a, b, c, d, a, b, c, d]
 };
-
-/// Silence between two rounds.
-const SILENCE_NS: u64 = 1_000_000_000;
 
 /// A client that does not wait.
 const PIPELINED: &[&[Moved]] = &[&[GET, POST, OK, GET, CHUNKED, OK, POST, OK]];
@@ -222,13 +219,13 @@ proptest! {
         let mut talk = Talk::new(from_birth);
         for (index, stretches) in with_gaps(before, gaps).into_iter().enumerate() {
             if index == ROUND.len() {
-                talk.now += SILENCE_NS;
+                talk.now += QUIET_NS;
             }
             for Stretch { half, begins_call, data } in stretches {
                 talk.piece(half, begins_call, data);
             }
         }
-        talk.now += SILENCE_NS;
+        talk.now += QUIET_NS;
         let passed_over = talk.http.counters().unsynchronised_bytes;
         for (half, bytes) in cut_at(last, &cuts) {
             talk.call(half, bytes);

@@ -1,9 +1,12 @@
 //! The way back to a connection whose client pipelines all the time: a batch behind a silence.
 
 use super::{GET, OK, Q, R, Talk};
-use crate::engine::proto::{Data, Half, http1::connection::MAX_PENDING, testing::stamp};
+use crate::engine::proto::{
+    Data, Half,
+    http1::{connection::MAX_PENDING, resync::QUIET_NS},
+    testing::stamp,
+};
 
-const SILENCE_NS: u64 = 1_000_000_000;
 const POST: &str = "POST /p HTTP/1.1\r\nContent-Length: 4\r\n\r\nab";
 const CHUNKED: &str = "POST /c HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
 const DOUBTFUL: &str = "POST /d HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n";
@@ -12,7 +15,7 @@ const DOUBTFUL: &str = "POST /d HTTP/1.1\r\nContent-Length: 1\r\nContent-Length:
 fn silent() -> Talk {
     let mut talk = Talk::new(false);
     talk.call(R, "rest");
-    talk.now += SILENCE_NS;
+    talk.now += QUIET_NS;
     talk
 }
 
@@ -35,7 +38,7 @@ fn batches_after_a_loss_are_found() {
         let known = talk.out.len();
         talk.call(Q, &batch).call(R, &answers);
         assert!(!talk.http.is_synchronised());
-        talk.now += SILENCE_NS;
+        talk.now += QUIET_NS;
         let ([q, r], lost) = (talk.offsets, talk.http.counters().unsynchronised_bytes);
         assert_eq!(lost, 1 + (batch.len() + answers.len()) as u64);
         talk.call(Q, &batch).call(R, &answers);
@@ -189,9 +192,9 @@ fn batches_behind_a_silence_are_told_as_those_of_known_connections() {
 fn a_slow_body_may_be_silent() {
     let mut talk = silent();
     talk.call(Q, format!("{GET}{POST}"));
-    talk.now += 3 * SILENCE_NS;
+    talk.now += 3 * QUIET_NS;
     talk.call(Q, "c");
-    talk.now += 3 * SILENCE_NS;
+    talk.now += 3 * QUIET_NS;
     talk.call(Q, "d").call(R, OK.repeat(2));
     assert_eq!(
         without_offsets(&talk),
@@ -214,33 +217,33 @@ fn a_slow_body_may_be_silent() {
 fn a_batch_is_not_believed_unless_a_silence_is_seen() {
     type Before = fn(&mut Talk);
     let table: &[(&str, Before)] = &[
-        ("nothing was seen", |talk| talk.now += 5 * SILENCE_NS),
+        ("nothing was seen", |talk| talk.now += 5 * QUIET_NS),
         ("half a second", |talk| {
             talk.call(R, OK);
-            talk.now += SILENCE_NS / 2;
+            talk.now += QUIET_NS / 2;
         }),
         ("a gap directly before", |talk| {
             talk.call(R, OK);
-            talk.now += SILENCE_NS;
+            talk.now += QUIET_NS;
             talk.gap(Q, 30);
         }),
         ("a gap on the other half directly before", |talk| {
             talk.call(R, OK);
-            talk.now += SILENCE_NS;
+            talk.now += QUIET_NS;
             talk.gap(R, 30);
         }),
         ("a response that is on the way", |talk| {
             talk.call(R, OK).call(Q, GET.repeat(2));
-            talk.now += SILENCE_NS;
+            talk.now += QUIET_NS;
         }),
         ("the rest of a slow body", |talk| {
             talk.call(R, OK);
-            talk.now += SILENCE_NS;
+            talk.now += QUIET_NS;
             talk.call(Q, "cd");
         }),
         ("a slow body that looks like requests", |talk| {
             talk.call(R, OK).call(Q, "ab");
-            talk.now += SILENCE_NS;
+            talk.now += QUIET_NS;
         }),
     ];
     let (batch, answers) = (GET.repeat(2), OK.repeat(2));
@@ -251,7 +254,7 @@ fn a_batch_is_not_believed_unless_a_silence_is_seen() {
         assert_eq!(talk.story(), [""; 0], "{name}");
         let lost = passed(&talk);
         assert_eq!(talk.http.counters().unsynchronised_bytes, lost, "{name}");
-        talk.now += SILENCE_NS;
+        talk.now += QUIET_NS;
         talk.call(Q, &batch).call(R, &answers);
         assert_eq!(talk.out.len(), 8, "{name}");
         assert_eq!(talk.http.counters().unsynchronised_bytes, lost, "{name}");
@@ -261,10 +264,10 @@ fn a_batch_is_not_believed_unless_a_silence_is_seen() {
 #[test]
 fn a_connection_that_is_never_silent_is_never_believed() {
     let mut talk = silent();
-    talk.now -= SILENCE_NS / 2;
+    talk.now -= QUIET_NS / 2;
     for _ in 0..20 {
         talk.call(Q, GET.repeat(2)).call(R, OK.repeat(2));
-        talk.now += SILENCE_NS / 2;
+        talk.now += QUIET_NS / 2;
     }
     assert_eq!(talk.story(), [""; 0]);
     assert_eq!(talk.http.counters().unsynchronised_bytes, passed(&talk));
