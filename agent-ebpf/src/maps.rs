@@ -18,12 +18,9 @@ use aya_ebpf::{
 pub type Marks = [Slot<u8>; MARKS];
 
 /// Marks of processes that are targets, one byte for each process id: the cheapest filter (9 ns; a hash look-up takes
-/// 37). 0: no target; else 1 or [`POLLED_TARGET`].
+/// 37).
 #[map]
 pub static TARGETS: Array<Marks> = Array::with_max_entries(PID_LIMIT / MARKS as u32, BPF_F_MMAPABLE);
-
-/// Value of a process's byte in [`TARGETS`] once one of its threads was seen to wait for the connections of another.
-pub const POLLED_TARGET: u8 = 2;
 
 /// Bytes by thread: the upper half of the flags of its next record. Only the thread itself writes its byte.
 #[map]
@@ -92,14 +89,8 @@ pub fn is_marked(map: &Array<Marks>, id: u32) -> bool {
 /// Sets or clears the byte of a process, thread or port.
 #[inline(always)]
 pub fn mark(map: &Array<Marks>, id: u32, on: bool) {
-    set_mark(map, id, on as u8);
-}
-
-/// Sets the byte of a process, thread or port.
-#[inline(always)]
-pub fn set_mark(map: &Array<Marks>, id: u32, value: u8) {
     if let Some(marks) = map.get(id / MARKS as u32) {
-        marks[id as usize % MARKS].set(value);
+        marks[id as usize % MARKS].set(on as u8);
     }
 }
 

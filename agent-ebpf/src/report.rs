@@ -177,11 +177,7 @@ fn locate(scratch: &'static Scratch) -> Option<Reporter> {
             connection.give_up();
             return None;
         }
-        let role = connection.role.get();
-        if role != Role::Client as u32 && socket::is_polled(connection, socket.file, call.thread.get()) {
-            call.flags.set(call.flags.get() | POLLED);
-        }
-        if role != Role::Server as u32 && connection.is_watched(call.flags.get() & WATCHED != 0) {
+        if connection.role.get() == Role::Client as u32 && connection.is_watched(call.flags.get() & WATCHED != 0) {
             call.flags.set(call.flags.get() | WATCHED);
         }
         socket::catch_up(socket.sock, connection, moved.read);
@@ -220,6 +216,12 @@ fn locate(scratch: &'static Scratch) -> Option<Reporter> {
             connection.add(OPAQUE);
         }
         return None;
+    }
+    if offset!(by_events) == 1
+        && connection.role.get() != Role::Client as u32
+        && socket::is_polled(connection, socket.file, call.thread.get())
+    {
+        call.flags.set(call.flags.get() | POLLED);
     }
     Some(reporter)
 }

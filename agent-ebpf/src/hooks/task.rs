@@ -18,6 +18,7 @@ use crate::{
     kernel::{Task, is_missing, offset, read},
     maps::{CONTROL, EVENTS, TARGETS, THREADS, UNIX_LOSERS, UNIX_USERS, is_marked, mark, unix_user},
     scratch::on_own_stack,
+    socket::forget_poller,
     submit,
 };
 
@@ -40,6 +41,7 @@ pub fn process_fork(ctx: RawTracePointContext) -> u32 {
     if child == tgid {
         return 0;
     }
+    forget_poller(child);
     mark(&TARGETS, child, true);
     if is_marked(&UNIX_USERS, unix_user(tgid)) {
         mark(&UNIX_USERS, unix_user(child), true);
@@ -73,10 +75,7 @@ pub fn process_exec(_ctx: RawTracePointContext) -> u32 {
     if tgid == control.agent_tgid.get() || !was && control.capture_new.get() == 0 {
         return 0;
     }
-    if was {
-        // In another program, no thread has been seen to wait for the connections of another.
-        mark(&TARGETS, tgid, true);
-    }
+    forget_poller(tgid);
     let wanted = strings();
     let Some(mut entry) = EVENTS.reserve::<LongExec>(0) else {
         // Without the record nothing would decide whether it is selected. The agent looks for it in /proc once the ring

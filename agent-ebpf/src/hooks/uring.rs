@@ -88,8 +88,8 @@ const LATER: u64 = 2;
 const FLAGS: u64 = MOVED | LATER;
 
 /// Requests that wait for a direction of a socket; 0 in a place that is free. With [`SEVERAL`] in a place, more wait than
-/// there are places, and nothing tells when they end. An entry is removed with its last request: those of sockets that are
-/// gone would evict those of idle connections.
+/// there are places, and nothing tells when they end. An entry without [`SEVERAL`] is removed with its last request:
+/// those of sockets that are gone would evict those of idle connections.
 #[map]
 static WAITING: LruHashMap<Key, [Slot<u64>; PLACES]> = LruHashMap::with_max_entries(16_384, 0);
 

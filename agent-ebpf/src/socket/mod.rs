@@ -28,7 +28,7 @@ pub use ends::{
     catch_up, fin_read, pass_read, read_to, report_end_of_file, report_ends, report_last, report_unread, unseen,
 };
 pub use place::{Place, place};
-pub use poller::is_polled;
+pub use poller::{forget_poller, is_polled};
 
 use crate::{
     counters::count,
@@ -125,7 +125,7 @@ impl Connection {
         self.flags.set(self.flags.get() | flags);
     }
 
-    /// Returns whether an epoll set has ever watched the socket, as far as was seen. `now`: whether one does.
+    /// Returns whether an epoll set has ever watched the socket, as far as was asked. `now`: whether one does.
     #[inline(always)]
     pub fn is_watched(&self, now: bool) -> bool {
         if now && !self.has(WATCHED_ONCE) {

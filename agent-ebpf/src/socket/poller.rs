@@ -4,11 +4,36 @@
 //! thread waits, which takes a connection out of its epoll set soon after it has handed it on. No program of the family `sock`
 //! sees epoll_wait(2), but a set knows who waits for it.
 
+use agent_ebpf::slot::Slot;
+use aya_ebpf::{macros::map, maps::Array};
+
 use super::Connection;
-use crate::{
-    kernel::{half_word, is_missing, offset, word},
-    maps::{POLLED_TARGET, TARGETS, marked, set_mark},
-};
+use crate::kernel::{half_word, is_missing, offset, word};
+
+/// Ids of processes of which a thread was seen to wait for the connections of another, by their lowest bits. Processes whose
+/// ids share a slot take it from each other: each is then seen anew.
+#[map]
+static POLLED_USERS: Array<[Slot<u32>; USERS_EACH]> = Array::with_max_entries(USER_PAGES, 0);
+
+const USER_PAGES: u32 = 16;
+const USERS_EACH: usize = 1024;
+
+/// Returns the slot of a process in [`POLLED_USERS`].
+#[inline(always)]
+fn user(tgid: u32) -> Option<&'static Slot<u32>> {
+    let users = POLLED_USERS.get(tgid / USERS_EACH as u32 % USER_PAGES)?;
+    Some(&users[tgid as usize % USERS_EACH])
+}
+
+/// Forgets what was seen of a process: its id belongs to another one, or it runs another program.
+#[inline(always)]
+pub fn forget_poller(tgid: u32) {
+    if let Some(user) = user(tgid)
+        && user.get() == tgid
+    {
+        user.set(0);
+    }
+}
 
 /// Returns whether another thread of the process has been seen to wait for epoll on a connection that the current thread
 /// serves. `file`: that of the connection. `thread`: ids of the current thread.
@@ -18,7 +43,8 @@ pub fn is_polled(connection: &Connection, file: u64, thread: u64) -> bool {
         return false;
     }
     let tgid = (thread >> 32) as u32;
-    if marked(&TARGETS, tgid) == POLLED_TARGET {
+    let user = user(tgid);
+    if user.is_some_and(|user| user.get() == tgid) {
         return true;
     }
     if let Some(set) = set(file) {
@@ -29,8 +55,10 @@ pub fn is_polled(connection: &Connection, file: u64, thread: u64) -> bool {
         return false;
     }
     let is_polled = waiter(set).is_some_and(|(process, waiter)| process == tgid && waiter != thread as u32);
-    if is_polled {
-        set_mark(&TARGETS, tgid, POLLED_TARGET);
+    if let Some(user) = user
+        && is_polled
+    {
+        user.set(tgid);
     }
     is_polled
 }
