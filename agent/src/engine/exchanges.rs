@@ -56,7 +56,9 @@ impl Core {
         let mut events = std::mem::take(&mut self.events);
         self.record_ns = author.time_ns;
         let fed = self.flow.segment(segment, &author, &self.parser, &mut events);
-        if segment.watched && fed.at_client {
+        // A loop may watch a connection only while it waits for it. The kernel side remembers that, unless it does not know yet
+        // that this end is the client.
+        if fed.watched_once && fed.at_client {
             self.causality.looped(&author);
         }
         if segment.polled {
@@ -264,7 +266,7 @@ impl Core {
         };
         let lost: Vec<_> = connection.exchanges.drain(first_lost..end).collect();
         if lost.is_empty() && cause == Cause::Gap {
-            // The bytes of at least one exchange passed unseen.
+            // No exchange is open, and bytes passed unseen: those of another one, as far as is known.
             self.missed_in(process);
         }
         self.missed(lost.into_iter().map(|(_, id)| id));

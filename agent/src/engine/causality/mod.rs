@@ -359,7 +359,8 @@ impl Causality {
         }
     }
 
-    /// Notes that a thread has slept since its last call on a socket, before it sends.
+    /// Notes that a thread that sends has perhaps slept since its last call on a socket: in that call or, as a loop does, between
+    /// both. A receive that makes no record is not told from a sleep.
     pub fn slept(&mut self, of: Execution) {
         if let Some(process) = self.processes.get(of.process) {
             self.threads.sleeps(process.thread(of.thread));

@@ -35,9 +35,9 @@ struct Thread {
     life: u32,
     /// Whether the thread has waited for events since that read.
     turn_over: bool,
-    /// Whether epoll watched the connection of the request that it read last.
+    /// Whether epoll watched the connection of a request that it read since it had none open.
     watched: bool,
-    /// Whether it has slept outside its calls on sockets since it read that.
+    /// Whether it has perhaps slept outside its calls on sockets since it had no request open.
     slept: bool,
 }
 
@@ -170,14 +170,14 @@ impl Threads {
         }
     }
 
-    /// Notes that a thread has slept outside its calls on sockets.
+    /// Notes that a thread has perhaps slept outside its calls on sockets.
     pub fn sleeps(&mut self, thread: LivingThread) {
         if let Some(known) = self.get_mut(thread) {
             known.slept = true;
         }
     }
 
-    /// Returns whether a thread has slept since it read a request from a connection that epoll watches.
+    /// Returns whether a thread has perhaps slept since it read a request from a connection that epoll watches.
     pub fn slept_watched(&self, thread: LivingThread) -> bool {
         self.get(thread).is_some_and(|known| known.watched && known.slept)
     }

@@ -73,6 +73,8 @@ pub struct Fed {
     pub at_client: bool,
     /// Set if this end is the server.
     pub at_server: bool,
+    /// Set if epoll watches the connection, or did once.
+    pub watched_once: bool,
     /// Hints for the kernel programs.
     pub hints: Option<[Hint; 2]>,
     /// Set if bytes were read that may be a request, on a connection whose request boundaries are not known.
@@ -231,6 +233,14 @@ impl Connection {
         self.wire.gave_up
     }
 
+    /// Counts what waited for a message boundary: the connection is over.
+    pub fn close(&mut self, counters: &mut Counters) {
+        self.wire.close(counters);
+        if let Some(tls) = &mut self.tls {
+            tls.close(counters);
+        }
+    }
+
     /// Returns whether the plaintext of a TLS library is read in place of the wire.
     pub fn reads_plaintext(&self) -> bool {
         self.tls.is_some()
@@ -335,6 +345,7 @@ impl Connection {
         self.last_ns = self.last_ns.max(segment.stamp.time_ns);
         // A connection that moves bytes is connected, even if the record of its description was lost.
         self.connecting_since_ns = None;
+        self.wire.watched_once |= segment.watched;
         let before = self.role;
         let mut end = self.this_end();
         let stream = match segment.layer {
@@ -346,6 +357,7 @@ impl Connection {
         fed.role_found = self.role != before;
         fed.at_client = self.role == Role::Client;
         fed.at_server = self.role == Role::Server;
+        fed.watched_once = self.wire.watched_once;
         // What a TLS library encrypts cannot be read on the wire, and is read all the same. Requests of a tunnel or of an
         // upgrade may still be answered there; what looks like another one is cipher text.
         if segment.layer == Layer::Wire && self.tls.is_some() {

@@ -350,14 +350,11 @@ impl Flow {
             return Vec::new();
         };
         connection.last_ns = connection.last_ns.max(at_ns);
-        let Some(here) = self.connections.get(&id) else {
-            return Vec::new();
-        };
         // Requests that come later find those of the far end themselves.
-        if here.offsets.is_empty() || self.pairs.is_paired(here) {
+        if connection.offsets.is_empty() || self.pairs.is_paired(connection) {
             return Vec::new();
         }
-        let Some(far) = self.far_offsets(id) else {
+        let (Some(here), Some(far)) = (self.connections.get(&id), self.far_offsets(id)) else {
             return Vec::new();
         };
         let there = |&(offset, here): &(u64, ExchangeId)| {
@@ -446,7 +443,8 @@ impl Flow {
     /// Forgets a connection.
     pub fn close(&mut self, id: ConnectionId) -> Option<Connection> {
         self.counters.uncertain_peer += u64::from(self.is_uncertain(id));
-        let connection = self.connections.remove(&id)?;
+        let mut connection = self.connections.remove(&id)?;
+        connection.close(&mut self.counters);
         unuse(&mut self.used_by, connection.process, id);
         self.pairs.remove(&connection);
         if !self.left_behind.is_empty()

@@ -66,6 +66,8 @@ pub struct Stream {
     ignored: bool,
     /// Set if this end stopped receiving before the other end had closed. Of the wire alone: plaintext has no such end.
     pub gave_up: bool,
+    /// Set if epoll watched the connection at a segment. Of the wire alone, too.
+    pub watched_once: bool,
     /// Bytes of the last call that sent so much that it may have blocked.
     long_bytes: u32,
     /// Stream offset behind that call.
@@ -92,6 +94,7 @@ impl Stream {
             told: Told::default(),
             ignored: false,
             gave_up: false,
+            watched_once: false,
             long_bytes: 0,
             long_end: 0,
         }
@@ -281,8 +284,7 @@ impl Stream {
             gap(parser, next, segment.end, events);
             next = segment.end;
         }
-        let passed = parser.take_unsynchronised();
-        counters.unsynchronised_bytes = counters.unsynchronised_bytes.saturating_add(passed);
+        count_unsynchronised(parser.take_unsynchronised(), counters);
         self.set_next(way, next);
     }
 
@@ -393,9 +395,21 @@ impl Stream {
             return None;
         };
         parser.end(config, half, stamp, events);
+        count_unsynchronised(parser.take_unsynchronised(), counters);
         let name = carries(events)?;
         Some(self.become_opaque(name, counters))
     }
+
+    /// Takes the end of the connection.
+    pub fn close(&mut self, counters: &mut Counters) {
+        if let State::Read(parser) = &mut self.state {
+            count_unsynchronised(parser.end_search(), counters);
+        }
+    }
+}
+
+fn count_unsynchronised(bytes: u64, counters: &mut Counters) {
+    counters.unsynchronised_bytes = counters.unsynchronised_bytes.saturating_add(bytes);
 }
 
 /// Returns a name for the protocol, if the parser gave the connection up.

@@ -280,17 +280,23 @@ fn an_earlier_client_at_the_same_addresses_is_not_the_parent() {
     );
 }
 
-#[test]
-fn requests_are_left_behind_to_no_later_server_at_the_same_address() {
+/// A client sends a request and leaves. A server at the same addresses comes, and gets `GET /a`.
+fn server_after_a_client(request: impl FnOnce(&mut End) -> Record) -> World {
     let mut world = two_services(Runtime::Unknown);
     let mut call = world.open(unix(100, 10, Role::Client, 1));
-    // The records of its server, and of the later client.
-    world.feed(call.writes(10, &get("/b")).flagged(LOST));
+    world.feed(request(&mut call));
     world.feed(call.state(StateChange::Closed, 3, 0));
     let mut back = world.open(later_unix(101, 20, Role::Server));
     exchange(&mut world, &mut back, 20);
     world.feed(back.state(StateChange::Closed, 3, 0));
     world.pass(20 * SECOND);
+    world
+}
+
+/// The records of its server, and of the later client, were lost.
+#[test]
+fn requests_are_left_behind_to_no_later_server_at_the_same_address() {
+    let mut world = server_after_a_client(|call| call.writes(10, &get("/b")).flagged(LOST));
     assert_eq!(world.counter("uncertain_peer"), 1);
     assert_eq!(
         world.tree(),
@@ -300,14 +306,7 @@ fn requests_are_left_behind_to_no_later_server_at_the_same_address() {
 
 #[test]
 fn a_client_left_before_its_server_accepted() {
-    let mut world = two_services(Runtime::Unknown);
-    let mut call = world.open(unix(100, 10, Role::Client, 1));
-    world.feed(call.writes(10, &get("/a")));
-    world.feed(call.state(StateChange::Closed, 3, 0));
-    let mut back = world.open(later_unix(101, 20, Role::Server));
-    exchange(&mut world, &mut back, 20);
-    world.feed(back.state(StateChange::Closed, 3, 0));
-    world.pass(20 * SECOND);
+    let mut world = server_after_a_client(|call| call.writes(10, &get("/a")));
     assert_eq!(
         world.tree(),
         [
@@ -578,4 +577,20 @@ fn bytes_that_nobody_is_known_to_have_read_leave_a_connection_to_its_process() {
     world.feed(front.state(StateChange::Closed, 3, 0));
     world.pass(SECOND);
     assert_eq!(world.tree(), ["front server PUT /a !process_exit <- root"]);
+}
+
+/// A connection that is older than the agent, and ends in the middle of its first exchange.
+#[test]
+fn bytes_that_waited_for_a_boundary_are_counted_when_their_connection_ends() {
+    let mut world = two_services(Runtime::Unknown);
+    let mut call = world.open(Open {
+        from_birth: 0,
+        ..open(100, 10, 10, Role::Unknown)
+    });
+    let request = get("/b");
+    world.feed(call.writes(10, &request));
+    assert_eq!(world.counter("unsynchronised_bytes"), 0, "a response may follow");
+    world.feed(call.state(StateChange::Closed, 3, 0));
+    world.pass(20 * SECOND);
+    assert_eq!(world.counter("unsynchronised_bytes"), request.len() as u64);
 }

@@ -25,6 +25,23 @@ fn runtimes_that_multiplex_have_no_thread_rule() {
     }
 }
 
+/// Returns what is told of a call that a thread makes for a request. `changed` changes the records of the request's `head`, of
+/// the `call`, of its `answer` and of the request's `response`.
+fn changed_call(
+    world: &mut World,
+    front: &mut End,
+    call: &mut End,
+    changed: impl Fn(Record, &str) -> Record,
+) -> Vec<String> {
+    world.feed(changed(front.reads(11, &get("/a")), "head"));
+    world.feed(changed(call.writes(11, &get("/b")), "call"));
+    world.feed(changed(call.reads(11, OK), "answer"));
+    world.feed(changed(front.writes(11, OK), "response"));
+    let mut tree = world.tree();
+    tree.truncate(1);
+    tree
+}
+
 #[test]
 fn a_thread_that_waits_in_epoll_with_a_request_open_has_no_calls() {
     let child = ["front client GET /b <- front server GET /a (thread)"];
@@ -32,16 +49,8 @@ fn a_thread_that_waits_in_epoll_with_a_request_open_has_no_calls() {
     for waits_at in ["head", "call", "answer", "response"] {
         let mut world = two_services(Runtime::Python);
         let (mut front, mut call) = (world.server(10), world.kept(10, 11));
-        let mut feed = |record: Record, at: &str| {
-            let record = if at == waits_at { record.waited() } else { record };
-            world.feed(record);
-        };
-        feed(front.reads(11, &get("/a")), "head");
-        feed(call.writes(11, &get("/b")), "call");
-        feed(call.reads(11, OK), "answer");
-        feed(front.writes(11, OK), "response");
-        let mut tree = world.tree();
-        tree.truncate(1);
+        let changed = |record: Record, at: &str| if at == waits_at { record.waited() } else { record };
+        let tree = changed_call(&mut world, &mut front, &mut call, changed);
         // Before its head, whoever serves a request may wait in any way.
         let expected = if waits_at == "head" { child } else { root };
         assert_eq!(tree, expected, "{waits_at}");
@@ -85,16 +94,11 @@ fn a_thread_that_calls_on_a_watched_connection_has_no_calls() {
     for watched_at in ["head", "call", "answer", "response"] {
         let mut world = two_services(Runtime::Python);
         let (mut front, mut call) = (world.server(10), world.kept(10, 11));
-        let mut feed = |record: Record, at: &str| {
+        let changed = |record: Record, at: &str| {
             let record = if at == watched_at { record.watched() } else { record };
-            world.feed(record.turned());
+            record.turned()
         };
-        feed(front.reads(11, &get("/a")), "head");
-        feed(call.writes(11, &get("/b")), "call");
-        feed(call.reads(11, OK), "answer");
-        feed(front.writes(11, OK), "response");
-        let mut tree = world.tree();
-        tree.truncate(1);
+        let tree = changed_call(&mut world, &mut front, &mut call, changed);
         // Another thread may have epoll watch the connections of requests.
         let is_call = matches!(watched_at, "call" | "answer");
         assert_eq!(tree, if is_call { root } else { child }, "{watched_at}");
@@ -119,7 +123,7 @@ fn a_thread_of_watched_connections_that_sleeps_before_it_sends_may_be_a_loop() {
     ] {
         let mut world = two_services(Runtime::Python);
         let (mut front, mut call) = (world.server(10), world.kept(10, 11));
-        let mut feed = |mut record: Record, at: &str| {
+        let changed = |mut record: Record, at: &str| {
             if at == slept_before {
                 record = record.turned();
             }
@@ -129,14 +133,9 @@ fn a_thread_of_watched_connections_that_sleeps_before_it_sends_may_be_a_loop() {
             if polled && at == "response" {
                 record = record.flagged(POLLED);
             }
-            world.feed(record);
+            record
         };
-        feed(front.reads(11, &get("/a")), "head");
-        feed(call.writes(11, &get("/b")), "call");
-        feed(call.reads(11, OK), "answer");
-        feed(front.writes(11, OK), "response");
-        let mut found = world.tree();
-        found.truncate(1);
+        let found = changed_call(&mut world, &mut front, &mut call, changed);
         assert_eq!(found, tree, "{watched_at:?} {slept_before} {polled}");
     }
 }
@@ -193,4 +192,18 @@ fn two_open_requests_on_one_thread_have_no_calls() {
             "front server GET /c <- root",
         ]
     );
+}
+
+/// The kernel side does not know that it is a client's, and tells only whether it is watched now.
+#[test]
+fn a_connection_that_was_watched_once_stays_a_loops() {
+    let mut world = two_services(Runtime::Python);
+    let (mut front, mut call) = (world.server(10), world.kept(10, 11));
+    let watched = |record: Record, at: &str| if at == "answer" { record.watched() } else { record };
+    let root = ["front client GET /b <- root"];
+    assert_eq!(changed_call(&mut world, &mut front, &mut call, watched), root);
+    // Longer than a process is distrusted.
+    world.pass(61 * SECOND);
+    let unwatched = |record: Record, _: &str| record;
+    assert_eq!(changed_call(&mut world, &mut front, &mut call, unwatched), root);
 }
