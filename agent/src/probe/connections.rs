@@ -12,7 +12,8 @@ use aya::{Ebpf, maps::Map};
 /// (<https://github.com/torvalds/linux/blob/v5.10/include/uapi/linux/bpf.h>).
 const LOOKUP_BATCH: libc::c_long = 24;
 
-/// Entries that one call reads: more than ever share a bucket.
+/// Entries that one call reads. The table has as many buckets as entries: so many in one bucket do not happen, and would be an
+/// error (`ENOSPC`).
 const BATCH: u32 = 1024;
 
 /// Handle that reads the table.
@@ -43,12 +44,16 @@ impl Connections {
     /// # Errors
     /// If the kernel refuses to read the table.
     pub fn living(&self) -> io::Result<Vec<u64>> {
-        let programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Map::HashMap(map)) = programs.map("CONNECTIONS") else {
-            return Err(io::ErrorKind::NotFound.into());
+        // Not locked while the table is read: programs may have to be attached meanwhile.
+        let (map, value_bytes) = {
+            let programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(Map::HashMap(map)) = programs.map("CONNECTIONS") else {
+                return Err(io::ErrorKind::NotFound.into());
+            };
+            let value_bytes = map.info().map_err(io::Error::other)?.value_size() as usize;
+            (map.fd().as_fd().try_clone_to_owned()?, value_bytes)
         };
-        let value_bytes = map.info().map_err(io::Error::other)?.value_size() as usize;
-        read(map.fd().as_fd(), value_bytes)
+        read(map.as_fd(), value_bytes)
     }
 }
 

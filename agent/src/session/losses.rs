@@ -108,7 +108,7 @@ mod tests {
         let mut lines = Vec::new();
         for second in 0..100_u64 {
             let lost = second.clamp(10, 20) * 5 - 50;
-            let counters = [("reader_wakeups", second), ("ring_full", lost), ("spans", 7)];
+            let counters = [("user_fault", second), ("ring_full", lost), ("spans", 7)];
             let now = begun + Duration::from_secs(second);
             lines.extend(losses.look(now, counters.iter()).into_iter().map(|line| (second, line)));
         }

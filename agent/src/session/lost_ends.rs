@@ -3,10 +3,10 @@
 //!
 //! ```text
 //! Even ── records were lost ──► Due ── a while later ──► Reading ── the table was read ──► Read ──► Even
+//!                                                          └── it cannot be read ──► Blind
 //! ```
 
 use std::{
-    collections::BTreeSet,
     io,
     sync::mpsc::{Receiver, TryRecvError},
 };
@@ -38,9 +38,12 @@ enum State {
     /// The time of the next look.
     Due(u64),
     /// The table is being read, since this time.
-    Reading(u64, Receiver<io::Result<Vec<u64>>>),
-    /// The table was read, since this time. The records that were in the ring by then are taken first.
-    Read(u64, BTreeSet<ConnectionId>),
+    Reading(u64, Receiver<io::Result<Vec<ConnectionId>>>),
+    /// The table was read, since this time: its connections, in order. The records that were in the ring by then are taken
+    /// first.
+    Read(u64, Vec<ConnectionId>),
+    /// The kernel does not let the table be read.
+    Blind,
 }
 
 impl LostEnds {
@@ -66,16 +69,25 @@ impl LostEnds {
         match &self.state {
             State::Due(at_ns) if *at_ns <= now_ns => {
                 let table = probe.connections();
-                self.state = State::Reading(monotonic_ns(), THREAD.answer(probe, move || table.living()));
+                let living = move || {
+                    let mut living: Vec<_> = table.living()?.into_iter().map(ConnectionId).collect();
+                    living.sort_unstable();
+                    Ok(living)
+                };
+                self.state = State::Reading(monotonic_ns(), THREAD.answer(probe, living));
             }
             State::Reading(since_ns, living) => match living.try_recv() {
                 Ok(Ok(living)) => {
-                    self.state = State::Read(*since_ns, living.into_iter().map(ConnectionId).collect());
+                    self.state = State::Read(*since_ns, living);
                     probe.ring.waker().wake();
                 }
                 Ok(Err(error)) => {
-                    tracing::warn!("cannot read the table of connections: {}: {error}", THREAD.loss);
-                    self.state = State::Even;
+                    tracing::warn!(
+                        "the kernel does not let its table of connections be read ({error}), so {} after lost records; \
+                         lower --idle-timeout, or avoid losses with a larger --ring-bytes",
+                        THREAD.loss
+                    );
+                    self.state = State::Blind;
                 }
                 Err(TryRecvError::Empty) => {}
                 // There is no thread, which is logged.
@@ -84,11 +96,11 @@ impl LostEnds {
             // A connection with a later record was perhaps not in the table yet.
             State::Read(since_ns, living) => {
                 let mut gone = core.quiet_connections(*since_ns);
-                gone.retain(|conn| !living.contains(conn));
+                gone.retain(|conn| living.binary_search(conn).is_err());
                 self.state = State::Even;
                 return gone;
             }
-            State::Even | State::Due(_) => {}
+            State::Even | State::Due(_) | State::Blind => {}
         }
         Vec::new()
     }
