@@ -178,10 +178,13 @@ impl Shared {
         let mut state = self.lock();
         loop {
             let now = Instant::now();
+            let is_time = state.assembler.next_due().is_some_and(|due| due + GATHER <= now);
             let traces = if state.is_closed {
                 state.assembler.take_all()
-            } else {
+            } else if is_time {
                 state.assembler.take_due(now)
+            } else {
+                Vec::new()
             };
             // Spans that found no room are reported with the next trace, or now if no trace comes.
             let only_unseen = state.unseen > 0 && state.assembler.spans() == 0;
@@ -375,10 +378,13 @@ mod tests {
         early.trace_id = crate::engine::trace::TraceId::new([2; 16]).unwrap();
         early.start_unix_ns -= 1;
         let ids = [&early, &late].map(|span| span.trace_id.to_string());
-        printer.push(vec![late]);
+        let mut state = printer.shared.lock();
+        let now = Instant::now();
+        state.assembler.add(late, now).unwrap();
         // As in the reader's next batch.
-        std::thread::sleep(Duration::from_millis(30));
-        printer.push(vec![early]);
+        state.assembler.add(early, now + GATHER / 2).unwrap();
+        printer.shared.changed.notify_one();
+        drop(state);
         let heads = BufReader::new(reader).lines().map(Result::unwrap);
         let heads = heads.filter_map(|line| Some(line.strip_prefix("── trace ")?.split_once(' ')?.0.to_owned()));
         assert!(heads.take(2).eq(ids));
