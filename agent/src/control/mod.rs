@@ -14,7 +14,7 @@ mod server;
 
 pub use client::{AskError, ask};
 pub use neighbours::{Neighbours, Registration};
-pub use server::{Control, ControlError, Desk};
+pub use server::{Control, ControlError, Desk, file_identity};
 
 use serde::{Deserialize, Serialize};
 

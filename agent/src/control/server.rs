@@ -167,7 +167,7 @@ impl Control {
 impl Drop for Control {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Relaxed);
-        if identity(&self.path).ok() == Some(self.file) {
+        if file_identity(&self.path).ok() == Some(self.file) {
             // Ends the thread's wait. No client waits at a socket that is gone already.
             let _ = UnixStream::connect(&self.path);
             let _ = fs::remove_file(&self.path);
@@ -186,7 +186,7 @@ fn bind(path: &Path, parent: &Path) -> io::Result<(UnixListener, (u64, u64))> {
         let at = private.join("s");
         let listener = UnixListener::bind(&at)?;
         fs::set_permissions(&at, fs::Permissions::from_mode(0o600))?;
-        let file = identity(&at)?;
+        let file = file_identity(&at)?;
         fs::rename(&at, path)?;
         Ok((listener, file))
     })();
@@ -194,7 +194,8 @@ fn bind(path: &Path, parent: &Path) -> io::Result<(UnixListener, (u64, u64))> {
     made
 }
 
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
+/// Returns device and inode of a file, which tell whether two paths lead to one.
+pub fn file_identity(path: &Path) -> io::Result<(u64, u64)> {
     fs::symlink_metadata(path).map(|metadata| (metadata.dev(), metadata.ino()))
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use super::{Listing, Row};
 use crate::{
-    control::{AskError, Neighbours, Status, Unseen, Workload, Workloads, ask},
+    control::{Neighbours, Status, Unseen, Workload, Workloads, file_identity},
     probe::Family,
     process::{Gatherer, Peculiarity, ProcRoot, peculiarities},
     record::Tgid,
@@ -180,12 +180,13 @@ fn pids(agents: &[Status]) -> BTreeSet<Tgid> {
 }
 
 /// Returns the path by which this process reaches an agent's control socket. The agent may have another mount
-/// namespace: in a container, for example.
+/// namespace: in a container, for example. If that cannot be seen, the agent's own path is returned.
 fn reachable(control: &str, pid: u32) -> String {
-    match ask::<Status>(Path::new(control), "status") {
-        Ok(status) if status.pid == pid => control.to_owned(),
-        Err(AskError::Denied { .. }) => control.to_owned(),
-        _ => format!("/proc/{pid}/root{control}"),
+    let in_its_namespace = format!("/proc/{pid}/root{control}");
+    let own = file_identity(Path::new(control)).ok();
+    match file_identity(Path::new(&in_its_namespace)) {
+        Ok(of_agent) if own != Some(of_agent) => in_its_namespace,
+        _ => control.to_owned(),
     }
 }
 

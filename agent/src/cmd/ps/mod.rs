@@ -35,7 +35,7 @@ const PLAIN_SIZE: (usize, usize) = (usize::MAX, usize::MAX);
 pub struct Listing {
     /// The agent that answered; `None`: none did, and the list shows what would be selected.
     pub agent: Option<Status>,
-    /// Agents that run on this host and did not answer, because they have another control socket or none.
+    /// Agents that run on this host and were not asked.
     pub others: Vec<Status>,
     /// The workloads, those that are selected first.
     pub workloads: Vec<Row>,
