@@ -93,8 +93,6 @@ pub(super) fn run(agent: Agent<'_>) -> anyhow::Result<i32> {
             .ok()
     });
     session.work(&stop, command.as_ref());
-    let of_command = command.as_ref().and_then(LaunchedCommand::exit_code);
-    let code = of_command.or(stop.exit_code()).unwrap_or(0);
     let left = match &command {
         Some(_) => survivors(session.running_targets().into_iter().map(|tgid| tgid.0)),
         None => Vec::new(),
@@ -105,6 +103,9 @@ pub(super) fn run(agent: Agent<'_>) -> anyhow::Result<i32> {
     // Nobody answers while the end is under way.
     drop(announced);
     session.finish(FLUSH)?;
+    // Not before: perhaps nobody reads the last spans.
+    let of_command = command.as_ref().and_then(LaunchedCommand::exit_code);
+    let code = of_command.or(stop.exit_code()).unwrap_or(0);
     if !left.is_empty() {
         let names: Vec<String> = left.iter().map(ToString::to_string).collect();
         say(format_args!("still running, no longer traced: {}", names.join(", ")));

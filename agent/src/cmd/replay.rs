@@ -18,7 +18,7 @@ use crate::{
 /// Longest wait for room in the export's queue, and for its end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Replays a tape to where the settings say. Ends the process when nobody reads the console: there is nothing else to do.
+/// Replays a tape to where the settings say. Ends the process when nobody reads standard output: there is nothing else to do.
 ///
 /// # Errors
 /// If the tape cannot be read to its end (what it gave until then has left), or not all of its spans could leave.

@@ -17,9 +17,8 @@ use crate::{
     sink::{Destination, SpanSink},
 };
 
-/// Traces until a signal, the end of the command that was launched, or, without one, until nobody reads
-/// its output. Returns the
-/// exit code.
+/// Traces until a signal or the end of the command that was launched; without a command, also until nobody reads its output.
+/// Returns the exit code.
 ///
 /// # Errors
 /// If nothing can be traced, or spans cannot go where they should.

@@ -175,7 +175,8 @@ mod tests {
             "3 processes · 12 spans/s · nothing lost"
         );
         snapshot.targets = 1;
-        snapshot.kernel = vec![("ring_full", 5), ("reader_wakeups", 9)];
+        snapshot.kernel = vec![("ring_full", 5)];
+        snapshot.kernel_events = vec![("reader_wakeups", 9)];
         snapshot.core = vec![("missed", 2), ("spans", 7)];
         metrics.export.dropped.queue_spans.inc_by(3);
         metrics.export.failed.write.inc();

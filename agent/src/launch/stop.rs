@@ -56,7 +56,7 @@ impl Stop {
         }
     }
 
-    /// Returns the exit code that tells the reason; `None` after a signal, which is the usual end.
+    /// Returns the exit code that tells that nobody reads the output, if that is so.
     pub fn exit_code(&self) -> Option<i32> {
         self.is_unread.load(Ordering::Relaxed).then_some(BROKEN_PIPE)
     }
