@@ -28,25 +28,6 @@ pub struct Step<'a> {
 /// Steps that take less time are not shown: there was nothing to do.
 const SHORT: Duration = Duration::from_secs(1);
 
-/// How long parts of a task took, for the summary.
-#[derive(Debug, Default)]
-pub struct Times(Vec<(String, Duration)>);
-
-impl Times {
-    /// Adds a part.
-    pub fn add(&mut self, name: &str, took: Duration) {
-        self.0.push((name.to_owned(), took));
-    }
-
-    /// Returns a line for each part. Parts that ran side by side add up to more than the whole.
-    pub fn summary(&self) -> String {
-        let lines = self.0.iter();
-        lines
-            .map(|(name, took)| format!("  {:>6.1} s  {name}\n", took.as_secs_f64()))
-            .collect()
-    }
-}
-
 /// Returns the minutes that the steps take with two processors, rounded up; 0 for no steps.
 ///
 /// Packages are installed one after the other, so twice the processors is not half the time.

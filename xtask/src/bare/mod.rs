@@ -21,7 +21,6 @@ use self::root::Root;
 use crate::{
     checks, demo, release,
     setup::{self, Scope},
-    steps::Times,
     tools::{self, Run, SPOOR_BIN},
 };
 
@@ -104,10 +103,24 @@ pub fn with_what_is_built(spoor: &Path) -> Result<()> {
     Ok(())
 }
 
+/// How long the parts of a run took, for the summary.
+#[derive(Debug, Default)]
+struct Times(Vec<(String, Duration)>);
+
+impl Times {
+    /// Returns a line for each part.
+    fn summary(&self) -> String {
+        let lines = self.0.iter();
+        lines
+            .map(|(name, took)| format!("  {:>6.1} s  {name}\n", took.as_secs_f64()))
+            .collect()
+    }
+}
+
 fn timed<T>(times: &mut Times, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     println!("\n-- {name}");
     let start = Instant::now();
     let result = work().with_context(|| format!("on a bare system: {name}"))?;
-    times.add(name, start.elapsed());
+    times.0.push((name.to_owned(), start.elapsed()));
     Ok(result)
 }
