@@ -337,7 +337,7 @@ impl Http1 {
                     cause
                 };
                 let owed = if half == Half::Request && cause == Cause::Gap {
-                    self.owed_behind_gap()
+                    self.owed_behind_gap(piece.len())
                 } else {
                     0
                 };
@@ -348,12 +348,16 @@ impl Http1 {
     }
 
     /// Returns the number of responses that come before that to the first request behind a gap in the request half, at the
-    /// least: those to the requests that are open, and one to a request in the gap, unless a response waits for that.
-    fn owed_behind_gap(&self) -> usize {
+    /// least: those to the requests that are open, and one to a request that the gap can hold, unless a response waits for
+    /// that.
+    fn owed_behind_gap(&self, gap_bytes: u64) -> usize {
+        /// Shorter gaps hold no request: urgent data, for example.
+        const SHORTEST: u64 = b"A / HTTP/1.1\r\n\r\n".len() as u64;
         if !self.held_response.is_empty() {
             return 0;
         }
-        self.pending.len() + usize::from(!self.request.in_body())
+        let is_one_lost = self.request.in_head() || !self.request.in_body() && gap_bytes >= SHORTEST;
+        self.pending.len() + usize::from(is_one_lost)
     }
 
     /// Notes that so many responses come before that to the next request.
