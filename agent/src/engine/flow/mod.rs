@@ -46,7 +46,7 @@ counters! {
         unknown_connection,
         /// Bytes without a record that are not known to be body, on connections that a parser reads.
         gap_bytes,
-        /// Bytes of connections with HTTP/1 that passed while no boundary of a message was known.
+        /// Bytes of connections with HTTP/1 or Redis that passed while no boundary of a message was known.
         unsynchronised_bytes,
         /// Records that repeat bytes of an earlier record.
         repeated_records,

@@ -139,7 +139,7 @@ impl Parser {
     pub fn take_unsynchronised(&mut self) -> u64 {
         match self {
             Self::Http1(http) => http.take_unsynchronised(),
-            Self::Redis(_) => 0,
+            Self::Redis(redis) => redis.take_unsynchronised(),
         }
     }
 
@@ -148,7 +148,7 @@ impl Parser {
     pub fn end_search(&mut self) -> u64 {
         match self {
             Self::Http1(http) => http.end_search(),
-            Self::Redis(_) => 0,
+            Self::Redis(redis) => redis.take_unsynchronised(),
         }
     }
 

@@ -54,6 +54,8 @@ pub struct Redis {
     turns: SmallVec<[(u64, Turn); 1]>,
     /// Replies that came before the record of their command.
     held: Held,
+    /// Bytes that passed while no boundary was known, since [`Redis::take_unsynchronised`].
+    unsynchronised_bytes: u64,
 }
 
 /// Treatment of the bytes that come.
@@ -85,6 +87,7 @@ impl Redis {
             next_exchange: 0,
             turns: SmallVec::new(),
             held: Held::default(),
+            unsynchronised_bytes: 0,
         }
     }
 
@@ -288,6 +291,11 @@ impl Redis {
         self.pending > 0 || !self.answers.is_between() || is_push()
     }
 
+    /// Returns the bytes that passed while no boundary was known, since this was last called.
+    pub fn take_unsynchronised(&mut self) -> u64 {
+        std::mem::take(&mut self.unsynchronised_bytes)
+    }
+
     /// Looks for a command that begins a system call, behind a silence of both halves.
     fn search(&mut self, last_ns: Option<u64>, half: Half, piece: Piece<'_>, out: &mut Vec<Event>) {
         let now_ns = piece.stamp.time_ns;
@@ -298,6 +306,7 @@ impl Redis {
             self.mode = Mode::Following;
             self.follow_commands(piece, out);
         } else {
+            self.unsynchronised_bytes = self.unsynchronised_bytes.saturating_add(piece.len());
             self.mode = Mode::Searching(last_ns.max(Some(now_ns)));
         }
     }
@@ -315,6 +324,7 @@ impl Redis {
             exchange: self.oldest_exchange(),
             cause,
         });
+        self.unsynchronised_bytes = self.unsynchronised_bytes.saturating_add(self.held.bytes());
         self.forget(Mode::Searching(Some(stamp.time_ns)));
     }
 

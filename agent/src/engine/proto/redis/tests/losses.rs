@@ -116,6 +116,8 @@ fn a_loss_is_over_behind_a_silence() {
     let mut talk = Talk::new(true);
     talk.calls(&[GET, GET]).gap(R, 11).calls(&[VALUE, GET, VALUE]);
     assert_eq!(talk.story()[4..], ["0 lost Gap"]);
+    let passed = 2 * VALUE.1.len() + GET.1.len();
+    assert_eq!(talk.redis.take_unsynchronised(), passed as u64);
     talk.wait(1).calls(&[GET, VALUE]);
     assert_eq!(talk.story()[5..], ["2 GET 1 @66", "2 sent", "2 reply @33", "2 done"]);
 }
