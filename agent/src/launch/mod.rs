@@ -11,7 +11,7 @@ mod survivors;
 mod user;
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fmt, io,
     io::{PipeReader, PipeWriter, Read},
     os::{
@@ -52,8 +52,8 @@ pub enum LaunchError {
     User(String),
     /// There is no such program.
     #[error(
-        "cannot start {command}: there is no such program, or the interpreter in its first line (#!) is missing; it was \
-         searched in PATH={}, which sudo may have changed: give the full path", .path.display()
+        "cannot start {command}: there is no such program, or the interpreter in its first line (#!) is missing; {}",
+        advice(.command, .path)
     )]
     NotFound {
         /// The program.
@@ -110,6 +110,18 @@ struct Names {
     command: String,
     user: String,
     path: OsString,
+}
+
+/// Returns what to do about a command that was not found. A path is not searched for.
+fn advice(command: &str, path: &OsStr) -> String {
+    if command.contains('/') {
+        "check the path".to_owned()
+    } else {
+        format!(
+            "it was searched in PATH={}, which sudo may have changed: give the full path",
+            path.display()
+        )
+    }
 }
 
 impl Launch {

@@ -187,3 +187,13 @@ fn as_another_user_all_of_its_identity_is_taken_on() {
         "3999999\n3999998\n3999998 3999997\n/home/someone someone someone\nCapEff:\t0000000000000000\n"
     );
 }
+
+#[test]
+fn a_path_was_not_searched_for() {
+    let error = |command: &str| {
+        let (command, path) = (command.to_owned(), "/bin".into());
+        LaunchError::NotFound { command, path }.to_string()
+    };
+    assert!(error("nope").ends_with("; it was searched in PATH=/bin, which sudo may have changed: give the full path"));
+    assert!(error("/opt/nope").ends_with("(#!) is missing; check the path"));
+}
